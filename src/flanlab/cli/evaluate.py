@@ -1,0 +1,52 @@
+"""`flan eval`: score any model on any tasks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flanlab.cli.options import AsJson, Collections, Mirror
+
+
+def evaluate(
+    names: Annotated[list[str], typer.Argument(help="Tasks or clusters to evaluate.")],
+    model: Annotated[str, typer.Option(help="A run's model folder, any model folder, a Hub id, or smollm2-135m-instruct.")],
+    out: Annotated[Path, typer.Option(help="Folder for predictions, results and report.")],
+    tasks: Collections = None,
+    mirror: Mirror = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of each task.")] = 200,
+    chat: Annotated[bool, typer.Option("--chat", help="Ask through the model's chat template too.")] = False,
+    allow_seen: Annotated[
+        bool, typer.Option("--allow-seen", help="Score tasks the model was trained on; they are marked as seen.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score a model on the forward templates of tasks; refused where the model has seen them.
+
+    Example: flan eval sentiment --model runs/quickstart/model --tasks sampler --out runs/eval
+    """
+    from flanlab.cli.tables import print_results
+    from flanlab.evaluation.predict import EvaluationSettings
+    from flanlab.experiments.evaluate_model import evaluate_model
+    from flanlab.report.html import write_report
+    from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections, select_tasks
+
+    chosen = select_tasks(load_collections(tasks or list(BUILT_IN_COLLECTIONS)), names)
+    results = evaluate_model(
+        model,
+        chosen,
+        EvaluationSettings(rows=rows),
+        out,
+        styles=("instruction", "chat") if chat else ("instruction",),
+        mirror=mirror,
+        allow_seen=allow_seen,
+    )
+    page = write_report(out)
+    if as_json:
+        typer.echo(json.dumps(results))
+        return
+    print_results(results)
+    typer.echo(f"Report: {page}")

@@ -1,0 +1,49 @@
+"""`flan`: the commands, and how errors reach a person."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from flanlab import __version__
+from flanlab.cli import evaluate, mix, report, run, tasks
+from flanlab.errors import FlanlabError
+
+app = typer.Typer(
+    help="Instruction-tune language models on task clusters, and measure them zero-shot on clusters they never saw.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    add_completion=False,
+)
+app.add_typer(tasks.app, name="tasks")
+app.command("quickstart")(run.quickstart)
+app.command("run")(run.run)
+app.command("mix")(mix.mix)
+app.command("train")(run.train)
+app.command("eval")(evaluate.evaluate)
+app.command("report")(report.report)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"flanlab {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line: exit 0 fine, 1 failed (with what to do about it), 2 wrong use."""
+    try:
+        app()
+    except FlanlabError as error:
+        typer.echo(f"flan: {error}", err=True)
+        sys.exit(1)

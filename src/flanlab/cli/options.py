@@ -1,0 +1,22 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Mirror = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="FLANLAB_MIRROR", help="Folder that mirrors Hub data sets: <hub id>/<config or default>/<split>.parquet."
+    ),
+]
+Collections = Annotated[
+    list[str] | None,
+    typer.Option("--tasks", help="Where tasks are: library, sampler, or a folder of your own. May be repeated."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Out = Annotated[Path | None, typer.Option(help="Folder of the run; the same folder again goes on with it.")]
+RecipeFile = Annotated[Path, typer.Argument(help="A recipe file, or `quickstart` for the packaged one.")]

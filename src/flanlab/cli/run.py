@@ -1,0 +1,64 @@
+"""`flan quickstart`, `flan run` and `flan train`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flanlab.cli.options import AsJson, Mirror, Out, RecipeFile
+from flanlab.experiments.recipe import QUICKSTART
+
+
+def quickstart(
+    out: Out = None,
+    model: Annotated[str | None, typer.Option(help="Another model: a folder or a Hub id.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tune a small model on eleven clusters and measure it on the twelfth, in a few minutes.
+
+    Example: flan quickstart
+    """
+    _run(Path(QUICKSTART), out or Path("runs/quickstart"), None, model, as_json)
+
+
+def run(recipe: RecipeFile, out: Out = None, mirror: Mirror = None, as_json: AsJson = False) -> None:
+    """Carry a recipe out: mix, score the untuned model, tune, score again, report.
+
+    Example: flan run recipes/holdout-nli.yaml --mirror path/to/mirror
+    """
+    _run(recipe, out or Path("runs") / recipe.stem, mirror, None, as_json)
+
+
+def train(recipe: RecipeFile, out: Out = None, mirror: Mirror = None) -> None:
+    """Tune a model as a recipe says, without evaluating it; the model ends up in OUT/model.
+
+    Example: flan train recipes/holdout-nli.yaml --out runs/nli
+    """
+    from flanlab.experiments.recipe import read_recipe
+    from flanlab.experiments.run import train_recipe
+
+    folder = out or Path("runs") / recipe.stem
+    train_recipe(read_recipe(recipe), folder, mirror)
+    typer.echo(str(folder / "model"))
+
+
+def _run(path: Path, folder: Path, mirror: Path | None, model: str | None, as_json: bool) -> None:
+    from flanlab.experiments.recipe import read_recipe
+    from flanlab.experiments.run import run_recipe
+    from flanlab.report.html import write_report
+
+    recipe = read_recipe(path)
+    if model is not None:
+        recipe = recipe.model_copy(update={"model": model})
+    results = run_recipe(recipe, folder, mirror)
+    page = write_report(folder)
+    if as_json:
+        typer.echo(json.dumps(results))
+        return
+    from flanlab.cli.tables import print_results
+
+    print_results(results)
+    typer.echo(f"Report: {page}")

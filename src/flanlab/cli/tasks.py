@@ -1,0 +1,203 @@
+"""`flan tasks`: list, show, lint, and the schema of task files."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from flanlab.cli.options import AsJson, Collections, Mirror
+from flanlab.errors import FlanlabError
+from flanlab.tasks.clusters import Cluster
+from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections, select_tasks
+from flanlab.tasks.schema import Split, Task, json_schema
+
+app = typer.Typer(help="Tasks: data sets written as natural-language instructions.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_tasks(
+    cluster: Annotated[list[Cluster] | None, typer.Option(help="Only this cluster. May be repeated.")] = None,
+    tasks: Collections = None,
+    as_json: AsJson = False,
+) -> None:
+    """List tasks by cluster.
+
+    Example: flan tasks list --cluster sentiment
+    """
+    found = [task for task in _load(tasks) if not cluster or set(task.clusters) & set(cluster)]
+    if as_json:
+        typer.echo(json.dumps([_facts(task) for task in found]))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for column in ("cluster", "task", "templates", "metrics", "licence"):
+        table.add_column(column, justify="right" if column == "templates" else "left")
+    last = ""
+    for task in sorted(found, key=lambda task: (task.clusters[0], task.name)):
+        title = task.clusters[0].title
+        forward = len(task.forward_templates())
+        table.add_row(
+            title if title != last else "", task.name, f"{forward} + {len(task.templates) - forward}", ", ".join(task.metrics), task.licence
+        )
+        last = title
+    table.caption = "templates: forward + inverted"
+    Console().print(table)
+
+
+@app.command("show")
+def show_task(
+    name: Annotated[str, typer.Argument(help="Name of the task.")],
+    row: Annotated[int, typer.Option(min=0, help="Which row, counting from 0.")] = 0,
+    split: Annotated[str, typer.Option(help="train, dev or test.")] = "train",
+    tasks: Collections = None,
+    mirror: Mirror = None,
+) -> None:
+    """Show a task: what it is, and one row through each of its templates.
+
+    Example: flan tasks show everyday_entailment --row 3
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.panel import Panel
+
+    from flanlab.data.rendering import option_count, prepare_row, render
+    from flanlab.data.sources import load_rows
+
+    (task,) = _one(name, tasks)
+    console = Console()
+    console.print(f"[bold]{task.name}[/bold]  {', '.join(cluster.title for cluster in task.clusters)}")
+    for label, value in (
+        ("about", task.description),
+        ("from", task.source.hub or "files beside the task file"),
+        ("licence", task.licence),
+        ("citation", task.citation),
+        ("derived from", ", ".join(task.derived_from) or "nothing declared"),
+        ("metrics", ", ".join(task.metrics)),
+        ("file", str(task.path)),
+    ):
+        console.print(f"  [dim]{label:13}[/dim]{escape(value)}")
+    rows = load_rows(task, _split(split), mirror)
+    if row >= len(rows):
+        raise FlanlabError(f"{task.name}: the {split} split has rows 0 to {len(rows) - 1}, not {row}.", mend="Ask for one of those.")
+    prepared = prepare_row(task, rows[row], row)
+    count = option_count(task, prepared)
+    for number, template in enumerate(task.templates, start=1):
+        example = render(task, number, prepared, range(count) if count else None)
+        text = f"{escape(example.prompt)}\n\n[bold green]{escape(example.target)}[/bold green]"
+        console.print(Panel(text, title=f"template {number}, {template.direction}", title_align="left"))
+
+
+@app.command("lint")
+def lint_tasks(
+    names: Annotated[list[str] | None, typer.Argument(help="Tasks or clusters; all, where none is named.")] = None,
+    tasks: Collections = None,
+    mirror: Mirror = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows rendered of each split.")] = 200,
+    model: Annotated[str | None, typer.Option(help="Count lengths with this model's tokenizer.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check tasks on real rows: every template is rendered, and the result is looked at.
+
+    Exits with 1 where there is an error. Example: flan tasks lint --tasks my_tasks
+    """
+    from flanlab.data.lint import lint_task
+    from flanlab.data.sources import MissingDataError, Rows, load_rows
+    from flanlab.models.loading import load_encoder
+    from flanlab.progress import say
+
+    found = _load(tasks)
+    chosen = select_tasks(found, names) if names else found
+    encoder = load_encoder(model, say=say) if model else None
+    reports: list[dict[str, Any]] = []
+    errors = 0
+    for task in chosen:
+        rows_by_split: dict[str, Rows] = {}
+        unreachable = None
+        for split in ("train", "dev", "test"):
+            if task.source.split_spec(split):
+                try:
+                    rows_by_split[split] = load_rows(task, split, mirror)
+                except MissingDataError as error:
+                    unreachable = error.message
+        if unreachable:
+            say(f"{task.name}: not checked. {unreachable}")
+            reports.append({"task": task.name, "checked": False, "reason": unreachable})
+            continue
+        report = lint_task(task, rows_by_split, encoder, rows_per_split=rows)
+        reports.append({"task": task.name, "checked": True, **report.as_dict()})
+        errors += sum(finding.level == "error" for finding in report.findings)
+        if not as_json:
+            _print_lint(task, report)
+    if as_json:
+        typer.echo(json.dumps(reports))
+    else:
+        checked = [report for report in reports if report["checked"]]
+        warnings = sum(finding["level"] == "warning" for report in checked for finding in report["findings"])
+        typer.echo(f"{len(checked)} tasks checked: {errors} errors, {warnings} warnings; {len(reports) - len(checked)} not within reach")
+    if errors:
+        raise typer.Exit(1)
+
+
+@app.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of a task file, for editors.
+
+    Example: flan tasks schema > task.schema.json
+    """
+    typer.echo(json.dumps(json_schema(), indent=1))
+
+
+def _print_lint(task: Task, report: Any) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console()
+    verdict = "[green]ok[/green]" if not report.findings else ""
+    console.print(f"[bold]{task.name}[/bold]  {report.rows_checked} rows x {len(task.templates)} templates {verdict}")
+    for split, histogram in report.label_histogram.items():
+        shares = ", ".join(f"{label} {count}" for label, count in histogram.items())
+        console.print(f"  [dim]{split}: {escape(shares)}[/dim]")
+    for finding in report.findings:
+        colour = "red" if finding.level == "error" else "yellow"
+        place = f"template {finding.template}: " if finding.template else ""
+        console.print(f"  [{colour}]{finding.level}[/{colour}] {finding.rule}: {escape(place + finding.message)}")
+        console.print(f"      [dim]{escape(finding.mend)}[/dim]")
+
+
+def _load(collections: list[str] | None) -> list[Task]:
+    return load_collections(collections or list(BUILT_IN_COLLECTIONS))
+
+
+def _one(name: str, collections: list[str] | None) -> list[Task]:
+    found = select_tasks(_load(collections), [name])
+    if len(found) != 1:
+        raise FlanlabError(
+            f"`{name}` is a cluster of {len(found)} tasks.", mend=f"Name one of them: {', '.join(task.name for task in found)}."
+        )
+    return found
+
+
+def _split(name: str) -> Split:
+    if name not in ("train", "dev", "test"):
+        raise FlanlabError(f"There is no split called `{name}`.", mend="Use train, dev or test.")
+    return name  # type: ignore[return-value]
+
+
+def _facts(task: Task) -> dict[str, Any]:
+    return {
+        "name": task.name,
+        "clusters": [cluster.value for cluster in task.clusters],
+        "description": task.description,
+        "source": task.source.model_dump(exclude_none=True),
+        "licence": task.licence,
+        "derived_from": task.derived_from,
+        "metrics": task.metrics,
+        "templates": len(task.templates),
+        "forward_templates": task.forward_templates(),
+    }
+
+

@@ -1,0 +1,1 @@
+"""Data: rows from a source, rendered through templates into examples, mixed, and packed."""

@@ -1,0 +1,213 @@
+"""The mixture: which example stands where in the training stream, as a pure function of its position.
+
+The stream runs in *cycles*. A cycle holds min(rows, maximum) examples of each task (examples-proportional mixing with a
+maximum, section 2.4), in an order of its own. From a position follow, by arithmetic and counter-based permutations alone,
+the task, the row, its epoch, the template and the order of the options: nothing is drawn from a running generator, so
+every position can be reached at once, by any process, after any interruption.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from flanlab.data.choices import permutation, rotating_choice
+from flanlab.data.encoding import TextEncoder
+from flanlab.data.rendering import (
+    Example,
+    PreparedRow,
+    option_count,
+    prepare_row,
+    render,
+    shorten_longest_field,
+)
+from flanlab.data.sources import Rows
+from flanlab.errors import FlanlabError
+from flanlab.tasks.schema import Task
+
+OptionOrder = Literal["shuffled", "fixed", "none"]
+
+
+class MixtureSettings(BaseModel):
+    """How tasks are mixed and rendered; the defaults are the paper's (section 2.4) but for the shuffled options."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    train_cap: int = Field(30_000, gt=0, description="Rows of a task that may train.")
+    maximum: int = Field(3_000, gt=0, description="Rows beyond this number give a task no more weight.")
+    temperature: float = Field(1.0, gt=0, description="Above 1, small tasks get more than their share.")
+    prompt_tokens: int = Field(1024, gt=0, description="Longer prompts lose the end of their longest field.")
+    target_tokens: int = Field(256, gt=0, description="Examples with longer targets are left out.")
+    options: OptionOrder = Field("shuffled", description="Order of the OPTIONS block: shuffled, fixed, or none shown.")
+    inverted: bool = Field(True, description="Train on inverted templates too.")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What stands at a position of the stream."""
+
+    task: int
+    row: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedExample:
+    """An example with its tokens; the target ends with the end token."""
+
+    example: Example
+    prompt: list[int]
+    target: list[int]
+    shortened: bool
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + len(self.target)
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """An example that does not fit: the position stays empty."""
+
+    task: str
+    row: int
+    template: int
+    reason: str
+
+
+class Mixture:
+    """The training stream over tasks and their rows."""
+
+    def __init__(self, tasks: Sequence[Task], rows: Mapping[str, Rows], settings: MixtureSettings, seed: int) -> None:
+        if not tasks:
+            raise FlanlabError("No task is left to train on.", mend="Hold out fewer clusters, or include more tasks.")
+        self.tasks = tuple(tasks)
+        self.settings = settings
+        self.seed = seed
+        self._rows = rows
+        self._templates = [self._training_templates(task) for task in tasks]
+        self.row_counts = [min(len(rows[task.name]), settings.train_cap) for task in tasks]
+        self.cycle_counts = examples_per_cycle(self.row_counts, settings.maximum, settings.temperature)
+        self._bounds = np.cumsum(self.cycle_counts)
+        self._order_of_cycle = functools.lru_cache(maxsize=2)(self._order_of_cycle)  # type: ignore[method-assign]
+        self._order_of_rows = functools.lru_cache(maxsize=2 * len(tasks))(self._order_of_rows)  # type: ignore[method-assign]
+        self._capped_rows = functools.lru_cache(maxsize=len(tasks))(self._capped_rows)  # type: ignore[method-assign]
+
+    @property
+    def cycle_length(self) -> int:
+        """Examples in one cycle."""
+        return int(self._bounds[-1])
+
+    def rates(self) -> dict[str, float]:
+        """Share of each task among the examples."""
+        return {
+            task.name: count / self.cycle_length for task, count in zip(self.tasks, self.cycle_counts, strict=True)
+        }
+
+    def address(self, position: int) -> Address:
+        """Task, row and epoch at a position of the stream."""
+        cycle, slot = divmod(position, self.cycle_length)
+        place = int(self._order_of_cycle(cycle)[slot])
+        task = int(np.searchsorted(self._bounds, place, side="right"))
+        first = int(self._bounds[task]) - self.cycle_counts[task]
+        draw = cycle * self.cycle_counts[task] + place - first
+        epoch, turn = divmod(draw, self.row_counts[task])
+        return Address(task, int(self._order_of_rows(task, epoch)[turn]), epoch)
+
+    def example(self, position: int, encoder: TextEncoder) -> EncodedExample | Dropped:
+        """The example at a position, rendered and encoded, or why it is left out."""
+        address = self.address(position)
+        task = self.tasks[address.task]
+        key = (self.seed, task.name, address.row)
+        templates = self._templates[address.task]
+        template = templates[rotating_choice(len(templates), address.epoch, (*key, "template"))]
+        row = prepare_row(task, self._rows[task.name][address.row], address.row)
+        count = option_count(task, row)
+        order = option_order(self.settings.options, count, (*key, address.epoch)) if count else None
+        return encode_within(
+            task, template, row, order, encoder, self.settings.prompt_tokens, self.settings.target_tokens
+        )
+
+    def mean_length(self, encoder: TextEncoder, sample: int = 1_000) -> float:
+        """Mean tokens of the examples at the head of the stream, prompt and target together."""
+        lengths = [
+            found.length
+            for position in range(min(sample, self.cycle_length))
+            if isinstance(found := self.example(position, encoder), EncodedExample)
+        ]
+        if not lengths:
+            raise FlanlabError(
+                "No example fits into the lengths set.", mend="Raise mixture.prompt_tokens or mixture.target_tokens."
+            )
+        return float(np.mean(lengths))
+
+    def _training_templates(self, task: Task) -> list[int]:
+        return [
+            number
+            for number, template in enumerate(task.templates, start=1)
+            if self.settings.inverted or template.direction == "forward"
+        ]
+
+    def _order_of_cycle(self, cycle: int) -> NDArray[np.int64]:
+        return permutation(self.cycle_length, (self.seed, "cycle", cycle))
+
+    def _order_of_rows(self, task: int, epoch: int) -> NDArray[np.int64]:
+        rows = self._capped_rows(task)
+        return rows[permutation(len(rows), (self.seed, self.tasks[task].name, "rows", epoch))]
+
+    def _capped_rows(self, task: int) -> NDArray[np.int64]:
+        name = self.tasks[task].name
+        # A random sample, since many data sets are sorted by label; sorted again so that reading stays local.
+        return np.sort(permutation(len(self._rows[name]), (self.seed, name, "cap"))[: self.row_counts[task]])
+
+
+def examples_per_cycle(row_counts: Sequence[int], maximum: int, temperature: float) -> list[int]:
+    """Examples of each task in one cycle: rates min(n, maximum)^(1/temperature), as whole numbers, none below 1.
+
+    At temperature 1 these are min(n, maximum) themselves (section 2.4; Raffel et al. 2020, section 3.5.2).
+    """
+    capped = np.minimum(np.asarray(row_counts, dtype=float), maximum)
+    weights = capped ** (1.0 / temperature)
+    shares = weights / weights.sum() * capped.sum()
+    return [int(count) for count in np.maximum(1, np.rint(shares))]
+
+
+def option_order(mode: OptionOrder, count: int, key: tuple[int | str, ...]) -> list[int] | None:
+    """Order in which a row's options are shown; None shows none. `key` identifies the row and epoch."""
+    if mode == "none":
+        return None
+    if mode == "fixed":
+        return list(range(count))
+    return [int(position) for position in permutation(count, (*key, "options"))]
+
+
+def encode_within(
+    task: Task,
+    template: int,
+    row: PreparedRow,
+    order: Sequence[int] | None,
+    encoder: TextEncoder,
+    prompt_tokens: int,
+    target_tokens: int,
+) -> EncodedExample | Dropped:
+    """Render and encode, shortening the longest input until the prompt fits; dropped where it cannot."""
+    shortened = False
+    while True:
+        example = render(task, template, row, order)
+        prompt, target = encoder.encode_pair(example.prompt, example.target)
+        if len(target) > target_tokens:
+            return Dropped(task.name, row.index, template, "target too long")
+        excess = len(prompt) - prompt_tokens
+        if excess <= 0:
+            return EncodedExample(example, prompt, target, shortened)
+        characters_per_token = len(example.prompt) / len(prompt)
+        shorter = shorten_longest_field(row, int(excess * characters_per_token) + 8)
+        if shorter is None:
+            return Dropped(task.name, row.index, template, "prompt too long")
+        row, shortened = shorter, True

@@ -1,0 +1,136 @@
+"""What a mixture is, before it costs anything: counts by cluster and task, what is shortened or left out, and its export."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flanlab.data.encoding import TextEncoder
+from flanlab.data.mixture import Dropped, EncodedExample, Mixture
+from flanlab.files import new_file
+from flanlab.progress import Meter
+
+EXPORT_SCHEMA = pa.schema(
+    [
+        ("prompt", pa.string()),
+        ("target", pa.string()),
+        ("options", pa.list_(pa.string())),
+        ("task", pa.string()),
+        ("cluster", pa.string()),
+        ("template", pa.int32()),
+        ("row", pa.int32()),
+    ]
+)
+_EXAMPLES_PER_GROUP = 10_000
+
+
+@dataclass
+class _Counts:
+    examples: int = 0
+    tokens: int = 0
+    target_tokens: int = 0
+    shortened: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+def describe_mixture(mixture: Mixture, encoder: TextEncoder, planned: int, bar: Meter | None = None) -> dict[str, Any]:
+    """Count what training on the first `planned` examples reads, measured over one cycle at most.
+
+    Returns:
+        A dict for mixture.json: totals, one entry per task, and per cluster. `epochs` is how often training comes round
+        to each row of the task; tokens include the end token.
+    """
+    measured = min(planned, mixture.cycle_length)
+    counts = {task.name: _Counts() for task in mixture.tasks}
+    for position in range(measured):
+        found = mixture.example(position, encoder)
+        name = found.task if isinstance(found, Dropped) else found.example.task
+        count = counts[name]
+        if isinstance(found, Dropped):
+            count.dropped[found.reason] += 1
+        else:
+            count.examples += 1
+            count.tokens += found.length
+            count.target_tokens += len(found.target)
+            count.shortened += found.shortened
+        if bar:
+            bar.advance()
+    rates = mixture.rates()
+    tasks = {}
+    for task, rows in zip(mixture.tasks, mixture.row_counts, strict=True):
+        count = counts[task.name]
+        tasks[task.name] = {
+            "cluster": task.clusters[0].value,
+            "licence": task.licence,
+            "rows": rows,
+            "rate": rates[task.name],
+            "epochs": rates[task.name] * planned / rows,
+            "examples": count.examples,
+            "tokens": count.tokens,
+            "target_tokens": count.target_tokens,
+            "shortened": count.shortened,
+            "dropped": dict(count.dropped),
+        }
+    clusters: dict[str, dict[str, float]] = {}
+    for entry in tasks.values():
+        totals = clusters.setdefault(
+            entry["cluster"], {"tasks": 0, "rate": 0.0, "examples": 0, "tokens": 0, "target_tokens": 0}
+        )
+        totals["tasks"] += 1
+        for name in ("rate", "examples", "tokens", "target_tokens"):
+            totals[name] += entry[name]
+    return {
+        "planned_examples": planned,
+        "measured_examples": measured,
+        "cycle_length": mixture.cycle_length,
+        "tokens": sum(count.tokens for count in counts.values()),
+        "target_tokens": sum(count.target_tokens for count in counts.values()),
+        "shortened": sum(count.shortened for count in counts.values()),
+        "dropped": sum(sum(count.dropped.values()) for count in counts.values()),
+        "settings": mixture.settings.model_dump(),
+        "seed": mixture.seed,
+        "clusters": dict(sorted(clusters.items())),
+        "tasks": tasks,
+    }
+
+
+def export_mixture(mixture: Mixture, encoder: TextEncoder, examples: int, path: Path, bar: Meter) -> None:
+    """Write the first `examples` of the stream, in order, as .parquet or .jsonl for any other trainer."""
+    with new_file(path) as temporary:
+        if path.suffix == ".jsonl":
+            with temporary.open("w", encoding="utf-8") as file:
+                for record in _records(mixture, encoder, examples, bar):
+                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            return
+        with pq.ParquetWriter(temporary, EXPORT_SCHEMA) as writer:
+            group: list[dict[str, Any]] = []
+            for record in _records(mixture, encoder, examples, bar):
+                group.append(record)
+                if len(group) == _EXAMPLES_PER_GROUP:
+                    writer.write_table(pa.Table.from_pylist(group, schema=EXPORT_SCHEMA))
+                    group.clear()
+            writer.write_table(pa.Table.from_pylist(group, schema=EXPORT_SCHEMA))
+
+
+def _records(mixture: Mixture, encoder: TextEncoder, examples: int, bar: Meter) -> Iterator[dict[str, Any]]:
+    for position in range(examples):
+        found = mixture.example(position, encoder)
+        bar.advance()
+        if isinstance(found, EncodedExample):
+            example = found.example
+            yield {
+                "prompt": example.prompt,
+                "target": example.target,
+                "options": list(example.options),
+                "task": example.task,
+                "cluster": example.cluster,
+                "template": example.template,
+                "row": example.row,
+            }

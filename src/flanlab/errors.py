@@ -1,0 +1,15 @@
+"""The one error a person is meant to read: what went wrong, and how to mend it."""
+
+from __future__ import annotations
+
+
+class FlanlabError(Exception):
+    """Bad input or an impossible wish. `mend` says what to do about it; the command line prints both and no traceback."""
+
+    def __init__(self, message: str, *, mend: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.mend = mend
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  To mend it: {self.mend}" if self.mend else self.message

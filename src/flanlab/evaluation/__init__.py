@@ -1,0 +1,1 @@
+"""Evaluation: questions for a model, its predictions, metrics, and statistics over templates."""

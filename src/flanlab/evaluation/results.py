@@ -1,0 +1,131 @@
+"""Results computed from predictions on disk: scores by template, spread, intervals, and before against after."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flanlab.evaluation.metrics import Floats, Prediction, metrics_for
+from flanlab.evaluation.predict import EvaluationSettings, read_predictions
+from flanlab.evaluation.statistics import ScoreGrid, interval, make_draws, score_grid
+from flanlab.tasks.schema import Task
+
+
+
+def task_results(
+    task: Task, variants: Mapping[str, Path], settings: EvaluationSettings
+) -> tuple[dict[str, Any], dict[str, dict[str, Floats]]]:
+    """Results of one task under several variants (a model and a prompt style).
+
+    Args:
+        task: the task evaluated.
+        variants: name of each variant to the folder of its predictions for this task.
+        settings: as the predictions were made.
+
+    Returns:
+        The task's entry of results.json, and for each metric and variant the resampled scores [draws].
+    """
+    predictions = {name: read_predictions(folder).to_pylist() for name, folder in variants.items()}
+    first = next(iter(predictions.values()))
+    generated = first[0]["generated"] is not None
+    metrics = metrics_for(task.metrics, generated=generated, end_token=settings.end_token)
+    grids = {metric.name: {name: score_grid(metric, rows) for name, rows in predictions.items()} for metric in metrics}
+    some = next(iter(grids[metrics[0].name].values()))
+    draws = make_draws(some.shown.shape[1], some.shown.shape[0], task.name)
+    resampled = {
+        metric: {name: grid.resampled(draws) for name, grid in by_variant.items()} for metric, by_variant in grids.items()
+    }
+    entry = {
+        "clusters": [str(cluster) for cluster in task.clusters],
+        "description": task.description,
+        "rows": int(some.shown.shape[1]),
+        "templates": list(some.templates),
+        "shortened": sum(prediction["shortened"] for prediction in first),
+        "main_metric": metrics[0].name,
+        "metrics": {metric.name: metric.title for metric in metrics},
+        "chance": _chance(first) if task.is_classification else None,
+        "majority": _majority(first) if task.is_classification else None,
+        "scores": {
+            metric: {name: _summary(grid, resampled[metric][name]) for name, grid in by_variant.items()}
+            for metric, by_variant in grids.items()
+        },
+    }
+    return entry, resampled
+
+
+def average_results(
+    entries: Mapping[str, Mapping[str, Any]], resampled: Mapping[str, Mapping[str, Mapping[str, Floats]]]
+) -> tuple[dict[str, Any], dict[str, dict[str, Floats]]]:
+    """The mean over tasks of every metric that all of them have; tasks count alike, their draws are independent."""
+    shared = [
+        metric for metric in next(iter(entries.values()))["scores"] if all(metric in entry["scores"] for entry in entries.values())
+    ]
+    scores: dict[str, Any] = {}
+    draws: dict[str, dict[str, Floats]] = {}
+    for metric in shared:
+        variants = next(iter(entries.values()))["scores"][metric]
+        draws[metric] = {
+            name: np.asarray(np.mean([resampled[task][metric][name] for task in entries], axis=0)) for name in variants
+        }
+        scores[metric] = {
+            name: {
+                "mean": float(np.mean([entry["scores"][metric][name]["mean"] for entry in entries.values()])),
+                "interval": list(interval(draws[metric][name])),
+            }
+            for name in variants
+        }
+    return {"tasks": len(entries), "scores": scores}, draws
+
+
+def compare(
+    scores: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    resampled: Mapping[str, Mapping[str, Floats]],
+    before: Sequence[str],
+    after: str,
+) -> dict[str, Any]:
+    """After - before for each metric, paired over rows and templates.
+
+    `before` lists the untuned model's variants; it is given the better of them, metric by metric, so that no improvement is
+    owed to a prompt style that the untuned model does badly with.
+    """
+    compared = {}
+    for metric, by_variant in scores.items():
+        best = max(before, key=lambda name: by_variant[name]["mean"])
+        low, high = interval(resampled[metric][after] - resampled[metric][best])
+        compared[metric] = {
+            "before": best,
+            "after": after,
+            "difference": by_variant[after]["mean"] - by_variant[best]["mean"],
+            "interval": [low, high],
+            "excludes_zero": low > 0 or high < 0,
+        }
+    return compared
+
+
+def _summary(grid: ScoreGrid, resampled: Floats) -> dict[str, Any]:
+    scores = grid.by_template()
+    return {
+        "mean": float(scores.mean()),
+        "std": float(scores.std()),
+        "min": float(scores.min()),
+        "max": float(scores.max()),
+        "interval": list(interval(resampled)),
+        "by_template": {str(template): float(score) for template, score in zip(grid.templates, scores, strict=True)},
+    }
+
+
+def _chance(predictions: Sequence[Prediction]) -> float:
+    """Accuracy of guessing: the mean of one over the number of options."""
+    return float(np.mean([1 / len(prediction["options"]) for prediction in predictions]))
+
+
+def _majority(predictions: Sequence[Prediction]) -> float:
+    """Accuracy of always giving the most frequent answer position, over the rows evaluated."""
+    answers = {prediction["row"]: prediction["answer"] for prediction in predictions}
+    return max(Counter(answers.values()).values()) / len(answers)
+
+

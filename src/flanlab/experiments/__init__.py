@@ -1,0 +1,1 @@
+"""Experiments: recipes, and runs that carry them out."""

@@ -1,0 +1,132 @@
+"""The recipe: the YAML that describes an experiment, checked whole before anything costs."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flanlab.data.mixture import MixtureSettings
+from flanlab.data.sources import MissingDataError, Rows, load_rows
+from flanlab.errors import FlanlabError
+from flanlab.evaluation.predict import EvaluationSettings
+from flanlab.tasks.clusters import Cluster
+from flanlab.tasks.holdout import HoldOut, HoldOutSplit, OverlapPolicy
+from flanlab.tasks.loading import load_collections, select_tasks
+from flanlab.tasks.schema import Split, Task
+from flanlab.training.settings import TrainingSettings
+from flanlab.yaml_files import read_yaml_model
+
+QUICKSTART = "quickstart"
+"""Name under which `flan run` finds the packaged recipe."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TaskSelection(_Strict):
+    """Which tasks take part."""
+
+    collections: list[str] = Field(
+        default=["library"], min_length=1, description="library, sampler, or folders of your own (relative to the recipe)."
+    )
+    include: Literal["all"] | list[str] = Field("all", description="Names of tasks and clusters, or all.")
+    exclude: list[str] = Field(default_factory=list, description="Names of tasks and clusters to leave out.")
+
+
+class HoldOutSettings(_Strict):
+    """What is kept out of training and evaluated."""
+
+    clusters: list[Cluster] = Field(min_length=1)
+    overlap: OverlapPolicy = Field("error", description="What to do with training tasks that share sources with held-out ones.")
+
+
+class Recipe(_Strict):
+    """An experiment: a model, tasks, a hold-out, and how to mix, train and evaluate."""
+
+    name: str
+    description: str = ""
+    seed: int = 0
+    model: str
+    tasks: TaskSelection = TaskSelection()
+    hold_out: HoldOutSettings
+    mixture: MixtureSettings = MixtureSettings()
+    training: TrainingSettings
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+
+class Plan(BaseModel):
+    """A recipe with its tasks found, divided and within reach."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
+
+    recipe: Recipe
+    split: HoldOutSplit
+    train_rows: dict[str, Rows]
+    test_rows: dict[str, Rows]
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe; `quickstart` is the packaged one. Folders of tasks are taken relative to the recipe.
+
+    Raises:
+        FlanlabError: names file, line and field of each fault.
+    """
+    if str(path) == QUICKSTART and not path.exists():
+        path = Path(str(resources.files("flanlab.experiments"))) / "quickstart.yaml"
+    recipe = read_yaml_model(path, Recipe, "recipe")
+    collections = [
+        str(path.parent / name) if (path.parent / name).is_dir() else name for name in recipe.tasks.collections
+    ]
+    return recipe.model_copy(update={"tasks": recipe.tasks.model_copy(update={"collections": collections})})
+
+
+def make_plan(recipe: Recipe, mirror: Path | None) -> Plan:
+    """Find the tasks, divide them by the hold-out, and reach for every row needed.
+
+    Raises:
+        FlanlabError: unknown names, an overlap under the policy `error`, nothing to train on or to test on.
+        MissingDataError: lists every task whose rows cannot be reached.
+    """
+    tasks = load_collections(recipe.tasks.collections)
+    named: list[str] = []
+    if recipe.tasks.include != "all":
+        named = [name for name in recipe.tasks.include if name not in set(Cluster)]
+        tasks = select_tasks(tasks, recipe.tasks.include)
+    excluded = {task.name for task in select_tasks(tasks, recipe.tasks.exclude)}
+    tasks = [task for task in tasks if task.name not in excluded]
+    hold_out = HoldOut(tuple(recipe.hold_out.clusters), recipe.hold_out.overlap)
+    held_out_names = {task.name for task in tasks if set(task.clusters) & set(hold_out.clusters)}
+    split = hold_out.split(tasks, named=set(named) - held_out_names)
+    if not split.test:
+        raise FlanlabError(
+            f"No task of the held-out clusters ({', '.join(hold_out.clusters)}) takes part, so nothing could be evaluated.",
+            mend="Include their tasks in the recipe: they are kept out of training and evaluated.",
+        )
+    if not split.train:
+        raise FlanlabError("The hold-out leaves no task to train on.", mend="Include more tasks, or hold out fewer clusters.")
+    return Plan(
+        recipe=recipe,
+        split=split,
+        train_rows=_reach(split.train, "train", mirror),
+        test_rows=_reach(split.test, recipe.evaluation.split, mirror),
+    )
+
+
+def _reach(tasks: tuple[Task, ...], split: Split, mirror: Path | None) -> dict[str, Rows]:
+    rows: dict[str, Rows] = {}
+    missing: list[str] = []
+    for task in tasks:
+        try:
+            rows[task.name] = load_rows(task, split, mirror)
+        except MissingDataError as error:
+            missing.append(f"  {error.message}")
+    if missing:
+        raise MissingDataError(
+            "Rows are not within reach:\n" + "\n".join(missing),
+            mend="Add those tasks to tasks.exclude in the recipe, or see that the Hub or a --mirror with them can be reached.",
+        )
+    return rows

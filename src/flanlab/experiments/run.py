@@ -1,0 +1,302 @@
+"""A run: a recipe carried out in one folder. Untuned scores, tuning, tuned scores, results; each stage kept once done."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from flanlab import __version__
+from flanlab.data.encoding import PromptStyle
+from flanlab.data.mixture import Mixture
+from flanlab.data.mixture_card import describe_mixture
+from flanlab.errors import FlanlabError
+from flanlab.evaluation.predict import EvaluationSettings, EvaluationUnit, plan_task, predict, question_length, refuse_seen
+from flanlab.evaluation.results import average_results, compare, task_results
+from flanlab.experiments.recipe import Plan, Recipe, make_plan
+from flanlab.experiments.stamp import make_stamp, training_key
+from flanlab.files import new_folder, read_json, write_json, write_text
+from flanlab.models.embedded import EMBEDDED_MODEL
+from flanlab.models.loading import STAMP_FILE, LoadedModel, load_model
+from flanlab.models.packed_attention import pack_segments, packed_logits
+from flanlab.progress import clock, meter, say
+from flanlab.training.trainer import examples_per_step, train
+
+RESULTS_FILE = "results.json"
+TUNED = "tuned"
+_TRAINING_COST = 3.3
+"""Computing a training token costs about this many times a scored one (forward, backward, update)."""
+
+
+def run_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> dict[str, Any]:
+    """Carry a recipe out in `folder`; a folder that holds part of it already is gone on with.
+
+    Returns:
+        The content of results.json.
+
+    Raises:
+        FlanlabError: the recipe cannot be carried out, or the folder holds a run of another recipe.
+    """
+    started = time.time()
+    _claim(folder, recipe)
+    plan = make_plan(recipe, mirror)
+    loaded = load_model(recipe.model, say=say)
+    units = plan_units(plan)
+    mixture = make_mixture(plan)
+    per_step = examples_per_step(mixture, loaded.encoder, recipe.training)
+    styles = prompt_styles(loaded)
+    _announce(plan, loaded, units, mixture, per_step, styles)
+    write_json(folder / "run.json", _facts(plan, loaded))
+    write_json(
+        folder / "mixture.json", describe_mixture(mixture, loaded.encoder, planned=per_step * recipe.training.steps)
+    )
+    stamp = make_stamp(plan, loaded)
+
+    for style in styles:
+        where = folder / "predictions" / _untuned(style)
+        evaluate(loaded, units, recipe.evaluation, recipe.seed, style, where, f"Untuned, {style} prompt")
+    tuned = _tune(loaded, mixture, plan, stamp, folder)
+    refuse_seen(plan.split.test, tuned, allow_seen=False)
+    evaluate(tuned, units, recipe.evaluation, recipe.seed, "instruction", folder / "predictions" / TUNED, "Tuned")
+
+    results = make_results(plan, units, styles, folder, loaded)
+    results["seconds"] = _total_seconds(folder, time.time() - started)
+    write_json(folder / RESULTS_FILE, results)
+    return results
+
+
+def train_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> LoadedModel:
+    """Only the tuning of a recipe; the model is left in `folder/model`.
+
+    Raises:
+        FlanlabError: as `run_recipe`.
+    """
+    _claim(folder, recipe)
+    plan = make_plan(recipe, mirror)
+    loaded = load_model(recipe.model, say=say)
+    return _tune(loaded, make_mixture(plan), plan, make_stamp(plan, loaded), folder)
+
+
+def plan_units(plan: Plan) -> list[EvaluationUnit]:
+    """What is evaluated of each held-out task."""
+    return [
+        plan_task(task, plan.test_rows[task.name], plan.recipe.evaluation, plan.recipe.seed) for task in plan.split.test
+    ]
+
+
+def make_mixture(plan: Plan) -> Mixture:
+    """The training stream of a plan."""
+    return Mixture(plan.split.train, plan.train_rows, plan.recipe.mixture, plan.recipe.seed)
+
+
+def prompt_styles(loaded: LoadedModel) -> list[PromptStyle]:
+    """How the untuned model is asked: by the plain instruction, and through its own chat template where it has one."""
+    return ["instruction", "chat"] if loaded.encoder.has_chat_template else ["instruction"]
+
+
+def evaluate(
+    loaded: LoadedModel,
+    units: Sequence[EvaluationUnit],
+    settings: EvaluationSettings,
+    seed: int,
+    style: PromptStyle,
+    folder: Path,
+    title: str,
+) -> None:
+    """Predict every unit into `folder/<task>`; what is there already is kept."""
+    total = sum(len(unit.pairs) for unit in units)
+    with meter(title, total) as bar:
+        for unit in units:
+            predict(loaded, unit, settings, seed, style, folder / unit.task.name, bar)
+
+
+def make_results(
+    plan: Plan, units: Sequence[EvaluationUnit], styles: Sequence[PromptStyle], folder: Path, loaded: LoadedModel
+) -> dict[str, Any]:
+    """Results of a run, from the predictions in its folder."""
+    variants = {_untuned(style): f"untuned, {style} prompt" for style in styles} | {TUNED: "tuned"}
+    scored = score_units(units, variants, folder, plan.recipe.evaluation, before=[_untuned(style) for style in styles])
+    return {
+        "format": 1,
+        "name": plan.recipe.name,
+        "description": plan.recipe.description,
+        "hold_out": [cluster.value for cluster in plan.split.hold_out.clusters],
+        "left_out": dict(plan.split.left_out),
+        "allowed_overlaps": dict(plan.split.allowed),
+        "trained_on": {task.name: task.clusters[0].value for task in plan.split.train},
+        "model": loaded.name,
+        "parameters": loaded.parameters,
+        "variants": variants,
+        **scored,
+        "notes": _notes(plan, loaded, units),
+    }
+
+
+def score_units(
+    units: Sequence[EvaluationUnit],
+    variants: Mapping[str, str],
+    folder: Path,
+    settings: EvaluationSettings,
+    before: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The `tasks` and `average` of results.json, from `folder/predictions/<variant>/<task>`.
+
+    With `before`, the tuned variant is compared with the better of those.
+    """
+    entries: dict[str, Any] = {}
+    resampled: dict[str, Any] = {}
+    for unit in units:
+        name = unit.task.name
+        folders = {variant: folder / "predictions" / variant / name for variant in variants}
+        entries[name], resampled[name] = task_results(unit.task, folders, settings)
+        if before:
+            entries[name]["comparison"] = compare(entries[name]["scores"], resampled[name], before, TUNED)
+    average, average_draws = average_results(entries, resampled)
+    if before:
+        average["comparison"] = compare(average["scores"], average_draws, before, TUNED)
+    return {"tasks": entries, "average": average}
+
+
+def save_tuned(model: torch.nn.Module, loaded: LoadedModel, stamp: Mapping[str, Any], folder: Path) -> None:
+    """Write a tuned model as a plain Hugging Face folder (or a LoRA adapter) with its stamp."""
+    with new_folder(folder) as temporary:
+        model.save_pretrained(temporary)  # type: ignore[operator]
+        loaded.encoder.tokenizer.save_pretrained(temporary)
+        write_json(temporary / STAMP_FILE, stamp)
+
+
+def _tune(
+    loaded: LoadedModel, mixture: Mixture, plan: Plan, stamp: Mapping[str, Any], folder: Path
+) -> LoadedModel:
+    target = folder / "model"
+    key = training_key(stamp)
+    finished = folder / "training" / "finished.json"
+    if not (finished.is_file() and read_json(finished)["training_key"] == key and (target / STAMP_FILE).is_file()):
+        model = train(
+            loaded, mixture, plan.recipe.training, folder=folder / "training", training_key=key, stamp=stamp
+        )
+        save_tuned(model, loaded, stamp, target)
+        write_json(finished, {"training_key": key})
+    return load_model(str(target))
+
+
+def _claim(folder: Path, recipe: Recipe) -> None:
+    """Take a folder for a recipe, or find that it is this recipe's already."""
+    path = folder / "recipe.yaml"
+    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise FlanlabError(
+            f"{folder} holds a run of another recipe.",
+            mend="Name another folder with --out, or delete that one.",
+        )
+    if not path.exists() and folder.is_dir() and any(folder.iterdir()):
+        raise FlanlabError(f"{folder} is not empty and holds no run.", mend="Name another folder with --out.")
+    write_text(path, text)
+
+
+def _untuned(style: PromptStyle) -> str:
+    return f"untuned_{style}"
+
+
+def _facts(plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
+    """Versions and hashes: what it takes to know whether two runs were the same."""
+    return {
+        "flanlab": __version__,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in ("torch", "transformers", "tokenizers", "datasets", "pyarrow", "peft", "numpy")},
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "device": str(loaded.model.device)},
+        "model": {"name": loaded.name, "identity": loaded.identity, "tokenizer": loaded.encoder.hash},
+        "tasks": {
+            task.name: {"task": task.hash, "rows": rows[task.name].source_hash}
+            for tasks, rows in ((plan.split.train, plan.train_rows), (plan.split.test, plan.test_rows))
+            for task in tasks
+        },
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _announce(
+    plan: Plan,
+    loaded: LoadedModel,
+    units: Sequence[EvaluationUnit],
+    mixture: Mixture,
+    per_step: int,
+    styles: Sequence[PromptStyle],
+) -> None:
+    """Say what will be done and about how long it takes on this machine."""
+    training = plan.recipe.training
+    questions = sum(len(unit.pairs) for unit in units)
+    held_out = ", ".join(cluster.title for cluster in plan.split.hold_out.clusters)
+    examples = per_step * training.steps
+    speed = _scoring_speed(loaded)
+    train_seconds = examples * mixture.mean_length(loaded.encoder, 200) / speed * _TRAINING_COST
+    test_seconds = questions * (len(styles) + 1) * _mean_question_length(units, plan, loaded) * 1.3 / speed
+    say(f"{plan.recipe.name}: {loaded.name} ({loaded.parameters / 1e6:.0f}M parameters) on {loaded.model.device}")
+    say(f"  held out    {held_out}: {', '.join(task.name for task in plan.split.test)}")
+    say(f"  trains on   {len(plan.split.train)} tasks of {len({t.clusters[0] for t in plan.split.train})} other clusters, {examples} examples in {training.steps} steps")
+    for name, reason in plan.split.left_out.items():
+        if reason != "held out":
+            say(f"  left out    {name}: {reason}")
+    say(f"  evaluates   {questions} questions, {len(styles)} x before and 1 x after tuning")
+    say(f"  takes       about {clock(train_seconds)} to train and {clock(test_seconds)} to evaluate on this machine")
+
+
+@torch.inference_mode()
+def _scoring_speed(loaded: LoadedModel) -> float:
+    """Tokens per second of a forward pass on this machine, measured on the spot."""
+    batch = pack_segments([(list(range(5, 69)), [])] * 8).to(loaded.model.device)
+    last = torch.tensor([len(batch.input_ids) - 1], device=loaded.model.device)
+    packed_logits(loaded.model, batch, last)
+    started = time.monotonic()
+    packed_logits(loaded.model, batch, last)
+    return len(batch.input_ids) / (time.monotonic() - started)
+
+
+def _mean_question_length(units: Sequence[EvaluationUnit], plan: Plan, loaded: LoadedModel) -> float:
+    lengths = [
+        question_length(unit, *pair, plan.recipe.evaluation, plan.recipe.seed, loaded.encoder)
+        for unit in units
+        for pair in unit.pairs[:20]
+    ]
+    return sum(lengths) / len(lengths)
+
+
+def _notes(plan: Plan, loaded: LoadedModel, units: Sequence[EvaluationUnit]) -> list[str]:
+    """What a reader must know to judge the numbers."""
+    notes = []
+    if loaded.name == EMBEDDED_MODEL:
+        notes.append(
+            "The untuned model is SmolLM2-135M-Instruct: it is already instruction-tuned, on data that may include these"
+            " task types, and its weights are those of a 4-bit GGUF file (Q4_1) turned back into float32."
+        )
+    elif loaded.encoder.has_chat_template:
+        notes.append("The untuned model has a chat template: it is probably instruction-tuned already.")
+    if loaded.stamp is not None:
+        notes.append(f"The model was tuned here before, on {len(loaded.stamp['tasks'])} tasks; see its flanlab.json.")
+    rows = ", ".join(f"{unit.task.name} {len({row for row, _ in unit.pairs})}" for unit in units)
+    notes.append(f"Rows evaluated: {rows}. Intervals are 95 %, over rows and templates.")
+    notes.append("The untuned model is credited with the better of its prompt styles, metric by metric.")
+    for name, reason in plan.split.allowed.items():
+        notes.append(f"Trained on {name} although it {reason}.")
+    return notes
+
+
+def _total_seconds(folder: Path, this_time: float) -> float:
+    """Seconds over all sittings, kept beside the run."""
+    path = folder / "seconds.json"
+    earlier = read_json(path)["seconds"] if path.exists() else 0.0
+    write_json(path, {"seconds": earlier + this_time})
+    return round(earlier + this_time, 1)

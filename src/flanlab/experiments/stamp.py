@@ -1,0 +1,49 @@
+"""The stamp (`flanlab.json`): what a tuned model was trained on and what was held out, written beside its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from flanlab import __version__
+from flanlab.experiments.recipe import Plan
+from flanlab.models.loading import LoadedModel
+from flanlab.tasks.holdout import lineage
+
+
+def make_stamp(plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
+    """Everything the evaluator needs to know to tell seen from unseen, and a reader to make the model again."""
+    ancestors = lineage([*plan.split.train, *plan.split.test])
+    earlier: Mapping[str, Any] = loaded.stamp["tasks"] if loaded.stamp else {}
+    tasks = {
+        task.name: {
+            "clusters": [cluster.value for cluster in task.clusters],
+            "lineage": sorted(ancestors[task.name]),
+            "hash": task.hash,
+            "templates": [template.hash for template in task.templates],
+            "rows": plan.train_rows[task.name].source_hash,
+            "licence": task.licence,
+        }
+        for task in plan.split.train
+    }
+    return {
+        "flanlab": __version__,
+        "base_model": loaded.name,
+        "base_identity": loaded.identity,
+        "hold_out": {"clusters": [cluster.value for cluster in plan.split.hold_out.clusters], "overlap": plan.split.hold_out.overlap},
+        "left_out": dict(plan.split.left_out),
+        "allowed_overlaps": dict(plan.split.allowed),
+        "clusters": sorted({cluster for facts in {**earlier, **tasks}.values() for cluster in facts["clusters"]}),
+        "tasks": {**earlier, **tasks},
+        "recipe": plan.recipe.model_dump(mode="json"),
+    }
+
+
+def training_key(stamp: Mapping[str, Any]) -> str:
+    """Hash of everything that shapes training; the evaluation section and the time between checkpoints do not."""
+    recipe = {name: value for name, value in stamp["recipe"].items() if name not in ("evaluation", "description", "name")}
+    training = {name: value for name, value in recipe["training"].items() if name != "checkpoint_minutes"}
+    facts = {**stamp, "recipe": {**recipe, "training": training}}
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()

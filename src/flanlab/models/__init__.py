@@ -1,0 +1,1 @@
+"""Models: loading them, scoring options, generating answers."""

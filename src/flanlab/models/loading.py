@@ -1,0 +1,129 @@
+"""Loading a model with its tokenizer and its stamp, from a folder or the Hub; weights as safetensors only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from flanlab.data.encoding import TextEncoder
+from flanlab.errors import FlanlabError
+from flanlab.models.embedded import EMBEDDED_MODEL, embedded_model_folder
+from flanlab.models.packed_attention import ATTENTION_NAME, check_isolation
+
+STAMP_FILE = "flanlab.json"
+"""Beside the weights of every model tuned here: what it was trained on, and what was held out."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready for packed training and scoring."""
+
+    model: PreTrainedModel
+    encoder: TextEncoder
+    name: str
+    folder: Path | None
+    """Local folder, or None for a model read from the Hub's own cache."""
+    stamp: Mapping[str, Any] | None
+    """Content of flanlab.json; None for a model not tuned here, of which nothing is known."""
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of the weights as loaded and of the tokenizer: what predictions are keyed by."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(self.encoder.hash.encode())
+        return digest.hexdigest()
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters; tied ones count once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+
+def load_model(
+    name: str, *, device: str | None = None, revision: str | None = None, say: Callable[[str], None] = lambda _: None
+) -> LoadedModel:
+    """Load a causal language model: the embedded one, a local folder (full weights or a LoRA adapter), or a Hub id.
+
+    float32 on a CPU, bfloat16 on a GPU. The model is checked once for leaks between packed segments.
+
+    Raises:
+        FlanlabError: no such model, no safetensors weights, or an architecture that packing does not fit.
+    """
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    place = embedded_model_folder(say) if name == EMBEDDED_MODEL else Path(name)
+    folder = place if place.is_dir() else None
+    if folder is None and (name.startswith((".", "/")) or name.count("/") > 1):
+        raise FlanlabError(f"There is no model folder at {name}.", mend=f"Name a folder, a Hub id, or {EMBEDDED_MODEL}.")
+    target_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    stamp = read_stamp(folder) if folder else None
+    source = str(folder or name)
+    adapter = folder is not None and (folder / "adapter_config.json").is_file()
+    base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] if adapter and folder else source
+    base_source = str(embedded_model_folder(say)) if base == EMBEDDED_MODEL else base
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base_source,
+            revision=revision,
+            dtype=torch.bfloat16 if target_device.type == "cuda" else torch.float32,
+            attn_implementation=ATTENTION_NAME,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise FlanlabError(
+            f"The model {name} could not be loaded: {' '.join(str(error).split())[:400]}",
+            mend=f"Name a folder or Hub id of a causal language model with safetensors weights, or {EMBEDDED_MODEL}.",
+        ) from error
+    if adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, source).merge_and_unload()
+    model = model.to(target_device).eval()
+    check_isolation(model)
+    return LoadedModel(model, TextEncoder(tokenizer), name, folder, stamp)
+
+
+def load_encoder(name: str, *, say: Callable[[str], None] = lambda _: None) -> TextEncoder:
+    """Only the tokenizer of a model, for work that needs no weights."""
+    source = str(embedded_model_folder(say)) if name == EMBEDDED_MODEL else name
+    try:
+        return TextEncoder(AutoTokenizer.from_pretrained(source, trust_remote_code=False))
+    except (OSError, ValueError, ImportError) as error:
+        raise FlanlabError(
+            f"The tokenizer of {name} could not be loaded: {' '.join(str(error).split())[:400]}",
+            mend=f"Name a model folder, a Hub id, or {EMBEDDED_MODEL}.",
+        ) from error
+
+
+def read_stamp(folder: Path) -> Mapping[str, Any] | None:
+    """The stamp of a model folder, or None where there is none.
+
+    Raises:
+        FlanlabError: a stamp that cannot be read; the hold-out could then not be enforced.
+    """
+    path = folder / STAMP_FILE
+    if not path.is_file():
+        return None
+    try:
+        content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content["tasks"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise FlanlabError(
+            f"{path}: the stamp is damaged, so what the model was trained on is not known.",
+            mend="Restore the file from the run folder it came from, or delete it to have the model treated as unknown.",
+        ) from error
+    return content

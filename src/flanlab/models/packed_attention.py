@@ -1,0 +1,238 @@
+"""Attention for packed sequences: many independent examples in one row of tokens, none seeing another.
+
+A *segment* is one example: a prompt followed by one or more *branches* (a training target, or the options of a question).
+Prompt and branches lie flat, one after the other, in a single row with no padding at all:
+
+    tokens     p p p p a a b b b | p p p a | ...
+    positions  0 1 2 3 4 5 4 5 6 | 0 1 2 3 | ...
+    segment    0 0 0 0 0 0 0 0 0 | 1 1 1 1 | ...
+
+A token sees the earlier tokens of its own segment's prompt and of its own branch: nothing else. With one branch that is
+plain causal attention, so training (one target per prompt) and rank classification (k options per prompt, the prompt
+computed once) are the same forward pass.
+
+The function is registered with transformers under the name in `ATTENTION_NAME`; the model hands the `layout` keyword of its
+forward call through to it. A model that cannot isolate segments is refused by `check_isolation`, never trained with leaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface, PreTrainedModel
+
+from flanlab.errors import FlanlabError
+
+ATTENTION_NAME = "flanlab_packed"
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """One row of packed segments, ready for a model.
+
+    input_ids and position_ids have shape [tokens]; `segments` holds (start, length, mask) per segment, where mask is None for
+    plain causal attention, else a bool tensor [length, length], True where a query may look at a key.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    segments: list[tuple[int, int, Tensor | None]]
+    boundaries: Tensor = field(repr=False)
+    """Cumulative segment ends with a leading 0, int32 [segments + 1], as variable-length kernels want them."""
+
+    def to(self, device: torch.device) -> PackedBatch:
+        return PackedBatch(
+            self.input_ids.to(device),
+            self.position_ids.to(device),
+            [(start, length, None if mask is None else mask.to(device)) for start, length, mask in self.segments],
+            self.boundaries.to(device),
+        )
+
+
+def pack_segments(segments: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> PackedBatch:
+    """Lay (prompt, branches) token lists out as one row; branches may be empty, positions restart after the prompt."""
+    ids: list[int] = []
+    positions: list[int] = []
+    layout: list[tuple[int, int, Tensor | None]] = []
+    boundaries = [0]
+    for prompt, branches in segments:
+        start = len(ids)
+        ids.extend(prompt)
+        positions.extend(range(len(prompt)))
+        for branch in branches:
+            ids.extend(branch)
+            positions.extend(range(len(prompt), len(prompt) + len(branch)))
+        length = len(ids) - start
+        mask = _branch_mask(len(prompt), [len(branch) for branch in branches]) if len(branches) > 1 else None
+        layout.append((start, length, mask))
+        boundaries.append(len(ids))
+    return PackedBatch(
+        torch.tensor(ids), torch.tensor(positions), layout, torch.tensor(boundaries, dtype=torch.int32)
+    )
+
+
+def _branch_mask(prompt_length: int, branch_lengths: Sequence[int]) -> Tensor:
+    """Causal inside the prompt and each branch; every branch sees the prompt, no branch sees another."""
+    branch_of = torch.repeat_interleave(
+        torch.arange(len(branch_lengths) + 1), torch.tensor([prompt_length, *branch_lengths])
+    )
+    same_branch = branch_of[:, None] == branch_of[None, :]
+    key_in_prompt = branch_of[None, :] == 0
+    return (same_branch | key_in_prompt).tril()
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    layout: PackedBatch | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """Attention as transformers calls it: query [1, heads, tokens, width] in, [1, tokens, heads, width] out.
+
+    With a `layout`, block-diagonal over its segments. Without one, the step of a batch that decodes with a cache: then the
+    explicit 4-D mask says what each row may see.
+    """
+    if softcap is not None or s_aux is not None:
+        raise FlanlabError(
+            f"{type(module).__name__} uses soft-capped or sink attention, which packed attention does not compute.",
+            mend="Use a model with plain softmax attention.",
+        )
+    if layout is None:
+        if attention_mask is None:
+            raise FlanlabError(
+                "Packed attention was called without a layout or a mask, so segments could not be kept apart.",
+                mend="Call the model through flanlab.models, or load it with another attention implementation.",
+            )
+        grouped = query.shape[1] != key.shape[1]
+        output = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=grouped
+        )
+        return output.transpose(1, 2), None
+    longest = max(length for _, length, _ in layout.segments)
+    if sliding_window is not None and longest > sliding_window:
+        raise FlanlabError(
+            f"An example of {longest} tokens is longer than the model's attention window of {sliding_window}.",
+            mend=f"Set the recipe's lengths so that prompt and target together stay within {sliding_window} tokens.",
+        )
+    output = query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and _all_causal(layout):
+        output[0] = _varlen_attention(query, key, value, layout, longest, scaling)
+        return output, None
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key = key.repeat_interleave(groups, dim=1)
+        value = value.repeat_interleave(groups, dim=1)
+    pieces = []
+    for start, length, mask in layout.segments:
+        span = slice(start, start + length)
+        pieces.append(
+            functional.scaled_dot_product_attention(
+                query[:, :, span],
+                key[:, :, span],
+                value[:, :, span],
+                attn_mask=mask,
+                dropout_p=dropout,
+                is_causal=mask is None,
+                scale=scaling,
+            )
+        )
+    return torch.cat(pieces, dim=2).transpose(1, 2), None
+
+
+def _all_causal(layout: PackedBatch) -> bool:
+    return all(mask is None for _, _, mask in layout.segments)
+
+
+def _varlen_attention(
+    query: Tensor, key: Tensor, value: Tensor, layout: PackedBatch, longest: int, scaling: float | None
+) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    result = varlen_attn(
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        layout.boundaries,
+        layout.boundaries,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(-1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    assert isinstance(result, Tensor)
+    return result
+
+
+AttentionInterface.register(ATTENTION_NAME, packed_attention)
+
+
+@torch.inference_mode()
+def check_isolation(model: PreTrainedModel) -> None:
+    """Refuse a model in which one packed segment or branch sees another.
+
+    Changes the tokens of one part and looks at the logits of the others: those that may not see it must stay as they
+    were, those that may see it must not.
+
+    Raises:
+        FlanlabError: the architecture does not hand the layout through to attention, or mixes tokens elsewhere.
+    """
+    was_training = model.training
+    model.eval()
+    first, second = list(range(5, 11)), list(range(12, 17))
+    branches = ([20, 21], [22, 23, 24])
+    base = _logits(model, [(first, []), (second, branches)])
+    other_segment = _logits(model, [(first[::-1], []), (second, branches)])
+    other_branch = _logits(model, [(first, []), (second, ([21, 20], branches[1]))])
+    other_prompt = _logits(model, [(first, []), (second[::-1], branches)])
+    model.train(was_training)
+    in_second, in_last_branch = slice(len(first), None), slice(len(first) + len(second) + 2, None)
+    isolated = torch.allclose(base[in_second], other_segment[in_second], rtol=0, atol=1e-4) and torch.allclose(
+        base[in_last_branch], other_branch[in_last_branch], rtol=0, atol=1e-4
+    )
+    reads_prompt = not torch.allclose(base[in_last_branch], other_prompt[in_last_branch], rtol=0, atol=1e-6)
+    if not (isolated and reads_prompt):
+        raise FlanlabError(
+            f"{type(model).__name__} cannot keep packed sequences apart: a change in one changes the other.",
+            mend="Use a model whose attention goes through transformers' attention interface (Llama, Qwen, Mistral, ...).",
+        )
+
+
+def _logits(model: PreTrainedModel, segments: Sequence[tuple[list[int], Sequence[list[int]]]]) -> Tensor:
+    return packed_logits(model, pack_segments(segments).to(model.device)).float()
+
+
+def packed_logits(model: nn.Module, batch: PackedBatch, positions: Tensor | None = None) -> Tensor:
+    """Logits [positions, vocabulary] at the given token positions (all of them, where None).
+
+    Only these rows go through the output layer: there is never a [tokens, vocabulary] tensor for tokens nobody asks about.
+    """
+    return packed_forward(model, batch, positions, use_cache=False)[0]
+
+
+def packed_forward(
+    model: nn.Module, batch: PackedBatch, positions: Tensor | None, *, use_cache: bool
+) -> tuple[Tensor, Any]:
+    """As `packed_logits`; with `use_cache`, also the keys and values of every token as transformers caches them."""
+    output = model(
+        input_ids=batch.input_ids[None],
+        position_ids=batch.position_ids[None],
+        layout=batch,
+        use_cache=use_cache,
+        logits_to_keep=0 if positions is None else positions,
+    )
+    return output.logits[0], output.past_key_values if use_cache else None

@@ -1,0 +1,198 @@
+"""Rank classification and greedy generation from one pass over each prompt.
+
+All options of a question hang as branches on its prompt (see packed_attention), so the prompt is computed once; greedy
+generation goes on from the same keys and values. Questions lie flat beside each other, so nothing is padded, and only the
+positions that predict an answer token go through the output layer:
+
+    tokens     p p p p | a0 a1 </s> | b0 </s>
+    predicts   . . . a0b0  a1 </s>  .  </s>  .      <- logits are computed under the named positions alone
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from flanlab.models.packed_attention import PackedBatch, pack_segments, packed_forward
+
+_LOGIT_ROWS_PER_BATCH = 768
+"""Bounds the memory of logits: rows x vocabulary x 4 bytes, 150 MB at a vocabulary of 49,152."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of the model: options to be scored, tokens to be generated, or both."""
+
+    prompt: list[int]
+    options: list[list[int]]
+    """Token ids of each option, ending with the end token; may be empty."""
+    max_new_tokens: int = 0
+    """Longest generated answer, the end token included; 0 generates nothing."""
+    stop_tokens: frozenset[int] = frozenset()
+    """Tokens that end a generated answer; they are not part of it."""
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + sum(len(option) for option in self.options)
+
+    @property
+    def logit_rows(self) -> int:
+        return 1 + sum(len(option) - 1 for option in self.options)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model made of a question."""
+
+    scores: list[float]
+    """Log-probability of each option with its end token, summed over its tokens."""
+    scores_without_end: list[float]
+    """The same without the end token."""
+    generated: list[int]
+    """Tokens generated greedily, the stop token left out."""
+
+
+def answer_questions(
+    model: PreTrainedModel, questions: Sequence[Question], token_budget: int = 4096
+) -> Iterator[tuple[int, Answer]]:
+    """Answer questions in batches of up to `token_budget` tokens, longest first; yields (position, answer).
+
+    The answers do not depend on the batching beyond rounding: every question is computed on its own tokens alone.
+    """
+    for batch in _batches(questions, token_budget):
+        answers = _answer_batch(model, [questions[position] for position in batch])
+        yield from zip(batch, answers, strict=True)
+
+
+def _batches(questions: Sequence[Question], token_budget: int) -> Iterator[list[int]]:
+    batch: list[int] = []
+    tokens = rows = 0
+    for position in sorted(range(len(questions)), key=lambda position: -questions[position].length):
+        question = questions[position]
+        full = tokens + question.length > token_budget or rows + question.logit_rows > _LOGIT_ROWS_PER_BATCH
+        if batch and full:
+            yield batch
+            batch, tokens, rows = [], 0, 0
+        batch.append(position)
+        tokens += question.length
+        rows += question.logit_rows
+    if batch:
+        yield batch
+
+
+@torch.inference_mode()
+def _answer_batch(model: PreTrainedModel, questions: Sequence[Question]) -> list[Answer]:
+    packed = pack_segments([(question.prompt, question.options) for question in questions]).to(model.device)
+    positions, targets, spans = _answer_positions(packed, questions)
+    generates = any(question.max_new_tokens for question in questions)
+    logits, cache = packed_forward(model, packed, positions, use_cache=generates)
+    logits = logits.float()
+    normalizer = logits.logsumexp(dim=-1)
+    # Row r of the logits is asked for the tokens targets[r]: several where the options part, right after the prompt.
+    rows = torch.tensor([row for row, _ in targets], dtype=torch.long, device=logits.device)
+    tokens = torch.tensor([token for _, token in targets], dtype=torch.long, device=logits.device)
+    token_scores = (logits[rows, tokens] - normalizer[rows]).double().cpu()
+    generated: list[list[int]] = [[] for _ in questions]
+    if generates:
+        last_of_prompt = torch.tensor([first for first, _ in spans], device=logits.device)
+        generated = _generate(model, cache, packed, questions, logits[last_of_prompt].argmax(dim=-1))
+    answers = []
+    for (_, option_spans), tokens_generated in zip(spans, generated, strict=True):
+        scores = [float(token_scores[start:stop].sum()) for start, stop in option_spans]
+        without_end = [float(token_scores[start : stop - 1].sum()) for start, stop in option_spans]
+        answers.append(Answer(scores, without_end, tokens_generated))
+    return answers
+
+
+def _answer_positions(
+    packed: PackedBatch, questions: Sequence[Question]
+) -> tuple[Tensor, list[tuple[int, int]], list[tuple[int, list[tuple[int, int]]]]]:
+    """Which token positions need logits, and which tokens each of them is asked for.
+
+    Returns:
+        positions: int64 [rows], token positions whose logits are needed.
+        targets: (row, token) for every option token, options one after the other.
+        spans: per question, the row that predicts the first answer token, and per option its range within targets.
+    """
+    positions: list[int] = []
+    targets: list[tuple[int, int]] = []
+    spans: list[tuple[int, list[tuple[int, int]]]] = []
+    for (start, _, _), question in zip(packed.segments, questions, strict=True):
+        first_row = len(positions)
+        positions.append(start + len(question.prompt) - 1)
+        token_position = start + len(question.prompt)
+        option_spans = []
+        for option in question.options:
+            begin = len(targets)
+            targets.append((first_row, option[0]))
+            for offset, token in enumerate(option[1:]):
+                targets.append((len(positions), token))
+                positions.append(token_position + offset)
+            token_position += len(option)
+            option_spans.append((begin, len(targets)))
+        spans.append((first_row, option_spans))
+    return torch.tensor(positions, device=packed.input_ids.device), targets, spans
+
+
+def _generate(
+    model: PreTrainedModel, cache: Any, packed: PackedBatch, questions: Sequence[Question], first: Tensor
+) -> list[list[int]]:
+    """Greedy decoding from the prompts' keys and values; `first` holds the first token of each answer, int64 [questions]."""
+    generated: list[list[int]] = [[] for _ in questions]
+    current = first.tolist()
+    alive = []
+    for number, question in enumerate(questions):
+        if question.max_new_tokens and current[number] not in question.stop_tokens:
+            generated[number].append(current[number])
+            if question.max_new_tokens > 1:
+                alive.append(number)
+    if not alive:
+        return generated
+    lengths = torch.tensor([len(questions[number].prompt) for number in alive], device=first.device)
+    starts = torch.tensor([packed.segments[number][0] for number in alive], device=first.device)
+    prompt_cache, visible = _gather_prompts(cache, starts, lengths)
+    step = 0
+    while alive:
+        tokens = torch.tensor([[generated[number][-1]] for number in alive], device=first.device)
+        visible = torch.cat([visible, visible.new_ones(len(alive), 1)], dim=1)
+        output = model(
+            input_ids=tokens,
+            position_ids=(lengths + step)[:, None],
+            attention_mask=visible[:, None, None, :],
+            past_key_values=prompt_cache,
+            use_cache=True,
+        )
+        step += 1
+        following = output.logits[:, -1].argmax(dim=-1).tolist()
+        keep = []
+        for place, number in enumerate(alive):
+            if following[place] in questions[number].stop_tokens:
+                continue
+            generated[number].append(following[place])
+            if len(generated[number]) < questions[number].max_new_tokens:
+                keep.append(place)
+        if len(keep) < len(alive):
+            alive = [alive[place] for place in keep]
+            chosen = torch.tensor(keep, dtype=torch.long, device=first.device)
+            lengths, visible = lengths[chosen], visible[chosen]
+            prompt_cache.batch_select_indices(chosen)
+    return generated
+
+
+def _gather_prompts(cache: Any, starts: Tensor, lengths: Tensor) -> tuple[DynamicCache, Tensor]:
+    """Lift the prompts out of a flat cache into a padded one; also what is no padding, bool [questions, longest]."""
+    offsets = torch.arange(int(lengths.max()), device=starts.device)
+    visible = offsets[None, :] < lengths[:, None]
+    index = torch.where(visible, starts[:, None] + offsets[None, :], 0)
+    prompts = DynamicCache()
+    for number, layer in enumerate(cache.layers):
+        # [1, heads, tokens, width] -> [questions, heads, longest prompt, width]
+        keys = layer.keys[0][:, index].transpose(0, 1).contiguous()
+        values = layer.values[0][:, index].transpose(0, 1).contiguous()
+        prompts.update(keys, values, number)
+    return prompts, visible

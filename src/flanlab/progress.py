@@ -1,0 +1,83 @@
+"""Progress of long work: a bar with time left on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_SECONDS_BETWEEN_LINES = 15.0
+
+console = Console(stderr=True, highlight=False)
+"""Where everything goes that is not a command's result."""
+
+
+def say(message: str) -> None:
+    """One line for the person who waits."""
+    console.print(message, markup=False, soft_wrap=True)
+
+
+class Meter:
+    """Progress of one piece of work; `advance` it, and give it notes such as the loss."""
+
+    def __init__(self, title: str, total: float, done: float = 0) -> None:
+        self._title, self._total, self._done, self._first = title, total, done, done
+        self._start = self._last_line = time.monotonic()
+        self._bar: Progress | None = None
+        self._bar_task: TaskID | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(elapsed_when_finished=False),
+                TextColumn("{task.fields[notes]}"),
+                console=console,
+            )
+            self._bar_task = self._bar.add_task(title, total=total, completed=done, notes="")
+
+    def __enter__(self) -> Meter:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, amount: float = 1, notes: str = "") -> None:
+        """Count `amount` more as done."""
+        self._done += amount
+        if self._bar is not None and self._bar_task is not None:
+            self._bar.update(self._bar_task, completed=self._done, notes=notes)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= _SECONDS_BETWEEN_LINES or self._done >= self._total:
+            self._last_line = now
+            spent = now - self._start
+            worked = self._done - self._first
+            left = spent / worked * (self._total - self._done) if worked else float("nan")
+            say(f"{self._title}: {self._done:.0f}/{self._total:.0f}, {clock(left)} left {notes}".rstrip())
+
+
+@contextmanager
+def meter(title: str, total: float, done: float = 0) -> Iterator[Meter]:
+    """A Meter for the length of a block."""
+    with Meter(title, total, done) as running:
+        yield running
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a person reads them: 45 s, 3 min, 1 h 20 min."""
+    if seconds != seconds:
+        return "?"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,52 @@
+"""The twelve task clusters of FLAN (Wei et al. 2022, Figure 3) and which of them say too much about each other."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Cluster(StrEnum):
+    """A group of data sets of one task type."""
+
+    NATURAL_LANGUAGE_INFERENCE = "natural_language_inference"
+    COMMONSENSE = "commonsense"
+    SENTIMENT = "sentiment"
+    PARAPHRASE = "paraphrase"
+    CLOSED_BOOK_QA = "closed_book_qa"
+    STRUCT_TO_TEXT = "struct_to_text"
+    READING_COMPREHENSION = "reading_comprehension"
+    READING_COMPREHENSION_WITH_COMMONSENSE = "reading_comprehension_with_commonsense"
+    COREFERENCE = "coreference"
+    MISCELLANEOUS = "miscellaneous"
+    TRANSLATION = "translation"
+    SUMMARIZATION = "summarization"
+
+    @property
+    def title(self) -> str:
+        """The name as a person would write it."""
+        return {
+            Cluster.CLOSED_BOOK_QA: "closed-book QA",
+            Cluster.STRUCT_TO_TEXT: "struct-to-text",
+        }.get(self, self.value.replace("_", " "))
+
+
+def related_clusters(cluster: Cluster) -> frozenset[Cluster]:
+    """Clusters that must not be trained on when `cluster` is evaluated, the cluster itself included.
+
+    Beside the cluster itself these are the paper's two exceptions (section 2.2): inference and paraphrase exclude each
+    other, and reading comprehension with commonsense excludes, and is excluded by, both its parents.
+    """
+    related = {cluster}
+    for first, second in _EXCLUDE_EACH_OTHER:
+        if cluster == first:
+            related.add(second)
+        if cluster == second:
+            related.add(first)
+    return frozenset(related)
+
+
+_EXCLUDE_EACH_OTHER = (
+    (Cluster.NATURAL_LANGUAGE_INFERENCE, Cluster.PARAPHRASE),
+    (Cluster.READING_COMPREHENSION_WITH_COMMONSENSE, Cluster.READING_COMPREHENSION),
+    (Cluster.READING_COMPREHENSION_WITH_COMMONSENSE, Cluster.COMMONSENSE),
+)

@@ -1,0 +1,134 @@
+"""The hold-out: one object that says which tasks train, which test, and whether a result is honest zero-shot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from flanlab.errors import FlanlabError
+from flanlab.tasks.clusters import Cluster, related_clusters
+from flanlab.tasks.schema import Task
+
+OverlapPolicy = Literal["error", "remove", "allow"]
+
+
+@dataclass(frozen=True)
+class HoldOut:
+    """Clusters kept out of training so that they can be evaluated zero-shot.
+
+    A task is unseen only if no task of any cluster it belongs to was trained on (section 2.2), with the paper's two
+    exceptions (`related_clusters`). On top of that, tasks that share a source with a held-out task (`derived_from`) are
+    treated by the overlap policy: `error` refuses to go on, `remove` leaves them out, `allow` trains on them and says so.
+    """
+
+    clusters: tuple[Cluster, ...]
+    overlap: OverlapPolicy = "error"
+
+    def excluded_clusters(self) -> frozenset[Cluster]:
+        """The held-out clusters and those that say too much about them."""
+        return frozenset(related for cluster in self.clusters for related in related_clusters(cluster))
+
+    def split(self, tasks: Sequence[Task], *, named: Iterable[str] = ()) -> HoldOutSplit:
+        """Divide tasks into those that train and those that test.
+
+        `named` are training tasks the user asked for one by one: those fall under the overlap policy too, where
+        everything else in an excluded cluster is simply left out.
+
+        Raises:
+            FlanlabError: under the policy `error`, when a training task overlaps with a held-out one.
+        """
+        excluded_clusters = self.excluded_clusters()
+        test = [task for task in tasks if set(task.clusters) & set(self.clusters)]
+        ancestors = lineage(tasks)
+        train: list[Task] = []
+        left_out: dict[str, str] = {}
+        conflicts: dict[str, str] = {}
+        allowed: dict[str, str] = {}
+        asked_for = set(named)
+        for task in tasks:
+            shared_clusters = sorted(set(task.clusters) & excluded_clusters)
+            if shared_clusters:
+                reason = self._cluster_reason(task, shared_clusters)
+                if task.name in asked_for:
+                    conflicts[task.name] = reason
+                else:
+                    left_out[task.name] = reason
+                continue
+            overlaps = {
+                other.name: shared
+                for other in test
+                if (shared := ancestors[task.name] & ancestors[other.name])
+            }
+            if overlaps:
+                conflicts[task.name] = "; ".join(
+                    f"shares {', '.join(sorted(shared))} with the held-out {name}" for name, shared in sorted(overlaps.items())
+                )
+            else:
+                train.append(task)
+        if conflicts and self.overlap == "error":
+            raise FlanlabError(
+                "Training tasks overlap with what is held out:\n"
+                + "\n".join(f"  {name}: {reason}" for name, reason in sorted(conflicts.items())),
+                mend="Set `hold_out.overlap: remove` in the recipe to leave them out, or `allow` to train on them all the same.",
+            )
+        if self.overlap == "allow":
+            train = [task for task in tasks if task in train or task.name in conflicts]
+            allowed = conflicts
+        else:
+            left_out |= conflicts
+        return HoldOutSplit(self, tuple(train), tuple(test), left_out, allowed)
+
+    def _cluster_reason(self, task: Task, shared_clusters: Sequence[str]) -> str:
+        if set(task.clusters) & set(self.clusters):
+            return "held out"
+        return f"its cluster {shared_clusters[0]} is too close to what is held out"
+
+
+@dataclass(frozen=True)
+class HoldOutSplit:
+    """What a hold-out makes of a set of tasks."""
+
+    hold_out: HoldOut
+    train: tuple[Task, ...]
+    test: tuple[Task, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Tasks that do not train: name to reason."""
+    allowed: Mapping[str, str] = field(default_factory=dict)
+    """Overlapping tasks that train by the user's wish: name to reason."""
+
+
+def lineage(tasks: Iterable[Task]) -> dict[str, frozenset[str]]:
+    """For each task its own name and every data set it goes back to, through any number of steps."""
+    parents = {task.name: set(task.derived_from) for task in tasks}
+
+    def ancestors(name: str, known: frozenset[str]) -> frozenset[str]:
+        known |= {name}
+        for parent in parents.get(name, ()):
+            if parent not in known:
+                known |= ancestors(parent, known)
+        return known
+
+    return {name: ancestors(name, frozenset()) for name in parents}
+
+
+def seen_reason(task: Task, stamp: Mapping[str, Any]) -> str | None:
+    """Why a model with this stamp has seen `task` (it, its cluster, a related one, or a shared source), or None.
+
+    Args:
+        task: what is to be evaluated.
+        stamp: content of the model's `flanlab.json`; its `tasks` maps each training task to its clusters and lineage.
+    """
+    trained: Mapping[str, Any] = stamp["tasks"]
+    if task.name in trained:
+        return "the model was trained on it"
+    too_close = {related for cluster in task.clusters for related in related_clusters(cluster)}
+    own_lineage = {task.name, *task.derived_from}
+    for name, facts in sorted(trained.items()):
+        shared = sorted(too_close & {Cluster(value) for value in facts["clusters"]})
+        if shared:
+            return f"the model was trained on {name}, of the cluster {shared[0]}"
+        sources = own_lineage & set(facts["lineage"])
+        if sources:
+            return f"the model was trained on {name}, which shares {', '.join(sorted(sources))} with it"
+    return None

@@ -1,0 +1,89 @@
+"""Finding and reading task files: the library, the sampler, and folders of the user's own. None is privileged."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+
+from flanlab.errors import FlanlabError
+from flanlab.tasks.clusters import Cluster
+from flanlab.tasks.schema import Task
+from flanlab.yaml_files import read_yaml_model
+
+BUILT_IN_COLLECTIONS = ("library", "sampler")
+
+
+def load_task(path: Path) -> Task:
+    """Read one task file.
+
+    Raises:
+        FlanlabError: names file, line and field of each fault.
+    """
+    task = read_yaml_model(path, Task, "task")
+    if task.name != path.stem:
+        raise FlanlabError(
+            f"{path}, line 1: the task is called `{task.name}`, but its file `{path.name}`.",
+            mend=f"Rename the file to {task.name}.yaml, or the task to {path.stem}.",
+        )
+    task._path = path
+    return task
+
+
+def load_collection(collection: str | Path) -> list[Task]:
+    """Every task of the `library`, of the `sampler`, or of a folder (searched in depth), in order of name.
+
+    Raises:
+        FlanlabError: no such folder, no task files in it, a faulty file, or one name used twice.
+    """
+    if collection in BUILT_IN_COLLECTIONS:
+        folder = Path(str(resources.files("flanlab.tasks"))) / str(collection)
+    else:
+        folder = Path(collection)
+    if not folder.is_dir():
+        raise FlanlabError(
+            f"There is no folder of tasks at {folder}.",
+            mend=f"Name a folder with task files, or one of: {', '.join(BUILT_IN_COLLECTIONS)}.",
+        )
+    paths = sorted(path for pattern in ("*.yaml", "*.yml") for path in folder.rglob(pattern))
+    if not paths:
+        raise FlanlabError(f"{folder}: holds no task file (*.yaml).", mend="See docs/add-a-task.md for the format.")
+    return _sorted_unique(load_task(path) for path in paths)
+
+
+def load_collections(collections: Sequence[str | Path]) -> list[Task]:
+    """The tasks of several collections together; a name may occur once."""
+    return _sorted_unique(task for collection in collections for task in load_collection(collection))
+
+
+def _sorted_unique(tasks: Iterable[Task]) -> list[Task]:
+    by_name: dict[str, Task] = {}
+    for task in tasks:
+        if task.name in by_name:
+            raise FlanlabError(
+                f"{task.path}: a task called `{task.name}` exists already, in {by_name[task.name].path}.",
+                mend="Give one of the two another name.",
+            )
+        by_name[task.name] = task
+    return [by_name[name] for name in sorted(by_name)]
+
+
+def select_tasks(tasks: Sequence[Task], names: Iterable[str]) -> list[Task]:
+    """The tasks named, where a name is a task's or a cluster's.
+
+    Raises:
+        FlanlabError: a name that is neither; near matches are offered.
+    """
+    chosen: set[str] = set()
+    known_clusters = {cluster.value for cluster in Cluster}
+    for name in names:
+        found = {task.name for task in tasks if task.name == name or name in task.clusters}
+        if not found and name not in known_clusters:
+            near = difflib.get_close_matches(name, [*(task.name for task in tasks), *known_clusters], n=3)
+            hint = f"Did you mean {' or '.join(near)}?" if near else "`flan tasks list` shows what there is."
+            raise FlanlabError(f"There is no task or cluster called `{name}`.", mend=hint)
+        if not found:
+            raise FlanlabError(f"The cluster `{name}` holds no task here.", mend="`flan tasks list` shows what there is.")
+        chosen |= found
+    return [task for task in tasks if task.name in chosen]

@@ -1,0 +1,216 @@
+"""The task file: one data set with its templates, as pydantic models. Their JSON Schema is published for editors."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, field_validator, model_validator
+
+from flanlab.errors import FlanlabError
+from flanlab.tasks.clusters import Cluster
+from flanlab.tasks.templating import check_syntax, variables_in
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+Split = Literal["train", "dev", "test"]
+Metric = Literal["accuracy", "exact_match", "f1", "rouge", "bleu"]
+Options = list[str] | str
+"""A list of answers, or one expression that gives a list for each row."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Strict):
+    """Where rows come from: the Hugging Face Hub (or a mirror folder of it), or files beside the task file."""
+
+    hub: str | None = Field(None, description="Hub id of the data set, such as nyu-mll/glue.")
+    config: str | None = Field(None, description="Configuration (subset) of the Hub data set.")
+    revision: str | None = Field(None, description="Commit of the Hub data set.")
+    files: dict[str, str] | str | None = Field(
+        None, description="JSONL, CSV or Parquet: one file (read as the split `all`), or split names with their files."
+    )
+    splits: dict[Split, str] = Field(
+        default_factory=dict, description="train, dev and test in Hugging Face slicing syntax, e.g. train[:-200]."
+    )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Source:
+        if (self.hub is None) == (self.files is None):
+            raise ValueError("give either `hub` or `files`, one of the two")
+        if self.files is not None and (self.config or self.revision):
+            raise ValueError("`config` and `revision` belong to a `hub` source")
+        if self.hub is not None and not self.splits:
+            raise ValueError("a `hub` source needs `splits`, such as {train: train, test: validation}")
+        if isinstance(self.files, str) and not self.splits:
+            raise ValueError('a single file needs `splits`, such as {train: "all[:80%]", test: "all[80%:]"}')
+        if isinstance(self.files, dict) and not self.splits and not set(self.files) <= {"train", "dev", "test"}:
+            raise ValueError("name the files train, dev and test, or say in `splits` which is which")
+        return self
+
+    def split_spec(self, split: Split) -> str | None:
+        """The slicing expression of a split, or None where the task has no such split."""
+        if self.splits:
+            return self.splits.get(split)
+        return split if isinstance(self.files, dict) and split in self.files else None
+
+
+class Template(_Strict):
+    """One natural-language instruction. It says nothing of OPTIONS: the renderer adds that block."""
+
+    prompt: str
+    target: str = "{{ answer }}"
+    direction: Literal["forward", "inverted"] = Field(
+        "forward", description="inverted: the answer stands in the prompt and an input is the target (section 2.1)."
+    )
+    options: list[str] | None = Field(
+        None, description="Other words for the task's options in this template: same number, same order."
+    )
+
+    @field_validator("prompt", "target")
+    @classmethod
+    def _valid_jinja(cls, value: str) -> str:
+        return _checked_jinja(value)
+
+    @property
+    def hash(self) -> str:
+        """Identity of the template's content: changes when any word of it does."""
+        return _digest(self.model_dump_json())
+
+
+class Task(_Strict):
+    """One data set with its templates."""
+
+    name: Name
+    cluster: Cluster | list[Cluster] = Field(description="The task type, or several where the data set belongs to several.")
+    description: str = ""
+    source: Source
+    licence: str
+    citation: str = ""
+    provenance: str = ""
+    derived_from: list[str] = Field(
+        default_factory=list, description="Data sets whose rows or texts this one reuses; the hold-out follows them."
+    )
+    filter: str | None = Field(None, description="Expression; rows for which it is false are left out.")
+    fields: dict[str, str] = Field(
+        default_factory=dict, description="What templates may use. Empty: every column under its own name."
+    )
+    options: Options | None = Field(None, description="Classification only: the possible answers.")
+    answer: str
+    references: str | None = Field(None, description="Generation only: expression giving every acceptable answer.")
+    metrics: list[Metric] = Field(min_length=1)
+    templates: list[Template] = Field(min_length=1)
+
+    _path: Path | None = PrivateAttr(None)
+
+    @field_validator("answer", "filter", "references")
+    @classmethod
+    def _valid_jinja(cls, value: str | None) -> str | None:
+        return None if value is None else _checked_jinja(value)
+
+    @field_validator("fields")
+    @classmethod
+    def _valid_fields(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, source in value.items():
+            if name in ("options", "answer", "references"):
+                raise ValueError(f"`{name}` is the name of something else in a task; call the field otherwise")
+            try:
+                check_syntax(source)
+            except FlanlabError as error:
+                raise ValueError(f"field {name}: {error.message}") from error
+        return value
+
+    @field_validator("options")
+    @classmethod
+    def _valid_options(cls, value: Options | None) -> Options | None:
+        if isinstance(value, list):
+            if len(value) < 2 or len(set(value)) != len(value):
+                raise ValueError("give at least two options, all different")
+            if any(not option.strip() for option in value):
+                raise ValueError("an option is empty")
+        elif value is not None:
+            _checked_jinja(value)
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Task:
+        if (self.options is None) != ("accuracy" not in self.metrics):
+            raise ValueError("`accuracy` is the metric of tasks with `options`, and of those alone")
+        if self.options is not None and self.references is not None:
+            raise ValueError("`references` belongs to generation tasks; classification has `options` and `answer`")
+        for number, template in enumerate(self.templates, start=1):
+            if template.options is not None and (
+                not isinstance(self.options, list) or len(template.options) != len(self.options)
+            ):
+                raise ValueError(f"template {number}: its options must match the task's fixed list in number")
+            self._check_names(number, template)
+        return self
+
+    def _check_names(self, number: int, template: Template) -> None:
+        if not self.fields:
+            return
+        known = set(self.fields) | ({"options"} if self.options is not None else set())
+        for part, source in (("prompt", template.prompt), ("target", template.target)):
+            allowed = known | ({"answer"} if part == "target" or template.direction == "inverted" else set())
+            unknown = variables_in(source) - allowed - _JINJA_GLOBALS
+            if unknown == {"answer"}:
+                raise ValueError(f"template {number}: a forward prompt may not contain the answer")
+            if unknown:
+                raise ValueError(
+                    f"template {number}: {part} uses {', '.join(sorted(unknown))}, which is no field"
+                    f" (fields: {', '.join(self.fields)})"
+                )
+
+    @property
+    def clusters(self) -> tuple[Cluster, ...]:
+        return tuple(self.cluster) if isinstance(self.cluster, list) else (self.cluster,)
+
+    @property
+    def path(self) -> Path | None:
+        """The file the task was read from."""
+        return self._path
+
+    @property
+    def is_classification(self) -> bool:
+        return self.options is not None
+
+    @property
+    def hash(self) -> str:
+        """Identity of everything in the file that shapes examples."""
+        return _digest(self.model_dump_json())
+
+    def forward_templates(self) -> list[int]:
+        """Numbers (from 1) of the templates that ask for the answer; only these are evaluated."""
+        return [n for n, template in enumerate(self.templates, start=1) if template.direction == "forward"]
+
+
+_JINJA_GLOBALS = frozenset({"range", "dict", "lipsum", "cycler", "joiner", "namespace"})
+
+
+def _checked_jinja(value: str) -> str:
+    try:
+        check_syntax(value)
+    except FlanlabError as error:
+        raise ValueError(error.message) from error
+    if not value.strip():
+        raise ValueError("is empty")
+    return value
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def json_schema() -> Mapping[str, Any]:
+    """The JSON Schema of a task file, for editors and other programs."""
+    schema = Task.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "flanlab task", **schema}
+
+
+def explain_value_error(message: str) -> str:
+    """Pydantic's message without its prefix."""
+    return re.sub(r"^(Value error|Assertion failed), ", "", message)

@@ -1,0 +1,39 @@
+"""What a recipe may say about training."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TrainingSettings(BaseModel):
+    """Tuning settings; a step is a fixed number of examples, as many as make up `tokens_per_step` on average."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int = Field(gt=0, description="Optimizer steps.")
+    tokens_per_step: int = Field(8192, gt=0, description="Mean tokens of a step, prompts and targets (paper: 8,192).")
+    micro_batch_tokens: int = Field(1024, gt=0, description="Most tokens computed at once; bounds memory.")
+    method: Literal["full", "lora"] = "full"
+    lora_rank: int = Field(16, gt=0)
+    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    learning_rate: float = Field(gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="Shape of the decay after warm-up.")
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    gradient_clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    checkpoint_minutes: float = Field(10.0, gt=0, description="Time between checkpoints.")
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of a step (from 0): linear warm-up, then the schedule down to zero at the last step."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        shape = {
+            "constant": 1.0,
+            "linear": 1.0 - progress,
+            "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)),
+        }[self.schedule]
+        return self.learning_rate * shape
