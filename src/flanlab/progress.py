@@ -8,7 +8,15 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 _SECONDS_BETWEEN_LINES = 15.0
 
@@ -24,7 +32,7 @@ def say(message: str) -> None:
 class Meter:
     """Progress of one piece of work; `advance` it, and give it notes such as the loss."""
 
-    def __init__(self, title: str, total: float, done: float = 0) -> None:
+    def __init__(self, title: str, total: int, done: int = 0) -> None:
         self._title, self._total, self._done, self._first = title, total, done, done
         self._start = self._last_line = time.monotonic()
         self._bar: Progress | None = None
@@ -51,7 +59,7 @@ class Meter:
         if self._bar:
             self._bar.stop()
 
-    def advance(self, amount: float = 1, notes: str = "") -> None:
+    def advance(self, amount: int = 1, notes: str = "") -> None:
         """Count `amount` more as done."""
         self._done += amount
         if self._bar is not None and self._bar_task is not None:
@@ -63,11 +71,11 @@ class Meter:
             spent = now - self._start
             worked = self._done - self._first
             left = spent / worked * (self._total - self._done) if worked else float("nan")
-            say(f"{self._title}: {self._done:.0f}/{self._total:.0f}, {clock(left)} left {notes}".rstrip())
+            say(f"{self._title}: {self._done}/{self._total}, {clock(left)} left {notes}".rstrip())
 
 
 @contextmanager
-def meter(title: str, total: float, done: float = 0) -> Iterator[Meter]:
+def meter(title: str, total: int, done: int = 0) -> Iterator[Meter]:
     """A Meter for the length of a block."""
     with Meter(title, total, done) as running:
         yield running

@@ -15,7 +15,8 @@ def mix(
     recipe: RecipeFile,
     out: Annotated[Path | None, typer.Option(help="Write the examples here: a .parquet or .jsonl file.")] = None,
     examples: Annotated[
-        int | None, typer.Option(min=1, help="How many examples of the stream; all that the recipe trains on, by default.")
+        int | None,
+        typer.Option(min=1, help="How many examples of the stream; all that the recipe trains on, by default."),
     ] = None,
     mirror: Mirror = None,
     as_json: AsJson = False,
@@ -55,7 +56,10 @@ def _print_card(card: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console()
-    table = Table(title=f"Mixture: the first {card['measured_examples']:,} of {card['planned_examples']:,} examples", title_justify="left")
+    table = Table(
+        title=f"Mixture: the first {card['measured_examples']:,} of {card['planned_examples']:,} examples",
+        title_justify="left",
+    )
     for column in ("cluster", "task"):
         table.add_column(column)
     for column in ("rows", "share", "epochs", "examples", "tokens", "target tokens", "shortened", "dropped"):
@@ -77,9 +81,24 @@ def _print_card(card: dict[str, Any]) -> None:
                 dropped,
             )
         if len(members) > 1:
-            table.add_row("", "together", "", f"{totals['rate']:.1%}", "", f"{totals['examples']:,.0f}", f"{totals['tokens']:,.0f}", f"{totals['target_tokens']:,.0f}", "", "", style="dim")
+            table.add_row(
+                "",
+                "together",
+                "",
+                f"{totals['rate']:.1%}",
+                "",
+                f"{totals['examples']:,.0f}",
+                f"{totals['tokens']:,.0f}",
+                f"{totals['target_tokens']:,.0f}",
+                "",
+                "",
+                style="dim",
+            )
         table.add_section()
     console.print(table)
-    console.print(f"{card['tokens']:,} tokens, of which {card['target_tokens']:,} are targets; {card['shortened']} shortened, {card['dropped']} dropped")
+    console.print(
+        f"{card['tokens']:,} tokens, of which {card['target_tokens']:,} are targets;"
+        f" {card['shortened']} shortened, {card['dropped']} dropped"
+    )
     for name, reason in card["left_out"].items():
         console.print(f"left out: {name} ({reason})")

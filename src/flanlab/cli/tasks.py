@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Annotated, Any
 
@@ -34,14 +35,19 @@ def list_tasks(
     from rich.table import Table
 
     table = Table()
-    for column in ("cluster", "task", "templates", "metrics", "licence"):
-        table.add_column(column, justify="right" if column == "templates" else "left")
+    table.add_column("cluster", no_wrap=True)
+    table.add_column("task", no_wrap=True)
+    table.add_column("templates", justify="right", no_wrap=True)
+    table.add_column("metrics", no_wrap=True)
     last = ""
     for task in sorted(found, key=lambda task: (task.clusters[0], task.name)):
-        title = task.clusters[0].title
+        title = task.clusters[0].label
         forward = len(task.forward_templates())
         table.add_row(
-            title if title != last else "", task.name, f"{forward} + {len(task.templates) - forward}", ", ".join(task.metrics), task.licence
+            title if title != last else "",
+            task.name,
+            f"{forward} + {len(task.templates) - forward}",
+            ", ".join(task.metrics),
         )
         last = title
     table.caption = "templates: forward + inverted"
@@ -69,7 +75,7 @@ def show_task(
 
     (task,) = _one(name, tasks)
     console = Console()
-    console.print(f"[bold]{task.name}[/bold]  {', '.join(cluster.title for cluster in task.clusters)}")
+    console.print(f"[bold]{task.name}[/bold]  {', '.join(cluster.label for cluster in task.clusters)}")
     for label, value in (
         ("about", task.description),
         ("from", task.source.hub or "files beside the task file"),
@@ -79,10 +85,12 @@ def show_task(
         ("metrics", ", ".join(task.metrics)),
         ("file", str(task.path)),
     ):
-        console.print(f"  [dim]{label:13}[/dim]{escape(value)}")
+        console.print(f"  [dim]{label:13}[/dim]{escape(value)}", soft_wrap=True)
     rows = load_rows(task, _split(split), mirror)
     if row >= len(rows):
-        raise FlanlabError(f"{task.name}: the {split} split has rows 0 to {len(rows) - 1}, not {row}.", mend="Ask for one of those.")
+        raise FlanlabError(
+            f"{task.name}: the {split} split has rows 0 to {len(rows) - 1}, not {row}.", mend="Ask for one of those."
+        )
     prepared = prepare_row(task, rows[row], row)
     count = option_count(task, prepared)
     for number, template in enumerate(task.templates, start=1):
@@ -128,7 +136,7 @@ def lint_tasks(
             reports.append({"task": task.name, "checked": False, "reason": unreachable})
             continue
         report = lint_task(task, rows_by_split, encoder, rows_per_split=rows)
-        reports.append({"task": task.name, "checked": True, **report.as_dict()})
+        reports.append({"task": task.name, "checked": True, **dataclasses.asdict(report)})
         errors += sum(finding.level == "error" for finding in report.findings)
         if not as_json:
             _print_lint(task, report)
@@ -137,7 +145,8 @@ def lint_tasks(
     else:
         checked = [report for report in reports if report["checked"]]
         warnings = sum(finding["level"] == "warning" for report in checked for finding in report["findings"])
-        typer.echo(f"{len(checked)} tasks checked: {errors} errors, {warnings} warnings; {len(reports) - len(checked)} not within reach")
+        out_of_reach = len(reports) - len(checked)
+        typer.echo(f"{len(checked)} tasks checked: {errors} errors, {warnings} warnings; {out_of_reach} not within reach")
     if errors:
         raise typer.Exit(1)
 
@@ -176,7 +185,8 @@ def _one(name: str, collections: list[str] | None) -> list[Task]:
     found = select_tasks(_load(collections), [name])
     if len(found) != 1:
         raise FlanlabError(
-            f"`{name}` is a cluster of {len(found)} tasks.", mend=f"Name one of them: {', '.join(task.name for task in found)}."
+            f"`{name}` is a cluster of {len(found)} tasks.",
+            mend=f"Name one of them: {', '.join(task.name for task in found)}.",
         )
     return found
 
@@ -199,5 +209,3 @@ def _facts(task: Task) -> dict[str, Any]:
         "templates": len(task.templates),
         "forward_templates": task.forward_templates(),
     }
-
-

@@ -16,8 +16,12 @@ from transformers import PreTrainedTokenizerBase
 from flanlab.errors import FlanlabError
 
 PromptStyle = Literal["instruction", "chat"]
-ANSWER_SEPARATOR = "\n\n"
-"""Stands between an instruction and its answer: a blank line, which no common tokenizer merges with the answer's first word."""
+ANSWER_SEPARATOR = "\n"
+"""Stands between an instruction and its answer.
+
+One line break, not two: GPT-2's way of splitting text makes one token of "\\n\\n" at the end of a prompt and two before a
+word, so with a blank line the separator itself would become part of every answer.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class TextEncoder:
 
     @property
     def has_chat_template(self) -> bool:
+        """Whether the tokenizer says how a dialogue is written."""
         return bool(getattr(self.tokenizer, "chat_template", None))
 
     @property
@@ -69,7 +74,7 @@ class TextEncoder:
         boundary = _common_prefix_length(encoded)
         # The model needs one token at least to read before it answers.
         boundary = max(boundary, 1)
-        return EncodedQuestion(encoded[0][:boundary], [ids[boundary:] + [self.end] for ids in encoded[1:]])
+        return EncodedQuestion(encoded[0][:boundary], [[*ids[boundary:], self.end] for ids in encoded[1:]])
 
     def encode_pair(self, prompt: str, target: str) -> tuple[list[int], list[int]]:
         """Prompt and target of one training example; the target ends with the end token."""
@@ -84,7 +89,7 @@ class TextEncoder:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated tokens, special tokens left out."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def _context(self, prompt: str, style: PromptStyle) -> str:
         if style == "instruction":
@@ -100,8 +105,8 @@ class TextEncoder:
         return text
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
-        ids = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-        return ids  # type: ignore[no-any-return]
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        return ids
 
 
 def _common_prefix_length(sequences: Sequence[Sequence[int]]) -> int:

@@ -68,6 +68,7 @@ class EncodedExample:
 
     @property
     def length(self) -> int:
+        """Tokens of prompt and target together."""
         return len(self.prompt) + len(self.target)
 
 
@@ -95,9 +96,6 @@ class Mixture:
         self.row_counts = [min(len(rows[task.name]), settings.train_cap) for task in tasks]
         self.cycle_counts = examples_per_cycle(self.row_counts, settings.maximum, settings.temperature)
         self._bounds = np.cumsum(self.cycle_counts)
-        self._order_of_cycle = functools.lru_cache(maxsize=2)(self._order_of_cycle)  # type: ignore[method-assign]
-        self._order_of_rows = functools.lru_cache(maxsize=2 * len(tasks))(self._order_of_rows)  # type: ignore[method-assign]
-        self._capped_rows = functools.lru_cache(maxsize=len(tasks))(self._capped_rows)  # type: ignore[method-assign]
 
     @property
     def cycle_length(self) -> int:
@@ -106,9 +104,7 @@ class Mixture:
 
     def rates(self) -> dict[str, float]:
         """Share of each task among the examples."""
-        return {
-            task.name: count / self.cycle_length for task, count in zip(self.tasks, self.cycle_counts, strict=True)
-        }
+        return {task.name: count / self.cycle_length for task, count in zip(self.tasks, self.cycle_counts, strict=True)}
 
     def address(self, position: int) -> Address:
         """Task, row and epoch at a position of the stream."""
@@ -118,7 +114,7 @@ class Mixture:
         first = int(self._bounds[task]) - self.cycle_counts[task]
         draw = cycle * self.cycle_counts[task] + place - first
         epoch, turn = divmod(draw, self.row_counts[task])
-        return Address(task, int(self._order_of_rows(task, epoch)[turn]), epoch)
+        return Address(task, self._row_at(task, epoch, turn), epoch)
 
     def example(self, position: int, encoder: TextEncoder) -> EncodedExample | Dropped:
         """The example at a position, rendered and encoded, or why it is left out."""
@@ -130,9 +126,7 @@ class Mixture:
         row = prepare_row(task, self._rows[task.name][address.row], address.row)
         count = option_count(task, row)
         order = option_order(self.settings.options, count, (*key, address.epoch)) if count else None
-        return encode_within(
-            task, template, row, order, encoder, self.settings.prompt_tokens, self.settings.target_tokens
-        )
+        return encode_within(task, template, row, order, encoder, self.settings.prompt_tokens, self.settings.target_tokens)
 
     def mean_length(self, encoder: TextEncoder, sample: int = 1_000) -> float:
         """Mean tokens of the examples at the head of the stream, prompt and target together."""
@@ -155,16 +149,17 @@ class Mixture:
         ]
 
     def _order_of_cycle(self, cycle: int) -> NDArray[np.int64]:
-        return permutation(self.cycle_length, (self.seed, "cycle", cycle))
+        return _remembered_permutation(self.cycle_length, (self.seed, "cycle", cycle))
 
-    def _order_of_rows(self, task: int, epoch: int) -> NDArray[np.int64]:
-        rows = self._capped_rows(task)
-        return rows[permutation(len(rows), (self.seed, self.tasks[task].name, "rows", epoch))]
+    def _row_at(self, task: int, epoch: int, turn: int) -> int:
+        name, count = self.tasks[task].name, self.row_counts[task]
+        place = _remembered_permutation(count, (self.seed, name, "rows", epoch))[turn]
+        # The cap takes a random sample, since many data sets are sorted by label.
+        return int(_remembered_permutation(len(self._rows[name]), (self.seed, name, "cap"))[place])
 
-    def _capped_rows(self, task: int) -> NDArray[np.int64]:
-        name = self.tasks[task].name
-        # A random sample, since many data sets are sorted by label; sorted again so that reading stays local.
-        return np.sort(permutation(len(self._rows[name]), (self.seed, name, "cap"))[: self.row_counts[task]])
+
+_remembered_permutation = functools.lru_cache(maxsize=512)(permutation)
+"""Neighbouring positions share their orders; forgetting one only costs time."""
 
 
 def examples_per_cycle(row_counts: Sequence[int], maximum: int, temperature: float) -> list[int]:

@@ -63,7 +63,7 @@ def describe_mixture(mixture: Mixture, encoder: TextEncoder, planned: int, bar: 
         if bar:
             bar.advance()
     rates = mixture.rates()
-    tasks = {}
+    tasks: dict[str, dict[str, Any]] = {}
     for task, rows in zip(mixture.tasks, mixture.row_counts, strict=True):
         count = counts[task.name]
         tasks[task.name] = {

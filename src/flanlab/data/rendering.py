@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flanlab.errors import FlanlabError
@@ -36,6 +36,13 @@ class PreparedRow:
     index: int
     columns: Mapping[str, Any]
     fields: Mapping[str, Any]
+    cut: Mapping[str, str] = field(default_factory=dict)
+    """Fields that a prompt shows without their end. Options, answer and target are always made from whole fields."""
+
+    @property
+    def shown(self) -> Mapping[str, Any]:
+        """The fields as a prompt shows them."""
+        return {**self.fields, **self.cut}
 
 
 def prepare_row(task: Task, row: Mapping[str, Any], index: int) -> PreparedRow:
@@ -52,9 +59,7 @@ def prepare_row(task: Task, row: Mapping[str, Any], index: int) -> PreparedRow:
     return PreparedRow(index, row, fields)
 
 
-def render(
-    task: Task, template_number: int, row: PreparedRow, option_order: Sequence[int] | None = None
-) -> Example:
+def render(task: Task, template_number: int, row: PreparedRow, option_order: Sequence[int] | None = None) -> Example:
     """Fill a template (numbered from 1) with a row.
 
     Args:
@@ -72,7 +77,7 @@ def render(
     variables = {**row.columns, **row.fields}
     options = _options(task, row.index, variables)
     if options:
-        variables["options"] = list(options)
+        variables["options"] = _OptionList(options)
     answer = _text(_evaluate(task, row.index, "answer", task.answer, variables))
     if options and answer not in options:
         raise FlanlabError(
@@ -83,11 +88,11 @@ def render(
         # Other words for the same answers: they correspond by position.
         answer = template.options[options.index(answer)]
         options = tuple(template.options)
-    visible = {**row.fields, "answer": answer}
+    beside_fields: dict[str, Any] = {"answer": answer}
     if options:
-        visible["options"] = list(options)
-    prompt = _text(_evaluate(task, row.index, f"{where}, prompt", template.prompt, visible))
-    target = _text(_evaluate(task, row.index, f"{where}, target", template.target, visible))
+        beside_fields["options"] = list(options)
+    prompt = _text(_evaluate(task, row.index, f"{where}, prompt", template.prompt, {**row.shown, **beside_fields}))
+    target = _text(_evaluate(task, row.index, f"{where}, target", template.target, {**row.fields, **beside_fields}))
     for part, text in (("prompt", prompt), ("target", target)):
         if not text:
             raise FlanlabError(
@@ -96,12 +101,25 @@ def render(
             )
     forward = template.direction == "forward"
     if forward and options:
+        if target not in options:
+            raise FlanlabError(
+                f"{task.path}, row {row.index}, {where}: the target {target!r} is none of the options {list(options)!r}.",
+                mend="Leave the template's `target` out, or give the template `options` in those words.",
+            )
         if option_order is not None:
             prompt += "\n\nOPTIONS:\n" + "\n".join(f"- {options[position]}" for position in option_order)
         return Example(
-            task.name, task.clusters[0], template_number, row.index, prompt, target, options, options.index(target), (target,)
+            task.name,
+            task.clusters[0],
+            template_number,
+            row.index,
+            prompt,
+            target,
+            options,
+            options.index(target),
+            (target,),
         )
-    references = (target,)
+    references: tuple[str, ...] = (target,)
     # A template with a target of its own (the other translation direction, an inverted one) has only that reference.
     if forward and task.references is not None and template.target == type(template).model_fields["target"].default:
         references = _references(task, row, variables | {"answer": answer}) or references
@@ -118,7 +136,7 @@ def shorten_longest_field(row: PreparedRow, characters: int) -> PreparedRow | No
 
     Instruction and OPTIONS stay whole: only an input of the task loses its end.
     """
-    texts = {name: value for name, value in row.fields.items() if isinstance(value, str)}
+    texts = {name: value.strip() for name, value in row.shown.items() if isinstance(value, str)}
     if not texts:
         return None
     longest = max(texts, key=lambda name: len(texts[name]))
@@ -126,11 +144,23 @@ def shorten_longest_field(row: PreparedRow, characters: int) -> PreparedRow | No
     if keep < _SHORTEST_FIELD:
         return None
     cut = texts[longest][:keep].rsplit(maxsplit=1)[0].rstrip()
-    return PreparedRow(row.index, row.columns, {**row.fields, longest: cut})
+    return replace(row, cut={**row.cut, longest: cut})
 
 
 _SHORTEST_FIELD = 40
 """Characters: an input cut to less than this says too little to stand for the row."""
+
+
+class _OptionList(list[str]):
+    """Options as expressions see them: a label of -1 ("no label") is an error, not the last option."""
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, int) and index < 0:
+            raise TemplatingError(
+                f"options[{index}] is no option: the row has no label",
+                mend='Leave rows without a label out, for example with `filter: "{{ label >= 0 }}"`.',
+            )
+        return super().__getitem__(index)
 
 
 def _options(task: Task, index: int, variables: Mapping[str, Any]) -> tuple[str, ...]:
@@ -142,7 +172,7 @@ def _options(task: Task, index: int, variables: Mapping[str, Any]) -> tuple[str,
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise FlanlabError(
             f"{task.path}, row {index}: `options` gives {values!r}, which is not a list.",
-            mend="Write one expression that gives a list, such as \"{{ choices }}\" or \"{{ [first, second] }}\".",
+            mend='Write one expression that gives a list, such as "{{ choices }}" or "{{ [first, second] }}".',
         )
     options = tuple(_text(value) for value in values)
     if len(options) < 2 or len(set(options)) != len(options) or not all(options):
@@ -158,6 +188,11 @@ def _references(task: Task, row: PreparedRow, variables: Mapping[str, Any]) -> t
     values = _evaluate(task, row.index, "references", task.references, variables)
     if isinstance(values, str):
         values = [values]
+    if values is None or not isinstance(values, Sequence):
+        raise FlanlabError(
+            f"{task.path}, row {row.index}: `references` gives {values!r}, which is not a list.",
+            mend='Write one expression that gives a list of texts, such as "{{ answers }}".',
+        )
     return tuple(dict.fromkeys(text for value in values if (text := _text(value))))
 
 

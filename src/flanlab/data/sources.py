@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +14,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 
 from flanlab.errors import FlanlabError
@@ -107,7 +108,8 @@ def _filtered(task: Task, rows: Rows) -> list[int]:
 
 
 def _read_local(task: Task, specification: str) -> tuple[pa.Table, str]:
-    assert task.path is not None and task.source.files is not None
+    assert task.path is not None
+    assert task.source.files is not None
     files = task.source.files if isinstance(task.source.files, dict) else {"all": task.source.files}
     folder = task.path.parent
     paths = {name: folder / file for name, file in files.items()}
@@ -118,7 +120,8 @@ def _read_mirror(task: Task, specification: str, mirror: Path) -> tuple[pa.Table
     assert task.source.hub is not None
     if not mirror.is_dir():
         raise MissingDataError(
-            f"There is no mirror folder at {mirror}.", mend=f"Correct --mirror or {MIRROR_VARIABLE}, or unset it to use the Hub."
+            f"There is no mirror folder at {mirror}.",
+            mend=f"Correct --mirror or {MIRROR_VARIABLE}, or unset it to use the Hub.",
         )
     folder = mirror / task.source.hub / (task.source.config or "default")
     if not folder.is_dir():
@@ -146,8 +149,14 @@ def _read_slices(task: Task, specification: str, paths: Mapping[str, Path]) -> t
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(tables):
         digest.update(paths[name].read_bytes())
-    parts = [tables[part.splitname].slice(part.from_, part.to - part.from_) for part in slices]
-    table = parts[0] if len(parts) == 1 else pa.concat_tables(parts, promote_options="default")
+    parts = [tables[part.splitname].slice(part.from_, max(part.to - part.from_, 0)) for part in slices]
+    try:
+        table = parts[0] if len(parts) == 1 else pa.concat_tables(parts, promote_options="default")
+    except pa.ArrowException as error:
+        raise FlanlabError(
+            f"{task.path}: source.splits: the parts of {specification!r} do not go together: {_one_line(error)}",
+            mend="Give a column the same type in every file.",
+        ) from error
     return table, digest.hexdigest()
 
 
@@ -163,11 +172,16 @@ def _read_file(path: Path) -> pa.Table:
     if not path.is_file():
         raise MissingDataError(f"{path}: there is no such file.", mend="Correct source.files in the task file.")
     try:
-        return reader(path)
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise FlanlabError(
-            f"{path}: {_one_line(error)}", mend="Every line must be complete and in UTF-8; check the row named."
-        ) from error
+        table = reader(path)
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise FlanlabError(f"{path}, line {line}: is not UTF-8.", mend="Save the file with UTF-8 encoding.") from error
+    except (pa.ArrowException, OSError) as error:
+        raise FlanlabError(f"{path}: {_one_line(error)}", mend="Mend what is named, or write the file anew.") from error
+    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if twice:
+        raise FlanlabError(f"{path}: the column {twice[0]} occurs twice.", mend="Rename or remove one of the two.")
+    return table
 
 
 def _read_parquet(path: Path) -> pa.Table:
@@ -176,25 +190,73 @@ def _read_parquet(path: Path) -> pa.Table:
 
 def _read_csv(path: Path) -> pa.Table:
     parse = pa.csv.ParseOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ",", newlines_in_values=True)
-    # Text such as "None" or "NA" is an answer as good as another; only an empty cell is a missing value.
-    convert = pa.csv.ConvertOptions(null_values=[""], strings_can_be_null=True)
-    return pa.csv.read_csv(path, parse_options=parse, convert_options=convert)
+    content = path.read_bytes()
+    content.decode("utf-8")
+
+    def read(types: Mapping[str, pa.DataType]) -> pa.Table:
+        # Text such as "None" or "NA" is an answer as good as another; only an empty cell is a missing value.
+        convert = pa.csv.ConvertOptions(null_values=[""], strings_can_be_null=True, column_types=types)
+        return pa.csv.read_csv(pa.py_buffer(content), parse_options=parse, convert_options=convert)
+
+    table = read({})
+    # Numbers are numbers, all else is text: "true" or "10:30" must not change because the whole column looks like that.
+    texts = {column.name: pa.string() for column in table.schema if not _is_number(column.type)}
+    return read(texts) if texts else table
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def _read_json_lines(path: Path) -> pa.Table:
-    text = path.read_bytes()
-    text.decode("utf-8")
-    # Dates stay text: a column must not change its type because every value happens to look like a time.
-    return pa.json.read_json(pa.py_buffer(text), read_options=pa.json.ReadOptions(block_size=max(len(text), 1 << 20)))
+    """Read by Python's own parser: pyarrow's turns texts that look like dates into times, and dies of a line `null`."""
+    rows: list[tuple[int, dict[str, Any]]] = []
+    for number, line in enumerate(path.read_bytes().decode("utf-8-sig").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise FlanlabError(
+                f"{path}, line {number}: not valid JSON: {_one_line(error)}",
+                mend='Each line is one complete object in braces: {"column": value, ...}.',
+            ) from error
+        if not isinstance(row, dict):
+            raise FlanlabError(
+                f"{path}, line {number}: is not an object.",
+                mend='Each line is one complete object in braces: {"column": value, ...}.',
+            )
+        rows.append((number, row))
+    if not rows:
+        raise FlanlabError(f"{path}: holds no rows.", mend="Write one JSON object on each line.")
+    names = dict.fromkeys(name for _, row in rows for name in row)
+    return pa.table({name: _column(path, name, [(number, row.get(name)) for number, row in rows]) for name in names})
+
+
+def _column(path: Path, name: str, cells: Sequence[tuple[int, Any]]) -> pa.Array:
+    try:
+        return pa.array([value for _, value in cells])
+    except (pa.ArrowException, ValueError, OverflowError, TypeError) as error:
+        first = bisect.bisect_left(range(1, len(cells)), True, key=lambda count: not _of_one_type(cells[:count]))
+        raise FlanlabError(
+            f"{path}, line {cells[first][0]}: the column {name} holds {cells[first][1]!r} here: {_one_line(error)}",
+            mend="Give a column values of one type in all rows; a missing value is null.",
+        ) from error
+
+
+def _of_one_type(cells: Sequence[tuple[int, Any]]) -> bool:
+    try:
+        pa.array([value for _, value in cells])
+    except (pa.ArrowException, ValueError, OverflowError, TypeError):
+        return False
+    return True
 
 
 def _read_hub(task: Task, specification: str) -> tuple[pa.Table, str]:
     from datasets import load_dataset
 
     try:
-        dataset = load_dataset(
-            task.source.hub, task.source.config, split=specification, revision=task.source.revision
-        )
+        dataset = load_dataset(task.source.hub, task.source.config, split=specification, revision=task.source.revision)
     except Exception as error:  # the Hub's client raises many kinds, none of them ours to tell apart
         raise MissingDataError(
             f"{task.name}: {task.source.hub} could not be read from the Hugging Face Hub: {_one_line(error)}",
@@ -206,4 +268,3 @@ def _read_hub(task: Task, specification: str) -> tuple[pa.Table, str]:
 def _one_line(error: Exception, width: int = 300) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= width else text[: width - 1] + "…"
-

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rouge_score.rouge_scorer import RougeScorer
-from sacrebleu.metrics import BLEU
+from sacrebleu.metrics.bleu import BLEU
 
 Prediction = Mapping[str, Any]
 Floats = NDArray[np.float64]
@@ -88,7 +88,7 @@ def normalize_answer(text: str) -> str:
 
     SQuAD's rule drops every punctuation mark, which would make -32 equal to 32 and 1.5 to 15.
     """
-    text = re.sub(r"(?<![\w.])-(?=\d)|(?<=\d)[.](?=\d)", _protect, text.lower())
+    text = re.sub(r"(?<![\w.])-(?=[.]?\d)|(?<=\d)[.](?=\d)|(?<![\w.])[.](?=\d)", _protect, text.lower())
     text = "".join(character for character in text if character not in string.punctuation)
     text = re.sub(r"\b(a|an|the)\b", " ", text)
     return " ".join(text.split())
@@ -120,11 +120,12 @@ def _bleu_statistics(prediction: Prediction) -> Sequence[float]:
 
 
 def _bleu(sums: Floats, _: Floats) -> Floats:
-    flat = sums.reshape(-1, sums.shape[-1])
+    # Counts are whole numbers, and sacrebleu takes them as nothing else.
+    flat = sums.reshape(-1, sums.shape[-1]).round().astype(int).tolist()
     scores = [
         BLEU.compute_bleu(
-            correct=list(row[2 : 2 + _BLEU_ORDERS]),
-            total=list(row[2 + _BLEU_ORDERS :]),
+            correct=row[2 : 2 + _BLEU_ORDERS],
+            total=row[2 + _BLEU_ORDERS :],
             sys_len=row[0],
             ref_len=row[1],
             smooth_method="exp",
@@ -155,7 +156,10 @@ def metrics_for(names: Sequence[str], *, generated: bool, end_token: bool) -> li
                 found.append(Metric("valid_answers", "valid answers", _single(valid_answer), _mean))
             found.append(
                 Metric(
-                    "answer_probability", "probability of the right option", _single(lambda p: answer_probability(p, end_token)), _mean
+                    "answer_probability",
+                    "probability of the right option",
+                    _single(lambda p: answer_probability(p, end_token)),
+                    _mean,
                 )
             )
         elif name == "exact_match":

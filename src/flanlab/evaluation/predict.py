@@ -93,9 +93,7 @@ def plan_task(task: Task, rows: Rows, settings: EvaluationSettings, seed: int) -
     # Row after row takes the next `count` templates of a shuffled circle, so each template meets equally many rows.
     circle = [templates[int(place)] for place in permutation(len(templates), (seed, task.name, "templates"))]
     pairs = [
-        (row, circle[(number * count + offset) % len(circle)])
-        for number, row in enumerate(chosen)
-        for offset in range(count)
+        (row, circle[(number * count + offset) % len(circle)]) for number, row in enumerate(chosen) for offset in range(count)
     ]
     return EvaluationUnit(task, rows, pairs)
 
@@ -236,20 +234,18 @@ def _question(
             " and has no field left to shorten.",
             mend="Raise evaluation.prompt_tokens.",
         )
-    stop = {encoder.end}
-    if not any("\n" in reference for reference in example.references):
-        # The answer is one line, so a model that goes on after its first line has answered.
-        stop |= encoder.newline_tokens
+    stop = frozenset({encoder.end})
+    # Where the answer is one line, a model that goes on after its first line has answered.
+    one_line = not any("\n" in reference for reference in example.references)
+    line_breaks = encoder.newline_tokens if one_line else frozenset()
     if example.options:
         longest = max(len(option) for option in encoded.answers)
         new_tokens = longest + _EXTRA_TOKENS if settings.generate else 0
-        return Question(encoded.prompt, encoded.answers, new_tokens, frozenset(stop)), example, shortened
-    return Question(encoded.prompt, [], settings.new_tokens, frozenset(stop)), example, shortened
+        return Question(encoded.prompt, encoded.answers, new_tokens, stop, line_breaks), example, shortened
+    return Question(encoded.prompt, [], settings.new_tokens, stop, line_breaks), example, shortened
 
 
-def _ever_shorter(
-    task: Task, template: int, row: PreparedRow, order: Sequence[int] | None
-) -> Iterator[Example]:
+def _ever_shorter(task: Task, template: int, row: PreparedRow, order: Sequence[int] | None) -> Iterator[Example]:
     """The example, and then with ever more cut off its longest field."""
     current: PreparedRow | None = row
     while current is not None:

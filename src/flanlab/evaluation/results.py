@@ -15,7 +15,6 @@ from flanlab.evaluation.statistics import ScoreGrid, interval, make_draws, score
 from flanlab.tasks.schema import Task
 
 
-
 def task_results(
     task: Task, variants: Mapping[str, Path], settings: EvaluationSettings
 ) -> tuple[dict[str, Any], dict[str, dict[str, Floats]]]:
@@ -62,7 +61,9 @@ def average_results(
 ) -> tuple[dict[str, Any], dict[str, dict[str, Floats]]]:
     """The mean over tasks of every metric that all of them have; tasks count alike, their draws are independent."""
     shared = [
-        metric for metric in next(iter(entries.values()))["scores"] if all(metric in entry["scores"] for entry in entries.values())
+        metric
+        for metric in next(iter(entries.values()))["scores"]
+        if all(metric in entry["scores"] for entry in entries.values())
     ]
     scores: dict[str, Any] = {}
     draws: dict[str, dict[str, Floats]] = {}
@@ -127,5 +128,3 @@ def _majority(predictions: Sequence[Prediction]) -> float:
     """Accuracy of always giving the most frequent answer position, over the rows evaluated."""
     answers = {prediction["row"]: prediction["answer"] for prediction in predictions}
     return max(Counter(answers.values()).values()) / len(answers)
-
-

@@ -31,7 +31,9 @@ class TaskSelection(_Strict):
     """Which tasks take part."""
 
     collections: list[str] = Field(
-        default=["library"], min_length=1, description="library, sampler, or folders of your own (relative to the recipe)."
+        default=["library"],
+        min_length=1,
+        description="library, sampler, or folders of your own (relative to the recipe).",
     )
     include: Literal["all"] | list[str] = Field("all", description="Names of tasks and clusters, or all.")
     exclude: list[str] = Field(default_factory=list, description="Names of tasks and clusters to leave out.")
@@ -78,9 +80,7 @@ def read_recipe(path: Path) -> Recipe:
     if str(path) == QUICKSTART and not path.exists():
         path = Path(str(resources.files("flanlab.experiments"))) / "quickstart.yaml"
     recipe = read_yaml_model(path, Recipe, "recipe")
-    collections = [
-        str(path.parent / name) if (path.parent / name).is_dir() else name for name in recipe.tasks.collections
-    ]
+    collections = [str(path.parent / name) if (path.parent / name).is_dir() else name for name in recipe.tasks.collections]
     return recipe.model_copy(update={"tasks": recipe.tasks.model_copy(update={"collections": collections})})
 
 

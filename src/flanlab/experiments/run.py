@@ -18,7 +18,14 @@ from flanlab.data.encoding import PromptStyle
 from flanlab.data.mixture import Mixture
 from flanlab.data.mixture_card import describe_mixture
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.predict import EvaluationSettings, EvaluationUnit, plan_task, predict, question_length, refuse_seen
+from flanlab.evaluation.predict import (
+    EvaluationSettings,
+    EvaluationUnit,
+    plan_task,
+    predict,
+    question_length,
+    refuse_seen,
+)
 from flanlab.evaluation.results import average_results, compare, task_results
 from flanlab.experiments.recipe import Plan, Recipe, make_plan
 from flanlab.experiments.stamp import make_stamp, training_key
@@ -54,9 +61,7 @@ def run_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> dict
     styles = prompt_styles(loaded)
     _announce(plan, loaded, units, mixture, per_step, styles)
     write_json(folder / "run.json", _facts(plan, loaded))
-    write_json(
-        folder / "mixture.json", describe_mixture(mixture, loaded.encoder, planned=per_step * recipe.training.steps)
-    )
+    write_json(folder / "mixture.json", describe_mixture(mixture, loaded.encoder, planned=per_step * recipe.training.steps))
     stamp = make_stamp(plan, loaded)
 
     for style in styles:
@@ -86,9 +91,7 @@ def train_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> Lo
 
 def plan_units(plan: Plan) -> list[EvaluationUnit]:
     """What is evaluated of each held-out task."""
-    return [
-        plan_task(task, plan.test_rows[task.name], plan.recipe.evaluation, plan.recipe.seed) for task in plan.split.test
-    ]
+    return [plan_task(task, plan.test_rows[task.name], plan.recipe.evaluation, plan.recipe.seed) for task in plan.split.test]
 
 
 def make_mixture(plan: Plan) -> Mixture:
@@ -172,16 +175,12 @@ def save_tuned(model: torch.nn.Module, loaded: LoadedModel, stamp: Mapping[str, 
         write_json(temporary / STAMP_FILE, stamp)
 
 
-def _tune(
-    loaded: LoadedModel, mixture: Mixture, plan: Plan, stamp: Mapping[str, Any], folder: Path
-) -> LoadedModel:
+def _tune(loaded: LoadedModel, mixture: Mixture, plan: Plan, stamp: Mapping[str, Any], folder: Path) -> LoadedModel:
     target = folder / "model"
     key = training_key(stamp)
     finished = folder / "training" / "finished.json"
     if not (finished.is_file() and read_json(finished)["training_key"] == key and (target / STAMP_FILE).is_file()):
-        model = train(
-            loaded, mixture, plan.recipe.training, folder=folder / "training", training_key=key, stamp=stamp
-        )
+        model = train(loaded, mixture, plan.recipe.training, folder=folder / "training", training_key=key, stamp=stamp)
         save_tuned(model, loaded, stamp, target)
         write_json(finished, {"training_key": key})
     return load_model(str(target))
@@ -210,7 +209,9 @@ def _facts(plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
     return {
         "flanlab": __version__,
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in ("torch", "transformers", "tokenizers", "datasets", "pyarrow", "peft", "numpy")},
+        "packages": {
+            name: _version(name) for name in ("torch", "transformers", "tokenizers", "datasets", "pyarrow", "peft", "numpy")
+        },
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "device": str(loaded.model.device)},
         "model": {"name": loaded.name, "identity": loaded.identity, "tokenizer": loaded.encoder.hash},
         "tasks": {
@@ -239,14 +240,16 @@ def _announce(
     """Say what will be done and about how long it takes on this machine."""
     training = plan.recipe.training
     questions = sum(len(unit.pairs) for unit in units)
-    held_out = ", ".join(cluster.title for cluster in plan.split.hold_out.clusters)
+    held_out = ", ".join(cluster.label for cluster in plan.split.hold_out.clusters)
     examples = per_step * training.steps
     speed = _scoring_speed(loaded)
     train_seconds = examples * mixture.mean_length(loaded.encoder, 200) / speed * _TRAINING_COST
     test_seconds = questions * (len(styles) + 1) * _mean_question_length(units, plan, loaded) * 1.3 / speed
     say(f"{plan.recipe.name}: {loaded.name} ({loaded.parameters / 1e6:.0f}M parameters) on {loaded.model.device}")
     say(f"  held out    {held_out}: {', '.join(task.name for task in plan.split.test)}")
-    say(f"  trains on   {len(plan.split.train)} tasks of {len({t.clusters[0] for t in plan.split.train})} other clusters, {examples} examples in {training.steps} steps")
+    clusters = {task.clusters[0] for task in plan.split.train}
+    say(f"  trains on   {len(plan.split.train)} tasks of {len(clusters)} other clusters")
+    say(f"              {examples} examples in {training.steps} steps")
     for name, reason in plan.split.left_out.items():
         if reason != "held out":
             say(f"  left out    {name}: {reason}")

@@ -10,12 +10,11 @@ from typing import Any
 from flanlab import __version__
 from flanlab.experiments.recipe import Plan
 from flanlab.models.loading import LoadedModel
-from flanlab.tasks.holdout import lineage
 
 
 def make_stamp(plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
     """Everything the evaluator needs to know to tell seen from unseen, and a reader to make the model again."""
-    ancestors = lineage([*plan.split.train, *plan.split.test])
+    ancestors = plan.split.lineage
     earlier: Mapping[str, Any] = loaded.stamp["tasks"] if loaded.stamp else {}
     tasks = {
         task.name: {
@@ -32,11 +31,15 @@ def make_stamp(plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
         "flanlab": __version__,
         "base_model": loaded.name,
         "base_identity": loaded.identity,
-        "hold_out": {"clusters": [cluster.value for cluster in plan.split.hold_out.clusters], "overlap": plan.split.hold_out.overlap},
+        "hold_out": {
+            "clusters": [cluster.value for cluster in plan.split.hold_out.clusters],
+            "overlap": plan.split.hold_out.overlap,
+        },
         "left_out": dict(plan.split.left_out),
         "allowed_overlaps": dict(plan.split.allowed),
         "clusters": sorted({cluster for facts in {**earlier, **tasks}.values() for cluster in facts["clusters"]}),
         "tasks": {**earlier, **tasks},
+        "lineage": {task.name: sorted(ancestors[task.name]) for task in plan.split.test},
         "recipe": plan.recipe.model_dump(mode="json"),
     }
 

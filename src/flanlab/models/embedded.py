@@ -7,7 +7,9 @@ quantization; and it is already instruction-tuned. Every report says both.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 import shutil
 import subprocess
@@ -87,7 +89,9 @@ def _convert(gguf: Path, target: Path) -> None:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    quantized = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # The reader draws a progress bar of its own, which no setting of transformers turns off.
+    with contextlib.redirect_stderr(io.StringIO()):
+        quantized = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     config = quantized.config
     # transformers marks a model read from GGUF as quantized and will not save it; its weights are plain float32 by now.

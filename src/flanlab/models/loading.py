@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from flanlab.data.encoding import TextEncoder
 from flanlab.errors import FlanlabError
+from flanlab.files import read_json
 from flanlab.models.embedded import EMBEDDED_MODEL, embedded_model_folder
 from flanlab.models.packed_attention import ATTENTION_NAME, check_isolation
 
@@ -71,27 +73,39 @@ def load_model(
     stamp = read_stamp(folder) if folder else None
     source = str(folder or name)
     adapter = folder is not None and (folder / "adapter_config.json").is_file()
-    base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] if adapter and folder else source
+    base = source
+    if adapter and folder:
+        # The stamp names the base model as the user did; the adapter's own file may hold a path of another machine.
+        base = stamp["base_model"] if stamp else read_json(folder / "adapter_config.json")["base_model_name_or_path"]
     base_source = str(embedded_model_folder(say)) if base == EMBEDDED_MODEL else base
+    model: Any
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model_and_report: Any = AutoModelForCausalLM.from_pretrained(
             base_source,
+            output_loading_info=True,
             revision=revision,
             dtype=torch.bfloat16 if target_device.type == "cuda" else torch.float32,
             attn_implementation=ATTENTION_NAME,
             use_safetensors=True,
             trust_remote_code=False,
         )
+        model, report = model_and_report
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
+        if adapter:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, source).merge_and_unload()
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise FlanlabError(
             f"The model {name} could not be loaded: {' '.join(str(error).split())[:400]}",
             mend=f"Name a folder or Hub id of a causal language model with safetensors weights, or {EMBEDDED_MODEL}.",
         ) from error
-    if adapter:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, source).merge_and_unload()
+    if report["missing_keys"]:
+        # transformers would go on with random numbers in their place.
+        raise FlanlabError(
+            f"The model {name} lacks weights: {', '.join(sorted(report['missing_keys'])[:5])}.",
+            mend="Fetch the model anew; it must be a causal language model with all its weights.",
+        )
     model = model.to(target_device).eval()
     check_isolation(model)
     return LoadedModel(model, TextEncoder(tokenizer), name, folder, stamp)

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 
 from flanlab.errors import FlanlabError
 
@@ -46,6 +46,7 @@ class PackedBatch:
     """Cumulative segment ends with a leading 0, int32 [segments + 1], as variable-length kernels want them."""
 
     def to(self, device: torch.device) -> PackedBatch:
+        """The batch on another device."""
         return PackedBatch(
             self.input_ids.to(device),
             self.position_ids.to(device),
@@ -71,16 +72,12 @@ def pack_segments(segments: Sequence[tuple[Sequence[int], Sequence[Sequence[int]
         mask = _branch_mask(len(prompt), [len(branch) for branch in branches]) if len(branches) > 1 else None
         layout.append((start, length, mask))
         boundaries.append(len(ids))
-    return PackedBatch(
-        torch.tensor(ids), torch.tensor(positions), layout, torch.tensor(boundaries, dtype=torch.int32)
-    )
+    return PackedBatch(torch.tensor(ids), torch.tensor(positions), layout, torch.tensor(boundaries, dtype=torch.int32))
 
 
 def _branch_mask(prompt_length: int, branch_lengths: Sequence[int]) -> Tensor:
     """Causal inside the prompt and each branch; every branch sees the prompt, no branch sees another."""
-    branch_of = torch.repeat_interleave(
-        torch.arange(len(branch_lengths) + 1), torch.tensor([prompt_length, *branch_lengths])
-    )
+    branch_of = torch.repeat_interleave(torch.arange(len(branch_lengths) + 1), torch.tensor([prompt_length, *branch_lengths]))
     same_branch = branch_of[:, None] == branch_of[None, :]
     key_in_prompt = branch_of[None, :] == 0
     return (same_branch | key_in_prompt).tril()
@@ -117,6 +114,10 @@ def packed_attention(
                 "Packed attention was called without a layout or a mask, so segments could not be kept apart.",
                 mend="Call the model through flanlab.models, or load it with another attention implementation.",
             )
+        if sliding_window is not None:
+            # Counted back from the newest, so that padding between prompt and answer takes no place in the window.
+            newest_first = attention_mask.flip(-1).cumsum(-1).flip(-1)
+            attention_mask = attention_mask & (newest_first <= sliding_window)
         grouped = query.shape[1] != key.shape[1]
         output = functional.scaled_dot_product_attention(
             query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=grouped
@@ -224,15 +225,16 @@ def packed_logits(model: nn.Module, batch: PackedBatch, positions: Tensor | None
     return packed_forward(model, batch, positions, use_cache=False)[0]
 
 
-def packed_forward(
-    model: nn.Module, batch: PackedBatch, positions: Tensor | None, *, use_cache: bool
-) -> tuple[Tensor, Any]:
+def packed_forward(model: nn.Module, batch: PackedBatch, positions: Tensor | None, *, use_cache: bool) -> tuple[Tensor, Any]:
     """As `packed_logits`; with `use_cache`, also the keys and values of every token as transformers caches them."""
+    # A cache made by the model itself would forget all but the last tokens of the row where its attention has a window.
+    cache = DynamicCache() if use_cache else None
     output = model(
         input_ids=batch.input_ids[None],
         position_ids=batch.position_ids[None],
         layout=batch,
+        past_key_values=cache,
         use_cache=use_cache,
         logits_to_keep=0 if positions is None else positions,
     )
-    return output.logits[0], output.past_key_values if use_cache else None
+    return output.logits[0], cache

@@ -35,13 +35,17 @@ class Question:
     """Longest generated answer, the end token included; 0 generates nothing."""
     stop_tokens: frozenset[int] = frozenset()
     """Tokens that end a generated answer; they are not part of it."""
+    line_breaks: frozenset[int] = frozenset()
+    """Tokens that end an answer that has begun, and are passed over before it: the answer is the first line with text."""
 
     @property
     def length(self) -> int:
+        """Tokens of the prompt and all options."""
         return len(self.prompt) + sum(len(option) for option in self.options)
 
     @property
     def logit_rows(self) -> int:
+        """Positions whose logits are needed: the prompt's last, and each option token but the last."""
         return 1 + sum(len(option) - 1 for option in self.options)
 
 
@@ -145,43 +149,48 @@ def _generate(
     """Greedy decoding from the prompts' keys and values; `first` holds the first token of each answer, int64 [questions]."""
     generated: list[list[int]] = [[] for _ in questions]
     current = first.tolist()
-    alive = []
-    for number, question in enumerate(questions):
-        if question.max_new_tokens and current[number] not in question.stop_tokens:
-            generated[number].append(current[number])
-            if question.max_new_tokens > 1:
-                alive.append(number)
+    alive = [number for number, question in enumerate(questions) if _goes_on(question, generated[number], current[number], 1)]
     if not alive:
         return generated
     lengths = torch.tensor([len(questions[number].prompt) for number in alive], device=first.device)
     starts = torch.tensor([packed.segments[number][0] for number in alive], device=first.device)
     prompt_cache, visible = _gather_prompts(cache, starts, lengths)
+    tokens = first[torch.tensor(alive, device=first.device)]
     step = 0
     while alive:
-        tokens = torch.tensor([[generated[number][-1]] for number in alive], device=first.device)
         visible = torch.cat([visible, visible.new_ones(len(alive), 1)], dim=1)
         output = model(
-            input_ids=tokens,
+            input_ids=tokens[:, None],
             position_ids=(lengths + step)[:, None],
             attention_mask=visible[:, None, None, :],
             past_key_values=prompt_cache,
             use_cache=True,
         )
         step += 1
-        following = output.logits[:, -1].argmax(dim=-1).tolist()
-        keep = []
-        for place, number in enumerate(alive):
-            if following[place] in questions[number].stop_tokens:
-                continue
-            generated[number].append(following[place])
-            if len(generated[number]) < questions[number].max_new_tokens:
-                keep.append(place)
+        tokens = output.logits[:, -1].argmax(dim=-1)
+        current = tokens.tolist()
+        keep = [
+            place
+            for place, number in enumerate(alive)
+            if _goes_on(questions[number], generated[number], current[place], step + 1)
+        ]
         if len(keep) < len(alive):
             alive = [alive[place] for place in keep]
             chosen = torch.tensor(keep, dtype=torch.long, device=first.device)
-            lengths, visible = lengths[chosen], visible[chosen]
+            lengths, visible, tokens = lengths[chosen], visible[chosen], tokens[chosen]
             prompt_cache.batch_select_indices(chosen)
     return generated
+
+
+def _goes_on(question: Question, generated: list[int], token: int, number: int) -> bool:
+    """Take the `number`th token of an answer; whether the answer goes on after it."""
+    if number > question.max_new_tokens or token in question.stop_tokens:
+        return False
+    if token not in question.line_breaks:
+        generated.append(token)
+    elif generated:
+        return False
+    return number < question.max_new_tokens
 
 
 def _gather_prompts(cache: Any, starts: Tensor, lengths: Tensor) -> tuple[DynamicCache, Tensor]:

@@ -22,7 +22,7 @@ class Cluster(StrEnum):
     SUMMARIZATION = "summarization"
 
     @property
-    def title(self) -> str:
+    def label(self) -> str:
         """The name as a person would write it."""
         return {
             Cluster.CLOSED_BOOK_QA: "closed-book QA",

@@ -38,8 +38,11 @@ class HoldOut:
         Raises:
             FlanlabError: under the policy `error`, when a training task overlaps with a held-out one.
         """
-        excluded_clusters = self.excluded_clusters()
         test = [task for task in tasks if set(task.clusters) & set(self.clusters)]
+        # A held-out task may belong to further clusters; seen through any of them, it would not be unseen.
+        excluded_clusters = self.excluded_clusters().union(
+            *(related_clusters(cluster) for task in test for cluster in task.clusters)
+        )
         ancestors = lineage(tasks)
         train: list[Task] = []
         left_out: dict[str, str] = {}
@@ -55,11 +58,7 @@ class HoldOut:
                 else:
                     left_out[task.name] = reason
                 continue
-            overlaps = {
-                other.name: shared
-                for other in test
-                if (shared := ancestors[task.name] & ancestors[other.name])
-            }
+            overlaps = {other.name: shared for other in test if (shared := ancestors[task.name] & ancestors[other.name])}
             if overlaps:
                 conflicts[task.name] = "; ".join(
                     f"shares {', '.join(sorted(shared))} with the held-out {name}" for name, shared in sorted(overlaps.items())
@@ -70,14 +69,14 @@ class HoldOut:
             raise FlanlabError(
                 "Training tasks overlap with what is held out:\n"
                 + "\n".join(f"  {name}: {reason}" for name, reason in sorted(conflicts.items())),
-                mend="Set `hold_out.overlap: remove` in the recipe to leave them out, or `allow` to train on them all the same.",
+                mend="Set `hold_out.overlap: remove` in the recipe to leave them out, or `allow` to train on them anyway.",
             )
         if self.overlap == "allow":
             train = [task for task in tasks if task in train or task.name in conflicts]
             allowed = conflicts
         else:
             left_out |= conflicts
-        return HoldOutSplit(self, tuple(train), tuple(test), left_out, allowed)
+        return HoldOutSplit(self, tuple(train), tuple(test), left_out, allowed, ancestors)
 
     def _cluster_reason(self, task: Task, shared_clusters: Sequence[str]) -> str:
         if set(task.clusters) & set(self.clusters):
@@ -96,6 +95,8 @@ class HoldOutSplit:
     """Tasks that do not train: name to reason."""
     allowed: Mapping[str, str] = field(default_factory=dict)
     """Overlapping tasks that train by the user's wish: name to reason."""
+    lineage: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """For every task its own name and all it goes back to, worked out over all tasks together."""
 
 
 def lineage(tasks: Iterable[Task]) -> dict[str, frozenset[str]]:
@@ -117,13 +118,14 @@ def seen_reason(task: Task, stamp: Mapping[str, Any]) -> str | None:
 
     Args:
         task: what is to be evaluated.
-        stamp: content of the model's `flanlab.json`; its `tasks` maps each training task to its clusters and lineage.
+        stamp: content of the model's `flanlab.json`; its `tasks` maps each training task to its clusters and lineage,
+            and its `lineage` each task held out to its own, with the steps that only the whole collection tells.
     """
     trained: Mapping[str, Any] = stamp["tasks"]
     if task.name in trained:
         return "the model was trained on it"
     too_close = {related for cluster in task.clusters for related in related_clusters(cluster)}
-    own_lineage = {task.name, *task.derived_from}
+    own_lineage = {task.name, *task.derived_from, *stamp.get("lineage", {}).get(task.name, ())}
     for name, facts in sorted(trained.items()):
         shared = sorted(too_close & {Cluster(value) for value in facts["clusters"]})
         if shared:

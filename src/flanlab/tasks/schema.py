@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraint
 
 from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
-from flanlab.tasks.templating import check_syntax, variables_in
+from flanlab.tasks.templating import check_syntax, is_expression, variables_in
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 Split = Literal["train", "dev", "test"]
@@ -71,6 +71,11 @@ class Template(_Strict):
         None, description="Other words for the task's options in this template: same number, same order."
     )
 
+    @field_validator("options")
+    @classmethod
+    def _valid_options(cls, value: list[str] | None) -> list[str] | None:
+        return None if value is None else _checked_options(value)
+
     @field_validator("prompt", "target")
     @classmethod
     def _valid_jinja(cls, value: str) -> str:
@@ -86,7 +91,9 @@ class Task(_Strict):
     """One data set with its templates."""
 
     name: Name
-    cluster: Cluster | list[Cluster] = Field(description="The task type, or several where the data set belongs to several.")
+    cluster: Cluster | Annotated[list[Cluster], Field(min_length=1)] = Field(
+        description="The task type, or several where the data set belongs to several."
+    )
     description: str = ""
     source: Source
     licence: str
@@ -112,6 +119,11 @@ class Task(_Strict):
     def _valid_jinja(cls, value: str | None) -> str | None:
         return None if value is None else _checked_jinja(value)
 
+    @field_validator("filter", "references")
+    @classmethod
+    def _one_expression(cls, value: str | None) -> str | None:
+        return None if value is None else _checked_expression(value)
+
     @field_validator("fields")
     @classmethod
     def _valid_fields(cls, value: dict[str, str]) -> dict[str, str]:
@@ -128,13 +140,8 @@ class Task(_Strict):
     @classmethod
     def _valid_options(cls, value: Options | None) -> Options | None:
         if isinstance(value, list):
-            if len(value) < 2 or len(set(value)) != len(value):
-                raise ValueError("give at least two options, all different")
-            if any(not option.strip() for option in value):
-                raise ValueError("an option is empty")
-        elif value is not None:
-            _checked_jinja(value)
-        return value
+            return _checked_options(value)
+        return None if value is None else _checked_expression(_checked_jinja(value))
 
     @model_validator(mode="after")
     def _consistent(self) -> Task:
@@ -142,6 +149,8 @@ class Task(_Strict):
             raise ValueError("`accuracy` is the metric of tasks with `options`, and of those alone")
         if self.options is not None and self.references is not None:
             raise ValueError("`references` belongs to generation tasks; classification has `options` and `answer`")
+        if not self.forward_templates():
+            raise ValueError("at least one template must be forward: one that asks for the answer")
         for number, template in enumerate(self.templates, start=1):
             if template.options is not None and (
                 not isinstance(self.options, list) or len(template.options) != len(self.options)
@@ -152,6 +161,8 @@ class Task(_Strict):
 
     def _check_names(self, number: int, template: Template) -> None:
         if not self.fields:
+            if template.direction == "forward" and "answer" in variables_in(template.prompt):
+                raise ValueError(f"template {number}: a forward prompt may not contain the answer")
             return
         known = set(self.fields) | ({"options"} if self.options is not None else set())
         for part, source in (("prompt", template.prompt), ("target", template.target)):
@@ -167,6 +178,7 @@ class Task(_Strict):
 
     @property
     def clusters(self) -> tuple[Cluster, ...]:
+        """The clusters the task belongs to; the first one is its home."""
         return tuple(self.cluster) if isinstance(self.cluster, list) else (self.cluster,)
 
     @property
@@ -176,6 +188,7 @@ class Task(_Strict):
 
     @property
     def is_classification(self) -> bool:
+        """Whether the answer is one of a row's options."""
         return self.options is not None
 
     @property
@@ -188,7 +201,7 @@ class Task(_Strict):
         return [n for n, template in enumerate(self.templates, start=1) if template.direction == "forward"]
 
 
-_JINJA_GLOBALS = frozenset({"range", "dict", "lipsum", "cycler", "joiner", "namespace"})
+_JINJA_GLOBALS = frozenset({"range", "dict", "cycler", "joiner", "namespace"})
 
 
 def _checked_jinja(value: str) -> str:
@@ -198,6 +211,23 @@ def _checked_jinja(value: str) -> str:
         raise ValueError(error.message) from error
     if not value.strip():
         raise ValueError("is empty")
+    return value
+
+
+def _checked_expression(value: str) -> str:
+    if not is_expression(value):
+        raise ValueError("write one expression and nothing around it, such as {{ label >= 0 }}; text has no other value")
+    return value
+
+
+def _checked_options(value: list[str]) -> list[str]:
+    if len(value) < 2 or len(set(value)) != len(value):
+        raise ValueError("give at least two options, all different")
+    for option in value:
+        if not option.strip():
+            raise ValueError("an option is empty")
+        if option != option.strip():
+            raise ValueError(f"the option {option!r} begins or ends with blank space")
     return value
 
 

@@ -39,17 +39,18 @@ def save_checkpoint(
     with new_folder(path) as temporary:
         save_file(trained_tensors(model), temporary / "trained.safetensors")
         save_file(tensors, temporary / "optimizer.safetensors")
-        write_json(temporary / "progress.json", {"step": progress.step, "training_key": progress.training_key, "optimizer": scalars})
+        write_json(
+            temporary / "progress.json",
+            {"step": progress.step, "training_key": progress.training_key, "optimizer": scalars},
+        )
         write_json(temporary / "flanlab.json", stamp)
-    for _, other in _checkpoints(folder):
-        if other != path:
-            shutil.rmtree(other, ignore_errors=True)
+    # The second are what a killed process left half-written.
+    for other in [*(other for _, other in _checkpoints(folder) if other != path), *folder.glob(".step-*")]:
+        shutil.rmtree(other, ignore_errors=True)
     return path
 
 
-def load_latest(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, training_key: str
-) -> Progress | None:
+def load_latest(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, training_key: str) -> Progress | None:
     """Bring model and optimizer to the newest checkpoint; None where there is none.
 
     Raises:
@@ -59,7 +60,7 @@ def load_latest(
     if not found:
         return None
     _, path = found[-1]
-    record = read_json(path / "progress.json")
+    record = _read_record(path)
     if record["training_key"] != training_key:
         raise FlanlabError(
             f"{path}: was written under another recipe, data or version.",
@@ -69,18 +70,44 @@ def load_latest(
         trained = load_file(path / "trained.safetensors")
         state = _unflatten(load_file(path / "optimizer.safetensors"), record["optimizer"])
     except (SafetensorError, OSError) as error:
-        raise FlanlabError(f"{path}: is damaged ({error}).", mend="Delete it; training then starts anew.") from error
+        raise _damaged(path, error) from error
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, tensor in trained.items():
             parameters[name].copy_(tensor)
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    _restore(optimizer, state)
     return Progress(record["step"], training_key)
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The parameters that training changes; tied ones once."""
     return {name: value.detach().contiguous() for name, value in model.named_parameters() if value.requires_grad}
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record = read_json(path / "progress.json")
+    except FlanlabError as error:
+        raise _damaged(path, error.message) from error
+    if not isinstance(record, dict) or not {"step", "training_key", "optimizer"} <= record.keys():
+        raise _damaged(path, "progress.json lacks fields")
+    return record
+
+
+def _damaged(path: Path, reason: object) -> FlanlabError:
+    return FlanlabError(f"{path}: is damaged ({reason}).", mend=f"Delete {path}; training then starts anew.")
+
+
+def _restore(optimizer: torch.optim.Optimizer, state: Mapping[int, Mapping[str, Any]]) -> None:
+    """Put the state back as it was: `load_state_dict` would round what an optimizer keeps in float32 to bfloat16 weights."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, entries in state.items():
+        device = parameters[index].device
+        optimizer.state[parameters[index]] = {
+            # Numbers (AdamW's step) stay on the CPU, where the optimizer made them.
+            name: value.to(device) if isinstance(value, Tensor) and value.dim() else value
+            for name, value in entries.items()
+        }
 
 
 def _checkpoints(folder: Path) -> list[tuple[int, Path]]:

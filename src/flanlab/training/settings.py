@@ -27,7 +27,7 @@ class TrainingSettings(BaseModel):
     checkpoint_minutes: float = Field(10.0, gt=0, description="Time between checkpoints.")
 
     def learning_rate_at(self, step: int) -> float:
-        """Learning rate of a step (from 0): linear warm-up, then the schedule down to zero at the last step."""
+        """Learning rate of a step (from 0): linear warm-up, then the schedule, which reaches zero after the last step."""
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
         progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,8 +65,9 @@ def train(
     log = _open_log(folder / "log.jsonl", progress.step)
     last_saved = time.monotonic()
     model.train()
+    interrupts = _HeldInterrupts()
     try:
-        with log, meter("Training", settings.steps, progress.step) as bar:
+        with interrupts, log, meter("Training", settings.steps, progress.step) as bar:
             for step in range(progress.step, settings.steps):
                 started = time.monotonic()
                 examples = [
@@ -92,13 +95,19 @@ def train(
                 }
                 log.write(json.dumps(record) + "\n")
                 log.flush()
-                bar.advance(1, f"loss {loss:.3f}, {target_tokens / seconds:.0f} target tokens/s, {tokens / seconds:.0f} tokens/s")
+                bar.advance(
+                    1,
+                    f"loss {loss:.3f}, {target_tokens / seconds:.0f} target tokens/s, {tokens / seconds:.0f} tokens/s",
+                )
                 if time.monotonic() - last_saved > settings.checkpoint_minutes * 60 and progress.step < settings.steps:
                     save_checkpoint(folder, model, optimizer, progress, stamp)
                     last_saved = time.monotonic()
+                if interrupts.count:
+                    raise KeyboardInterrupt
     except KeyboardInterrupt:
-        save_checkpoint(folder, model, optimizer, progress, stamp)
-        say(f"Stopped after step {progress.step}; the same command goes on from there.")
+        if interrupts.count < 2:
+            save_checkpoint(folder, model, optimizer, progress, stamp)
+            say(f"Stopped after step {progress.step}; the same command goes on from there.")
         raise
     save_checkpoint(folder, model, optimizer, progress, stamp)
     model.eval()
@@ -124,9 +133,7 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.
     """AdamW, or Adafactor as the paper used it (Shazeer & Stern 2018, with an external learning rate)."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(
-            parameters, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay
-        )
+        return torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay)
     from transformers.optimization import Adafactor
 
     return Adafactor(
@@ -182,8 +189,8 @@ def packed_loss(model: nn.Module, examples: Sequence[EncodedExample]) -> Tensor:
 def _target_positions(batch: PackedBatch, examples: Sequence[EncodedExample]) -> tuple[Tensor, Tensor]:
     """Positions that predict a target token, and those tokens:
 
-        tokens    p p p t t | p p t
-        predicts  . . t t . | . t .
+    tokens    p p p t t | p p t
+    predicts  . . t t . | . t .
     """
     positions: list[int] = []
     targets: list[int] = []
@@ -191,6 +198,29 @@ def _target_positions(batch: PackedBatch, examples: Sequence[EncodedExample]) ->
         positions.extend(range(start + len(example.prompt) - 1, start + length - 1))
         targets.extend(example.target)
     return torch.tensor(positions), torch.tensor(targets)
+
+
+class _HeldInterrupts:
+    """Holds the first Ctrl-C back until the step is whole: half an update must never be saved. The second stops at once."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        # Only the main thread may set handlers, and only there does Ctrl-C arrive.
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._hold)
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _hold(self, *_: object) -> None:
+        self.count += 1
+        if self.count > 1:
+            raise KeyboardInterrupt
+        say("Stopping after this step; press Ctrl-C again to stop at once, without saving it.")
 
 
 def _open_log(path: Path, steps_done: int) -> Any:

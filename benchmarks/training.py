@@ -1,0 +1,260 @@
+"""Supervised tuning side by side: TRL's SFTTrainer (padded, and packed) and flanlab on the same examples, one run.
+
+Every turn is a process of its own, so that its peak memory is its own; the turns alternate, so that whatever else the machine
+does strikes all. Measured are the optimizer steps alone, in tokens of the examples (no padding) per second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
+from flanlab.data.encoding import ANSWER_SEPARATOR, TextEncoder
+from flanlab.data.mixture import EncodedExample, Mixture, MixtureSettings
+from flanlab.data.rendering import Example
+from flanlab.data.sources import load_rows, mirror_from_environment
+from flanlab.models.embedded import EMBEDDED_MODEL, embedded_model_folder
+from flanlab.models.loading import load_model
+from flanlab.progress import say
+from flanlab.tasks.loading import load_collection, select_tasks
+from flanlab.training.settings import TrainingSettings
+from flanlab.training.trainer import make_optimizer, prepare_for_training, train_step
+
+SEED = 0
+LEARNING_RATE = 1e-5
+EXAMPLES_PER_STEP = 8
+ROW_TOKENS = 1024
+"""flanlab's micro-batch, and the length of TRL's packed rows."""
+LIBRARY_TASKS = (
+    "ag_news",
+    "arc_easy",
+    "boolq",
+    "common_gen",
+    "cosmos_qa",
+    "hellaswag",
+    "mrpc",
+    "rte",
+    "sst2",
+    "trec",
+    "winogrande",
+    "wmt16_de_en",
+)
+"""One of each cluster."""
+KINDS = ("flanlab", "trl_padded", "trl_packed")
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    if arguments.kind:
+        print(json.dumps(run_turn(arguments.kind, arguments.model_folder, arguments.examples_file)))
+        return
+    mirror: Path | None = arguments.mirror or mirror_from_environment()
+    folder = str(embedded_model_folder(say)) if arguments.model == EMBEDDED_MODEL else arguments.model
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "examples.json"
+        path.write_text(json.dumps(make_examples(folder, mirror, arguments.examples)), encoding="utf-8")
+        turns: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+        for number in range(arguments.rounds):
+            for kind in KINDS:
+                turns[kind].append(turn_in_own_process(kind, folder, path))
+                result = turns[kind][-1]
+                say(f"round {number + 1}, {kind}: {result['seconds']:.1f} s, {result['tokens'] / result['seconds']:.0f} tokens/s")
+    summary = summarize(turns)
+    if arguments.json:
+        print(json.dumps(summary))
+    else:
+        print_table(summary)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mirror", type=Path, help="folder with Hub data sets (else FLANLAB_MIRROR, else the sampler)")
+    parser.add_argument("--model", default=EMBEDDED_MODEL, help="folder or Hub id of the model")
+    parser.add_argument("--examples", type=int, default=64, help="how many examples are trained on")
+    parser.add_argument("--rounds", type=int, default=2, help="how often the three take turns")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
+    parser.add_argument("--model-folder", help=argparse.SUPPRESS)
+    parser.add_argument("--examples-file", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def make_examples(folder: str, mirror: Path | None, count: int) -> list[dict[str, Any]]:
+    """The head of the training stream over one task of each cluster (or over the sampler), as text and tokens."""
+    encoder = TextEncoder(AutoTokenizer.from_pretrained(folder))
+    tasks = select_tasks(load_collection("library"), LIBRARY_TASKS) if mirror else load_collection("sampler")
+    rows = {task.name: load_rows(task, "train", mirror) for task in tasks}
+    settings = MixtureSettings(maximum=100, prompt_tokens=ROW_TOKENS - 128, target_tokens=128)
+    mixture = Mixture(tasks, rows, settings, SEED)
+    examples: list[dict[str, Any]] = []
+    position = 0
+    while len(examples) < count:
+        found = mixture.example(position, encoder)
+        position += 1
+        if isinstance(found, EncodedExample):
+            texts = {"prompt_text": found.example.prompt, "target_text": found.example.target}
+            examples.append({**texts, "prompt": found.prompt, "target": found.target})
+    return examples
+
+
+def turn_in_own_process(kind: str, folder: str, examples: Path) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--kind", kind, "--model-folder", folder, "--examples-file", str(examples)]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    result: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return result
+
+
+def run_turn(kind: str, folder: str, path: Path) -> dict[str, Any]:
+    examples = json.loads(path.read_text(encoding="utf-8"))
+    result = train_with_flanlab(folder, examples) if kind == "flanlab" else train_with_trl(folder, examples, kind == "trl_packed")
+    # Linux counts in kibibytes, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {**result, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+
+
+def train_with_flanlab(folder: str, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    loaded = load_model(folder, device="cpu")
+    encoded = [
+        EncodedExample(Example("", "", 1, 0, one["prompt_text"], one["target_text"]), one["prompt"], one["target"], False)
+        for one in examples
+    ]
+    steps = [encoded[start : start + EXAMPLES_PER_STEP] for start in range(0, len(encoded), EXAMPLES_PER_STEP)]
+    settings = TrainingSettings(
+        steps=len(steps), micro_batch_tokens=ROW_TOKENS, learning_rate=LEARNING_RATE, schedule="constant"
+    )
+    model = prepare_for_training(loaded, settings).train()
+    optimizer = make_optimizer(model, settings)
+    started = time.perf_counter()
+    for step in steps:
+        train_step(model, optimizer, step, settings, LEARNING_RATE)
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "tokens": sum(one.length for one in encoded), "steps": len(steps)}
+
+
+def train_with_trl(folder: str, examples: Sequence[dict[str, Any]], packed: bool) -> dict[str, Any]:
+    """SFTTrainer over prompts with completions. Of its defaults only what must be is changed: see README.md."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    clock = _StepClock()
+    with tempfile.TemporaryDirectory() as output:
+        config = SFTConfig(
+            output_dir=output,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            # A packed row holds about as many examples as a padded batch, so both make as many updates.
+            per_device_train_batch_size=1 if packed else EXAMPLES_PER_STEP,
+            packing=packed,
+            max_length=ROW_TOKENS,
+            num_train_epochs=1,
+            learning_rate=LEARNING_RATE,
+            lr_scheduler_type="constant",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            seed=SEED,
+        )
+        trainer = SFTTrainer(
+            model=model,
+            args=config,
+            train_dataset=Dataset.from_list(
+                [{"prompt": one["prompt_text"], "completion": ANSWER_SEPARATOR + one["target_text"]} for one in examples]
+            ),
+            processing_class=tokenizer,
+            callbacks=[clock],
+        )
+        tokens = sum(len(ids) for ids in trainer.train_dataset["input_ids"])
+        expected = sum(len(one["prompt"]) + len(one["target"]) for one in examples)
+        if tokens != expected:
+            raise SystemExit(f"TRL made {tokens} tokens of the examples, flanlab {expected}; use another model.")
+        trainer.train()
+    result = {"seconds": clock.seconds, "tokens": tokens, "steps": clock.steps, "attention": model.config._attn_implementation}
+    return {**result, "packed_examples_leak": leaks(trainer)} if packed else result
+
+
+class _StepClock(TrainerCallback):
+    """Time from the first step's begin to the last step's end."""
+
+    started = seconds = 0.0
+    steps = 0
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self.started = self.started or time.perf_counter()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.seconds = time.perf_counter() - self.started
+        self.steps += 1
+
+
+@torch.inference_mode()
+def leaks(trainer: Any) -> bool:
+    """Whether a change in a packed row's first example changes what the model makes of the others."""
+    batch = next(iter(trainer.get_train_dataloader()))
+    batch = {name: value for name, value in batch.items() if name != "labels"}
+    second = int((batch["position_ids"][0] == 0).nonzero()[1])
+    model = trainer.model.eval()
+    before = model(**batch).logits[0, second:]
+    batch["input_ids"][0, :second] = batch["input_ids"][0, :second].flip(0)
+    after = model(**batch).logits[0, second:]
+    return not torch.allclose(before, after, rtol=0, atol=1e-3)
+
+
+def summarize(turns: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    def rate(kind: str) -> float:
+        return sum(turn["tokens"] for turn in turns[kind]) / sum(turn["seconds"] for turn in turns[kind])
+
+    def peak(kind: str) -> float:
+        return float(max(turn["peak_bytes"] for turn in turns[kind]))
+
+    return {
+        "trl": version("trl"),
+        "threads": torch.get_num_threads(),
+        "tokens": turns["flanlab"][0]["tokens"],
+        "steps": {kind: turns[kind][0]["steps"] for kind in KINDS},
+        "seconds": {kind: [round(turn["seconds"], 2) for turn in turns[kind]] for kind in KINDS},
+        "tokens_per_second": {kind: rate(kind) for kind in KINDS},
+        "peak_gigabytes": {kind: peak(kind) / 1e9 for kind in KINDS},
+        "vs_trl_padded": rate("flanlab") / rate("trl_padded"),
+        "vs_trl_packed": rate("flanlab") / rate("trl_packed"),
+        "trl_packed_examples_leak": turns["trl_packed"][0]["packed_examples_leak"],
+        "trl_attention": turns["trl_packed"][0]["attention"],
+    }
+
+
+def print_table(summary: dict[str, Any]) -> None:
+    print(
+        f"{summary['tokens']} tokens, {summary['threads']} threads, TRL {summary['trl']} with {summary['trl_attention']}"
+        f" attention; its packed examples {'SEE' if summary['trl_packed_examples_leak'] else 'do not see'} each other"
+    )
+    print(f"{'':14}{'steps':>7}{'seconds of each turn':>26}{'tokens/s':>10}{'flanlab is':>12}{'peak GB':>9}")
+    own = summary["tokens_per_second"]["flanlab"]
+    for kind in KINDS:
+        seconds = ", ".join(f"{value:.1f}" for value in summary["seconds"][kind])
+        rate = summary["tokens_per_second"][kind]
+        print(
+            f"{kind:14}{summary['steps'][kind]:>7}{seconds:>26}{rate:>10.0f}{own / rate:>11.2f}x"
+            f"{summary['peak_gigabytes'][kind]:>9.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""The linter: what is wrong with a task, seen on its own rows rendered through each of its templates."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from flanlab.data.choices import permutation
+from flanlab.data.encoding import TextEncoder
+from flanlab.data.lint_file_rules import FILE_RULES
+from flanlab.data.lint_rules import ROW_RULES
+from flanlab.data.lint_sample import Answered, Finding, Sample, Shown, input_variables
+from flanlab.data.rendering import PreparedRow, option_count, prepare_row, render
+from flanlab.data.sources import Rows
+from flanlab.errors import FlanlabError
+from flanlab.tasks.schema import Task
+
+__all__ = ["Finding", "Lengths", "TaskLint", "lint_task"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Tokens of many texts."""
+
+    median: int
+    percentile_95: int
+    maximum: int
+
+
+@dataclass
+class TaskLint:
+    """What the linter found in one task, errors first, and what it learnt about it on the way."""
+
+    task: str
+    findings: list[Finding]
+    rows_checked: dict[str, int]
+    """Split to the number of rows rendered through every template."""
+    label_histogram: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Split to answer to count: the option's text where options are fixed, its place (from 1) where each row has its
+    own; empty for generation."""
+    prompt_tokens: Lengths | None = None
+    """With the OPTIONS block; None without an encoder."""
+    target_tokens: Lengths | None = None
+
+    @property
+    def errors(self) -> list[Finding]:
+        """Findings that make examples wrong."""
+        return [finding for finding in self.findings if finding.level == "error"]
+
+    @property
+    def warnings(self) -> list[Finding]:
+        """Findings that may be meant so."""
+        return [finding for finding in self.findings if finding.level == "warning"]
+
+
+COUNTED_ROWS = 20_000
+"""Rows of a split whose answers and inputs are counted: histograms and repeated rows need more than a sample."""
+
+
+def lint_task(
+    task: Task, rows_by_split: Mapping[str, Rows], encoder: TextEncoder | None, *, rows_per_split: int = 200
+) -> TaskLint:
+    """Render rows of each split through every template and hold them against the rules.
+
+    Args:
+        task: the task, as loaded.
+        rows_by_split: its rows, of the splits that are at hand.
+        encoder: to count tokens; None leaves lengths out.
+        rows_per_split: how many rows of a split are rendered; the same ones each time.
+
+    Faults of the task or its rows become findings; nothing is raised for them.
+    """
+    failures = _Failures(task)
+    rows: list[tuple[str, PreparedRow]] = []
+    by_template: dict[int, list[Shown]] = defaultdict(list)
+    lengths: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for split, split_rows in rows_by_split.items():
+        for index in _chosen(task, split, len(split_rows), rows_per_split):
+            row = failures.prepared(split, split_rows, index)
+            if row is None:
+                continue
+            rows.append((split, row))
+            shown = failures.rendered(split, row)
+            for item in shown:
+                by_template[item.example.template].append(item)
+            if encoder is not None and shown:
+                # Each row through one template, the templates in turn: tokenizing is by far the slowest part.
+                item = shown[len(rows) % len(shown)]
+                lengths[item.example.template].append(_token_counts(task, item, encoder))
+    answered = {split: _answered(task, split, split_rows) for split, split_rows in rows_by_split.items()}
+    sample = Sample(task, rows, by_template, answered, lengths)
+    findings = [
+        *failures.findings(len(rows)),
+        *(finding for rule in (*FILE_RULES, *ROW_RULES) for finding in rule(sample)),
+    ]
+    findings = _told_once(findings, len(task.templates))
+    findings.sort(key=lambda finding: (finding.level != "error", finding.rule, finding.template or 0))
+    pairs = [pair for template_pairs in lengths.values() for pair in template_pairs]
+    return TaskLint(
+        task.name,
+        findings,
+        {split: sum(name == split for name, _ in rows) for split in rows_by_split},
+        {split: _histogram(task, items) for split, items in answered.items()} if task.is_classification else {},
+        _summary([prompt for prompt, _ in pairs]),
+        _summary([target for _, target in pairs]),
+    )
+
+
+def _told_once(findings: list[Finding], templates: int) -> list[Finding]:
+    """A fault of the row's text shows in every template in the same words: tell it once, of no template."""
+    groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
+    for finding in findings:
+        groups[finding.rule, finding.message].append(finding)
+    told = []
+    for group in groups.values():
+        told.extend([replace(group[0], template=None)] if len(group) == templates > 1 else group)
+    return told
+
+
+class _Failures:
+    """Rows that cannot be rendered, gathered: a fault that hits every template of a row is told once."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._found: dict[tuple[str, int | None], list[tuple[int, FlanlabError]]] = defaultdict(list)
+
+    def prepared(self, split: str, rows: Rows, index: int) -> PreparedRow | None:
+        try:
+            row = prepare_row(self._task, rows[index], index)
+            option_count(self._task, row)
+        except FlanlabError as error:
+            self._found["unreadable-row", None].append((index, error))
+            return None
+        return row
+
+    def rendered(self, split: str, row: PreparedRow) -> list[Shown]:
+        """The row through every template that takes it."""
+        shown, failed = [], []
+        for number in range(1, len(self._task.templates) + 1):
+            try:
+                shown.append(Shown(split, row, render(self._task, number, row)))
+            except FlanlabError as error:
+                failed.append((number, error))
+        if not shown:
+            self._found["not-renderable", None].append((row.index, failed[0][1]))
+        else:
+            for number, fault in failed:
+                self._found["not-renderable", number].append((row.index, fault))
+        return shown
+
+    def findings(self, total: int) -> list[Finding]:
+        findings = []
+        for (rule, template), cases in self._found.items():
+            row, fault = cases[0]
+            message = f"{len(cases)} of {total} rows: {fault.message}"
+            findings.append(Finding("error", rule, template, row, message, fault.mend))
+        return findings
+
+
+def _chosen(task: Task, split: str, length: int, count: int) -> list[int]:
+    """`count` row numbers of a split, ascending; the same for the same task."""
+    if length <= count:
+        return list(range(length))
+    return sorted(permutation(length, ("lint", task.name, split))[:count].tolist())
+
+
+def _answered(task: Task, split: str, rows: Rows) -> list[Answered]:
+    """Inputs and answers of up to COUNTED_ROWS rows; those that cannot be rendered are left out (told elsewhere)."""
+    forward = task.forward_templates()
+    names = sorted(frozenset().union(*(input_variables(task, task.templates[number - 1].prompt) for number in forward)))
+    items = []
+    for index in _chosen(task, split, len(rows), COUNTED_ROWS):
+        try:
+            row = prepare_row(task, rows[index], index)
+            example = render(task, forward[0] if forward else 1, row)
+        except FlanlabError:
+            continue
+        shown = [row.fields.get(name) for name in names]
+        # Where each row has options of its own they tell apart questions of the same words.
+        choices = sorted(example.options) if isinstance(task.options, str) else []
+        inputs = json.dumps([*shown, *choices], ensure_ascii=False, default=str)
+        items.append(Answered(inputs, example.answer))
+    return items
+
+
+def _histogram(task: Task, items: list[Answered]) -> dict[str, int]:
+    counts = Counter(item.option for item in items if item.option is not None)
+    if isinstance(task.options, list):
+        return {option: counts[position] for position, option in enumerate(task.options)}
+    return {str(position + 1): counts[position] for position in sorted(counts)}
+
+
+def _token_counts(task: Task, item: Shown, encoder: TextEncoder) -> tuple[int, int]:
+    """Tokens of prompt (OPTIONS block included) and target."""
+    order = range(len(item.example.options)) if item.example.options else None
+    example = render(task, item.example.template, item.row, order)
+    prompt, target = encoder.encode_pair(example.prompt, example.target)
+    return len(prompt), len(target)
+
+
+def _summary(lengths: list[int]) -> Lengths | None:
+    if not lengths:
+        return None
+    median, high = np.percentile(lengths, [50, 95])
+    return Lengths(round(median), round(high), max(lengths))

@@ -1,0 +1,167 @@
+"""The linter's rules about the task file: what its templates, options and splits show before any row is read."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from flanlab.data.lint_sample import Finding, Rule, Sample, input_variables
+from flanlab.tasks.templating import variables_in
+
+
+def splits_are_there(sample: Sample) -> Iterator[Finding]:
+    """Train, dev and test are all needed: to tune, to choose the best template, to report."""
+    missing = [split for split in ("train", "dev", "test") if sample.task.source.split_spec(split) is None]
+    if missing:
+        yield Finding(
+            "warning",
+            "missing-split",
+            None,
+            None,
+            f"The task has no {' and no '.join(missing)} split.",
+            'Add it to source.splits; a slice of another split will do, such as "train[-200:]".',
+        )
+
+
+def templates_are_enough(sample: Sample) -> Iterator[Finding]:
+    """Ten templates, of which at most three inverted (section 2.1)."""
+    task = sample.task
+    count, forward = len(task.templates), len(task.forward_templates())
+    if count < 10:
+        yield Finding(
+            "warning",
+            "few-templates",
+            None,
+            None,
+            f"The task has {count} templates, fewer than 10.",
+            "Write more templates.",
+        )
+    if count - forward > 3:
+        yield Finding(
+            "warning",
+            "many-inverted",
+            None,
+            None,
+            f"{count - forward} templates are inverted, more than 3.",
+            "Replace some of the inverted templates by forward ones.",
+        )
+    if task.is_classification and count >= 10 and forward < 7:
+        yield Finding(
+            "warning",
+            "few-forward",
+            None,
+            None,
+            f"Only {forward} of {count} templates are forward; the others are not scored.",
+            "Have 7 forward templates at least.",
+        )
+
+
+def templates_differ(sample: Sample) -> Iterator[Finding]:
+    """No template is another one over again."""
+    templates = enumerate(sample.task.templates, 1)
+    sources = [(number, template, _plain_source(template.prompt)) for number, template in templates]
+    for (first, one, plain), (second, other, other_plain) in itertools.combinations(sources, 2):
+        if (one.direction, one.target) != (other.direction, other.target):
+            continue
+        likeness = _likeness(plain, other_plain)
+        if likeness > 0.9:
+            same = plain == other_plain and one.options == other.options
+            how = "the same" if same else f"nearly the same (likeness {likeness:.2f})"
+            yield Finding(
+                "error" if same else "warning",
+                "alike-templates",
+                second,
+                None,
+                f"Templates {first} and {second} are {how}.",
+                "Write one of the two in other words and another form.",
+            )
+
+
+def _plain_source(source: str) -> str:
+    """Words of a template; an expression counts as its first name, or long ones would make all templates alike."""
+    without = re.sub(r"\{%.*?%\}", " ", source, flags=re.DOTALL)
+    without = re.sub(r"\{\{\s*(\w+)[^{}]*\}\}", r" {\1} ", without)
+    return " ".join(without.casefold().split())
+
+
+def _likeness(first: str, second: str) -> float:
+    words, other_words = set(re.findall(r"\w+", first)), set(re.findall(r"\w+", second))
+    shared = len(words & other_words) / max(1, len(words | other_words))
+    matcher = difflib.SequenceMatcher(None, first, second, autojunk=False)
+    return max(shared, matcher.ratio() if matcher.quick_ratio() > 0.9 else 0.0)
+
+
+def templates_use_the_row(sample: Sample) -> Iterator[Finding]:
+    """A forward prompt shows something of the row."""
+    per_row_options = isinstance(sample.task.options, str)
+    for number in sample.task.forward_templates():
+        source = sample.task.templates[number - 1].prompt
+        if not input_variables(sample.task, source) and not (per_row_options and "options" in variables_in(source)):
+            yield Finding(
+                "error",
+                "no-field",
+                number,
+                None,
+                "The prompt uses no field: it is the same for every row.",
+                f"Use one of: {', '.join(sample.task.fields) or 'the columns of the data'}.",
+            )
+
+
+def options_are_clean(sample: Sample) -> Iterator[Finding]:
+    """Options carry no space around them, and no two are alike."""
+    lists = [(None, sample.task.options)] + [
+        (number, template.options) for number, template in enumerate(sample.task.templates, 1)
+    ]
+    for number, options in lists:
+        if not isinstance(options, list):
+            continue
+        spaced = [option for option in options if option != option.strip()]
+        if spaced:
+            yield Finding(
+                "error",
+                "space-around-option",
+                number,
+                None,
+                f"The option {spaced[0]!r} begins or ends with a space.",
+                "Remove the space: the encoder places what stands between prompt and answer.",
+            )
+        spelled = Counter(option.strip().casefold() for option in options)
+        twice = [option for option, count in spelled.items() if count > 1]
+        if twice:
+            yield Finding(
+                "error",
+                "alike-options",
+                number,
+                None,
+                f"Two options read {twice[0]!r}.",
+                "Give every answer words of its own.",
+            )
+
+
+def prompts_are_finished(sample: Sample) -> Iterator[Finding]:
+    """A prompt does not break off: nothing stays open that the answer would have to close."""
+    for number, template in enumerate(sample.task.templates, 1):
+        written = re.sub(r"\{[{%].*?[%}]\}", "", template.prompt, flags=re.DOTALL).rstrip()
+        last_line = written.rpartition("\n")[2]
+        if last_line.endswith(("(", "[", "{", ",", "“", "«")) or (last_line.endswith('"') and last_line.count('"') % 2):
+            yield Finding(
+                "warning",
+                "unfinished-prompt",
+                number,
+                None,
+                f"The prompt breaks off: ...{last_line[-40:]!r}.",
+                "End with a question, an instruction, or a label such as `Answer:`; the answer starts on a new line.",
+            )
+
+
+FILE_RULES: tuple[Rule, ...] = (
+    splits_are_there,
+    templates_are_enough,
+    templates_differ,
+    templates_use_the_row,
+    options_are_clean,
+    prompts_are_finished,
+)

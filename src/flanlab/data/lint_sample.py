@@ -1,0 +1,108 @@
+"""What the linter's rules look at, and how they tell what they found."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from jinja2 import Environment, nodes
+
+from flanlab.data.rendering import Example, PreparedRow
+from flanlab.tasks.schema import Task
+from flanlab.tasks.templating import variables_in
+
+Level = Literal["error", "warning"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One fault of a task. `template` counts from 1, `row` from 0 within its split; None where no one is meant."""
+
+    level: Level
+    rule: str
+    template: int | None
+    row: int | None
+    message: str
+    mend: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A row seen through one template, without the OPTIONS block."""
+
+    split: str
+    row: PreparedRow
+    example: Example
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A row's inputs and answer alone, counted over many more rows than are rendered."""
+
+    inputs: str
+    """The fields that forward prompts show, and the row's own options, as one comparable text."""
+    option: int | None
+    """Position of the answer among the options; None for generation."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the rules look at: a task and its rows, rendered."""
+
+    task: Task
+    rows: Sequence[tuple[str, PreparedRow]]
+    """Split and row."""
+    by_template: Mapping[int, Sequence[Shown]]
+    answered: Mapping[str, Sequence[Answered]]
+    lengths: Mapping[int, Sequence[tuple[int, int]]]
+    """Template to (prompt tokens, target tokens) of its rows; empty without an encoder."""
+
+
+Rule = Callable[[Sample], Iterator[Finding]]
+
+
+def input_variables(task: Task, source: str) -> frozenset[str]:
+    """The task's inputs that a template source uses: neither its answer nor its options."""
+    names = variables_in(source) - {"answer", "options"}
+    return names & frozenset(task.fields) if task.fields else names
+
+
+@functools.lru_cache(maxsize=1024)
+def unguarded_variables_in(source: str) -> frozenset[str]:
+    """Names that a template source prints whatever they hold: outside of any `if` that asks for them first."""
+    return frozenset(_printed(Environment().parse(source), frozenset()))
+
+
+def _printed(node: nodes.Node, asked: frozenset[str]) -> Iterator[str]:
+    if isinstance(node, nodes.Name):
+        if node.ctx == "load" and node.name not in asked:
+            yield node.name
+        return
+    if isinstance(node, nodes.If | nodes.CondExpr):
+        asked |= {name.name for name in node.test.find_all(nodes.Name)} | (
+            {node.test.name} if isinstance(node.test, nodes.Name) else set()
+        )
+    elif isinstance(node, nodes.Or) or (isinstance(node, nodes.Filter) and node.name in ("default", "d")):
+        # `a or b` and `a | default(b)` provide for an empty a themselves.
+        return
+    for child in node.iter_child_nodes():
+        yield from _printed(child, asked)
+
+
+def rows_finding(level: Level, rule: str, template: int, hits: Sequence[Shown], total: int, what: str, mend: str) -> Finding:
+    """A finding about rows of one template: how many of `total`, and the first of them."""
+    first = hits[0]
+    where = count_of(len(hits), total, first.split, first.row.index)
+    return Finding(level, rule, template, first.row.index, f"{what} in {where}.", mend)
+
+
+def count_of(hits: int, total: int, split: str, row: int) -> str:
+    """In words: how many of the rows, and one of them."""
+    return f"{hits} of {total} rows (first: {split} row {row})"
+
+
+def template_list(numbers: Sequence[int]) -> str:
+    """In words: template 1, or templates 1, 3."""
+    return f"template{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"

@@ -1,0 +1,227 @@
+"""The report: one HTML file that opens offline, made from the files of a run folder alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from flanlab.files import write_text
+from flanlab.report import wording
+from flanlab.report.examples import TaskExamples, task_examples
+from flanlab.report.plots import MARKERS, PanelRow, learning_curve, running_mean, score_panel, window
+from flanlab.report.reading import TUNED, Difference, MixtureCard, MixtureTask, Results, RunFiles, Score, read_run
+from flanlab.report.summary import summary
+
+REPORT_FILE = "report.html"
+_AVERAGE = "average"
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """A line of a metric's table."""
+
+    name: str
+    scores: Mapping[str, Score]
+    difference: Difference | None
+    chance: float | None
+    majority: float | None
+    seen: bool = False
+    is_average: bool = False
+
+
+@dataclass(frozen=True)
+class MixtureGroup:
+    """A cluster of the mixture, with its tasks and their totals."""
+
+    title: str
+    tasks: Mapping[str, MixtureTask]
+    total: Mapping[str, int]
+
+
+def write_report(folder: Path, *, examples: bool = True) -> Path:
+    """Write `folder/report.html`, whole or not at all, from the results files in `folder`.
+
+    Args:
+        folder: a run's folder, or an evaluation's; only results.json must be there.
+        examples: show example predictions; leave them out where the data may not be passed on.
+
+    Returns:
+        The file written.
+
+    Raises:
+        FlanlabError: results.json is missing, or a file is damaged.
+    """
+    run = read_run(folder)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for filter_ in (
+        wording.number,
+        wording.signed,
+        wording.count,
+        wording.counted,
+        wording.cluster_title,
+        wording.duration,
+        wording.explanation,
+        wording.listed,
+        wording.breakable,
+        wording.metric_title,
+    ):
+        environment.filters[filter_.__name__] = filter_
+    page = environment.get_template("report.html.j2").render(
+        run=run,
+        results=run.results,
+        trained=TUNED in run.results.variants,
+        compared=any(task.comparison for task in run.results.tasks.values()),
+        summary=summary(run),
+        markers=MARKERS,
+        panels=_panels(run.results),
+        metric_tables=_metric_tables(run.results),
+        headlines={name: wording.task_headlines(task) for name, task in run.results.tasks.items()},
+        is_percent=wording.is_percent,
+        curve=_curve(run) if run.steps else None,
+        losses=_first_and_last(run),
+        mixture_groups=_mixture_groups(run.mixture) if run.mixture else [],
+        mixture_total=_total(run.mixture.tasks.values()) if run.mixture else {},
+        examples=_examples(run) if examples else None,
+        shown_variant=_shown_variant(run.results),
+        facts=list(_flattened({name: value for name, value in run.facts.items() if name != "tasks"})),
+        task_hashes=run.facts.get("tasks"),
+    )
+    path = folder / REPORT_FILE
+    write_text(path, page)
+    return path
+
+
+def _panels(results: Results) -> list[Markup]:
+    panels = []
+    variants = list(results.variants)
+    for metric in wording.headline_metrics(results):
+        rows = []
+        for row in _rows(results, metric):
+            difference = row.difference
+            others = set(variants) - {difference.before, difference.after} if difference else set()
+            chance = row.chance if metric == "accuracy" else None
+            rows.append(PanelRow(row.name, row.scores, frozenset(others), chance, row.is_average))
+        title = wording.metric_title(results, metric)
+        label = f"{title}, times 100, with 95 % intervals. "
+        told = rows if len(rows) <= 4 else [row for row in rows if row.strong]
+        label += " ".join(
+            f"{row.name}: "
+            + ", ".join(f"{results.variants[name]} {wording.number(score.mean)}" for name, score in row.scores.items())
+            + "."
+            for row in told
+        )
+        panels.append(
+            score_panel(
+                title + (", %" if wording.is_percent(metric) else ", times 100"),
+                rows,
+                variants,
+                wording.is_percent(metric),
+                f"{label} All numbers stand in the tables below.",
+            )
+        )
+    return panels
+
+
+def _metric_tables(results: Results) -> list[dict[str, Any]]:
+    """A table for each metric, the ones judged by first."""
+    headlines = wording.headline_metrics(results)
+    others = [metric for task in results.tasks.values() for metric in task.scores if metric not in headlines]
+    return [
+        {
+            "metric": metric,
+            "title": wording.metric_title(results, metric),
+            "rows": _rows(results, metric),
+            "with_chance": metric in ("accuracy", "answer_probability"),
+            "with_majority": metric == "accuracy",
+        }
+        for metric in [*headlines, *dict.fromkeys(others)]
+    ]
+
+
+def _rows(results: Results, metric: str) -> list[MetricRow]:
+    """The tasks that have a metric, and their average where results.json has one over just these."""
+    rows = [
+        MetricRow(name, task.scores[metric], task.comparison.get(metric), task.chance, task.majority, task.seen is not None)
+        for name, task in results.tasks.items()
+        if metric in task.scores
+    ]
+    average = results.average
+    if average and metric in average.scores and len(rows) > 1:
+        rows.append(
+            MetricRow(
+                _AVERAGE,
+                average.scores[metric],
+                average.comparison.get(metric),
+                wording.average_chance(results),
+                None,
+                is_average=True,
+            )
+        )
+    return rows
+
+
+def _curve(run: RunFiles) -> Markup:
+    first, last = _first_and_last(run)
+    label = f"Loss per target token by step: {first:.2f} in the first tenth of the steps, {last:.2f} in the last."
+    return learning_curve(run.steps, label)
+
+
+def _first_and_last(run: RunFiles) -> tuple[float, ...]:
+    """Mean loss per target token over the first tenth of the steps, and over the last."""
+    means = running_mean(run.steps)
+    return (means[window(run.steps) - 1], means[-1]) if means else ()
+
+
+def _mixture_groups(mixture: MixtureCard) -> list[MixtureGroup]:
+    clusters = sorted({task.cluster for task in mixture.tasks.values()})
+    groups = []
+    for cluster in clusters:
+        tasks = {name: task for name, task in mixture.tasks.items() if task.cluster == cluster}
+        groups.append(MixtureGroup(wording.cluster_title(cluster), tasks, _total(tasks.values())))
+    return groups
+
+
+def _total(tasks: Iterable[MixtureTask]) -> dict[str, int]:
+    tasks = list(tasks)
+    return {
+        "rows": sum(task.rows for task in tasks),
+        "examples": sum(task.examples for task in tasks),
+        "tokens": sum(task.tokens for task in tasks),
+        "target_tokens": sum(task.target_tokens for task in tasks),
+        "shortened": sum(task.shortened for task in tasks),
+        "dropped": sum(sum(task.dropped.values()) for task in tasks),
+    }
+
+
+def _shown_variant(results: Results) -> str:
+    return TUNED if TUNED in results.variants else next(iter(results.variants))
+
+
+def _examples(run: RunFiles) -> dict[str, TaskExamples]:
+    variant = _shown_variant(run.results)
+    found = {}
+    for name in run.results.tasks:
+        chosen = task_examples(run.folder / "predictions" / variant / name, run.end_token)
+        if chosen is not None:
+            found[name] = chosen
+    return found
+
+
+def _flattened(facts: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    """Facts of run.json as name and value, nested names joined by spaces."""
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _flattened(value, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", "not installed" if value is None else str(value)

@@ -1,0 +1,182 @@
+"""Plots as inline SVG: text stays text, and colours are the page's CSS variables, so they follow light and dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import matplotlib
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.axes._secondary_axes import SecondaryAxis
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from flanlab.report.reading import Score, TrainingStep
+from flanlab.report.wording import count, number
+
+# matplotlib knows no CSS: it draws in these colours, which stand for a variable each.
+_INK, _SOFT, _RULE, _PAPER = "#010001", "#010002", "#010003", "#010004"
+_SERIES = ("#010011", "#010012", "#010013")
+_VARIABLES = {_INK: "ink", _SOFT: "soft", _RULE: "rule", _PAPER: "paper"} | {
+    colour: f"series-{place}" for place, colour in enumerate(_SERIES)
+}
+MARKERS = ("o", "s", "D")
+_PIXELS = 72
+"""A figure's inch: one unit of the SVG is then one CSS pixel at its natural size."""
+_PANEL_WIDTH = 340.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 8.0, 46.0, 30.0, 26.0
+_LABEL, _LINE, _GAP = 20.0, 15.0, 12.0
+
+
+@dataclass(frozen=True)
+class PanelRow:
+    """A task, or the average, in one panel: scores by variant, and which count neither as before nor after."""
+
+    name: str
+    scores: Mapping[str, Score]
+    hollow: frozenset[str]
+    chance: float | None = None
+    strong: bool = False
+
+
+def score_panel(title: str, rows: Sequence[PanelRow], variants: Sequence[str], percent: bool, label: str) -> Markup:
+    """Dots with 95 % intervals, one line per variant, rows from top to bottom; chance as a dashed tick.
+
+    Args:
+        title: the metric.
+        rows: tasks and the average; scores are 0 to 1 and drawn times 100.
+        variants: order of the lines; colours and markers go by it.
+        percent: whether the axis reaches from 0 to 100 whatever the scores.
+        label: what a screen reader says.
+    """
+    row_height = _LABEL + _LINE * len(variants) + _GAP
+    height = _TOP + row_height * len(rows) + _BOTTOM
+    figure = Figure(figsize=(_PANEL_WIDTH / _PIXELS, height / _PIXELS))
+    axes = _axes(figure, _LEFT, _RIGHT, _TOP, _BOTTOM)
+    limit = 100.0 if percent else _round_limit(rows)
+    axes.set_xlim(-0.02 * limit, 1.02 * limit)
+    axes.set_ylim(row_height * len(rows), 0)
+    axes.set_yticks([])
+    axes.set_xticks([limit * quarter / 4 for quarter in range(5)])
+    axes.grid(axis="x", color=_RULE, linewidth=1)
+    axes.set_axisbelow(True)
+    axes.set_title(title, loc="left", fontweight="bold", fontsize=14, color=_INK, pad=9, parse_math=False)
+    for place, row in enumerate(rows):
+        top = place * row_height
+        if row.strong:
+            axes.axhline(top + 1, color=_SOFT, linewidth=1)
+        weight = "bold" if row.strong else "normal"
+        axes.text(0, top + _LABEL - 6, row.name, color=_INK, fontsize=12, fontweight=weight, parse_math=False)
+        if row.chance is not None:
+            reach = [top + _LABEL - 3, top + row_height - _GAP + 1]
+            axes.plot([row.chance * 100] * 2, reach, "--", color=_SOFT, linewidth=1.5)
+        for line, variant in enumerate(variants):
+            middle = top + _LABEL + _LINE * (line + 0.5)
+            score = row.scores[variant]
+            colour = _SERIES[line % len(_SERIES)]
+            axes.plot([bound * 100 for bound in score.interval], [middle] * 2, color=colour, linewidth=2)
+            axes.plot(
+                score.mean * 100,
+                middle,
+                MARKERS[line % len(MARKERS)],
+                color=colour,
+                markersize=7 if line % len(MARKERS) != 2 else 6.5,
+                markerfacecolor=_PAPER if variant in row.hollow else colour,
+                markeredgewidth=1.6,
+                clip_on=False,
+            )
+            axes.text(1.04 * limit, middle, number(score.mean), va="center_baseline", fontsize=11, color=_SOFT)
+    return _svg(figure, label)
+
+
+def learning_curve(steps: Sequence[TrainingStep], label: str) -> Markup:
+    """Loss per target token (natural log) against step, with its running mean, and examples seen along the top."""
+    figure = Figure(figsize=(420 / _PIXELS, 280 / _PIXELS))
+    axes = _axes(figure, 42, 14, 46, 42)
+    numbers = [step.step for step in steps]
+    losses = [step.loss for step in steps]
+    axes.plot(numbers, losses, color=_SERIES[-1], linewidth=1, alpha=0.45)
+    if len(steps) < 3:
+        axes.plot(numbers, losses, MARKERS[0], color=_SERIES[-1])
+    axes.plot(numbers, running_mean(steps), color=_SERIES[-1], linewidth=2.2)
+    axes.set_xlim(min(numbers) - 0.5, max(numbers) + 0.5)
+    axes.set_ylim(0, max(losses) * 1.05 or 1)
+    axes.grid(axis="y", color=_RULE, linewidth=1)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("step", color=_SOFT, fontsize=12)
+    for text, side, place in (("loss per target token", "left", (0, 1)), ("examples seen", "right", (1, 1))):
+        offset = (-34 if side == "left" else 8, 26)
+        axes.annotate(text, place, offset, "axes fraction", "offset points", fontsize=12, color=_SOFT, horizontalalignment=side)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    seen = _examples_seen(steps)
+    above = axes.secondary_xaxis("top")
+    ticks = [tick for tick in axes.get_xticks() if numbers[0] <= tick <= numbers[-1]]
+    above.set_xticks(ticks, [count(seen[int(tick)]) if int(tick) in seen else "" for tick in ticks])
+    _quiet(above)
+    return _svg(figure, label)
+
+
+def window(steps: Sequence[TrainingStep]) -> int:
+    """How many steps a running mean spans: a tenth."""
+    return max(1, len(steps) // 10)
+
+
+def running_mean(steps: Sequence[TrainingStep]) -> list[float]:
+    """Mean loss per target token over the last tenth of the steps up to each one."""
+    width = window(steps)
+    means = []
+    for place in range(len(steps)):
+        latest = steps[max(0, place + 1 - width) : place + 1]
+        tokens = sum(step.target_tokens for step in latest)
+        means.append(sum(step.loss * step.target_tokens for step in latest) / tokens if tokens else latest[-1].loss)
+    return means
+
+
+def _examples_seen(steps: Sequence[TrainingStep]) -> dict[int, int]:
+    total, seen = 0, {}
+    for step in steps:
+        total += step.examples
+        seen[step.step] = total
+    return seen
+
+
+def _round_limit(rows: Sequence[PanelRow]) -> float:
+    """The first of 10, 20, 40, 60, 80, 100 that no interval passes."""
+    highest = max(max(score.mean, *score.interval) * 100 for row in rows for score in row.scores.values())
+    return next((limit for limit in (10.0, 20.0, 40.0, 60.0, 80.0) if highest <= limit), 100.0)
+
+
+def _axes(figure: Figure, left: float, right: float, top: float, bottom: float) -> Axes:
+    """Axes with margins in pixels, without a frame."""
+    width, height = (float(side) * _PIXELS for side in figure.get_size_inches())
+    axes = figure.add_axes((left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height))
+    _quiet(axes)
+    return axes
+
+
+def _quiet(axes: Axes | SecondaryAxis) -> None:
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.tick_params(length=0, labelcolor=_SOFT, labelsize=11)
+
+
+def _svg(figure: Figure, label: str) -> Markup:
+    """The figure as an <svg> element that asks for nothing from outside and shares no ids but its own markers'."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
+        figure.savefig(buffer, format="svg", transparent=True)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r' id="[a-z0-9_.]+_\d+"', "", text, flags=re.IGNORECASE)
+    text = re.sub(r"font-family: [^;\"]*", "font-family: inherit", text)
+    text = text.replace("xlink:href", "href")
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var(--{variable})")
+    size = re.search(r'viewBox="[^"]*"', text)
+    assert size is not None
+    opening = Markup('<svg {} role="img" aria-label="{}">').format(Markup(size.group()), escape(label))
+    return opening + Markup(text[text.index(">") + 1 :])

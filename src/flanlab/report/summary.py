@@ -1,0 +1,206 @@
+"""The summary in words; it claims no more than the intervals allow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from flanlab.report.reading import TUNED, Difference, Results, RunFiles, Score, TaskResult
+from flanlab.report.wording import (
+    amount,
+    average_chance,
+    cluster_title,
+    counted,
+    headline_metrics,
+    listed,
+    metric_title,
+    number,
+    parameters,
+    signed,
+    task_headlines,
+)
+
+_FEW = 3
+"""So many tasks are told of one by one; more are counted."""
+_GLOSSES = {
+    "valid_answers": "a reply is valid when it is one of the answers offered, right or wrong",
+    "exact_match": "a reply matches when it is the right answer, word for word",
+    "accuracy": "ranking asks which of the offered answers the model finds likeliest",
+}
+"""What a metric means, said once."""
+_LEVEL = "95\N{NARROW NO-BREAK SPACE}%"
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence of the summary; `lead` begins it and is set in bold."""
+
+    text: str
+    lead: str = ""
+
+    def __str__(self) -> str:
+        return self.lead + self.text
+
+
+def summary(run: RunFiles) -> list[Sentence]:
+    """The run in one paragraph: what was done, then each headline metric before and after, or as it is."""
+    results = run.results
+    sentences = [Sentence(text) for text in (_training(run) if TUNED in results.variants else _evaluation(results))]
+    seen = [name for name, task in results.tasks.items() if task.seen]
+    if seen:
+        text = f"This is no zero-shot result: training has shown the model {_some(seen)}, or what is close."
+        sentences.append(Sentence(text))
+    for metric in headline_metrics(results):
+        sentences += _metric(results, metric)
+    untuned = [title for name, title in results.variants.items() if name != TUNED]
+    if len(untuned) > 1 and TUNED in results.variants:
+        sentences.append(Sentence("“Before” is the untuned model asked in whichever way suits it better, measure by measure."))
+    return sentences
+
+
+def _training(run: RunFiles) -> Iterable[str]:
+    results = run.results
+    kinds = list(dict.fromkeys(cluster_title(cluster) for cluster in results.trained_on.values()))
+    named = kinds if len(kinds) <= _FEW + 1 else [*kinds[:_FEW], f"{len(kinds) - _FEW} more"]
+    extent = ""
+    if run.steps:
+        examples = sum(step.examples for step in run.steps)
+        extent = f", on {counted(examples, 'example')} in {counted(len(run.steps), 'step')}"
+    elif run.mixture:
+        extent = f", on {counted(run.mixture.planned_examples, 'example')}"
+    yield (
+        f"{_model(results)} was tuned on {counted(len(results.trained_on), 'task')} of {counted(len(kinds), 'kind')}"
+        f" ({listed(named)}){extent}."
+    )
+    held_out = [cluster_title(cluster) for cluster in results.hold_out]
+    yield (
+        f"{'One kind of task was' if len(held_out) == 1 else f'{len(held_out)} kinds of task were'} held out,"
+        f" {listed(held_out)}: {_some(results.tasks)}, asked in the same words before and after."
+    )
+    overlaps = list(results.allowed_overlaps)
+    if overlaps:
+        yield f"Not all of that is new to it: it was trained on {_some(overlaps)}, which the hold-out would leave out."
+
+
+def _evaluation(results: Results) -> Iterable[str]:
+    yield f"{_model(results)} was evaluated on {_some(results.tasks)}."
+    if results.trained_on:
+        yield f"It had been tuned on {counted(len(results.trained_on), 'task')} before."
+
+
+def _model(results: Results) -> str:
+    size = f" ({parameters(results.parameters)} parameters)" if results.parameters else ""
+    return f"The model {results.model}{size}"
+
+
+def _some(names: Iterable[str]) -> str:
+    """Few tasks by name, many by number."""
+    names = list(names)
+    return listed(names) if len(names) <= 2 * _FEW else f"{len(names)} tasks"
+
+
+def _metric(results: Results, metric: str) -> Iterable[Sentence]:
+    """What to say of one metric: its average where there is one, else the tasks it judges."""
+    tasks = {name: task for name, task in results.tasks.items() if metric in task.scores}
+    average = results.average
+    gloss = f"; {_GLOSSES[metric]}" if metric in _GLOSSES else ""
+    if average and metric in average.scores and len(tasks) > 1:
+        yield _told(
+            results,
+            metric,
+            f" on average over {len(tasks)} tasks",
+            average.scores[metric],
+            average.comparison.get(metric),
+            average_chance(results),
+            gloss,
+        )
+        if compared := average.comparison.get(metric):
+            yield from _against_the_average(tasks, metric, compared)
+        return
+    judged = {name: task for name, task in tasks.items() if metric in task_headlines(task)}
+    if len(judged) > _FEW and all(metric in task.comparison for task in judged.values()):
+        yield _tally({name: task.comparison[metric] for name, task in judged.items()}, metric_title(results, metric))
+        return
+    for name, task in judged.items():
+        where = f" on {name}" if len(results.tasks) > 1 else ""
+        yield _told(results, metric, where, task.scores[metric], task.comparison.get(metric), task.chance, gloss)
+        gloss = ""
+
+
+def _told(
+    results: Results,
+    metric: str,
+    where: str,
+    scores: Mapping[str, Score],
+    compared: Difference | None,
+    chance: float | None,
+    gloss: str,
+) -> Sentence:
+    subject = metric_title(results, metric)
+    if metric != "accuracy":
+        chance = None
+    if compared is None:
+        return _as_it_is(results, metric, f"{subject}{where}", scores, chance, gloss)
+    before, after = scores[compared.before], scores[compared.after]
+    first, second = amount(metric, before.mean), amount(metric, after.mean)
+    low, high = compared.interval
+    difference = f"difference {signed(compared.difference)} points, {_LEVEL} interval {signed(low)} to {signed(high)}"
+    if compared.is_clear:
+        lead = f"{subject} {'rose' if low > 0 else 'fell'} from {first} to {second}"
+        text = f"{where} ({difference}){gloss}."
+    else:
+        lead = f"{subject}: no clear difference"
+        text = f"{where}: {first} before, {second} after ({difference}){gloss}."
+    if chance is not None:
+        text += f" Guessing would reach {amount(metric, chance)}: {_against_chance(before, after, chance)}."
+    return Sentence(text, lead)
+
+
+def _as_it_is(
+    results: Results, metric: str, subject: str, scores: Mapping[str, Score], chance: float | None, gloss: str
+) -> Sentence:
+    told = []
+    for variant, score in scores.items():
+        low, high = score.interval
+        text = f"{amount(metric, score.mean)} ({_LEVEL} interval {number(low)} to {number(high)})"
+        if chance is not None:
+            text += f", {_beside(score, chance)} the {amount(metric, chance)} of guessing"
+        told.append(f"{results.variants[variant]}: {text}" if len(scores) > 1 else text)
+    return Sentence(f" {'; '.join(told)}{gloss}.", f"{subject}:")
+
+
+def _against_chance(before: Score, after: Score, chance: float) -> str:
+    first, second = _beside(before, chance), _beside(after, chance)
+    if first == second:
+        return f"before and after, the model is {second} that"
+    return f"before, the model was {first} that; after, it is {second} it"
+
+
+def _beside(score: Score, chance: float) -> str:
+    low, high = score.interval
+    return "clearly above" if low > chance else "clearly below" if high < chance else "not clearly apart from"
+
+
+def _against_the_average(tasks: Mapping[str, TaskResult], metric: str, average: Difference) -> Iterable[Sentence]:
+    """Tasks that clearly changed otherwise than the average, which must not hide them."""
+    told = []
+    for verb, sign in (("rose", 1), ("fell", -1)):
+        names = [
+            name
+            for name, task in tasks.items()
+            if (compared := task.comparison.get(metric)) and compared.is_clear and compared.difference * sign > 0
+        ]
+        if names and not (average.is_clear and average.difference * sign > 0):
+            told.append(f"clearly {verb} on {_some(names)}")
+    if told:
+        yield Sentence(f"Of the single tasks, it {listed(told)}.")
+
+
+def _tally(compared: Mapping[str, Difference], title: str) -> Sentence:
+    rose = sum(one.is_clear and one.difference > 0 for one in compared.values())
+    fell = sum(one.is_clear and one.difference < 0 for one in compared.values())
+    return Sentence(
+        f" clearly rose on {rose} of {len(compared)} tasks, clearly fell on {fell}, and shows no clear difference on"
+        f" {len(compared) - rose - fell}, each judged by its own {_LEVEL} interval.",
+        title,
+    )

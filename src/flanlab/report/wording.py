@@ -1,0 +1,124 @@
+"""Numbers and names as people read them, and which metrics a task is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from flanlab.report.reading import Results, TaskResult
+
+CLASSIFICATION_METRICS = ("valid_answers", "exact_match", "accuracy")
+"""What is told of a task with options: does it answer at all, is the answer right, is the right option ranked first."""
+_PERCENT = {*CLASSIFICATION_METRICS, "answer_probability"}
+_SPACE = "\N{NARROW NO-BREAK SPACE}"
+_MINUS = "\N{MINUS SIGN}"
+_EXPLANATIONS = {
+    "valid_answers": "Replies that are one of the offered answers, right or wrong: did the model do what it was asked?",
+    "exact_match": "Replies that are the right answer, word for word (case, punctuation and articles aside).",
+    "accuracy": "Questions where the right answer has the highest probability of those offered (rank classification).",
+    "answer_probability": "Probability given to the right answer, of those offered.",
+    "f1": "Words shared with the right answer (harmonic mean of precision and recall), times 100.",
+    "rouge1": "Single words shared with a reference (F-measure), times 100.",
+    "rouge2": "Word pairs shared with a reference (F-measure), times 100.",
+    "rougeL": "Longest common sequence of words with a reference (F-measure), times 100.",
+    "bleu": "Corpus BLEU of the generated text against the references (0 to 100).",
+}
+
+
+def number(value: float) -> str:
+    """A share as a number from 0 to 100 with one decimal; more where it would look like zero and is not."""
+    points = value * 100
+    text = f"{points:.1f}"
+    if float(text) == 0:
+        text = "0.0" if points == 0 else f"{points:.1g}" if abs(points) >= 1e-4 else "0.0"
+    return text.replace("-", _MINUS) if float(text) else text.lstrip("-")
+
+
+def signed(value: float) -> str:
+    """A difference of shares in points, with its sign."""
+    text = number(value)
+    return text if text.startswith(_MINUS) or text == "0.0" else f"+{text}"
+
+
+def count(value: float) -> str:
+    """A whole number with thousands apart."""
+    return f"{value:,.0f}".replace(",", _SPACE)
+
+
+def amount(metric: str, value: float) -> str:
+    """A score as people know it: with a percent sign, or as bare points for F1, ROUGE and BLEU."""
+    return number(value) + (f"{_SPACE}%" if metric in _PERCENT else "")
+
+
+def is_percent(metric: str) -> bool:
+    """Whether a metric is a share of questions or a probability."""
+    return metric in _PERCENT
+
+
+def explanation(metric: str) -> str:
+    """What a metric measures, in words."""
+    return _EXPLANATIONS.get(metric, "")
+
+
+def counted(items: int, noun: str) -> str:
+    """A number of things: 1 task, 15 tasks."""
+    return f"{count(items)} {noun}{'' if items == 1 else 's'}"
+
+
+def cluster_title(name: str) -> str:
+    """A cluster's name as a person would write it."""
+    return {"closed_book_qa": "closed-book QA", "struct_to_text": "struct-to-text"}.get(name, name.replace("_", " "))
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as prose: a, b and c."""
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: 45 s, 3 min, 1 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def parameters(value: float) -> str:
+    """Size of a model: 135 million, 1.7 billion."""
+    if value >= 1e9:
+        return f"{value / 1e9:.1f} billion"
+    return f"{value / 1e6:.0f} million" if value >= 1e6 else count(value)
+
+
+def breakable(name: str) -> Markup:
+    """A name that may be broken after each underscore."""
+    return Markup("_<wbr>").join(Markup.escape(part) for part in name.split("_"))
+
+
+def metric_title(results: Results, metric: str) -> str:
+    """A metric's title, from the first task that has it, beginning with a capital."""
+    title = next(task.metrics[metric] for task in results.tasks.values() if metric in task.metrics)
+    return "Ranking accuracy" if metric == "accuracy" else title[:1].upper() + title[1:]
+
+
+def headline_metrics(results: Results) -> list[str]:
+    """The metrics worth a plot: the three of classification, then the main ones of generation tasks."""
+    tasks = results.tasks.values()
+    choices = [
+        metric for metric in CLASSIFICATION_METRICS if any(task.is_classification and metric in task.scores for task in tasks)
+    ]
+    return list(dict.fromkeys([*choices, *(task.main_metric for task in tasks)]))
+
+
+def task_headlines(task: TaskResult) -> list[str]:
+    """The metrics by which one task is judged."""
+    if not task.is_classification:
+        return [task.main_metric]
+    return [metric for metric in CLASSIFICATION_METRICS if metric in task.scores]
+
+
+def average_chance(results: Results) -> float | None:
+    """Accuracy of guessing on average over tasks; None where a task has no options."""
+    chances = [task.chance for task in results.tasks.values() if task.chance is not None]
+    return sum(chances) / len(chances) if len(chances) == len(results.tasks) else None

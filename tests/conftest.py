@@ -1,0 +1,44 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from flanlab.data.encoding import TextEncoder
+from flanlab.tasks.loading import load_task
+from flanlab.tasks.schema import Task
+from tests.task_files import REVIEWS, task_content, write_task_file
+from tests.tiny import make_tokenizer
+
+
+@pytest.fixture
+def write_task(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a task and its rows into the test's folder: `write_task(rows, field=value, ...)` gives the path."""
+    return lambda rows=REVIEWS, **changes: write_task_file(tmp_path, task_content(**changes), rows)
+
+
+@pytest.fixture
+def make_task(write_task: Callable[..., Path]) -> Callable[..., Task]:
+    """As `write_task`, but gives the task read from the file."""
+
+    def make(rows: Any = REVIEWS, **changes: Any) -> Task:
+        return load_task(write_task(rows, **changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A small byte-level BPE with merges, an end token and a chat template."""
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def encoder(tokenizer: PreTrainedTokenizerFast) -> TextEncoder:
+    """Encodes with the small tokenizer."""
+    return TextEncoder(tokenizer)

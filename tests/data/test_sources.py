@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from flanlab.data.sources import MIRROR_VARIABLE, MissingDataError, load_rows
+from flanlab.errors import FlanlabError
+from flanlab.tasks.loading import load_task
+from flanlab.tasks.schema import Task
+from flanlab.tasks.templating import TemplatingError
+from tests.task_files import refusal, task_content, write_task_file
+
+MakeTask = Callable[..., Task]
+
+
+def read(make_task: MakeTask, name: str, content: bytes, **changes: Any) -> list[dict[str, Any]]:
+    task = make_task(source={"files": {"train": name}}, **changes)
+    assert task.path is not None
+    (task.path.parent / name).write_bytes(content)
+    return [dict(row) for row in load_rows(task, "train")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rows"),
+    [
+        ("a.jsonl", '{"a": 1}\n{"a": 2}\n', [{"a": 1}, {"a": 2}]),
+        ("a.jsonl", '{"a": 1}\r\n{"a": 2}', [{"a": 1}, {"a": 2}]),
+        ("a.jsonl", '\ufeff{"a": 1}\n', [{"a": 1}]),
+        ("a.jsonl", '\n{"a": 1}\n\n \n{"a": 2}\n\n', [{"a": 1}, {"a": 2}]),
+        ("a.jsonl", '{"a": "x"}\n{"b": [1, 2]}\n', [{"a": "x", "b": None}, {"a": None, "b": [1, 2]}]),
+        ("a.jsonl", '{"a": 1}\n{"a": 2.5}\n{"a": null}\n', [{"a": 1.0}, {"a": 2.5}, {"a": None}]),
+        ("a.jsonl", '{"a": "2020-01-01"}\n{"a": "2020-01-02T10:00:00"}\n', [{"a": "2020-01-01"}, {"a": "2020-01-02T10:00:00"}]),
+        ("a.jsonl", '{"a": "one\u2028two\u0085three"}\n', [{"a": "one\u2028two\u0085three"}]),
+        ("a.jsonl", '{"a": {"b": ["c"]}}\n', [{"a": {"b": ["c"]}}]),
+        ("a.csv", "a,b\n1,x\n2,y\n", [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]),
+        ("a.csv", "\ufeffa,b\r\n1,x\r\n", [{"a": 1, "b": "x"}]),
+        ("a.csv", 'a,b\n"one\ntwo, three","say ""x"""\n', [{"a": "one\ntwo, three", "b": 'say "x"'}]),
+        ("a.csv", "a,b\nNone,NA\nnull,\n", [{"a": "None", "b": "NA"}, {"a": "null", "b": None}]),
+        ("a.csv", "a,b,c\ntrue,10:30,2020-01-01\nfalse,11:00,2020-01-02\n",
+         [{"a": "true", "b": "10:30", "c": "2020-01-01"}, {"a": "false", "b": "11:00", "c": "2020-01-02"}]),
+        ("a.tsv", "a\tb\n1,5\tx\n", [{"a": "1,5", "b": "x"}]),
+        ("A.JSONL", '{"a": 1}\n', [{"a": 1}]),
+    ],
+)  # fmt: skip
+def test_files_are_read_as_they_are_written(
+    name: str, content: str, rows: list[dict[str, Any]], make_task: MakeTask
+) -> None:
+    assert read(make_task, name, content.encode()) == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.jsonl", b"", "holds no rows"),
+        ("a.jsonl", b"\n\n", "holds no rows"),
+        ("a.jsonl", b'{"a": 1}\n{"a": "x\n{"a": 3}\n', "line 2: not valid JSON"),
+        ("a.jsonl", b'{"a": 1}\n\n{"a": 2\n{"a": 3}\n', "line 3: not valid JSON"),
+        ("a.jsonl", b'{"a": 1} {"a": 2}\n', "line 1: not valid JSON"),
+        ("a.jsonl", b'[{"a": 1},\n{"a": 2}]\n', "line 1: not valid JSON"),
+        ("a.jsonl", b'[{"a": 1}]\n', "line 1: is not an object"),
+        ("a.jsonl", b'{"a": 1}\nnull\n', "line 2: is not an object"),
+        ("a.jsonl", b'{"a": ' + b"[" * 100_000 + b"\n", "line 1: not valid JSON"),
+        ("a.jsonl", b'{"a": 1}\n{"a": 2}\n{"a": "x"}\n{"a": 4}\n', "line 3: the column a holds 'x'"),
+        ("a.jsonl", b'{"a": "x"}\n{"b": 1}\n{"a": 4}\n', "line 3: the column a holds 4"),
+        ("a.jsonl", b'{"a": [1]}\n{"a": 1}\n', "line 2: the column a"),
+        ("a.jsonl", b'{"a": 123456789012345678901234567890}\n', "line 1: the column a"),
+        ("a.jsonl", b'{"a": "\\ud800"}\n', "line 1: the column a"),
+        ("a.jsonl", b'{"a": 1}\n{"a": "caf\xe9"}\n', "line 2: is not UTF-8"),
+        ("a.csv", b"", "Empty CSV"),
+        ("a.csv", b"a,b\n", "no row of the train split"),
+        ("a.csv", b"a,b\n1,2\n1,2,3\n", "Expected 2 columns, got 3"),
+        ("a.csv", b"a,a\n1,2\n", "the column a occurs twice"),
+        ("a.csv", b"a,b\ncaf\xe9,2\n", "line 2: is not UTF-8"),
+        ("a.csv", b"caf\xe9,b\na,2\n", "line 1: is not UTF-8"),
+        ("a.csv", b'a,b\n"x,2\n', "CSV parse error"),
+        ("a.parquet", b"", "Parquet"),
+        ("a.parquet", b"PAR1" + b"\x15\x04" * 50 + b"\x10\x00\x00\x00PAR1", "Parquet"),
+        ("a.txt", b"a", "cannot read files of this kind"),
+    ],
+)
+def test_damaged_files_are_named_with_the_line(name: str, content: bytes, told: str, make_task: MakeTask) -> None:
+    message = refusal(lambda: read(make_task, name, content)).message
+    assert told in message
+    assert (name if "no row of" not in told else "reviews.yaml") in message
+
+
+@settings(max_examples=200)
+@given(
+    st.sampled_from(["a.jsonl", "a.csv", "a.tsv"]),
+    st.lists(
+        st.sampled_from(
+            [b'{"a": 1}', b"\n", b"{", b"}", b'"', b"a", b":", b"1", b"null", b",", b"[", b"]", b"\xe9", b"\x00", b"\r", b"\t"]
+            + [b"\xc3\xa9", b"\\ud800", b"NaN", b"1e999", b"true", b" ", b'""', b"\xef\xbb\xbf", b"9" * 30, b"-"]
+        ),
+        max_size=12,
+    ).map(b"".join),
+)
+@example("a.jsonl", b"null\n")
+def test_no_content_raises_anything_but_a_flanlab_error(
+    tmp_path_factory: pytest.TempPathFactory, name: str, content: bytes
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    path = write_task_file(folder, task_content(source={"files": {"train": name}}))
+    (folder / name).write_bytes(content)
+    try:
+        rows = load_rows(load_task(path), "train")
+    except FlanlabError as error:
+        assert error.mend
+    else:
+        assert len(list(rows)) == len(rows) > 0
+
+
+ROWS = [{"text": f"row {number}", "label": number % 3 - 1} for number in range(10)]
+TEXTS = [row["text"] for row in ROWS]
+
+
+@pytest.mark.parametrize(
+    ("specification", "texts"),
+    [
+        ("all", TEXTS),
+        ("all[:3]", TEXTS[:3]),
+        ("all[-3:]", TEXTS[-3:]),
+        ("all[:20%]+all[-1:]", [*TEXTS[:2], TEXTS[-1]]),
+    ],
+)
+def test_slices(specification: str, texts: list[str], make_task: MakeTask) -> None:
+    task = make_task(ROWS, source={"files": "reviews.jsonl", "splits": {"train": specification}})
+    assert [row["text"] for row in load_rows(task, "train")] == texts
+
+
+@pytest.mark.parametrize(
+    "specification",
+    ["train", "all+dev", "all[a:]", "all[:200%]", "all[1:2:3]", " all", "all+", "", "all[", "all[9:2]", "all[20:]", "all[90%:10%]"],
+)  # fmt: skip
+def test_impossible_slices_are_refused(specification: str, make_task: MakeTask) -> None:
+    task = make_task(ROWS, source={"files": "reviews.jsonl", "splits": {"train": specification}})
+    message = refusal(lambda: load_rows(task, "train")).message
+    assert str(task.path) in message
+    assert specification in message
+
+
+@settings(max_examples=200)
+@given(st.text("al+[]:%-0123 d", max_size=14).map("all[".__add__))
+def test_no_slice_raises_anything_but_a_flanlab_error(
+    tmp_path_factory: pytest.TempPathFactory, specification: str
+) -> None:
+    source = {"files": "reviews.jsonl", "splits": {"train": specification}}
+    task = load_task(write_task_file(tmp_path_factory.getbasetemp(), task_content(source=source), ROWS))
+    try:
+        load_rows(task, "train")
+    except FlanlabError as error:
+        assert "reviews.yaml" in error.message
+
+
+def test_a_split_the_task_does_not_have(make_task: MakeTask) -> None:
+    error = refusal(lambda: load_rows(make_task(), "dev"))
+    assert "has no dev split" in error.message
+    assert "reviews.yaml" in error.message
+
+
+def test_a_missing_file_is_named(make_task: MakeTask) -> None:
+    error = refusal(lambda: load_rows(make_task(source={"files": {"train": "nowhere.jsonl"}}), "train"))
+    assert isinstance(error, MissingDataError)
+    assert "nowhere.jsonl" in error.message
+
+
+def test_parts_of_different_types_are_refused(make_task: MakeTask) -> None:
+    source = {"files": {"one": "reviews.jsonl", "two": "two.jsonl"}, "splits": {"train": "one+two"}}
+    task = make_task(source=source)
+    assert task.path is not None
+    (task.path.parent / "two.jsonl").write_text('{"text": "a", "label": "negative"}\n')
+    assert "one+two" in refusal(lambda: load_rows(task, "train")).message
+
+
+def test_the_filter_keeps_the_rows_for_which_it_is_true(make_task: MakeTask) -> None:
+    rows = load_rows(make_task(ROWS, filter="{{ label >= 0 }}"), "train")
+    assert [row["label"] for row in rows] == [0, 1, 0, 1, 0, 1]
+    assert rows[-1] == ROWS[8]
+
+
+@pytest.mark.parametrize(
+    ("expression", "told"),
+    [
+        ("{{ lable >= 0 }}", "row 0: filter: 'lable' is undefined"),
+        ("{{ label >= 'a' }}", "row 0: filter: TypeError"),
+        ("{{ 1 // label }}", "row 1: filter: ZeroDivisionError"),
+    ],
+)
+def test_a_filter_that_fails_names_the_row(expression: str, told: str, make_task: MakeTask) -> None:
+    error = refusal(lambda: load_rows(make_task(ROWS, filter=expression), "train"))
+    assert isinstance(error, TemplatingError)
+    assert told in error.message
+    assert "reviews.yaml" in error.message
+
+
+def test_a_filter_that_keeps_nothing(make_task: MakeTask) -> None:
+    assert "no row of the train split" in refusal(
+        lambda: load_rows(make_task(ROWS, filter="{{ label > 7 }}"), "train")
+    ).message  # fmt: skip
+
+
+def test_the_hash_follows_the_bytes_read(make_task: MakeTask) -> None:
+    first = load_rows(make_task(ROWS), "train").source_hash
+    assert load_rows(make_task(ROWS), "train").source_hash == first
+    assert load_rows(make_task(ROWS[:-1]), "train").source_hash != first
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Path:
+    for config in ("default", "rte"):
+        folder = tmp_path / "mirror" / "owner" / "data" / config
+        folder.mkdir(parents=True)
+        for split in ("train", "validation"):
+            texts = [f"{config} {split} {number}" for number in range(4)]
+            pq.write_table(pa.table({"text": texts, "label": [0, 1, 0, 1]}), folder / f"{split}.parquet")
+    return tmp_path / "mirror"
+
+
+HUB = {"hub": "owner/data", "splits": {"train": "train[:-1]", "dev": "train[-1:]", "test": "validation"}}
+
+
+def test_a_mirror_is_read_by_id_config_and_split(
+    mirror: Path, make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make_task(source={**HUB, "config": "rte"})
+    assert [row["text"] for row in load_rows(task, "train", mirror)] == [f"rte train {number}" for number in range(3)]
+    assert [row["text"] for row in load_rows(task, "dev", mirror)] == ["rte train 3"]
+    monkeypatch.setenv(MIRROR_VARIABLE, str(mirror))
+    assert load_rows(make_task(source=HUB), "test")[2] == {"text": "default validation 2", "label": 0}
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ({**HUB, "hub": "owner/other"}, "owner/other"),
+        ({**HUB, "config": "cola"}, "owner/data (cola)"),
+    ],
+)
+def test_what_the_mirror_does_not_hold(source: dict[str, Any], told: str, mirror: Path, make_task: MakeTask) -> None:
+    error = refusal(lambda: load_rows(make_task(source=source), "train", mirror))
+    assert isinstance(error, MissingDataError)
+    assert told in error.message
+
+
+def test_a_split_the_mirror_does_not_hold(mirror: Path, make_task: MakeTask) -> None:
+    error = refusal(lambda: load_rows(make_task(source={**HUB, "splits": {"test": "test"}}), "test", mirror))
+    assert "'test'" in error.message
+    assert "train, validation" in error.mend
+
+
+def test_a_mirror_folder_that_is_not_there(tmp_path: Path, make_task: MakeTask) -> None:
+    error = refusal(lambda: load_rows(make_task(source=HUB), "train", tmp_path / "nowhere"))
+    assert isinstance(error, MissingDataError)
+    assert str(tmp_path / "nowhere") in error.message
+    assert MIRROR_VARIABLE in error.mend
+
+
+def test_a_damaged_mirror_file_is_named(mirror: Path, make_task: MakeTask) -> None:
+    path = mirror / "owner" / "data" / "default" / "train.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    assert str(path) in refusal(lambda: load_rows(make_task(source=HUB), "train", mirror)).message
+
+
+def test_an_unreachable_hub_says_how_to_go_on(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
+    error = refusal(lambda: load_rows(make_task(source=HUB), "train"))
+    assert isinstance(error, MissingDataError)
+    assert "owner/data" in error.message
+    assert "--mirror" in error.mend

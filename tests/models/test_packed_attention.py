@@ -1,0 +1,258 @@
+"""Packed segments and branches: the same numbers as one by one with transformers' own attention, and no leaks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
+from transformers.models.llama import modeling_llama
+
+from flanlab.data.mixture import EncodedExample
+from flanlab.data.rendering import Example
+from flanlab.errors import FlanlabError
+from flanlab.models.packed_attention import (
+    ATTENTION_NAME,
+    check_isolation,
+    pack_segments,
+    packed_attention,
+    packed_logits,
+)
+from flanlab.training.settings import TrainingSettings
+from flanlab.training.trainer import packed_loss, train_step
+from tests.tiny import save_tiny, stock_model
+
+KINDS = ["llama", "qwen2", "gpt_neox"]
+
+
+def example(prompt: list[int], target: list[int]) -> EncodedExample:
+    return EncodedExample(Example("tiny", "misc", 1, 0, "", ""), prompt, target, False)
+
+
+EXAMPLES = [
+    example([5, 9, 30, 41, 7], [12, 0]),
+    example([8], [0]),
+    example([40, 41, 42], [43, 44, 45, 46, 0]),
+    example([5, 9, 30, 41, 7], [77, 78, 0]),
+    example(list(range(100, 125)), [3, 0]),
+]
+
+
+def packed_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=ATTENTION_NAME)
+    assert isinstance(model, PreTrainedModel)
+    return model.eval()
+
+
+def plain_loss(model: PreTrainedModel, one: EncodedExample) -> Tensor:
+    """Cross-entropy of one example's target, computed alone with transformers' own loss over labels."""
+    ids = torch.tensor([one.prompt + one.target])
+    labels = torch.tensor([[-100] * len(one.prompt) + one.target])
+    logits = model(input_ids=ids).logits[:, :-1]
+    return nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")
+
+
+def test_layout_of_a_packed_row() -> None:
+    packed = pack_segments([([5, 6, 7], [[8, 9], [10]]), ([11], [[12]]), ([13, 14], [])])
+    assert packed.input_ids.tolist() == [5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
+    assert packed.position_ids.tolist() == [0, 1, 2, 3, 4, 3, 0, 1, 0, 1]
+    assert [(start, length) for start, length, _ in packed.segments] == [(0, 6), (6, 2), (8, 2)]
+    assert packed.boundaries.tolist() == [0, 6, 8, 10]
+    mask = packed.segments[0][2]
+    assert mask is not None
+    assert mask.int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 1, 0],
+        [1, 1, 1, 0, 0, 1],
+    ]
+    assert packed.segments[1][2] is None, "one branch is plain causal attention"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_loss_and_gradients_are_those_of_separate_examples(kind: str, tiny_folders: dict[str, Path]) -> None:
+    reference = stock_model(tiny_folders[kind], torch.float64)
+    expected = torch.stack([plain_loss(reference, one) for one in EXAMPLES]).sum()
+    expected.backward()
+    packed = packed_model(tiny_folders[kind], torch.float64)
+    # The loss itself is computed in float32, whatever the model's precision.
+    loss = packed_loss(packed, EXAMPLES)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    gradients = dict(packed.named_parameters())
+    assert gradients
+    for name, parameter in reference.named_parameters():
+        assert parameter.grad is not None
+        torch.testing.assert_close(gradients[name].grad, parameter.grad, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_loss_leaves_prompt_tokens_out(tiny_folder: Path) -> None:
+    """The sum over all tokens would be another number; so would one position off."""
+    model = packed_model(tiny_folder)
+    one = EXAMPLES[2]
+    logits = stock_model(tiny_folder)(input_ids=torch.tensor([one.prompt + one.target])).logits[0].log_softmax(-1)
+    rows = torch.arange(len(one.prompt) - 1, len(one.prompt) + len(one.target) - 1)
+    by_hand = -logits[rows, torch.tensor(one.target)].sum()
+    assert packed_loss(model, [one]).item() == pytest.approx(by_hand.item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_of_a_packed_row_are_those_of_each_segment_alone(kind: str, tiny_folders: dict[str, Path]) -> None:
+    reference, model = stock_model(tiny_folders[kind]), packed_model(tiny_folders[kind])
+    segments = [one.prompt + one.target for one in EXAMPLES]
+    with torch.inference_mode():
+        together = packed_logits(model, pack_segments([(ids, []) for ids in segments]))
+        alone = torch.cat([reference(input_ids=torch.tensor([ids])).logits[0] for ids in segments])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-4)
+
+
+def test_logits_at_chosen_positions_are_the_same_rows(tiny_folder: Path) -> None:
+    model = packed_model(tiny_folder)
+    batch = pack_segments([(one.prompt, [one.target]) for one in EXAMPLES])
+    positions = torch.tensor([0, 6, 7, 12])
+    with torch.inference_mode():
+        torch.testing.assert_close(packed_logits(model, batch, positions), packed_logits(model, batch)[positions])
+
+
+@pytest.mark.parametrize("method", ["adamw", "adafactor"])
+def test_update_is_the_same_whatever_the_micro_batches(method: str, tiny_folder: Path) -> None:
+    from flanlab.training.trainer import make_optimizer
+
+    updated = []
+    for micro_batch_tokens in (27, 30, 64, 10_000):
+        model = packed_model(tiny_folder, torch.float64).requires_grad_(True)
+        settings = TrainingSettings(
+            steps=10, learning_rate=1e-2, micro_batch_tokens=micro_batch_tokens, optimizer=method, gradient_clip=0.5
+        )
+        optimizer = make_optimizer(model, settings)
+        losses = [train_step(model, optimizer, EXAMPLES, settings, 1e-2)[0] for _ in range(2)]
+        updated.append((losses, {name: value.detach() for name, value in model.named_parameters()}))
+    assert updated[0][0][1] < updated[0][0][0], "two steps on the same examples must lower the loss"
+    for losses, parameters in updated[1:]:
+        assert losses == pytest.approx(updated[0][0], rel=1e-5)
+        for name, value in parameters.items():
+            torch.testing.assert_close(value, updated[0][1][name], rtol=0, atol=2e-5, msg=name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_changing_one_part_changes_no_other(kind: str, tiny_folders: dict[str, Path]) -> None:
+    """Every token is changed in turn: exactly the tokens that may see it change their logits."""
+    model = packed_model(tiny_folders[kind])
+    parts = [([5, 6, 7], ([20, 21], [22, 23, 24])), ([30, 31], ([32],)), ([40, 41, 42], ())]
+    batch = pack_segments(parts)
+    segment_of, branch_of = [], []
+    for number, (prompt, branches) in enumerate(parts):
+        segment_of += [number] * (len(prompt) + sum(map(len, branches)))
+        branch_of += [0] * len(prompt) + [b for b, branch in enumerate(branches, 1) for _ in branch]
+    with torch.inference_mode():
+        base = packed_logits(model, batch)
+        for changed in range(len(batch.input_ids)):
+            ids = batch.input_ids.clone()
+            ids[changed] = 99
+            other = packed_logits(model, type(batch)(ids, batch.position_ids, batch.segments, batch.boundaries))
+            moved = ((other - base).abs().amax(dim=-1) > 1e-4).tolist()
+            sees = [
+                reader >= changed
+                and segment_of[reader] == segment_of[changed]
+                and branch_of[changed] in (0, branch_of[reader])
+                for reader in range(len(ids))
+            ]
+            assert moved == sees, f"token {changed}"
+
+
+def _ignores_layout(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: object
+) -> tuple[Tensor, None]:
+    """Attention that is causal over the whole row, as if the row were one text."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    return nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2), None
+
+
+def test_check_refuses_attention_that_ignores_the_layout(tiny_folder: Path) -> None:
+    AttentionInterface.register("ignores_layout_for_test", _ignores_layout)
+    leaking = AutoModelForCausalLM.from_pretrained(tiny_folder, attn_implementation="ignores_layout_for_test")
+    with pytest.raises(FlanlabError, match="cannot keep packed sequences apart"):
+        check_isolation(leaking)
+
+
+def test_check_refuses_attention_of_transformers_itself(tiny_folder: Path) -> None:
+    with pytest.raises(FlanlabError, match="cannot keep packed sequences apart"):
+        check_isolation(stock_model(tiny_folder))
+
+
+def test_check_refuses_a_model_that_does_not_read_the_prompt(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deaf(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: object, **kwargs: object) -> object:
+        return torch.zeros_like(query).transpose(1, 2), None
+
+    AttentionInterface.register("deaf_for_test", deaf)
+    with pytest.raises(FlanlabError, match="cannot keep packed sequences apart"):
+        check_isolation(AutoModelForCausalLM.from_pretrained(tiny_folder, attn_implementation="deaf_for_test"))
+
+
+def test_check_refuses_a_leak_between_branches_alone(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments apart, but the options of a question see each other."""
+
+    def leaks(*args: object, **kwargs: object) -> object:
+        layout = kwargs.get("layout")
+        if layout is not None:
+            layout = type(layout)(
+                layout.input_ids,
+                layout.position_ids,
+                [(start, length, None) for start, length, _ in layout.segments],
+                layout.boundaries,
+            )
+        return packed_attention(*args, **{**kwargs, "layout": layout})  # type: ignore[arg-type]
+
+    AttentionInterface.register("branches_leak_for_test", leaks)
+    with pytest.raises(FlanlabError, match="cannot keep packed sequences apart"):
+        check_isolation(AutoModelForCausalLM.from_pretrained(tiny_folder, attn_implementation="branches_leak_for_test"))
+
+
+def test_check_refuses_mixing_outside_of_attention(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer that mixes neighbouring tokens, as convolutions and recurrent layers do."""
+    forward = modeling_llama.LlamaMLP.forward
+    monkeypatch.setattr(
+        modeling_llama.LlamaMLP, "forward", lambda self, x: forward(self, x + 0.5 * torch.roll(x, 1, dims=1))
+    )
+    with pytest.raises(FlanlabError, match="cannot keep packed sequences apart"):
+        check_isolation(packed_model(tiny_folder))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_check_accepts_sound_models_and_leaves_their_mode_alone(kind: str, tiny_folders: dict[str, Path]) -> None:
+    model = packed_model(tiny_folders[kind])
+    for training in (True, False):
+        model.train(training)
+        check_isolation(model)
+        assert model.training is training
+
+
+def test_soft_capped_attention_is_refused(tmp_path: Path) -> None:
+    model = packed_model(save_tiny(tmp_path, "gemma2"))
+    with pytest.raises(FlanlabError, match="soft-capped or sink attention"):
+        check_isolation(model)
+
+
+def test_window_shorter_than_an_example_is_refused(tmp_path: Path) -> None:
+    model = packed_model(save_tiny(tmp_path, "mistral", sliding_window=24))
+    reference = stock_model(tmp_path)
+    whole = list(range(10, 34))
+    with torch.inference_mode():
+        # Several examples that fit: the row may be longer than the window.
+        logits = packed_logits(model, pack_segments([(whole, []), (whole[::-1], [])]))
+        expected = [reference(input_ids=torch.tensor([ids])).logits[0] for ids in (whole, whole[::-1])]
+        torch.testing.assert_close(logits, torch.cat(expected), rtol=0, atol=1e-4)
+        with pytest.raises(FlanlabError, match=r"example of 25 tokens .* window of 24"):
+            packed_logits(model, pack_segments([([5, 6], []), ([*whole, 99], [])]))
+
+
+def test_attention_without_layout_or_mask_is_refused(tiny_folder: Path) -> None:
+    with pytest.raises(FlanlabError, match="without a layout or a mask"):
+        packed_model(tiny_folder)(input_ids=torch.tensor([[5, 6, 7]]))

@@ -1,0 +1,183 @@
+"""Rank classification and generation against the plain way: one option, one prompt at a time, transformers' own attention."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from flanlab.data.encoding import ANSWER_SEPARATOR, TextEncoder
+from flanlab.models.loading import load_model
+from flanlab.models.packed_attention import ATTENTION_NAME
+from flanlab.models.scoring import Answer, Question, answer_questions
+from tests.tiny import make_tokenizer, save_tiny, stock_model
+
+KINDS = ["llama", "qwen2", "gpt_neox"]
+BUDGETS = [1, 64, 100_000]
+END = 0
+
+
+def plain_scores(model: PreTrainedModel, prompt: Sequence[int], option: Sequence[int]) -> tuple[float, float]:
+    """Log-probability of an option, with and without its last token, from a full forward pass of its own."""
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([[*prompt, *option]])).logits[0].log_softmax(-1)
+    each = [logits[len(prompt) - 1 + place, token].item() for place, token in enumerate(option)]
+    return sum(each), sum(each[:-1])
+
+
+def plain_generation(model: PreTrainedModel, question: Question) -> list[int]:
+    """What `generate` says greedily, its stop token left out."""
+    output = model.generate(
+        torch.tensor([question.prompt]),
+        do_sample=False,
+        max_new_tokens=question.max_new_tokens,
+        eos_token_id=sorted(question.stop_tokens) or None,
+        pad_token_id=END,
+    )
+    new: list[int] = output[0, len(question.prompt) :].tolist()
+    return new[:-1] if new and new[-1] in question.stop_tokens else new
+
+
+def answers_in_order(model: PreTrainedModel, questions: Sequence[Question], budget: int) -> list[Answer]:
+    answers = dict(answer_questions(model, questions, budget))
+    assert sorted(answers) == list(range(len(questions))), "every question is answered once"
+    return [answers[position] for position in range(len(questions))]
+
+
+def random_questions(seed: int = 3) -> list[Question]:
+    """2 to 20 options of 1 to 7 tokens, some the beginning of others, over prompts of 1 to 40 tokens."""
+    draw = random.Random(seed)
+
+    def tokens(count: int) -> list[int]:
+        return [draw.randrange(1, 330) for _ in range(count)]
+
+    questions = [
+        Question(tokens(12), [[40, 41, END], [40, 41, 42, END]]),
+        Question(tokens(5), [[40, END], [40, 41, END], [40, 41, 42, END], [END]]),
+        Question(tokens(1), [[77, END], [78, END]]),
+        Question(tokens(9), [[50, END]]),
+    ]
+    for count in (2, 3, 5, 11, 20):
+        options = [[*tokens(draw.randrange(0, 7)), END] for _ in range(count)]
+        questions.append(Question(tokens(draw.randrange(1, 40)), options))
+    return questions
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_scores_are_those_of_one_option_at_a_time(kind: str, budget: int, tiny_folders: dict[str, Path]) -> None:
+    reference = stock_model(tiny_folders[kind])
+    model = load_model(str(tiny_folders[kind]), device="cpu").model
+    questions = random_questions()
+    for question, answer in zip(questions, answers_in_order(model, questions, budget), strict=True):
+        expected = [plain_scores(reference, question.prompt, option) for option in question.options]
+        assert answer.scores == pytest.approx([whole for whole, _ in expected], abs=1e-4)
+        assert answer.scores_without_end == pytest.approx([part for _, part in expected], abs=1e-4)
+        assert answer.generated == []
+
+
+@pytest.mark.parametrize("style", ["instruction", "chat"])
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_scores_of_texts_in_both_prompt_styles(style: str, budget: int, tiny_folder: Path) -> None:
+    """From text on: the tokens of prompt and option are those of the whole text, up to the end token."""
+    loaded, reference = load_model(str(tiny_folder), device="cpu"), stock_model(tiny_folder)
+    asked = [
+        ("Is this comment positive or negative?", ["positive", "negative"]),
+        ("Which one?", ["yes", "yes, often", "no", "maybe"]),
+        ("How many?", [str(number) for number in range(20)]),
+    ]
+    encoder: TextEncoder = loaded.encoder
+    questions = []
+    for prompt, options in asked:
+        encoded = encoder.encode(prompt, options, style)  # type: ignore[arg-type]
+        questions.append(Question(encoded.prompt, encoded.answers))
+    for (prompt, options), answer in zip(asked, answers_in_order(loaded.model, questions, budget), strict=True):
+        context = prompt + ANSWER_SEPARATOR if style == "instruction" else f"<|user|>\n{prompt}\n<|assistant|>\n"
+        expected = []
+        for option in options:
+            whole = make_tokenizer()(context + option)["input_ids"] + [END]
+            before = make_tokenizer()(context)["input_ids"]
+            assert whole[: len(before)] == before, "this tokenizer keeps the line break apart from what follows"
+            expected.append(plain_scores(reference, before, whole[len(before) :])[0])
+        assert answer.scores == pytest.approx(expected, abs=1e-4)
+
+
+def generation_questions(stop_tokens: Sequence[int] = ()) -> list[Question]:
+    draw = random.Random(5)
+    return [
+        Question(
+            [draw.randrange(1, 330) for _ in range(length)],
+            [[40, END], [41, 42, END]] if length % 2 else [],
+            max_new_tokens=limit,
+            stop_tokens=frozenset(stop_tokens),
+        )
+        for length, limit in ((3, 12), (17, 1), (8, 20), (30, 2), (1, 20), (12, 7), (13, 20))
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_generation_is_that_of_transformers(kind: str, budget: int, tiny_folders: dict[str, Path]) -> None:
+    reference = stock_model(tiny_folders[kind])
+    model = load_model(str(tiny_folders[kind]), device="cpu").model
+    free = generation_questions()
+    unstopped = [plain_generation(reference, question) for question in free]
+    assert [len(tokens) for tokens in unstopped] == [question.max_new_tokens for question in free]
+    # Tokens that the model really says, at first, in the middle, at last: so that every way to stop is met.
+    stop_tokens = [unstopped[2][0], unstopped[0][4], unstopped[6][-1], END]
+    for questions in (free, generation_questions(stop_tokens)):
+        expected = [plain_generation(reference, question) for question in questions]
+        assert [answer.generated for answer in answers_in_order(model, questions, budget)] == expected
+    assert expected[2] == []
+    assert len(expected[0]) <= 4
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_generated_answer_is_the_first_line_with_text(budget: int, tiny_folder: Path) -> None:
+    """Line breaks before the answer are passed over but read by the model; the first one after it ends it."""
+    reference, model = stock_model(tiny_folder), load_model(str(tiny_folder), device="cpu").model
+    free = generation_questions()
+    said = [plain_generation(reference, question) for question in free]
+    # Some answers begin with a break, some meet one later, some never.
+    breaks = frozenset({said[0][0], said[2][0], said[2][1], said[6][5]})
+    expected = []
+    for tokens in said:
+        text = list(tokens)
+        while text and text[0] in breaks:
+            text.pop(0)
+        ends = [place for place, token in enumerate(text) if token in breaks]
+        expected.append(text[: ends[0]] if ends else text)
+    assert expected != said
+    questions = [Question(q.prompt, q.options, q.max_new_tokens, q.stop_tokens, breaks) for q in free]
+    assert [answer.generated for answer in answers_in_order(model, questions, budget)] == expected
+
+
+def test_generation_and_scores_do_not_disturb_each_other(tiny_folder: Path) -> None:
+    model = load_model(str(tiny_folder), device="cpu").model
+    prompt, options = [5, 6, 7, 8], [[40, 41, END], [42, END]]
+    both = answers_in_order(model, [Question(prompt, options, 6)], 4096)[0]
+    scored = answers_in_order(model, [Question(prompt, options)], 4096)[0]
+    generated = answers_in_order(model, [Question(prompt, [], 6)], 4096)[0]
+    assert both.scores == pytest.approx(scored.scores, abs=1e-5)
+    assert both.generated == generated.generated
+    assert generated.scores == []
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_generation_with_an_attention_window(budget: int, tmp_path: Path) -> None:
+    """A row of several prompts, and answers that grow past the window, as sliding-window models (Mistral) compute them."""
+    save_tiny(tmp_path, "mistral", sliding_window=24)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation=ATTENTION_NAME).eval()
+    reference = stock_model(tmp_path)
+    questions = [Question(list(range(10 + start, 30 + start)), [], 30) for start in (0, 40, 90)]
+    questions.append(Question([200, 201, 202], [], 30))
+    expected = [plain_generation(reference, question) for question in questions]
+    assert [answer.generated for answer in answers_in_order(model, questions, budget)] == expected
+
+
+def test_no_question_gives_no_answer(tiny_folder: Path) -> None:
+    assert list(answer_questions(load_model(str(tiny_folder), device="cpu").model, [])) == []

@@ -1,0 +1,142 @@
+"""Run folders made up for the report: predictions by hand, results.json by the code that writes the real ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flanlab.evaluation.predict import PREDICTION_SCHEMA, EvaluationSettings
+from flanlab.evaluation.results import average_results, compare, task_results
+from flanlab.files import write_json, write_text
+from flanlab.tasks.loading import load_collections, select_tasks
+
+HOSTILE = '<script>alert("x")</script><img src="https://evil.example/x.png"> $x$ & \u202e {{ 7 * 7 }}'
+VARIANTS = {
+    "untuned_instruction": "untuned, instruction prompt",
+    "untuned_chat": "untuned, chat prompt",
+    "tuned": "tuned",
+}
+ROWS, TEMPLATES = 40, (1, 2, 4, 5)
+Right = Mapping[str, int]
+"""Of every ten rows, how many a variant answers right."""
+
+
+def prediction(task: str, template: int, row: int, right: bool, generation: bool, prompt: str) -> dict[str, Any]:
+    """One prediction; the right option is every other row's first."""
+    answer = row % 2
+    options = ["negative", "positive"]
+    chosen = answer if right else 1 - answer
+    scores = [-1.0 if position == chosen else -3.0 for position in range(2)]
+    reference = f"voici la phrase numéro {row}, la bonne" if generation else options[answer]
+    return {
+        "task": task,
+        "template": template,
+        "row": row,
+        "prompt": f"{prompt} Question {row}, template {template}",
+        "options": [] if generation else options,
+        "option_scores": [] if generation else scores,
+        # Without end tokens everything is the other way round, so that a mix-up shows.
+        "option_scores_without_end": [] if generation else scores[::-1],
+        "option_tokens": [] if generation else [2, 2],
+        "answer": None if generation else answer,
+        "references": [reference],
+        "generated": reference if right else ("other words" if generation else options[chosen]),
+        "shortened": False,
+    }
+
+
+def make_run(
+    folder: Path,
+    right: Right,
+    *,
+    tasks: Sequence[str] = ("product_reviews", "visitor_comments"),
+    prompt: str = "Is it good?",
+    trained: bool = True,
+    **changes: Any,
+) -> Path:
+    """Write a run folder; `right` names its variants, `changes` go into results.json."""
+    settings = EvaluationSettings()
+    entries: dict[str, Any] = {}
+    resampled: dict[str, Any] = {}
+    before = [variant for variant in right if variant != "tuned"]
+    chosen = select_tasks(load_collections(["sampler"]), tasks)
+    for task in chosen:
+        folders = {}
+        for variant, tenths in right.items():
+            records = [
+                prediction(
+                    task.name,
+                    template,
+                    row,
+                    # The rows answered right move on from template to template, so that templates differ.
+                    (row * 7 + template) % 10 < tenths,
+                    not task.is_classification,
+                    prompt,
+                )
+                for row in range(ROWS)
+                for template in TEMPLATES
+            ]
+            folders[variant] = folder / "predictions" / variant / task.name
+            folders[variant].mkdir(parents=True)
+            for number in range(2):
+                part = pa.Table.from_pylist(records[number::2], schema=PREDICTION_SCHEMA)
+                pq.write_table(part, folders[variant] / f"part-{number:05d}.parquet")
+        entries[task.name], resampled[task.name] = task_results(task, folders, settings)
+        if trained:
+            entries[task.name]["comparison"] = compare(
+                entries[task.name]["scores"], resampled[task.name], before, "tuned"
+            )
+    average, draws = average_results(entries, resampled)
+    if trained:
+        average["comparison"] = compare(average["scores"], draws, before, "tuned")
+    results = {
+        "format": 1,
+        "name": "synthetic",
+        "description": "A run made up for a test.",
+        "hold_out": ["sentiment"],
+        "left_out": {"far_away": "held out"} if trained else {},
+        "allowed_overlaps": {},
+        "trained_on": {"short_facts": "closed_book_qa", "everyday_goals": "commonsense"} if trained else {},
+        "model": "some/model",
+        "parameters": 134_515_008,
+        "variants": {variant: VARIANTS.get(variant, f"{variant} prompt") for variant in right},
+        "tasks": entries,
+        "average": average,
+        "notes": ["A note to the reader."],
+        "seconds": 3725.0,
+    }
+    write_json(folder / "results.json", results | changes)
+    if trained:
+        _write_training(folder)
+    return folder
+
+
+def _write_training(folder: Path) -> None:
+    counts = {"rows": 60, "epochs": 0.477, "examples": 30, "tokens": 2100, "target_tokens": 300, "shortened": 2}
+    write_json(
+        folder / "mixture.json",
+        {
+            "planned_examples": 440,
+            "measured_examples": 60,
+            "cycle_length": 60,
+            "tasks": {
+                "short_facts": {"cluster": "closed_book_qa", **counts, "dropped": {"target too long": 3}},
+                "everyday_goals": {"cluster": "commonsense", **counts, "dropped": {}},
+            },
+        },
+    )
+    write_json(
+        folder / "run.json",
+        {"flanlab": "0.1.0", "packages": {"torch": "2.9.0"}, "tasks": {"short_facts": {"task": "abc", "rows": "def"}}},
+    )
+    write_text(folder / "recipe.yaml", "name: synthetic\nevaluation:\n  end_token: true\n")
+    steps = [
+        {"step": step, "loss": 3 / step, "examples": 11, "tokens": 800, "target_tokens": 100, "seconds": 2.5}
+        for step in range(1, 41)
+    ]
+    write_text(folder / "training" / "log.jsonl", "".join(json.dumps(step) + "\n" for step in steps))

@@ -1,0 +1,301 @@
+"""The page: complete, exact, safe to open, and made from files alone."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.report.synthetic import HOSTILE, make_run
+
+from flanlab.errors import FlanlabError
+from flanlab.files import read_json, write_json
+from flanlab.report.html import write_report
+
+RIGHT = {"untuned_instruction": 3, "untuned_chat": 5, "tuned": 9}
+VOID = {"meta", "br", "wbr", "img", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: elements, attributes, table cells, and that everything is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.source = text
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.values: list[float] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(text)
+        assert not self._open, f"never closed: {self._open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in VOID:
+            self._open.append(tag)
+        for name, value in attrs:
+            self.attributes.append((tag, name, value or ""))
+            if tag == "data" and name == "value":
+                self.values.append(float(value or ""))
+            if name == "id":
+                self.ids.append(value or "")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self._open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self._open:
+            self.text += data
+
+    @property
+    def headings(self) -> list[str]:
+        return re.findall(r"<h2[^>]*>(.*?)</h2>", self.source)
+
+
+def page_of(folder: Path, **options: Any) -> Page:
+    path = write_report(folder, **options)
+    assert path == folder / "report.html"
+    return Page(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("run"), RIGHT)
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Page:
+    return page_of(folder)
+
+
+def test_all_parts_are_there_in_order(page: Page) -> None:
+    assert page.headings == [
+        "Before and after",
+        "All tasks, metric by metric",
+        "Template by template",
+        "Learning curve",
+        "What it was trained on",
+        "Example predictions",
+        "Notes",
+    ]
+    assert "A note to the reader." in page.text
+    assert "far_away: held out" in page.text
+    assert "target too long" in page.text
+    assert "the first 60, one whole round of the mixture" in page.text
+    assert "name: synthetic" in page.text
+    assert "62 min" in page.text
+
+
+def test_tables_hold_the_very_numbers_of_the_results(folder: Path, page: Page) -> None:
+    results = read_json(folder / "results.json")
+    shown = set(page.values)
+    for part in [*results["tasks"].values(), results["average"]]:
+        for by_variant in part["scores"].values():
+            for score in by_variant.values():
+                assert {score["mean"], *score["interval"]} <= shown
+        for compared in part["comparison"].values():
+            assert {compared["difference"], *compared["interval"]} <= shown
+    for task in results["tasks"].values():
+        for metric in ("valid_answers", "exact_match", "accuracy"):
+            for score in task["scores"][metric].values():
+                assert {*score["by_template"].values(), score["std"], score["min"], score["max"]} <= shown
+
+
+def test_each_row_of_a_table_has_its_own_tasks_numbers(folder: Path, page: Page) -> None:
+    results = read_json(folder / "results.json")
+    table = page.source[page.source.index('aria-label="Ranking accuracy, all tasks"') :]
+    row = table[table.index("visitor_") : table.index("</tr>", table.index("visitor_"))]
+    scores = results["tasks"]["visitor_comments"]["scores"]["accuracy"]
+    bold = [float(value) for value in re.findall(r'<b><data value="([^"]+)"', row)]
+    difference = results["tasks"]["visitor_comments"]["comparison"]["accuracy"]
+    assert bold == [*(scores[variant]["mean"] for variant in RIGHT), difference["difference"]]
+    assert "before: chat prompt" in row
+
+
+def test_plots_are_named_and_follow_the_page_in_colour(page: Page) -> None:
+    plots = [part for part in re.findall(r"<svg.*?</svg>", page.source, flags=re.DOTALL) if 'role="img"' in part]
+    assert len(plots) == 4
+    for plot in plots:
+        assert re.match(r'<svg viewBox="[^"]+" role="img" aria-label="[^"]{30,}"', plot)
+        # Whatever colour matplotlib was told, the page's variables must have taken its place.
+        assert not re.search(r"#[0-9a-f]{6}\b(?!\")", re.sub(r'(href="|url\()#\w+', "", plot))
+    assert "average: untuned, instruction prompt 30.0, untuned, chat prompt 50.0, tuned 90.0." in plots[2]
+    # Chance is drawn for accuracy alone.
+    assert [plot.count("stroke-dasharray") > 0 for plot in plots] == [False, False, True, False]
+
+
+def test_ids_are_unique(page: Page) -> None:
+    assert len(page.ids) == len(set(page.ids))
+
+
+@pytest.mark.parametrize("examples", [True, False])
+def test_hostile_text_is_shown_and_not_obeyed(tmp_path: Path, examples: bool) -> None:
+    folder = make_run(
+        tmp_path / "run",
+        RIGHT,
+        prompt=HOSTILE,
+        name=HOSTILE,
+        description=HOSTILE,
+        model=HOSTILE,
+        notes=[HOSTILE],
+        left_out={HOSTILE: HOSTILE},
+        hold_out=[HOSTILE],
+        variants={"untuned_instruction": HOSTILE, "untuned_chat": HOSTILE, "tuned": HOSTILE},
+    )
+    page = page_of(folder, examples=examples)
+    assert not {"script", "img", "link", "iframe", "object", "base", "form"} & set(page.tags)
+    assert "49" not in page.text.split("Before and after")[0].replace("{{ 7 * 7 }}", "")
+    assert page.text.count('<script>alert("x")</script>') > (12 if examples else 5)
+
+
+def test_nothing_is_fetched(page: Page) -> None:
+    for tag, name, value in page.attributes:
+        assert name not in {"src", "srcset", "poster", "action", "data", "background"}, (tag, name)
+        if name.endswith("href"):
+            assert value.startswith("#"), (tag, value)
+        assert not name.startswith("on"), (tag, name)
+    assert not re.search(r"@import|url\((?!#)", page.source)
+    assert "http://" not in page.source
+    assert "https://" not in page.source
+    assert ("meta", "content", "default-src 'none'; style-src 'unsafe-inline'") in page.attributes
+
+
+def test_examples_show_what_was_asked_answered_and_right(page: Page) -> None:
+    shown = re.findall(r"Template (\d+), row (\d+)", page.text)
+    assert len(shown) == 12
+    assert {template for template, _ in shown} == {"1", "4", "5"}
+    # exp(-1) : exp(-3)
+    assert "88.1" in page.text
+    assert "11.9" in page.text
+    first = page.source[page.source.index('<article class="prediction">') :]
+    first = first[: first.index("</article>")]
+    right = re.search(r"Right answer</dt>\s*<dd><q>(\w+)", first)
+    ranked = re.search(r"<li>(\w+)", first)
+    assert right is not None
+    assert ranked is not None
+    assert right.group(1) == ranked.group(1)
+
+
+def test_examples_can_be_left_out(folder: Path) -> None:
+    page = page_of(folder, examples=False)
+    assert "Question" not in page.text.replace("Questions", "")
+    assert "left out of this copy" in page.text
+
+
+def test_scores_without_end_tokens_are_used_where_the_recipe_says_so(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", {"untuned_instruction": 3, "tuned": 9})
+    assert "Ranked the right answer first (144 of 160)" in page_of(folder).text
+    (folder / "recipe.yaml").write_text("evaluation: {end_token: false}\n")
+    assert "Ranked the right answer first (16 of 160)" in page_of(folder).text
+
+
+def test_an_evaluation_without_training_leaves_the_rest_out(tmp_path: Path) -> None:
+    page = page_of(make_run(tmp_path / "run", {"instruction": 8}, trained=False))
+    assert page.headings == [
+        "Scores",
+        "All tasks, metric by metric",
+        "Template by template",
+        "Example predictions",
+        "Notes",
+    ]
+    assert "difference" not in page.text.lower()
+    assert "before" not in page.text.lower()
+    assert len(re.findall(r"Template (\d+), row (\d+)", page.text)) == 12
+
+
+def test_a_single_variant_before_needs_no_choice_of_prompt(tmp_path: Path) -> None:
+    page = page_of(make_run(tmp_path / "run", {"untuned_instruction": 3, "tuned": 9}))
+    assert "hollow" not in page.text
+    assert "“Before”" not in page.text
+
+
+def test_what_the_model_has_seen_is_marked(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", {"instruction": 8}, trained=False)
+    results = read_json(folder / "results.json")
+    results["tasks"]["product_reviews"]["seen"] = "the model was trained on it"
+    write_json(folder / "results.json", results)
+    page = page_of(folder)
+    assert "This is no zero-shot result: training has shown the model product_reviews" in page.text
+    assert page.text.count("seen in training") >= 1
+
+
+def test_generation_tasks_are_told_by_their_main_metric(tmp_path: Path) -> None:
+    page = page_of(make_run(tmp_path / "run", RIGHT, tasks=["product_reviews", "everyday_french"]))
+    plots = re.findall(r'aria-label="(\S+ ?\S*), times 100', page.source)
+    assert plots == ["Valid answers", "Exact match", "Ranking accuracy", "BLEU"]
+    assert "Generated a reference, word for word (144 of 160)" in page.text
+    # There is no metric that both have, so nothing is averaged.
+    assert "on average" not in page.text
+
+
+def test_missing_predictions_are_said(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", {"tuned": 9, "untuned_instruction": 2})
+    for part in folder.glob("predictions/tuned/*/*.parquet"):
+        part.unlink()
+    assert "holds no predictions to show" in page_of(folder).text
+
+
+def test_the_same_files_give_the_same_page(folder: Path) -> None:
+    assert page_of(folder).source == page_of(folder).source
+
+
+def damage(folder: Path, path: str, content: str | None) -> None:
+    target = next(folder.glob(path))
+    if content is None:
+        target.unlink()
+    else:
+        target.write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("results.json", None),
+        ("results.json", "{"),
+        ("results.json", "[]"),
+        ("results.json", "{}"),
+        ("mixture.json", '{"planned_examples": 1}'),
+        ("run.json", "3"),
+        ("recipe.yaml", "a: [b"),
+        ("recipe.yaml", "just words"),
+        ("training/log.jsonl", '{"step": 1, "loss": '),
+        ("training/log.jsonl", '{"step": 1}\n'),
+        ("predictions/tuned/product_reviews/part-00000.parquet", "no parquet"),
+    ],
+)
+def test_damaged_files_are_named_and_nothing_is_written(tmp_path: Path, path: str, content: str | None) -> None:
+    folder = make_run(tmp_path / "run", {"untuned_instruction": 3, "tuned": 9})
+    damage(folder, path, content)
+    with pytest.raises(FlanlabError, match=re.escape(path)) as caught:
+        write_report(folder)
+    assert caught.value.mend
+    assert not list(folder.glob("*report*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (lambda r: r.update(format=2), "format"),
+        (lambda r: r["tasks"]["product_reviews"]["scores"]["accuracy"].pop("tuned"), "product_reviews"),
+        (lambda r: r["tasks"]["product_reviews"].update(main_metric="f1"), "main_metric"),
+        (lambda r: r["average"]["comparison"]["accuracy"].update(before="nobody"), "average.comparison"),
+        (lambda r: r["average"]["scores"]["accuracy"]["tuned"].update(mean=float("nan")), "mean"),
+        (lambda r: r["tasks"].update({"../../elsewhere": r["tasks"].pop("product_reviews")}), "elsewhere"),
+    ],
+)
+def test_results_that_do_not_hang_together_are_refused(tmp_path: Path, change: Any, place: str) -> None:
+    folder = make_run(tmp_path / "run", {"untuned_instruction": 3, "tuned": 9})
+    results = read_json(folder / "results.json")
+    change(results)
+    write_json(folder / "results.json", results)
+    with pytest.raises(FlanlabError, match=place):
+        write_report(folder)

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flanlab.tasks.clusters import Cluster
+from flanlab.tasks.loading import load_collection, load_collections, load_task, select_tasks
+from tests.task_files import generation_content, refusal, task_content, write_task_file
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_task_file(tmp_path / "deep" / "er", task_content())
+    write_task_file(tmp_path, generation_content())
+    write_task_file(tmp_path, task_content(name="comments")).rename(tmp_path / "comments.yml")
+    return tmp_path
+
+
+def test_a_folder_is_searched_in_depth_and_in_order_of_name(folder: Path) -> None:
+    tasks = load_collection(folder)
+    assert [task.name for task in tasks] == ["capitals", "comments", "reviews"]
+    assert load_collection(str(folder)) == tasks
+
+
+def test_a_name_may_occur_once(folder: Path) -> None:
+    write_task_file(folder / "other", task_content())
+    message = refusal(lambda: load_collection(folder)).message
+    assert str(folder / "other" / "reviews.yaml") in message
+    assert str(folder / "deep" / "er" / "reviews.yaml") in message
+    assert "`reviews`" in message
+
+
+def test_a_name_may_occur_once_over_all_collections(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("other")
+    write_task_file(other, task_content(name="comments"))
+    assert "`comments`" in refusal(lambda: load_collections([folder, other])).message
+
+
+def test_a_folder_that_is_not_there_and_one_without_tasks(tmp_path: Path) -> None:
+    error = refusal(lambda: load_collection(tmp_path / "nowhere"))
+    assert str(tmp_path / "nowhere") in error.message
+    assert "library" in error.mend
+    assert str(tmp_path) in refusal(lambda: load_collection(tmp_path)).message
+
+
+def test_a_faulty_file_is_named(folder: Path) -> None:
+    (folder / "deep" / "broken.yaml").write_text("- a list\n")
+    assert "broken.yaml" in refusal(lambda: load_collection(folder)).message
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert "nothing.yaml" in refusal(lambda: load_task(tmp_path / "nothing.yaml")).message
+
+
+def test_tasks_are_selected_by_name_and_by_cluster(folder: Path) -> None:
+    tasks = load_collection(folder)
+    assert [task.name for task in select_tasks(tasks, ["reviews"])] == ["reviews"]
+    assert [task.name for task in select_tasks(tasks, ["sentiment"])] == ["comments", "reviews"]
+    assert [task.name for task in select_tasks(tasks, ["sentiment", "capitals", "reviews"])] == [
+        "capitals", "comments", "reviews",
+    ]  # fmt: skip
+    assert select_tasks(tasks, []) == []
+
+
+@pytest.mark.parametrize(
+    ("wish", "told"),
+    [("review", "Did you mean reviews"), ("sentimet", "Did you mean sentiment"), ("zzzzzz", "flan tasks list")],
+)
+def test_an_unknown_name_gets_near_ones(folder: Path, wish: str, told: str) -> None:
+    error = refusal(lambda: select_tasks(load_collection(folder), [wish]))
+    assert f"`{wish}`" in error.message
+    assert told in error.mend
+
+
+def test_an_empty_cluster_is_told_from_an_unknown_one(folder: Path) -> None:
+    error = refusal(lambda: select_tasks(load_collection(folder), [Cluster.TRANSLATION]))
+    assert "holds no task" in error.message

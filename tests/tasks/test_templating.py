@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flanlab.errors import FlanlabError
+from flanlab.tasks.templating import TemplatingError, check_syntax, compile_source, is_expression, variables_in
+from tests.task_files import refusal
+
+ROW = {"text": "sea", "label": 1, "words": ["a", "b"], "nothing": None, "facts": {"name": "Ann"}}
+
+
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [
+        ("{{ label }}", 1),
+        ("  {{ words }}\n", ["a", "b"]),
+        ("{{ label >= 1 }}", True),
+        ("{{ nothing }}", None),
+        ("{{ [text, label] }}", ["sea", 1]),
+        ("{{ words | map('upper') }}", ["A", "B"]),
+        ("{{- label -}}", 1),
+        ("{{-label}}", 1),
+        ("{{ -label }}", -1),
+        ("{{ label }} ", 1),
+        ("{{ label }}.", "1."),
+        ("{{ text }} {{ text }}", "sea sea"),
+        ("{% if label %}yes{% endif %}", "yes"),
+        ("{{ facts.name }}", "Ann"),
+        ("text", "text"),
+        ("{{ text if label == 0 }}", ""),
+        ("a{{ text if label == 0 }}", "a"),
+    ],
+)
+def test_a_lone_expression_keeps_its_type_and_all_else_is_text(source: str, value: Any) -> None:
+    found = compile_source(source)(ROW)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_a_value_can_be_read_more_than_once() -> None:
+    words = compile_source("{{ words | map('upper') }}")(ROW)
+    assert list(words) == list(words) == ["A", "B"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__ }}",
+        "{{ ''.__class__ }}",
+        "a {{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ text['__class__'] }}",
+        "{{ text | attr('__class__') }}",
+        "{{ words.__init__.__globals__ }}",
+        "{{ range.__globals__ }}",
+        "{{ (text ~ '').format.__self__.__class__ }}",
+        "{{ '{0.__class__}'.format(text) }}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{{ words.append('c') }}",
+        "{{ facts.update({'name': 'Bob'}) }}",
+    ],
+)
+def test_the_sandbox_keeps_templates_from_python_and_from_changing_rows(source: str) -> None:
+    error = refusal(lambda: compile_source(source)(ROW))
+    assert isinstance(error, TemplatingError)
+    assert "sandbox" in error.message
+    assert ROW["words"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ txet }}",
+        "a {{ txet }}",
+        "{{ [text, txet] }}",
+        "{{ {'a': txet} }}",
+        "{{ facts.age }}",
+        "{{ facts.age.years }}",
+        "{{ words[7] }}",
+        "{{ words | map('upper') | map(attribute='txet') }}",
+        "{{ txet | map('upper') }}",
+    ],
+)
+def test_undefined_names_are_errors_wherever_they_hide(source: str) -> None:
+    error = refusal(lambda: compile_source(source)(ROW))
+    assert source[:20] in error.message
+    assert "Known here: facts, label, nothing, text, words." in error.mend or "undefined" not in error.message
+
+
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [
+        ("{{ text", "line 1"),
+        ("one\n{{ text }}\n{% if %}", "line 3"),
+        ("{% for word in words %}", "line 1"),
+        ("{{ text | shout }}", "shout"),
+        ("{% if text is loud %}a{% endif %}", "loud"),
+        ("{{ words | random }}", "random"),
+        ("{{ }}", "line 1"),
+        ("{{ text }} {% break %}", "break"),
+    ],
+)
+def test_invalid_jinja_is_refused_before_any_row_is_seen(source: str, fault: str) -> None:
+    assert fault in refusal(lambda: check_syntax(source)).message
+    assert fault in refusal(lambda: compile_source(source)).message
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ text + label }}",
+        "{{ label // 0 }}",
+        "{{ range(10 ** 9) | list }}",
+        "{% include 'other' %}",
+        "{{ facts | sort(attribute=1) | first | tojson }}{{ words | sum }}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+        "{{ label() }}",
+        "{{ words | join(1, 2, 3, 4) }}",
+        "{{ lipsum() }}",
+    ],
+)
+def test_faults_of_a_row_are_told_as_such(source: str) -> None:
+    refusal(lambda: compile_source(source)(ROW))
+
+
+def test_null_is_never_written_as_a_word() -> None:
+    error = refusal(lambda: compile_source("Value: {{ nothing }}")(ROW))
+    assert "null" in error.message
+    assert compile_source("Value: {{ nothing or 'none given' }}")(ROW) == "Value: none given"
+
+
+def test_nothing_random_can_be_written() -> None:
+    source = "{{ words | join(' ') }} {{ text | upper }} {% for word in words %}{{ loop.index }}{% endfor %}"
+    assert compile_source(source)(ROW) == "a b SEA 12"
+    refusal(lambda: compile_source("{{ words | shuffle }}"))
+
+
+def test_variables_in_names_what_comes_from_outside() -> None:
+    assert variables_in("{% for word in words %}{{ word }}{{ text }}{% endfor %}") == {"words", "text"}
+
+
+def test_is_expression() -> None:
+    assert is_expression("{{ label >= 0 }}")
+    assert not is_expression("label >= 0")
+    assert not is_expression("{{ a }} and {{ b }}")
+
+
+_FRAGMENTS = ["{{", "}}", "{%", "%}", "{#", "#}", "text", "label", " ", "|", ".", "if", "endif", "for", "in", "(", ")"]
+_FRAGMENTS += ["[", "]", "'", "-", "+", "0", "1", "__class__", "set", "=", "raw", "\n", "upper", "words", ",", ":"]
+
+
+@given(st.lists(st.sampled_from(_FRAGMENTS), max_size=14).map("".join))
+def test_no_source_raises_anything_but_a_templating_error(source: str) -> None:
+    try:
+        compile_source(source)(ROW)
+    except FlanlabError as error:
+        assert error.mend

@@ -1,0 +1,35 @@
+"""The README keeps its promises: two set-up commands, commands that exist, files that are there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_there_are_exactly_two_set_up_commands() -> None:
+    commands = [line for line in README.splitlines() if "pip install" in line]
+    assert len(commands) == 2
+    assert commands[0].endswith("flan quickstart")
+    assert commands[1].endswith("pytest")
+    assert all("-c constraints.txt" in command for command in commands)
+
+
+def test_every_flan_command_it_names_exists() -> None:
+    documents = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = {match.group(1) for match in re.finditer(r"\bflan ((?:tasks )?[a-z]+)\b", documents)}
+    assert {"run", "mix", "eval", "tasks list"} <= named
+    for command in sorted(named):
+        result = subprocess.run([sys.executable, "-m", "flanlab", *command.split(), "--help"], capture_output=True)
+        assert result.returncode == 0, f"`flan {command}` does not exist"
+
+
+def test_every_file_it_links_to_is_there() -> None:
+    for document in ("README.md", "CONTRIBUTING.md", "docs/findings.md", "docs/benchmarks.md"):
+        text = (ROOT / document).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert ((ROOT / document).parent / target).exists(), f"{document} links to {target}"

@@ -1,0 +1,187 @@
+"""Tiny models with random weights, and tiny tasks: enough to test mechanics in seconds, with nothing fetched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+from flanlab.models.loading import LoadedModel, load_model
+from flanlab.tasks.loading import load_task
+from flanlab.tasks.schema import Task
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message.role }}|>\n{{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+_TEXT = [
+    "Is this comment about a film positive or negative?\n\nOPTIONS:\n- positive\n- negative\n\npositive",
+    "Which number comes after seven?\n\neight",
+    "What is the capital of the country? Answer with one word.\n\nyes no maybe true false",
+    "The quick brown fox jumps over the lazy dog, 0 1 2 3 4 5 6 7 8 9 times.",
+] * 4
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    # Wide, so that the random model has opinions and a leak cannot hide below a tolerance.
+    "initializer_range": 0.3,
+    "max_position_embeddings": 512,
+}
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE of some 340 tokens with an end token and a chat template."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=340,
+        special_tokens=["<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_TEXT, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def make_config(kind: str, vocabulary: int, **changes: Any) -> PreTrainedConfig:
+    """The configuration of a tiny model of some architecture."""
+    grouped: dict[str, Any] = {**SIZES, "vocab_size": vocabulary, "num_key_value_heads": 2, "eos_token_id": 0}
+    plain = {name: value for name, value in grouped.items() if name != "num_key_value_heads"}
+    if kind == "llama":
+        return LlamaConfig(**{**grouped, "bos_token_id": None, "tie_word_embeddings": True, **changes})
+    if kind == "qwen2":
+        return Qwen2Config(**{**grouped, "bos_token_id": None, **changes})
+    if kind == "gpt_neox":
+        return GPTNeoXConfig(**{**plain, "bos_token_id": None, **changes})
+    if kind == "mistral":
+        return MistralConfig(**{**grouped, "bos_token_id": None, "head_dim": 8, **changes})
+    if kind == "gemma2":
+        return Gemma2Config(**{**grouped, "bos_token_id": None, "head_dim": 8, **changes})
+    raise AssertionError(kind)
+
+
+def make_model(kind: str, vocabulary: int, **changes: Any) -> PreTrainedModel:
+    """A tiny model with the same random weights every time."""
+    torch.manual_seed(7)
+    model = AutoModelForCausalLM.from_config(make_config(kind, vocabulary, **changes), dtype=torch.float32)
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def save_tiny(folder: Path, kind: str = "llama", **changes: Any) -> Path:
+    """Write a tiny model with its tokenizer as a Hugging Face folder."""
+    tokenizer = make_tokenizer()
+    model = make_model(kind, len(tokenizer), **changes)
+    model.generation_config.pad_token_id = 0
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of tiny models by architecture; not to be written to."""
+    root = tmp_path_factory.mktemp("tiny-models")
+    return {kind: save_tiny(root / kind, kind) for kind in ("llama", "qwen2", "gpt_neox")}
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_folders: dict[str, Path]) -> Path:
+    """Folder of the tiny Llama; not to be written to."""
+    return tiny_folders["llama"]
+
+
+@pytest.fixture
+def tiny(tiny_folder: Path) -> LoadedModel:
+    """The tiny Llama, loaded anew, so that a test may train it."""
+    return load_model(str(tiny_folder), device="cpu")
+
+
+def stock_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The same weights with transformers' own attention: the reference."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager")
+    assert isinstance(model, PreTrainedModel)
+    return model.eval()
+
+
+SENTIMENT_ROWS = [
+    {"text": f"The {thing} was {word}, and I would {'' if label else 'not '}go again.", "label": label}
+    for thing in ("film", "soup", "hotel room", "long walk by the sea")
+    for word, label in (("lovely", 1), ("dull", 0), ("bright and kind", 1), ("cold", 0), ("awful in every way", 0))
+]
+NUMBER_ROWS = [{"number": number, "next": str(number + 1)} for number in range(24)]
+
+SENTIMENT_TASK: dict[str, Any] = {
+    "name": "comments",
+    "cluster": "sentiment",
+    "source": {"files": "comments.jsonl", "splits": {"train": "all[:10]", "test": "all[10:]"}},
+    "licence": "CC0-1.0",
+    "fields": {"text": "{{ text }}"},
+    "options": ["negative", "positive"],
+    "answer": "{{ options[label] }}",
+    "metrics": ["accuracy"],
+    "templates": [
+        {"prompt": "{{ text }}\nIs this comment positive or negative?"},
+        {"prompt": "How does the writer feel? {{ text }}"},
+        {"prompt": "{{ text }} Good or bad?", "options": ["bad", "good"]},
+        {"direction": "inverted", "prompt": "Write a {{ answer }} comment.", "target": "{{ text }}"},
+    ],
+}
+NUMBER_TASK: dict[str, Any] = {
+    "name": "counting",
+    "cluster": "miscellaneous",
+    "source": {"files": "counting.jsonl", "splits": {"train": "all[:16]", "test": "all[16:]"}},
+    "licence": "CC0-1.0",
+    "fields": {"number": "{{ number }}", "next": "{{ next }}"},
+    "answer": "{{ next }}",
+    "metrics": ["exact_match", "f1"],
+    "templates": [
+        {"prompt": "Which number comes after {{ number }}?"},
+        {"prompt": "{{ number }} and then?"},
+        {"direction": "inverted", "prompt": "Which number comes before {{ answer }}?", "target": "{{ number }}"},
+    ],
+}
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as JSONL."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_tasks(folder: Path) -> Path:
+    """A folder with two tasks of two clusters: `comments` (sentiment) and `counting` (miscellaneous)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for content, rows in ((SENTIMENT_TASK, SENTIMENT_ROWS), (NUMBER_TASK, NUMBER_ROWS)):
+        name = content["name"]
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        write_rows(folder / f"{name}.jsonl", rows)
+    return folder
+
+
+def tiny_tasks(folder: Path) -> tuple[Task, Task]:
+    """Write the tiny tasks into `folder` and read them: comments, counting."""
+    write_tasks(folder)
+    return load_task(folder / "comments.yaml"), load_task(folder / "counting.yaml")

@@ -1,0 +1,360 @@
+"""The training loop: it learns, it goes on bit for bit where it was, and it stops where it must."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from flanlab.data.mixture import EncodedExample
+from flanlab.errors import FlanlabError
+from flanlab.models.loading import LoadedModel, load_model
+from flanlab.training import trainer
+from flanlab.training.trainer import examples_per_step, make_optimizer, prepare_for_training
+from tests.tiny import stock_model
+from tests.training.stream import (
+    STAMP,
+    assert_same_training,
+    last_checkpoint,
+    make_mixture,
+    make_settings,
+    read_log,
+    train_tiny,
+    weights,
+)
+
+VARIANTS: list[dict[str, Any]] = [
+    {"optimizer": "adamw", "weight_decay": 0.1},
+    {"optimizer": "adafactor"},
+    {"method": "lora", "lora_rank": 4, "schedule": "cosine"},
+]
+
+
+def variant_name(changes: dict[str, Any]) -> str:
+    return str(changes.get("method") or changes["optimizer"])
+
+
+@pytest.fixture
+def go(tiny_folder: Path, tmp_path: Path) -> Any:
+    """Train the tiny model from its first weights, or from a checkpoint in the folder named."""
+
+    def run(name: str, **changes: Any) -> Path:
+        loaded = load_model(str(tiny_folder), device="cpu")
+        train_tiny(loaded, make_mixture(tmp_path / "tasks"), make_settings(**changes), tmp_path / name)
+        return tmp_path / name
+
+    return run
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=variant_name)
+def test_training_lowers_the_loss(go: Any, changes: dict[str, Any]) -> None:
+    log = read_log(go("learns", **{**changes, "steps": 30, "schedule": "constant"}))
+    losses = [record["loss"] for record in log]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_log_counts_and_learning_rates(go: Any, tiny: LoadedModel, tmp_path: Path) -> None:
+    folder, settings, mixture = go("one"), make_settings(), make_mixture(tmp_path / "tasks")
+    log = read_log(folder)
+    assert [record["step"] for record in log] == list(range(1, 9))
+    assert [record["learning_rate"] for record in log] == [settings.learning_rate_at(step) for step in range(8)]
+    per_step = examples_per_step(mixture, tiny.encoder, settings)
+    assert per_step == round(160 / mixture.mean_length(tiny.encoder))
+    third = [mixture.example(position, tiny.encoder) for position in range(2 * per_step, 3 * per_step)]
+    encoded = [found for found in third if isinstance(found, EncodedExample)]
+    assert len(encoded) == per_step
+    assert log[2]["examples"] == per_step
+    assert log[2]["tokens"] == sum(found.length for found in encoded)
+    assert log[2]["target_tokens"] == sum(len(found.target) for found in encoded)
+
+
+def test_first_loss_is_the_mean_over_target_tokens(go: Any, tiny: LoadedModel, tiny_folder: Path, tmp_path: Path) -> None:
+    mixture = make_mixture(tmp_path / "tasks")
+    per_step = examples_per_step(mixture, tiny.encoder, make_settings())
+    reference, total, count = stock_model(tiny_folder), 0.0, 0
+    for position in range(per_step):
+        found = mixture.example(position, tiny.encoder)
+        assert isinstance(found, EncodedExample)
+        ids = torch.tensor([found.prompt + found.target])
+        labels = torch.tensor([[-100] * len(found.prompt) + found.target])
+        with torch.inference_mode():
+            total += reference(input_ids=ids, labels=labels).loss.item() * len(found.target)
+        count += len(found.target)
+    assert read_log(go("one"))[0]["loss"] == pytest.approx(total / count, rel=1e-5)
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=variant_name)
+def test_interrupted_training_goes_on_bit_for_bit(
+    go: Any, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped twice, at the start of a step; with no checkpoint by time, so that Ctrl-C itself must save."""
+    whole = go("whole", **changes, checkpoint_minutes=1e6)
+    original = trainer.train_step
+    for stop_at in (3, 5):
+        calls = []
+
+        def stopping(*args: Any, _stop_at: int = stop_at, _calls: list[int] = calls) -> tuple[float, float]:
+            rate = args[-1]
+            if rate == make_settings(**changes).learning_rate_at(_stop_at) and not _calls:
+                raise KeyboardInterrupt
+            return original(*args)
+
+        monkeypatch.setattr(trainer, "train_step", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            go("parts", **changes, checkpoint_minutes=1e6)
+        assert last_checkpoint(whole.parent / "parts").name == f"step-{stop_at:06d}"
+    monkeypatch.setattr(trainer, "train_step", original)
+    parts = go("parts", **changes, checkpoint_minutes=1e6)
+    assert_same_training(whole, parts)
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=variant_name)
+def test_ctrl_c_in_the_middle_of_an_update_saves_whole_steps(
+    go: Any, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real SIGINT between the update of the weights and the bookkeeping after it."""
+    whole = go("whole", **changes)
+    original = trainer.make_optimizer
+    updates: list[int] = []
+
+    def interrupting(*args: Any) -> torch.optim.Optimizer:
+        optimizer = original(*args)
+        update = optimizer.step
+
+        def step(*step_args: Any, **kwargs: Any) -> object:
+            result = update(*step_args, **kwargs)
+            updates.append(1)
+            if len(updates) == 4:
+                os.kill(os.getpid(), signal.SIGINT)
+            return result
+
+        optimizer.step = step  # type: ignore[method-assign]
+        return optimizer
+
+    monkeypatch.setattr(trainer, "make_optimizer", interrupting)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        go("parts", **changes)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert last_checkpoint(whole.parent / "parts").name == "step-000004"
+    assert_same_training(whole, go("parts", **changes))
+
+
+def test_second_ctrl_c_stops_at_once_and_saves_nothing(go: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    original = trainer.packed_loss
+    calls: list[int] = []
+
+    def impatient(*args: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*args)
+
+    monkeypatch.setattr(trainer, "packed_loss", impatient)
+    with pytest.raises(KeyboardInterrupt):
+        go("stopped", checkpoint_minutes=1e6)
+    assert len(calls) == 3
+    assert list((tmp_path / "stopped").glob("step-*")) == []
+
+
+KILLED_SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(int(sys.argv[4]))
+from flanlab.models.loading import load_model
+from flanlab.training import checkpoints
+from tests.training.stream import make_mixture, make_settings, train_tiny
+
+write = checkpoints.write_json
+def dying(path, content):
+    write(path, content)
+    if path.name == "progress.json" and content["step"] == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+checkpoints.write_json = dying
+train_tiny(load_model(sys.argv[1], device="cpu"), make_mixture(Path(sys.argv[2])), make_settings(), Path(sys.argv[3]))
+"""
+
+
+def test_killed_process_goes_on_bit_for_bit(go: Any, tiny_folder: Path, tmp_path: Path) -> None:
+    """A real `kill -9` in the middle of writing a checkpoint: the log is a step ahead of the last whole one."""
+    repository = Path(__file__).parents[2]
+    folder = tmp_path / "killed"
+    arguments = [str(tiny_folder), str(tmp_path / "tasks"), str(folder), str(torch.get_num_threads())]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_SCRIPT, *arguments],
+        cwd=repository,
+        env={**os.environ, "PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert last_checkpoint(folder).name == "step-000004"
+    assert len(read_log(folder)) == 5
+    assert len(list(folder.glob(".step-000005.*"))) == 1
+    whole = go("whole")
+    go("killed")
+    assert_same_training(whole, folder)
+    assert list(folder.glob(".step-*")) == [], "what the killed process left is cleared away"
+
+
+def test_finished_training_is_not_done_again(go: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = go("once")
+    log, before = (folder / "log.jsonl").read_bytes(), weights(folder)
+
+    def never(*args: Any) -> None:
+        raise AssertionError("no step is left")
+
+    monkeypatch.setattr(trainer, "train_step", never)
+    assert go("once") == folder
+    assert (folder / "log.jsonl").read_bytes() == log
+    assert all(torch.equal(before[name], value) for name, value in weights(folder).items())
+
+
+def test_bfloat16_training_goes_on_bit_for_bit(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adafactor keeps float32 statistics beside bfloat16 weights; a checkpoint must not round them."""
+    mixture, settings = make_mixture(tmp_path / "tasks"), make_settings(optimizer="adafactor")
+
+    def run(name: str) -> Path:
+        loaded = load_model(str(tiny_folder), device="cpu")
+        loaded.model.to(torch.bfloat16)
+        train_tiny(loaded, mixture, settings, tmp_path / name)
+        return tmp_path / name
+
+    whole = run("whole")
+    original = trainer.train_step
+
+    def stopping(*args: Any) -> tuple[float, float]:
+        if args[-1] == settings.learning_rate_at(4):
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(trainer, "train_step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run("parts")
+    monkeypatch.setattr(trainer, "train_step", original)
+    assert_same_training(whole, run("parts"))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_non_finite_loss_stops_with_step_and_examples(
+    go: Any, bad: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    good = go("good", steps=2, schedule="constant")
+    original = trainer.train_step
+    steps: list[int] = []
+
+    def spoiled(*args: Any) -> tuple[float, float]:
+        steps.append(1)
+        if len(steps) == 3:
+            loss = trainer.packed_loss
+            monkeypatch.setattr(trainer, "packed_loss", lambda *given: loss(*given) * bad)
+        return original(*args)
+
+    monkeypatch.setattr(trainer, "train_step", spoiled)
+    with pytest.raises(FlanlabError, match=r"stopped at step 3: loss (nan|inf), gradient norm nan") as caught:
+        go("bad", schedule="constant")
+    assert "counting:" in caught.value.message
+    assert "(template " in caught.value.message
+    assert "learning_rate" in caught.value.mend
+    # The checkpoint before it is sound: those of two good steps.
+    assert last_checkpoint(tmp_path / "bad").name == "step-000002"
+    for name, value in weights(tmp_path / "bad").items():
+        assert torch.equal(value, weights(good)[name])
+
+
+def test_lora_trains_the_adapter_alone(tiny_folder: Path, tmp_path: Path) -> None:
+    loaded = load_model(str(tiny_folder), device="cpu")
+    before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
+    settings = make_settings(method="lora", lora_rank=4)
+    model = train_tiny(loaded, make_mixture(tmp_path / "tasks"), settings, tmp_path / "lora")
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    assert trained
+    assert all("lora_" in name for name in trained)
+    assert weights(tmp_path / "lora").keys() == trained
+    after = model.get_base_model().state_dict()  # type: ignore[operator]
+    for name, value in after.items():
+        if "lora_" in name:
+            assert name.endswith("lora_A.default.weight") or value.abs().sum() > 0, f"{name} was not trained"
+        else:
+            assert torch.equal(value, before[name.replace(".base_layer", "")])
+
+
+def test_full_training_moves_every_parameter(tiny: LoadedModel, tmp_path: Path) -> None:
+    before = {name: value.clone() for name, value in tiny.model.named_parameters()}
+    model = train_tiny(tiny, make_mixture(tmp_path / "tasks"), make_settings(), tmp_path / "full")
+    assert not model.training
+    for name, value in model.named_parameters():
+        assert not torch.equal(value, before[name]), name
+
+
+def test_checkpoint_holds_the_stamp(go: Any) -> None:
+    assert json.loads((last_checkpoint(go("one")) / "flanlab.json").read_text()) == STAMP
+
+
+def test_checkpoint_of_other_settings_is_refused(go: Any, tiny: LoadedModel, tmp_path: Path) -> None:
+    folder = go("one", steps=2)
+    with pytest.raises(FlanlabError, match="another recipe") as caught:
+        train_tiny(tiny, make_mixture(tmp_path / "tasks"), make_settings(), folder, key="another key")
+    assert str(folder) in caught.value.mend
+
+
+def test_optimizers_take_their_settings(tiny: LoadedModel) -> None:
+    model = prepare_for_training(tiny, make_settings())
+    adamw = make_optimizer(model, make_settings(weight_decay=0.25))
+    assert type(adamw) is torch.optim.AdamW
+    assert adamw.param_groups[0]["weight_decay"] == 0.25
+    adafactor = make_optimizer(model, make_settings(optimizer="adafactor"))
+    assert type(adafactor).__name__ == "Adafactor"
+    assert adafactor.param_groups[0]["relative_step"] is False
+    assert adafactor.param_groups[0]["scale_parameter"] is False
+
+
+def test_gradient_is_clipped(tiny: LoadedModel, tmp_path: Path) -> None:
+    """One step of plain gradient descent moves the weights by the learning rate times the clipped norm."""
+    mixture = make_mixture(tmp_path / "tasks")
+    found = [mixture.example(position, tiny.encoder) for position in range(4)]
+    examples = [one for one in found if isinstance(one, EncodedExample)]
+    settings = make_settings(gradient_clip=0.125)
+    model = prepare_for_training(tiny, settings)
+    before = torch.cat([value.detach().flatten().clone() for value in model.parameters()])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    _, norm = trainer.train_step(model, optimizer, examples, settings, learning_rate=0.5)
+    after = torch.cat([value.detach().flatten() for value in model.parameters()])
+    assert norm > 0.125
+    assert (after - before).norm().item() == pytest.approx(0.5 * 0.125, rel=1e-3)
+
+
+def test_step_without_examples_changes_nothing(tiny: LoadedModel) -> None:
+    model = prepare_for_training(tiny, make_settings())
+    before = [value.detach().clone() for value in model.parameters()]
+    optimizer = make_optimizer(model, make_settings(weight_decay=0.5))
+    assert trainer.train_step(model, optimizer, [], make_settings(), 0.1) == (0.0, 0.0)
+    assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
+
+
+def test_saved_adapter_is_loaded_merged(tiny_folder: Path, tmp_path: Path) -> None:
+    from flanlab.experiments.run import save_tuned
+
+    loaded = load_model(str(tiny_folder), device="cpu")
+    model = train_tiny(loaded, make_mixture(tmp_path / "tasks"), make_settings(method="lora"), tmp_path / "lora")
+    save_tuned(model, loaded, STAMP, tmp_path / "tuned")
+    assert "lora" in " ".join(load_file(tmp_path / "tuned" / "adapter_model.safetensors"))
+    tuned = load_model(str(tmp_path / "tuned"), device="cpu")
+    assert tuned.stamp == STAMP
+    ids = torch.tensor([[5, 6, 7, 8]])
+    mask = torch.ones(4, 4, dtype=torch.bool).tril()[None, None]
+    with torch.inference_mode():
+        expected = model(input_ids=ids, attention_mask=mask).logits
+        torch.testing.assert_close(tuned.model(input_ids=ids, attention_mask=mask).logits, expected, rtol=0, atol=1e-4)
+        untuned = stock_model(tiny_folder)(input_ids=ids).logits
+    assert (expected - untuned).abs().max() > 1e-2
