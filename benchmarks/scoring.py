@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -64,7 +64,6 @@ class Request:
     options: tuple[str, ...]
 
 
-Result = TypeVar("Result")
 Scores = list[list[float]]
 """Per question, the log-probability of each option."""
 
@@ -92,9 +91,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mirror", type=Path, help="folder with Hub data sets (else FLANLAB_MIRROR, else the sampler)")
     parser.add_argument("--model", default=EMBEDDED_MODEL, help="folder or Hub id of the model")
-    parser.add_argument("--questions", type=int, default=24, help="questions of each group")
+    parser.add_argument("--questions", type=int, default=12, help="questions of each group")
     parser.add_argument("--rounds", type=int, default=2, help="how often the two take turns")
-    parser.add_argument("--batch-size", type=int, default=16, help="lm-eval's batch size")
+    parser.add_argument("--batch-size", type=int, default=1, help="lm-eval's batch size (its default, and its fastest here)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     return parser.parse_args()
 
@@ -167,47 +166,72 @@ def measure(
     """Seconds of each, the ratios, and how far the scores differ."""
     end = str(loaded.encoder.tokenizer.eos_token)
     check_same_tokens(requests, loaded, harness, end)
-    seconds: dict[str, list[float]] = {"harness": [], "flanlab": [], "harness_with_end": []}
+    separators = score_separators(harness, requests)
+    turns: dict[str, Callable[[], list[Scores]]] = {
+        "harness": lambda: [score_with_harness(harness, requests)],
+        "flanlab": lambda: list(score_with_flanlab(loaded, requests)),
+        "harness_with_end": lambda: [score_with_harness(harness, requests, end)],
+    }
+    scores: dict[str, list[Scores]] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
+    processor: dict[str, list[float]] = {name: [] for name in turns}
     for number in range(rounds):
-        plain, spent = timed(lambda: score_with_harness(harness, requests))
-        seconds["harness"].append(spent)
-        (ours_with_end, ours), spent = timed(lambda: score_with_flanlab(loaded, requests))
-        seconds["flanlab"].append(spent)
-        with_end, spent = timed(lambda: score_with_harness(harness, requests, end))
-        seconds["harness_with_end"].append(spent)
+        for name, work in turns.items():
+            started, processor_started = time.perf_counter(), time.process_time()
+            scores[name] = work()
+            processor[name].append(time.process_time() - processor_started)
+            seconds[name].append(time.perf_counter() - started)
         say(f"{group.name}, round {number + 1}: " + ", ".join(f"{name} {times[-1]:.1f} s" for name, times in seconds.items()))
-    own = sum(seconds["flanlab"])
-    return {
+    result: dict[str, Any] = {
         "group": group.name,
         "questions": len(requests),
         "options": sum(len(request.options) for request in requests),
-        "seconds": {name: [round(value, 3) for value in times] for name, times in seconds.items()},
+        "seconds": rounded(seconds),
+        "processor_seconds": rounded(processor),
         "questions_per_second": {name: rounds * len(requests) / sum(times) for name, times in seconds.items()},
-        "ratio": sum(seconds["harness"]) / own,
-        "ratio_with_end": sum(seconds["harness_with_end"]) / own,
-        "largest_difference": largest_difference(plain, ours),
-        "largest_difference_with_end": largest_difference(with_end, ours_with_end),
-        "same_predictions": same_predictions(plain, ours),
-        "same_predictions_with_end": same_predictions(with_end, ours_with_end),
     }
+    ours_with_end, ours = scores["flanlab"]
+    for suffix, own in (("", ours), ("_with_end", ours_with_end)):
+        theirs = without_separators(scores["harness" + suffix][0], separators)
+        result["ratio" + suffix] = sum(seconds["harness" + suffix]) / sum(seconds["flanlab"])
+        result["processor_ratio" + suffix] = sum(processor["harness" + suffix]) / sum(processor["flanlab"])
+        result["largest_difference" + suffix] = largest_difference(theirs, own)
+        result["same_predictions" + suffix] = same_predictions(theirs, own)
+    return result
+
+
+def rounded(times: dict[str, list[float]]) -> dict[str, list[float]]:
+    return {name: [round(value, 3) for value in values] for name, values in times.items()}
 
 
 def check_same_tokens(requests: Sequence[Request], loaded: LoadedModel, harness: Any, end: str) -> None:
-    """Stop where the two would score different tokens: their scores could then not be compared."""
+    """Stop where the two would read different tokens: their scores could then not be compared.
+
+    lm-eval counts white space at the end of a context to the answer, so what it scores begins with the separator:
+
+        flanlab    p p p sep | a0 a1
+        lm-eval    p p p | sep a0 a1
+    """
     for request in requests:
         own = loaded.encoder.encode(request.prompt, request.options)
+        context = request.prompt + ANSWER_SEPARATOR
+        before, separator = harness._encode_pair(context, "")
+        if before + separator != own.prompt:
+            raise SystemExit("lm-eval and flanlab cut a prompt into other tokens; use another model.")
         for option, answer in zip(request.options, own.answers, strict=True):
-            context = request.prompt + ANSWER_SEPARATOR
-            if harness._encode_pair(context, option) != (own.prompt, answer[:-1]):
+            if harness._encode_pair(context, option) != (before, separator + answer[:-1]):
                 raise SystemExit(f"lm-eval and flanlab cut {option!r} into other tokens; use another model.")
-            if harness._encode_pair(context, option + end) != (own.prompt, answer):
+            if harness._encode_pair(context, option + end) != (before, separator + answer):
                 raise SystemExit(f"lm-eval does not read {end!r} as the end token; use another model.")
 
 
-def timed(work: Callable[[], Result]) -> tuple[Result, float]:
-    started = time.perf_counter()
-    result = work()
-    return result, time.perf_counter() - started
+def score_separators(harness: Any, requests: Sequence[Request]) -> Scores:
+    """What lm-eval's scores of each question's options have in common: the separator's log-probability."""
+    return score_with_harness(harness, [Request(request.prompt, ("",)) for request in requests])
+
+
+def without_separators(scores: Scores, separators: Scores) -> Scores:
+    return [[score - separator for score in row] for row, [separator] in zip(scores, separators, strict=True)]
 
 
 def largest_difference(first: Scores, second: Scores) -> float:
@@ -222,7 +246,7 @@ def same_predictions(first: Scores, second: Scores) -> int:
 def print_table(results: Sequence[dict[str, Any]]) -> None:
     print(
         f"{'':31}{'questions':>10}{'options':>9}{'lm-eval s':>11}{'flanlab s':>11}{'lm-eval q/s':>13}{'flanlab q/s':>13}"
-        f"{'ratio':>8}{'largest diff':>14}{'same answer':>13}"
+        f"{'ratio':>8}{'cpu ratio':>11}{'largest diff':>14}{'same answer':>13}"
     )
     for result in results:
         for name, title in (("", result["group"]), ("_with_end", "  with end token")):
@@ -232,6 +256,7 @@ def print_table(results: Sequence[dict[str, Any]]) -> None:
                 f"{title:31}{result['questions']:>10}{result['options']:>9}"
                 f"{sum(times['harness' + name]):>11.1f}{sum(times['flanlab']):>11.1f}"
                 f"{rate['harness' + name]:>13.2f}{rate['flanlab']:>13.2f}{result['ratio' + name]:>8.2f}"
+                f"{result['processor_ratio' + name]:>11.2f}"
                 f"{result['largest_difference' + name]:>14.1e}"
                 f"{result['same_predictions' + name]:>10}/{result['questions']}"
             )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from transformers import PreTrainedTokenizerFast
 
 from flanlab.data.encoding import TextEncoder
@@ -14,6 +15,10 @@ from flanlab.tasks.loading import load_task
 from flanlab.tasks.schema import Task
 from tests.task_files import REVIEWS, task_content, write_task_file
 from tests.tiny import make_tokenizer
+
+# The same examples every time, however slow the machine is at the moment.
+settings.register_profile("flanlab", deadline=None, derandomize=True)
+settings.load_profile("flanlab")
 
 
 @pytest.fixture

@@ -92,3 +92,12 @@ def refusal(action: Callable[[], object]) -> FlanlabError:
     assert caught.value.mend
     assert "\n  To mend it: " in str(caught.value)
     return caught.value
+
+
+def is_fine_or_refused(action: Callable[[], object]) -> bool:
+    """Whether `action` ends well or with a FlanlabError that says how to mend things; other exceptions pass through."""
+    try:
+        action()
+    except FlanlabError as error:
+        return bool(error.mend)
+    return True

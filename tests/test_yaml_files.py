@@ -8,9 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
-from flanlab.errors import FlanlabError
 from flanlab.yaml_files import read_yaml_model
-from tests.task_files import refusal
+from tests.task_files import is_fine_or_refused, refusal
 
 
 class Part(BaseModel):
@@ -42,9 +41,7 @@ def read(folder: Path, content: str | bytes) -> Thing:
         "# a comment\n---\ntitle: é\nparts: [{words: [a, b]}]",
     ],
 )
-def test_reads_what_editors_write(
-    content: str, reader: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reads_what_editors_write(content: str, reader: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flanlab.yaml_files._Loader", reader)
     assert read(tmp_path, content) == Thing(title="é", parts=[Part(words=["a", "b"])])
 
@@ -114,9 +111,7 @@ def test_unreadable_paths_are_named(name: str, tmp_path: Path) -> None:
     assert str(tmp_path / name) in refusal(lambda: read_yaml_model(tmp_path / name, Thing, "thing")).message
 
 
-@pytest.mark.parametrize(
-    ("reader", "depth"), [(yaml.SafeLoader, 400), (getattr(yaml, "CSafeLoader", yaml.SafeLoader), 2000)]
-)
+@pytest.mark.parametrize(("reader", "depth"), [(yaml.SafeLoader, 400), (getattr(yaml, "CSafeLoader", yaml.SafeLoader), 2000)])
 @pytest.mark.parametrize(("opened", "closed"), [("[", ""), ("[", "]"), ("{a: ", "}")])
 def test_absurd_nesting_is_refused(
     opened: str, closed: str, reader: type, depth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -131,14 +126,8 @@ _PIECES += [b"'", b'"', b"|", b">", b"!!int ", b"!!binary ", b"?", b"<<", b"1", 
 _PIECES += [b"#", b"---\n", b"...", b"%", b"@", b"\xc3\xa9", b"\r\n", b"0x", b".inf", b"null", b"\xef\xbb\xbf", b",", b"~"]
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.lists(st.sampled_from(_PIECES), max_size=14).map(b"".join))
 @example(b"title: a\nparts: 0x\n")
-def test_no_content_raises_anything_but_a_flanlab_error(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes
-) -> None:
-    try:
-        read(tmp_path_factory.getbasetemp(), content)
-    except FlanlabError as error:
-        assert "thing.yaml" in error.message
-        assert error.mend
+def test_no_content_raises_anything_but_a_flanlab_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    assert is_fine_or_refused(lambda: read(tmp_path_factory.getbasetemp(), content))

@@ -121,7 +121,7 @@ def _describe(fault: Any, tree: yaml.Node, model: type[BaseModel]) -> tuple[int,
         near = difflib.get_close_matches(str(place[-1]), _known_fields(model), n=1)
         hint = f" Did you mean `{near[0]}`?" if near else ""
         return line, f"unknown field `{field}`.{hint}"
-    if fault["type"] == "invalid_key" or fault["is_key"]:
+    if fault["type"] == "invalid_key" or (fault["is_key"] and fault["type"] == "string_type"):
         return line, f"the field name {place[-1]!r} is not text: put it in quotes."
     if fault["type"] == "string_type" and isinstance(given, bool | int | float):
         written = {True: "yes", False: "no"}[given] if isinstance(given, bool) else given

@@ -11,11 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flanlab.data.sources import MIRROR_VARIABLE, MissingDataError, load_rows
-from flanlab.errors import FlanlabError
 from flanlab.tasks.loading import load_task
 from flanlab.tasks.schema import Task
 from flanlab.tasks.templating import TemplatingError
-from tests.task_files import refusal, task_content, write_task_file
+from tests.task_files import is_fine_or_refused, refusal, task_content, write_task_file
 
 MakeTask = Callable[..., Task]
 
@@ -49,9 +48,7 @@ def read(make_task: MakeTask, name: str, content: bytes, **changes: Any) -> list
         ("A.JSONL", '{"a": 1}\n', [{"a": 1}]),
     ],
 )  # fmt: skip
-def test_files_are_read_as_they_are_written(
-    name: str, content: str, rows: list[dict[str, Any]], make_task: MakeTask
-) -> None:
+def test_files_are_read_as_they_are_written(name: str, content: str, rows: list[dict[str, Any]], make_task: MakeTask) -> None:
     assert read(make_task, name, content.encode()) == rows
 
 
@@ -91,7 +88,7 @@ def test_damaged_files_are_named_with_the_line(name: str, content: bytes, told: 
     assert (name if "no row of" not in told else "reviews.yaml") in message
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(
     st.sampled_from(["a.jsonl", "a.csv", "a.tsv"]),
     st.lists(
@@ -109,12 +106,7 @@ def test_no_content_raises_anything_but_a_flanlab_error(
     folder = tmp_path_factory.getbasetemp()
     path = write_task_file(folder, task_content(source={"files": {"train": name}}))
     (folder / name).write_bytes(content)
-    try:
-        rows = load_rows(load_task(path), "train")
-    except FlanlabError as error:
-        assert error.mend
-    else:
-        assert len(list(rows)) == len(rows) > 0
+    assert is_fine_or_refused(lambda: list(load_rows(load_task(path), "train")))
 
 
 ROWS = [{"text": f"row {number}", "label": number % 3 - 1} for number in range(10)]
@@ -146,17 +138,12 @@ def test_impossible_slices_are_refused(specification: str, make_task: MakeTask) 
     assert specification in message
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(st.text("al+[]:%-0123 d", max_size=14).map("all[".__add__))
-def test_no_slice_raises_anything_but_a_flanlab_error(
-    tmp_path_factory: pytest.TempPathFactory, specification: str
-) -> None:
+def test_no_slice_raises_anything_but_a_flanlab_error(tmp_path_factory: pytest.TempPathFactory, specification: str) -> None:
     source = {"files": "reviews.jsonl", "splits": {"train": specification}}
     task = load_task(write_task_file(tmp_path_factory.getbasetemp(), task_content(source=source), ROWS))
-    try:
-        load_rows(task, "train")
-    except FlanlabError as error:
-        assert "reviews.yaml" in error.message
+    assert is_fine_or_refused(lambda: load_rows(task, "train"))
 
 
 def test_a_split_the_task_does_not_have(make_task: MakeTask) -> None:
@@ -226,9 +213,7 @@ def mirror(tmp_path: Path) -> Path:
 HUB = {"hub": "owner/data", "splits": {"train": "train[:-1]", "dev": "train[-1:]", "test": "validation"}}
 
 
-def test_a_mirror_is_read_by_id_config_and_split(
-    mirror: Path, make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mirror_is_read_by_id_config_and_split(mirror: Path, make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
     task = make_task(source={**HUB, "config": "rte"})
     assert [row["text"] for row in load_rows(task, "train", mirror)] == [f"rte train {number}" for number in range(3)]
     assert [row["text"] for row in load_rows(task, "dev", mirror)] == ["rte train 3"]

@@ -149,7 +149,7 @@ def test_rouge_is_that_of_rouge_score(kind: str) -> None:
 HYPOTHESES = [
     "The cat sat on the mat.",
     "There was a lengthy discussion about the new law in parliament on Tuesday.",
-    "He said, \"I don't know!\"",
+    'He said, "I don\'t know!"',
     "",
     "short",
     "It is raining cats and dogs outside of the house today.",
@@ -157,7 +157,7 @@ HYPOTHESES = [
 REFERENCES = [
     ["The cat is sitting on the mat.", "A cat sat on the mat."],
     ["On Tuesday there was a long discussion about the new law in parliament.", "A lengthy discussion about the law."],
-    ["He said: \"I do not know!\"", "\"I don't know!\", he said."],
+    ['He said: "I do not know!"', '"I don\'t know!", he said.'],
     ["Nothing at all was said.", "Silence."],
     ["A short one", "short"],
     ["It is raining cats and dogs outside the house today.", "It rains."],

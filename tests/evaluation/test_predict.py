@@ -32,7 +32,7 @@ from flanlab.models.scoring import Question
 from flanlab.progress import Meter
 from flanlab.tasks.loading import load_task
 from flanlab.tasks.schema import Task
-from tests.tiny import NUMBER_TASK, SENTIMENT_TASK, stock_model, tiny_tasks, write_rows
+from tests.tiny import SENTIMENT_TASK, stock_model, tiny_tasks, write_rows
 
 SETTINGS = EvaluationSettings(rows=6, new_tokens=5, token_budget=256)
 
@@ -93,14 +93,6 @@ def test_plan_depends_on_the_seed_alone(tasks: tuple[Task, Task]) -> None:
 
 def test_plan_with_more_rows_than_there_are(tasks: tuple[Task, Task]) -> None:
     assert len({row for row, _ in unit_of(tasks[0], EvaluationSettings(rows=1000)).pairs}) == 10
-
-
-def test_task_with_inverted_templates_alone_cannot_be_evaluated(tmp_path: Path) -> None:
-    write_rows(tmp_path / "counting.jsonl", [{"number": 1, "next": "2"}] * 20)
-    only = {**NUMBER_TASK, "templates": [NUMBER_TASK["templates"][2]]}
-    (tmp_path / "counting.yaml").write_text(yaml.safe_dump(only), encoding="utf-8")
-    with pytest.raises(FlanlabError, match="no forward template"):
-        unit_of(load_task(tmp_path / "counting.yaml"))
 
 
 @pytest.mark.parametrize("style", ["instruction", "chat"])

@@ -44,12 +44,23 @@ def prediction(row: int, template: int, right: bool, answer: int = 0, **changes:
     } | changes
 
 
+def free_answer(row: int, template: int, generated: str, reference: str) -> dict[str, Any]:
+    """A prediction of a task without options."""
+    nothing = {"options": [], "option_scores": [], "option_scores_without_end": [], "option_tokens": []}
+    given = prediction(row, template, True, generated=generated, references=[reference])
+    return {**given, **nothing, "answer": None}
+
+
 def write(folder: Path, predictions: list[dict[str, Any]], parts: int = 1) -> Path:
     folder.mkdir(parents=True)
     for number in range(parts):
         table = pa.Table.from_pylist(predictions[number::parts], schema=PREDICTION_SCHEMA)
         pq.write_table(table.replace_schema_metadata({"key": str(number)}), folder / f"part-{number:05d}.parquet")
     return folder
+
+
+def is_right(one: dict[str, Any]) -> bool:
+    return bool(np.argmax(one["option_scores"]) == one["answer"])
 
 
 def random_predictions(seed: int, rows: int = 40, chance: float = 0.6) -> list[dict[str, Any]]:
@@ -118,16 +129,11 @@ def test_identical_predictions_differ_by_exactly_nothing(comments: Task, tmp_pat
 def test_comparison_is_paired_by_row_and_template(comments: Task, tmp_path: Path) -> None:
     """Rows differ wildly, but every row of `after` is as good or better: unpaired intervals would overlap."""
     before = random_predictions(1)
-    after = [
-        prediction(one["row"], one["template"], bool(np.argmax(one["option_scores"]) == one["answer"]) or one["row"] % 8 == 0, one["answer"])
-        for one in before
-    ]
+    after = [prediction(one["row"], one["template"], is_right(one) or one["row"] % 8 == 0, one["answer"]) for one in before]
     folders = {"before": write(tmp_path / "a", before), "after": write(tmp_path / "b", after[::-1])}
     entry, resampled = task_results(comments, folders, SETTINGS)
     found = compare(entry["scores"], resampled, ["before"], "after")["accuracy"]
-    by_hand = np.mean([np.argmax(p["option_scores"]) == p["answer"] for p in after]) - np.mean(
-        [np.argmax(p["option_scores"]) == p["answer"] for p in before]
-    )
+    by_hand = np.mean([is_right(one) for one in after]) - np.mean([is_right(one) for one in before])
     assert found["difference"] == pytest.approx(by_hand)
     assert found["interval"][0] >= 0
     low, high = entry["scores"]["accuracy"]["before"]["interval"]
@@ -167,18 +173,7 @@ def test_untuned_model_is_given_the_better_of_its_prompt_styles_by_metric(commen
 def test_incomplete_design_and_generation_task(tmp_path: Path) -> None:
     counting = tiny_tasks(tmp_path / "tasks")[1]
     predictions = [
-        prediction(
-            row,
-            1 + (row + turn) % 3,
-            True,
-            options=[],
-            option_scores=[],
-            option_scores_without_end=[],
-            option_tokens=[],
-            answer=None,
-            references=[str(row)],
-            generated=str(row) if row % 2 else "the number " + str(row),
-        )
+        free_answer(row, 1 + (row + turn) % 3, str(row) if row % 2 else f"the number {row}", str(row))
         for row in range(9)
         for turn in range(2)
     ]
@@ -196,11 +191,7 @@ def test_incomplete_design_and_generation_task(tmp_path: Path) -> None:
 def test_average_over_tasks(tmp_path: Path) -> None:
     comments, counting = tiny_tasks(tmp_path / "tasks")
     first = task_results(comments, {"tuned": write(tmp_path / "a", random_predictions(1))}, SETTINGS)
-    answers = [
-        prediction(row, 1, True, options=[], option_scores=[], option_scores_without_end=[], option_tokens=[],
-                   answer=None, references=["x"], generated="x" if row < 3 else "y")  # fmt: skip
-        for row in range(4)
-    ]
+    answers = [free_answer(row, 1, "x" if row < 3 else "y", "x") for row in range(4)]
     second = task_results(counting, {"tuned": write(tmp_path / "b", answers)}, SETTINGS)
     entries, resampled = {"comments": first[0], "counting": second[0]}, {"comments": first[1], "counting": second[1]}
     average, draws = average_results(entries, resampled)

@@ -134,7 +134,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def _fake_pip(monkeypatch: pytest.MonkeyPatch, *, wheel: bytes | None, returncode: int = 0, stderr: str = "") -> list[list[str]]:
+def _fake_pip(
+    monkeypatch: pytest.MonkeyPatch, *, wheel: bytes | None, returncode: int = 0, stderr: str = ""
+) -> list[list[str]]:
     calls: list[list[str]] = []
 
     def run(command: list[str], **_: Any) -> SimpleNamespace:

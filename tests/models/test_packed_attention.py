@@ -156,9 +156,7 @@ def test_changing_one_part_changes_no_other(kind: str, tiny_folders: dict[str, P
             other = packed_logits(model, type(batch)(ids, batch.position_ids, batch.segments, batch.boundaries))
             moved = ((other - base).abs().amax(dim=-1) > 1e-4).tolist()
             sees = [
-                reader >= changed
-                and segment_of[reader] == segment_of[changed]
-                and branch_of[changed] in (0, branch_of[reader])
+                reader >= changed and segment_of[reader] == segment_of[changed] and branch_of[changed] in (0, branch_of[reader])
                 for reader in range(len(ids))
             ]
             assert moved == sees, f"token {changed}"
@@ -185,9 +183,7 @@ def test_check_refuses_attention_of_transformers_itself(tiny_folder: Path) -> No
         check_isolation(stock_model(tiny_folder))
 
 
-def test_check_refuses_a_model_that_does_not_read_the_prompt(
-    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_check_refuses_a_model_that_does_not_read_the_prompt(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def deaf(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: object, **kwargs: object) -> object:
         return torch.zeros_like(query).transpose(1, 2), None
 
@@ -218,9 +214,7 @@ def test_check_refuses_a_leak_between_branches_alone(tiny_folder: Path, monkeypa
 def test_check_refuses_mixing_outside_of_attention(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer that mixes neighbouring tokens, as convolutions and recurrent layers do."""
     forward = modeling_llama.LlamaMLP.forward
-    monkeypatch.setattr(
-        modeling_llama.LlamaMLP, "forward", lambda self, x: forward(self, x + 0.5 * torch.roll(x, 1, dims=1))
-    )
+    monkeypatch.setattr(modeling_llama.LlamaMLP, "forward", lambda self, x: forward(self, x + 0.5 * torch.roll(x, 1, dims=1)))
     with pytest.raises(FlanlabError, match="cannot keep packed sequences apart"):
         check_isolation(packed_model(tiny_folder))
 

@@ -22,6 +22,8 @@ VARIANTS = {
     "tuned": "tuned",
 }
 ROWS, TEMPLATES = 40, (1, 2, 4, 5)
+LUCK = {1: 1, 2: -1}
+"""Tenths by which a template does better or worse; they cancel out."""
 Right = Mapping[str, int]
 """Of every ten rows, how many a variant answers right."""
 
@@ -73,8 +75,7 @@ def make_run(
                     task.name,
                     template,
                     row,
-                    # The rows answered right move on from template to template, so that templates differ.
-                    (row * 7 + template) % 10 < tenths,
+                    (row * 7 + template) % 10 < tenths + LUCK.get(template, 0),
                     not task.is_classification,
                     prompt,
                 )

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.report.synthetic import HOSTILE, make_run
 
 from flanlab.errors import FlanlabError
 from flanlab.files import read_json, write_json
 from flanlab.report.html import write_report
+from tests.report.synthetic import HOSTILE, make_run
 
 RIGHT = {"untuned_instruction": 3, "untuned_chat": 5, "tuned": 9}
 VOID = {"meta", "br", "wbr", "img", "link", "input", "hr"}
@@ -172,7 +172,8 @@ def test_nothing_is_fetched(page: Page) -> None:
 def test_examples_show_what_was_asked_answered_and_right(page: Page) -> None:
     shown = re.findall(r"Template (\d+), row (\d+)", page.text)
     assert len(shown) == 12
-    assert {template for template, _ in shown} == {"1", "4", "5"}
+    # Three right ones, then three wrong ones, of each task; template 1 has no wrong ones here.
+    assert "".join(template for template, _ in shown) == "145245" * 2
     # exp(-1) : exp(-3)
     assert "88.1" in page.text
     assert "11.9" in page.text
@@ -299,3 +300,24 @@ def test_results_that_do_not_hang_together_are_refused(tmp_path: Path, change: A
     write_json(folder / "results.json", results)
     with pytest.raises(FlanlabError, match=place):
         write_report(folder)
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance as WCAG 2 defines it."""
+    shares = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_and_marks_stand_out(page: Page, scheme: str) -> None:
+    light, dark = re.findall(r":root \{(.*?)\}", page.source, flags=re.DOTALL)
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", light if scheme == "light" else dark))
+
+    def contrast(name: str, ground: str) -> float:
+        darker, lighter = sorted((luminance(colours[name]), luminance(colours[ground])))
+        return (lighter + 0.05) / (darker + 0.05)
+
+    for ground in ("paper", "raised"):
+        assert min(contrast(name, ground) for name in ("ink", "soft", "link")) >= 4.5
+    assert min(contrast(f"series-{place}", "paper") for place in range(3)) >= 3

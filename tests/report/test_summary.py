@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.report.synthetic import make_run
 
 from flanlab.files import read_json, write_json
 from flanlab.report.reading import read_run
 from flanlab.report.summary import summary
 from flanlab.report.wording import duration, number, parameters, signed
+from tests.report.synthetic import make_run
 
 
 def told(folder: Path, **changes: Any) -> str:

@@ -77,9 +77,7 @@ def test_each_cluster_is_held_out_exactly_by_its_own_hold_out(tasks: list[Task])
 
 
 @given(task_sets(), held_out)
-def test_what_tests_under_remove_is_unseen_by_the_model_it_trains(
-    tasks: list[Task], clusters: tuple[Cluster, ...]
-) -> None:
+def test_what_tests_under_remove_is_unseen_by_the_model_it_trains(tasks: list[Task], clusters: tuple[Cluster, ...]) -> None:
     split = HoldOut(clusters, "remove").split(tasks)
     assert [seen_reason(task, stamp(split)) for task in split.test] == [None] * len(split.test)
 

@@ -40,9 +40,7 @@ def make_settings(**changes: Any) -> TrainingSettings:
     return TrainingSettings(**{**values, **changes})
 
 
-def train_tiny(
-    loaded: LoadedModel, mixture: Mixture, settings: TrainingSettings, folder: Path, key: str = KEY
-) -> nn.Module:
+def train_tiny(loaded: LoadedModel, mixture: Mixture, settings: TrainingSettings, folder: Path, key: str = KEY) -> nn.Module:
     """Train with the stamp and key of these tests."""
     return train(loaded, mixture, settings, folder=folder, training_key=key, stamp=STAMP)
 

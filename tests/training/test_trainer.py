@@ -92,9 +92,7 @@ def test_first_loss_is_the_mean_over_target_tokens(go: Any, tiny: LoadedModel, t
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=variant_name)
-def test_interrupted_training_goes_on_bit_for_bit(
-    go: Any, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_training_goes_on_bit_for_bit(go: Any, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped twice, at the start of a step; with no checkpoint by time, so that Ctrl-C itself must save."""
     whole = go("whole", **changes, checkpoint_minutes=1e6)
     original = trainer.train_step

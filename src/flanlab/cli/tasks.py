@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections, select_tasks
 from flanlab.tasks.schema import Split, Task, json_schema
+
+if TYPE_CHECKING:
+    from flanlab.data.lint import TaskLint
 
 app = typer.Typer(help="Tasks: data sets written as natural-language instructions.", no_args_is_help=True)
 
@@ -160,16 +163,22 @@ def schema() -> None:
     typer.echo(json.dumps(json_schema(), indent=1))
 
 
-def _print_lint(task: Task, report: Any) -> None:
+def _print_lint(task: Task, report: TaskLint) -> None:
     from rich.console import Console
     from rich.markup import escape
 
     console = Console()
     verdict = "[green]ok[/green]" if not report.findings else ""
-    console.print(f"[bold]{task.name}[/bold]  {report.rows_checked} rows x {len(task.templates)} templates {verdict}")
+    console.print(
+        f"[bold]{task.name}[/bold]  {sum(report.rows_checked.values())} rows x {len(task.templates)} templates {verdict}"
+    )
     for split, histogram in report.label_histogram.items():
         shares = ", ".join(f"{label} {count}" for label, count in histogram.items())
         console.print(f"  [dim]{split}: {escape(shares)}[/dim]")
+    for part, lengths in (("prompt", report.prompt_tokens), ("target", report.target_tokens)):
+        if lengths is not None:
+            spread = f"median {lengths.median}, 95th percentile {lengths.percentile_95}, most {lengths.maximum}"
+            console.print(f"  [dim]{part} tokens: {spread}[/dim]")
     for finding in report.findings:
         colour = "red" if finding.level == "error" else "yellow"
         place = f"template {finding.template}: " if finding.template else ""

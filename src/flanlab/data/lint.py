@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from flanlab.data.choices import permutation
+from flanlab.data.choices import choose, permutation
 from flanlab.data.encoding import TextEncoder
 from flanlab.data.lint_file_rules import FILE_RULES
 from flanlab.data.lint_rules import ROW_RULES
@@ -88,8 +88,8 @@ def lint_task(
             for item in shown:
                 by_template[item.example.template].append(item)
             if encoder is not None and shown:
-                # Each row through one template, the templates in turn: tokenizing is by far the slowest part.
-                item = shown[len(rows) % len(shown)]
+                # Each row through one template: tokenizing is by far the slowest part.
+                item = shown[choose(len(shown), ("lint", task.name, split, index))]
                 lengths[item.example.template].append(_token_counts(task, item, encoder))
     answered = {split: _answered(task, split, split_rows) for split, split_rows in rows_by_split.items()}
     sample = Sample(task, rows, by_template, answered, lengths)

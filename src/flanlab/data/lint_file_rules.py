@@ -110,35 +110,17 @@ def templates_use_the_row(sample: Sample) -> Iterator[Finding]:
             )
 
 
-def options_are_clean(sample: Sample) -> Iterator[Finding]:
-    """Options carry no space around them, and no two are alike."""
+def options_differ(sample: Sample) -> Iterator[Finding]:
+    """No two options are the same but for capitals."""
     lists = [(None, sample.task.options)] + [
         (number, template.options) for number, template in enumerate(sample.task.templates, 1)
     ]
     for number, options in lists:
-        if not isinstance(options, list):
-            continue
-        spaced = [option for option in options if option != option.strip()]
-        if spaced:
-            yield Finding(
-                "error",
-                "space-around-option",
-                number,
-                None,
-                f"The option {spaced[0]!r} begins or ends with a space.",
-                "Remove the space: the encoder places what stands between prompt and answer.",
-            )
-        spelled = Counter(option.strip().casefold() for option in options)
+        spelled = Counter(option.casefold() for option in options) if isinstance(options, list) else Counter[str]()
         twice = [option for option, count in spelled.items() if count > 1]
         if twice:
-            yield Finding(
-                "error",
-                "alike-options",
-                number,
-                None,
-                f"Two options read {twice[0]!r}.",
-                "Give every answer words of its own.",
-            )
+            message = f"Two options read {twice[0]!r}."
+            yield Finding("error", "alike-options", number, None, message, "Give every answer words of its own.")
 
 
 def prompts_are_finished(sample: Sample) -> Iterator[Finding]:
@@ -162,6 +144,6 @@ FILE_RULES: tuple[Rule, ...] = (
     templates_are_enough,
     templates_differ,
     templates_use_the_row,
-    options_are_clean,
+    options_differ,
     prompts_are_finished,
 )

@@ -33,9 +33,13 @@ def fields_are_filled(sample: Sample) -> Iterator[Finding]:
         names = unguarded_variables_in(template.prompt) | unguarded_variables_in(template.target)
         for name in names & input_variables(sample.task, template.prompt + template.target):
             printed[name].append(number)
+    # Rows that a missing value kept from being rendered are told of already.
+    rendered = {(number, item.split, item.row.index) for number, shown in sample.by_template.items() for item in shown}
     for name, numbers in sorted(printed.items()):
         found: dict[str, list[tuple[str, PreparedRow]]] = defaultdict(list)
         for split, row in sample.rows:
+            if not any((number, split, row.index) in rendered for number in numbers):
+                continue
             if fault := _lack(sample.task, name, row):
                 found[fault].append((split, row))
         for fault, hits in found.items():

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from jinja2 import Undefined
+
 from flanlab.errors import FlanlabError
 from flanlab.tasks.schema import Task
 from flanlab.tasks.templating import TemplatingError, compile_source
@@ -155,9 +157,11 @@ class _OptionList(list[str]):
     """Options as expressions see them: a label of -1 ("no label") is an error, not the last option."""
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, int) and index < 0:
+        if isinstance(index, Undefined):
+            str(index)  # raises, and names what is undefined
+        if not isinstance(index, slice) and index not in range(len(self)):
             raise TemplatingError(
-                f"options[{index}] is no option: the row has no label",
+                f"options[{index!r}] is no option: a label counts from 0 to {len(self) - 1} here",
                 mend='Leave rows without a label out, for example with `filter: "{{ label >= 0 }}"`.',
             )
         return super().__getitem__(index)

@@ -36,6 +36,7 @@ from flanlab.models.packed_attention import pack_segments, packed_logits
 from flanlab.progress import clock, meter, say
 from flanlab.training.trainer import examples_per_step, train
 
+RECIPE_FILE = "recipe.yaml"
 RESULTS_FILE = "results.json"
 TUNED = "tuned"
 _TRAINING_COST = 3.3
@@ -52,7 +53,7 @@ def run_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> dict
         FlanlabError: the recipe cannot be carried out, or the folder holds a run of another recipe.
     """
     started = time.time()
-    _claim(folder, recipe)
+    _check_folder(folder, recipe)
     plan = make_plan(recipe, mirror)
     loaded = load_model(recipe.model, say=say)
     units = plan_units(plan)
@@ -60,6 +61,7 @@ def run_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> dict
     per_step = examples_per_step(mixture, loaded.encoder, recipe.training)
     styles = prompt_styles(loaded)
     _announce(plan, loaded, units, mixture, per_step, styles)
+    _claim(folder, recipe)
     write_json(folder / "run.json", _facts(plan, loaded))
     write_json(folder / "mixture.json", describe_mixture(mixture, loaded.encoder, planned=per_step * recipe.training.steps))
     stamp = make_stamp(plan, loaded)
@@ -83,10 +85,12 @@ def train_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> Lo
     Raises:
         FlanlabError: as `run_recipe`.
     """
-    _claim(folder, recipe)
+    _check_folder(folder, recipe)
     plan = make_plan(recipe, mirror)
     loaded = load_model(recipe.model, say=say)
-    return _tune(loaded, make_mixture(plan), plan, make_stamp(plan, loaded), folder)
+    mixture, stamp = make_mixture(plan), make_stamp(plan, loaded)
+    _claim(folder, recipe)
+    return _tune(loaded, mixture, plan, stamp, folder)
 
 
 def plan_units(plan: Plan) -> list[EvaluationUnit]:
@@ -186,18 +190,25 @@ def _tune(loaded: LoadedModel, mixture: Mixture, plan: Plan, stamp: Mapping[str,
     return load_model(str(target))
 
 
-def _claim(folder: Path, recipe: Recipe) -> None:
-    """Take a folder for a recipe, or find that it is this recipe's already."""
-    path = folder / "recipe.yaml"
-    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    if path.exists() and path.read_text(encoding="utf-8") != text:
+def _check_folder(folder: Path, recipe: Recipe) -> None:
+    """Refuse a folder that holds anything but the beginnings of this recipe's run."""
+    path = folder / RECIPE_FILE
+    if path.exists() and path.read_text(encoding="utf-8") != _as_text(recipe):
         raise FlanlabError(
             f"{folder} holds a run of another recipe.",
             mend="Name another folder with --out, or delete that one.",
         )
     if not path.exists() and folder.is_dir() and any(folder.iterdir()):
         raise FlanlabError(f"{folder} is not empty and holds no run.", mend="Name another folder with --out.")
-    write_text(path, text)
+
+
+def _claim(folder: Path, recipe: Recipe) -> None:
+    """Take a folder for a recipe: once it is planned, so that a faulty one leaves the folder free for the mended one."""
+    write_text(folder / RECIPE_FILE, _as_text(recipe))
+
+
+def _as_text(recipe: Recipe) -> str:
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def _untuned(style: PromptStyle) -> str:

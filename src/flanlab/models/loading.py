@@ -47,9 +47,9 @@ class LoadedModel:
         digest.update(self.encoder.hash.encode())
         return digest.hexdigest()
 
-    @property
+    @cached_property
     def parameters(self) -> int:
-        """Number of parameters; tied ones count once."""
+        """Number of parameters; tied ones count once. Counted once, since a LoRA adapter is put into the model itself."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
 

@@ -2,10 +2,11 @@
 
 All options of a question hang as branches on its prompt (see packed_attention), so the prompt is computed once; greedy
 generation goes on from the same keys and values. Questions lie flat beside each other, so nothing is padded, and only the
-positions that predict an answer token go through the output layer:
+positions that predict an answer token go through the output layer. An option's last token, its end, is predicted but never
+read:
 
-    tokens     p p p p | a0 a1 </s> | b0 </s>
-    predicts   . . . a0b0  a1 </s>  .  </s>  .      <- logits are computed under the named positions alone
+    tokens     p p p p | a0 a1 | b0
+    predicts   . . . a0b0  a1 </s> </s>      <- logits are computed under the named positions alone
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class Question:
 
     @property
     def length(self) -> int:
-        """Tokens of the prompt and all options."""
-        return len(self.prompt) + sum(len(option) for option in self.options)
+        """Tokens that are computed: the prompt and each option but for its last token."""
+        return len(self.prompt) + sum(len(option) - 1 for option in self.options)
 
     @property
     def logit_rows(self) -> int:
@@ -91,7 +92,8 @@ def _batches(questions: Sequence[Question], token_budget: int) -> Iterator[list[
 
 @torch.inference_mode()
 def _answer_batch(model: PreTrainedModel, questions: Sequence[Question]) -> list[Answer]:
-    packed = pack_segments([(question.prompt, question.options) for question in questions]).to(model.device)
+    parts = [(question.prompt, [option[:-1] for option in question.options]) for question in questions]
+    packed = pack_segments(parts).to(model.device)
     positions, targets, spans = _answer_positions(packed, questions)
     generates = any(question.max_new_tokens for question in questions)
     logits, cache = packed_forward(model, packed, positions, use_cache=generates)
@@ -137,7 +139,7 @@ def _answer_positions(
             for offset, token in enumerate(option[1:]):
                 targets.append((len(positions), token))
                 positions.append(token_position + offset)
-            token_position += len(option)
+            token_position += len(option) - 1
             option_spans.append((begin, len(targets)))
         spans.append((first_row, option_spans))
     return torch.tensor(positions, device=packed.input_ids.device), targets, spans

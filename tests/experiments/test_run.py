@@ -1,0 +1,354 @@
+"""A run from recipe to results, on a tiny model: what it leaves, that it is repeatable, and that it can be killed anywhere."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from flanlab.errors import FlanlabError
+from flanlab.evaluation import predict as predict_module
+from flanlab.evaluation.predict import read_predictions, refuse_seen
+from flanlab.experiments import run as module
+from flanlab.experiments.recipe import Recipe, make_plan, read_recipe
+from flanlab.experiments.run import run_recipe, train_recipe
+from flanlab.experiments.stamp import make_stamp, training_key
+from flanlab.models.loading import load_model
+from flanlab.tasks.loading import load_collection
+from flanlab.training import trainer
+from tests.tiny import write_tasks
+
+Predictions = dict[str, list[dict[str, Any]]]
+VARIANTS = ("untuned_instruction", "untuned_chat", "tuned")
+
+
+def recipe_content(model: Path) -> dict[str, Any]:
+    return {
+        "name": "tiny",
+        "description": "does a tiny model learn?",
+        "model": str(model),
+        "tasks": {"collections": ["tasks"]},
+        "hold_out": {"clusters": ["sentiment"]},
+        "training": {
+            "steps": 4,
+            "tokens_per_step": 160,
+            "micro_batch_tokens": 128,
+            "learning_rate": 5e-3,
+            "checkpoint_minutes": 1e-9,
+        },
+        "evaluation": {"rows": 6, "templates_per_row": 2, "new_tokens": 4},
+    }
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny tasks."""
+    folder = tmp_path_factory.mktemp("home")
+    write_tasks(folder / "tasks")
+    return folder
+
+
+def read(home: Path, model: Path, **training: Any) -> Recipe:
+    content = recipe_content(model)
+    content["training"].update(training)
+    path = home / "recipe-of-test.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return read_recipe(path)
+
+
+@pytest.fixture(scope="module")
+def done(home: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run carried out in one go; not to be written to."""
+    folder = tmp_path_factory.mktemp("runs") / "done"
+    run_recipe(read(home, tiny_folder), folder)
+    return folder
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    """results.json without the time it took."""
+    content: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert content.pop("seconds") > 0
+    return content
+
+
+def predictions_of(folder: Path) -> Predictions:
+    return {variant: read_predictions(folder / "predictions" / variant / "comments").to_pylist() for variant in VARIANTS}
+
+
+def assert_same_run(left: Path, right: Path) -> None:
+    assert results_of(left) == results_of(right)
+    assert predictions_of(left) == predictions_of(right)
+    (weights,) = (left / "model").glob("*.safetensors")
+    ours, theirs = load_file(weights), load_file(right / "model" / weights.name)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_folder_of_a_run(done: Path) -> None:
+    names = {path.name for path in done.iterdir()}
+    assert names == {
+        "recipe.yaml", "run.json", "mixture.json", "predictions", "training", "model", "results.json", "seconds.json",
+    }  # fmt: skip
+    assert sorted(path.name for path in (done / "predictions").iterdir()) == sorted(VARIANTS)
+    assert Recipe.model_validate(yaml.safe_load((done / "recipe.yaml").read_text())).name == "tiny"
+    assert len((done / "training" / "log.jsonl").read_text().splitlines()) == 4
+    mixture = json.loads((done / "mixture.json").read_text())
+    assert list(mixture["tasks"]) == ["counting"]
+    facts = json.loads((done / "run.json").read_text())
+    assert set(facts["tasks"]) == {"comments", "counting"}
+    assert facts["packages"]["torch"] == torch.__version__ or facts["packages"]["torch"] in torch.__version__
+
+
+def test_results_say_what_was_done(done: Path, tiny_folder: Path) -> None:
+    results = results_of(done)
+    assert results["format"] == 1
+    assert results["name"] == "tiny"
+    assert results["hold_out"] == ["sentiment"]
+    assert results["trained_on"] == {"counting": "miscellaneous"}
+    assert results["model"] == str(tiny_folder)
+    assert results["parameters"] == load_model(str(tiny_folder), device="cpu").parameters
+    assert list(results["variants"]) == list(VARIANTS)
+    assert list(results["tasks"]) == ["comments"]
+    assert results["average"]["tasks"] == 1
+    assert any("chat template" in note for note in results["notes"])
+
+
+def test_results_follow_from_the_predictions(done: Path) -> None:
+    """Computed again from the Parquet files, with nothing but arithmetic."""
+    task = results_of(done)["tasks"]["comments"]
+    predictions = predictions_of(done)
+    means = {}
+    for variant, rows in predictions.items():
+        assert len(rows) == 6 * 2
+        right = [(row["template"], float(np.argmax(row["option_scores"]) == row["answer"])) for row in rows]
+        by_template = {str(template): np.mean([value for other, value in right if other == template]) for template in (1, 2, 3)}
+        score = task["scores"]["accuracy"][variant]
+        assert score["by_template"] == pytest.approx(by_template)
+        means[variant] = np.mean(list(by_template.values()))
+        assert score["mean"] == pytest.approx(means[variant])
+        assert score["std"] == pytest.approx(np.std(list(by_template.values())))
+        assert score["interval"][0] <= score["mean"] <= score["interval"][1]
+    before = max(VARIANTS[:2], key=lambda variant: means[variant])
+    comparison = task["comparison"]["accuracy"]
+    assert comparison["before"] == before
+    assert comparison["difference"] == pytest.approx(means["tuned"] - means[before])
+    assert task["rows"] == 6
+    assert task["templates"] == [1, 2, 3]
+    answers = {row["row"]: row["answer"] for row in predictions["tuned"]}
+    assert task["majority"] == max(np.mean(list(answers.values())), 1 - np.mean(list(answers.values())))
+    assert task["chance"] == 0.5
+    average = results_of(done)["average"]["scores"]["accuracy"]
+    assert average["tuned"]["mean"] == pytest.approx(means["tuned"])
+
+
+def test_predictions_differ_before_and_after_and_ask_the_same(done: Path) -> None:
+    predictions = predictions_of(done)
+    asked = {variant: [(row["row"], row["template"], row["prompt"]) for row in rows] for variant, rows in predictions.items()}
+    assert asked["tuned"] == asked["untuned_instruction"] == asked["untuned_chat"]
+    scores = [str([row["option_scores"] for row in rows]) for rows in predictions.values()]
+    assert len(set(scores)) == 3
+
+
+def test_tuned_model_is_a_plain_folder_with_its_stamp(done: Path, home: Path, tiny_folder: Path) -> None:
+    loaded = load_model(str(done / "model"), device="cpu")
+    assert loaded.stamp is not None
+    assert list(loaded.stamp["tasks"]) == ["counting"]
+    assert loaded.stamp["base_identity"] == load_model(str(tiny_folder), device="cpu").identity
+    assert loaded.identity != loaded.stamp["base_identity"]
+    tasks = load_collection(home / "tasks")
+    with pytest.raises(FlanlabError, match="counting: the model was trained on it"):
+        refuse_seen(tasks, loaded, allow_seen=False)
+    assert refuse_seen([task for task in tasks if task.name == "comments"], loaded, allow_seen=False) == {}
+
+
+def test_same_recipe_gives_the_same_results(done: Path, home: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    run_recipe(read(home, tiny_folder), tmp_path / "again")
+    assert_same_run(done, tmp_path / "again")
+
+
+class Killed(BaseException):
+    """What no code here catches."""
+
+
+def _on_call(original: Callable[..., Any], number: int) -> Callable[..., Any]:
+    calls: list[int] = []
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == number:
+            raise Killed
+        return original(*args, **kwargs)
+
+    return dying
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "number"),
+    [
+        (module, "describe_mixture", 1),
+        (predict_module, "answer_questions", 2),
+        (predict_module, "answer_questions", 5),
+        (trainer, "train_step", 3),
+        (module, "save_tuned", 1),
+        (module, "load_model", 2),
+        (predict_module, "answer_questions", 8),
+        (module, "make_results", 1),
+    ],
+    ids=lambda value: value.__name__.rsplit(".", 1)[-1] if hasattr(value, "__name__") else str(value),
+)
+def test_killed_run_goes_on_and_gives_equal_results(
+    where: Any,
+    name: str,
+    number: int,
+    done: Path,
+    home: Path,
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Killed while describing the mixture, predicting before, training, saving, loading, predicting after, computing."""
+    monkeypatch.setattr(predict_module, "_QUESTIONS_PER_PART", 4)
+    recipe = read(home, tiny_folder)
+    original = getattr(where, name)
+    monkeypatch.setattr(where, name, _on_call(original, number))
+    with pytest.raises(Killed):
+        run_recipe(recipe, tmp_path / "killed")
+    assert not (tmp_path / "killed" / "results.json").exists()
+    monkeypatch.setattr(where, name, original)
+    run_recipe(recipe, tmp_path / "killed")
+    # Parts of another size change no answer; scores are the same to rounding, as batches differ.
+    ours, theirs = results_of(tmp_path / "killed"), results_of(done)
+    assert _rounded(ours) == _rounded(theirs)
+    left, right = (
+        load_file(tmp_path / "killed" / "model" / "model.safetensors"),
+        load_file(done / "model" / "model.safetensors"),
+    )
+    assert all(torch.equal(tensor, right[key]) for key, tensor in left.items())
+
+
+def _rounded(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {name: _rounded(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [_rounded(value) for value in content]
+    return round(content, 3) + 0.0 if isinstance(content, float) else content
+
+
+def test_finished_run_is_not_done_again(
+    done: Path, home: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    folder = Path(shutil.copytree(done, tmp_path / "copy"))
+
+    def never(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("nothing is left to do")
+
+    monkeypatch.setattr(predict_module, "answer_questions", never)
+    monkeypatch.setattr(trainer, "train_step", never)
+    run_recipe(read(home, tiny_folder), folder)
+    assert_same_run(done, folder)
+
+
+def test_tuning_alone_is_the_same_tuning(
+    done: Path, home: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = read(home, tiny_folder)
+    tuned = train_recipe(recipe, tmp_path / "run")
+    assert tuned.identity == load_model(str(done / "model"), device="cpu").identity
+    monkeypatch.setattr(trainer, "train_step", _on_call(trainer.train_step, 1))
+    run_recipe(recipe, tmp_path / "run")
+    assert_same_run(done, tmp_path / "run")
+    with pytest.raises(FlanlabError, match="another recipe"):
+        train_recipe(read(home, tiny_folder, steps=5), tmp_path / "run")
+
+
+def test_killed_lora_run_gives_equal_results(
+    home: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The adapter changes the loaded model in place: what is said of the untuned model must not depend on that."""
+    recipe = read(home, tiny_folder, method="lora", lora_rank=4)
+    run_recipe(recipe, tmp_path / "whole")
+    original = module.make_results
+    monkeypatch.setattr(module, "make_results", _on_call(original, 1))
+    with pytest.raises(Killed):
+        run_recipe(recipe, tmp_path / "killed")
+    monkeypatch.setattr(module, "make_results", original)
+    run_recipe(recipe, tmp_path / "killed")
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert results_of(tmp_path / "whole")["parameters"] == load_model(str(tiny_folder), device="cpu").parameters
+    assert (tmp_path / "whole" / "model" / "adapter_model.safetensors").is_file()
+
+
+def test_another_recipe_in_the_same_folder_is_refused(done: Path, home: Path, tiny_folder: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in done.rglob("*")}
+    with pytest.raises(FlanlabError, match="holds a run of another recipe") as caught:
+        run_recipe(read(home, tiny_folder, steps=5), done)
+    assert "--out" in caught.value.mend
+    assert {path: path.stat().st_mtime_ns for path in done.rglob("*")} == before
+
+
+def test_folder_with_something_else_is_refused(home: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work", encoding="utf-8")
+    with pytest.raises(FlanlabError, match="not empty and holds no run"):
+        run_recipe(read(home, tiny_folder), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_recipe_that_cannot_be_carried_out_leaves_the_folder_free(home: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(FlanlabError, match="no model folder"):
+        run_recipe(read(home, Path("/no/such/model")), tmp_path / "run")
+    run_recipe(read(home, tiny_folder, steps=1), tmp_path / "run")
+    assert results_of(tmp_path / "run")["model"] == str(tiny_folder)
+
+
+def test_stamped_model_is_refused_for_what_it_has_seen(home: Path, done: Path, tmp_path: Path) -> None:
+    """A second run from the tuned model that holds out what the first trained on."""
+    content = recipe_content(done / "model")
+    content["hold_out"] = {"clusters": ["miscellaneous"]}
+    path = home / "second.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(FlanlabError, match="counting: the model was trained on it"):
+        run_recipe(read_recipe(path), tmp_path / "second")
+
+
+def test_stamps_add_up(home: Path, done: Path) -> None:
+    content = recipe_content(done / "model")
+    content["hold_out"] = {"clusters": ["miscellaneous"]}
+    path = home / "second.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    stamp = make_stamp(make_plan(read_recipe(path), None), load_model(str(done / "model"), device="cpu"))
+    assert sorted(stamp["tasks"]) == ["comments", "counting"]
+    assert stamp["clusters"] == ["miscellaneous", "sentiment"]
+
+
+def test_training_key_follows_what_shapes_training(home: Path, tiny_folder: Path) -> None:
+    recipe = read(home, tiny_folder)
+    stamp = make_stamp(make_plan(recipe, None), load_model(str(tiny_folder), device="cpu"))
+    key = training_key(stamp)
+
+    def changed(*place: str, value: Any) -> str:
+        other = copy.deepcopy(stamp)
+        inner = other
+        for part in place[:-1]:
+            inner = inner[part]
+        assert inner[place[-1]] != value
+        inner[place[-1]] = value
+        return training_key(other)
+
+    assert changed("recipe", "training", "checkpoint_minutes", value=3.0) == key
+    assert changed("recipe", "evaluation", "rows", value=9) == key
+    assert changed("recipe", "name", value="other") == key
+    assert changed("recipe", "training", "learning_rate", value=1e-4) != key
+    assert changed("recipe", "seed", value=1) != key
+    assert changed("base_identity", value="other") != key
+    assert changed("tasks", "counting", "hash", value="other") != key
+    assert changed("tasks", "counting", "rows", value="other") != key
