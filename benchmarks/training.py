@@ -72,7 +72,7 @@ def main() -> None:
             for kind in KINDS:
                 turns[kind].append(turn_in_own_process(kind, folder, path))
                 result = turns[kind][-1]
-                say(f"round {number + 1}, {kind}: {result['seconds']:.1f} s, {result['tokens'] / result['seconds']:.0f} tokens/s")
+                say(f"round {number + 1}, {kind}: {result['seconds']:.1f} s (processor {result['processor_seconds']:.1f} s)")
     summary = summarize(turns)
     if arguments.json:
         print(json.dumps(summary))
@@ -120,7 +120,10 @@ def turn_in_own_process(kind: str, folder: str, examples: Path) -> dict[str, Any
 
 def run_turn(kind: str, folder: str, path: Path) -> dict[str, Any]:
     examples = json.loads(path.read_text(encoding="utf-8"))
-    result = train_with_flanlab(folder, examples) if kind == "flanlab" else train_with_trl(folder, examples, kind == "trl_packed")
+    if kind == "flanlab":
+        result = train_with_flanlab(folder, examples)
+    else:
+        result = train_with_trl(folder, examples, packed=kind == "trl_packed")
     # Linux counts in kibibytes, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     return {**result, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
@@ -138,11 +141,15 @@ def train_with_flanlab(folder: str, examples: Sequence[dict[str, Any]]) -> dict[
     )
     model = prepare_for_training(loaded, settings).train()
     optimizer = make_optimizer(model, settings)
-    started = time.perf_counter()
+    started, processor_started = time.perf_counter(), time.process_time()
     for step in steps:
         train_step(model, optimizer, step, settings, LEARNING_RATE)
-    seconds = time.perf_counter() - started
-    return {"seconds": seconds, "tokens": sum(one.length for one in encoded), "steps": len(steps)}
+    return {
+        "seconds": time.perf_counter() - started,
+        "processor_seconds": time.process_time() - processor_started,
+        "tokens": sum(one.length for one in encoded),
+        "steps": len(steps),
+    }
 
 
 def train_with_trl(folder: str, examples: Sequence[dict[str, Any]], packed: bool) -> dict[str, Any]:
@@ -187,21 +194,29 @@ def train_with_trl(folder: str, examples: Sequence[dict[str, Any]], packed: bool
         if tokens != expected:
             raise SystemExit(f"TRL made {tokens} tokens of the examples, flanlab {expected}; use another model.")
         trainer.train()
-    result = {"seconds": clock.seconds, "tokens": tokens, "steps": clock.steps, "attention": model.config._attn_implementation}
+    result = {
+        "seconds": clock.seconds,
+        "processor_seconds": clock.processor_seconds,
+        "tokens": tokens,
+        "steps": clock.steps,
+        "attention": model.config._attn_implementation,
+    }
     return {**result, "packed_examples_leak": leaks(trainer)} if packed else result
 
 
 class _StepClock(TrainerCallback):
     """Time from the first step's begin to the last step's end."""
 
-    started = seconds = 0.0
+    started = processor_started = seconds = processor_seconds = 0.0
     steps = 0
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self.started = self.started or time.perf_counter()
+        if not self.steps:
+            self.started, self.processor_started = time.perf_counter(), time.process_time()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.seconds = time.perf_counter() - self.started
+        self.processor_seconds = time.process_time() - self.processor_started
         self.steps += 1
 
 
@@ -219,8 +234,8 @@ def leaks(trainer: Any) -> bool:
 
 
 def summarize(turns: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    def rate(kind: str) -> float:
-        return sum(turn["tokens"] for turn in turns[kind]) / sum(turn["seconds"] for turn in turns[kind])
+    def rate(kind: str, seconds: str = "seconds") -> float:
+        return sum(turn["tokens"] for turn in turns[kind]) / sum(turn[seconds] for turn in turns[kind])
 
     def peak(kind: str) -> float:
         return float(max(turn["peak_bytes"] for turn in turns[kind]))
@@ -235,6 +250,7 @@ def summarize(turns: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         "peak_gigabytes": {kind: peak(kind) / 1e9 for kind in KINDS},
         "vs_trl_padded": rate("flanlab") / rate("trl_padded"),
         "vs_trl_packed": rate("flanlab") / rate("trl_packed"),
+        "processor_vs": {kind: rate("flanlab", "processor_seconds") / rate(kind, "processor_seconds") for kind in KINDS},
         "trl_packed_examples_leak": turns["trl_packed"][0]["packed_examples_leak"],
         "trl_attention": turns["trl_packed"][0]["attention"],
     }
@@ -245,13 +261,14 @@ def print_table(summary: dict[str, Any]) -> None:
         f"{summary['tokens']} tokens, {summary['threads']} threads, TRL {summary['trl']} with {summary['trl_attention']}"
         f" attention; its packed examples {'SEE' if summary['trl_packed_examples_leak'] else 'do not see'} each other"
     )
-    print(f"{'':14}{'steps':>7}{'seconds of each turn':>26}{'tokens/s':>10}{'flanlab is':>12}{'peak GB':>9}")
+    print(f"{'':14}{'steps':>7}{'seconds of each turn':>26}{'tokens/s':>10}{'flanlab is':>12}{'cpu':>9}{'peak GB':>9}")
     own = summary["tokens_per_second"]["flanlab"]
     for kind in KINDS:
         seconds = ", ".join(f"{value:.1f}" for value in summary["seconds"][kind])
         rate = summary["tokens_per_second"][kind]
         print(
             f"{kind:14}{summary['steps'][kind]:>7}{seconds:>26}{rate:>10.0f}{own / rate:>11.2f}x"
+            f"{summary['processor_vs'][kind]:>8.2f}x"
             f"{summary['peak_gigabytes'][kind]:>9.2f}"
         )
 

@@ -442,7 +442,7 @@ def test_lengths(encoder: TextEncoder) -> None:
 
 
 def test_long_prompts_and_targets(encoder: TextEncoder) -> None:
-    splits = change(sound_splits(), 10, text="so kind " * 600)
+    splits = change(sound_splits(), 3, text="so kind " * 600)
     rules = [(about(finding), finding.message) for finding in lint(make_task(), splits, encoder).findings]
     by_rule = {rule: message for (_, rule, _), message in rules}
     assert "more than 1024 tokens" in by_rule["long-prompts"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 from typing import Any
@@ -176,7 +177,7 @@ def test_temperature_keeps_order_and_total_and_lifts_the_small(counts: list[int]
     assert all(count >= 1 for count in warm)
     assert abs(sum(warm) - sum(plain)) <= len(counts)
     order = sorted(range(len(counts)), key=plain.__getitem__)
-    assert all(warm[small] <= warm[big] for small, big in zip(order, order[1:], strict=False))
+    assert all(warm[small] <= warm[big] for small, big in itertools.pairwise(order))
     assert warm[order[0]] >= plain[order[0]] - 1
 
 

@@ -5,31 +5,41 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 
 def print_results(results: Mapping[str, Any]) -> None:
-    """One table: each task and the average, each metric before and after, with the interval of the difference."""
+    """Each task and the average, metric by metric: every variant, and the difference with its interval."""
     compared = "comparison" in results["average"]
-    table = Table(title=f"{results['name']}: {', '.join(results['hold_out']).replace('_', ' ')}", title_justify="left")
-    table.add_column("task")
-    table.add_column("metric")
+    table = Table(box=box.SIMPLE, title=f"{results['name']}: {_spaced(results['hold_out'])}", title_justify="left")
+    table.add_column("", no_wrap=True)
     for title in results["variants"].values():
-        table.add_column(title, justify="right")
+        table.add_column(title.removesuffix(" prompt").replace(", ", ",\n"), justify="right", no_wrap=True)
     if compared:
-        table.add_column("difference [95 %]", justify="right")
+        table.add_column("difference\n[95 % interval]", justify="right", no_wrap=True)
+    titles: dict[str, str] = {}
     for name, entry in [*results["tasks"].items(), ("average", results["average"])]:
-        titles = next(iter(results["tasks"].values()))["metrics"] | entry.get("metrics", {})
-        for number, (metric, scores) in enumerate(entry["scores"].items()):
+        titles |= entry.get("metrics", {})
+        table.add_row(f"[bold]{name}[/bold]" + ("  (seen)" if "seen" in entry else ""))
+        for metric, scores in entry["scores"].items():
             cells = [f"{scores[variant]['mean']:.3f}" if variant in scores else "" for variant in results["variants"]]
             if compared:
-                comparison = entry["comparison"][metric]
-                low, high = comparison["interval"]
-                mark = "*" if comparison["excludes_zero"] else " "
-                cells.append(f"{comparison['difference']:+.3f} [{low:+.3f}, {high:+.3f}]{mark}")
-            table.add_row(name if number == 0 else "", titles.get(metric, metric), *cells)
+                cells.append(_difference(entry["comparison"][metric]))
+            table.add_row(f"  {titles[metric]}", *cells)
         table.add_section()
+    console = Console()
+    console.print(table)
     if compared:
-        table.caption = "* the interval excludes zero; the difference is to the better of the untuned model's prompts"
-    Console().print(table)
+        console.print("  * the interval excludes zero. The difference is to the better of the untuned model's prompts.")
+
+
+def _difference(comparison: Mapping[str, Any]) -> str:
+    low, high = comparison["interval"]
+    mark = "*" if comparison["excludes_zero"] else " "
+    return f"{comparison['difference']:+.3f} [{low:+.3f}, {high:+.3f}]{mark}"
+
+
+def _spaced(names: list[str]) -> str:
+    return ", ".join(names).replace("_", " ")

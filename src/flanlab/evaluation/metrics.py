@@ -157,7 +157,7 @@ def metrics_for(names: Sequence[str], *, generated: bool, end_token: bool) -> li
             found.append(
                 Metric(
                     "answer_probability",
-                    "probability of the right option",
+                    "probability of right",
                     _single(lambda p: answer_probability(p, end_token)),
                     _mean,
                 )
