@@ -13,7 +13,13 @@ from rich.table import Table
 def print_results(results: Mapping[str, Any]) -> None:
     """Each task and the average, metric by metric: every variant, and the difference with its interval."""
     compared = "comparison" in results["average"]
-    table = Table(box=box.SIMPLE, title=f"{results['name']}: {_spaced(results['hold_out'])}", title_justify="left")
+    table = Table(
+        box=box.SIMPLE,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        title=f"{results['name']}: {_spaced(results['hold_out'])}",
+        title_justify="left",
+    )
     table.add_column("", no_wrap=True)
     for title in results["variants"].values():
         table.add_column(title.removesuffix(" prompt").replace(", ", ",\n"), justify="right", no_wrap=True)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu import __version__ as sacrebleu_version
 from sacrebleu.metrics.bleu import BLEU
 
 Prediction = Mapping[str, Any]
@@ -110,12 +111,13 @@ def _rouge(kind: str) -> Callable[[Prediction], float]:
     return score
 
 
-_BLEU = BLEU(effective_order=False)
+_SENTENCE_BLEU = BLEU(effective_order=True)
+"""Counts n-grams of one sentence; the score itself is only ever made from summed counts."""
 _BLEU_ORDERS = 4
 
 
 def _bleu_statistics(prediction: Prediction) -> Sequence[float]:
-    scored = BLEU(effective_order=True).sentence_score(prediction["generated"], list(prediction["references"]))
+    scored = _SENTENCE_BLEU.sentence_score(prediction["generated"], list(prediction["references"]))
     return [scored.sys_len, scored.ref_len, *scored.counts, *scored.totals]
 
 
@@ -137,8 +139,8 @@ def _bleu(sums: Floats, _: Floats) -> Floats:
 
 
 def bleu_signature() -> str:
-    """How sacrebleu computed BLEU, for results."""
-    return "case:mixed|eff:no|tok:13a|smooth:exp"
+    """How sacrebleu computed BLEU, in its own notation, for results."""
+    return f"case:mixed|eff:no|tok:13a|smooth:exp|version:{sacrebleu_version}"
 
 
 def metrics_for(names: Sequence[str], *, generated: bool, end_token: bool) -> list[Metric]:

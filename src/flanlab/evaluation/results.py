@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from flanlab.evaluation.metrics import Floats, Prediction, metrics_for
+from flanlab.evaluation.metrics import Floats, Prediction, bleu_signature, metrics_for
 from flanlab.evaluation.predict import EvaluationSettings, read_predictions
 from flanlab.evaluation.statistics import ScoreGrid, interval, make_draws, score_grid
 from flanlab.tasks.schema import Task
@@ -46,6 +46,7 @@ def task_results(
         "shortened": sum(prediction["shortened"] for prediction in first),
         "main_metric": metrics[0].name,
         "metrics": {metric.name: metric.title for metric in metrics},
+        "signatures": {"bleu": bleu_signature()} if "bleu" in task.metrics else {},
         "chance": _chance(first) if task.is_classification else None,
         "majority": _majority(first) if task.is_classification else None,
         "scores": {
