@@ -356,3 +356,17 @@ def test_saved_adapter_is_loaded_merged(tiny_folder: Path, tmp_path: Path) -> No
         torch.testing.assert_close(tuned.model(input_ids=ids, attention_mask=mask).logits, expected, rtol=0, atol=1e-4)
         untuned = stock_model(tiny_folder)(input_ids=ids).logits
     assert (expected - untuned).abs().max() > 1e-2
+
+
+def test_step_with_a_non_finite_loss_changes_no_weight(
+    tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = make_mixture(tmp_path / "tasks").example(0, tiny.encoder)
+    assert isinstance(found, EncodedExample)
+    model = prepare_for_training(tiny, make_settings())
+    before = [value.detach().clone() for value in model.parameters()]
+    original = trainer.packed_loss
+    monkeypatch.setattr(trainer, "packed_loss", lambda *given: original(*given) * float("nan"))
+    loss, _ = trainer.train_step(model, make_optimizer(model, make_settings()), [found], make_settings(), 0.1)
+    assert loss != loss
+    assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))

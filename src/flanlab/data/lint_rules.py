@@ -154,12 +154,13 @@ _HIDE_GOLD = "Take the field that gives the answer away out of the prompt, or ma
 
 def _options_in(example: Example) -> set[int]:
     """Positions of the options that stand in the prompt as whole words; within a longer option does not count."""
-    spelled = {_words(option): position for position, option in enumerate(example.options) if _words(option)}
-    if not spelled:
-        return set()
-    longest_first = sorted(spelled, key=len, reverse=True)
-    pattern = r"(?<!\S)(?:" + "|".join(map(re.escape, longest_first)) + r")(?!\S)"
-    return {spelled[found] for found in re.findall(pattern, _words(example.prompt))}
+    spelled = {words: position for position, option in enumerate(example.options) if (words := _words(option))}
+    left, found = f" {_words(example.prompt)} ", set()
+    for words in sorted(spelled, key=len, reverse=True):
+        if f" {words} " in left:
+            found.add(spelled[words])
+            left = left.replace(f" {words} ", " | ")
+    return found
 
 
 def _words(text: str) -> str:
@@ -361,7 +362,7 @@ def texts_fit(sample: Sample) -> Iterator[Finding]:
             "Shorten a field in `fields`, or leave such rows out with `filter`.",
         )
     by_target: dict[str, list[int]] = defaultdict(list)
-    for number in sample.lengths:
+    for number in sorted(sample.lengths):
         by_target[sample.task.templates[number - 1].target].append(number)
     for numbers in by_target.values():
         targets = [target for number in numbers for _, target in sample.lengths[number]]
