@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -239,8 +238,3 @@ def json_schema() -> Mapping[str, Any]:
     """The JSON Schema of a task file, for editors and other programs."""
     schema = Task.model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "flanlab task", **schema}
-
-
-def explain_value_error(message: str) -> str:
-    """Pydantic's message without its prefix."""
-    return re.sub(r"^(Value error|Assertion failed), ", "", message)
