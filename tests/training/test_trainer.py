@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from flanlab.data.mixture import EncodedExample
 from flanlab.errors import FlanlabError
+from flanlab.experiments.run import save_tuned
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.training import trainer
 from flanlab.training.trainer import examples_per_step, make_optimizer, prepare_for_training
@@ -341,14 +342,12 @@ def test_step_without_examples_changes_nothing(tiny: LoadedModel) -> None:
 
 
 def test_saved_adapter_is_loaded_merged(tiny_folder: Path, tmp_path: Path) -> None:
-    from flanlab.experiments.run import save_tuned
-
     loaded = load_model(str(tiny_folder), device="cpu")
     model = train_tiny(loaded, make_mixture(tmp_path / "tasks"), make_settings(method="lora"), tmp_path / "lora")
-    save_tuned(model, loaded, STAMP, tmp_path / "tuned")
+    save_tuned(model, loaded, {**STAMP, "base_model": str(tiny_folder)}, tmp_path / "tuned")
     assert "lora" in " ".join(load_file(tmp_path / "tuned" / "adapter_model.safetensors"))
     tuned = load_model(str(tmp_path / "tuned"), device="cpu")
-    assert tuned.stamp == STAMP
+    assert tuned.stamp == {**STAMP, "base_model": str(tiny_folder)}
     ids = torch.tensor([[5, 6, 7, 8]])
     mask = torch.ones(4, 4, dtype=torch.bool).tril()[None, None]
     with torch.inference_mode():
@@ -370,3 +369,19 @@ def test_step_with_a_non_finite_loss_changes_no_weight(
     loss, _ = trainer.train_step(model, make_optimizer(model, make_settings()), [found], make_settings(), 0.1)
     assert loss != loss
     assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
+
+
+def test_adapter_on_a_model_tuned_by_an_adapter(tiny_folder: Path, tmp_path: Path) -> None:
+    """The base of the second adapter is the first one merged, not the model beneath it."""
+    mixture, settings = make_mixture(tmp_path / "tasks"), make_settings(method="lora")
+    base = tiny_folder
+    for name in ("first", "second"):
+        loaded = load_model(str(base), device="cpu")
+        model = train_tiny(loaded, mixture, settings, tmp_path / f"{name}-training")
+        save_tuned(model, loaded, {**STAMP, "base_model": str(base)}, tmp_path / name)
+        base = tmp_path / name
+    ids, mask = torch.tensor([[5, 6, 7, 8]]), torch.ones(4, 4, dtype=torch.bool).tril()[None, None]
+    with torch.inference_mode():
+        expected = model(input_ids=ids, attention_mask=mask).logits
+        given = load_model(str(base), device="cpu").model(input_ids=ids, attention_mask=mask).logits
+    torch.testing.assert_close(given, expected, rtol=0, atol=1e-3)

@@ -53,52 +53,39 @@ def mix(
 
 def _print_card(card: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    console = Console()
-    table = Table(
-        title=f"Mixture: the first {card['measured_examples']:,} of {card['planned_examples']:,} examples",
-        title_justify="left",
-    )
-    for column in ("cluster", "task"):
-        table.add_column(column)
-    for column in ("rows", "share", "epochs", "examples", "tokens", "target tokens", "shortened", "dropped"):
-        table.add_column(column, justify="right")
+    from flanlab.cli.tables import compact_table
+
+    measured, planned = card["measured_examples"], card["planned_examples"]
+    of_all = "" if measured == planned else f", measured on {measured:,}"
+    table = compact_table(f"The mixture: {planned:,} examples{of_all}")
+    table.add_column("", no_wrap=True, max_width=26)
+    for column in ("rows", "share", "epochs", "examples", "tokens", "target\ntokens"):
+        table.add_column(column, justify="right", no_wrap=True)
     for cluster, totals in card["clusters"].items():
+        table.add_row(f"[bold]{cluster.replace('_', ' ')}[/bold]")
         members = {name: entry for name, entry in card["tasks"].items() if entry["cluster"] == cluster}
-        for number, (name, entry) in enumerate(members.items()):
-            dropped = ", ".join(f"{count} {reason}" for reason, count in entry["dropped"].items()) or "0"
-            table.add_row(
-                cluster.replace("_", " ") if number == 0 else "",
-                name,
-                f"{entry['rows']:,}",
-                f"{entry['rate']:.1%}",
-                f"{entry['epochs']:.2f}",
-                f"{entry['examples']:,}",
-                f"{entry['tokens']:,}",
-                f"{entry['target_tokens']:,}",
-                f"{entry['shortened']:,}",
-                dropped,
-            )
+        for name, entry in members.items():
+            table.add_row(f"  {name}", f"{entry['rows']:,}", *_counts(entry, f"{entry['epochs']:.2f}"))
         if len(members) > 1:
-            table.add_row(
-                "",
-                "together",
-                "",
-                f"{totals['rate']:.1%}",
-                "",
-                f"{totals['examples']:,.0f}",
-                f"{totals['tokens']:,.0f}",
-                f"{totals['target_tokens']:,.0f}",
-                "",
-                "",
-                style="dim",
-            )
-        table.add_section()
+            table.add_row("  together", "", *_counts(totals, ""), style="dim")
+    console = Console()
     console.print(table)
-    console.print(
-        f"{card['tokens']:,} tokens, of which {card['target_tokens']:,} are targets;"
-        f" {card['shortened']} shortened, {card['dropped']} dropped"
-    )
+    console.print(f"{card['tokens']:,} tokens, {card['target_tokens']:,} of them targets", soft_wrap=True)
+    for name, entry in card["tasks"].items():
+        if lost := _losses(entry):
+            console.print(f"did not fit: {name} ({lost})", soft_wrap=True)
     for name, reason in card["left_out"].items():
-        console.print(f"left out: {name} ({reason})")
+        console.print(f"left out: {name} ({reason})", soft_wrap=True)
+
+
+def _counts(entry: dict[str, Any], epochs: str) -> list[str]:
+    numbers = [f"{entry[name]:,}" for name in ("examples", "tokens", "target_tokens")]
+    return [f"{entry['rate']:.1%}", epochs, *numbers]
+
+
+def _losses(entry: dict[str, Any]) -> str:
+    """What did not fit, and why."""
+    lost = [f"{entry['shortened']} shortened"] if entry["shortened"] else []
+    lost += [f"{count} dropped, {reason}" for reason, count in entry["dropped"].items()]
+    return ", ".join(lost)

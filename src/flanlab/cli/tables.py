@@ -10,16 +10,15 @@ from rich.console import Console
 from rich.table import Table
 
 
+def compact_table(title: str) -> Table:
+    """A table without lines between its columns, for terminals of 80 columns."""
+    return Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
+
+
 def print_results(results: Mapping[str, Any]) -> None:
     """Each task and the average, metric by metric: every variant, and the difference with its interval."""
     compared = "comparison" in results["average"]
-    table = Table(
-        box=box.SIMPLE,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        title=f"{results['name']}: {_spaced(results['hold_out'])}",
-        title_justify="left",
-    )
+    table = compact_table(f"{results['name']}: {_spaced(results['hold_out'])}")
     table.add_column("", no_wrap=True)
     for title in results["variants"].values():
         table.add_column(title.removesuffix(" prompt").replace(", ", ",\n"), justify="right", no_wrap=True)

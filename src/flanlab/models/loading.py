@@ -72,40 +72,15 @@ def load_model(
     target_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     stamp = read_stamp(folder) if folder else None
     source = str(folder or name)
-    adapter = folder is not None and (folder / "adapter_config.json").is_file()
-    base = source
-    if adapter and folder:
-        # The stamp names the base model as the user did; the adapter's own file may hold a path of another machine.
-        base = stamp["base_model"] if stamp else read_json(folder / "adapter_config.json")["base_model_name_or_path"]
-    base_source = str(embedded_model_folder(say)) if base == EMBEDDED_MODEL else base
-    model: Any
+    dtype = torch.bfloat16 if target_device.type == "cuda" else torch.float32
     try:
-        model_and_report: Any = AutoModelForCausalLM.from_pretrained(
-            base_source,
-            output_loading_info=True,
-            revision=revision,
-            dtype=torch.bfloat16 if target_device.type == "cuda" else torch.float32,
-            attn_implementation=ATTENTION_NAME,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-        model, report = model_and_report
+        model = _read_weights(source, revision, dtype, say)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
-        if adapter:
-            from peft import PeftModel
-
-            model = PeftModel.from_pretrained(model, source).merge_and_unload()
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise FlanlabError(
             f"The model {name} could not be loaded: {' '.join(str(error).split())[:400]}",
             mend=f"Name a folder or Hub id of a causal language model with safetensors weights, or {EMBEDDED_MODEL}.",
         ) from error
-    if report["missing_keys"]:
-        # transformers would go on with random numbers in their place.
-        raise FlanlabError(
-            f"The model {name} lacks weights: {', '.join(sorted(report['missing_keys'])[:5])}.",
-            mend="Fetch the model anew; it must be a causal language model with all its weights.",
-        )
     model = model.to(target_device).eval()
     check_isolation(model)
     return LoadedModel(model, TextEncoder(tokenizer), name, folder, stamp)
@@ -121,6 +96,35 @@ def load_encoder(name: str, *, say: Callable[[str], None] = lambda _: None) -> T
             f"The tokenizer of {name} could not be loaded: {' '.join(str(error).split())[:400]}",
             mend=f"Name a model folder, a Hub id, or {EMBEDDED_MODEL}.",
         ) from error
+
+
+def _read_weights(source: str, revision: str | None, dtype: torch.dtype, say: Callable[[str], None]) -> Any:
+    """The model of a folder or Hub id; an adapter is merged into its base, which may be an adapter itself."""
+    if (Path(source) / "adapter_config.json").is_file():
+        from peft import PeftModel
+
+        # The stamp names the base model as the user did; the adapter's own file may hold a path of another machine.
+        stamp = read_stamp(Path(source))
+        base = stamp["base_model"] if stamp else read_json(Path(source) / "adapter_config.json")["base_model_name_or_path"]
+        base_source = str(embedded_model_folder(say)) if base == EMBEDDED_MODEL else base
+        return PeftModel.from_pretrained(_read_weights(base_source, revision, dtype, say), source).merge_and_unload()
+    model_and_report: Any = AutoModelForCausalLM.from_pretrained(
+        source,
+        output_loading_info=True,
+        revision=revision,
+        dtype=dtype,
+        attn_implementation=ATTENTION_NAME,
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
+    model, report = model_and_report
+    if report["missing_keys"]:
+        # transformers would go on with random numbers in their place.
+        raise FlanlabError(
+            f"The model {source} lacks weights: {', '.join(sorted(report['missing_keys'])[:5])}.",
+            mend="Fetch the model anew; it must be a causal language model with all its weights.",
+        )
+    return model
 
 
 def read_stamp(folder: Path) -> Mapping[str, Any] | None:
