@@ -113,7 +113,7 @@ def make_requests(group: Group, loaded: LoadedModel, mirror: Path | None, count:
     collection, names = ("library", group.library) if mirror else ("sampler", group.sampler)
     tasks = select_tasks(load_collection(collection), names)
     settings = EvaluationSettings(rows=10 * count, templates_per_row=1)
-    requests = []
+    requests: list[Request] = []
     for number, task in enumerate(tasks):
         wanted = (count - len(requests)) // (len(tasks) - number)
         unit = plan_task(task, load_rows(task, "test", mirror), settings, SEED)

@@ -235,7 +235,7 @@ def leaks(trainer: Any) -> bool:
 
 def summarize(turns: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     def rate(kind: str, seconds: str = "seconds") -> float:
-        return sum(turn["tokens"] for turn in turns[kind]) / sum(turn[seconds] for turn in turns[kind])
+        return float(sum(turn["tokens"] for turn in turns[kind]) / sum(turn[seconds] for turn in turns[kind]))
 
     def peak(kind: str) -> float:
         return float(max(turn["peak_bytes"] for turn in turns[kind]))

@@ -80,14 +80,8 @@ class EvaluationUnit:
 
 
 def plan_task(task: Task, rows: Rows, settings: EvaluationSettings, seed: int) -> EvaluationUnit:
-    """Choose rows and the templates each is shown through: a pure function of seed, task and settings.
-
-    Raises:
-        FlanlabError: the task has no forward template to evaluate.
-    """
+    """Choose rows and the templates each is shown through: a pure function of seed, task and settings."""
     templates = task.forward_templates()
-    if not templates:
-        raise FlanlabError(f"{task.path}: has no forward template, so it cannot be evaluated.", mend="Add one.")
     chosen = sorted(int(row) for row in permutation(len(rows), (seed, task.name, "evaluation"))[: settings.rows])
     count = min(settings.templates_per_row or len(templates), len(templates))
     # Row after row takes the next `count` templates of a shuffled circle, so each template meets equally many rows.

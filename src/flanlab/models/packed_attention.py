@@ -123,16 +123,13 @@ def packed_attention(
             query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=grouped
         )
         return output.transpose(1, 2), None
-    longest = max(length for _, length, _ in layout.segments)
-    if sliding_window is not None and longest > sliding_window:
+    if sliding_window is not None and (reach := int(layout.position_ids.max()) + 1) > sliding_window:
         raise FlanlabError(
-            f"An example of {longest} tokens is longer than the model's attention window of {sliding_window}.",
+            f"An example of {reach} tokens is longer than the model's attention window of {sliding_window}.",
             mend=f"Set the recipe's lengths so that prompt and target together stay within {sliding_window} tokens.",
         )
-    output = query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and _all_causal(layout):
-        output[0] = _varlen_attention(query, key, value, layout, longest, scaling)
-        return output, None
+        return _varlen_attention(query, key, value, layout, scaling)[None], None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key = key.repeat_interleave(groups, dim=1)
@@ -158,11 +155,10 @@ def _all_causal(layout: PackedBatch) -> bool:
     return all(mask is None for _, _, mask in layout.segments)
 
 
-def _varlen_attention(
-    query: Tensor, key: Tensor, value: Tensor, layout: PackedBatch, longest: int, scaling: float | None
-) -> Tensor:
+def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, layout: PackedBatch, scaling: float | None) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
+    longest = max(length for _, length, _ in layout.segments)
     result = varlen_attn(
         query[0].transpose(0, 1),
         key[0].transpose(0, 1),
