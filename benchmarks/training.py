@@ -154,9 +154,12 @@ def train_with_flanlab(folder: str, examples: Sequence[dict[str, Any]]) -> dict[
 
 def train_with_trl(folder: str, examples: Sequence[dict[str, Any]], packed: bool) -> dict[str, Any]:
     """SFTTrainer over prompts with completions. Of its defaults only what must be is changed: see README.md."""
-    from datasets import Dataset
+    from datasets import Dataset, disable_progress_bars
+    from transformers.utils.logging import disable_progress_bar
     from trl import SFTConfig, SFTTrainer
 
+    disable_progress_bars()
+    disable_progress_bar()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     tokenizer = AutoTokenizer.from_pretrained(folder)

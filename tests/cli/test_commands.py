@@ -59,9 +59,7 @@ def test_tasks_show_renders_every_template_of_a_row() -> None:
         (["mix", "quickstart", "--out", "mixture.xlsx"], ".parquet or a .jsonl"),
     ],
 )
-def test_bad_input_is_one_message_with_its_mend_and_no_traceback(
-    arguments: list[str], expected: str, tmp_path: Path
-) -> None:
+def test_bad_input_is_one_message_with_its_mend_and_no_traceback(arguments: list[str], expected: str, tmp_path: Path) -> None:
     result = flan(*arguments, folder=tmp_path)
     assert result.returncode == 1
     assert expected in result.stderr

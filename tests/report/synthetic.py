@@ -89,9 +89,7 @@ def make_run(
                 pq.write_table(part, folders[variant] / f"part-{number:05d}.parquet")
         entries[task.name], resampled[task.name] = task_results(task, folders, settings)
         if trained:
-            entries[task.name]["comparison"] = compare(
-                entries[task.name]["scores"], resampled[task.name], before, "tuned"
-            )
+            entries[task.name]["comparison"] = compare(entries[task.name]["scores"], resampled[task.name], before, "tuned")
     average, draws = average_results(entries, resampled)
     if trained:
         average["comparison"] = compare(average["scores"], draws, before, "tuned")

@@ -45,8 +45,7 @@ def test_it_says_what_was_done(folder: Path) -> None:
 
 def test_an_interval_above_zero_is_a_rise(folder: Path) -> None:
     assert (
-        "Exact match rose from 30.0 % to 45.0 % on average over 2 tasks"
-        " (difference +15.0 points, 95 % interval +2.5 to +27.5)"
+        "Exact match rose from 30.0 % to 45.0 % on average over 2 tasks (difference +15.0 points, 95 % interval +2.5 to +27.5)"
     ) in told(folder, exact_match=(0.3, 0.45, 0.025, 0.275))
 
 

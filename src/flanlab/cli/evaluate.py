@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -28,10 +27,9 @@ def evaluate(
 
     Example: flan eval sentiment --model runs/quickstart/model --tasks sampler --out runs/eval
     """
-    from flanlab.cli.tables import print_results
+    from flanlab.cli.tables import present_results
     from flanlab.evaluation.predict import EvaluationSettings
     from flanlab.experiments.evaluate_model import evaluate_model
-    from flanlab.report.html import write_report
     from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections, select_tasks
 
     chosen = select_tasks(load_collections(tasks or list(BUILT_IN_COLLECTIONS)), names)
@@ -44,9 +42,4 @@ def evaluate(
         mirror=mirror,
         allow_seen=allow_seen,
     )
-    page = write_report(out)
-    if as_json:
-        typer.echo(json.dumps(results))
-        return
-    print_results(results)
-    typer.echo(f"Report: {page}")
+    present_results(results, out, as_json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -46,19 +45,11 @@ def train(recipe: RecipeFile, out: Out = None, mirror: Mirror = None) -> None:
 
 
 def _run(path: Path, folder: Path, mirror: Path | None, model: str | None, as_json: bool) -> None:
+    from flanlab.cli.tables import present_results
     from flanlab.experiments.recipe import read_recipe
     from flanlab.experiments.run import run_recipe
-    from flanlab.report.html import write_report
 
     recipe = read_recipe(path)
     if model is not None:
         recipe = recipe.model_copy(update={"model": model})
-    results = run_recipe(recipe, folder, mirror)
-    page = write_report(folder)
-    if as_json:
-        typer.echo(json.dumps(results))
-        return
-    from flanlab.cli.tables import print_results
-
-    print_results(results)
-    typer.echo(f"Report: {page}")
+    present_results(run_recipe(recipe, folder, mirror), folder, as_json)

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+
+def present_results(results: Mapping[str, Any], folder: Path, as_json: bool) -> None:
+    """Write the report into `folder`, and print the results as a table or as JSON."""
+    from flanlab.report.html import write_report
+
+    page = write_report(folder)
+    if as_json:
+        typer.echo(json.dumps(results))
+    else:
+        print_results(results)
+        typer.echo(f"Report: {page}")
 
 
 def compact_table(title: str) -> Table:
