@@ -48,8 +48,14 @@ def _run(path: Path, folder: Path, mirror: Path | None, model: str | None, as_js
     from flanlab.cli.tables import present_results
     from flanlab.experiments.recipe import read_recipe
     from flanlab.experiments.run import run_recipe
+    from flanlab.progress import say
 
     recipe = read_recipe(path)
     if model is not None:
         recipe = recipe.model_copy(update={"model": model})
-    present_results(run_recipe(recipe, folder, mirror), folder, as_json)
+    try:
+        results = run_recipe(recipe, folder, mirror)
+    except KeyboardInterrupt:
+        say(f"Stopped. What is done is kept in {folder}: the same command goes on with it.")
+        raise
+    present_results(results, folder, as_json)

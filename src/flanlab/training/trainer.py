@@ -107,7 +107,7 @@ def train(
     except KeyboardInterrupt:
         if interrupts.count < 2:
             save_checkpoint(folder, model, optimizer, progress, stamp)
-            say(f"Stopped after step {progress.step}; the same command goes on from there.")
+            say(f"Saved after step {progress.step} of {settings.steps}.")
         raise
     save_checkpoint(folder, model, optimizer, progress, stamp)
     model.eval()
