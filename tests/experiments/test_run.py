@@ -352,3 +352,26 @@ def test_training_key_follows_what_shapes_training(home: Path, tiny_folder: Path
     assert changed("base_identity", value="other") != key
     assert changed("tasks", "counting", "hash", value="other") != key
     assert changed("tasks", "counting", "rows", value="other") != key
+
+
+def test_overlap_that_is_allowed_is_carried_out_and_marked_as_seen(tiny_folder: Path, tmp_path: Path) -> None:
+    write_tasks(tmp_path / "tasks")
+    path = tmp_path / "tasks" / "counting.yaml"
+    task = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.write_text(yaml.safe_dump({**task, "derived_from": ["comments"]}), encoding="utf-8")
+    content = recipe_content(tiny_folder)
+    content["hold_out"]["overlap"] = "allow"
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    results = run_recipe(read_recipe(tmp_path / "recipe.yaml"), tmp_path / "run")
+    assert "shares comments" in results["tasks"]["comments"]["seen"]
+    assert list(results["allowed_overlaps"]) == ["counting"]
+
+
+def test_a_base_model_that_has_seen_the_held_out_cluster_is_refused_before_it_costs(
+    home: Path, done: Path, tmp_path: Path
+) -> None:
+    recipe = read(home, done / "model")
+    hold_out = recipe.hold_out.model_copy(update={"clusters": ["miscellaneous"]})
+    with pytest.raises(FlanlabError, match="the model was trained on it"):
+        run_recipe(recipe.model_copy(update={"hold_out": hold_out}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -56,6 +56,9 @@ def run_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> dict
     _check_folder(folder, recipe)
     plan = make_plan(recipe, mirror)
     loaded = load_model(recipe.model, say=say)
+    # Who lets overlapping tasks train has asked for results that are marked as seen; anyone else is told before it costs.
+    allow_seen = recipe.hold_out.overlap == "allow"
+    refuse_seen(plan.split.test, loaded, allow_seen)
     units = plan_units(plan)
     mixture = make_mixture(plan)
     per_step = examples_per_step(mixture, loaded.encoder, recipe.training)
@@ -70,10 +73,12 @@ def run_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> dict
         where = folder / "predictions" / _untuned(style)
         evaluate(loaded, units, recipe.evaluation, recipe.seed, style, where, f"Untuned, {style} prompt")
     tuned = _tune(loaded, mixture, plan, stamp, folder)
-    refuse_seen(plan.split.test, tuned, allow_seen=False)
+    seen = refuse_seen(plan.split.test, tuned, allow_seen)
     evaluate(tuned, units, recipe.evaluation, recipe.seed, "instruction", folder / "predictions" / TUNED, "Tuned")
 
     results = make_results(plan, units, styles, folder, loaded)
+    for name, reason in seen.items():
+        results["tasks"][name]["seen"] = reason
     results["seconds"] = _total_seconds(folder, time.time() - started)
     write_json(folder / RESULTS_FILE, results)
     return results
