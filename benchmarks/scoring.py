@@ -94,7 +94,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", default=EMBEDDED_MODEL, help="folder or Hub id of the model")
     parser.add_argument("--questions", type=int, default=12, help="questions of each group")
     parser.add_argument("--rounds", type=int, default=2, help="how often the two take turns")
-    parser.add_argument("--batch-size", type=int, default=1, help="lm-eval's batch size (its default, and its fastest here)")
+    parser.add_argument("--batch-size", type=int, default=1, help="lm-eval's batch size (1 is its default)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     return parser.parse_args()
 

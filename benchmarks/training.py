@@ -84,7 +84,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mirror", type=Path, help="folder with Hub data sets (else FLANLAB_MIRROR, else the sampler)")
     parser.add_argument("--model", default=EMBEDDED_MODEL, help="folder or Hub id of the model")
-    parser.add_argument("--examples", type=int, default=64, help="how many examples are trained on")
+    parser.add_argument("--examples", type=int, default=24, help="how many examples are trained on")
     parser.add_argument("--rounds", type=int, default=2, help="how often the three take turns")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
