@@ -65,13 +65,13 @@ def load_model(
     """
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    place = embedded_model_folder(say) if name == EMBEDDED_MODEL else Path(name)
+    source = _source(name, say)
+    place = Path(source)
     folder = place if place.is_dir() else None
     if folder is None and (name.startswith((".", "/")) or name.count("/") > 1):
         raise FlanlabError(f"There is no model folder at {name}.", mend=f"Name a folder, a Hub id, or {EMBEDDED_MODEL}.")
     target_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     stamp = read_stamp(folder) if folder else None
-    source = str(folder or name)
     dtype = torch.bfloat16 if target_device.type == "cuda" else torch.float32
     try:
         model = _read_weights(source, revision, dtype, say)
@@ -88,14 +88,18 @@ def load_model(
 
 def load_encoder(name: str, *, say: Callable[[str], None] = lambda _: None) -> TextEncoder:
     """Only the tokenizer of a model, for work that needs no weights."""
-    source = str(embedded_model_folder(say)) if name == EMBEDDED_MODEL else name
     try:
-        return TextEncoder(AutoTokenizer.from_pretrained(source, trust_remote_code=False))
+        return TextEncoder(AutoTokenizer.from_pretrained(_source(name, say), trust_remote_code=False))
     except (OSError, ValueError, ImportError) as error:
         raise FlanlabError(
             f"The tokenizer of {name} could not be loaded: {' '.join(str(error).split())[:400]}",
             mend=f"Name a model folder, a Hub id, or {EMBEDDED_MODEL}.",
         ) from error
+
+
+def _source(name: str, say: Callable[[str], None]) -> str:
+    """What transformers knows a model by: the embedded model's folder in the cache, else the folder or Hub id itself."""
+    return str(embedded_model_folder(say)) if name == EMBEDDED_MODEL else name
 
 
 def _read_weights(source: str, revision: str | None, dtype: torch.dtype, say: Callable[[str], None]) -> Any:
@@ -106,8 +110,7 @@ def _read_weights(source: str, revision: str | None, dtype: torch.dtype, say: Ca
         # The stamp names the base model as the user did; the adapter's own file may hold a path of another machine.
         stamp = read_stamp(Path(source))
         base = stamp["base_model"] if stamp else read_json(Path(source) / "adapter_config.json")["base_model_name_or_path"]
-        base_source = str(embedded_model_folder(say)) if base == EMBEDDED_MODEL else base
-        return PeftModel.from_pretrained(_read_weights(base_source, revision, dtype, say), source).merge_and_unload()
+        return PeftModel.from_pretrained(_read_weights(_source(base, say), revision, dtype, say), source).merge_and_unload()
     model_and_report: Any = AutoModelForCausalLM.from_pretrained(
         source,
         output_loading_info=True,
