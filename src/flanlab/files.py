@@ -14,6 +14,13 @@ from typing import Any
 from flanlab.errors import FlanlabError
 
 
+def cache_folder() -> Path:
+    """Where converted models and generated rows are kept: FLANLAB_CACHE, else flanlab in the user's cache folder."""
+    if override := os.environ.get("FLANLAB_CACHE"):
+        return Path(override)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flanlab"
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     with new_file(path) as temporary:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from flanlab.data.encoding import TextEncoder
 from flanlab.data.mixture import (
+    Choice,
     Dropped,
     EncodedExample,
     Mixture,
@@ -225,8 +226,9 @@ TASK = task_in_memory()
 
 
 def within(text: str, encoder: TextEncoder, prompt_tokens: int, target_tokens: int = 50, template: int = 1) -> Any:
-    row = prepare_row(TASK, {"text": text, "label": 1}, 4)
-    return encode_within(TASK, template, row, [1, 0], encoder, prompt_tokens, target_tokens)
+    choice = Choice(TASK, template, prepare_row(TASK, {"text": text, "label": 1}, 4), [1, 0])
+    [found] = encode_within([choice], encoder, prompt_tokens, target_tokens)
+    return found
 
 
 @pytest.mark.parametrize("prompt_tokens", [100, 120, 200, 400])

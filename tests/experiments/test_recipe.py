@@ -146,7 +146,7 @@ def test_nothing_to_train_on(tmp_path: Path) -> None:
 
 def test_overlap_is_an_error_unless_the_recipe_says_otherwise(tmp_path: Path) -> None:
     folder = write_tasks(tmp_path / "tasks")
-    add_task(folder, "derived", derived_from=["comments"])
+    add_task(folder, "derived", derived_from={"comments": "made up"})
     with pytest.raises(FlanlabError, match=r"derived: shares comments with the held-out comments"):
         make_plan(read_recipe(write(tmp_path)), None)
     removed = RECIPE.replace("[sentiment]", "[sentiment]\n  overlap: remove")

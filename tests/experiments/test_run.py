@@ -358,7 +358,7 @@ def test_overlap_that_is_allowed_is_carried_out_and_marked_as_seen(tiny_folder: 
     write_tasks(tmp_path / "tasks")
     path = tmp_path / "tasks" / "counting.yaml"
     task = yaml.safe_load(path.read_text(encoding="utf-8"))
-    path.write_text(yaml.safe_dump({**task, "derived_from": ["comments"]}), encoding="utf-8")
+    path.write_text(yaml.safe_dump({**task, "derived_from": {"comments": "made up"}}), encoding="utf-8")
     content = recipe_content(tiny_folder)
     content["hold_out"]["overlap"] = "allow"
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")

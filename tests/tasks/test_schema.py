@@ -60,12 +60,19 @@ def test_a_valid_generation_task() -> None:
         ({"fields": {"text": "{{ text"}}, "field text: not valid jinja2"),
         ({"fields": {"text": "{{ text }}", "options": "{{ a }}"}}, "`options` is the name of something else"),
         ({"fields": {"body": "{{ text }}"}}, "template 1: prompt uses text, which is no field (fields: body)"),
-        ({"source": {}}, "either `hub` or `files`"),
-        ({"source": {"hub": "a/b", "files": "c.jsonl"}}, "either `hub` or `files`"),
-        ({"source": {"hub": "a/b"}}, "a `hub` source needs `splits`"),
+        ({"source": {}}, "`files` or `generator`"),
+        ({"source": {"hub": "a/b", "files": "c.jsonl"}}, "`files` or `generator`"),
+        ({"source": {"hub": "a/b"}}, "this source needs `splits`"),
         ({"source": {"files": "c.jsonl"}}, "a single file needs `splits`"),
         ({"source": {"files": {"validation": "c.jsonl"}}}, "name the files train, dev and test"),
-        ({"source": {"files": {"train": "c"}, "config": "x"}}, "belong to a `hub` source"),
+        ({"source": {"files": {"train": "c"}, "config": "x"}}, "belongs to a `hub` or `generator` source"),
+        ({"source": {"files": {"train": "c"}, "obtain": "x"}}, "belong to a `hub` source"),
+        ({"source": None}, "give `source`, or `parts`"),
+        ({"parts": {"a": {"files": {"train": "c"}}}}, "give `source`, or `parts`"),
+        ({"derived_from": {"squad": " "}}, "where it is known from"),
+        ({"baseline": {"prompt": "{{ answer }}"}}, "baseline: a forward prompt may not contain the answer"),
+        ({"baseline": {"prompt": "{{ txet }}"}}, "baseline: prompt uses txet, which is no field"),
+        ({"baseline": {**ONE, "options": ["a", "b", "c"]}}, "baseline: its options must match"),
         ({"source": {"hub": "a/b", "splits": {"validation": "x"}}}, "`source.splits.validation`"),
         ({"templates": []}, "`templates`"),
         ({"templates": [{"prompt": "{{ text }}", "promt": "x"}]}, "unknown field `templates.1.promt`"),
@@ -127,5 +134,5 @@ def test_the_hash_follows_the_content_and_not_the_file() -> None:
 def test_the_json_schema_names_every_field() -> None:
     schema = json_schema()
     assert set(schema["properties"]) == set(Task.model_fields)
-    assert {"name", "cluster", "source", "licence", "answer", "metrics", "templates"} == set(schema["required"])
+    assert {"name", "cluster", "licence", "answer", "metrics", "templates"} == set(schema["required"])
     assert set(task_content()) <= set(schema["properties"])

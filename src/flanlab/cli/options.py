@@ -15,7 +15,7 @@ Mirror = Annotated[
 ]
 Collections = Annotated[
     list[str] | None,
-    typer.Option("--tasks", help="Where tasks are: library, sampler, or a folder of your own. May be repeated."),
+    typer.Option("--tasks", help="Where tasks are: library, extra, sampler, or a folder of your own. May be repeated."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Out = Annotated[Path | None, typer.Option(help="Folder of the run; the same folder again goes on with it.")]

@@ -12,7 +12,7 @@ from flanlab.cli.options import AsJson, Collections, Mirror
 from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections, select_tasks
-from flanlab.tasks.schema import Split, Task, json_schema
+from flanlab.tasks.schema import Source, Split, Task, json_schema
 
 if TYPE_CHECKING:
     from flanlab.data.lint import TaskLint
@@ -81,10 +81,10 @@ def show_task(
     console.print(f"[bold]{task.name}[/bold]  {', '.join(cluster.label for cluster in task.clusters)}")
     for label, value in (
         ("about", task.description),
-        ("from", task.source.hub or "files beside the task file"),
+        ("from", "; ".join(_origin(part, source) for part, source in task.sources.items())),
         ("licence", task.licence),
         ("citation", task.citation),
-        ("derived from", ", ".join(task.derived_from) or "nothing declared"),
+        *(("derived from", f"{name}: {evidence}") for name, evidence in (task.derived_from or {"nothing": "declared"}).items()),
         ("metrics", ", ".join(task.metrics)),
         ("file", str(task.path)),
     ):
@@ -129,7 +129,7 @@ def lint_tasks(
         rows_by_split: dict[str, Rows] = {}
         unreachable = None
         for split in ("train", "dev", "test"):
-            if task.source.split_spec(split):
+            if task.has_split(split):
                 try:
                     rows_by_split[split] = load_rows(task, split, mirror)
                 except MissingDataError as error:
@@ -186,6 +186,11 @@ def _print_lint(task: Task, report: TaskLint) -> None:
         console.print(f"      [dim]{escape(finding.mend)}[/dim]")
 
 
+def _origin(part: str | None, source: Source) -> str:
+    place = source.hub or (f"generator {source.generator}" if source.generator else "files beside the task file")
+    return (f"{part}: " if part else "") + place + (f" ({source.config})" if source.config else "")
+
+
 def _load(collections: list[str] | None) -> list[Task]:
     return load_collections(collections or list(BUILT_IN_COLLECTIONS))
 
@@ -211,7 +216,7 @@ def _facts(task: Task) -> dict[str, Any]:
         "name": task.name,
         "clusters": [cluster.value for cluster in task.clusters],
         "description": task.description,
-        "source": task.source.model_dump(exclude_none=True),
+        "sources": {part or "all": source.model_dump(exclude_none=True) for part, source in task.sources.items()},
         "licence": task.licence,
         "derived_from": task.derived_from,
         "metrics": task.metrics,

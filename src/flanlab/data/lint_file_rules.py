@@ -14,7 +14,7 @@ from flanlab.tasks.templating import variables_in
 
 def splits_are_there(sample: Sample) -> Iterator[Finding]:
     """Train, dev and test are all needed: to tune, to choose the best template, to report."""
-    missing = [split for split in ("train", "dev", "test") if sample.task.source.split_spec(split) is None]
+    missing = [split for split in ("train", "dev", "test") if not sample.task.has_split(split)]
     if missing:
         yield Finding(
             "warning",

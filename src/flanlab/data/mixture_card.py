@@ -49,8 +49,7 @@ def describe_mixture(mixture: Mixture, encoder: TextEncoder, planned: int, bar: 
     """
     measured = min(planned, mixture.cycle_length)
     counts = {task.name: _Counts() for task in mixture.tasks}
-    for position in range(measured):
-        found = mixture.example(position, encoder)
+    for found in mixture.stream(range(measured), encoder):
         name = found.task if isinstance(found, Dropped) else found.example.task
         count = counts[name]
         if isinstance(found, Dropped):
@@ -120,8 +119,7 @@ def export_mixture(mixture: Mixture, encoder: TextEncoder, examples: int, path: 
 
 
 def _records(mixture: Mixture, encoder: TextEncoder, examples: int, bar: Meter) -> Iterator[dict[str, Any]]:
-    for position in range(examples):
-        found = mixture.example(position, encoder)
+    for found in mixture.stream(range(examples), encoder):
         bar.advance()
         if isinstance(found, EncodedExample):
             example = found.example

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from jinja2 import Undefined
 
 from flanlab.errors import FlanlabError
-from flanlab.tasks.schema import Task
+from flanlab.tasks.schema import Baseline, Options, Task, Template
 from flanlab.tasks.templating import TemplatingError, compile_source
+
+BASELINE = 0
+"""Number under which a task's baseline prompt is rendered; its templates count from 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One prompt with its target. `template` counts from 1, `row` from 0 within the split's kept rows."""
+    """One prompt with its target. `template` counts from 1 (0: the baseline prompt), `row` from 0 within the split's rows."""
 
     task: str
     cluster: str
@@ -31,10 +35,11 @@ class Example:
     """Every acceptable answer; the target alone unless the task lists more."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PreparedRow:
-    """A row with its fields worked out, so that ten templates do not work them out ten times."""
+    """A row with its fields, so that ten templates do not work them out ten times."""
 
+    task: Task
     index: int
     columns: Mapping[str, Any]
     fields: Mapping[str, Any]
@@ -46,6 +51,13 @@ class PreparedRow:
         """The fields as a prompt shows them."""
         return {**self.fields, **self.cut}
 
+    @cached_property
+    def options(self) -> tuple[str, ...]:
+        """The possible answers in the task's own words; empty for generation."""
+        if self.task.options is None:
+            return ()
+        return _option_texts(self.task, self.index, self.task.options, self.fields, self.columns)
+
 
 def prepare_row(task: Task, row: Mapping[str, Any], index: int) -> PreparedRow:
     """Work out a row's fields.
@@ -53,34 +65,64 @@ def prepare_row(task: Task, row: Mapping[str, Any], index: int) -> PreparedRow:
     Raises:
         TemplatingError: names task file, row and field.
     """
-    if not task.fields:
-        return PreparedRow(index, row, row)
-    fields = {}
-    for name, source in task.fields.items():
-        fields[name] = _evaluate(task, index, f"field {name}", source, row)
-    return PreparedRow(index, row, fields)
+    prepared = open_row(task, row, index)
+    dict(prepared.fields)
+    return prepared
+
+
+def open_row(task: Task, row: Mapping[str, Any], index: int) -> PreparedRow:
+    """As `prepare_row`, but a field is worked out, and may be found at fault, only when something needs it."""
+    return PreparedRow(task, index, row, _Fields(task, row, index) if task.fields else row)
+
+
+class _Fields(Mapping[str, Any]):
+    """A row's fields, each worked out when it is first asked for."""
+
+    __slots__ = ("_columns", "_index", "_task", "_values")
+
+    def __init__(self, task: Task, columns: Mapping[str, Any], index: int) -> None:
+        self._task = task
+        self._columns = columns
+        self._index = index
+        self._values: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._values:
+            source = self._task.fields[name]
+            self._values[name] = _evaluate(self._task, self._index, f"field {name}", source, self._columns)
+        return self._values[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._task.fields
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._task.fields)
+
+    def __len__(self) -> int:
+        return len(self._task.fields)
 
 
 def render(task: Task, template_number: int, row: PreparedRow, option_order: Sequence[int] | None = None) -> Example:
-    """Fill a template (numbered from 1) with a row.
+    """Fill a template (numbered from 1; BASELINE is the baseline prompt) with a row.
 
     Args:
         task: the row's task.
         template_number: which of its templates.
         row: the row, prepared.
         option_order: order in which the OPTIONS block lists the options (positions in the task's own order); None leaves
-            the block out. Ignored where there is nothing to choose from: generation and inverted templates.
+            the block out. Ignored where there is nothing to choose from (generation and inverted templates) and in the
+            baseline prompt.
 
     Raises:
         FlanlabError: an undefined name, an empty prompt or target, an answer that is not among the options.
     """
-    template = task.templates[template_number - 1]
-    where = f"template {template_number}"
-    variables = {**row.columns, **row.fields}
-    options = _options(task, row.index, variables)
+    template = _template(task, template_number)
+    where = f"template {template_number}" if template_number else "baseline"
+    options = row.options
+    variables: tuple[Mapping[str, Any], ...] = (row.fields, row.columns)
     if options:
-        variables["options"] = _OptionList(options)
-    answer = _text(_evaluate(task, row.index, "answer", task.answer, variables))
+        variables = ({"options": _OptionList(options)}, *variables)
+    answer = _text(_evaluate(task, row.index, "answer", task.answer, *variables))
     if options and answer not in options:
         raise FlanlabError(
             f"{task.path}, row {row.index}, {where}: the answer {answer!r} is not among the options {list(options)!r}.",
@@ -88,27 +130,33 @@ def render(task: Task, template_number: int, row: PreparedRow, option_order: Seq
         )
     if template.options is not None:
         # Other words for the same answers: they correspond by position.
-        answer = template.options[options.index(answer)]
-        options = tuple(template.options)
+        other_words = _option_texts(task, row.index, template.options, *variables)
+        if len(other_words) != len(options):
+            raise FlanlabError(
+                f"{task.path}, row {row.index}, {where}: {len(other_words)} options stand for the task's {len(options)}.",
+                mend="Give as many options as the task has, in the same order.",
+            )
+        answer = other_words[options.index(answer)]
+        options = other_words
     beside_fields: dict[str, Any] = {"answer": answer}
     if options:
         beside_fields["options"] = list(options)
-    prompt = _text(_evaluate(task, row.index, f"{where}, prompt", template.prompt, {**row.shown, **beside_fields}))
-    target = _text(_evaluate(task, row.index, f"{where}, target", template.target, {**row.fields, **beside_fields}))
+    prompt = _text(_evaluate(task, row.index, f"{where}, prompt", template.prompt, beside_fields, row.cut, row.fields))
+    target = _text(_evaluate(task, row.index, f"{where}, target", template.target, beside_fields, row.fields))
     for part, text in (("prompt", prompt), ("target", target)):
         if not text:
             raise FlanlabError(
                 f"{task.path}, row {row.index}, {where}: the {part} is empty.",
                 mend="Filter out rows with empty text, for example with `filter`.",
             )
-    forward = template.direction == "forward"
+    forward = isinstance(template, Baseline) or template.direction == "forward"
     if forward and options:
         if target not in options:
             raise FlanlabError(
                 f"{task.path}, row {row.index}, {where}: the target {target!r} is none of the options {list(options)!r}.",
                 mend="Leave the template's `target` out, or give the template `options` in those words.",
             )
-        if option_order is not None:
+        if option_order is not None and isinstance(template, Template):
             prompt += "\n\nOPTIONS:\n" + "\n".join(f"- {options[position]}" for position in option_order)
         return Example(
             task.name,
@@ -123,14 +171,14 @@ def render(task: Task, template_number: int, row: PreparedRow, option_order: Seq
         )
     references: tuple[str, ...] = (target,)
     # A template with a target of its own (the other translation direction, an inverted one) has only that reference.
-    if forward and task.references is not None and template.target == type(template).model_fields["target"].default:
-        references = _references(task, row, variables | {"answer": answer}) or references
+    if forward and task.references is not None and template.target == _THE_ANSWER:
+        references = _references(task, row, {"answer": answer}, *variables) or references
     return Example(task.name, task.clusters[0], template_number, row.index, prompt, target, references=references)
 
 
 def option_count(task: Task, row: PreparedRow) -> int:
     """How many options the row has; 0 for generation."""
-    return len(_options(task, row.index, {**row.columns, **row.fields}))
+    return len(row.options)
 
 
 def shorten_longest_field(row: PreparedRow, characters: int) -> PreparedRow | None:
@@ -153,6 +201,9 @@ _SHORTEST_FIELD = 40
 """Characters: an input cut to less than this says too little to stand for the row."""
 
 
+_THE_ANSWER: str = Template.model_fields["target"].default
+
+
 class _OptionList(list[str]):
     """Options as expressions see them: a label of -1 ("no label") is an error, not the last option."""
 
@@ -167,12 +218,21 @@ class _OptionList(list[str]):
         return super().__getitem__(index)
 
 
-def _options(task: Task, index: int, variables: Mapping[str, Any]) -> tuple[str, ...]:
-    if task.options is None:
-        return ()
-    if isinstance(task.options, list):
-        return tuple(task.options)
-    values = _evaluate(task, index, "options", task.options, variables)
+def _template(task: Task, number: int) -> Template | Baseline:
+    if number != BASELINE:
+        return task.templates[number - 1]
+    if task.baseline is None:
+        raise FlanlabError(
+            f"{task.path}: the task {task.name} has no baseline prompt.", mend="Write `baseline` in the task file."
+        )
+    return task.baseline
+
+
+def _option_texts(task: Task, index: int, source: Options, *layers: Mapping[str, Any]) -> tuple[str, ...]:
+    """The options of a row: the fixed list, or what the expression gives."""
+    if isinstance(source, list):
+        return tuple(source)
+    values = _evaluate(task, index, "options", source, *layers)
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise FlanlabError(
             f"{task.path}, row {index}: `options` gives {values!r}, which is not a list.",
@@ -187,9 +247,9 @@ def _options(task: Task, index: int, variables: Mapping[str, Any]) -> tuple[str,
     return options
 
 
-def _references(task: Task, row: PreparedRow, variables: Mapping[str, Any]) -> tuple[str, ...]:
+def _references(task: Task, row: PreparedRow, *layers: Mapping[str, Any]) -> tuple[str, ...]:
     assert task.references is not None
-    values = _evaluate(task, row.index, "references", task.references, variables)
+    values = _evaluate(task, row.index, "references", task.references, *layers)
     if isinstance(values, str):
         values = [values]
     if values is None or not isinstance(values, Sequence):
@@ -200,11 +260,17 @@ def _references(task: Task, row: PreparedRow, variables: Mapping[str, Any]) -> t
     return tuple(dict.fromkeys(text for value in values if (text := _text(value))))
 
 
-def _evaluate(task: Task, index: int, what: str, source: str, variables: Mapping[str, Any]) -> Any:
+def _evaluate(task: Task, index: int, what: str, source: str, *layers: Mapping[str, Any]) -> Any:
     try:
-        return compile_source(source)(variables)
+        return compile_source(source)(*layers)
+    except _RowError:
+        raise  # from a field that the source needs, and told as that field's
     except TemplatingError as error:
-        raise TemplatingError(f"{task.path}, row {index}, {what}: {error.message}", mend=error.mend) from error
+        raise _RowError(f"{task.path}, row {index}, {what}: {error.message}", mend=error.mend) from error
+
+
+class _RowError(TemplatingError):
+    """Names file, row and part."""
 
 
 def _text(value: Any) -> str:

@@ -6,7 +6,7 @@ import bisect
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from flanlab.data.generators import generated_files
 from flanlab.errors import FlanlabError
-from flanlab.tasks.schema import Split, Task
+from flanlab.tasks.schema import Source, Split, Task
 from flanlab.tasks.templating import TemplatingError, compile_source
 
 MIRROR_VARIABLE = "FLANLAB_MIRROR"
@@ -30,7 +31,7 @@ class MissingDataError(FlanlabError):
 
 @dataclass(frozen=True)
 class Rows(Sequence[Row]):
-    """Rows of one split: a table, and which of its rows the task keeps. `rows[i]` is a dict of column to value."""
+    """Rows of one split: a table, and which of its rows the task keeps. `rows[i]` maps columns to values."""
 
     table: pa.Table
     kept: Sequence[int]
@@ -41,8 +42,7 @@ class Rows(Sequence[Row]):
         return len(self.kept)
 
     def __getitem__(self, index: int) -> Row:  # type: ignore[override]
-        position = self.kept[index]
-        return {name: column[position].as_py() for name, column in self._columns.items()}
+        return _TableRow(self._columns, self.kept[index])
 
     def __iter__(self) -> Iterator[Row]:
         return (self[index] for index in range(len(self)))
@@ -52,40 +52,101 @@ class Rows(Sequence[Row]):
         return dict(zip(self.table.column_names, self.table.columns, strict=True))
 
 
+class _TableRow(Mapping[str, Any]):
+    """A row of a table. A cell is read when it is first asked for: a template needs few of a row's columns."""
+
+    __slots__ = ("_cells", "_columns", "_position")
+
+    def __init__(self, columns: Mapping[str, pa.ChunkedArray], position: int) -> None:
+        self._columns = columns
+        self._position = position
+        self._cells: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._cells:
+            self._cells[name] = self._columns[name][self._position].as_py()
+        return self._cells[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._columns
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
 def load_rows(task: Task, split: Split, mirror: Path | None = None) -> Rows:
     """Rows of one split of a task, after slicing and the task's `filter`.
 
     Args:
-        task: whose rows.
+        task: whose rows. Of a task with parts, those of all parts one after the other, with a column `part`.
         split: train, dev or test.
         mirror: folder that holds Hub data sets as `<hub id>/<config or default>/<split>.parquet`; without one, the
             environment variable FLANLAB_MIRROR, and without that the Hub itself.
 
     Raises:
         MissingDataError: the rows cannot be reached.
-        FlanlabError: the task has no such split, a file is damaged, or no row is left.
+        FlanlabError: the task has no such split, a file is damaged, a column differs, or no row is left.
     """
-    specification = task.source.split_spec(split)
-    if specification is None:
+    sources = {part: source for part, source in task.sources.items() if source.split_spec(split) is not None}
+    if not sources:
         raise FlanlabError(
             f"{task.path}: the task {task.name} has no {split} split.",
             mend=f"Add `{split}` to source.splits, or leave the task out.",
         )
-    if task.source.files is not None:
-        table, source_hash = _read_local(task, specification)
-    elif (mirror := mirror or mirror_from_environment()) is not None:
-        table, source_hash = _read_mirror(task, specification, mirror)
-    else:
-        table, source_hash = _read_hub(task, specification)
+    mirror = mirror or mirror_from_environment()
+    read = {part: _read_source(task, part, source, split, mirror) for part, source in sources.items()}
+    tables = [table if part is None else _with_part(table, part) for part, (table, _) in read.items()]
+    table = _joined(tables, f"{task.path}: the {split} splits of its parts {', '.join(map(str, read))}")
+    hashes = [source_hash for _, source_hash in read.values()]
+    source_hash = hashes[0] if len(hashes) == 1 else hashlib.blake2b("".join(hashes).encode(), digest_size=16).hexdigest()
     rows = Rows(table, range(table.num_rows), source_hash)
     if task.filter is not None:
         rows = Rows(table, _filtered(task, rows), source_hash)
     if not len(rows):
+        given = ", ".join(str(source.split_spec(split)) for source in sources.values())
         raise FlanlabError(
-            f"{task.path}: no row of the {split} split ({specification}) is left for {task.name}.",
+            f"{task.path}: no row of the {split} split ({given}) is left for {task.name}.",
             mend="Check source.splits and the task's filter.",
         )
     return rows
+
+
+def _read_source(task: Task, part: str | None, source: Source, split: Split, mirror: Path | None) -> tuple[pa.Table, str]:
+    """The sliced table of one source, and the identity of what was read."""
+    specification = source.split_spec(split)
+    assert specification is not None
+    if source.files is not None:
+        return _read_local(task, source, specification)
+    if source.generator is not None:
+        return _generate(task, source, specification)
+    # A part can be left out by its name where the rest is at hand.
+    name = task.name if part is None or "." in task.name else f"{task.name}.{part}"
+    if mirror is not None:
+        return _read_mirror(task, name, source, specification, mirror)
+    return _read_hub(name, source, specification)
+
+
+def _with_part(table: pa.Table, part: str) -> pa.Table:
+    if "part" in table.column_names:
+        return table
+    return table.append_column("part", pa.repeat(pa.scalar(part), table.num_rows))
+
+
+def _joined(tables: Sequence[pa.Table], what: str) -> pa.Table:
+    if len(tables) == 1:
+        return tables[0]
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise FlanlabError(
+            f"{what} do not go together: {_one_line(error)}", mend="Give a column the same type everywhere."
+        ) from error
 
 
 def mirror_from_environment() -> Path | None:
@@ -107,30 +168,44 @@ def _filtered(task: Task, rows: Rows) -> list[int]:
     return kept
 
 
-def _read_local(task: Task, specification: str) -> tuple[pa.Table, str]:
+def _read_local(task: Task, source: Source, specification: str) -> tuple[pa.Table, str]:
     assert task.path is not None
-    assert task.source.files is not None
-    files = task.source.files if isinstance(task.source.files, dict) else {"all": task.source.files}
-    folder = task.path.parent
-    paths = {name: folder / file for name, file in files.items()}
-    return _read_slices(task, specification, paths)
+    assert source.files is not None
+    files = source.files if isinstance(source.files, dict) else {"all": source.files}
+    return _read_slices(task, specification, {name: task.path.parent / file for name, file in files.items()})
 
 
-def _read_mirror(task: Task, specification: str, mirror: Path) -> tuple[pa.Table, str]:
-    assert task.source.hub is not None
+def _generate(task: Task, source: Source, specification: str) -> tuple[pa.Table, str]:
+    assert source.generator is not None
+    return _read_slices(task, specification, generated_files(source.generator, source.config))
+
+
+def _read_mirror(task: Task, name: str, source: Source, specification: str, mirror: Path) -> tuple[pa.Table, str]:
+    assert source.hub is not None
     if not mirror.is_dir():
         raise MissingDataError(
             f"There is no mirror folder at {mirror}.",
             mend=f"Correct --mirror or {MIRROR_VARIABLE}, or unset it to use the Hub.",
         )
-    folder = mirror / task.source.hub / (task.source.config or "default")
+    folder = mirror / source.hub / (source.config or "default")
     if not folder.is_dir():
         raise MissingDataError(
-            f"{task.name}: the mirror {mirror} does not hold {task.source.hub}"
-            + (f" ({task.source.config})." if task.source.config else "."),
-            mend="Leave the task out, or add the data set to the mirror as <hub id>/<config or default>/<split>.parquet.",
+            f"{name}: the mirror {mirror} does not hold {source.hub}" + (f" ({source.config})." if source.config else "."),
+            mend=_how_to_obtain(source)
+            or "Leave the task out, or add the data set to the mirror as <hub id>/<config or default>/<split>.parquet.",
         )
-    return _read_slices(task, specification, {path.stem: path for path in sorted(folder.glob("*.parquet"))})
+    return _read_slices(task, specification, {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in _READERS})
+
+
+def _how_to_obtain(source: Source) -> str | None:
+    if source.obtain is None:
+        return None
+    folder = f"{source.hub}/{source.config or 'default'}"
+    names = sorted({name for specification in source.splits.values() for name in _split_names(specification)})
+    return (
+        f"{' '.join(source.obtain.split())} Save the rows in a mirror folder as"
+        f" {' and '.join(f'{folder}/{name}.parquet' for name in names)} (or .jsonl, .csv) and name that folder with --mirror."
+    )
 
 
 def _read_slices(task: Task, specification: str, paths: Mapping[str, Path]) -> tuple[pa.Table, str]:
@@ -149,15 +224,8 @@ def _read_slices(task: Task, specification: str, paths: Mapping[str, Path]) -> t
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(tables):
         digest.update(paths[name].read_bytes())
-    parts = [tables[part.splitname].slice(part.from_, max(part.to - part.from_, 0)) for part in slices]
-    try:
-        table = parts[0] if len(parts) == 1 else pa.concat_tables(parts, promote_options="default")
-    except pa.ArrowException as error:
-        raise FlanlabError(
-            f"{task.path}: source.splits: the parts of {specification!r} do not go together: {_one_line(error)}",
-            mend="Give a column the same type in every file.",
-        ) from error
-    return table, digest.hexdigest()
+    cuts = [tables[cut.splitname].slice(cut.from_, max(cut.to - cut.from_, 0)) for cut in slices]
+    return _joined(cuts, f"{task.path}: source.splits: the slices of {specification!r}"), digest.hexdigest()
 
 
 def _split_names(specification: str) -> list[str]:
@@ -165,10 +233,9 @@ def _split_names(specification: str) -> list[str]:
 
 
 def _read_file(path: Path) -> pa.Table:
-    readers = {".parquet": _read_parquet, ".jsonl": _read_json_lines, ".csv": _read_csv, ".tsv": _read_csv}
-    reader = readers.get(path.suffix.lower())
+    reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise FlanlabError(f"{path}: cannot read files of this kind.", mend=f"Use one of: {', '.join(readers)}.")
+        raise FlanlabError(f"{path}: cannot read files of this kind.", mend=f"Use one of: {', '.join(_READERS)}.")
     if not path.is_file():
         raise MissingDataError(f"{path}: there is no such file.", mend="Correct source.files in the task file.")
     try:
@@ -252,15 +319,27 @@ def _of_one_type(cells: Sequence[tuple[int, Any]]) -> bool:
     return True
 
 
-def _read_hub(task: Task, specification: str) -> tuple[pa.Table, str]:
+_READERS: Mapping[str, Callable[[Path], pa.Table]] = {
+    ".parquet": _read_parquet,
+    ".jsonl": _read_json_lines,
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+}
+
+
+def _read_hub(name: str, source: Source, specification: str) -> tuple[pa.Table, str]:
     from datasets import load_dataset
 
+    if source.obtain is not None:
+        raise MissingDataError(f"{name}: no copy on the Hub can be loaded.", mend=str(_how_to_obtain(source)))
     try:
-        dataset = load_dataset(task.source.hub, task.source.config, split=specification, revision=task.source.revision)
+        dataset = load_dataset(source.hub, source.config, split=specification, revision=source.revision)
     except Exception as error:  # the Hub's client raises many kinds, none of them ours to tell apart
+        mend = "Check the network, or name a folder with the data with --mirror DIR."
+        if "scripts are no longer supported" in str(error):
+            mend = "Give source.revision: refs/convert/parquet, the Hub's own conversion, or use a --mirror DIR with its rows."
         raise MissingDataError(
-            f"{task.name}: {task.source.hub} could not be read from the Hugging Face Hub: {_one_line(error)}",
-            mend="Check the network, or name a folder with the data with --mirror DIR.",
+            f"{name}: {source.hub} could not be read from the Hugging Face Hub: {_one_line(error)}", mend=mend
         ) from error
     return dataset.with_format("arrow")[:], str(dataset._fingerprint)
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flanlab.data.choices import permutation
 from flanlab.data.encoding import PromptStyle, TextEncoder
 from flanlab.data.mixture import OptionOrder, option_order
-from flanlab.data.rendering import Example, PreparedRow, option_count, prepare_row, render, shorten_longest_field
+from flanlab.data.rendering import BASELINE, Example, PreparedRow, option_count, prepare_row, render, shorten_longest_field
 from flanlab.data.sources import Rows
 from flanlab.errors import FlanlabError
 from flanlab.files import new_file
@@ -78,6 +78,12 @@ class EvaluationUnit:
     pairs: list[tuple[int, int]]
     """(row, template) in the order they are asked."""
 
+    def asked(self, style: PromptStyle) -> list[tuple[int, int]]:
+        """(row, template) as asked in a prompt style: there is but one baseline prompt for each row."""
+        if style != "baseline":
+            return self.pairs
+        return [(row, BASELINE) for row in dict.fromkeys(row for row, _ in self.pairs)]
+
 
 def plan_task(task: Task, rows: Rows, settings: EvaluationSettings, seed: int) -> EvaluationUnit:
     """Choose rows and the templates each is shown through: a pure function of seed, task and settings."""
@@ -125,15 +131,16 @@ def predict(
     """
     key = prediction_key(loaded, unit, settings, seed, style)
     folder.mkdir(parents=True, exist_ok=True)
-    for number, start in enumerate(range(0, len(unit.pairs), _QUESTIONS_PER_PART)):
-        pairs = unit.pairs[start : start + _QUESTIONS_PER_PART]
+    asked = unit.asked(style)
+    for number, start in enumerate(range(0, len(asked), _QUESTIONS_PER_PART)):
+        pairs = asked[start : start + _QUESTIONS_PER_PART]
         path = folder / f"part-{number:05d}.parquet"
         if not _is_done(path, key):
             table = _predict_pairs(loaded, unit, pairs, settings, seed, style)
             with new_file(path) as temporary:
                 pq.write_table(table.replace_schema_metadata({"key": key}), temporary)
         bar.advance(len(pairs), f"{unit.task.name}")
-    parts = -(-len(unit.pairs) // _QUESTIONS_PER_PART)
+    parts = -(-len(asked) // _QUESTIONS_PER_PART)
     for stale in folder.glob("part-*.parquet"):
         if int(stale.stem.removeprefix("part-")) >= parts:
             stale.unlink()
@@ -190,7 +197,8 @@ def _predict_pairs(
                 "row": example.row,
                 "prompt": example.prompt,
                 "options": list(example.options),
-                "option_scores": answer.scores,
+                # An untuned model that continues a text has no reason to end right after its answer.
+                "option_scores": answer.scores_without_end if style == "baseline" else answer.scores,
                 "option_scores_without_end": answer.scores_without_end,
                 "option_tokens": [len(option) for option in question.options],
                 "answer": example.answer,
@@ -230,7 +238,7 @@ def _question(
         )
     stop = frozenset({encoder.end})
     # Where the answer is one line, a model that goes on after its first line has answered.
-    one_line = not any("\n" in reference for reference in example.references)
+    one_line = style == "baseline" or not any("\n" in reference for reference in example.references)
     line_breaks = encoder.newline_tokens if one_line else frozenset()
     if example.options:
         longest = max(len(option) for option in encoded.answers)

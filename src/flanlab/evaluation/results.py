@@ -36,7 +36,8 @@ def task_results(
     some = next(iter(grids[metrics[0].name].values()))
     draws = make_draws(some.shown.shape[1], some.shown.shape[0], task.name)
     resampled = {
-        metric: {name: grid.resampled(draws) for name, grid in by_variant.items()} for metric, by_variant in grids.items()
+        metric: {name: grid.resampled(draws.over(grid.templates)) for name, grid in by_variant.items()}
+        for metric, by_variant in grids.items()
     }
     entry = {
         "clusters": [str(cluster) for cluster in task.clusters],
@@ -60,27 +61,30 @@ def task_results(
 def average_results(
     entries: Mapping[str, Mapping[str, Any]], resampled: Mapping[str, Mapping[str, Mapping[str, Floats]]]
 ) -> tuple[dict[str, Any], dict[str, dict[str, Floats]]]:
-    """The mean over tasks of every metric that all of them have; tasks count alike, their draws are independent."""
+    """The mean over tasks of every metric that all of them have; tasks count alike, their draws are independent.
+
+    The parts of a task, named `task.part`, count as one task together: their mean.
+    """
     shared = [
         metric
         for metric in next(iter(entries.values()))["scores"]
         if all(metric in entry["scores"] for entry in entries.values())
     ]
+    parts = Counter(name.partition(".")[0] for name in entries)
+    weights = np.array([1 / (len(parts) * parts[name.partition(".")[0]]) for name in entries])
     scores: dict[str, Any] = {}
     draws: dict[str, dict[str, Floats]] = {}
     for metric in shared:
         variants = next(iter(entries.values()))["scores"][metric]
-        draws[metric] = {
-            name: np.asarray(np.mean([resampled[task][metric][name] for task in entries], axis=0)) for name in variants
-        }
+        draws[metric] = {name: weights @ np.array([resampled[task][metric][name] for task in entries]) for name in variants}
         scores[metric] = {
             name: {
-                "mean": float(np.mean([entry["scores"][metric][name]["mean"] for entry in entries.values()])),
+                "mean": float(weights @ np.array([entry["scores"][metric][name]["mean"] for entry in entries.values()])),
                 "interval": list(interval(draws[metric][name])),
             }
             for name in variants
         }
-    return {"tasks": len(entries), "scores": scores}, draws
+    return {"tasks": len(parts), "scores": scores}, draws
 
 
 def compare(

@@ -60,6 +60,10 @@ class Draws:
     rows: Floats
     templates: Floats
 
+    def over(self, templates: Sequence[int]) -> Draws:
+        """The same draws of rows for a variant with a single prompt, such as the baseline's, where templates cannot vary."""
+        return Draws(self.rows, np.ones((len(self.rows), 1))) if len(templates) == 1 else self
+
 
 def make_draws(row_count: int, template_count: int, name: str) -> Draws:
     """Resamplings for one task: the same for every model and metric, and from one call to the next."""

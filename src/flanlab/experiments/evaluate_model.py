@@ -33,8 +33,9 @@ def evaluate_model(
         The content of results.json; tasks the model has seen are marked there.
 
     Raises:
-        FlanlabError: rows out of reach, a prompt style the model lacks, or a seen task without `allow_seen`.
+        FlanlabError: rows out of reach, a prompt style that the model or a task lacks, or a seen task without `allow_seen`.
     """
+    tasks = [part for task in tasks for part in task.evaluated_parts(settings.split)]
     units = [plan_task(task, load_rows(task, settings.split, mirror), settings, seed) for task in tasks]
     loaded = load_model(model, say=say)
     seen = refuse_seen(tasks, loaded, allow_seen)

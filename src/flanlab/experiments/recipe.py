@@ -14,7 +14,7 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation.predict import EvaluationSettings
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.holdout import HoldOut, HoldOutSplit, OverlapPolicy
-from flanlab.tasks.loading import load_collections, select_tasks
+from flanlab.tasks.loading import leave_out, load_collections, select_tasks
 from flanlab.tasks.schema import Split, Task
 from flanlab.training.settings import TrainingSettings
 from flanlab.yaml_files import read_yaml_model
@@ -33,10 +33,12 @@ class TaskSelection(_Strict):
     collections: list[str] = Field(
         default=["library"],
         min_length=1,
-        description="library, sampler, or folders of your own (relative to the recipe).",
+        description="library, extra, sampler, or folders of your own (relative to the recipe).",
     )
-    include: Literal["all"] | list[str] = Field("all", description="Names of tasks and clusters, or all.")
-    exclude: list[str] = Field(default_factory=list, description="Names of tasks and clusters to leave out.")
+    include: Literal["all"] | list[str] = Field(
+        "all", description="Names of tasks and clusters, or all; one part of a task as task.part."
+    )
+    exclude: list[str] = Field(default_factory=list, description="Names of tasks, parts and clusters to leave out.")
 
 
 class HoldOutSettings(_Strict):
@@ -96,11 +98,10 @@ def make_plan(recipe: Recipe, mirror: Path | None) -> Plan:
     if recipe.tasks.include != "all":
         named = [name for name in recipe.tasks.include if name not in set(Cluster)]
         tasks = select_tasks(tasks, recipe.tasks.include)
-    excluded = {task.name for task in select_tasks(tasks, recipe.tasks.exclude)}
-    tasks = [task for task in tasks if task.name not in excluded]
+    tasks = leave_out(tasks, recipe.tasks.exclude)
     hold_out = HoldOut(tuple(recipe.hold_out.clusters), recipe.hold_out.overlap)
     held_out_names = {task.name for task in tasks if set(task.clusters) & set(hold_out.clusters)}
-    split = hold_out.split(tasks, named=set(named) - held_out_names)
+    split = hold_out.split(tasks, named=set(named) - held_out_names, evaluated=recipe.evaluation.split)
     if not split.test:
         raise FlanlabError(
             f"No task of the held-out clusters ({', '.join(hold_out.clusters)}) takes part, so nothing could be evaluated.",

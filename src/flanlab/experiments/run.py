@@ -34,6 +34,7 @@ from flanlab.models.embedded import EMBEDDED_MODEL
 from flanlab.models.loading import STAMP_FILE, LoadedModel, load_model
 from flanlab.models.packed_attention import pack_segments, packed_logits
 from flanlab.progress import clock, meter, say
+from flanlab.tasks.schema import Task
 from flanlab.training.trainer import examples_per_step, train
 
 RECIPE_FILE = "recipe.yaml"
@@ -62,7 +63,7 @@ def run_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> dict
     units = plan_units(plan)
     mixture = make_mixture(plan)
     per_step = examples_per_step(mixture, loaded.encoder, recipe.training)
-    styles = prompt_styles(loaded)
+    styles = prompt_styles(loaded, plan.split.test)
     _announce(plan, loaded, units, mixture, per_step, styles)
     _claim(folder, recipe)
     write_json(folder / "run.json", _facts(plan, loaded))
@@ -108,9 +109,16 @@ def make_mixture(plan: Plan) -> Mixture:
     return Mixture(plan.split.train, plan.train_rows, plan.recipe.mixture, plan.recipe.seed)
 
 
-def prompt_styles(loaded: LoadedModel) -> list[PromptStyle]:
-    """How the untuned model is asked: by the plain instruction, and through its own chat template where it has one."""
-    return ["instruction", "chat"] if loaded.encoder.has_chat_template else ["instruction"]
+def prompt_styles(loaded: LoadedModel, tasks: Sequence[Task]) -> list[PromptStyle]:
+    """How the untuned model is asked: by the plain instruction, through its own chat template where it has one, and by the
+    tasks' baseline prompts where all of them have one.
+    """
+    styles: list[PromptStyle] = ["instruction"]
+    if loaded.encoder.has_chat_template:
+        styles.append("chat")
+    if all(task.baseline is not None for task in tasks):
+        styles.append("baseline")
+    return styles
 
 
 def evaluate(
@@ -123,7 +131,7 @@ def evaluate(
     title: str,
 ) -> None:
     """Predict every unit into `folder/<task>`; what is there already is kept."""
-    total = sum(len(unit.pairs) for unit in units)
+    total = sum(len(unit.asked(style)) for unit in units)
     with meter(title, total) as bar:
         for unit in units:
             predict(loaded, unit, settings, seed, style, folder / unit.task.name, bar)
@@ -256,11 +264,12 @@ def _announce(
     """Say what will be done and about how long it takes on this machine."""
     training = plan.recipe.training
     questions = sum(len(unit.pairs) for unit in units)
+    before = sum(len(unit.asked(style)) for unit in units for style in styles)
     held_out = ", ".join(cluster.label for cluster in plan.split.hold_out.clusters)
     examples = per_step * training.steps
     speed = _scoring_speed(loaded)
     train_seconds = examples * mixture.mean_length(loaded.encoder, 200) / speed * _TRAINING_COST
-    test_seconds = questions * (len(styles) + 1) * _mean_question_length(units, plan, loaded) * 1.3 / speed
+    test_seconds = (before + questions) * _mean_question_length(units, plan, loaded) * 1.3 / speed
     say(f"{plan.recipe.name}: {loaded.name} ({loaded.parameters / 1e6:.0f}M parameters) on {loaded.model.device}")
     say(f"  held out    {held_out}: {', '.join(task.name for task in plan.split.test)}")
     clusters = {task.clusters[0] for task in plan.split.train}
@@ -269,7 +278,7 @@ def _announce(
     for name, reason in plan.split.left_out.items():
         if reason != "held out":
             say(f"  left out    {name}: {reason}")
-    say(f"  evaluates   {questions} questions, {len(styles)} x before and 1 x after tuning")
+    say(f"  evaluates   {before} questions before tuning ({', '.join(styles)} prompts) and {questions} after")
     say(f"  takes       about {clock(train_seconds)} to train and {clock(test_seconds)} to evaluate on this machine")
 
 

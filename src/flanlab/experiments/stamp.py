@@ -45,8 +45,8 @@ def make_stamp(plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
 
 
 def training_key(stamp: Mapping[str, Any]) -> str:
-    """Hash of everything that shapes training; the evaluation section and the time between checkpoints do not."""
+    """Hash of everything that shapes training; the evaluation section, the workers and the time between checkpoints do not."""
     recipe = {name: value for name, value in stamp["recipe"].items() if name not in ("evaluation", "description", "name")}
-    training = {name: value for name, value in recipe["training"].items() if name != "checkpoint_minutes"}
+    training = {name: value for name, value in recipe["training"].items() if name not in ("checkpoint_minutes", "workers")}
     facts = {**stamp, "recipe": {**recipe, "training": training}}
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()

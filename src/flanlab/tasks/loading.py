@@ -1,4 +1,4 @@
-"""Finding and reading task files: the library, the sampler, and folders of the user's own. None is privileged."""
+"""Finding and reading task files: the library, the extra tasks, the sampler, and folders of the user's own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.schema import Task
 from flanlab.yaml_files import read_yaml_model
 
-BUILT_IN_COLLECTIONS = ("library", "sampler")
+BUILT_IN_COLLECTIONS = ("library", "extra", "sampler")
+"""FLAN's 62 data sets; others; the small set written by this project."""
 
 
 def load_task(path: Path) -> Task:
@@ -32,7 +33,7 @@ def load_task(path: Path) -> Task:
 
 
 def load_collection(collection: str | Path) -> list[Task]:
-    """Every task of the `library`, of the `sampler`, or of a folder (searched in depth), in order of name.
+    """Every task of the `library`, `extra` or `sampler`, or of a folder (searched in depth), in order of name.
 
     Raises:
         FlanlabError: no such folder, no task files in it, a faulty file, or one name used twice.
@@ -70,20 +71,46 @@ def _sorted_unique(tasks: Iterable[Task]) -> list[Task]:
 
 
 def select_tasks(tasks: Sequence[Task], names: Iterable[str]) -> list[Task]:
-    """The tasks named, where a name is a task's or a cluster's.
+    """The tasks named, where a name is a task's, a cluster's, or `task.part` for one part of a task.
 
     Raises:
-        FlanlabError: a name that is neither; near matches are offered.
+        FlanlabError: a name that is none of these; near matches are offered.
     """
-    chosen: set[str] = set()
-    known_clusters = {cluster.value for cluster in Cluster}
+    chosen: dict[str, Task] = {}
     for name in names:
-        found = {task.name for task in tasks if task.name == name or name in task.clusters}
-        if not found and name not in known_clusters:
-            near = difflib.get_close_matches(name, [*(task.name for task in tasks), *known_clusters], n=3)
-            hint = f"Did you mean {' or '.join(near)}?" if near else "`flan tasks list` shows what there is."
-            raise FlanlabError(f"There is no task or cluster called `{name}`.", mend=hint)
-        if not found:
-            raise FlanlabError(f"The cluster `{name}` holds no task here.", mend="`flan tasks list` shows what there is.")
-        chosen |= found
-    return [task for task in tasks if task.name in chosen]
+        for task in _named(tasks, name):
+            chosen[task.name] = task
+    # A task named whole says all that its parts would.
+    return [chosen[name] for name in sorted(chosen) if name.partition(".")[0] == name or name.partition(".")[0] not in chosen]
+
+
+def leave_out(tasks: Sequence[Task], names: Iterable[str]) -> list[Task]:
+    """The tasks without those named (tasks, clusters, or parts as `task.part`).
+
+    Raises:
+        FlanlabError: a name that is none of these.
+    """
+    left = {task.name: task for task in tasks}
+    for name in names:
+        for task in _named(tasks, name):
+            whole, _, part = task.name.partition(".")
+            if not part:
+                left.pop(whole, None)
+            elif whole in left:
+                left[whole] = left[whole].without_part(part)
+    return list(left.values())
+
+
+def _named(tasks: Sequence[Task], name: str) -> list[Task]:
+    whole, _, part = name.partition(".")
+    if part and (found := [task for task in tasks if task.name == whole]):
+        return [found[0].part(part)]
+    known_clusters = {cluster.value for cluster in Cluster}
+    found = [task for task in tasks if task.name == name or name in task.clusters]
+    if not found and name not in known_clusters:
+        near = difflib.get_close_matches(name, [*(task.name for task in tasks), *known_clusters], n=3)
+        hint = f"Did you mean {' or '.join(near)}?" if near else "`flan tasks list` shows what there is."
+        raise FlanlabError(f"There is no task or cluster called `{name}`.", mend=hint)
+    if not found:
+        raise FlanlabError(f"The cluster `{name}` holds no task here.", mend="`flan tasks list` shows what there is.")
+    return found

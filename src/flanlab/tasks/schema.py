@@ -25,7 +25,7 @@ class _Strict(BaseModel):
 
 
 class Source(_Strict):
-    """Where rows come from: the Hugging Face Hub (or a mirror folder of it), or files beside the task file."""
+    """Where rows come from: the Hugging Face Hub (or a mirror folder of it), files beside the task file, or a generator."""
 
     hub: str | None = Field(None, description="Hub id of the data set, such as nyu-mll/glue.")
     config: str | None = Field(None, description="Configuration (subset) of the Hub data set.")
@@ -33,18 +33,25 @@ class Source(_Strict):
     files: dict[str, str] | str | None = Field(
         None, description="JSONL, CSV or Parquet: one file (read as the split `all`), or split names with their files."
     )
+    generator: str | None = Field(None, description="Name of an installed generator of rows, such as mathematics.")
+    obtain: str | None = Field(
+        None,
+        description="How to get the rows by hand, where no copy on the Hub can be loaded: they are read from the mirror alone.",
+    )
     splits: dict[Split, str] = Field(
         default_factory=dict, description="train, dev and test in Hugging Face slicing syntax, e.g. train[:-200]."
     )
 
     @model_validator(mode="after")
     def _one_place(self) -> Source:
-        if (self.hub is None) == (self.files is None):
-            raise ValueError("give either `hub` or `files`, one of the two")
-        if self.files is not None and (self.config or self.revision):
-            raise ValueError("`config` and `revision` belong to a `hub` source")
-        if self.hub is not None and not self.splits:
-            raise ValueError("a `hub` source needs `splits`, such as {train: train, test: validation}")
+        if sum(place is not None for place in (self.hub, self.files, self.generator)) != 1:
+            raise ValueError("give `hub`, `files` or `generator`, one of the three")
+        if self.hub is None and (self.revision or self.obtain):
+            raise ValueError("`revision` and `obtain` belong to a `hub` source")
+        if self.files is not None and self.config:
+            raise ValueError("`config` belongs to a `hub` or `generator` source")
+        if self.files is None and not self.splits:
+            raise ValueError("this source needs `splits`, such as {train: train, test: validation}")
         if isinstance(self.files, str) and not self.splits:
             raise ValueError('a single file needs `splits`, such as {train: "all[:80%]", test: "all[80%:]"}')
         if isinstance(self.files, dict) and not self.splits and not set(self.files) <= {"train", "dev", "test"}:
@@ -86,6 +93,24 @@ class Template(_Strict):
         return _digest(self.model_dump_json())
 
 
+class Baseline(_Strict):
+    """A continuation-style prompt, which is what an untuned model deserves: the answer follows it after one space."""
+
+    prompt: str
+    target: str = "{{ answer }}"
+    options: Options | None = Field(None, description="Other words for the task's options: same number, same order.")
+
+    @field_validator("prompt", "target")
+    @classmethod
+    def _valid_jinja(cls, value: str) -> str:
+        return _checked_jinja(value)
+
+    @field_validator("options")
+    @classmethod
+    def _valid_options(cls, value: Options | None) -> Options | None:
+        return _checked_options_source(value)
+
+
 class Task(_Strict):
     """One data set with its templates."""
 
@@ -94,12 +119,20 @@ class Task(_Strict):
         description="The task type, or several where the data set belongs to several."
     )
     description: str = ""
-    source: Source
+    source: Source | None = None
+    parts: dict[Name, Source] = Field(
+        default_factory=dict,
+        description="Instead of `source`: parts that train together and are evaluated apart, such as ANLI's rounds.",
+    )
+    published_rows: dict[str, int] = Field(
+        default_factory=dict, description="Rows of the source's splits as published; for a person's information."
+    )
     licence: str
     citation: str = ""
     provenance: str = ""
-    derived_from: list[str] = Field(
-        default_factory=list, description="Data sets whose rows or texts this one reuses; the hold-out follows them."
+    derived_from: dict[str, str] = Field(
+        default_factory=dict,
+        description="Data sets whose rows or texts this one reuses, each with the evidence; the hold-out follows them.",
     )
     filter: str | None = Field(None, description="Expression; rows for which it is false are left out.")
     fields: dict[str, str] = Field(
@@ -110,6 +143,7 @@ class Task(_Strict):
     references: str | None = Field(None, description="Generation only: expression giving every acceptable answer.")
     metrics: list[Metric] = Field(min_length=1)
     templates: list[Template] = Field(min_length=1)
+    baseline: Baseline | None = Field(None, description="A continuation-style prompt for untuned models.")
 
     _path: Path | None = PrivateAttr(None)
 
@@ -138,12 +172,20 @@ class Task(_Strict):
     @field_validator("options")
     @classmethod
     def _valid_options(cls, value: Options | None) -> Options | None:
-        if isinstance(value, list):
-            return _checked_options(value)
-        return None if value is None else _checked_expression(_checked_jinja(value))
+        return _checked_options_source(value)
+
+    @field_validator("derived_from")
+    @classmethod
+    def _has_evidence(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, evidence in value.items():
+            if not evidence.strip():
+                raise ValueError(f"say where it is known from that the data set reuses {name}")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Task:
+        if (self.source is None) == (not self.parts):
+            raise ValueError("give `source`, or `parts` with a source each, one of the two")
         if (self.options is None) != ("accuracy" not in self.metrics):
             raise ValueError("`accuracy` is the metric of tasks with `options`, and of those alone")
         if self.options is not None and self.references is not None:
@@ -155,30 +197,82 @@ class Task(_Strict):
                 not isinstance(self.options, list) or len(template.options) != len(self.options)
             ):
                 raise ValueError(f"template {number}: its options must match the task's fixed list in number")
-            self._check_names(number, template)
+            self._check_names(f"template {number}", template, inverted=template.direction == "inverted")
+        if self.baseline is not None:
+            fixed = self.baseline.options if isinstance(self.baseline.options, list) else self.options
+            if self.baseline.options is not None and not self.options:
+                raise ValueError("baseline: its options need the task to have options")
+            if isinstance(self.options, list) and isinstance(fixed, list) and len(fixed) != len(self.options):
+                raise ValueError("baseline: its options must match the task's fixed list in number")
+            self._check_names("baseline", self.baseline, inverted=False)
         return self
 
-    def _check_names(self, number: int, template: Template) -> None:
+    def _check_names(self, where: str, template: Template | Baseline, *, inverted: bool) -> None:
         if not self.fields:
-            if template.direction == "forward" and "answer" in variables_in(template.prompt):
-                raise ValueError(f"template {number}: a forward prompt may not contain the answer")
+            if not inverted and "answer" in variables_in(template.prompt):
+                raise ValueError(f"{where}: a forward prompt may not contain the answer")
             return
         known = set(self.fields) | ({"options"} if self.options is not None else set())
         for part, source in (("prompt", template.prompt), ("target", template.target)):
-            allowed = known | ({"answer"} if part == "target" or template.direction == "inverted" else set())
+            allowed = known | ({"answer"} if part == "target" or inverted else set())
             unknown = variables_in(source) - allowed - _JINJA_GLOBALS
             if unknown == {"answer"}:
-                raise ValueError(f"template {number}: a forward prompt may not contain the answer")
+                raise ValueError(f"{where}: a forward prompt may not contain the answer")
             if unknown:
                 raise ValueError(
-                    f"template {number}: {part} uses {', '.join(sorted(unknown))}, which is no field"
-                    f" (fields: {', '.join(self.fields)})"
+                    f"{where}: {part} uses {', '.join(sorted(unknown))}, which is no field (fields: {', '.join(self.fields)})"
                 )
 
     @property
     def clusters(self) -> tuple[Cluster, ...]:
         """The clusters the task belongs to; the first one is its home."""
         return tuple(self.cluster) if isinstance(self.cluster, list) else (self.cluster,)
+
+    @property
+    def sources(self) -> dict[str | None, Source]:
+        """Where the rows come from: the source of each part, or the one source under None."""
+        sources: dict[str | None, Source] = {None: self.source} if self.source is not None else {}
+        sources.update(self.parts)
+        return sources
+
+    def has_split(self, split: Split) -> bool:
+        """Whether any source of the task names this split."""
+        return any(source.split_spec(split) is not None for source in self.sources.values())
+
+    def part(self, name: str) -> Task:
+        """The task narrowed to one of its parts, as `<task>.<part>`; it counts as derived from the whole.
+
+        Raises:
+            FlanlabError: there is no such part.
+        """
+        if name not in self.parts:
+            raise FlanlabError(
+                f"{self.path}: the task {self.name} has no part `{name}`.",
+                mend=f"Its parts are: {', '.join(self.parts)}." if self.parts else "It has no parts: name it alone.",
+            )
+        lineage = {**self.derived_from, self.name: "a part of it"}
+        return self.model_copy(
+            update={"name": f"{self.name}.{name}", "parts": {name: self.parts[name]}, "derived_from": lineage}
+        )
+
+    def without_part(self, name: str) -> Task:
+        """The task without one of its parts.
+
+        Raises:
+            FlanlabError: there is no such part, or it is the only one.
+        """
+        self.part(name)
+        if len(self.parts) == 1:
+            raise FlanlabError(
+                f"{self.path}: {name} is the only part of {self.name}.", mend=f"Leave out {self.name} as a whole."
+            )
+        return self.model_copy(update={"parts": {part: source for part, source in self.parts.items() if part != name}})
+
+    def evaluated_parts(self, split: Split) -> list[Task]:
+        """What is evaluated apart: each part that has the split, or the task itself where it has no parts."""
+        if not self.parts or "." in self.name:
+            return [self]
+        return [self.part(name) for name, source in self.parts.items() if source.split_spec(split) is not None]
 
     @property
     def path(self) -> Path | None:
@@ -217,6 +311,12 @@ def _checked_expression(value: str) -> str:
     if not is_expression(value):
         raise ValueError("write one expression and nothing around it, such as {{ label >= 0 }}; text has no other value")
     return value
+
+
+def _checked_options_source(value: Options | None) -> Options | None:
+    if isinstance(value, list):
+        return _checked_options(value)
+    return None if value is None else _checked_expression(_checked_jinja(value))
 
 
 def _checked_options(value: list[str]) -> list[str]:

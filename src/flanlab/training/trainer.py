@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from flanlab.data.encoding import TextEncoder
 from flanlab.data.mixture import EncodedExample, Mixture
@@ -24,6 +25,7 @@ from flanlab.models.packed_attention import PackedBatch, check_isolation, pack_s
 from flanlab.progress import meter, say
 from flanlab.training.checkpoints import Progress, load_latest, save_checkpoint
 from flanlab.training.settings import TrainingSettings
+from flanlab.training.stream import steps_of_examples, usual_workers
 
 
 def examples_per_step(mixture: Mixture, encoder: TextEncoder, settings: TrainingSettings) -> int:
@@ -62,25 +64,24 @@ def train(
     if progress.step:
         say(f"Going on from step {progress.step} of {settings.steps}.")
     per_step = examples_per_step(mixture, loaded.encoder, settings)
+    workers = usual_workers(loaded.model.device.type) if settings.workers is None else settings.workers
+    stream = steps_of_examples(mixture, loaded.encoder, per_step, progress.step, settings.steps, workers)
     log = _open_log(folder / "log.jsonl", progress.step)
     last_saved = time.monotonic()
     model.train()
     interrupts = _HeldInterrupts()
     try:
         with interrupts, log, meter("Training", settings.steps, progress.step) as bar:
-            for step in range(progress.step, settings.steps):
-                started = time.monotonic()
-                examples = [
-                    found
-                    for position in range(step * per_step, (step + 1) * per_step)
-                    if isinstance(found := mixture.example(position, loaded.encoder), EncodedExample)
-                ]
+            started = time.monotonic()
+            for step, examples in enumerate(stream, start=progress.step):
                 learning_rate = settings.learning_rate_at(step)
                 loss, norm = train_step(model, optimizer, examples, settings, learning_rate)
                 if not math.isfinite(loss) or not math.isfinite(norm):
                     _refuse(step, loss, norm, examples)
                 progress = Progress(step + 1, training_key)
-                seconds = time.monotonic() - started
+                # Counted from the end of the step before, so that waiting for examples shows.
+                now = time.monotonic()
+                seconds, started = now - started, now
                 target_tokens = sum(len(example.target) for example in examples)
                 tokens = sum(example.length for example in examples)
                 record = {
@@ -101,7 +102,7 @@ def train(
                 )
                 if time.monotonic() - last_saved > settings.checkpoint_minutes * 60 and progress.step < settings.steps:
                     save_checkpoint(folder, model, optimizer, progress, stamp)
-                    last_saved = time.monotonic()
+                    last_saved = started = time.monotonic()
                 if interrupts.count:
                     raise KeyboardInterrupt
     except KeyboardInterrupt:
@@ -124,9 +125,17 @@ def prepare_for_training(loaded: LoadedModel, settings: TrainingSettings) -> nn.
         adapter = LoraConfig(
             r=settings.lora_rank, lora_alpha=2 * settings.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
         )
-        return get_peft_model(loaded.model, adapter)
-    check_isolation(loaded.model)
-    return loaded.model.requires_grad_(True)
+        model: nn.Module = get_peft_model(loaded.model, adapter)
+    else:
+        check_isolation(loaded.model)
+        # bfloat16 has too few digits to add small updates to; the computing is done in it nevertheless (packed_loss).
+        model = loaded.model.float().requires_grad_(True)
+    if settings.compile:
+        # Layer by layer: they are all alike, so the compiler works once.
+        for layer in model.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.compile(dynamic=True)
+    return model
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
@@ -165,11 +174,12 @@ def train_step(
     if not target_tokens:
         return 0.0, 0.0
     optimizer.zero_grad(set_to_none=True)
-    total = 0.0
+    losses = []
     for row in best_fit([example.length for example in examples], settings.micro_batch_tokens):
         loss = packed_loss(model, [examples[position] for position in row]) / target_tokens
         loss.backward()
-        total += loss.item()
+        losses.append(loss.detach())
+    total = torch.stack(losses).sum().item()
     norm = nn.utils.clip_grad_norm_(
         [parameter for parameter in model.parameters() if parameter.requires_grad], settings.gradient_clip
     ).item()
@@ -181,11 +191,15 @@ def train_step(
 
 
 def packed_loss(model: nn.Module, examples: Sequence[EncodedExample]) -> Tensor:
-    """Sum of the cross-entropy of all target tokens (natural log), the examples packed into one row."""
+    """Sum of the cross-entropy of all target tokens (natural log), the examples packed into one row.
+
+    On a GPU weights and loss are float32, what lies between them bfloat16.
+    """
     device = next(model.parameters()).device
     batch = pack_segments([(example.prompt, [example.target]) for example in examples]).to(device)
     positions, targets = _target_positions(batch, examples)
-    logits = packed_logits(model, batch, positions.to(device))
+    with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+        logits = packed_logits(model, batch, positions.to(device))
     return functional.cross_entropy(logits.float(), targets.to(device), reduction="sum")
 
 

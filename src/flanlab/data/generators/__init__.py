@@ -1,0 +1,54 @@
+"""Rows that are made rather than read, by generators that installed packages offer as entry points `flanlab.generators`.
+
+Only what is installed under that group can be called, so a task file from a stranger runs no code of its own choice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flanlab.errors import FlanlabError
+from flanlab.files import cache_folder, new_folder
+
+Generator = Callable[[str | None], Mapping[str, pa.Table]]
+"""Makes every split from a configuration; the same rows every time."""
+GROUP = "flanlab.generators"
+
+
+def generated_files(name: str, config: str | None) -> dict[str, Path]:
+    """Parquet files of the splits, generated once and kept in the cache folder.
+
+    Raises:
+        FlanlabError: no such generator is installed, or it lacks a package or the configuration.
+    """
+    entry = _entry_point(name)
+    folder = cache_folder() / "generated" / f"{name}-{_version_of(entry)}" / (config or "default")
+    if not folder.is_dir():
+        tables: Mapping[str, pa.Table] = entry.load()(config)
+        with new_folder(folder) as temporary:
+            for split, table in tables.items():
+                pq.write_table(table, temporary / f"{split}.parquet")
+    return {path.stem: path for path in sorted(folder.glob("*.parquet"))}
+
+
+def _entry_point(name: str) -> EntryPoint:
+    installed = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if name not in installed:
+        raise FlanlabError(
+            f"There is no generator called `{name}`.",
+            mend=f"Installed generators: {', '.join(sorted(installed)) or 'none'}. A package offers one as an entry point"
+            f" of the group {GROUP}.",
+        )
+    return installed[name]
+
+
+def _version_of(entry: EntryPoint) -> str:
+    """What identifies the generator's code: rows of another version are not reused."""
+    distribution = f"{entry.dist.name} {entry.dist.version}" if entry.dist else ""
+    return hashlib.blake2b(f"{entry.value} {distribution}".encode(), digest_size=6).hexdigest()

@@ -1,0 +1,90 @@
+"""Whether a text that ends in a line break can be tokenized apart from what follows it.
+
+For texts A and B, where A ends in a line break that does not follow white space, and B begins with no white space, the tokens
+of A + B are those of A followed by those of B if
+
+1. nothing is matched across the join: no added token holds a line break or takes in the white space beside it, and
+   normalization changes neither the line break nor anything because of it; and either
+2. the text is split between line break and B whatever they are, as the patterns in `_SPLITTING` do: none of their
+   alternatives matches a line break and a following character that is not white space, and `\\s+(?!\\S)`, the one that looks
+   ahead, only asks whether white space goes on. What then makes tokens sees each piece alone; or
+3. merges alone make the tokens (byte-pair encoding as SentencePiece does it, split at spaces or nowhere), and no token of the
+   vocabulary holds a line break followed by what is not white space: then nothing ever merges across the join, and what merges
+   on one side does not depend on the other.
+
+Other tokenizers may well behave so, too; of these it is known.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_SPLITTING = frozenset(
+    {
+        # GPT-2; its `ByteLevel` has the same built in.
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+        # Llama 3 and Qwen 2.
+        _WORDS.format(r"\p{N}{1,3}"),
+        _WORDS.format(r"\p{N}"),
+    }
+)
+_JOIN_WITHIN_A_TOKEN = re.compile(r"\n\S|<0x0A>.|.<0x0A>", re.DOTALL)
+
+
+def cuts_after_line_breaks(tokenizer_json: str) -> bool:
+    """Whether the text above holds of a tokenizer, given as its tokenizer.json."""
+    tokenizer = json.loads(tokenizer_json)
+    model = tokenizer["model"]
+    if model.get("dropout") or not all(map(_keeps_to_itself, tokenizer["added_tokens"])):
+        return False
+    normalizers = list(_steps(tokenizer["normalizer"], "normalizers"))
+    splitters = list(_steps(tokenizer["pre_tokenizer"], "pretokenizers"))
+    if any(map(_splits, splitters)):
+        return all(step["type"] == "NFC" for step in normalizers) and all(map(_splits_or_is_local, splitters))
+    return all(map(_replaces_spaces, normalizers)) and all(map(_splits_at_spaces, splitters)) and _merges_apart(model)
+
+
+def _steps(step: dict[str, Any] | None, parts: str) -> Iterator[dict[str, Any]]:
+    """The steps that a normalizer or pre-tokenizer consists of."""
+    if step is not None and step["type"] == "Sequence":
+        yield from itertools.chain.from_iterable(_steps(part, parts) for part in step[parts])
+    elif step is not None:
+        yield step
+
+
+def _keeps_to_itself(token: dict[str, Any]) -> bool:
+    return not (token["lstrip"] or token["rstrip"] or token["single_word"] or "\n" in token["content"])
+
+
+def _splits(step: dict[str, Any]) -> bool:
+    if step["type"] == "ByteLevel":
+        return bool(step["use_regex"]) and not step["add_prefix_space"]
+    return step["type"] == "Split" and step["behavior"] == "Isolated" and step["pattern"].get("Regex") in _SPLITTING
+
+
+def _splits_or_is_local(step: dict[str, Any]) -> bool:
+    return _splits(step) or step["type"] == "Digits" or (step["type"] == "ByteLevel" and not step["add_prefix_space"])
+
+
+def _replaces_spaces(step: dict[str, Any]) -> bool:
+    return (step["type"] == "Prepend" and "\n" not in step["prepend"]) or (
+        step["type"] == "Replace" and step["pattern"] == {"String": " "} and "\n" not in step["content"]
+    )
+
+
+def _splits_at_spaces(step: dict[str, Any]) -> bool:
+    return step["type"] == "Metaspace" or (step["type"] == "Split" and step["pattern"] == {"String": " "})
+
+
+def _merges_apart(model: dict[str, Any]) -> bool:
+    plain = not (model.get("continuing_subword_prefix") or model.get("end_of_word_suffix") or model.get("ignore_merges"))
+    if model["type"] != "BPE" or not plain:
+        return False
+    # An unknown line break could become one with an unknown character after it.
+    known = "\n" in model["vocab"] or (model["byte_fallback"] and "<0x0A>" in model["vocab"])
+    return known and not any(map(_JOIN_WITHIN_A_TOKEN.search, model["vocab"]))

@@ -1,0 +1,57 @@
+"""The examples of each training step, rendered and encoded ahead of the model by worker processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+from torch.utils.data import DataLoader, Dataset
+
+from flanlab.data.encoding import TextEncoder
+from flanlab.data.mixture import EncodedExample, Mixture
+
+_STEPS_AHEAD = 4
+"""Steps each worker keeps ready."""
+
+
+def steps_of_examples(
+    mixture: Mixture, encoder: TextEncoder, per_step: int, first: int, last: int, workers: int
+) -> Iterator[list[EncodedExample]]:
+    """The examples of the steps `first` to `last` - 1, those that do not fit left out.
+
+    What a step holds follows from its number alone, so the stream is the same for any number of workers; 0 renders in this
+    process, as each step is asked for.
+    """
+    loader: DataLoader[list[EncodedExample]] = DataLoader(
+        _Steps(mixture, encoder, per_step),
+        batch_size=None,
+        sampler=range(first, last),
+        num_workers=workers,
+        prefetch_factor=_STEPS_AHEAD if workers else None,
+        worker_init_fn=_settle_worker,
+    )
+    return iter(loader)
+
+
+def usual_workers(device: str) -> int:
+    """Workers that keep a GPU fed; on a CPU, where the model itself needs every core, none."""
+    return min(8, max(1, (os.cpu_count() or 2) - 1)) if device == "cuda" else 0
+
+
+class _Steps(Dataset[list[EncodedExample]]):
+    def __init__(self, mixture: Mixture, encoder: TextEncoder, per_step: int) -> None:
+        self._mixture = mixture
+        self._encoder = encoder
+        self._per_step = per_step
+
+    def __getitem__(self, step: int) -> list[EncodedExample]:
+        positions = range(step * self._per_step, (step + 1) * self._per_step)
+        return [found for found in self._mixture.examples(positions, self._encoder) if isinstance(found, EncodedExample)]
+
+
+def _settle_worker(_: int) -> None:
+    # Ctrl-C reaches every process of the terminal, but stopping is the trainer's business.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Threads of the tokenizers library do not outlive a fork; the workers are the parallelism.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"

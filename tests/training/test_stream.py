@@ -1,0 +1,29 @@
+"""The examples of each step: the same whoever renders them, and in order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flanlab.data.mixture import EncodedExample
+from flanlab.models.loading import LoadedModel
+from flanlab.training.stream import steps_of_examples, usual_workers
+from tests.training.stream import make_mixture
+
+
+def test_steps_hold_the_stream_in_order(tiny: LoadedModel, tmp_path: Path) -> None:
+    mixture = make_mixture(tmp_path)
+    steps = list(steps_of_examples(mixture, tiny.encoder, 3, 2, 6, workers=0))
+    expected = [mixture.example(position, tiny.encoder) for position in range(6, 18)]
+    assert [example for step in steps for example in step] == [one for one in expected if isinstance(one, EncodedExample)]
+    assert len(steps) == 4
+
+
+def test_any_number_of_workers_gives_the_same_steps(tiny: LoadedModel, tmp_path: Path) -> None:
+    mixture = make_mixture(tmp_path)
+    alone, one, three = (list(steps_of_examples(mixture, tiny.encoder, 5, 1, 9, workers)) for workers in (0, 1, 3))
+    assert alone == one == three
+
+
+def test_a_gpu_is_fed_by_workers_and_a_cpu_is_left_to_the_model() -> None:
+    assert usual_workers("cpu") == 0
+    assert 1 <= usual_workers("cuda") <= 8
