@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from flanlab.data.encoding import TextEncoder
 from flanlab.data.lint import Finding, TaskLint, lint_task
@@ -54,6 +57,7 @@ def make_task(**changes: Any) -> Task:
         "answer": "{{ options[label] }}",
         "metrics": ["accuracy"],
         "templates": [*({"prompt": prompt} for prompt in PROMPTS), *INVERTED],
+        "baseline": {"prompt": "Remark: {{ text }}\nIs it friendly?"},
     }
     return Task.model_validate({key: value for key, value in {**content, **changes}.items() if value is not None})
 
@@ -63,10 +67,17 @@ def with_prompt(prompt: str, **more: Any) -> list[dict[str, Any]]:
     return [{"prompt": prompt, **more}, *({"prompt": other} for other in PROMPTS[1:]), *INVERTED]
 
 
-def lint(task: Task, splits: dict[str, list[dict[str, Any]]] | None = None, encoder: TextEncoder | None = None) -> TaskLint:
-    tables = {name: pa.Table.from_pylist(rows) for name, rows in (splits or sound_splits()).items()}
+def lint(
+    task: Task,
+    splits: dict[str, list[dict[str, Any]]] | None = None,
+    encoder: TextEncoder | None = None,
+    metadata: dict[str, str] | None = None,
+) -> TaskLint:
+    tables = {
+        name: pa.Table.from_pylist(rows).replace_schema_metadata(metadata) for name, rows in (splits or sound_splits()).items()
+    }
     rows = {name: Rows(table, range(table.num_rows), name) for name, table in tables.items()}
-    return lint_task(task, rows, encoder)
+    return lint_task(task, rows, {"the tiny tokenizer": encoder} if encoder else {})
 
 
 def only(result: TaskLint) -> Finding:
@@ -464,3 +475,112 @@ def test_sampler_is_sound(task: Task) -> None:
 def test_library_has_no_errors(task: Task) -> None:
     rows = {split: load_rows(task, split) for split in ("train", "dev", "test") if task.source.split_spec(split)}
     assert lint_task(task, rows, None, rows_per_split=40).errors == []
+
+
+# ---- baseline prompts, separators, labels, and the join of prompt and answer
+
+
+def test_task_without_a_baseline_prompt() -> None:
+    assert about(only(lint(make_task(baseline=None)))) == ("warning", "no-baseline", None)
+
+
+def test_baseline_prompt_is_held_against_rows_too() -> None:
+    finding = only(lint(make_task(baseline={"prompt": "{{ text }}", "options": "{{ [text, text] }}"})))
+    assert about(finding) == ("error", "not-renderable", 0)
+    finding = only(lint(make_task(baseline={"prompt": "{{ text }} {{ options[label] }} Friendly?"}, fields=LABELLED)))
+    assert about(finding) == ("error", "gold-in-prompt", 0)
+
+
+LABELLED = {"text": "{{ text }}", "label": "{{ label }}"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "rule"),
+    [
+        ("{{ text }}nIs this friendly, yes or no?", "lost-newline"),
+        ("{{ text }}n\nIs this friendly, yes or no?", "lost-newline"),
+        ("{{ text }}Is this friendly, yes or no?", "missing-separator"),
+        ("Is this friendly, yes or no?Remark{{ text }}", "missing-separator"),
+    ],
+)
+def test_fields_that_run_into_words(prompt: str, rule: str) -> None:
+    finding = only(lint(make_task(templates=with_prompt(prompt))))
+    assert (finding.rule, finding.template) == (rule, 1)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "{{ text }}s, they said. Friendly?",
+        "{{ text }}'s author: a friend?",
+        "{{ text }}{{ '' if text else 'n' }} Friendly, yes or no?",
+        "re-{{ text }} Friendly, yes or no?",
+        "«{{ text }}»: friendly, yes or no?",
+    ],
+)
+def test_endings_and_marks_beside_a_field_are_fine(prompt: str) -> None:
+    assert lint(make_task(templates=with_prompt(prompt))).findings == []
+
+
+def features(*names: str) -> dict[str, str]:
+    label = {"names": list(names), "_type": "ClassLabel"}
+    return {"huggingface": json.dumps({"info": {"features": {"text": {"_type": "Value"}, "label": label}}})}
+
+
+def test_options_in_another_order_than_the_labels_of_the_data() -> None:
+    """As in the original's prompts for CB: the words of the labels, one place off."""
+    finding = only(lint(make_task(), metadata=features("yes", "no")))
+    assert about(finding) == ("error", "wrong-label", None)
+    assert "says 'yes'" in finding.message
+    assert lint(make_task(), metadata=features("No", "YES")).findings == []
+    assert lint(make_task(), metadata=features("hostile", "friendly")).findings == []
+
+
+def test_one_template_with_its_own_words_in_the_wrong_order() -> None:
+    templates = with_prompt(PROMPTS[0], options=["friendly", "hostile"])
+    finding = only(lint(make_task(templates=templates), metadata=features("hostile", "friendly")))
+    assert about(finding) == ("error", "wrong-label", 1)
+
+
+def test_labels_reached_through_a_field() -> None:
+    task = make_task(fields={"text": "{{ text }}", "tone": "{{ 1 - label }}"}, answer="{{ options[tone] }}")
+    assert about(only(lint(task, metadata=features("no", "yes")))) == ("error", "wrong-label", None)
+
+
+@pytest.mark.parametrize("marks", [["[1]", "[2]"], ["(a)", "(b)"], ["1)", "2)"]])
+def test_answers_that_are_marks_of_a_list(marks: list[str]) -> None:
+    finding = only(lint(make_task(templates=with_prompt(PROMPTS[0], options=marks))))
+    assert about(finding) == ("warning", "mark-for-answer", 1)
+
+
+def test_numbers_and_letters_may_be_answers() -> None:
+    assert lint(make_task(templates=with_prompt(PROMPTS[0], options=["0", "1"]))).findings == []
+
+
+def merging_encoder(separator_and: str) -> TextEncoder:
+    """A tokenizer that makes one token of the separator and what follows it."""
+    tokenizer = Tokenizer(models.BPE(vocab={"<end>": 0}, merges=[], byte_fallback=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(rf"\n{separator_and}"), "isolated")
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<end>"], min_frequency=1)
+    tokenizer.train_from_iterator([f"\n{separator_and}", *PROMPTS, *(row["text"] for row in remarks(0, 300))] * 20, trainer)
+    return TextEncoder(PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>"))
+
+
+def test_answer_whose_beginning_merges_with_the_separator() -> None:
+    finding = only(lint(make_task(), encoder=merging_encoder("yes")))
+    assert about(finding) == ("warning", "merged-boundary", None)
+    assert "the tiny tokenizer" in finding.message
+
+
+def test_byte_level_and_sentencepiece_tokenizers_keep_answers_apart(encoder: TextEncoder) -> None:
+    assert lint(make_task(), encoder=encoder).findings == []
+    assert lint(make_task(), encoder=sentencepiece_like_encoder()).findings == []
+
+
+def sentencepiece_like_encoder() -> TextEncoder:
+    """Unigram over words that carry their space, as SentencePiece makes them."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(vocab_size=200, special_tokens=["<end>", "<unk>"], unk_token="<unk>")
+    tokenizer.train_from_iterator([*PROMPTS, *(row["text"] for row in remarks(0, 300)), "yes\nno\n"] * 5, trainer)
+    return TextEncoder(PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", unk_token="<unk>"))

@@ -108,7 +108,10 @@ def lint_tasks(
     tasks: Collections = None,
     mirror: Mirror = None,
     rows: Annotated[int, typer.Option(min=1, help="Rows rendered of each split.")] = 200,
-    model: Annotated[str | None, typer.Option(help="Count lengths with this model's tokenizer.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Try this model's tokenizer at the join of prompt and answer. Repeatable; the first counts lengths."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check tasks on real rows: every template is rendered, and the result is looked at.
@@ -122,7 +125,7 @@ def lint_tasks(
 
     found = _load(tasks)
     chosen = select_tasks(found, names) if names else found
-    encoder = load_encoder(model, say=say) if model else None
+    encoders = {name: load_encoder(name, say=say) for name in model or ()}
     reports: list[dict[str, Any]] = []
     errors = 0
     for task in chosen:
@@ -138,7 +141,7 @@ def lint_tasks(
             say(f"{task.name}: not checked. {unreachable}")
             reports.append({"task": task.name, "checked": False, "reason": unreachable})
             continue
-        report = lint_task(task, rows_by_split, encoder, rows_per_split=rows)
+        report = lint_task(task, rows_by_split, encoders, rows_per_split=rows)
         reports.append({"task": task.name, "checked": True, **dataclasses.asdict(report)})
         errors += sum(finding.level == "error" for finding in report.findings)
         if not as_json:
@@ -167,6 +170,8 @@ def _print_lint(task: Task, report: TaskLint) -> None:
     from rich.console import Console
     from rich.markup import escape
 
+    from flanlab.data.lint_sample import template_list
+
     console = Console()
     verdict = "[green]ok[/green]" if not report.findings else ""
     console.print(
@@ -181,7 +186,7 @@ def _print_lint(task: Task, report: TaskLint) -> None:
             console.print(f"  [dim]{part} tokens: {spread}[/dim]")
     for finding in report.findings:
         colour = "red" if finding.level == "error" else "yellow"
-        place = f"template {finding.template}: " if finding.template else ""
+        place = "" if finding.template is None else f"{template_list([finding.template])}: "
         console.print(f"  [{colour}]{finding.level}[/{colour}] {finding.rule}: {escape(place + finding.message)}")
         console.print(f"      [dim]{escape(finding.mend)}[/dim]")
 

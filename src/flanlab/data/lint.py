@@ -11,11 +11,12 @@ import numpy as np
 
 from flanlab.data.choices import choose, permutation
 from flanlab.data.encoding import TextEncoder
+from flanlab.data.lint_answer_rules import ANSWER_RULES
 from flanlab.data.lint_file_rules import FILE_RULES
 from flanlab.data.lint_rules import ROW_RULES
-from flanlab.data.lint_sample import Answered, Finding, Sample, Shown, input_variables
-from flanlab.data.rendering import PreparedRow, option_count, prepare_row, render
-from flanlab.data.sources import Rows
+from flanlab.data.lint_sample import Answered, Finding, Sample, Shown, input_variables, numbered_prompts
+from flanlab.data.rendering import BASELINE, PreparedRow, option_count, prepare_row, render
+from flanlab.data.sources import Rows, label_names
 from flanlab.errors import FlanlabError
 from flanlab.tasks.schema import Task
 
@@ -43,7 +44,7 @@ class TaskLint:
     """Split to answer to count: the option's text where options are fixed, its place (from 1) where each row has its
     own; empty for generation."""
     prompt_tokens: Lengths | None = None
-    """With the OPTIONS block; None without an encoder."""
+    """With the OPTIONS block; None without a tokenizer."""
     target_tokens: Lengths | None = None
 
     @property
@@ -62,14 +63,15 @@ COUNTED_ROWS = 20_000
 
 
 def lint_task(
-    task: Task, rows_by_split: Mapping[str, Rows], encoder: TextEncoder | None, *, rows_per_split: int = 200
+    task: Task, rows_by_split: Mapping[str, Rows], encoders: Mapping[str, TextEncoder], *, rows_per_split: int = 200
 ) -> TaskLint:
     """Render rows of each split through every template and hold them against the rules.
 
     Args:
         task: the task, as loaded.
         rows_by_split: its rows, of the splits that are at hand.
-        encoder: to count tokens; None leaves lengths out.
+        encoders: name to tokenizer; the first counts tokens, all are tried at the join of prompt and answer. None at all
+            leaves both out.
         rows_per_split: how many rows of a split are rendered; the same ones each time.
 
     Faults of the task or its rows become findings; nothing is raised for them.
@@ -78,6 +80,7 @@ def lint_task(
     rows: list[tuple[str, PreparedRow]] = []
     by_template: dict[int, list[Shown]] = defaultdict(list)
     lengths: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    merged: dict[str, list[Shown]] = defaultdict(list)
     for split, split_rows in rows_by_split.items():
         for index in _chosen(task, split, len(split_rows), rows_per_split):
             row = failures.prepared(split, split_rows, index)
@@ -87,17 +90,22 @@ def lint_task(
             shown = failures.rendered(split, row)
             for item in shown:
                 by_template[item.example.template].append(item)
-            if encoder is not None and shown:
+            templates = [item for item in shown if item.example.template != BASELINE]
+            if encoders and templates:
                 # Each row through one template: tokenizing is by far the slowest part.
-                item = shown[choose(len(shown), ("lint", task.name, split, index))]
-                lengths[item.example.template].append(_token_counts(task, item, encoder))
+                item = templates[choose(len(templates), ("lint", task.name, split, index))]
+                lengths[item.example.template].append(_token_counts(task, item, next(iter(encoders.values()))))
+                for name, encoder in encoders.items():
+                    if _merges(item, encoder):
+                        merged[name].append(item)
     answered = {split: _answered(task, split, split_rows) for split, split_rows in rows_by_split.items()}
-    sample = Sample(task, rows, by_template, answered, lengths)
+    names = {column: names for split_rows in rows_by_split.values() for column, names in label_names(split_rows).items()}
+    sample = Sample(task, rows, by_template, answered, lengths, merged, names)
     findings = [
         *failures.findings(len(rows)),
-        *(finding for rule in (*FILE_RULES, *ROW_RULES) for finding in rule(sample)),
+        *(finding for rule in (*FILE_RULES, *ROW_RULES, *ANSWER_RULES) for finding in rule(sample)),
     ]
-    findings = _told_once(findings, len(task.templates))
+    findings = _told_once(findings, len(numbered_prompts(task)))
     findings.sort(key=lambda finding: (finding.level != "error", finding.rule, finding.template or 0))
     pairs = [pair for template_pairs in lengths.values() for pair in template_pairs]
     return TaskLint(
@@ -110,14 +118,14 @@ def lint_task(
     )
 
 
-def _told_once(findings: list[Finding], templates: int) -> list[Finding]:
-    """A fault of the row's text shows in every template in the same words: tell it once, of no template."""
+def _told_once(findings: list[Finding], prompts: int) -> list[Finding]:
+    """A fault of the row's text shows in every prompt in the same words: tell it once, of no template."""
     groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in findings:
         groups[finding.rule, finding.message].append(finding)
     told = []
     for group in groups.values():
-        told.extend([replace(group[0], template=None)] if len(group) == templates > 1 else group)
+        told.extend([replace(group[0], template=None)] if len(group) == prompts > 1 else group)
     return told
 
 
@@ -138,9 +146,9 @@ class _Failures:
         return row
 
     def rendered(self, split: str, row: PreparedRow) -> list[Shown]:
-        """The row through every template that takes it."""
+        """The row through every template that takes it, and the baseline prompt."""
         shown, failed = [], []
-        for number in range(1, len(self._task.templates) + 1):
+        for number, _ in numbered_prompts(self._task):
             try:
                 shown.append(Shown(split, row, render(self._task, number, row)))
             except FlanlabError as error:
@@ -200,6 +208,12 @@ def _token_counts(task: Task, item: Shown, encoder: TextEncoder) -> tuple[int, i
     example = render(task, item.example.template, item.row, order)
     prompt, target = encoder.encode_pair(example.prompt, example.target)
     return len(prompt), len(target)
+
+
+def _merges(item: Shown, encoder: TextEncoder) -> bool:
+    """Whether one token ends the prompt and begins the answer, so that the answer is not scored from its first letter on."""
+    prompt, _ = encoder.encode_pair(item.example.prompt, item.example.target)
+    return len(prompt) < len(encoder.encode(item.example.prompt, []).prompt)
 
 
 def _summary(lengths: list[int]) -> Lengths | None:

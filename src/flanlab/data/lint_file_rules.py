@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from flanlab.data.lint_sample import Finding, Rule, Sample, input_variables
+from flanlab.data.lint_sample import Finding, Rule, Sample, input_variables, numbered_prompts
 from flanlab.tasks.templating import variables_in
 
 
@@ -139,6 +139,49 @@ def prompts_are_finished(sample: Sample) -> Iterator[Finding]:
             )
 
 
+def baseline_is_there(sample: Sample) -> Iterator[Finding]:
+    """An untuned model has a prompt that suits it."""
+    if sample.task.baseline is None:
+        yield Finding(
+            "warning",
+            "no-baseline",
+            None,
+            None,
+            "The task has no baseline prompt, so an untuned model is asked by instructions alone.",
+            "Write `baseline`: labelled lines, say, that end in `Answer:`; the answer follows after one space.",
+        )
+
+
+def separators_are_there(sample: Sample) -> Iterator[Finding]:
+    """A field does not run into the words of the template; and no `n` stands where a line break has lost its backslash."""
+    for number, prompt in numbered_prompts(sample.task):
+        for source in (prompt.prompt, prompt.target):
+            if lost := _LOST_BACKSLASH.search(source):
+                yield Finding(
+                    "error",
+                    "lost-newline",
+                    number,
+                    None,
+                    f"A letter n stands where a line break seems to be meant: ...{lost.group()!r}.",
+                    "Use a | block in YAML, where a line break is a line break.",
+                )
+            elif fused := _FUSED.search(source):
+                yield Finding(
+                    "warning",
+                    "missing-separator",
+                    number,
+                    None,
+                    f"A field runs into the words beside it: ...{fused.group()!r}.",
+                    "Put a space or a line break between them.",
+                )
+
+
+_LOST_BACKSLASH = re.compile(r"\w+\s*\}\}n(?![a-z'\u2019])")
+# A plain field beside a letter; endings such as an s for the plural, or 's, are meant. An expression that gives the ending
+# itself begins with a quote or an `if`, and is no plain field.
+_FUSED = re.compile(r"\{\{-?\s*[a-z_]\w*\s*-?\}\}(?!(?:s|es|th|ly)\b)\w+|\w+\{\{-?\s*[a-z_]\w*\s*-?\}\}")
+
+
 FILE_RULES: tuple[Rule, ...] = (
     splits_are_there,
     templates_are_enough,
@@ -146,4 +189,6 @@ FILE_RULES: tuple[Rule, ...] = (
     templates_use_the_row,
     options_differ,
     prompts_are_finished,
+    baseline_is_there,
+    separators_are_there,
 )

@@ -17,6 +17,7 @@ from flanlab.data.lint_sample import (
     Sample,
     count_of,
     input_variables,
+    numbered_prompts,
     rows_finding,
     template_list,
     unguarded_variables_in,
@@ -29,7 +30,7 @@ from flanlab.tasks.templating import variables_in
 def fields_are_filled(sample: Sample) -> Iterator[Finding]:
     """No template prints a field that is null or empty; one that asks `{% if field %}` first is fine."""
     printed: dict[str, list[int]] = defaultdict(list)
-    for number, template in enumerate(sample.task.templates, 1):
+    for number, template in numbered_prompts(sample.task):
         names = unguarded_variables_in(template.prompt) | unguarded_variables_in(template.target)
         for name in names & input_variables(sample.task, template.prompt + template.target):
             printed[name].append(number)
@@ -235,8 +236,9 @@ _LAYOUT = (
 def punctuation_is_single(sample: Sample) -> Iterator[Finding]:
     """A field that ends with its own full stop or question mark is not followed by another of the template's."""
     answers = _plain_answers(sample)
+    sources = {number: prompt.prompt for number, prompt in numbered_prompts(sample.task)}
     for number, shown in sample.by_template.items():
-        source = sample.task.templates[number - 1].prompt
+        source = sources[number]
         names = input_variables(sample.task, source)
         hits = []
         for item in shown:

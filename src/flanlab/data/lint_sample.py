@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from jinja2 import Environment, nodes
 
-from flanlab.data.rendering import Example, PreparedRow
-from flanlab.tasks.schema import Task
+from flanlab.data.rendering import BASELINE, Example, PreparedRow
+from flanlab.tasks.schema import Baseline, Task, Template
 from flanlab.tasks.templating import variables_in
 
 Level = Literal["error", "warning"]
@@ -18,7 +18,9 @@ Level = Literal["error", "warning"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fault of a task. `template` counts from 1, `row` from 0 within its split; None where no one is meant."""
+    """One fault of a task. `template` counts from 1 (0: the baseline prompt), `row` from 0 within its split; None where no
+    one is meant.
+    """
 
     level: Level
     rule: str
@@ -58,9 +60,19 @@ class Sample:
     answered: Mapping[str, Sequence[Answered]]
     lengths: Mapping[int, Sequence[tuple[int, int]]]
     """Template to (prompt tokens, target tokens) of its rows; empty without an encoder."""
+    merged: Mapping[str, Sequence[Shown]] = field(default_factory=dict)
+    """Tokenizer to the rows whose prompt ends and whose answer begins with one token; empty without an encoder."""
+    label_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Column to the names of its label ids, where the data says them."""
 
 
 Rule = Callable[[Sample], Iterator[Finding]]
+
+
+def numbered_prompts(task: Task) -> list[tuple[int, Template | Baseline]]:
+    """Every prompt of the task under its number: the templates from 1, the baseline as 0 at the end."""
+    numbered: list[tuple[int, Template | Baseline]] = list(enumerate(task.templates, 1))
+    return [*numbered, (BASELINE, task.baseline)] if task.baseline is not None else numbered
 
 
 def input_variables(task: Task, source: str) -> frozenset[str]:
@@ -105,4 +117,6 @@ def count_of(hits: int, total: int, split: str, row: int) -> str:
 
 def template_list(numbers: Sequence[int]) -> str:
     """In words: template 1, or templates 1, 3."""
-    return f"template{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+    templates = [str(number) for number in numbers if number != BASELINE]
+    parts = [f"template{'s' if len(templates) > 1 else ''} {', '.join(templates)}"] if templates else []
+    return " and ".join([*parts, *(["the baseline"] if BASELINE in numbers else [])])

@@ -80,6 +80,17 @@ class _TableRow(Mapping[str, Any]):
         return repr(dict(self))
 
 
+def label_names(rows: Rows) -> dict[str, list[str]]:
+    """Columns whose integers stand for named labels, as the Hub's features say: column to the names of 0, 1, and so on."""
+    metadata = (rows.table.schema.metadata or {}).get(b"huggingface")
+    features = json.loads(metadata)["info"]["features"] if metadata else {}
+    return {
+        column: list(feature["names"])
+        for column, feature in features.items()
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
+    }
+
+
 def load_rows(task: Task, split: Split, mirror: Path | None = None) -> Rows:
     """Rows of one split of a task, after slicing and the task's `filter`.
 

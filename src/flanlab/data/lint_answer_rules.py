@@ -1,0 +1,100 @@
+"""The linter's rules about answers: that they are the ones the labels mean, in words, and begin where they are scored."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from flanlab.data.lint_rules import FEW
+from flanlab.data.lint_sample import Finding, Rule, Sample, Shown, count_of, rows_finding, template_list
+from flanlab.tasks.templating import variables_in
+
+
+def answers_are_what_the_labels_mean(sample: Sample) -> Iterator[Finding]:
+    """Where an answer is the name of a label in the data, it is the name of the row's own label.
+
+    Label ids count in the order the data set declares, which is not always the one a person would think of: CB's is
+    entailment, contradiction, neutral.
+    """
+    for column, names in _answer_columns(sample).items():
+        plain = [_plain(name) for name in names]
+        wrong = {
+            number: hits
+            for number, shown in sample.by_template.items()
+            if (hits := [item for item in shown if _is_wrong(item, plain, column)])
+        }
+        if wrong:
+            first = next(iter(wrong.values()))[0]
+            yield Finding(
+                "error",
+                "wrong-label",
+                next(iter(wrong)) if len(wrong) == 1 else None,
+                first.row.index,
+                f"The answer is {first.example.target!r} where the data's `{column}` says"
+                f" {_name_of(plain, first.row.columns[column])!r}, in {template_list(sorted(wrong))}"
+                f" (first: {first.split} row {first.row.index}).",
+                f"List the options in the order of the data's label ids: {', '.join(names)}.",
+            )
+
+
+def _is_wrong(item: Shown, names: list[str], column: str) -> bool:
+    """Whether the answer is the name of another label than the row's."""
+    answer = _plain(item.example.target)
+    return bool(item.example.options) and answer in names and answer != _name_of(names, item.row.columns.get(column))
+
+
+def _answer_columns(sample: Sample) -> dict[str, list[str]]:
+    """The columns with named labels that the answer is made of, directly or through a field."""
+    used = set(variables_in(sample.task.answer))
+    for name in used & set(sample.task.fields):
+        used |= variables_in(sample.task.fields[name])
+    return {column: list(names) for column, names in sample.label_names.items() if column in used}
+
+
+def _name_of(names: list[str], label: object) -> str | None:
+    return names[label] if isinstance(label, int) and 0 <= label < len(names) else None
+
+
+def _plain(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.casefold().replace("_", " ")))
+
+
+def answers_are_words(sample: Sample) -> Iterator[Finding]:
+    """An answer is not the mark of a list item, such as [4] or (b): without the list it would mean nothing."""
+    for number, shown in sample.by_template.items():
+        hits = [item for item in shown if _MARK.fullmatch(item.example.target)]
+        if len(hits) > len(shown) / 2:
+            yield rows_finding(
+                "warning",
+                "mark-for-answer",
+                number,
+                hits,
+                len(shown),
+                f"The answer is the mark of a list item ({hits[0].example.target!r})",
+                "Answer in the words of the item; the renderer lists the options itself.",
+            )
+
+
+_MARK = re.compile(r"[\[(](?:\d{1,2}|[A-Za-z])[\])][.:]?|(?:\d{1,2}|[A-Za-z])\)")
+
+
+def answers_begin_with_a_token(sample: Sample) -> Iterator[Finding]:
+    """No token spans the end of the prompt and the beginning of the answer."""
+    total = sum(map(len, sample.lengths.values()))
+    for tokenizer, hits in sample.merged.items():
+        if len(hits) > FEW * total:
+            yield Finding(
+                "warning",
+                "merged-boundary",
+                None,
+                hits[0].row.index,
+                f"With the tokenizer of {tokenizer} one token ends the prompt and begins the answer in {_places(hits, total)}.",
+                "See how the answers begin: blank space or a line break there merges with the separator.",
+            )
+
+
+def _places(hits: Sequence[Shown], total: int) -> str:
+    return count_of(len(hits), total, hits[0].split, hits[0].row.index)
+
+
+ANSWER_RULES: tuple[Rule, ...] = (answers_are_what_the_labels_mean, answers_are_words, answers_begin_with_a_token)
