@@ -62,6 +62,7 @@ def test_cluster_and_task_totals_add_up(mixture: Mixture, encoder: TextEncoder) 
 def test_less_than_a_cycle_is_measured_where_less_is_planned(mixture: Mixture, encoder: TextEncoder) -> None:
     card = describe_mixture(mixture, encoder, planned=5)
     assert card["measured_examples"] == 5
+    assert describe_mixture(mixture, encoder, 5, most=3)["measured_examples"] == 3
     assert sum(entry["examples"] for entry in card["tasks"].values()) + card["dropped"] == 5
 
 

@@ -40,14 +40,16 @@ class _Counts:
     dropped: Counter[str] = field(default_factory=Counter)
 
 
-def describe_mixture(mixture: Mixture, encoder: TextEncoder, planned: int, bar: Meter | None = None) -> dict[str, Any]:
-    """Count what training on the first `planned` examples reads, measured over one cycle at most.
+def describe_mixture(
+    mixture: Mixture, encoder: TextEncoder, planned: int, bar: Meter | None = None, *, most: int | None = None
+) -> dict[str, Any]:
+    """Count what training on the first `planned` examples reads, measured over one cycle, or `most` examples, at most.
 
     Returns:
         A dict for mixture.json: totals, one entry per task, and per cluster. `epochs` is how often training comes round
         to each row of the task; tokens include the end token.
     """
-    measured = min(planned, mixture.cycle_length)
+    measured = min(planned, mixture.cycle_length, most or planned)
     counts = {task.name: _Counts() for task in mixture.tasks}
     for found in mixture.stream(range(measured), encoder):
         name = found.task if isinstance(found, Dropped) else found.example.task

@@ -40,6 +40,8 @@ from flanlab.training.trainer import examples_per_step, train
 RECIPE_FILE = "recipe.yaml"
 RESULTS_FILE = "results.json"
 TUNED = "tuned"
+_DESCRIBED_EXAMPLES = 10_000
+"""Head of the stream whose tokens a run counts before it begins; `flan mix` counts a whole cycle."""
 _TRAINING_COST = 3.3
 """Computing a training token costs about this many times a scored one (forward, backward, update)."""
 
@@ -67,7 +69,8 @@ def run_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> dict
     _announce(plan, loaded, units, mixture, per_step, styles)
     _claim(folder, recipe)
     write_json(folder / "run.json", _facts(plan, loaded))
-    write_json(folder / "mixture.json", describe_mixture(mixture, loaded.encoder, planned=per_step * recipe.training.steps))
+    planned = per_step * recipe.training.steps
+    write_json(folder / "mixture.json", describe_mixture(mixture, loaded.encoder, planned, most=_DESCRIBED_EXAMPLES))
     stamp = make_stamp(plan, loaded)
 
     for style in styles:
@@ -285,11 +288,13 @@ def _announce(
 @torch.inference_mode()
 def _scoring_speed(loaded: LoadedModel) -> float:
     """Tokens per second of a forward pass on this machine, measured on the spot."""
-    batch = pack_segments([(list(range(5, 69)), [])] * 8).to(loaded.model.device)
+    on_gpu = loaded.model.device.type == "cuda"
+    batch = pack_segments([(list(range(5, 69)), [])] * (128 if on_gpu else 8)).to(loaded.model.device)
     last = torch.tensor([len(batch.input_ids) - 1], device=loaded.model.device)
     packed_logits(loaded.model, batch, last)
     started = time.monotonic()
-    packed_logits(loaded.model, batch, last)
+    # Reading a number waits for the GPU, which works on by itself.
+    packed_logits(loaded.model, batch, last).sum().item()
     return len(batch.input_ids) / (time.monotonic() - started)
 
 
