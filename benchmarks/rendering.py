@@ -247,7 +247,9 @@ def summarize(turns: dict[str, list[dict[str, Any]]], core: int) -> dict[str, An
         "characters_per_example": {side: total(side, "characters") / total(side, "examples") for side in turns},
         "tokens_per_example": {side: total(side, "tokens") / total(side, "examples") for side in turns},
         "flanlab_vs": {side: rate("flanlab") / rate(side) for side in turns},
-        "flanlab_vs_processor": {side: rate("flanlab", "processor_seconds") / rate(side, "processor_seconds") for side in turns},
+        "flanlab_vs_processor": {
+            side: rate("flanlab", "processor_seconds") / rate(side, "processor_seconds") for side in turns
+        },
     }
 
 

@@ -15,8 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import seqio
 import sentencepiece
+import seqio
 import tensorflow as tf
 
 EXAMPLES_AT_ONCE = 1_000
@@ -109,7 +109,7 @@ def pattern(source: str) -> str:
     return re.sub(r"\{\{ *(\w+) *\}\}", r"{\1}", source.strip())
 
 
-@seqio.map_over_dataset
+@seqio.map_over_dataset  # type: ignore[untyped-decorator]
 def list_options(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     listed = tf.strings.reduce_join(example["options"], separator="\n- ")
     return {**example, "options_": tf.strings.join(["OPTIONS:\n- ", listed])}
@@ -120,9 +120,7 @@ def apply_templates(dataset: tf.data.Dataset, patterns: list[tuple[str, str]]) -
 
     def fill(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         rows = [{name: values[number] for name, values in batch.items()} for number in range(len(patterns))]
-        filled = [
-            (fill_in(inputs, row), fill_in(targets, row)) for (inputs, targets), row in zip(patterns, rows, strict=True)
-        ]
+        filled = [(fill_in(inputs, row), fill_in(targets, row)) for (inputs, targets), row in zip(patterns, rows, strict=True)]
         return {name: tf.stack(texts) for name, texts in zip(LENGTHS, zip(*filled, strict=True), strict=True)}
 
     batches = dataset.batch(len(patterns), drop_remainder=True)

@@ -107,8 +107,40 @@ def as_one_text(encoder: TextEncoder, prompt: str, answers: list[str]) -> Encode
     return EncodedQuestion(encoded[0][:boundary], [[*ids[boundary:], encoder.end] for ids in encoded[1:]])
 
 
-PIECES = ["\n", "\r", " ", "  ", "\t", "\u00a0", "\u0085", "\x1c", "\u3000", "a", "no", "yes", "It's", "'", "?", "((", "/", "-", "1", "23",
-          "é", "e\u0301", "\u0301", "中", "😀", "\u200b", "▁", "<0x0A>", "<end>", "<|im|>", "<|endoftext|>", "\x00"]  # fmt: skip
+PIECES = [
+    "\n",
+    "\r",
+    " ",
+    "  ",
+    "\t",
+    "\u00a0",
+    "\u0085",
+    "\x1c",
+    "\u3000",
+    "a",
+    "no",
+    "yes",
+    "It's",
+    "'",
+    "?",
+    "((",
+    "/",
+    "-",
+    "1",
+    "23",
+    "é",
+    "e\u0301",
+    "\u0301",
+    "中",
+    "😀",
+    "\u200b",
+    "▁",
+    "<0x0A>",
+    "<end>",
+    "<|im|>",
+    "<|endoftext|>",
+    "\x00",
+]
 texts = st.lists(st.sampled_from(PIECES), max_size=8).map("".join)
 
 

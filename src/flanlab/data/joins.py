@@ -23,7 +23,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _SPLITTING = frozenset(
     {
         # GPT-2; its `ByteLevel` has the same built in.
@@ -72,13 +74,13 @@ def _splits_or_is_local(step: dict[str, Any]) -> bool:
 
 
 def _replaces_spaces(step: dict[str, Any]) -> bool:
-    return (step["type"] == "Prepend" and "\n" not in step["prepend"]) or (
-        step["type"] == "Replace" and step["pattern"] == {"String": " "} and "\n" not in step["content"]
-    )
+    if step["type"] == "Prepend":
+        return "\n" not in step["prepend"]
+    return step["type"] == "Replace" and step["pattern"] == {"String": " "} and "\n" not in step["content"]
 
 
 def _splits_at_spaces(step: dict[str, Any]) -> bool:
-    return step["type"] == "Metaspace" or (step["type"] == "Split" and step["pattern"] == {"String": " "})
+    return bool(step["type"] == "Metaspace" or (step["type"] == "Split" and step["pattern"] == {"String": " "}))
 
 
 def _merges_apart(model: dict[str, Any]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +38,18 @@ _GLOBALS = dict(_ENVIRONMENT.globals)
 _ENVIRONMENT.globals.clear()
 
 
+class _Context(Context):
+    """Without the note of globals that jinja2 makes for every rendering, which only imports need."""
+
+    def __init__(self, *arguments: Any, globals: Any = None) -> None:
+        super().__init__(*arguments)
+
+
+_ENVIRONMENT.context_class = _Context
+
+
 @pass_context
-def _map(context: Context, values: Any, *arguments: Any, **named: Any) -> Iterator[Any]:
+def _map(context: Context, values: Any, *arguments: Any, **named: Any) -> Iterable[Any]:
     """jinja2's `map`, which looks its filter up anew for each value; not so for `replace`, which tasks use in long chains."""
     if arguments[:1] == ("replace",) and len(arguments) == 3 and not named:
         old, new = map(str, arguments[1:])
@@ -53,6 +63,9 @@ _ENVIRONMENT.filters["map"] = _map
 _SINGLE_EXPRESSION = re.compile(r"\A\s*\{\{[-+]?((?:(?!\}\}|\{\{).)*?)-?\}\}\s*\Z", re.DOTALL)
 
 
+Fill = Callable[[dict[str, Any]], Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Compiled:
     """A source ready to be filled in."""
@@ -60,7 +73,7 @@ class Compiled:
     source: str
     names: tuple[str, ...]
     """What the source takes from outside."""
-    _fill: Callable[[dict[str, Any]], Any]
+    _fill: Fill
 
     def __call__(self, *layers: Mapping[str, Any]) -> Any:
         """Fill in the names from the first of the layers that has them; no other name of a layer is looked at.
@@ -94,30 +107,48 @@ def compile_source(source: str) -> Compiled:
     tree = _ENVIRONMENT.parse(source)
     try:
         names = tuple(meta.find_undeclared_variables(tree))
-        expression = _SINGLE_EXPRESSION.match(source)
-        if expression:
-            evaluate = _ENVIRONMENT.compile_expression(expression.group(1), undefined_to_none=False)
-            return Compiled(source, names, lambda found: _settled(evaluate(found)))
-        fill = _ENVIRONMENT.from_string(source).render
-        return Compiled(source, names, _filling_names(tree, names, fill) or fill)
+        parts = [part for output in tree.body for part in (output.nodes if isinstance(output, nodes.Output) else [output])]
+        if is_expression(source):
+            [expression] = (part for part in parts if isinstance(part, nodes.Expr) and not isinstance(part, nodes.TemplateData))
+            fill = _filling_in_value(expression)
+        else:
+            fill = _filling_in_text(tree)
+        if all(isinstance(part, nodes.TemplateData) or (isinstance(part, nodes.Name) and part.name in names) for part in parts):
+            fill = _filling_names(source, parts, names, fill)
+        return Compiled(source, names, fill)
     except (SyntaxError, RecursionError, MemoryError) as error:
         raise TemplatingError("too deeply nested", mend="Write it simpler.") from error
 
 
-def _filling_names(
-    tree: nodes.Template, names: Collection[str], otherwise: Callable[[dict[str, Any]], str]
-) -> Callable[[dict[str, Any]], str] | None:
-    """A quicker way than jinja2's to fill in a source of nothing but text and names; what is missing is left to jinja2."""
-    parts = [part for output in tree.body for part in (output.nodes if isinstance(output, nodes.Output) else [output])]
-    if not all(isinstance(part, nodes.TemplateData) or (isinstance(part, nodes.Name) and part.name in names) for part in parts):
-        return None
-    text = "".join("%s" if isinstance(part, nodes.Name) else part.data.replace("%", "%%") for part in parts)
-    used = [part.name for part in parts if isinstance(part, nodes.Name)]
+def _filling_in_value(expression: nodes.Expr) -> Fill:
+    template = _ENVIRONMENT.from_string(
+        nodes.Template([nodes.Assign(nodes.Name("value", "store"), expression, lineno=1)], lineno=1)
+    )
 
-    def fill(found: dict[str, Any]) -> str:
+    def fill(found: dict[str, Any]) -> Any:
+        context = template.new_context(found, shared=True)
+        for _ in template.root_render_func(context):
+            pass
+        return _settled(context.vars["value"])
+
+    return fill
+
+
+def _filling_in_text(tree: nodes.Template) -> Fill:
+    template = _ENVIRONMENT.from_string(tree)
+    return lambda found: "".join(template.root_render_func(template.new_context(found, shared=True)))
+
+
+def _filling_names(source: str, parts: Sequence[nodes.Node], names: Collection[str], otherwise: Fill) -> Fill:
+    """A quicker way than jinja2's for a source of nothing but text and names; where a name or value is missing, jinja2's."""
+    text = "".join(part.data.replace("%", "%%") if isinstance(part, nodes.TemplateData) else "%s" for part in parts)
+    used = [part.name for part in parts if isinstance(part, nodes.Name)]
+    keeps_type = is_expression(source)
+
+    def fill(found: dict[str, Any]) -> Any:
         if len(found) < len(names) or None in found.values():
             return otherwise(found)
-        return text % tuple([found[name] for name in used])
+        return _settled(found[used[0]]) if keeps_type else text % tuple([found[name] for name in used])
 
     return fill
 
