@@ -228,3 +228,34 @@ def test_shortening_changes_neither_answer_nor_options_nor_target() -> None:
     assert len(found.prompt) < len(text)
     assert (found.target, found.options) == ("it.", ("it.", "of"))
     assert render(task, 2, shorter).target == text
+
+
+SEVERAL_RIGHT = {
+    "options": "{{ names }}",
+    "answer": "{{ right[0] }}",
+    "references": "{{ right }}",
+    "fields": {"text": "{{ text }}"},
+    "templates": [{"prompt": "Who is meant? {{ text }}"}],
+}
+
+
+def test_several_options_may_be_right() -> None:
+    row = {"text": "They left.", "names": ["Ann", "Ann Lee", "Bob"], "right": ["Ann Lee", "Ann"]}
+    found = example(task_in_memory(**SEVERAL_RIGHT), row=row)
+    assert (found.target, found.answer) == ("Ann Lee", 1)
+    assert found.references == ("Ann Lee", "Ann")
+
+
+def test_a_right_answer_that_is_no_option_is_refused() -> None:
+    row = {"text": "They left.", "names": ["Ann", "Bob"], "right": ["Ann", "Carl"]}
+    assert "'Carl' is not among the options" in refusal(lambda: example(task_in_memory(**SEVERAL_RIGHT), row=row)).message
+
+
+def test_right_answers_follow_a_templates_own_words() -> None:
+    task = task_in_memory(
+        options=["yes", "no", "maybe"],
+        answer="{{ right[0] }}",
+        references="{{ right }}",
+        templates=[{"prompt": "Is it so? {{ text }}", "options": ["It is", "It is not", "Who knows"]}],
+    )
+    assert example(task, row={"text": "They left.", "right": ["no", "maybe"]}).references == ("It is not", "Who knows")

@@ -264,3 +264,36 @@ def test_an_unreachable_hub_says_how_to_go_on(make_task: MakeTask, monkeypatch: 
     assert isinstance(error, MissingDataError)
     assert "owner/data" in error.message
     assert "--mirror" in error.mend
+
+
+DIALOGUES = [
+    {"questions": ["Who?", "Where?"], "answers": ["Ann", "At home"]},
+    {"questions": ["When?"], "answers": ["Today"]},
+    {"questions": [], "answers": []},
+]
+TURNS = {
+    "turns": "{{ questions | length }}",
+    "fields": {"question": "{{ questions[turn] }}"},
+    "options": None,
+    "answer": "{{ answers[turn] }}",
+    "metrics": ["exact_match"],
+    "templates": [{"prompt": "{{ question }}"}],
+}
+
+
+def test_a_row_with_turns_is_used_once_for_each(make_task: Callable[..., Task]) -> None:
+    task = make_task(DIALOGUES, **TURNS)
+    rows = load_rows(task, "train")
+    assert [(row["questions"][row["turn"]], row["turn"]) for row in rows] == [("Who?", 0), ("Where?", 1), ("When?", 0)]
+    assert set(rows[0]) == {"questions", "answers", "turn"}
+    assert len(rows[0]) == 3
+
+
+def test_a_filter_sees_the_turn(make_task: Callable[..., Task]) -> None:
+    rows = load_rows(make_task(DIALOGUES, filter="{{ turn > 0 }}", **TURNS), "train")
+    assert [row["answers"][row["turn"]] for row in rows] == ["At home"]
+
+
+def test_turns_must_be_a_number(make_task: Callable[..., Task]) -> None:
+    task = make_task(DIALOGUES, **{**TURNS, "turns": "{{ questions }}"})
+    assert "`turns` gives ['Who?', 'Where?']" in refusal(lambda: load_rows(task, "train")).message

@@ -32,7 +32,7 @@ class Example:
     answer: int | None = None
     """Position of the target in `options`."""
     references: tuple[str, ...] = ()
-    """Every acceptable answer; the target alone unless the task lists more."""
+    """Every acceptable answer, the target among them; the target alone unless the task lists more."""
 
 
 @dataclass(frozen=True)
@@ -118,26 +118,7 @@ def render(task: Task, template_number: int, row: PreparedRow, option_order: Seq
     """
     template = _template(task, template_number)
     where = f"template {template_number}" if template_number else "baseline"
-    options = row.options
-    variables: tuple[Mapping[str, Any], ...] = (row.fields, row.columns)
-    if options:
-        variables = ({"options": _OptionList(options)}, *variables)
-    answer = _text(_evaluate(task, row.index, "answer", task.answer, *variables))
-    if options and answer not in options:
-        raise FlanlabError(
-            f"{task.path}, row {row.index}, {where}: the answer {answer!r} is not among the options {list(options)!r}.",
-            mend="Check `answer`, `options` and the label ids of the data; filter out rows without a label.",
-        )
-    if template.options is not None:
-        # Other words for the same answers: they correspond by position.
-        other_words = _option_texts(task, row.index, template.options, *variables)
-        if len(other_words) != len(options):
-            raise FlanlabError(
-                f"{task.path}, row {row.index}, {where}: {len(other_words)} options stand for the task's {len(options)}.",
-                mend="Give as many options as the task has, in the same order.",
-            )
-        answer = other_words[options.index(answer)]
-        options = other_words
+    answer, right, options = _answers(task, template, row, where)
     beside_fields: dict[str, Any] = {"answer": answer}
     if options:
         beside_fields["options"] = list(options)
@@ -167,13 +148,42 @@ def render(task: Task, template_number: int, row: PreparedRow, option_order: Seq
             target,
             options,
             options.index(target),
-            (target,),
+            tuple(dict.fromkeys((target, *right))),
         )
     references: tuple[str, ...] = (target,)
     # A template with a target of its own (the other translation direction, an inverted one) has only that reference.
     if forward and task.references is not None and template.target == _THE_ANSWER:
-        references = _references(task, row, {"answer": answer}, *variables) or references
+        references = _references(task, row, {"answer": answer}, row.fields, row.columns) or references
     return Example(task.name, task.clusters[0], template_number, row.index, prompt, target, references=references)
+
+
+def _answers(
+    task: Task, template: Template | Baseline, row: PreparedRow, where: str
+) -> tuple[str, Sequence[str], tuple[str, ...]]:
+    """The answer, every right option (the answer alone for generation) and the options, in the template's words."""
+    options = row.options
+    variables: tuple[Mapping[str, Any], ...] = (row.fields, row.columns)
+    if options:
+        variables = ({"options": _OptionList(options)}, *variables)
+    answer = _text(_evaluate(task, row.index, "answer", task.answer, *variables))
+    right = _references(task, row, *variables) if options and task.references is not None else (answer,)
+    if unknown := [text for text in (answer, *right) if options and text not in options]:
+        raise FlanlabError(
+            f"{task.path}, row {row.index}, {where}: the answer {unknown[0]!r} is not among the options {list(options)!r}.",
+            mend="Check `answer`, `references`, `options` and the label ids of the data; filter out rows without a label.",
+        )
+    if template.options is not None:
+        # Other words for the same answers: they correspond by position.
+        other_words = _option_texts(task, row.index, template.options, *variables)
+        if len(other_words) != len(options):
+            raise FlanlabError(
+                f"{task.path}, row {row.index}, {where}: {len(other_words)} options stand for the task's {len(options)}.",
+                mend="Give as many options as the task has, in the same order.",
+            )
+        in_other_words = dict(zip(options, other_words, strict=True))
+        answer, right = in_other_words[answer], tuple(in_other_words[text] for text in right)
+        options = other_words
+    return answer, right, options
 
 
 def option_count(task: Task, row: PreparedRow) -> int:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,15 @@ class Rows(Sequence[Row]):
     kept: Sequence[int]
     source_hash: str
     """Identity of the content read (file bytes, or the Hub's own fingerprint)."""
+    turns: Sequence[int] | None = None
+    """For each of `kept` the value of its column `turn`; None where the task has no `turns`."""
 
     def __len__(self) -> int:
         return len(self.kept)
 
     def __getitem__(self, index: int) -> Row:  # type: ignore[override]
-        return _TableRow(self._columns, self.kept[index])
+        own = {} if self.turns is None else {"turn": self.turns[index]}
+        return _TableRow(self._columns, self.kept[index], own)
 
     def __iter__(self) -> Iterator[Row]:
         return (self[index] for index in range(len(self)))
@@ -57,10 +60,10 @@ class _TableRow(Mapping[str, Any]):
 
     __slots__ = ("_cells", "_columns", "_position")
 
-    def __init__(self, columns: Mapping[str, pa.ChunkedArray], position: int) -> None:
+    def __init__(self, columns: Mapping[str, pa.ChunkedArray], position: int, cells: dict[str, Any]) -> None:
         self._columns = columns
         self._position = position
-        self._cells: dict[str, Any] = {}
+        self._cells = cells
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._cells:
@@ -68,13 +71,13 @@ class _TableRow(Mapping[str, Any]):
         return self._cells[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._columns
+        return name in self._columns or name in self._cells
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._columns)
+        return iter(dict.fromkeys((*self._columns, *self._cells)))
 
     def __len__(self) -> int:
-        return len(self._columns)
+        return len(self._columns.keys() | self._cells.keys())
 
     def __repr__(self) -> str:
         return repr(dict(self))
@@ -117,8 +120,10 @@ def load_rows(task: Task, split: Split, mirror: Path | None = None) -> Rows:
     hashes = [source_hash for _, source_hash in read.values()]
     source_hash = hashes[0] if len(hashes) == 1 else hashlib.blake2b("".join(hashes).encode(), digest_size=16).hexdigest()
     rows = Rows(table, range(table.num_rows), source_hash)
+    if task.turns is not None:
+        rows = _taken_apart(task, rows)
     if task.filter is not None:
-        rows = Rows(table, _filtered(task, rows), source_hash)
+        rows = _filtered(task, rows)
     if not len(rows):
         given = ", ".join(str(source.split_spec(split)) for source in sources.values())
         raise FlanlabError(
@@ -166,17 +171,36 @@ def mirror_from_environment() -> Path | None:
     return Path(value) if value else None
 
 
-def _filtered(task: Task, rows: Rows) -> list[int]:
+def _filtered(task: Task, rows: Rows) -> Rows:
     assert task.filter is not None
-    keep = compile_source(task.filter)
-    kept = []
+    passed = [index for index, keep in enumerate(_each_row(task, rows, "filter", task.filter)) if keep]
+    turns = None if rows.turns is None else [rows.turns[index] for index in passed]
+    return replace(rows, kept=[rows.kept[index] for index in passed], turns=turns)
+
+
+def _taken_apart(task: Task, rows: Rows) -> Rows:
+    """The rows, each as often as it has turns."""
+    assert task.turns is not None
+    kept, turns = [], []
+    for index, count in enumerate(_each_row(task, rows, "turns", task.turns)):
+        if not isinstance(count, int):
+            raise FlanlabError(
+                f"{task.path}, row {index}: `turns` gives {count!r}, which is no whole number.",
+                mend='Write how many examples the row holds, such as "{{ questions | length }}".',
+            )
+        kept.extend([rows.kept[index]] * count)
+        turns.extend(range(count))
+    return replace(rows, kept=kept, turns=turns)
+
+
+def _each_row(task: Task, rows: Rows, what: str, source: str) -> Iterator[Any]:
+    """The value of an expression for each row."""
+    evaluate = compile_source(source)
     for index, row in enumerate(rows):
         try:
-            if keep(row):
-                kept.append(index)
+            yield evaluate(row)
         except TemplatingError as error:
-            raise TemplatingError(f"{task.path}, row {index}: filter: {error.message}", mend=error.mend) from error
-    return kept
+            raise TemplatingError(f"{task.path}, row {index}: {what}: {error.message}", mend=error.mend) from error
 
 
 def _read_local(task: Task, source: Source, specification: str) -> tuple[pa.Table, str]:

@@ -15,7 +15,20 @@ from flanlab.tasks.templating import check_syntax, is_expression, variables_in
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 Split = Literal["train", "dev", "test"]
-Metric = Literal["accuracy", "exact_match", "f1", "rouge", "bleu"]
+Metric = Literal[
+    "accuracy",
+    "matthews",
+    "multirc_f1a",
+    "multirc_exact_match",
+    "pearson",
+    "spearman",
+    "exact_match",
+    "f1",
+    "drop_f1",
+    "rouge",
+    "bleu",
+    "edit_similarity",
+]
 Options = list[str] | str
 """A list of answers, or one expression that gives a list for each row."""
 
@@ -134,25 +147,36 @@ class Task(_Strict):
         default_factory=dict,
         description="Data sets whose rows or texts this one reuses, each with the evidence; the hold-out follows them.",
     )
+    turns: str | None = Field(
+        None,
+        description="Expression: how many examples a row holds, such as the turns of a dialogue. The row is used once for"
+        " each, with a column `turn` that counts them from 0.",
+    )
     filter: str | None = Field(None, description="Expression; rows for which it is false are left out.")
     fields: dict[str, str] = Field(
         default_factory=dict, description="What templates may use. Empty: every column under its own name."
     )
     options: Options | None = Field(None, description="Classification only: the possible answers.")
     answer: str
-    references: str | None = Field(None, description="Generation only: expression giving every acceptable answer.")
+    references: str | None = Field(
+        None, description="Expression giving every acceptable answer; with `options`, those of them that are right."
+    )
+    gold_value: str | None = Field(None, description="Expression giving the number that a numeric answer is compared with.")
+    group: str | None = Field(
+        None, description="Expression; rows for which it is the same belong together: they are evaluated all or none."
+    )
     metrics: list[Metric] = Field(min_length=1)
     templates: list[Template] = Field(min_length=1)
     baseline: Baseline | None = Field(None, description="A continuation-style prompt for untuned models.")
 
     _path: Path | None = PrivateAttr(None)
 
-    @field_validator("answer", "filter", "references")
+    @field_validator("answer", "filter", "references", "turns", "gold_value", "group")
     @classmethod
     def _valid_jinja(cls, value: str | None) -> str | None:
         return None if value is None else _checked_jinja(value)
 
-    @field_validator("filter", "references")
+    @field_validator("filter", "references", "turns", "gold_value", "group")
     @classmethod
     def _one_expression(cls, value: str | None) -> str | None:
         return None if value is None else _checked_expression(value)
@@ -188,8 +212,9 @@ class Task(_Strict):
             raise ValueError("give `source`, or `parts` with a source each, one of the two")
         if (self.options is None) != ("accuracy" not in self.metrics):
             raise ValueError("`accuracy` is the metric of tasks with `options`, and of those alone")
-        if self.options is not None and self.references is not None:
-            raise ValueError("`references` belongs to generation tasks; classification has `options` and `answer`")
+        for field, metrics in _METRICS_THAT_NEED.items():
+            if (needy := sorted(metrics & set(self.metrics))) and getattr(self, field) is None:
+                raise ValueError(f"the metric {needy[0]} needs `{field}`")
         if not self.forward_templates():
             raise ValueError("at least one template must be forward: one that asks for the answer")
         for number, template in enumerate(self.templates, start=1):
@@ -294,6 +319,11 @@ class Task(_Strict):
         return [n for n, template in enumerate(self.templates, start=1) if template.direction == "forward"]
 
 
+_METRICS_THAT_NEED: Mapping[str, frozenset[str]] = {
+    "options": frozenset({"matthews", "multirc_f1a", "multirc_exact_match"}),
+    "gold_value": frozenset({"pearson", "spearman"}),
+    "group": frozenset({"multirc_exact_match"}),
+}
 _JINJA_GLOBALS = frozenset({"range", "dict", "cycler", "joiner", "namespace"})
 
 
