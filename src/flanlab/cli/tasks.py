@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flanlab.cli import new_task
 from flanlab.cli.options import AsJson, Collections, Mirror
 from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from flanlab.data.lint import TaskLint
 
 app = typer.Typer(help="Tasks: data sets written as natural-language instructions.", no_args_is_help=True)
+app.command("new")(new_task.new_task)
 
 
 @app.command("list")

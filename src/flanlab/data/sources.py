@@ -54,7 +54,11 @@ class Rows(Sequence[Row]):
 
 
 class _TableRow(Mapping[str, Any]):
-    """A row of a table. A cell is read when it is first asked for: a template needs few of a row's columns."""
+    """A row of a table. A cell is read when it is first asked for: a template needs few of a row's columns.
+
+    Under the name `row`, unless a column is called so, it gives itself: `row['Review Text']` reaches columns whose names
+    are no names to jinja2, or stand for something else there.
+    """
 
     __slots__ = ("_cells", "_columns", "_position")
 
@@ -64,11 +68,16 @@ class _TableRow(Mapping[str, Any]):
         self._cells = cells
 
     def __getitem__(self, name: str) -> Any:
+        if name == "row" and not self._has_column(name):
+            return self
         if name not in self._cells:
             self._cells[name] = self._columns[name][self._position].as_py()
         return self._cells[name]
 
     def __contains__(self, name: object) -> bool:
+        return name == "row" or self._has_column(name)
+
+    def _has_column(self, name: object) -> bool:
         return name in self._columns or name in self._cells
 
     def __iter__(self) -> Iterator[str]:
@@ -81,15 +90,27 @@ class _TableRow(Mapping[str, Any]):
         return repr(dict(self))
 
 
-def label_names(rows: Rows) -> dict[str, list[str]]:
+def label_names(table: pa.Table) -> dict[str, list[str]]:
     """Columns whose integers stand for named labels, as the Hub's features say: column to the names of 0, 1, and so on."""
-    metadata = (rows.table.schema.metadata or {}).get(b"huggingface")
+    metadata = (table.schema.metadata or {}).get(b"huggingface")
     features = json.loads(metadata)["info"]["features"] if metadata else {}
     return {
         column: list(feature["names"])
         for column, feature in features.items()
         if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
     }
+
+
+def load_splits(hub: str, config: str | None, revision: str | None = None, mirror: Path | None = None) -> dict[str, pa.Table]:
+    """Every split of a Hub data set, whole, from the Hub or a mirror of it (see `load_rows`).
+
+    Raises:
+        MissingDataError: the data set, or this configuration of it, cannot be reached.
+    """
+    mirror = mirror or mirror_from_environment()
+    if mirror is not None:
+        return {split: _read_file(path) for split, path in _mirror_files(hub, hub, config, mirror).items()}
+    return {split: rows.with_format("arrow")[:] for split, rows in _from_hub(hub, hub, config, revision=revision).items()}
 
 
 def load_rows(task: Task, split: Split, mirror: Path | None = None) -> Rows:
@@ -179,7 +200,7 @@ def _filtered(task: Task, rows: Rows) -> Rows:
 def _taken_apart(task: Task, rows: Rows) -> Rows:
     """The rows, each as often as it has turns."""
     assert task.turns is not None
-    kept, turns = [], []
+    kept, turns = list[int](), list[int]()
     for index, count in enumerate(_each_row(task, rows, "turns", task.turns)):
         if not isinstance(count, int):
             raise FlanlabError(
@@ -215,19 +236,28 @@ def _generate(task: Task, source: Source, specification: str) -> tuple[pa.Table,
 
 def _read_mirror(task: Task, name: str, source: Source, specification: str, mirror: Path) -> tuple[pa.Table, str]:
     assert source.hub is not None
+    paths = _mirror_files(name, source.hub, source.config, mirror, _how_to_obtain(source))
+    return _read_slices(task, specification, paths)
+
+
+def _mirror_files(name: str, hub: str, config: str | None, mirror: Path, mend: str | None = None) -> dict[str, Path]:
+    """Split to file of one configuration of a data set."""
     if not mirror.is_dir():
         raise MissingDataError(
             f"There is no mirror folder at {mirror}.",
             mend=f"Correct --mirror or {MIRROR_VARIABLE}, or unset it to use the Hub.",
         )
-    folder = mirror / source.hub / (source.config or "default")
+    folder = mirror / hub / (config or "default")
     if not folder.is_dir():
+        others = sorted(path.name for path in (mirror / hub).glob("*/")) if "/" in hub else []
+        if others:
+            mend = mend or f"It holds the configurations {', '.join(others)}: name one of them."
         raise MissingDataError(
-            f"{name}: the mirror {mirror} does not hold {source.hub}" + (f" ({source.config})." if source.config else "."),
-            mend=_how_to_obtain(source)
+            f"{name}: the mirror {mirror} does not hold {hub}" + (f" ({config})." if config else "."),
+            mend=mend
             or "Leave the task out, or add the data set to the mirror as <hub id>/<config or default>/<split>.parquet.",
         )
-    return _read_slices(task, specification, {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in READERS})
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in READERS}
 
 
 def _how_to_obtain(source: Source) -> str | None:
@@ -272,17 +302,23 @@ def _read_file(path: Path) -> pa.Table:
 
 
 def _read_hub(name: str, source: Source, specification: str) -> tuple[pa.Table, str]:
-    from datasets import load_dataset
-
     if source.obtain is not None:
         raise MissingDataError(f"{name}: no copy on the Hub can be loaded.", mend=str(_how_to_obtain(source)))
+    dataset = _from_hub(name, source.hub, source.config, split=specification, revision=source.revision)
+    return dataset.with_format("arrow")[:], str(dataset._fingerprint)
+
+
+def _from_hub(name: str, hub: str | None, config: str | None, **options: str | None) -> Any:
+    from datasets import load_dataset
+
     try:
-        dataset = load_dataset(source.hub, source.config, split=specification, revision=source.revision)
+        return load_dataset(hub, config, **options)
     except Exception as error:  # the Hub's client raises many kinds, none of them ours to tell apart
         mend = "Check the network, or name a folder with the data with --mirror DIR."
         if "scripts are no longer supported" in str(error):
             mend = "Give source.revision: refs/convert/parquet, the Hub's own conversion, or use a --mirror DIR with its rows."
+        elif "Config name is missing" in str(error):
+            mend = "Name one of its configurations (source.config in a task file, --config on the command line)."
         raise MissingDataError(
-            f"{name}: {source.hub} could not be read from the Hugging Face Hub: {one_line(error)}", mend=mend
+            f"{name}: {hub} could not be read from the Hugging Face Hub: {one_line(error)}", mend=mend
         ) from error
-    return dataset.with_format("arrow")[:], str(dataset._fingerprint)
