@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from flanlab.cli.options import Mirror
 from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections
+from flanlab.tasks.schema import Task
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,28 +37,27 @@ def new_task(
     """
     from flanlab.data.scaffold.draft import scaffold_task
     from flanlab.files import write_text
-    from flanlab.tasks.loading import load_task
 
     path, hub = _file_or_hub(rows)
     if path is not None and (config or revision):
         raise FlanlabError("--config and --revision belong to data sets of the Hub.", mend="Leave them out for a file.")
     name = name or _name_after(f"{rows.rpartition('/')[2]} {config or ''}" if path is None else path.stem)
     target = out / f"{name}.yaml"
-    _refuse_taken(name, target)
+    built_in = load_collections(BUILT_IN_COLLECTIONS)
+    _refuse_taken(name, target, built_in)
     tables = _tables(path, hub, config, revision, mirror)
     place = (
         {"files": Path(os.path.relpath(path.resolve(), out.resolve())).as_posix()}
         if path is not None
         else {key: value for key, value in (("hub", hub), ("config", config), ("revision", revision)) if value}
     )
+    sources = [(task.name, source) for task in built_in for source in task.sources.values() if source.hub]
+    same_rows = [other for other, source in sources if (source.hub, source.config) == (hub, config)]
     try:
-        draft = scaffold_task(
-            tables, name=name, cluster=cluster, place=place, answer=answer, same_rows=_with_same_rows(hub, config)
-        )
+        draft = scaffold_task(tables, name=name, cluster=cluster, place=place, answer=answer, same_rows=same_rows)
     except FlanlabError as error:
         raise FlanlabError(f"{rows}: {error.message}", mend=error.mend) from error
     write_text(target, draft.text)
-    load_task(target)
     _report(target, draft.guesses, mirror)
 
 
@@ -96,7 +97,7 @@ def _name_after(text: str) -> str:
     return name if name[:1].isalpha() else f"task_{name}".rstrip("_")
 
 
-def _refuse_taken(name: str, target: Path) -> None:
+def _refuse_taken(name: str, target: Path, built_in: Sequence[Task]) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise FlanlabError(
             f"{name!r} cannot be the name of a task.",
@@ -106,11 +107,12 @@ def _refuse_taken(name: str, target: Path) -> None:
         raise FlanlabError(f"{target} exists already.", mend="Name another with --name or --out, or delete the file first.")
     if not target.parent.is_dir() and target.parent.exists():
         raise FlanlabError(f"{target.parent} is no folder.", mend="Name a folder with --out.")
-    for task in load_collections(BUILT_IN_COLLECTIONS):
-        if task.name == name:
-            raise FlanlabError(
-                f"flanlab has a task called `{name}` (`flan tasks show {name}`).", mend="Choose another with --name."
-            )
+    if name in set(Cluster):
+        raise FlanlabError(f"`{name}` is the name of a cluster.", mend="Choose another with --name.")
+    if any(task.name == name for task in built_in):
+        raise FlanlabError(
+            f"flanlab has a task called `{name}` (`flan tasks show {name}`).", mend="Choose another with --name."
+        )
 
 
 def _tables(
@@ -123,12 +125,3 @@ def _tables(
         return {"all": read_table(path)}
     assert hub is not None
     return load_splits(hub, config, revision, mirror)
-
-
-def _with_same_rows(hub: str | None, config: str | None) -> list[str]:
-    """Tasks of flanlab's own that read the same data set."""
-    return [
-        task.name
-        for task in load_collections(BUILT_IN_COLLECTIONS)
-        if hub is not None and any((source.hub, source.config) == (hub, config) for source in task.sources.values())
-    ]

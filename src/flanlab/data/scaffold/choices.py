@@ -43,8 +43,13 @@ def _within(answer: Column, other: Column) -> Choices | None:
     lists = [source for source, leaf in leaves(kind, other.reach) if is_list_of_texts(leaf)]
     cells = zip(answer.cells.slice(0, SAMPLE_ROWS).to_pylist(), other.cells.slice(0, SAMPLE_ROWS).to_pylist(), strict=True)
     rows = [(value, choices) for value, choices in cells if value is not None and choices]
-    if pa.types.is_struct(kind) and len(lists) == 2:
-        return Choices(lists[0], f"{lists[0]}[{lists[1]}.index({x})]", [other.name])
+    if pa.types.is_struct(kind):
+        names = [field.name for field in kind if is_list_of_texts(field.type)]
+        marks = [name for name in names if all(value in choices[name] for value, choices in rows if str(value).strip())]
+        if len(names) != 2 or len(marks) != 1 or answer.kind != "text":
+            return None
+        texts, place = lists if names.index(marks[0]) == 1 else reversed(lists)
+        return Choices(texts, f"{texts}[{place}.index({x})]", [other.name])
     if not is_list_of_texts(kind):
         return None
     if place := _place(answer, [(value, len(choices)) for value, choices in rows]):

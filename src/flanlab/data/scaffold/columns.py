@@ -77,7 +77,7 @@ class Column:
     @cached_property
     def distinct(self) -> int:
         """How many different values there are; of nested cells, 0."""
-        return 0 if self.kind == "nested" else int(pc.count_distinct(self._present).as_py())
+        return 0 if self.kind == "nested" or not len(self._present) else int(pc.count_distinct(self._present).as_py())
 
     @cached_property
     def values(self) -> Counter[Value]:
@@ -108,7 +108,7 @@ class Column:
     @cached_property
     def is_identity(self) -> bool:
         """Whether the column numbers, names or dates rows instead of saying something about them."""
-        if re.fullmatch(r"|.*\b(id|ids|idx|index|uid|uuid|guid|url|urls|unnamed)\b.*", spoken(self.name)):
+        if not self.name.strip() or re.search(r"\b(id|ids|idx|index|uid|uuid|guid|url|urls|unnamed)\b", spoken(self.name)):
             return True
         if self.kind == "text" and self.sample and all(map(_DATE.match, self.sample)):
             return True

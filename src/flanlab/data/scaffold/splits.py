@@ -44,7 +44,7 @@ def guess_splits(usable: Mapping[str, tuple[list[int], int]]) -> tuple[dict[Spli
         return {"test": "test"}, "there are test rows only"
     dev = next((split for split in kept if split.startswith(("val", "dev"))), None)
     test = "test" if "test" in kept else None
-    others = [split for split in kept if split not in (dev, test)] or [split for split in (dev, test) if split]
+    others = [split for split in kept if split not in (dev, test)] or ([dev] if dev else [])
     if not others:
         raise FlanlabError("No row has both an answer and an input.", mend="Name another answer with --answer COLUMN.")
     train = "train" if "train" in kept else max(others, key=lambda split: len(kept[split]))
