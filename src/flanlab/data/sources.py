@@ -251,7 +251,7 @@ def _mirror_files(name: str, hub: str, config: str | None, mirror: Path, mend: s
     if not folder.is_dir():
         others = sorted(path.name for path in (mirror / hub).glob("*/")) if "/" in hub else []
         if others:
-            mend = mend or f"It holds the configurations {', '.join(others)}: name one of them."
+            mend = mend or f"It holds the configurations {', '.join(others)}: name one (source.config, or --config)."
         raise MissingDataError(
             f"{name}: the mirror {mirror} does not hold {hub}" + (f" ({config})." if config else "."),
             mend=mend
