@@ -163,7 +163,7 @@ class Task(_Strict):
     )
     gold_value: str | None = Field(None, description="Expression giving the number that a numeric answer is compared with.")
     group: str | None = Field(
-        None, description="Expression; rows for which it is the same belong together: they are evaluated all or none."
+        None, description="Text; rows for which it is the same belong together: they are evaluated all or none."
     )
     metrics: list[Metric] = Field(min_length=1)
     templates: list[Template] = Field(min_length=1)
@@ -176,7 +176,7 @@ class Task(_Strict):
     def _valid_jinja(cls, value: str | None) -> str | None:
         return None if value is None else _checked_jinja(value)
 
-    @field_validator("filter", "references", "turns", "gold_value", "group")
+    @field_validator("filter", "references", "turns", "gold_value")
     @classmethod
     def _one_expression(cls, value: str | None) -> str | None:
         return None if value is None else _checked_expression(value)
