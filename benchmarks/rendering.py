@@ -37,7 +37,7 @@ WARM_UP = 2_000
 ROWS_PER_TASK = 3_000
 LIBRARY_TASKS = (
     "ag_news",
-    "arc_easy",
+    "arc.easy",
     "boolq",
     "common_gen",
     "cosmos_qa",
@@ -106,7 +106,8 @@ def write_inputs(folder: Path, model: str, mirror: Path | None) -> None:
     AutoTokenizer.from_pretrained(source).save_pretrained(folder / "tokenizer")
     (folder / "mirror.json").write_text(json.dumps(str(mirror) if mirror else None))
     tasks = [task for task in chosen_tasks(mirror) if plain_templates(task)]
-    inputs = {task.name: plain_task(task, load_rows(task, "train", mirror)) for task in tasks}
+    # A part of a task, such as arc.easy, is a task of its own here.
+    inputs = {task.name.replace(".", "_"): plain_task(task, load_rows(task, "train", mirror)) for task in tasks}
     (folder / "tasks.json").write_text(json.dumps(inputs), encoding="utf-8")
     templates = sum(len(task["templates"]) for task in inputs.values())
     rows = sum(len(task["answers"]) for task in inputs.values())

@@ -47,7 +47,7 @@ class Group:
 
 
 GROUPS = (
-    Group("four options of several tokens", ("hellaswag", "openbookqa", "arc_easy"), ("general_knowledge",)),
+    Group("four options of several tokens", ("hellaswag", "openbookqa", "arc.easy"), ("general_knowledge",)),
     Group(
         "two options of several tokens",
         ("copa", "piqa", "story_cloze"),

@@ -6,16 +6,15 @@ Training, scoring and generation all encode here, so the boundary a model is sco
 from __future__ import annotations
 
 import hashlib
-import itertools
-import re
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from flanlab.data.joins import cuts_after_line_breaks, pieces_pattern
+from flanlab.data.joins import cuts_after_line_breaks
+from flanlab.data.word_tokenizer import WordTokenizer
 from flanlab.errors import FlanlabError
 
 PromptStyle = Literal["instruction", "chat", "baseline"]
@@ -49,7 +48,7 @@ class TextEncoder:
         self.end: int = tokenizer.eos_token_id
         starts = tokenizer("a")["input_ids"][:1]
         self._start = starts if starts == [tokenizer.bos_token_id] else []
-        self._remembered: dict[str, list[int]] = {}
+        self._words = WordTokenizer(tokenizer)
 
     @property
     def has_chat_template(self) -> bool:
@@ -143,47 +142,8 @@ class TextEncoder:
         backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
         return self._tokens(["\n"])[0] if backend is not None and cuts_after_line_breaks(backend.to_str()) else []
 
-    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        if self._pieces is None:
-            return self._tokenized(texts)
-        by_pieces = [None if _OTHER_WHITE_SPACE.search(text) else self._pieces.findall(text) for text in texts]
-        self._remember(set().union(*filter(None, by_pieces)))
-        tokens_of = self._remembered.__getitem__
-        whole = iter(self._tokenized([text for text, pieces in zip(texts, by_pieces, strict=True) if pieces is None]))
-        return [
-            next(whole) if pieces is None else list(itertools.chain.from_iterable(map(tokens_of, pieces)))
-            for pieces in by_pieces
-        ]
-
-    def _remember(self, pieces: Set[str]) -> None:
-        """Words come back, so each is tokenized once: putting a text together is many times as fast as tokenizing it."""
-        if len(self._remembered) > _MOST_PIECES:
-            self._remembered.clear()
-        new = list(pieces - self._remembered.keys())
-        self._remembered.update(zip(new, self._tokenized(new), strict=True))
-
-    @cached_property
-    def _pieces(self) -> re.Pattern[str] | None:
-        """What finds the pieces that a text is tokenized by, each apart; None where only the whole text will do."""
-        backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
-        return pieces_pattern(backend.to_str()) if backend is not None else None
-
-    def _tokenized(self, texts: list[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        if not self.tokenizer.is_fast:
-            ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-            return ids
-        # An ordinary call sets truncation, padding and the like to their defaults; the texts then go to the backend at
-        # once, as transformers would pass them on, without the offsets that nobody reads here.
-        self.tokenizer("", add_special_tokens=False)
-        backend: Any = self.tokenizer.backend_tokenizer
-        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
-
-
-_OTHER_WHITE_SPACE = re.compile(r"[^\S \n\r\t]")
-_MOST_PIECES = 300_000
-"""Pieces whose tokens are kept, some 60 MB."""
+    def _tokens(self, texts: list[str]) -> list[list[int]]:
+        return self._words.tokens(texts)
 
 
 def _common_prefix_length(sequences: Sequence[Sequence[int]]) -> int:
