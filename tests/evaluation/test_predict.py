@@ -27,6 +27,7 @@ from flanlab.evaluation.predict import (
     read_predictions,
     refuse_seen,
 )
+from flanlab.models import loading
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.models.scoring import Question
 from flanlab.progress import Meter
@@ -46,13 +47,13 @@ def tasks(tmp_path: Path) -> tuple[Task, Task]:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Question]:
     """Every question that reaches the model."""
     questions: list[Question] = []
-    original = module.answer_questions
+    original = loading.answer_questions
 
     def counting(model: Any, given: Sequence[Question], budget: int) -> Any:
         questions.extend(given)
         return original(model, given, budget)
 
-    monkeypatch.setattr(module, "answer_questions", counting)
+    monkeypatch.setattr(loading, "answer_questions", counting)
     return questions
 
 

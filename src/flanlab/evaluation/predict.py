@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from flanlab.data.choices import permutation
-from flanlab.data.encoding import PromptStyle, TextEncoder
+from flanlab.data.encoding import Encoder, PromptStyle
 from flanlab.data.mixture import OptionOrder, option_order
 from flanlab.data.rendering import BASELINE, Example, PreparedRow, option_count, prepare_row, render, shorten_longest_field
 from flanlab.data.sources import Rows
 from flanlab.errors import FlanlabError
 from flanlab.files import new_file
-from flanlab.models.loading import LoadedModel
-from flanlab.models.scoring import Answer, Question, answer_questions
+from flanlab.models.answering import Model, Reply
+from flanlab.models.scoring import Question
 from flanlab.progress import Meter
 from flanlab.tasks.holdout import seen_reason
 from flanlab.tasks.schema import Split, Task
@@ -98,7 +98,7 @@ def plan_task(task: Task, rows: Rows, settings: EvaluationSettings, seed: int) -
     return EvaluationUnit(task, rows, pairs)
 
 
-def refuse_seen(tasks: Sequence[Task], loaded: LoadedModel, allow_seen: bool) -> dict[str, str]:
+def refuse_seen(tasks: Sequence[Task], loaded: Model, allow_seen: bool) -> dict[str, str]:
     """Which tasks the model has seen, with the reason; an error unless allowed.
 
     Raises:
@@ -116,7 +116,7 @@ def refuse_seen(tasks: Sequence[Task], loaded: LoadedModel, allow_seen: bool) ->
 
 
 def predict(
-    loaded: LoadedModel,
+    loaded: Model,
     unit: EvaluationUnit,
     settings: EvaluationSettings,
     seed: int,
@@ -146,9 +146,7 @@ def predict(
             stale.unlink()
 
 
-def prediction_key(
-    loaded: LoadedModel, unit: EvaluationUnit, settings: EvaluationSettings, seed: int, style: PromptStyle
-) -> str:
+def prediction_key(loaded: Model, unit: EvaluationUnit, settings: EvaluationSettings, seed: int, style: PromptStyle) -> str:
     """Hash of everything that shapes the predictions: model, tokenizer, task, rows, settings, protocol."""
     budgetless = settings.model_dump(exclude={"token_budget"})
     facts = [_PROTOCOL, loaded.identity, unit.task.hash, unit.rows.source_hash, budgetless, seed, style]
@@ -176,7 +174,7 @@ def _is_done(path: Path, key: str) -> bool:
 
 
 def _predict_pairs(
-    loaded: LoadedModel,
+    loaded: Model,
     unit: EvaluationUnit,
     pairs: Sequence[tuple[int, int]],
     settings: EvaluationSettings,
@@ -184,12 +182,10 @@ def _predict_pairs(
     style: PromptStyle,
 ) -> pa.Table:
     asked = [_question(unit, row, template, settings, seed, style, loaded.encoder) for row, template in pairs]
-    answers: dict[int, Answer] = dict(
-        answer_questions(loaded.model, [question for question, _, _ in asked], settings.token_budget)
-    )
+    replies: dict[int, Reply] = dict(loaded.answer([question for question, _, _ in asked], settings.token_budget))
     records = []
     for position, (question, example, shortened) in enumerate(asked):
-        answer = answers[position]
+        reply = replies[position]
         records.append(
             {
                 "task": unit.task.name,
@@ -198,12 +194,12 @@ def _predict_pairs(
                 "prompt": example.prompt,
                 "options": list(example.options),
                 # An untuned model that continues a text has no reason to end right after its answer.
-                "option_scores": answer.scores_without_end if style == "baseline" else answer.scores,
-                "option_scores_without_end": answer.scores_without_end,
-                "option_tokens": [len(option) for option in question.options],
+                "option_scores": reply.scores_without_end if style == "baseline" else reply.scores,
+                "option_scores_without_end": reply.scores_without_end,
+                "option_tokens": reply.option_tokens,
                 "answer": example.answer,
                 "references": list(example.references),
-                "generated": loaded.encoder.decode(answer.generated).strip() if question.max_new_tokens else None,
+                "generated": reply.text if question.max_new_tokens else None,
                 "shortened": shortened,
             }
         )
@@ -217,7 +213,7 @@ def _question(
     settings: EvaluationSettings,
     seed: int,
     style: PromptStyle,
-    encoder: TextEncoder,
+    encoder: Encoder,
 ) -> tuple[Question, Example, bool]:
     task = unit.task
     row = prepare_row(task, unit.rows[row_index], row_index)
@@ -257,7 +253,7 @@ def _ever_shorter(task: Task, template: int, row: PreparedRow, order: Sequence[i
 
 
 def question_length(
-    unit: EvaluationUnit, row: int, template: int, settings: EvaluationSettings, seed: int, encoder: TextEncoder
+    unit: EvaluationUnit, row: int, template: int, settings: EvaluationSettings, seed: int, encoder: Encoder
 ) -> int:
     """Tokens of one question with all its options."""
     return _question(unit, row, template, settings, seed, "instruction", encoder)[0].length
