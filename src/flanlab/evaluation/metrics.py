@@ -143,7 +143,7 @@ def bleu_signature() -> str:
     return f"case:mixed|eff:no|tok:13a|smooth:exp|version:{sacrebleu_version}"
 
 
-def metrics_for(names: Sequence[str], *, generated: bool, end_token: bool) -> list[Metric]:
+def metrics_for(names: Sequence[str], *, generated: bool, ranked: bool, end_token: bool) -> list[Metric]:
     """The metrics of a task with the given declared names, the main one first.
 
     Classification is measured three ways, side by side: by ranking the options, by generating the answer, and by whether
@@ -152,18 +152,20 @@ def metrics_for(names: Sequence[str], *, generated: bool, end_token: bool) -> li
     found: list[Metric] = []
     for name in names:
         if name == "accuracy":
-            found.append(Metric("accuracy", "accuracy", _single(lambda p: accuracy(p, end_token)), _mean))
+            if ranked:
+                found.append(Metric("accuracy", "accuracy", _single(lambda p: accuracy(p, end_token)), _mean))
             if generated:
                 found.append(Metric("exact_match", "exact match", _single(exact_match), _mean))
                 found.append(Metric("valid_answers", "valid answers", _single(valid_answer), _mean))
-            found.append(
-                Metric(
-                    "answer_probability",
-                    "probability of right",
-                    _single(lambda p: answer_probability(p, end_token)),
-                    _mean,
+            if ranked:
+                found.append(
+                    Metric(
+                        "answer_probability",
+                        "probability of right",
+                        _single(lambda p: answer_probability(p, end_token)),
+                        _mean,
+                    )
                 )
-            )
         elif name == "exact_match":
             found.append(Metric("exact_match", "exact match", _single(exact_match), _mean))
         elif name == "f1":

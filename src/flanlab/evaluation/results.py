@@ -30,8 +30,8 @@ def task_results(
     """
     predictions = {name: read_predictions(folder).to_pylist() for name, folder in variants.items()}
     first = next(iter(predictions.values()))
-    generated = first[0]["generated"] is not None
-    metrics = metrics_for(task.metrics, generated=generated, end_token=settings.end_token)
+    generated, ranked = first[0]["generated"] is not None, bool(first[0]["option_scores"])
+    metrics = metrics_for(task.metrics, generated=generated, ranked=ranked, end_token=settings.end_token)
     grids = {metric.name: {name: score_grid(metric, rows) for name, rows in predictions.items()} for metric in metrics}
     some = next(iter(grids[metrics[0].name].values()))
     draws = make_draws(some.shown.shape[1], some.shown.shape[0], task.name)
