@@ -263,6 +263,14 @@ def test_null_that_became_a_word() -> None:
     assert lint(task, said).findings == []
 
 
+def test_null_that_was_written_as_a_word() -> None:
+    fields = {"text": "{{ text }}", "title": "{{ title }}"}
+    task = make_task(fields=fields, templates=with_prompt("{{ title }}\n{{ text }}\nKind or not?"))
+    finding = only(lint(task, change(change(sound_splits(), 1, title="A note"), 10, title="None")))
+    assert about(finding) == ("warning", "null-field", 1)
+    assert "'None' in the data" in finding.message
+
+
 def test_field_that_the_template_asks_for_first_may_be_empty() -> None:
     task = make_task(
         fields={"text": "{{ text }}", "title": "{{ title }}"},

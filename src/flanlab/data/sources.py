@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from flanlab.data.generators import generated_files
+from flanlab.data.table_files import TABLE_SUFFIXES, one_line, read_table
 from flanlab.errors import FlanlabError
 from flanlab.tasks.schema import Source, Split, Task
 from flanlab.tasks.templating import TemplatingError, compile_source
 
 MIRROR_VARIABLE = "FLANLAB_MIRROR"
+CONVERSION = "refs/convert/parquet"
+"""Where the Hub keeps its own Parquet copy of a data set that has a loading script."""
 Row = Mapping[str, Any]
 
 
@@ -161,7 +161,7 @@ def _joined(tables: Sequence[pa.Table], what: str) -> pa.Table:
         return pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
         raise FlanlabError(
-            f"{what} do not go together: {_one_line(error)}", mend="Give a column the same type everywhere."
+            f"{what} do not go together: {one_line(error)}", mend="Give a column the same type everywhere."
         ) from error
 
 
@@ -222,14 +222,16 @@ def _read_mirror(task: Task, name: str, source: Source, specification: str, mirr
             f"There is no mirror folder at {mirror}.",
             mend=f"Correct --mirror or {MIRROR_VARIABLE}, or unset it to use the Hub.",
         )
-    folder = mirror / source.hub / (source.config or "default")
-    if not folder.is_dir():
+    names = [name for name in (source.hub, source.formerly) if name is not None]
+    folders = [folder for hub in names if (folder := mirror / hub / (source.config or "default")).is_dir()]
+    if not folders:
         raise MissingDataError(
             f"{name}: the mirror {mirror} does not hold {source.hub}" + (f" ({source.config})." if source.config else "."),
             mend=_how_to_obtain(source)
             or "Leave the task out, or add the data set to the mirror as <hub id>/<config or default>/<split>.parquet.",
         )
-    return _read_slices(task, specification, {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in _READERS})
+    files = {path.stem: path for path in sorted(folders[0].iterdir()) if path.suffix in TABLE_SUFFIXES}
+    return _read_slices(task, specification, files)
 
 
 def _how_to_obtain(source: Source) -> str | None:
@@ -247,10 +249,17 @@ def _read_slices(task: Task, specification: str, paths: Mapping[str, Path]) -> t
     """Read the files that a slicing expression such as `train[:90%]+validation` names, and cut them."""
     from datasets import ReadInstruction
 
+    names = _split_names(specification)
+    if absent := [name for name in names if name not in paths or not paths[name].is_file()]:
+        what = "there is no such file" if absent[0] in paths else f"there are no rows of the split `{absent[0]}`"
+        place = f": {paths[absent[0]]}" if absent[0] in paths else ""
+        raise MissingDataError(
+            f"{task.path}: source.splits: {specification!r}{place}: {what}.",
+            mend=f"The splits at hand are: {', '.join(paths) or 'none'}. Use one of them, or provide the file.",
+        )
+    tables = {name: read_table(paths[name]) for name in names}
     try:
-        instruction = ReadInstruction.from_spec(specification)
-        tables = {name: _read_file(paths[name]) for name in _split_names(specification) if name in paths}
-        slices = instruction.to_absolute({name: table.num_rows for name, table in tables.items()})
+        slices = ReadInstruction.from_spec(specification).to_absolute({name: len(table) for name, table in tables.items()})
     except (ValueError, AssertionError) as error:
         raise FlanlabError(
             f"{task.path}: source.splits: {specification!r} cannot be read here: {error}",
@@ -260,6 +269,12 @@ def _read_slices(task: Task, specification: str, paths: Mapping[str, Path]) -> t
     for name in sorted(tables):
         digest.update(paths[name].read_bytes())
     cuts = [tables[cut.splitname].slice(cut.from_, max(cut.to - cut.from_, 0)) for cut in slices]
+    if not any(map(len, cuts)):
+        there = ", ".join(f"{name} has {len(table)} rows" for name, table in tables.items())
+        raise MissingDataError(
+            f"{task.path}: source.splits: no row is left for {task.name} by {specification!r} ({there}).",
+            mend="Take a smaller slice, or provide more rows.",
+        )
     return _joined(cuts, f"{task.path}: source.splits: the slices of {specification!r}"), digest.hexdigest()
 
 
@@ -267,118 +282,22 @@ def _split_names(specification: str) -> list[str]:
     return [part.split("[")[0].strip() for part in specification.split("+")]
 
 
-def _read_file(path: Path) -> pa.Table:
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise FlanlabError(f"{path}: cannot read files of this kind.", mend=f"Use one of: {', '.join(_READERS)}.")
-    if not path.is_file():
-        raise MissingDataError(f"{path}: there is no such file.", mend="Correct source.files in the task file.")
-    try:
-        table = reader(path)
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise FlanlabError(f"{path}, line {line}: is not UTF-8.", mend="Save the file with UTF-8 encoding.") from error
-    except (pa.ArrowException, OSError) as error:
-        raise FlanlabError(f"{path}: {_one_line(error)}", mend="Mend what is named, or write the file anew.") from error
-    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
-    if twice:
-        raise FlanlabError(f"{path}: the column {twice[0]} occurs twice.", mend="Rename or remove one of the two.")
-    return table
-
-
-def _read_parquet(path: Path) -> pa.Table:
-    return pq.read_table(path)
-
-
-def _read_csv(path: Path) -> pa.Table:
-    parse = pa.csv.ParseOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ",", newlines_in_values=True)
-    content = path.read_bytes()
-    content.decode("utf-8")
-
-    def read(types: Mapping[str, pa.DataType]) -> pa.Table:
-        # Text such as "None" or "NA" is an answer as good as another; only an empty cell is a missing value.
-        convert = pa.csv.ConvertOptions(null_values=[""], strings_can_be_null=True, column_types=types)
-        return pa.csv.read_csv(pa.py_buffer(content), parse_options=parse, convert_options=convert)
-
-    table = read({})
-    # Numbers are numbers, all else is text: "true" or "10:30" must not change because the whole column looks like that.
-    texts = {column.name: pa.string() for column in table.schema if not _is_number(column.type)}
-    return read(texts) if texts else table
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
-
-
-def _read_json_lines(path: Path) -> pa.Table:
-    """Read by Python's own parser: pyarrow's turns texts that look like dates into times, and dies of a line `null`."""
-    rows: list[tuple[int, dict[str, Any]]] = []
-    for number, line in enumerate(path.read_bytes().decode("utf-8-sig").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise FlanlabError(
-                f"{path}, line {number}: not valid JSON: {_one_line(error)}",
-                mend='Each line is one complete object in braces: {"column": value, ...}.',
-            ) from error
-        if not isinstance(row, dict):
-            raise FlanlabError(
-                f"{path}, line {number}: is not an object.",
-                mend='Each line is one complete object in braces: {"column": value, ...}.',
-            )
-        rows.append((number, row))
-    if not rows:
-        raise FlanlabError(f"{path}: holds no rows.", mend="Write one JSON object on each line.")
-    names = dict.fromkeys(name for _, row in rows for name in row)
-    return pa.table({name: _column(path, name, [(number, row.get(name)) for number, row in rows]) for name in names})
-
-
-def _column(path: Path, name: str, cells: Sequence[tuple[int, Any]]) -> pa.Array:
-    try:
-        return pa.array([value for _, value in cells])
-    except (pa.ArrowException, ValueError, OverflowError, TypeError) as error:
-        first = bisect.bisect_left(range(1, len(cells)), True, key=lambda count: not _of_one_type(cells[:count]))
-        raise FlanlabError(
-            f"{path}, line {cells[first][0]}: the column {name} holds {cells[first][1]!r} here: {_one_line(error)}",
-            mend="Give a column values of one type in all rows; a missing value is null.",
-        ) from error
-
-
-def _of_one_type(cells: Sequence[tuple[int, Any]]) -> bool:
-    try:
-        pa.array([value for _, value in cells])
-    except (pa.ArrowException, ValueError, OverflowError, TypeError):
-        return False
-    return True
-
-
-_READERS: Mapping[str, Callable[[Path], pa.Table]] = {
-    ".parquet": _read_parquet,
-    ".jsonl": _read_json_lines,
-    ".csv": _read_csv,
-    ".tsv": _read_csv,
-}
-
-
 def _read_hub(name: str, source: Source, specification: str) -> tuple[pa.Table, str]:
     from datasets import load_dataset
 
     if source.obtain is not None:
         raise MissingDataError(f"{name}: no copy on the Hub can be loaded.", mend=str(_how_to_obtain(source)))
+    where: dict[str, Any] = {"name": source.config}
+    if source.revision == CONVERSION and source.config is not None:
+        # The conversion holds no list of its configurations, only a folder for each; nor do splits of any name load there.
+        where = {"data_files": {name: f"{source.config}/{name}/*.parquet" for name in _split_names(specification)}}
     try:
-        dataset = load_dataset(source.hub, source.config, split=specification, revision=source.revision)
+        dataset = load_dataset(source.hub, split=specification, revision=source.revision, **where)
     except Exception as error:  # the Hub's client raises many kinds, none of them ours to tell apart
         mend = "Check the network, or name a folder with the data with --mirror DIR."
         if "scripts are no longer supported" in str(error):
-            mend = "Give source.revision: refs/convert/parquet, the Hub's own conversion, or use a --mirror DIR with its rows."
+            mend = f"Give source.revision: {CONVERSION}, the Hub's own conversion, or use a --mirror DIR with its rows."
         raise MissingDataError(
-            f"{name}: {source.hub} could not be read from the Hugging Face Hub: {_one_line(error)}", mend=mend
+            f"{name}: {source.hub} could not be read from the Hugging Face Hub: {one_line(error)}", mend=mend
         ) from error
     return dataset.with_format("arrow")[:], str(dataset._fingerprint)
-
-
-def _one_line(error: Exception, width: int = 300) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= width else text[: width - 1] + "…"

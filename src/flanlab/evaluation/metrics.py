@@ -143,7 +143,7 @@ def bleu_signature() -> str:
     return f"case:mixed|eff:no|tok:13a|smooth:exp|version:{sacrebleu_version}"
 
 
-def metrics_for(names: Sequence[str], *, generated: bool, ranked: bool, end_token: bool) -> list[Metric]:
+def metrics_for(names: Sequence[str], *, generated: bool, ranked: bool = True, end_token: bool) -> list[Metric]:
     """The metrics of a task with the given declared names, the main one first.
 
     Classification is measured three ways, side by side: by ranking the options, by generating the answer, and by whether

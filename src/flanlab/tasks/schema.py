@@ -41,6 +41,7 @@ class Source(_Strict):
     """Where rows come from: the Hugging Face Hub (or a mirror folder of it), files beside the task file, or a generator."""
 
     hub: str | None = Field(None, description="Hub id of the data set, such as nyu-mll/glue.")
+    formerly: str | None = Field(None, description="Earlier Hub id of the same rows, under which a mirror may hold them.")
     config: str | None = Field(None, description="Configuration (subset) of the Hub data set.")
     revision: str | None = Field(None, description="Commit of the Hub data set.")
     files: dict[str, str] | str | None = Field(
@@ -59,8 +60,8 @@ class Source(_Strict):
     def _one_place(self) -> Source:
         if sum(place is not None for place in (self.hub, self.files, self.generator)) != 1:
             raise ValueError("give `hub`, `files` or `generator`, one of the three")
-        if self.hub is None and (self.revision or self.obtain):
-            raise ValueError("`revision` and `obtain` belong to a `hub` source")
+        if self.hub is None and (self.revision or self.obtain or self.formerly):
+            raise ValueError("`revision`, `formerly` and `obtain` belong to a `hub` source")
         if self.files is not None and self.config:
             raise ValueError("`config` belongs to a `hub` or `generator` source")
         if self.files is None and not self.splits:
