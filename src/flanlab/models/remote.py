@@ -234,10 +234,8 @@ def _placed_tokens(response: Mapping[str, Any], text: str, join: int) -> list[_T
     for starts in (choice.get("text_offset") or [], [start - shift for start in counted]):
         if len(starts) == len(tokens) == len(values):
             placed = [_Token(*one) for one in zip(starts, [*starts[1:], len(text)], values, strict=True)]
-            share = [
-                token for token, place in zip(tokens, placed, strict=True) if place.stop > join and place.start < len(text)
-            ]
-            if "".join(share).endswith(text[join:]):
+            share = [number for number, place in enumerate(placed) if place.stop > join and place.start < len(text)]
+            if "".join(tokens[number] for number in share) == text[placed[share[0]].start if share else join :]:
                 return placed
     raise FlanlabError(
         f"The answer {text[join:]!r} is not found among the tokens that the server returned.",
