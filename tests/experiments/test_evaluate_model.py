@@ -95,8 +95,8 @@ def test_without_log_probabilities_generated_answers_count(
     page = write_report(tmp_path / "out").read_text(encoding="utf-8")
     assert "Scoring: generation" in page
     assert "Ranked another answer first" not in page
+    unable = SETTINGS.model_copy(update={"generate": False})
     with pytest.raises(FlanlabError, match="Options cannot be ranked"):
-        unable = SETTINGS.model_copy(update={"generate": False})
         evaluate_model("tiny", tasks, unable, tmp_path / "other", endpoint=Endpoint(served.url))
 
 

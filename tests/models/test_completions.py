@@ -52,7 +52,7 @@ def test_something_else_than_a_completion_is_tried_again(served: Served, tmp_pat
     served.faults = [fails(200, "a page of a proxy")]
     assert client(served, tmp_path).complete(PAYLOAD)["model"] == "tiny"
     served.faults = [fails(200, "a page of a proxy")] * 8
-    with pytest.raises(FlanlabError, match="no completion: .*a page of a proxy"):
+    with pytest.raises(FlanlabError, match=r"no completion: .*a page of a proxy"):
         client(served, tmp_path).complete(PAYLOAD | {"max_tokens": 3})
 
 
