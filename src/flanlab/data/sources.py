@@ -181,7 +181,8 @@ def _filtered(task: Task, rows: Rows) -> Rows:
 def _taken_apart(task: Task, rows: Rows) -> Rows:
     """The rows, each as often as it has turns."""
     assert task.turns is not None
-    kept, turns = [], []
+    kept: list[int] = []
+    turns: list[int] = []
     for index, count in enumerate(_each_row(task, rows, "turns", task.turns)):
         if not isinstance(count, int):
             raise FlanlabError(

@@ -15,9 +15,21 @@ from pydantic import BaseModel, ConfigDict, Field
 from flanlab.data.choices import permutation
 from flanlab.data.encoding import Encoder, PromptStyle
 from flanlab.data.mixture import OptionOrder, option_order
-from flanlab.data.rendering import BASELINE, Example, PreparedRow, option_count, prepare_row, render, shorten_longest_field
+from flanlab.data.rendering import (
+    BASELINE,
+    Example,
+    PreparedRow,
+    gold_value_of,
+    group_of,
+    open_row,
+    option_count,
+    prepare_row,
+    render,
+    shorten_longest_field,
+)
 from flanlab.data.sources import Rows
 from flanlab.errors import FlanlabError
+from flanlab.evaluation.neutral import NeutralScores
 from flanlab.files import new_file
 from flanlab.models.answering import Model, Reply
 from flanlab.models.scoring import Question
@@ -25,7 +37,7 @@ from flanlab.progress import Meter
 from flanlab.tasks.holdout import seen_reason
 from flanlab.tasks.schema import Split, Task
 
-_PROTOCOL = "1"
+_PROTOCOL = "2"
 """Raise it when code here or in models/scoring changes what a prediction is: old predictions are then made anew."""
 _QUESTIONS_PER_PART = 64
 _EXTRA_TOKENS = 4
@@ -36,19 +48,25 @@ PREDICTION_SCHEMA = pa.schema(
         ("task", pa.string()),
         ("template", pa.int32()),
         ("row", pa.int32()),
+        ("group", pa.string()),
         ("prompt", pa.string()),
         ("options", pa.list_(pa.string())),
         ("option_scores", pa.list_(pa.float64())),
         ("option_scores_without_end", pa.list_(pa.float64())),
+        ("option_scores_alone", pa.list_(pa.float64())),
+        ("option_scores_alone_without_end", pa.list_(pa.float64())),
         ("option_tokens", pa.list_(pa.int32())),
         ("answer", pa.int32()),
         ("references", pa.list_(pa.string())),
+        ("gold_value", pa.float64()),
         ("generated", pa.string()),
         ("shortened", pa.bool_()),
     ]
 )
-"""One prediction. Scores are natural-log probabilities, options in the task's own order; `answer` is the right one's
-position, null for generation; `generated` is null where nothing was generated."""
+"""One prediction. Scores are natural-log probabilities, options in the task's own order; those "alone" are after a prompt that
+asks nothing (see `neutral`). `option_tokens` counts end tokens. `answer` is the position of the right option that is trained
+on, null for generation; `references` are all right options, or all right texts. `generated` is null where nothing was
+generated, `group` and `gold_value` where the task has none, scores "alone" where the settings do without PMI."""
 
 
 class EvaluationSettings(BaseModel):
@@ -57,13 +75,18 @@ class EvaluationSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     split: Split = "test"
-    rows: int = Field(200, gt=0, description="Rows of each task; a random choice, the same for every model.")
+    rows: int = Field(200, gt=0, description="Rows of each task; a random choice, the same for every model. Groups stay whole.")
     templates_per_row: int | None = Field(
         None, gt=0, description="Forward templates each row is shown through, taking turns; all, where not given."
     )
     options: OptionOrder = Field("shuffled", description="Order of the OPTIONS block: shuffled, fixed, or none shown.")
     end_token: bool = Field(True, description="Count an option's end token in its score, as it was trained.")
     generate: bool = Field(True, description="Also generate an answer to each classification prompt.")
+    pmi: bool = Field(
+        True,
+        description="Also score each option without its question, for accuracy by PMI. Costs nothing where options are fixed;"
+        " one short question a row where each row has its own.",
+    )
     prompt_tokens: int = Field(1024, gt=0, description="Longer prompts lose the end of their longest field.")
     new_tokens: int = Field(64, gt=0, description="Most tokens of a generated free-text answer.")
     token_budget: int = Field(4096, gt=0, description="Tokens computed at once; bounds memory, changes no result.")
@@ -86,16 +109,45 @@ class EvaluationUnit:
 
 
 def plan_task(task: Task, rows: Rows, settings: EvaluationSettings, seed: int) -> EvaluationUnit:
-    """Choose rows and the templates each is shown through: a pure function of seed, task and settings."""
+    """Choose rows and the templates each is shown through: a pure function of seed, task and settings.
+
+    Where the task has `group`, whole groups are chosen, as few as hold `settings.rows` rows; the rows of a group are all
+    shown through the same templates.
+
+    Raises:
+        FlanlabError: `group` or `gold_value` gives nothing that can be used.
+    """
     templates = task.forward_templates()
-    chosen = sorted(int(row) for row in permutation(len(rows), (seed, task.name, "evaluation"))[: settings.rows])
+    groups = _groups(task, rows)
+    chosen: list[list[int]] = []
+    row_count = 0
+    for place in permutation(len(groups), (seed, task.name, "evaluation")):
+        if row_count >= settings.rows:
+            break
+        chosen.append(groups[int(place)])
+        row_count += len(chosen[-1])
+    for row in (row for group in chosen for row in group):
+        gold_value_of(task, open_row(task, rows[row], row))
     count = min(settings.templates_per_row or len(templates), len(templates))
-    # Row after row takes the next `count` templates of a shuffled circle, so each template meets equally many rows.
+    # Group after group takes the next `count` templates of a shuffled circle, so each template meets equally many.
     circle = [templates[int(place)] for place in permutation(len(templates), (seed, task.name, "templates"))]
     pairs = [
-        (row, circle[(number * count + offset) % len(circle)]) for number, row in enumerate(chosen) for offset in range(count)
+        (row, circle[(number * count + offset) % len(circle)])
+        for number, group in enumerate(sorted(chosen))
+        for row in group
+        for offset in range(count)
     ]
     return EvaluationUnit(task, rows, pairs)
+
+
+def _groups(task: Task, rows: Rows) -> list[list[int]]:
+    """Rows that belong together, in the order of their first; each row by itself where the task has no `group`."""
+    if task.group is None:
+        return [[row] for row in range(len(rows))]
+    groups: dict[str | None, list[int]] = {}
+    for row in range(len(rows)):
+        groups.setdefault(group_of(task, open_row(task, rows[row], row)), []).append(row)
+    return list(groups.values())
 
 
 def refuse_seen(tasks: Sequence[Task], loaded: Model, allow_seen: bool) -> dict[str, str]:
@@ -132,11 +184,12 @@ def predict(
     key = prediction_key(loaded, unit, settings, seed, style)
     folder.mkdir(parents=True, exist_ok=True)
     asked = unit.asked(style)
+    neutral = NeutralScores(loaded.encoder, style)
     for number, start in enumerate(range(0, len(asked), _QUESTIONS_PER_PART)):
         pairs = asked[start : start + _QUESTIONS_PER_PART]
         path = folder / f"part-{number:05d}.parquet"
         if not _is_done(path, key):
-            table = _predict_pairs(loaded, unit, pairs, settings, seed, style)
+            table = _predict_pairs(loaded, unit, pairs, settings, seed, style, neutral)
             with new_file(path) as temporary:
                 pq.write_table(table.replace_schema_metadata({"key": key}), temporary)
         bar.advance(len(pairs), f"{unit.task.name}")
@@ -180,25 +233,35 @@ def _predict_pairs(
     settings: EvaluationSettings,
     seed: int,
     style: PromptStyle,
+    neutral: NeutralScores,
 ) -> pa.Table:
     asked = [_question(unit, row, template, settings, seed, style, loaded.encoder) for row, template in pairs]
-    replies: dict[int, Reply] = dict(loaded.answer([question for question, _, _ in asked], settings.token_budget))
+    alone = neutral.questions([example.options for _, example, _ in asked if example.options]) if settings.pmi else []
+    questions = [question for question, _, _ in asked] + alone
+    replies: dict[int, Reply] = dict(loaded.answer(questions, settings.token_budget))
+    neutral.learn(alone, [replies[len(asked) + number] for number in range(len(alone))])
     records = []
     for position, (question, example, shortened) in enumerate(asked):
         reply = replies[position]
+        row = open_row(unit.task, unit.rows[example.row], example.row)
+        scores_alone, scores_alone_without_end = neutral.scores(example.options) if settings.pmi else (None, None)
         records.append(
             {
                 "task": unit.task.name,
                 "template": example.template,
                 "row": example.row,
+                "group": group_of(unit.task, row),
                 "prompt": example.prompt,
                 "options": list(example.options),
                 # An untuned model that continues a text has no reason to end right after its answer.
                 "option_scores": reply.scores_without_end if style == "baseline" else reply.scores,
                 "option_scores_without_end": reply.scores_without_end,
+                "option_scores_alone": scores_alone_without_end if style == "baseline" else scores_alone,
+                "option_scores_alone_without_end": scores_alone_without_end,
                 "option_tokens": reply.option_tokens,
                 "answer": example.answer,
                 "references": list(example.references),
+                "gold_value": gold_value_of(unit.task, row),
                 "generated": reply.text if question.max_new_tokens else None,
                 "shortened": shortened,
             }

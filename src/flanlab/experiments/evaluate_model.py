@@ -89,6 +89,8 @@ def _remote_settings(settings: EvaluationSettings, model: RemoteModel) -> Evalua
         raise FlanlabError(
             f"Options cannot be ranked: {model.scoring_reason}.", mend="Let answers be generated, or use another server."
         )
+    if model.scoring == "generation":
+        settings = settings.model_copy(update={"pmi": False})
     if model.knows_tokens:
         return settings
     # The limit is one of tokens, and nothing but characters can be counted.

@@ -64,6 +64,7 @@ class TaskResult(BaseModel):
     shortened: int = 0
     main_metric: str
     metrics: dict[str, str]
+    definitions: dict[str, str] = {}
     chance: Number | None = None
     majority: Number | None = None
     scores: Scores

@@ -24,6 +24,7 @@ Metric = Literal[
     "spearman",
     "exact_match",
     "f1",
+    "trivia_qa_f1",
     "drop_f1",
     "rouge",
     "bleu",
@@ -216,6 +217,8 @@ class Task(_Strict):
         for field, metrics in _METRICS_THAT_NEED.items():
             if (needy := sorted(metrics & set(self.metrics))) and getattr(self, field) is None:
                 raise ValueError(f"the metric {needy[0]} needs `{field}`")
+        if self.group is not None and (alone := sorted({"pearson", "spearman"} & set(self.metrics))):
+            raise ValueError(f"the metric {alone[0]} is of rows that stand alone: leave out `group`")
         if not self.forward_templates():
             raise ValueError("at least one template must be forward: one that asks for the answer")
         for number, template in enumerate(self.templates, start=1):
