@@ -28,6 +28,7 @@ from flanlab.evaluation.predict import (
     read_predictions,
     refuse_seen,
 )
+from flanlab.models import loading
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.models.scoring import Question
 from flanlab.progress import Meter
@@ -47,13 +48,13 @@ def tasks(tmp_path: Path) -> tuple[Task, Task]:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Question]:
     """Every question about a row that reaches the model; those that ask for scores alone have no room to generate."""
     questions: list[Question] = []
-    original = module.answer_questions
+    original = loading.answer_questions
 
     def counting(model: Any, given: Sequence[Question], budget: int) -> Any:
         questions.extend(question for question in given if question.max_new_tokens)
         return original(model, given, budget)
 
-    monkeypatch.setattr(module, "answer_questions", counting)
+    monkeypatch.setattr(loading, "answer_questions", counting)
     return questions
 
 
@@ -242,13 +243,13 @@ def test_options_alone_are_asked_once_for_a_task(
     """18 questions in parts of 4, with two lists of options: two questions more; none where PMI is not wanted."""
     monkeypatch.setattr(module, "_QUESTIONS_PER_PART", 4)
     questions: list[Question] = []
-    original = module.answer_questions
+    original = loading.answer_questions
 
     def counting(model: Any, given: Sequence[Question], budget: int) -> Any:
         questions.extend(given)
         return original(model, given, budget)
 
-    monkeypatch.setattr(module, "answer_questions", counting)
+    monkeypatch.setattr(loading, "answer_questions", counting)
     run(tiny, unit_of(tasks[0]), tmp_path / "out")
     assert len(questions) == 18 + 2
     questions.clear()

@@ -6,6 +6,7 @@ Training, scoring and generation all encode here, so the boundary a model is sco
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,34 +36,32 @@ class EncodedQuestion:
     answers: list[list[int]]
 
 
-class TextEncoder:
-    """Encodes prompts with their answers for one tokenizer."""
+class Encoder(ABC):
+    """Encodes prompts with their answers; what a token is, is the subclasses' business."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        if tokenizer.eos_token_id is None:
-            raise FlanlabError(
-                "The tokenizer has no end-of-sequence token, so an answer could not be ended.",
-                mend="Use a model whose tokenizer defines eos_token.",
-            )
-        self.tokenizer = tokenizer
-        self.end: int = tokenizer.eos_token_id
-        starts = tokenizer("a")["input_ids"][:1]
-        self._start = starts if starts == [tokenizer.bos_token_id] else []
-        self._words = WordTokenizer(tokenizer)
+    end: int
+    """The token that ends an answer."""
+    _start: list[int]
+    """Tokens that stand before every text that is no dialogue."""
 
     @property
+    @abstractmethod
     def has_chat_template(self) -> bool:
-        """Whether the tokenizer says how a dialogue is written."""
-        return bool(getattr(self.tokenizer, "chat_template", None))
+        """Whether it is known how a dialogue is written."""
 
     @property
+    @abstractmethod
     def hash(self) -> str:
-        """Identity of the tokenizer: vocabulary, merges, special tokens and chat template."""
-        backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
-        content = backend.to_str() if backend is not None else repr(sorted(self.tokenizer.get_vocab().items()))
-        return hashlib.blake2b(
-            f"{content}{getattr(self.tokenizer, 'chat_template', '')}{self.end}".encode(), digest_size=16
-        ).hexdigest()
+        """Identity of the encoding: texts become the same tokens where it is the same."""
+
+    @property
+    @abstractmethod
+    def newline_tokens(self) -> frozenset[int]:
+        """Tokens that contain a line break."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of tokens, special tokens left out."""
 
     def encode(self, prompt: str, answers: Sequence[str], style: PromptStyle = "instruction") -> EncodedQuestion:
         """Encode a prompt with each of its answers.
@@ -106,6 +105,59 @@ class TextEncoder:
         question = self.encode(prompt, [target])
         return question.prompt, question.answers[0]
 
+    def _context(self, prompt: str, style: PromptStyle) -> str:
+        if style == "baseline":
+            return prompt
+        return prompt + ANSWER_SEPARATOR if style == "instruction" else self._dialogue(prompt)
+
+    @abstractmethod
+    def _dialogue(self, prompt: str) -> str:
+        """A prompt as a dialogue in which it is the model's turn."""
+
+    def _joins_cleanly(self, context: str, answers: Sequence[str]) -> bool:
+        """Whether the answers can be encoded apart from the context, after a line break of their own."""
+        after_line_break = context.endswith("\n") and not context[-2:-1].isspace()
+        return after_line_break and bool(self._line_break) and not any(answer[:1].isspace() for answer in answers)
+
+    @property
+    @abstractmethod
+    def _line_break(self) -> list[int]:
+        """The tokens of a line break, where texts are always cut after one; else none."""
+
+    @abstractmethod
+    def _tokens(self, texts: list[str]) -> list[list[int]]:
+        """Tokens of each text, no special ones added."""
+
+
+class TextEncoder(Encoder):
+    """Encodes prompts with their answers for one tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if tokenizer.eos_token_id is None:
+            raise FlanlabError(
+                "The tokenizer has no end-of-sequence token, so an answer could not be ended.",
+                mend="Use a model whose tokenizer defines eos_token.",
+            )
+        self.tokenizer = tokenizer
+        self.end: int = tokenizer.eos_token_id
+        starts = tokenizer("a")["input_ids"][:1]
+        self._start = starts if starts == [tokenizer.bos_token_id] else []
+        self._words = WordTokenizer(tokenizer)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer says how a dialogue is written."""
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
+    @property
+    def hash(self) -> str:
+        """Identity of the tokenizer: vocabulary, merges, special tokens and chat template."""
+        backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
+        content = backend.to_str() if backend is not None else repr(sorted(self.tokenizer.get_vocab().items()))
+        return hashlib.blake2b(
+            f"{content}{getattr(self.tokenizer, 'chat_template', '')}{self.end}".encode(), digest_size=16
+        ).hexdigest()
+
     @cached_property
     def newline_tokens(self) -> frozenset[int]:
         """Tokens that contain a line break."""
@@ -116,11 +168,7 @@ class TextEncoder:
         """Text of generated tokens, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
-    def _context(self, prompt: str, style: PromptStyle) -> str:
-        if style == "baseline":
-            return prompt
-        if style == "instruction":
-            return prompt + ANSWER_SEPARATOR
+    def _dialogue(self, prompt: str) -> str:
         if not self.has_chat_template:
             raise FlanlabError(
                 "The model's tokenizer has no chat template.", mend="Score it with the plain instruction instead."
@@ -131,11 +179,6 @@ class TextEncoder:
         assert isinstance(text, str)
         return text
 
-    def _joins_cleanly(self, context: str, answers: Sequence[str]) -> bool:
-        """Whether the answers can be encoded apart from the context, after a line break of their own."""
-        after_line_break = context.endswith("\n") and not context[-2:-1].isspace()
-        return after_line_break and bool(self._line_break) and not any(answer[:1].isspace() for answer in answers)
-
     @cached_property
     def _line_break(self) -> list[int]:
         """The tokens of a line break, where the tokenizer always cuts after one; else none."""
@@ -144,6 +187,33 @@ class TextEncoder:
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
         return self._words.tokens(texts)
+
+
+class CharacterEncoder(Encoder):
+    """For a model whose tokenizer is not known: every character counts as a token, its number being its code point.
+
+    Prompt and answer then part at the character where they are joined. The end token stands for no text.
+    """
+
+    end = -1
+    has_chat_template = False
+    hash = "characters"
+    newline_tokens = frozenset({ord("\n")})
+    _start: list[int] = []  # noqa: RUF012
+    _line_break: list[int] = []  # noqa: RUF012
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The characters as text, the end left out."""
+        return "".join(chr(character) for character in ids if character != self.end)
+
+    def _dialogue(self, prompt: str) -> str:
+        raise FlanlabError(
+            "The model's tokenizer is not known, and so neither is its chat template.",
+            mend="Name the tokenizer with --tokenizer, or ask with the plain instruction.",
+        )
+
+    def _tokens(self, texts: list[str]) -> list[list[int]]:
+        return [[ord(character) for character in text] for text in texts]
 
 
 def _common_prefix_length(sequences: Sequence[Sequence[int]]) -> int:

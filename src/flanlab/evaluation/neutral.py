@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from flanlab.data.encoding import EncodedQuestion, PromptStyle, TextEncoder
-from flanlab.models.scoring import Answer, Question
+from flanlab.data.encoding import EncodedQuestion, Encoder, PromptStyle
+from flanlab.models.answering import Reply
+from flanlab.models.scoring import Question
 
 NEUTRAL_PROMPT = "Answer:"
 
@@ -20,7 +21,7 @@ _Tokens = tuple[int, ...]
 class NeutralScores:
     """Scores of options after the neutral prompt, each computed once for a task, however many rows and templates have it."""
 
-    def __init__(self, encoder: TextEncoder, style: PromptStyle) -> None:
+    def __init__(self, encoder: Encoder, style: PromptStyle) -> None:
         self._encoder = encoder
         self._style = style
         self._encoded: dict[tuple[str, ...], EncodedQuestion] = {}
@@ -39,7 +40,7 @@ class NeutralScores:
                 planned.update((prompt, tuple(option)) for option in new)
         return questions
 
-    def learn(self, questions: Sequence[Question], answers: Sequence[Answer]) -> None:
+    def learn(self, questions: Sequence[Question], answers: Sequence[Reply]) -> None:
         """Take in the answers to `questions`."""
         for question, answer in zip(questions, answers, strict=True):
             for option, *scores in zip(question.options, answer.scores, answer.scores_without_end, strict=True):

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from flanlab.data.choices import permutation
-from flanlab.data.encoding import PromptStyle, TextEncoder
+from flanlab.data.encoding import Encoder, PromptStyle
 from flanlab.data.mixture import OptionOrder, option_order
 from flanlab.data.rendering import (
     BASELINE,
@@ -31,8 +31,8 @@ from flanlab.data.sources import Rows
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.neutral import NeutralScores
 from flanlab.files import new_file
-from flanlab.models.loading import LoadedModel
-from flanlab.models.scoring import Answer, Question, answer_questions
+from flanlab.models.answering import Model, Reply
+from flanlab.models.scoring import Question
 from flanlab.progress import Meter
 from flanlab.tasks.holdout import seen_reason
 from flanlab.tasks.schema import Split, Task
@@ -150,7 +150,7 @@ def _groups(task: Task, rows: Rows) -> list[list[int]]:
     return list(groups.values())
 
 
-def refuse_seen(tasks: Sequence[Task], loaded: LoadedModel, allow_seen: bool) -> dict[str, str]:
+def refuse_seen(tasks: Sequence[Task], loaded: Model, allow_seen: bool) -> dict[str, str]:
     """Which tasks the model has seen, with the reason; an error unless allowed.
 
     Raises:
@@ -168,7 +168,7 @@ def refuse_seen(tasks: Sequence[Task], loaded: LoadedModel, allow_seen: bool) ->
 
 
 def predict(
-    loaded: LoadedModel,
+    loaded: Model,
     unit: EvaluationUnit,
     settings: EvaluationSettings,
     seed: int,
@@ -199,9 +199,7 @@ def predict(
             stale.unlink()
 
 
-def prediction_key(
-    loaded: LoadedModel, unit: EvaluationUnit, settings: EvaluationSettings, seed: int, style: PromptStyle
-) -> str:
+def prediction_key(loaded: Model, unit: EvaluationUnit, settings: EvaluationSettings, seed: int, style: PromptStyle) -> str:
     """Hash of everything that shapes the predictions: model, tokenizer, task, rows, settings, protocol."""
     budgetless = settings.model_dump(exclude={"token_budget"})
     facts = [_PROTOCOL, loaded.identity, unit.task.hash, unit.rows.source_hash, budgetless, seed, style]
@@ -229,7 +227,7 @@ def _is_done(path: Path, key: str) -> bool:
 
 
 def _predict_pairs(
-    loaded: LoadedModel,
+    loaded: Model,
     unit: EvaluationUnit,
     pairs: Sequence[tuple[int, int]],
     settings: EvaluationSettings,
@@ -240,11 +238,11 @@ def _predict_pairs(
     asked = [_question(unit, row, template, settings, seed, style, loaded.encoder) for row, template in pairs]
     alone = neutral.questions([example.options for _, example, _ in asked if example.options]) if settings.pmi else []
     questions = [question for question, _, _ in asked] + alone
-    answers: dict[int, Answer] = dict(answer_questions(loaded.model, questions, settings.token_budget))
-    neutral.learn(alone, [answers[len(asked) + number] for number in range(len(alone))])
+    replies: dict[int, Reply] = dict(loaded.answer(questions, settings.token_budget))
+    neutral.learn(alone, [replies[len(asked) + number] for number in range(len(alone))])
     records = []
     for position, (question, example, shortened) in enumerate(asked):
-        answer = answers[position]
+        reply = replies[position]
         row = open_row(unit.task, unit.rows[example.row], example.row)
         scores_alone, scores_alone_without_end = neutral.scores(example.options) if settings.pmi else (None, None)
         records.append(
@@ -256,15 +254,15 @@ def _predict_pairs(
                 "prompt": example.prompt,
                 "options": list(example.options),
                 # An untuned model that continues a text has no reason to end right after its answer.
-                "option_scores": answer.scores_without_end if style == "baseline" else answer.scores,
-                "option_scores_without_end": answer.scores_without_end,
+                "option_scores": reply.scores_without_end if style == "baseline" else reply.scores,
+                "option_scores_without_end": reply.scores_without_end,
                 "option_scores_alone": scores_alone_without_end if style == "baseline" else scores_alone,
                 "option_scores_alone_without_end": scores_alone_without_end,
-                "option_tokens": [len(option) for option in question.options],
+                "option_tokens": reply.option_tokens,
                 "answer": example.answer,
                 "references": list(example.references),
                 "gold_value": gold_value_of(unit.task, row),
-                "generated": loaded.encoder.decode(answer.generated).strip() if question.max_new_tokens else None,
+                "generated": reply.text if question.max_new_tokens else None,
                 "shortened": shortened,
             }
         )
@@ -278,7 +276,7 @@ def _question(
     settings: EvaluationSettings,
     seed: int,
     style: PromptStyle,
-    encoder: TextEncoder,
+    encoder: Encoder,
 ) -> tuple[Question, Example, bool]:
     task = unit.task
     row = prepare_row(task, unit.rows[row_index], row_index)
@@ -318,7 +316,7 @@ def _ever_shorter(task: Task, template: int, row: PreparedRow, order: Sequence[i
 
 
 def question_length(
-    unit: EvaluationUnit, row: int, template: int, settings: EvaluationSettings, seed: int, encoder: TextEncoder
+    unit: EvaluationUnit, row: int, template: int, settings: EvaluationSettings, seed: int, encoder: Encoder
 ) -> int:
     """Tokens of one question with all its options."""
     return _question(unit, row, template, settings, seed, "instruction", encoder)[0].length

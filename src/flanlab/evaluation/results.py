@@ -41,6 +41,8 @@ def task_results(
         for metric, by_variant in grids.items()
     }
     by_answering_blindly = levels(task.metrics, [metric.name for metric in metrics], first)
+    # Where nothing could be ranked, generated answers are held against the same levels.
+    blindly = by_answering_blindly.get("accuracy") or by_answering_blindly.get("exact_match", {})
     entry = {
         "clusters": [str(cluster) for cluster in task.clusters],
         "description": task.description,
@@ -53,8 +55,8 @@ def task_results(
         "definitions": {metric.name: metric.definition for metric in metrics},
         "signatures": signatures(task.metrics, first),
         "levels": by_answering_blindly,
-        "chance": by_answering_blindly["accuracy"]["chance"] if task.is_classification else None,
-        "majority": by_answering_blindly["accuracy"]["majority"] if task.is_classification else None,
+        "chance": blindly["chance"] if task.is_classification else None,
+        "majority": blindly["majority"] if task.is_classification else None,
         "scores": {
             metric: {name: _summary(grid, resampled[metric][name]) for name, grid in by_variant.items()}
             for metric, by_variant in grids.items()

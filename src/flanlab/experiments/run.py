@@ -30,6 +30,7 @@ from flanlab.evaluation.results import average_results, compare, task_results
 from flanlab.experiments.recipe import Plan, Recipe, make_plan
 from flanlab.experiments.stamp import make_stamp, training_key
 from flanlab.files import new_folder, read_json, write_json, write_text
+from flanlab.models.answering import Model
 from flanlab.models.embedded import EMBEDDED_MODEL
 from flanlab.models.loading import STAMP_FILE, LoadedModel, load_model
 from flanlab.models.packed_attention import pack_segments, packed_logits
@@ -125,7 +126,7 @@ def prompt_styles(loaded: LoadedModel, tasks: Sequence[Task]) -> list[PromptStyl
 
 
 def evaluate(
-    loaded: LoadedModel,
+    loaded: Model,
     units: Sequence[EvaluationUnit],
     settings: EvaluationSettings,
     seed: int,

@@ -52,7 +52,8 @@ def metrics_for(names: Sequence[str], predictions: Sequence[Prediction], *, end_
 
     Classification is measured side by side by ranking the options, by generating the answer, and by whether the generated
     answer is an option at all; beside accuracy stand the probability of the right options and accuracy by other ways to
-    compare options. Any other metric of a task with options judges the option ranked first.
+    compare options. Any other metric of a task with options judges the option ranked first. Where a model gave no
+    log-probabilities, options have no scores, and generated answers alone are measured.
 
     Args:
         names: as declared in the task, the main one first.
@@ -61,6 +62,8 @@ def metrics_for(names: Sequence[str], predictions: Sequence[Prediction], *, end_
     """
     has_options = bool(predictions[0]["options"])
     generated = predictions[0]["generated"] is not None
+    if has_options and not predictions[0]["option_scores"]:
+        return [_exact_match(names, has_options), _valid_answers()]
 
     def answer(prediction: Prediction) -> str:
         if not has_options:
