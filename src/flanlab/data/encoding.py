@@ -26,6 +26,8 @@ ANSWER_SEPARATOR = "\n"
 One line break, not two: GPT-2's way of splitting text makes one token of "\\n\\n" at the end of a prompt and two before a
 word, so with a blank line the separator itself would become part of every answer.
 """
+EXEMPLAR_SEPARATOR = "\n\n"
+"""Stands between one exemplar and the next, and before the question itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,25 +65,33 @@ class Encoder(ABC):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of tokens, special tokens left out."""
 
-    def encode(self, prompt: str, answers: Sequence[str], style: PromptStyle = "instruction") -> EncodedQuestion:
-        """Encode a prompt with each of its answers.
+    def encode(
+        self,
+        prompt: str,
+        answers: Sequence[str],
+        style: PromptStyle = "instruction",
+        exemplars: Sequence[tuple[str, str]] = (),
+    ) -> EncodedQuestion:
+        """Encode a prompt with each of its answers, after exemplars (prompt and target each) in that order.
 
         Prompt and answer are encoded as the one text they are read as; the prompt's share is the longest token prefix that
         the prompt alone and all the answers have in common. So a token that spans the join counts to the answer, and no
         answer is ever empty (it has its end token at least).
         """
-        return self.encode_batch([(prompt, answers)], style)[0]
+        return self._encode([(self._context(prompt, style, exemplars), answers)], style)[0]
 
     def encode_batch(
         self, questions: Sequence[tuple[str, Sequence[str]]], style: PromptStyle = "instruction"
     ) -> list[EncodedQuestion]:
         """Encode many prompts, each with its answers; as `encode` does one by one, but several times as fast."""
+        return self._encode([(self._context(prompt, style, ()), answers) for prompt, answers in questions], style)
+
+    def _encode(self, questions: Sequence[tuple[str, Sequence[str]]], style: PromptStyle) -> list[EncodedQuestion]:
         # With the space on the answer's side, as most tokenizers make one token of a space and a word.
         glue = " " if style == "baseline" else ""
         places: dict[str, int] = {}  # a text that occurs again, as options do, is encoded once
         plans = []
-        for prompt, answers in questions:
-            context = self._context(prompt, style)
+        for context, answers in questions:
             apart = not glue and self._joins_cleanly(context, answers)
             before = "\n" if apart else context + glue
             texts = (context, *(before + answer for answer in answers))
@@ -105,14 +115,16 @@ class Encoder(ABC):
         question = self.encode(prompt, [target])
         return question.prompt, question.answers[0]
 
-    def _context(self, prompt: str, style: PromptStyle) -> str:
-        if style == "baseline":
-            return prompt
-        return prompt + ANSWER_SEPARATOR if style == "instruction" else self._dialogue(prompt)
+    def _context(self, prompt: str, style: PromptStyle, exemplars: Sequence[tuple[str, str]]) -> str:
+        if style == "chat":
+            return self._dialogue(prompt, exemplars)
+        before_answer, end = (" ", "") if style == "baseline" else (ANSWER_SEPARATOR, ANSWER_SEPARATOR)
+        shown = (f"{example}{before_answer}{target}{EXEMPLAR_SEPARATOR}" for example, target in exemplars)
+        return "".join(shown) + prompt + end
 
     @abstractmethod
-    def _dialogue(self, prompt: str) -> str:
-        """A prompt as a dialogue in which it is the model's turn."""
+    def _dialogue(self, prompt: str, exemplars: Sequence[tuple[str, str]]) -> str:
+        """A prompt as a dialogue in which it is the model's turn, exemplars as turns before it."""
 
     def _joins_cleanly(self, context: str, answers: Sequence[str]) -> bool:
         """Whether the answers can be encoded apart from the context, after a line break of their own."""
@@ -168,14 +180,14 @@ class TextEncoder(Encoder):
         """Text of generated tokens, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
-    def _dialogue(self, prompt: str) -> str:
+    def _dialogue(self, prompt: str, exemplars: Sequence[tuple[str, str]]) -> str:
         if not self.has_chat_template:
             raise FlanlabError(
                 "The model's tokenizer has no chat template.", mend="Score it with the plain instruction instead."
             )
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
+        turns = [turn for example, target in exemplars for turn in (("user", example), ("assistant", target))]
+        messages = [{"role": role, "content": content} for role, content in (*turns, ("user", prompt))]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert isinstance(text, str)
         return text
 
@@ -206,7 +218,7 @@ class CharacterEncoder(Encoder):
         """The characters as text, the end left out."""
         return "".join(chr(character) for character in ids if character != self.end)
 
-    def _dialogue(self, prompt: str) -> str:
+    def _dialogue(self, prompt: str, exemplars: Sequence[tuple[str, str]]) -> str:
         raise FlanlabError(
             "The model's tokenizer is not known, and so neither is its chat template.",
             mend="Name the tokenizer with --tokenizer, or ask with the plain instruction.",
