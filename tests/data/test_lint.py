@@ -202,6 +202,12 @@ def test_prompt_without_a_field() -> None:
     assert "text" in finding.mend
 
 
+def test_inverted_prompt_without_a_field() -> None:
+    inverted = {"direction": "inverted", "prompt": "Write a remark.", "target": "{{ text }}"}
+    templates = [*({"prompt": prompt} for prompt in PROMPTS), INVERTED[0], inverted]
+    assert about(only(lint(make_task(templates=templates)))) == ("error", "no-field", 10)
+
+
 def test_prompt_that_shows_only_the_options_of_the_row_is_fine() -> None:
     assert "no-field" not in {
         finding.rule for finding in lint(per_row_task("Which is better: {{ options | join(' or ') }}?")).findings
@@ -255,6 +261,14 @@ def test_null_that_became_a_word() -> None:
     assert "'none'" in finding.message
     said = change(sound_splits(), 1, title="None of us", place="Bern")
     assert lint(task, said).findings == []
+
+
+def test_null_that_was_written_as_a_word() -> None:
+    fields = {"text": "{{ text }}", "title": "{{ title }}"}
+    task = make_task(fields=fields, templates=with_prompt("{{ title }}\n{{ text }}\nKind or not?"))
+    finding = only(lint(task, change(change(sound_splits(), 1, title="A note"), 10, title="None")))
+    assert about(finding) == ("warning", "null-field", 1)
+    assert "'None' in the data" in finding.message
 
 
 def test_field_that_the_template_asks_for_first_may_be_empty() -> None:
@@ -584,3 +598,19 @@ def sentencepiece_like_encoder() -> TextEncoder:
     trainer = trainers.UnigramTrainer(vocab_size=200, special_tokens=["<end>", "<unk>"], unk_token="<unk>")
     tokenizer.train_from_iterator([*PROMPTS, *(row["text"] for row in remarks(0, 300)), "yes\nno\n"] * 5, trainer)
     return TextEncoder(PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", unk_token="<unk>"))
+
+
+def test_two_labels_of_the_data_with_one_answer() -> None:
+    splits = change(sound_splits(), 6, label=2)
+    finding = only(lint(make_task(answer="{{ 'yes' if label == 1 else 'no' }}"), splits))
+    assert about(finding) == ("warning", "merged-labels", None)
+    assert "'no' for each of the labels 0, 2" in finding.message
+
+
+def test_prompt_that_offers_two_of_three_answers() -> None:
+    splits = {name: [{**row, "label": n % 3} for n, row in enumerate(rows)] for name, rows in sound_splits().items()}
+    templates = [{"prompt": prompt.replace(", yes or no?", "?")} for prompt in PROMPTS]
+    templates[3] = {"prompt": "{{ text }}\n\nAnswer friendly or rude: how was that?"}
+    finding = only(lint(make_task(options=["rude", "friendly", "neither"], templates=[*templates, *INVERTED]), splits))
+    assert about(finding) == ("warning", "options-named-in-part", 4)
+    assert "'neither'" in finding.message

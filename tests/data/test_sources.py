@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flanlab.data.rendering import prepare_row, render
-from flanlab.data.sources import MIRROR_VARIABLE, MissingDataError, label_names, load_rows, load_splits
+from flanlab.data.sources import CONVERSION, MIRROR_VARIABLE, MissingDataError, label_names, load_rows, load_splits
 from flanlab.tasks.loading import load_task
 from flanlab.tasks.schema import Task
 from flanlab.tasks.templating import TemplatingError
@@ -73,7 +74,7 @@ def test_files_are_read_as_they_are_written(name: str, content: str, rows: list[
         ("a.jsonl", b'{"a": "\\ud800"}\n', "line 1: the column a"),
         ("a.jsonl", b'{"a": 1}\n{"a": "caf\xe9"}\n', "line 2: is not UTF-8"),
         ("a.csv", b"", "Empty CSV"),
-        ("a.csv", b"a,b\n", "no row of the train split"),
+        ("a.csv", b"a,b\n", "no row is left for"),
         ("a.csv", b"a,b\n1,2\n1,2,3\n", "Expected 2 columns, got 3"),
         ("a.csv", b"a,a\n1,2\n", "the column a occurs twice"),
         ("a.csv", b"a,b\ncaf\xe9,2\n", "line 2: is not UTF-8"),
@@ -87,7 +88,7 @@ def test_files_are_read_as_they_are_written(name: str, content: str, rows: list[
 def test_damaged_files_are_named_with_the_line(name: str, content: bytes, told: str, make_task: MakeTask) -> None:
     message = refusal(lambda: read(make_task, name, content)).message
     assert told in message
-    assert (name if "no row of" not in told else "reviews.yaml") in message
+    assert (name if "no row is left" not in told else "reviews.yaml") in message
 
 
 _PIECES = [b'{"a": 1}', b"\n", b"{", b"}", b'"', b"a", b":", b"1", b"null", b",", b"[", b"]", b"\xe9", b"\x00", b"\r"]
@@ -239,8 +240,45 @@ def test_what_the_mirror_does_not_hold(source: dict[str, Any], told: str, mirror
 
 def test_a_split_the_mirror_does_not_hold(mirror: Path, make_task: MakeTask) -> None:
     error = refusal(lambda: load_rows(make_task(source={**HUB, "splits": {"test": "test"}}), "test", mirror))
-    assert "'test'" in error.message
+    assert isinstance(error, MissingDataError)
+    assert "`test`" in error.message
     assert "train, validation" in error.mend
+
+
+def test_a_slice_that_leaves_no_row_of_a_small_mirror(mirror: Path, make_task: MakeTask) -> None:
+    task = make_task(source={**HUB, "splits": {"train": "train[:-200]"}})
+    error = refusal(lambda: load_rows(task, "train", mirror))
+    assert isinstance(error, MissingDataError)
+    assert "'train[:-200]' (train has" in error.message
+
+
+def test_a_mirror_may_hold_a_data_set_under_its_earlier_name(mirror: Path, make_task: MakeTask) -> None:
+    named = load_rows(make_task(source=HUB), "train", mirror)
+    renamed = load_rows(make_task(source={**HUB, "hub": "owner/renamed", "formerly": HUB["hub"]}), "train", mirror)
+    assert list(map(dict, renamed)) == list(map(dict, named))
+
+
+def test_the_hubs_own_conversion_is_read_by_configuration(
+    tmp_path: Path, make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for config in ("plain", "other"):
+        for split in ("train", "dev"):
+            folder = tmp_path / "conversion" / config / split
+            folder.mkdir(parents=True)
+            table = pa.table({"text": [f"{config} {split} {number}" for number in range(3)], "label": [0, 1, 0]})
+            pq.write_table(table, folder / "0000.parquet")
+    load_dataset = datasets.load_dataset
+
+    def from_folder(hub: str, *, revision: str, **where: Any) -> Any:
+        assert (hub, revision) == ("owner/data", CONVERSION)
+        return load_dataset(str(tmp_path / "conversion"), cache_dir=str(tmp_path / "cache"), **where)
+
+    monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
+    monkeypatch.setattr("datasets.load_dataset", from_folder)
+    splits = {"train": "train[1:]", "dev": "dev"}
+    task = make_task(source={"hub": "owner/data", "config": "plain", "revision": CONVERSION, "splits": splits})
+    assert [row["text"] for row in load_rows(task, "train")] == ["plain train 1", "plain train 2"]
+    assert [row["text"] for row in load_rows(task, "dev")] == ["plain dev 0", "plain dev 1", "plain dev 2"]
 
 
 def test_a_mirror_folder_that_is_not_there(tmp_path: Path, make_task: MakeTask) -> None:
@@ -335,7 +373,7 @@ def test_all_splits_of_a_data_set_come_from_the_hub_with_their_label_names(monke
     monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
     monkeypatch.setattr("datasets.load_dataset", load)
     tables = load_splits("our/set", "fine", "abc")
-    assert asked == [(("our/set", "fine"), {"revision": "abc"})]
+    assert asked == [(("our/set",), {"name": "fine", "revision": "abc"})]
     assert {name: table.to_pylist() for name, table in tables.items()} == {
         "train": [{"text": "a", "label": 1}, {"text": "b", "label": 0}],
         "test": [{"text": "b", "label": 0}],

@@ -18,15 +18,10 @@ from safetensors.torch import load_file, save_file
 from flanlab.data.sources import Rows, load_rows
 from flanlab.errors import FlanlabError
 from flanlab.evaluation import predict as module
-from flanlab.evaluation.predict import (
-    PREDICTION_SCHEMA,
-    EvaluationSettings,
-    EvaluationUnit,
-    plan_task,
-    predict,
-    read_predictions,
-    refuse_seen,
-)
+from flanlab.evaluation.neutral import NeutralScores
+from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
+from flanlab.evaluation.predict import PREDICTION_SCHEMA, predict, read_predictions, refuse_seen
+from flanlab.models import loading
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.models.scoring import Question
 from flanlab.progress import Meter
@@ -44,15 +39,15 @@ def tasks(tmp_path: Path) -> tuple[Task, Task]:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Question]:
-    """Every question that reaches the model."""
+    """Every question about a row that reaches the model; those that ask for scores alone have no room to generate."""
     questions: list[Question] = []
-    original = module.answer_questions
+    original = loading.answer_questions
 
     def counting(model: Any, given: Sequence[Question], budget: int) -> Any:
-        questions.extend(given)
+        questions.extend(question for question in given if question.max_new_tokens)
         return original(model, given, budget)
 
-    monkeypatch.setattr(module, "answer_questions", counting)
+    monkeypatch.setattr(loading, "answer_questions", counting)
     return questions
 
 
@@ -95,6 +90,73 @@ def test_plan_with_more_rows_than_there_are(tasks: tuple[Task, Task]) -> None:
     assert len({row for row, _ in unit_of(tasks[0], EvaluationSettings(rows=1000)).pairs}) == 10
 
 
+ANSWERS = [
+    {"question": question, "answer": f"answer {number}", "label": number % 2, "mark": number / 4}
+    for number, question in enumerate("aabbbaccccdeeffgghhh")
+]
+
+
+def judging(folder: Path, **changes: Any) -> Task:
+    """A task whose rows are answers to questions: 3 of a, 3 of b, 4 of c and so on; the last a stands apart."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_rows(folder / "judging.jsonl", ANSWERS)
+    content = {
+        **SENTIMENT_TASK,
+        "name": "judging",
+        "source": {"files": "judging.jsonl", "splits": {"test": "all"}},
+        "fields": {"text": "{{ answer }}", "question": "{{ question }}"},
+        "group": "{{ question }}",
+        "gold_value": "{{ mark }}",
+        "metrics": ["multirc_f1a", "multirc_exact_match", "accuracy"],
+        **changes,
+    }
+    (folder / "judging.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return load_task(folder / "judging.yaml")
+
+
+def test_plan_never_cuts_a_group(tmp_path: Path) -> None:
+    task = judging(tmp_path)
+    for seed in range(8):
+        unit = unit_of(task, EvaluationSettings(rows=6, templates_per_row=2), seed)
+        chosen: dict[str, dict[int, set[int]]] = {}
+        for row, template in unit.pairs:
+            chosen.setdefault(ANSWERS[row]["question"], {}).setdefault(row, set()).add(template)
+        sizes = [len(rows) for rows in chosen.values()]
+        assert sizes == [sum(answer["question"] == question for answer in ANSWERS) for question in chosen]
+        assert 6 <= sum(sizes) < 6 + 4, "as few groups as hold six rows"
+        for rows in chosen.values():
+            assert len({frozenset(templates) for templates in rows.values()}) == 1, "all rows through the same templates"
+            assert len(next(iter(rows.values()))) == 2
+        assert unit.pairs == unit_of(task, EvaluationSettings(rows=6, templates_per_row=2), seed).pairs
+        more = {row for row, _ in unit_of(task, EvaluationSettings(rows=12), seed).pairs}
+        assert {row for row, _ in unit.pairs} <= more
+    assert len({row for row, _ in unit_of(task, EvaluationSettings(rows=1000)).pairs}) == len(ANSWERS)
+
+
+def test_predictions_carry_group_and_gold_value(tiny: LoadedModel, tmp_path: Path) -> None:
+    for row in run(tiny, unit_of(judging(tmp_path / "tasks")), tmp_path / "out"):
+        assert row["group"] == ANSWERS[row["row"]]["question"]
+        assert row["gold_value"] == ANSWERS[row["row"]]["mark"]
+
+
+@pytest.mark.parametrize(
+    ("field", "expression", "message"),
+    [
+        ("gold_value", "{{ question }}", r"row \d+: `gold_value` gives '\w', which is no number"),
+        ("gold_value", "{{ label == 1 }}", r"`gold_value` gives (True|False), which is no number"),
+        ("gold_value", "{{ none }}", r"`gold_value` gives None"),
+        ("group", "{{ question if mark < 1 else none }}", r"row 4: `group` gives nothing"),
+    ],
+)
+def test_group_or_gold_value_that_is_none_is_told_before_the_model_is_asked(
+    field: str, expression: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(FlanlabError, match=message) as caught:
+        unit_of(judging(tmp_path, **{field: expression}))
+    assert "judging.yaml" in caught.value.message
+    assert caught.value.mend
+
+
 @pytest.mark.parametrize("style", ["instruction", "chat"])
 def test_classification_predictions_are_plain_scores(
     tasks: tuple[Task, Task], tiny: LoadedModel, tiny_folder: Path, tmp_path: Path, style: str
@@ -121,6 +183,8 @@ def test_classification_predictions_are_plain_scores(
             assert score == pytest.approx(sum(each), abs=1e-4)
             assert without == pytest.approx(sum(each[:-1]), abs=1e-4)
             assert count == len(option)
+        assert row["group"] is None
+        assert row["gold_value"] is None
     orders = {row["prompt"].index("- positive") < row["prompt"].index("- negative") for row in rows if row["template"] < 3}
     assert orders == {True, False}, "the order of the options is shuffled from row to row"
 
@@ -141,6 +205,57 @@ def test_generation_beside_ranking_can_be_left_out(tasks: tuple[Task, Task], tin
     settings = EvaluationSettings(rows=2, generate=False)
     rows = run(tiny, unit_of(tasks[0], settings), tmp_path / "out", settings)
     assert {row["generated"] for row in rows} == {None}
+
+
+def plain_score(model: Any, prompt: list[int], option: list[int]) -> float:
+    """Log-probability of an option, by stock transformers, one token after the other."""
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([prompt + option])).logits[0].log_softmax(-1)
+    return sum(logits[len(prompt) - 1 + place, token].item() for place, token in enumerate(option))
+
+
+@pytest.mark.parametrize("style", ["instruction", "chat", "baseline"])
+def test_options_are_also_scored_without_their_question(
+    tasks: tuple[Task, Task], tiny: LoadedModel, tiny_folder: Path, tmp_path: Path, style: Any
+) -> None:
+    content = {**SENTIMENT_TASK, "baseline": {"prompt": "{{ text }} It is"}}
+    (tmp_path / "tasks" / "comments.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    task, reference = load_task(tmp_path / "tasks" / "comments.yaml"), stock_model(tiny_folder)
+    rows = run(tiny, unit_of(task), tmp_path / "out", style=style)
+    for row in rows:
+        encoded = tiny.encoder.encode("Answer:", row["options"], style)
+        with_end = [plain_score(reference, encoded.prompt, option) for option in encoded.answers]
+        without = [plain_score(reference, encoded.prompt, option[:-1]) for option in encoded.answers]
+        assert row["option_scores_alone_without_end"] == pytest.approx(without, abs=1e-4)
+        assert row["option_scores_alone"] == pytest.approx(without if style == "baseline" else with_end, abs=1e-4)
+
+
+def test_options_alone_are_asked_once_for_a_task(
+    tasks: tuple[Task, Task], tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """18 questions in parts of 4, with two lists of options: two questions more; none where PMI is not wanted."""
+    monkeypatch.setattr(module, "_QUESTIONS_PER_PART", 4)
+    questions: list[Question] = []
+    original = loading.answer_questions
+
+    def counting(model: Any, given: Sequence[Question], budget: int) -> Any:
+        questions.extend(given)
+        return original(model, given, budget)
+
+    monkeypatch.setattr(loading, "answer_questions", counting)
+    run(tiny, unit_of(tasks[0]), tmp_path / "out")
+    assert len(questions) == 18 + 2
+    questions.clear()
+    without = EvaluationSettings(**{**SETTINGS.model_dump(), "pmi": False})
+    rows = run(tiny, unit_of(tasks[0], without), tmp_path / "without", without)
+    assert len(questions) == 18
+    assert {row["option_scores_alone"] for row in rows} == {None}
+
+
+def test_a_row_with_options_of_its_own_asks_only_for_new_ones(tiny: LoadedModel) -> None:
+    neutral = NeutralScores(tiny.encoder, "instruction")
+    sets = [("yes", "no"), ("no", "maybe"), ("yes", "no"), ("maybe", "yes")]
+    assert [len(question.options) for question in neutral.questions(sets)] == [2, 1]
 
 
 @pytest.mark.parametrize("options", ["fixed", "none"])
@@ -202,7 +317,8 @@ def test_predictions_do_not_depend_on_parts_or_budget(
     parts = run(tiny, unit, tmp_path / "parts", small)
     for left, right in zip(whole, parts, strict=True):
         assert right.pop("option_scores") == pytest.approx(left.pop("option_scores"), abs=1e-4)
-        assert right.pop("option_scores_without_end") == pytest.approx(left.pop("option_scores_without_end"), abs=1e-4)
+        for column in ("option_scores_without_end", "option_scores_alone", "option_scores_alone_without_end"):
+            assert right.pop(column) == pytest.approx(left.pop(column), abs=1e-4)
         assert left == right
     count = len(asked)
     run(tiny, unit, tmp_path / "parts", SETTINGS)

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flanlab.evaluation.predict import PREDICTION_SCHEMA, EvaluationSettings
+from flanlab.evaluation.planning import EvaluationSettings
+from flanlab.evaluation.predict import PREDICTION_SCHEMA
 from flanlab.evaluation.results import average_results, compare, task_results
 from flanlab.evaluation.statistics import interval
 from flanlab.tasks.schema import Task
@@ -32,13 +33,17 @@ def prediction(row: int, template: int, right: bool, answer: int = 0, **changes:
         "task": "comments",
         "template": template,
         "row": row,
+        "group": None,
         "prompt": "?",
         "options": ["negative", "positive"],
         "option_scores": scores,
         "option_scores_without_end": [-score - 3 for score in scores],
+        "option_scores_alone": [-2.0, -2.0],
+        "option_scores_alone_without_end": [-1.0, -1.0],
         "option_tokens": [2, 2],
         "answer": answer,
         "references": [["negative", "positive"][answer]],
+        "gold_value": None,
         "generated": ["negative", "positive"][best],
         "shortened": False,
     } | changes
@@ -46,7 +51,7 @@ def prediction(row: int, template: int, right: bool, answer: int = 0, **changes:
 
 def free_answer(row: int, template: int, generated: str, reference: str) -> dict[str, Any]:
     """A prediction of a task without options."""
-    nothing = {"options": [], "option_scores": [], "option_scores_without_end": [], "option_tokens": []}
+    nothing: dict[str, list[Any]] = {name: [] for name in PREDICTION_SCHEMA.names if name.startswith("option")}
     given = prediction(row, template, True, generated=generated, references=[reference])
     return {**given, **nothing, "answer": None}
 
@@ -90,9 +95,15 @@ def test_entry_by_hand(comments: Task, tmp_path: Path) -> None:
     assert entry["templates"] == [1, 2]
     assert entry["shortened"] == 1
     assert entry["main_metric"] == "accuracy"
-    assert list(entry["metrics"]) == ["accuracy", "exact_match", "valid_answers", "answer_probability"]
+    assert list(entry["metrics"])[:4] == ["accuracy", "exact_match", "valid_answers", "answer_probability"]
     assert entry["chance"] == 0.5
     assert entry["majority"] == 0.75
+    assert entry["levels"]["accuracy_pmi"] == {"chance": 0.5, "majority": 0.75}
+    assert entry["levels"]["answer_probability"] == {"chance": 0.5}
+    assert "valid_answers" not in entry["levels"]
+    assert entry["groups"] is None
+    assert set(entry["definitions"]) == set(entry["metrics"]) == set(entry["scores"])
+    assert entry["signatures"] == {}
     score = entry["scores"]["accuracy"]["tuned"]
     assert score["by_template"] == {"1": 0.75, "2": 0.25}
     assert (score["mean"], score["min"], score["max"], score["std"]) == (0.5, 0.25, 0.75, 0.25)
@@ -186,6 +197,61 @@ def test_incomplete_design_and_generation_task(tmp_path: Path) -> None:
         assert len(chosen) == 6
         assert score == pytest.approx(np.mean([p["row"] % 2 for p in chosen]))
     assert np.isfinite(resampled["f1"]["tuned"]).all()
+
+
+def changed(task: Task, **changes: Any) -> Task:
+    return task.model_copy(update=changes)
+
+
+def test_several_right_options_raise_chance_and_majority(comments: Task, tmp_path: Path) -> None:
+    options = ["Ann", "Ben", "Cleo", "Dan"]
+    right = [["Ann"], ["Ann", "Ben"], ["Ben", "Cleo", "Dan"], ["Ben"]]
+    predictions = [
+        prediction(row, 1, True, options.index(names[0]), options=options, references=names) for row, names in enumerate(right)
+    ]
+    for one in predictions:
+        one |= {name: [-1.0] * 4 for name in PREDICTION_SCHEMA.names if name.startswith("option_scores")}
+        one |= {"option_tokens": [2] * 4, "generated": "Ben"}
+    entry, _ = task_results(comments, {"tuned": write(tmp_path / "tuned", predictions)}, SETTINGS)
+    assert entry["chance"] == pytest.approx((1 + 2 + 3 + 1) / 16)
+    assert entry["majority"] == 0.75, "Ben, three of four times"
+    assert entry["scores"]["exact_match"]["tuned"]["mean"] == 0.75
+    assert entry["scores"]["answer_probability"]["tuned"]["mean"] == pytest.approx((1 + 2 + 3 + 1) / 16)
+
+
+def test_questions_of_several_rows(comments: Task, tmp_path: Path) -> None:
+    task = changed(comments, metrics=["multirc_f1a", "multirc_exact_match", "matthews", "accuracy"], group="{{ text }}")
+    answers, right = [1, 0, 0, 0, 1, 1, 0], [True, True, True, False, True, True, True]
+    groups = ["q", "q", "r", "r", "s", "s", "q"]
+    predictions = [
+        prediction(row, template, is_right, answer, group=group)
+        for template in (1, 2)
+        for row, (answer, is_right, group) in enumerate(zip(answers, right, groups, strict=True))
+    ]
+    entry, resampled = task_results(task, {"tuned": write(tmp_path / "tuned", predictions, parts=2)}, SETTINGS)
+    assert (entry["rows"], entry["groups"], entry["main_metric"]) == (7, 3, "multirc_f1a")
+    assert entry["scores"]["multirc_exact_match"]["tuned"]["mean"] == pytest.approx(2 / 3)
+    assert entry["scores"]["multirc_f1a"]["tuned"]["mean"] == pytest.approx(6 / 7)
+    assert entry["levels"]["multirc_f1a"] == pytest.approx({"chance": 6 / 13, "majority": 0.6})
+    assert entry["levels"]["multirc_exact_match"] == pytest.approx({"chance": (1 / 8 + 1 / 4 + 1 / 4) / 3, "majority": 1 / 3})
+    assert entry["levels"]["matthews"] == {"chance": 0.0, "majority": 0.0}
+    assert set(np.round(resampled["multirc_exact_match"]["tuned"] * 3)) == {0, 1, 2, 3}
+
+
+def test_commonest_answer_of_a_task_without_options(tmp_path: Path) -> None:
+    counting = changed(tiny_tasks(tmp_path / "tasks")[1], metrics=["exact_match"])
+    predictions = [free_answer(row, 1, "4", text) for row, text in enumerate(["The 4.", "-4", "4", "five"])]
+    entry, _ = task_results(counting, {"tuned": write(tmp_path / "tuned", predictions)}, SETTINGS)
+    assert entry["levels"] == {"exact_match": {"majority": 0.5}}
+    assert entry["scores"]["exact_match"]["tuned"]["mean"] == 0.5
+
+
+def test_signatures_stand_in_the_entry(tmp_path: Path) -> None:
+    counting = changed(tiny_tasks(tmp_path / "tasks")[1], metrics=["rouge", "bleu"])
+    entry, _ = task_results(counting, {"tuned": write(tmp_path / "tuned", [free_answer(0, 1, "a b", "a b")])}, SETTINGS)
+    assert set(entry["signatures"]) == {"rouge", "bleu"}
+    assert entry["signatures"]["bleu"].startswith("nrefs:1|")
+    assert entry["levels"] == {}
 
 
 def test_average_over_tasks(tmp_path: Path) -> None:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 from flanlab.evaluation import statistics
-from flanlab.evaluation.metrics import Floats, Metric, metrics_for
+from flanlab.evaluation.metrics.declared import metrics_for
+from flanlab.evaluation.metrics.metric import Floats, Prediction, grouped_metric, mean_metric
 from flanlab.evaluation.statistics import DRAWS, interval, make_draws, score_grid
 
-MEAN = Metric("value", "value", lambda prediction: (prediction["value"],), lambda sums, weight: sums[..., 0] / weight)
+MEAN = mean_metric("value", "value", "The mean.", lambda prediction: float(prediction["value"]))
 
 
 def rows_of(values: Floats, shown: Floats | None = None) -> list[dict[str, Any]]:
     """Predictions of a [templates, rows] table."""
     return [
-        {"template": template + 1, "row": 10 * row, "value": float(values[template, row])}
+        {"template": template + 1, "row": 10 * row, "group": None, "value": float(values[template, row])}
         for template in range(values.shape[0])
         for row in range(values.shape[1])
         if shown is None or shown[template, row]
@@ -48,7 +50,7 @@ def test_resampling_is_what_it_would_be_row_by_row() -> None:
     resampled = score_grid(MEAN, rows_of(values)).resampled(draws)
     assert resampled.shape == (DRAWS,)
     for number in range(50):
-        rows = np.repeat(np.arange(5), draws.rows[number].astype(int))
+        rows = np.repeat(np.arange(5), draws.units[number].astype(int))
         templates = np.repeat(np.arange(3), draws.templates[number].astype(int))
         assert (len(rows), len(templates)) == (5, 3)
         assert resampled[number] == pytest.approx(values[np.ix_(templates, rows)].mean())
@@ -73,12 +75,42 @@ def test_incomplete_design_row_by_row() -> None:
     resampled = grid.resampled(draws)
     assert np.isfinite(resampled).all()
     for number in range(50):
-        weight = draws.rows[number] * shown
+        weight = draws.units[number] * shown
         scores = [(values[t] * weight[t]).sum() / weight[t].sum() if weight[t].sum() else None for t in range(5)]
         kept = [(score, draws.templates[number][t]) for t, score in enumerate(scores) if score is not None]
         if sum(times for _, times in kept):
             expected = sum(score * times for score, times in kept) / sum(times for _, times in kept)
             assert resampled[number] == pytest.approx(expected)
+
+
+def test_rows_of_a_group_are_drawn_together() -> None:
+    """Against the plain way: repeat whole groups, and average over the rows that come with them."""
+    values = np.random.default_rng(3).random((2, 9))
+    group_of = ["x", "x", "y", "z", "z", "z", "z", "y", "u"]
+    predictions = [{**one, "group": group_of[one["row"] // 10]} for one in rows_of(values)]
+    grid = score_grid(MEAN, predictions)
+    assert grid.by_template() == pytest.approx(values.mean(axis=1)), "the mean is over rows, large groups weigh more"
+    assert grid.shown.shape == (2, 4)
+    draws = make_draws(4, 2, "task")
+    resampled = grid.resampled(draws)
+    for number in range(50):
+        times = dict(zip("xyzu", draws.units[number].astype(int), strict=True))
+        rows = [row for row, group in enumerate(group_of) for _ in range(times[group])]
+        templates = np.repeat(np.arange(2), draws.templates[number].astype(int))
+        assert resampled[number] == pytest.approx(values[np.ix_(templates, rows)].mean())
+
+
+def test_a_metric_of_groups_sees_each_group_whole_and_by_template() -> None:
+    seen: list[tuple[int, list[float]]] = []
+
+    def statistics(unit: Sequence[Prediction]) -> Sequence[float]:
+        seen.append((unit[0]["template"], [row["value"] for row in unit]))
+        return (float(len(unit)), 1.0)
+
+    metric = grouped_metric("size", "size", "Mean size.", statistics, lambda sums: sums[..., 0] / sums[..., 1])
+    predictions = [{**one, "group": "x" if one["row"] < 20 else "y"} for one in rows_of(np.arange(6.0).reshape(2, 3))]
+    assert score_grid(metric, predictions[::-1]).by_template().tolist() == [1.5, 1.5]
+    assert seen == [(1, [0.0, 1.0]), (1, [2.0]), (2, [3.0, 4.0]), (2, [5.0])]
 
 
 def test_very_sparse_design_stays_finite() -> None:
@@ -91,10 +123,10 @@ def test_very_sparse_design_stays_finite() -> None:
 
 def test_draws_are_the_same_for_every_model_and_differ_by_task() -> None:
     one, again, other = make_draws(20, 4, "rte"), make_draws(20, 4, "rte"), make_draws(20, 4, "cb")
-    assert np.array_equal(one.rows, again.rows)
+    assert np.array_equal(one.units, again.units)
     assert np.array_equal(one.templates, again.templates)
-    assert not np.array_equal(one.rows, other.rows)
-    assert (one.rows.sum(axis=1) == 20).all()
+    assert not np.array_equal(one.units, other.units)
+    assert (one.units.sum(axis=1) == 20).all()
     assert (one.templates.sum(axis=1) == 4).all()
 
 
@@ -140,11 +172,18 @@ def test_interval_covers_the_truth(
 
 def test_interval_of_a_corpus_metric() -> None:
     """BLEU goes through the same resampling, from counts."""
-    (bleu,) = metrics_for(["bleu"], generated=True, end_token=True)
     predictions = [
-        {"template": 1 + row % 2, "row": row, "generated": text, "references": ["the cat sat on the mat today"]}
+        {
+            "template": 1 + row % 2,
+            "row": row,
+            "group": None,
+            "options": [],
+            "generated": text,
+            "references": ["the cat sat on the mat today"],
+        }
         for row, text in enumerate(["the cat sat on the mat", "a cat sat on the mat today", "dogs bark", "the cat sat"])
     ]
+    (bleu,) = metrics_for(["bleu"], predictions, end_token=True)
     grid = score_grid(bleu, predictions)
     low, high = interval(grid.resampled(make_draws(4, 2, "bleu")))
     assert 0 <= low < grid.mean() < high <= 1

@@ -21,6 +21,7 @@ from flanlab.experiments import run as module
 from flanlab.experiments.recipe import Recipe, make_plan, read_recipe
 from flanlab.experiments.run import run_recipe, train_recipe
 from flanlab.experiments.stamp import make_stamp, training_key
+from flanlab.models import loading as loading_module
 from flanlab.models.loading import load_model
 from flanlab.tasks.loading import load_collection
 from flanlab.training import trainer
@@ -194,12 +195,12 @@ def _on_call(original: Callable[..., Any], number: int) -> Callable[..., Any]:
     ("where", "name", "number"),
     [
         (module, "describe_mixture", 1),
-        (predict_module, "answer_questions", 2),
-        (predict_module, "answer_questions", 5),
+        (loading_module, "answer_questions", 2),
+        (loading_module, "answer_questions", 5),
         (trainer, "train_step", 3),
         (module, "save_tuned", 1),
         (module, "load_model", 2),
-        (predict_module, "answer_questions", 8),
+        (loading_module, "answer_questions", 8),
         (module, "make_results", 1),
     ],
     ids=lambda value: value.__name__.rsplit(".", 1)[-1] if hasattr(value, "__name__") else str(value),
@@ -252,7 +253,7 @@ def test_finished_run_is_not_done_again(
     def never(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("nothing is left to do")
 
-    monkeypatch.setattr(predict_module, "answer_questions", never)
+    monkeypatch.setattr(loading_module, "answer_questions", never)
     monkeypatch.setattr(trainer, "train_step", never)
     run_recipe(read(home, tiny_folder), folder)
     assert_same_run(done, folder)

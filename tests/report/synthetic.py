@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flanlab.evaluation.predict import PREDICTION_SCHEMA, EvaluationSettings
+from flanlab.evaluation.planning import EvaluationSettings
+from flanlab.evaluation.predict import PREDICTION_SCHEMA
 from flanlab.evaluation.results import average_results, compare, task_results
 from flanlab.files import write_json, write_text
 from flanlab.tasks.loading import load_collections, select_tasks
@@ -39,14 +40,18 @@ def prediction(task: str, template: int, row: int, right: bool, generation: bool
         "task": task,
         "template": template,
         "row": row,
+        "group": None,
         "prompt": f"{prompt} Question {row}, template {template}",
         "options": [] if generation else options,
         "option_scores": [] if generation else scores,
         # Without end tokens everything is the other way round, so that a mix-up shows.
         "option_scores_without_end": [] if generation else scores[::-1],
+        "option_scores_alone": [] if generation else [-2.0, -2.0],
+        "option_scores_alone_without_end": [] if generation else [-1.0, -1.0],
         "option_tokens": [] if generation else [2, 2],
         "answer": None if generation else answer,
         "references": [reference],
+        "gold_value": None,
         "generated": reference if right else ("other words" if generation else options[chosen]),
         "shortened": False,
     }

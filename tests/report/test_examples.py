@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from flanlab.report.examples import spread
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flanlab.report.examples import spread, task_examples
 from flanlab.report.plots import running_mean
 from flanlab.report.reading import TrainingStep
 
@@ -36,6 +41,27 @@ def test_few_records_are_all_shown() -> None:
     assert len(spread(records([3], 2), 3)) == 2
     assert pairs(spread(records([1, 2], 1), 3)) == [(1, 0), (2, 0)]
     assert spread([], 3) == []
+
+
+def test_any_right_option_makes_an_example_right(tmp_path: Path) -> None:
+    row = {
+        "template": 1,
+        "prompt": "Who?",
+        "options": ["Ann", "Ben", "Cleo"],
+        "answer": 0,
+        "references": ["Ann", "Cleo"],
+        "generated": None,
+    }
+    chosen = [[-3.0, -2.0, -1.0], [-3.0, -1.0, -2.0]]
+    predictions = [
+        {**row, "row": number, "option_scores": scores, "option_scores_without_end": scores}
+        for number, scores in enumerate(chosen)
+    ]
+    pq.write_table(pa.Table.from_pylist(predictions), tmp_path / "part-00000.parquet")
+    found = task_examples(tmp_path, end_token=True)
+    assert found is not None
+    assert ([one.row for one in found.right], [one.row for one in found.wrong]) == ([0], [1])
+    assert found.right[0].right_answers == ["Ann", "Cleo"]
 
 
 def test_the_running_mean_weighs_by_target_tokens() -> None:

@@ -63,6 +63,10 @@ def test_a_valid_generation_task() -> None:
         ({"fields": {"text": "{{ text"}}, "field text: not valid jinja2"),
         ({"fields": {"text": "{{ text }}", "options": "{{ a }}"}}, "`options` is the name of something else"),
         ({"fields": {"body": "{{ text }}"}}, "template 1: prompt uses text, which is no field (fields: body)"),
+        (
+            {"metrics": ["accuracy", "spearman"], "gold_value": "{{ label }}", "group": "{{ text }}"},
+            "the metric spearman is of rows that stand alone",
+        ),
         ({"source": {}}, "`files` or `generator`"),
         ({"source": {"hub": "a/b", "files": "c.jsonl"}}, "`files` or `generator`"),
         ({"source": {"hub": "a/b"}}, "this source needs `splits`"),

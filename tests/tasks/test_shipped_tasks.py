@@ -22,11 +22,12 @@ from flanlab.tasks.schema import Split, Task
 
 FOLDER = Path(str(resources.files("flanlab.tasks")))
 LIBRARY = sorted((FOLDER / "library").rglob("*.yaml"))
+EXTRA = sorted((FOLDER / "extra").rglob("*.yaml"))
 SAMPLER = sorted((FOLDER / "sampler").rglob("*.yaml"))
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
-every_task = pytest.mark.parametrize("path", [*LIBRARY, *SAMPLER], ids=lambda path: f"{path.parts[-3]}-{path.stem}")
-library_task = pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.stem)
+every_task = pytest.mark.parametrize("path", [*LIBRARY, *EXTRA, *SAMPLER], ids=lambda path: f"{path.parts[-3]}-{path.stem}")
+library_task = pytest.mark.parametrize("path", [*LIBRARY, *EXTRA], ids=lambda path: path.stem)
 sampler_task = pytest.mark.parametrize("path", SAMPLER, ids=lambda path: path.stem)
 task_at = functools.lru_cache(load_task)
 
@@ -39,11 +40,33 @@ def sampler_rows(path: Path) -> dict[Split, Rows]:
 def examples_of(task: Task, rows: Rows, index: int) -> list[Example]:
     row = prepare_row(task, rows[index], index)
     order = list(range(option_count(task, row))) or None
-    return [render(task, number, row, order) for number in range(1, len(task.templates) + 1)]
+    return [render(task, number, row, order) for number in range(0 if task.baseline else 1, len(task.templates) + 1)]
 
 
-def test_both_collections_load_together_and_every_name_occurs_once() -> None:
-    assert len(load_collections(["library", "sampler"])) == len(LIBRARY) + len(SAMPLER)
+PAPER_COUNTS = {
+    Cluster.NATURAL_LANGUAGE_INFERENCE: 7,
+    Cluster.COMMONSENSE: 4,
+    Cluster.SENTIMENT: 4,
+    Cluster.PARAPHRASE: 4,
+    Cluster.CLOSED_BOOK_QA: 3,
+    Cluster.STRUCT_TO_TEXT: 4,
+    Cluster.READING_COMPREHENSION: 5,
+    Cluster.READING_COMPREHENSION_WITH_COMMONSENSE: 2,
+    Cluster.COREFERENCE: 3,
+    Cluster.MISCELLANEOUS: 7,
+    Cluster.TRANSLATION: 8,
+    Cluster.SUMMARIZATION: 11,
+}
+"""Data sets of each cluster (Wei et al. 2022, Figure 3)."""
+
+
+def test_all_collections_load_together_and_every_name_occurs_once() -> None:
+    assert len(load_collections(["library", "extra", "sampler"])) == len(LIBRARY) + len(EXTRA) + len(SAMPLER)
+
+
+def test_the_library_holds_the_papers_62_data_sets() -> None:
+    assert Counter(task_at(path).clusters[0] for path in LIBRARY) == PAPER_COUNTS
+    assert sum(PAPER_COUNTS.values()) == 62
 
 
 @every_task
@@ -52,7 +75,6 @@ def test_a_task_stands_in_the_folder_of_its_cluster_and_tells_where_it_is_from(p
     assert path.parent.name in task.clusters
     assert task.licence
     assert task.citation
-    assert set(task.source.splits or {split: split for split in SPLITS}) <= set(SPLITS)
 
 
 @every_task
@@ -60,8 +82,13 @@ def test_a_task_has_ten_templates_of_which_seven_ask_for_the_answer(path: Path) 
     task = task_at(path)
     assert len(task.templates) >= 10
     assert len({template.hash for template in task.templates}) == len(task.templates)
-    if task.is_classification:
-        assert len(task.forward_templates()) >= 7
+    assert len(task.forward_templates()) >= 7
+    assert len(task.templates) - len(task.forward_templates()) <= 3
+
+
+@every_task
+def test_a_task_has_a_baseline_prompt_for_untuned_models(path: Path) -> None:
+    assert task_at(path).baseline is not None
 
 
 @every_task
@@ -73,8 +100,8 @@ def test_prompts_leave_the_options_block_to_the_renderer(path: Path) -> None:
 @library_task
 def test_library_tasks_are_read_from_the_hub_and_test_on_labelled_rows(path: Path) -> None:
     task = task_at(path)
-    assert task.source.hub
-    assert task.source.split_spec("test")
+    assert all(source.hub or source.generator for source in task.sources.values())
+    assert task.has_split("test")
 
 
 @library_task
@@ -83,7 +110,7 @@ def test_library_tasks_render_on_real_rows(path: Path) -> None:
         pytest.skip(f"{MIRROR_VARIABLE} names no folder with the data sets")
     task = task_at(path)
     for split in SPLITS:
-        if task.source.split_spec(split) is None:
+        if not task.has_split(split):
             continue
         try:
             rows = load_rows(task, split)

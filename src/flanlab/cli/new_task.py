@@ -52,7 +52,7 @@ def new_task(
         else {key: value for key, value in (("hub", hub), ("config", config), ("revision", revision)) if value}
     )
     sources = [(task.name, source) for task in built_in for source in task.sources.values() if source.hub]
-    same_rows = [other for other, source in sources if (source.hub, source.config) == (hub, config)]
+    same_rows = [other for other, source in sources if hub in (source.hub, source.formerly) and source.config == config]
     try:
         draft = scaffold_task(tables, name=name, cluster=cluster, place=place, answer=answer, same_rows=same_rows)
     except FlanlabError as error:
@@ -76,14 +76,14 @@ def _report(target: Path, guesses: list[tuple[str, str]], mirror: Path | None) -
 
 
 def _file_or_hub(rows: str) -> tuple[Path | None, str | None]:
-    from flanlab.data.table_files import READERS
+    from flanlab.data.table_files import TABLE_SUFFIXES
 
     path = Path(rows)
     if path.is_dir():
         raise FlanlabError(
             f"{rows} is a folder.", mend="Name one file in it; `source.files` in the task file can list several."
         )
-    if path.is_file() or path.suffix.lower() in READERS:
+    if path.is_file() or path.suffix.lower() in TABLE_SUFFIXES:
         if not path.is_file():
             raise FlanlabError(f"{rows}: there is no such file.", mend="Check the path.")
         return path, None

@@ -6,6 +6,7 @@ Training, scoring and generation all encode here, so the boundary a model is sco
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerBase
 
 from flanlab.data.joins import cuts_after_line_breaks
+from flanlab.data.word_tokenizer import WordTokenizer
 from flanlab.errors import FlanlabError
 
 PromptStyle = Literal["instruction", "chat", "baseline"]
@@ -24,6 +26,8 @@ ANSWER_SEPARATOR = "\n"
 One line break, not two: GPT-2's way of splitting text makes one token of "\\n\\n" at the end of a prompt and two before a
 word, so with a blank line the separator itself would become part of every answer.
 """
+EXEMPLAR_SEPARATOR = "\n\n"
+"""Stands between one exemplar and the next, and before the question itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,53 +38,60 @@ class EncodedQuestion:
     answers: list[list[int]]
 
 
-class TextEncoder:
-    """Encodes prompts with their answers for one tokenizer."""
+class Encoder(ABC):
+    """Encodes prompts with their answers; what a token is, is the subclasses' business."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        if tokenizer.eos_token_id is None:
-            raise FlanlabError(
-                "The tokenizer has no end-of-sequence token, so an answer could not be ended.",
-                mend="Use a model whose tokenizer defines eos_token.",
-            )
-        self.tokenizer = tokenizer
-        self.end: int = tokenizer.eos_token_id
-        starts = tokenizer("a")["input_ids"][:1]
-        self._start = starts if starts == [tokenizer.bos_token_id] else []
+    end: int
+    """The token that ends an answer."""
+    _start: list[int]
+    """Tokens that stand before every text that is no dialogue."""
 
     @property
+    @abstractmethod
     def has_chat_template(self) -> bool:
-        """Whether the tokenizer says how a dialogue is written."""
-        return bool(getattr(self.tokenizer, "chat_template", None))
+        """Whether it is known how a dialogue is written."""
 
     @property
+    @abstractmethod
     def hash(self) -> str:
-        """Identity of the tokenizer: vocabulary, merges, special tokens and chat template."""
-        backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
-        content = backend.to_str() if backend is not None else repr(sorted(self.tokenizer.get_vocab().items()))
-        return hashlib.blake2b(
-            f"{content}{getattr(self.tokenizer, 'chat_template', '')}{self.end}".encode(), digest_size=16
-        ).hexdigest()
+        """Identity of the encoding: texts become the same tokens where it is the same."""
 
-    def encode(self, prompt: str, answers: Sequence[str], style: PromptStyle = "instruction") -> EncodedQuestion:
-        """Encode a prompt with each of its answers.
+    @property
+    @abstractmethod
+    def newline_tokens(self) -> frozenset[int]:
+        """Tokens that contain a line break."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of tokens, special tokens left out."""
+
+    def encode(
+        self,
+        prompt: str,
+        answers: Sequence[str],
+        style: PromptStyle = "instruction",
+        exemplars: Sequence[tuple[str, str]] = (),
+    ) -> EncodedQuestion:
+        """Encode a prompt with each of its answers, after exemplars (prompt and target each) in that order.
 
         Prompt and answer are encoded as the one text they are read as; the prompt's share is the longest token prefix that
         the prompt alone and all the answers have in common. So a token that spans the join counts to the answer, and no
         answer is ever empty (it has its end token at least).
         """
-        return self.encode_batch([(prompt, answers)], style)[0]
+        return self._encode([(self._context(prompt, style, exemplars), answers)], style)[0]
 
     def encode_batch(
         self, questions: Sequence[tuple[str, Sequence[str]]], style: PromptStyle = "instruction"
     ) -> list[EncodedQuestion]:
         """Encode many prompts, each with its answers; as `encode` does one by one, but several times as fast."""
+        return self._encode([(self._context(prompt, style, ()), answers) for prompt, answers in questions], style)
+
+    def _encode(self, questions: Sequence[tuple[str, Sequence[str]]], style: PromptStyle) -> list[EncodedQuestion]:
         # With the space on the answer's side, as most tokenizers make one token of a space and a word.
         glue = " " if style == "baseline" else ""
         places: dict[str, int] = {}  # a text that occurs again, as options do, is encoded once
         plans = []
-        for prompt, answers in questions:
-            context = self._context(prompt, style)
+        for context, answers in questions:
             apart = not glue and self._joins_cleanly(context, answers)
             before = "\n" if apart else context + glue
             texts = (context, *(before + answer for answer in answers))
@@ -104,6 +115,61 @@ class TextEncoder:
         question = self.encode(prompt, [target])
         return question.prompt, question.answers[0]
 
+    def _context(self, prompt: str, style: PromptStyle, exemplars: Sequence[tuple[str, str]]) -> str:
+        if style == "chat":
+            return self._dialogue(prompt, exemplars)
+        before_answer, end = (" ", "") if style == "baseline" else (ANSWER_SEPARATOR, ANSWER_SEPARATOR)
+        shown = (f"{example}{before_answer}{target}{EXEMPLAR_SEPARATOR}" for example, target in exemplars)
+        return "".join(shown) + prompt + end
+
+    @abstractmethod
+    def _dialogue(self, prompt: str, exemplars: Sequence[tuple[str, str]]) -> str:
+        """A prompt as a dialogue in which it is the model's turn, exemplars as turns before it."""
+
+    def _joins_cleanly(self, context: str, answers: Sequence[str]) -> bool:
+        """Whether the answers can be encoded apart from the context, after a line break of their own."""
+        after_line_break = context.endswith("\n") and not context[-2:-1].isspace()
+        return after_line_break and bool(self._line_break) and not any(answer[:1].isspace() for answer in answers)
+
+    @property
+    @abstractmethod
+    def _line_break(self) -> list[int]:
+        """The tokens of a line break, where texts are always cut after one; else none."""
+
+    @abstractmethod
+    def _tokens(self, texts: list[str]) -> list[list[int]]:
+        """Tokens of each text, no special ones added."""
+
+
+class TextEncoder(Encoder):
+    """Encodes prompts with their answers for one tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if tokenizer.eos_token_id is None:
+            raise FlanlabError(
+                "The tokenizer has no end-of-sequence token, so an answer could not be ended.",
+                mend="Use a model whose tokenizer defines eos_token.",
+            )
+        self.tokenizer = tokenizer
+        self.end: int = tokenizer.eos_token_id
+        starts = tokenizer("a")["input_ids"][:1]
+        self._start = starts if starts == [tokenizer.bos_token_id] else []
+        self._words = WordTokenizer(tokenizer)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer says how a dialogue is written."""
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
+    @property
+    def hash(self) -> str:
+        """Identity of the tokenizer: vocabulary, merges, special tokens and chat template."""
+        backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
+        content = backend.to_str() if backend is not None else repr(sorted(self.tokenizer.get_vocab().items()))
+        return hashlib.blake2b(
+            f"{content}{getattr(self.tokenizer, 'chat_template', '')}{self.end}".encode(), digest_size=16
+        ).hexdigest()
+
     @cached_property
     def newline_tokens(self) -> frozenset[int]:
         """Tokens that contain a line break."""
@@ -114,25 +180,16 @@ class TextEncoder:
         """Text of generated tokens, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
-    def _context(self, prompt: str, style: PromptStyle) -> str:
-        if style == "baseline":
-            return prompt
-        if style == "instruction":
-            return prompt + ANSWER_SEPARATOR
+    def _dialogue(self, prompt: str, exemplars: Sequence[tuple[str, str]]) -> str:
         if not self.has_chat_template:
             raise FlanlabError(
                 "The model's tokenizer has no chat template.", mend="Score it with the plain instruction instead."
             )
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
+        turns = [turn for example, target in exemplars for turn in (("user", example), ("assistant", target))]
+        messages = [{"role": role, "content": content} for role, content in (*turns, ("user", prompt))]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert isinstance(text, str)
         return text
-
-    def _joins_cleanly(self, context: str, answers: Sequence[str]) -> bool:
-        """Whether the answers can be encoded apart from the context, after a line break of their own."""
-        after_line_break = context.endswith("\n") and not context[-2:-1].isspace()
-        return after_line_break and bool(self._line_break) and not any(answer[:1].isspace() for answer in answers)
 
     @cached_property
     def _line_break(self) -> list[int]:
@@ -141,14 +198,34 @@ class TextEncoder:
         return self._tokens(["\n"])[0] if backend is not None and cuts_after_line_breaks(backend.to_str()) else []
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
-        if not self.tokenizer.is_fast:
-            ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-            return ids
-        # An ordinary call sets truncation, padding and the like to their defaults; the texts then go to the backend at
-        # once, as transformers would pass them on, without the offsets that nobody reads here.
-        self.tokenizer("", add_special_tokens=False)
-        backend: Any = self.tokenizer.backend_tokenizer
-        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return self._words.tokens(texts)
+
+
+class CharacterEncoder(Encoder):
+    """For a model whose tokenizer is not known: every character counts as a token, its number being its code point.
+
+    Prompt and answer then part at the character where they are joined. The end token stands for no text.
+    """
+
+    end = -1
+    has_chat_template = False
+    hash = "characters"
+    newline_tokens = frozenset({ord("\n")})
+    _start: list[int] = []  # noqa: RUF012
+    _line_break: list[int] = []  # noqa: RUF012
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The characters as text, the end left out."""
+        return "".join(chr(character) for character in ids if character != self.end)
+
+    def _dialogue(self, prompt: str, exemplars: Sequence[tuple[str, str]]) -> str:
+        raise FlanlabError(
+            "The model's tokenizer is not known, and so neither is its chat template.",
+            mend="Name the tokenizer with --tokenizer, or ask with the plain instruction.",
+        )
+
+    def _tokens(self, texts: list[str]) -> list[list[int]]:
+        return [[ord(character) for character in text] for text in texts]
 
 
 def _common_prefix_length(sequences: Sequence[Sequence[int]]) -> int:

@@ -13,6 +13,10 @@ of A + B are those of A followed by those of B if
    on one side does not depend on the other.
 
 Other tokenizers may well behave so, too; of these it is known.
+
+Of those of case 2 still more is known: a text can be tokenized piece by piece, cut before every run of blanks and line breaks
+that follows something else, and between a letter and punctuation. No alternative of their patterns matches on both sides of
+such a place, and none looks back. Llama 3's and Qwen 2's take line breaks in after punctuation, so there no cut is made.
 """
 
 from __future__ import annotations
@@ -26,16 +30,25 @@ from typing import Any
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# `ByteLevel` has the same built in.
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _SPLITTING = frozenset(
     {
-        # GPT-2; its `ByteLevel` has the same built in.
-        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+        _GPT2,
         # Llama 3 and Qwen 2.
         _WORDS.format(r"\p{N}{1,3}"),
         _WORDS.format(r"\p{N}"),
     }
 )
 _JOIN_WITHIN_A_TOKEN = re.compile(r"\n\S|<0x0A>.|.<0x0A>", re.DOTALL)
+
+
+_WORD = r"[ \n\r\t]*+[A-Za-z]++(?=[.,;:!?)\"'])"
+_PIECES = re.compile(_WORD + r"|[ \n\r\t]*[^ \n\r\t]+|[ \n\r\t]+")
+_PIECES_WITH_LINE_BREAKS = re.compile(
+    _WORD + r"|[ \n\r\t]*[^ \n\r\t]+(?:(?<![A-Za-z0-9])[\r\n][ \n\r\t]*[^ \n\r\t]*)*|[ \n\r\t]+"
+)
+_CUT_WITHIN_A_TOKEN = re.compile(r"\s|[A-Za-z][.,;:!?)\"']")
 
 
 def cuts_after_line_breaks(tokenizer_json: str) -> bool:
@@ -49,6 +62,19 @@ def cuts_after_line_breaks(tokenizer_json: str) -> bool:
     if any(map(_splits, splitters)):
         return all(step["type"] == "NFC" for step in normalizers) and all(map(_splits_or_is_local, splitters))
     return all(map(_replaces_spaces, normalizers)) and all(map(_splits_at_spaces, splitters)) and _merges_apart(model)
+
+
+def pieces_pattern(tokenizer_json: str) -> re.Pattern[str] | None:
+    """What finds the pieces that a text can be tokenized by, where its white space is blanks, tabs and line breaks alone;
+    None for a tokenizer of which that is not known.
+    """
+    tokenizer = json.loads(tokenizer_json)
+    splitters = list(_steps(tokenizer["pre_tokenizer"], "pretokenizers"))
+    cut_through = any(_CUT_WITHIN_A_TOKEN.search(token["content"]) for token in tokenizer["added_tokens"])
+    if cut_through or not any(map(_splits, splitters)) or not cuts_after_line_breaks(tokenizer_json):
+        return None
+    patterns = {step["pattern"]["Regex"] for step in splitters if step["type"] == "Split"}
+    return _PIECES if patterns <= {_GPT2} else _PIECES_WITH_LINE_BREAKS
 
 
 def _steps(step: dict[str, Any] | None, parts: str) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from flanlab.data.lint_rules import FEW
@@ -45,10 +46,15 @@ def _is_wrong(item: Shown, names: list[str], column: str) -> bool:
 
 def _answer_columns(sample: Sample) -> dict[str, list[str]]:
     """The columns with named labels that the answer is made of, directly or through a field."""
-    used = set(variables_in(sample.task.answer))
-    for name in used & set(sample.task.fields):
-        used |= variables_in(sample.task.fields[name])
+    used = _columns_of_the_answer(sample)
     return {column: list(names) for column, names in sample.label_names.items() if column in used}
+
+
+def _columns_of_the_answer(sample: Sample) -> frozenset[str]:
+    """The columns that the answer is made of, directly or through fields."""
+    used = variables_in(sample.task.answer) - {"options"}
+    fields = used & sample.task.fields.keys()
+    return (used - fields).union(*(variables_in(sample.task.fields[name]) for name in fields))
 
 
 def _name_of(names: list[str], label: object) -> str | None:
@@ -57,6 +63,57 @@ def _name_of(names: list[str], label: object) -> str | None:
 
 def _plain(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.casefold().replace("_", " ")))
+
+
+def labels_stay_apart(sample: Sample) -> Iterator[Finding]:
+    """No two labels of the data get the same answer, as neutral tweets would that count as negative ones."""
+    if not isinstance(sample.task.options, list):
+        return
+    columns = _columns_of_the_answer(sample)
+    shown = sample.by_template.get(next(iter(sample.task.forward_templates())), ())
+    if len(columns) != 1:
+        return
+    (column,) = columns
+    labels: dict[str, set[object]] = defaultdict(set)
+    for item in shown:
+        label = item.row.columns.get(column)
+        if isinstance(label, int | str):
+            labels[item.example.target].add(label)
+    for answer, found in labels.items():
+        if 1 < len(found) <= _MOST_LABELS:
+            several = ", ".join(map(repr, sorted(found, key=str)))
+            yield Finding(
+                "warning",
+                "merged-labels",
+                None,
+                None,
+                f"The answer is {answer!r} for each of the labels {several} in the column `{column}`.",
+                "Leave out the rows of a label that is no answer with `filter`, or give it an option of its own.",
+            )
+
+
+_MOST_LABELS = 20
+"""A column of more different values is text or a number, and no label."""
+
+
+def instructions_name_every_option(sample: Sample) -> Iterator[Finding]:
+    """An instruction that offers answers offers all of them: "yes or no" is no way to ask for one of three."""
+    for number, template in enumerate(sample.task.templates, 1):
+        options = template.options or sample.task.options
+        if template.direction != "forward" or not isinstance(options, list) or len(options) < 3:
+            continue
+        written = f" {_plain(re.sub(r'{[{%].*?[%}]}', ' | ', template.prompt, flags=re.DOTALL))} "
+        named = [option for option in options if f" {_plain(option)} " in written]
+        if 1 < len(named) < len(options):
+            left_out = ", ".join(repr(option) for option in options if option not in named)
+            yield Finding(
+                "warning",
+                "options-named-in-part",
+                number,
+                None,
+                f"The prompt names {len(named)} of the {len(options)} options, but not {left_out}.",
+                "Name all of them, or none.",
+            )
 
 
 def answers_are_words(sample: Sample) -> Iterator[Finding]:
@@ -97,4 +154,10 @@ def _places(hits: Sequence[Shown], total: int) -> str:
     return count_of(len(hits), total, hits[0].split, hits[0].row.index)
 
 
-ANSWER_RULES: tuple[Rule, ...] = (answers_are_what_the_labels_mean, answers_are_words, answers_begin_with_a_token)
+ANSWER_RULES: tuple[Rule, ...] = (
+    answers_are_what_the_labels_mean,
+    labels_stay_apart,
+    instructions_name_every_option,
+    answers_are_words,
+    answers_begin_with_a_token,
+)

@@ -95,11 +95,14 @@ def _likeness(first: str, second: str) -> float:
 
 
 def templates_use_the_row(sample: Sample) -> Iterator[Finding]:
-    """A forward prompt shows something of the row."""
+    """A prompt shows something of the row: an input, or, where it is inverted, the answer."""
     per_row_options = isinstance(sample.task.options, str)
-    for number in sample.task.forward_templates():
-        source = sample.task.templates[number - 1].prompt
-        if not input_variables(sample.task, source) and not (per_row_options and "options" in variables_in(source)):
+    for number, template in enumerate(sample.task.templates, 1):
+        names = variables_in(template.prompt)
+        given = {"answer"} if template.direction == "inverted" else set()
+        if per_row_options:
+            given.add("options")
+        if not input_variables(sample.task, template.prompt) and not names & given:
             yield Finding(
                 "error",
                 "no-field",

@@ -46,7 +46,7 @@ def fields_are_filled(sample: Sample) -> Iterator[Finding]:
         for fault, hits in found.items():
             split, row = hits[0]
             yield Finding(
-                "error",
+                "warning" if fault.endswith("in the data") else "error",
                 "empty-field" if fault == "is empty" else "null-field",
                 numbers[0] if len(numbers) == 1 else None,
                 row.index,
@@ -67,7 +67,11 @@ def _lack(task: Task, name: str, row: PreparedRow) -> str | None:
         # Texts may hold these words; what counts is a null, or such a word alone, in the columns the field is made of.
         for column in variables_in(task.fields[name]) if name in task.fields else (name,):
             source = row.columns.get(column)
-            if _is_null(source) or (isinstance(source, str) and source.strip().casefold() in words):
+            word = source.strip().casefold() if isinstance(source, str) else ""
+            if word == "none":
+                # It may be an answer as good as another.
+                return f"is but the word {source!r} in the data"
+            if _is_null(source) or word in words:
                 return f"holds the word {words.pop()!r} for a missing value"
     return None
 

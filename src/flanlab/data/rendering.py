@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -189,6 +190,44 @@ def _answers(
 def option_count(task: Task, row: PreparedRow) -> int:
     """How many options the row has; 0 for generation."""
     return len(row.options)
+
+
+def group_of(task: Task, row: PreparedRow) -> str | None:
+    """What the row has in common with the rows that belong to it; None where the task's rows stand alone.
+
+    Raises:
+        FlanlabError: the task has `group`, but it gives nothing for this row.
+    """
+    if task.group is None:
+        return None
+    value = _text(_evaluate(task, row.index, "group", task.group, row.fields, row.columns))
+    if not value:
+        raise FlanlabError(
+            f"{task.path}, row {row.index}: `group` gives nothing.",
+            mend="Write an expression that has a value in every row, or leave such rows out with `filter`.",
+        )
+    return value
+
+
+def gold_value_of(task: Task, row: PreparedRow) -> float | None:
+    """The number that the row's answer is compared with; None where the task has no `gold_value`.
+
+    Raises:
+        FlanlabError: it is no finite number.
+    """
+    if task.gold_value is None:
+        return None
+    value = _evaluate(task, row.index, "gold_value", task.gold_value, row.fields, row.columns)
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise FlanlabError(
+            f"{task.path}, row {row.index}: `gold_value` gives {value!r}, which is no number.",
+            mend="Write an expression that gives a number, or leave such rows out with `filter`.",
+        )
+    return number
 
 
 def shorten_longest_field(row: PreparedRow, characters: int) -> PreparedRow | None:

@@ -14,12 +14,14 @@ from typing import Any
 import pyarrow as pa
 
 from flanlab.data.generators import generated_files
-from flanlab.data.table_files import READERS, one_line, read_table
+from flanlab.data.table_files import TABLE_SUFFIXES, one_line, read_table
 from flanlab.errors import FlanlabError
 from flanlab.tasks.schema import Source, Split, Task
 from flanlab.tasks.templating import TemplatingError, compile_source
 
 MIRROR_VARIABLE = "FLANLAB_MIRROR"
+CONVERSION = "refs/convert/parquet"
+"""Where the Hub keeps its own Parquet copy of a data set that has a loading script."""
 Row = Mapping[str, Any]
 
 
@@ -49,8 +51,10 @@ class Rows(Sequence[Row]):
         return (self[index] for index in range(len(self)))
 
     @cached_property
-    def _columns(self) -> dict[str, pa.ChunkedArray]:
-        return dict(zip(self.table.column_names, self.table.columns, strict=True))
+    def _columns(self) -> dict[str, pa.ChunkedArray | pa.Array]:
+        # A lone chunk is several times as quick to index as the column around it.
+        columns = (column.chunk(0) if column.num_chunks == 1 else column for column in self.table.columns)
+        return dict(zip(self.table.column_names, columns, strict=True))
 
 
 class _TableRow(Mapping[str, Any]):
@@ -62,7 +66,7 @@ class _TableRow(Mapping[str, Any]):
 
     __slots__ = ("_cells", "_columns", "_position")
 
-    def __init__(self, columns: Mapping[str, pa.ChunkedArray], position: int, cells: dict[str, Any]) -> None:
+    def __init__(self, columns: Mapping[str, pa.ChunkedArray | pa.Array], position: int, cells: dict[str, Any]) -> None:
         self._columns = columns
         self._position = position
         self._cells = cells
@@ -109,8 +113,9 @@ def load_splits(hub: str, config: str | None, revision: str | None = None, mirro
     """
     mirror = mirror or mirror_from_environment()
     if mirror is not None:
-        return {split: _read_file(path) for split, path in _mirror_files(hub, hub, config, mirror).items()}
-    return {split: rows.with_format("arrow")[:] for split, rows in _from_hub(hub, hub, config, revision=revision).items()}
+        return {split: read_table(path) for split, path in _mirror_files(hub, [hub], config, mirror, None).items()}
+    splits = _from_hub(hub, hub, {"name": config, "revision": revision})
+    return {split: rows.with_format("arrow")[:] for split, rows in splits.items()}
 
 
 def load_rows(task: Task, split: Split, mirror: Path | None = None) -> Rows:
@@ -200,7 +205,8 @@ def _filtered(task: Task, rows: Rows) -> Rows:
 def _taken_apart(task: Task, rows: Rows) -> Rows:
     """The rows, each as often as it has turns."""
     assert task.turns is not None
-    kept, turns = list[int](), list[int]()
+    kept: list[int] = []
+    turns: list[int] = []
     for index, count in enumerate(_each_row(task, rows, "turns", task.turns)):
         if not isinstance(count, int):
             raise FlanlabError(
@@ -235,29 +241,31 @@ def _generate(task: Task, source: Source, specification: str) -> tuple[pa.Table,
 
 
 def _read_mirror(task: Task, name: str, source: Source, specification: str, mirror: Path) -> tuple[pa.Table, str]:
-    assert source.hub is not None
-    paths = _mirror_files(name, source.hub, source.config, mirror, _how_to_obtain(source))
+    hubs = [hub for hub in (source.hub, source.formerly) if hub is not None]
+    paths = _mirror_files(name, hubs, source.config, mirror, _how_to_obtain(source))
     return _read_slices(task, specification, paths)
 
 
-def _mirror_files(name: str, hub: str, config: str | None, mirror: Path, mend: str | None = None) -> dict[str, Path]:
-    """Split to file of one configuration of a data set."""
+def _mirror_files(name: str, hubs: Sequence[str], config: str | None, mirror: Path, mend: str | None) -> dict[str, Path]:
+    """Split to file of one configuration of a data set, under the first of its names that the mirror holds."""
     if not mirror.is_dir():
         raise MissingDataError(
             f"There is no mirror folder at {mirror}.",
             mend=f"Correct --mirror or {MIRROR_VARIABLE}, or unset it to use the Hub.",
         )
-    folder = mirror / hub / (config or "default")
-    if not folder.is_dir():
-        others = sorted(path.name for path in (mirror / hub).glob("*/")) if "/" in hub else []
+    folders = [folder for hub in hubs if (folder := mirror / hub / (config or "default")).is_dir()]
+    if not folders:
+        others = sorted(
+            {path.parent.name for hub in hubs for path in (mirror / hub).glob("*/*") if path.suffix in TABLE_SUFFIXES}
+        )
         if others:
             mend = mend or f"It holds the configurations {', '.join(others)}: name one (source.config, or --config)."
         raise MissingDataError(
-            f"{name}: the mirror {mirror} does not hold {hub}" + (f" ({config})." if config else "."),
+            f"{name}: the mirror {mirror} does not hold {hubs[0]}" + (f" ({config})." if config else "."),
             mend=mend
             or "Leave the task out, or add the data set to the mirror as <hub id>/<config or default>/<split>.parquet.",
         )
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in READERS}
+    return {path.stem: path for path in sorted(folders[0].iterdir()) if path.suffix in TABLE_SUFFIXES}
 
 
 def _how_to_obtain(source: Source) -> str | None:
@@ -275,10 +283,17 @@ def _read_slices(task: Task, specification: str, paths: Mapping[str, Path]) -> t
     """Read the files that a slicing expression such as `train[:90%]+validation` names, and cut them."""
     from datasets import ReadInstruction
 
+    names = _split_names(specification)
+    if absent := [name for name in names if name not in paths or not paths[name].is_file()]:
+        what = "there is no such file" if absent[0] in paths else f"there are no rows of the split `{absent[0]}`"
+        place = f": {paths[absent[0]]}" if absent[0] in paths else ""
+        raise MissingDataError(
+            f"{task.path}: source.splits: {specification!r}{place}: {what}.",
+            mend=f"The splits at hand are: {', '.join(paths) or 'none'}. Use one of them, or provide the file.",
+        )
+    tables = {name: read_table(paths[name]) for name in names}
     try:
-        instruction = ReadInstruction.from_spec(specification)
-        tables = {name: _read_file(paths[name]) for name in _split_names(specification) if name in paths}
-        slices = instruction.to_absolute({name: table.num_rows for name, table in tables.items()})
+        slices = ReadInstruction.from_spec(specification).to_absolute({name: len(table) for name, table in tables.items()})
     except (ValueError, AssertionError) as error:
         raise FlanlabError(
             f"{task.path}: source.splits: {specification!r} cannot be read here: {error}",
@@ -288,6 +303,12 @@ def _read_slices(task: Task, specification: str, paths: Mapping[str, Path]) -> t
     for name in sorted(tables):
         digest.update(paths[name].read_bytes())
     cuts = [tables[cut.splitname].slice(cut.from_, max(cut.to - cut.from_, 0)) for cut in slices]
+    if not any(map(len, cuts)):
+        there = ", ".join(f"{name} has {len(table)} rows" for name, table in tables.items())
+        raise MissingDataError(
+            f"{task.path}: source.splits: no row is left for {task.name} by {specification!r} ({there}).",
+            mend="Take a smaller slice, or provide more rows.",
+        )
     return _joined(cuts, f"{task.path}: source.splits: the slices of {specification!r}"), digest.hexdigest()
 
 
@@ -295,30 +316,28 @@ def _split_names(specification: str) -> list[str]:
     return [part.split("[")[0].strip() for part in specification.split("+")]
 
 
-def _read_file(path: Path) -> pa.Table:
-    if path.suffix.lower() in READERS and not path.is_file():
-        raise MissingDataError(f"{path}: there is no such file.", mend="Correct source.files in the task file.")
-    return read_table(path)
-
-
 def _read_hub(name: str, source: Source, specification: str) -> tuple[pa.Table, str]:
     if source.obtain is not None:
         raise MissingDataError(f"{name}: no copy on the Hub can be loaded.", mend=str(_how_to_obtain(source)))
-    dataset = _from_hub(name, source.hub, source.config, split=specification, revision=source.revision)
+    where: dict[str, Any] = {"name": source.config}
+    if source.revision == CONVERSION and source.config is not None:
+        # The conversion holds no list of its configurations, only a folder for each; nor do splits of any name load there.
+        where = {"data_files": {name: f"{source.config}/{name}/*.parquet" for name in _split_names(specification)}}
+    dataset = _from_hub(name, source.hub, {"split": specification, "revision": source.revision, **where})
     return dataset.with_format("arrow")[:], str(dataset._fingerprint)
 
 
-def _from_hub(name: str, hub: str | None, config: str | None, **options: str | None) -> Any:
+def _from_hub(name: str, hub: str | None, options: Mapping[str, Any]) -> Any:
     from datasets import load_dataset
 
     try:
-        return load_dataset(hub, config, **options)
+        return load_dataset(hub, **options)
     except Exception as error:  # the Hub's client raises many kinds, none of them ours to tell apart
         mend = "Check the network, or name a folder with the data with --mirror DIR."
         if "scripts are no longer supported" in str(error):
-            mend = "Give source.revision: refs/convert/parquet, the Hub's own conversion, or use a --mirror DIR with its rows."
+            mend = f"Give source.revision: {CONVERSION}, the Hub's own conversion, or use a --mirror DIR with its rows."
         elif "Config name is missing" in str(error):
-            mend = "Name one of its configurations (source.config in a task file, --config on the command line)."
+            mend = "Name one of its configurations (source.config, or --config)."
         raise MissingDataError(
             f"{name}: {hub} could not be read from the Hugging Face Hub: {one_line(error)}", mend=mend
         ) from error

@@ -1,4 +1,4 @@
-"""Tables from files: Parquet, JSONL, CSV and TSV, with errors that name the line."""
+"""Files of rows as tables: Parquet, JSONL, CSV and TSV, read so that a value is what it looks like to a person."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from flanlab.errors import FlanlabError
 
 
 def read_table(path: Path) -> pa.Table:
-    """Read a file whole, by the end of its name.
+    """The rows of a file, by its suffix: .parquet, .jsonl, .csv or .tsv.
 
     Raises:
-        FlanlabError: a kind of file not known, damaged content (the line is named), or a column name used twice.
+        FlanlabError: a file of another kind, or damaged; names the line where there is one.
     """
-    reader = READERS.get(path.suffix.lower())
+    reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise FlanlabError(f"{path}: cannot read files of this kind.", mend=f"Use one of: {', '.join(READERS)}.")
+        raise FlanlabError(f"{path}: cannot read files of this kind.", mend=f"Use one of: {', '.join(TABLE_SUFFIXES)}.")
     try:
         table = reader(path)
     except UnicodeDecodeError as error:
@@ -105,15 +105,17 @@ def _of_one_type(cells: Sequence[tuple[int, Any]]) -> bool:
     return True
 
 
-READERS: Mapping[str, Callable[[Path], pa.Table]] = {
+_READERS: Mapping[str, Callable[[Path], pa.Table]] = {
     ".parquet": _read_parquet,
     ".jsonl": _read_json_lines,
     ".csv": _read_csv,
     ".tsv": _read_csv,
 }
 
+TABLE_SUFFIXES = tuple(_READERS)
+
 
 def one_line(error: Exception, width: int = 300) -> str:
-    """The message of an error from elsewhere, cut to one line."""
+    """An error's message on one line, shortened to `width` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= width else text[: width - 1] + "…"

@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from flanlab.evaluation.metrics import Floats, Prediction, bleu_signature, metrics_for
-from flanlab.evaluation.predict import EvaluationSettings, read_predictions
+from flanlab.evaluation.levels import levels
+from flanlab.evaluation.metrics.declared import metrics_for, signatures
+from flanlab.evaluation.metrics.metric import Floats
+from flanlab.evaluation.planning import EvaluationSettings
+from flanlab.evaluation.predict import read_predictions
 from flanlab.evaluation.statistics import ScoreGrid, interval, make_draws, score_grid
 from flanlab.tasks.schema import Task
 
@@ -30,8 +33,7 @@ def task_results(
     """
     predictions = {name: read_predictions(folder).to_pylist() for name, folder in variants.items()}
     first = next(iter(predictions.values()))
-    generated = first[0]["generated"] is not None
-    metrics = metrics_for(task.metrics, generated=generated, end_token=settings.end_token)
+    metrics = metrics_for(task.metrics, first, end_token=settings.end_token)
     grids = {metric.name: {name: score_grid(metric, rows) for name, rows in predictions.items()} for metric in metrics}
     some = next(iter(grids[metrics[0].name].values()))
     draws = make_draws(some.shown.shape[1], some.shown.shape[0], task.name)
@@ -39,17 +41,23 @@ def task_results(
         metric: {name: grid.resampled(draws.over(grid.templates)) for name, grid in by_variant.items()}
         for metric, by_variant in grids.items()
     }
+    by_answering_blindly = levels(task.metrics, [metric.name for metric in metrics], first)
+    # Where nothing could be ranked, generated answers are held against the same levels.
+    blindly = by_answering_blindly.get("accuracy") or by_answering_blindly.get("exact_match", {})
     entry = {
         "clusters": [str(cluster) for cluster in task.clusters],
         "description": task.description,
-        "rows": int(some.shown.shape[1]),
+        "rows": len({prediction["row"] for prediction in first}),
+        "groups": some.shown.shape[1] if task.group is not None else None,
         "templates": list(some.templates),
         "shortened": sum(prediction["shortened"] for prediction in first),
         "main_metric": metrics[0].name,
         "metrics": {metric.name: metric.title for metric in metrics},
-        "signatures": {"bleu": bleu_signature()} if "bleu" in task.metrics else {},
-        "chance": _chance(first) if task.is_classification else None,
-        "majority": _majority(first) if task.is_classification else None,
+        "definitions": {metric.name: metric.definition for metric in metrics},
+        "signatures": signatures(task.metrics, first),
+        "levels": by_answering_blindly,
+        "chance": blindly["chance"] if task.is_classification else None,
+        "majority": blindly["majority"] if task.is_classification else None,
         "scores": {
             metric: {name: _summary(grid, resampled[metric][name]) for name, grid in by_variant.items()}
             for metric, by_variant in grids.items()
@@ -122,14 +130,3 @@ def _summary(grid: ScoreGrid, resampled: Floats) -> dict[str, Any]:
         "interval": list(interval(resampled)),
         "by_template": {str(template): float(score) for template, score in zip(grid.templates, scores, strict=True)},
     }
-
-
-def _chance(predictions: Sequence[Prediction]) -> float:
-    """Accuracy of guessing: the mean of one over the number of options."""
-    return float(np.mean([1 / len(prediction["options"]) for prediction in predictions]))
-
-
-def _majority(predictions: Sequence[Prediction]) -> float:
-    """Accuracy of always giving the most frequent answer position, over the rows evaluated."""
-    answers = {prediction["row"]: prediction["answer"] for prediction in predictions}
-    return max(Counter(answers.values()).values()) / len(answers)

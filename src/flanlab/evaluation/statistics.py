@@ -2,7 +2,7 @@
 
 A task's score under one model is the mean over templates of each template's score over its rows. Rows and templates are
 both samples (of what could be asked, and of how), so the bootstrap resamples both, crossed; two models are compared under
-the same draws, row by row and template by template.
+the same draws, row by row and template by template. Rows that belong together (a task's `group`) are drawn together.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flanlab.evaluation.metrics import Floats, Metric, Prediction
+from flanlab.evaluation.metrics.metric import Floats, Metric, Prediction
+from flanlab.evaluation.units import units_of
 
 DRAWS = 2_000
 LEVEL = 0.95
@@ -21,9 +22,9 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class ScoreGrid:
-    """Statistics of one metric for one task and model, by template and row.
+    """Statistics of one metric for one task and model, by template and unit (a row, or rows that belong together).
 
-    `statistics` is [templates, rows, k], zero where a row was not shown through a template; `shown` is [templates, rows].
+    `statistics` is [templates, units, k], zero where a unit was not shown through a template; `shown` is [templates, units].
     """
 
     metric: Metric
@@ -32,8 +33,9 @@ class ScoreGrid:
     shown: Floats
 
     def by_template(self) -> Floats:
-        """Score of each template over its rows, [templates]."""
-        return self.metric.combine(self.statistics.sum(axis=1), self.shown.sum(axis=1))
+        """Score of each template over its units, [templates]."""
+        scores: Floats = self._scores(np.ones((1, self.shown.shape[1])))[0]
+        return scores
 
     def mean(self) -> float:
         """Mean of the templates' scores."""
@@ -41,51 +43,54 @@ class ScoreGrid:
 
     def resampled(self, draws: Draws) -> Floats:
         """Mean over templates under each resampling, [draws]."""
-        totals = np.einsum("dr,trk->dtk", draws.rows, self.statistics, optimize=True)
-        weight = draws.rows @ self.shown.T
-        with np.errstate(invalid="ignore", divide="ignore"):
-            scores = self.metric.combine(totals, weight)
+        weight = draws.units @ self.shown.T
         present = draws.templates * (weight > 0)
-        scores = np.where(weight > 0, scores, 0.0)
-        # A draw in which no chosen template met a chosen row says nothing; it falls back to the unresampled mean.
+        scores = np.where(weight > 0, self._scores(draws.units), 0.0)
+        # A draw in which no chosen template met a chosen unit says nothing; it falls back to the unresampled mean.
         total = present.sum(axis=1)
         result: Floats = np.where(total > 0, (scores * present).sum(axis=1) / np.maximum(total, 1), self.mean())
         return result
 
+    def _scores(self, weights: Floats) -> Floats:
+        """Scores [draws, templates] under weights [draws, units]."""
+        return np.stack([self.metric.score(weights, statistics) for statistics in self.statistics], axis=1)
+
 
 @dataclass(frozen=True)
 class Draws:
-    """How often each row and each template occurs in each resampling: [draws, rows] and [draws, templates]."""
+    """How often each unit and each template occurs in each resampling: [draws, units] and [draws, templates]."""
 
-    rows: Floats
+    units: Floats
     templates: Floats
 
     def over(self, templates: Sequence[int]) -> Draws:
-        """The same draws of rows for a variant with a single prompt, such as the baseline's, where templates cannot vary."""
-        return Draws(self.rows, np.ones((len(self.rows), 1))) if len(templates) == 1 else self
+        """The same draws of units for a variant with a single prompt, such as the baseline's, where templates cannot vary."""
+        return Draws(self.units, np.ones((len(self.units), 1))) if len(templates) == 1 else self
 
 
-def make_draws(row_count: int, template_count: int, name: str) -> Draws:
+def make_draws(unit_count: int, template_count: int, name: str) -> Draws:
     """Resamplings for one task: the same for every model and metric, and from one call to the next."""
     seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
     generator = np.random.default_rng(seed)
     return Draws(
-        generator.multinomial(row_count, np.full(row_count, 1 / row_count), size=DRAWS).astype(float),
+        generator.multinomial(unit_count, np.full(unit_count, 1 / unit_count), size=DRAWS).astype(float),
         generator.multinomial(template_count, np.full(template_count, 1 / template_count), size=DRAWS).astype(float),
     )
 
 
 def score_grid(metric: Metric, predictions: Sequence[Prediction]) -> ScoreGrid:
-    """Arrange the predictions of one task by template and row."""
+    """Arrange the predictions of one task by template and unit."""
     templates = sorted({prediction["template"] for prediction in predictions})
-    rows = {row: place for place, row in enumerate(sorted({prediction["row"] for prediction in predictions}))}
-    place_of = {template: place for place, template in enumerate(templates)}
-    values = [metric.statistics(prediction) for prediction in predictions]
-    statistics = np.zeros((len(templates), len(rows), len(values[0])))
-    shown = np.zeros((len(templates), len(rows)))
-    for prediction, value in zip(predictions, values, strict=True):
-        where = place_of[prediction["template"]], rows[prediction["row"]]
-        statistics[where] = value
+    place_of = {unit: place for place, unit in enumerate(units_of(predictions))}
+    cells = {
+        (number, place_of[unit]): metric.statistics(together)
+        for number, template in enumerate(templates)
+        for unit, together in units_of(p for p in predictions if p["template"] == template).items()
+    }
+    statistics = np.zeros((len(templates), len(place_of), len(next(iter(cells.values())))))
+    shown = np.zeros((len(templates), len(place_of)))
+    for where, values in cells.items():
+        statistics[where] = values
         shown[where] = 1
     return ScoreGrid(metric, tuple(templates), statistics, shown)
 

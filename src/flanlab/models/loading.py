@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +18,11 @@ from transformers.utils import logging as transformers_logging
 from flanlab.data.encoding import TextEncoder
 from flanlab.errors import FlanlabError
 from flanlab.files import read_json
+from flanlab.models.answering import Reply
 from flanlab.models.embedded import EMBEDDED_MODEL, embedded_model_folder
+from flanlab.models.gguf import gguf_model_folder, is_gguf
 from flanlab.models.packed_attention import ATTENTION_NAME, check_isolation
+from flanlab.models.scoring import Question, answer_questions
 
 STAMP_FILE = "flanlab.json"
 """Beside the weights of every model tuned here: what it was trained on, and what was held out."""
@@ -52,11 +55,18 @@ class LoadedModel:
         """Number of parameters; tied ones count once. Counted once, since a LoRA adapter is put into the model itself."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
+    def answer(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Reply]]:
+        """Reply to questions in batches of up to `token_budget` tokens; yields (position, reply)."""
+        for position, answer in answer_questions(self.model, questions, token_budget):
+            lengths = [len(option) for option in questions[position].options]
+            text = self.encoder.decode(answer.generated).strip()
+            yield position, Reply(answer.scores, answer.scores_without_end, lengths, text)
+
 
 def load_model(
     name: str, *, device: str | None = None, revision: str | None = None, say: Callable[[str], None] = lambda _: None
 ) -> LoadedModel:
-    """Load a causal language model: the embedded one, a local folder (full weights or a LoRA adapter), or a Hub id.
+    """Load a causal language model: the embedded one, a folder (full weights or a LoRA adapter), a GGUF file, or a Hub id.
 
     float32 on a CPU, bfloat16 on a GPU. The model is checked once for leaks between packed segments.
 
@@ -98,8 +108,10 @@ def load_encoder(name: str, *, say: Callable[[str], None] = lambda _: None) -> T
 
 
 def _source(name: str, say: Callable[[str], None]) -> str:
-    """What transformers knows a model by: the embedded model's folder in the cache, else the folder or Hub id itself."""
-    return str(embedded_model_folder(say)) if name == EMBEDDED_MODEL else name
+    """What transformers knows a model by: a folder in the cache for the embedded model and for GGUF files, else the name."""
+    if name == EMBEDDED_MODEL:
+        return str(embedded_model_folder(say))
+    return str(gguf_model_folder(Path(name), say)) if is_gguf(name) else name
 
 
 def _read_weights(source: str, revision: str | None, dtype: torch.dtype, say: Callable[[str], None]) -> Any:

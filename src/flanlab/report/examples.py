@@ -23,7 +23,6 @@ _COLUMNS = [
     "options",
     "option_scores",
     "option_scores_without_end",
-    "answer",
     "references",
     "generated",
 ]
@@ -54,8 +53,8 @@ class TaskExamples:
 def task_examples(folder: Path, end_token: bool) -> TaskExamples | None:
     """Choose examples from one task's predictions; None where the folder holds none.
 
-    A classification is right where the right option is ranked first; a free answer, where it equals a reference, case,
-    punctuation and space aside.
+    Where options were ranked, a prediction is right if a right one is first; a generated answer, if it equals a reference,
+    case, punctuation and space aside.
 
     Raises:
         FlanlabError: a file of predictions is damaged.
@@ -106,8 +105,8 @@ def spread(records: Sequence[Mapping[str, Any]], wanted: int, taken: frozenset[i
 
 
 def _is_right(record: Mapping[str, Any], scores: str) -> bool:
-    if record["options"]:
-        return bool(record[scores].index(max(record[scores])) == record["answer"])
+    if record[scores]:
+        return record["options"][record[scores].index(max(record[scores]))] in record["references"]
     return _plain(record["generated"] or "") in {_plain(reference) for reference in record["references"]}
 
 
@@ -118,10 +117,10 @@ def _plain(text: str) -> str:
 def _shown(record: Mapping[str, Any], scores: str) -> ShownPrediction:
     options = record["options"] or []
     ranked = []
-    if options:
+    if record[scores]:
         highest = max(record[scores])
         weights = [math.exp(score - highest) for score in record[scores]]
         shares = [weight / sum(weights) for weight in weights]
         ranked = sorted(zip(options, shares, strict=True), key=lambda pair: pair[1], reverse=True)
-    right = [options[record["answer"]]] if options else list(record["references"])
+    right = list(record["references"])
     return ShownPrediction(record["template"], record["row"], record["prompt"], right, ranked, record["generated"])

@@ -71,7 +71,6 @@ def write_report(folder: Path, *, examples: bool = True) -> Path:
         wording.counted,
         wording.cluster_title,
         wording.duration,
-        wording.explanation,
         wording.listed,
         wording.breakable,
         wording.metric_title,
@@ -141,9 +140,10 @@ def _metric_tables(results: Results) -> list[dict[str, Any]]:
         {
             "metric": metric,
             "title": wording.metric_title(results, metric),
+            "explanation": wording.explanation(results, metric),
             "rows": _rows(results, metric),
-            "with_chance": metric in ("accuracy", "answer_probability"),
-            "with_majority": metric == "accuracy",
+            "with_chance": metric.startswith("accuracy") or metric == "answer_probability",
+            "with_majority": metric.startswith("accuracy"),
         }
         for metric in [*headlines, *dict.fromkeys(others)]
     ]

@@ -64,6 +64,7 @@ class TaskResult(BaseModel):
     shortened: int = 0
     main_metric: str
     metrics: dict[str, str]
+    definitions: dict[str, str] = {}
     chance: Number | None = None
     majority: Number | None = None
     scores: Scores
@@ -97,6 +98,8 @@ class Results(BaseModel):
     trained_on: dict[str, str] = {}
     model: str
     parameters: int | None = None
+    scoring: Literal["log-probabilities", "generation"] = "log-probabilities"
+    """Whether options were ranked, or answers generated and compared with the options."""
     variants: dict[FolderName, str] = Field(min_length=1)
     tasks: dict[FolderName, TaskResult] = Field(min_length=1)
     average: Average | None = None

@@ -10,7 +10,14 @@ from flanlab.report.reading import Results, TaskResult
 
 CLASSIFICATION_METRICS = ("valid_answers", "exact_match", "accuracy")
 """What is told of a task with options: does it answer at all, is the answer right, is the right option ranked first."""
-_PERCENT = {*CLASSIFICATION_METRICS, "answer_probability"}
+_PERCENT = {
+    *CLASSIFICATION_METRICS,
+    "accuracy_per_token",
+    "accuracy_per_byte",
+    "accuracy_pmi",
+    "answer_probability",
+    "multirc_exact_match",
+}
 _SPACE = "\N{NARROW NO-BREAK SPACE}"
 _MINUS = "\N{MINUS SIGN}"
 _EXPLANATIONS = {
@@ -56,9 +63,10 @@ def is_percent(metric: str) -> bool:
     return metric in _PERCENT
 
 
-def explanation(metric: str) -> str:
-    """What a metric measures, in words."""
-    return _EXPLANATIONS.get(metric, "")
+def explanation(results: Results, metric: str) -> str:
+    """What a metric measures, in words: ours for the common ones, else as results.json defines it."""
+    defined = (task.definitions[metric] for task in results.tasks.values() if metric in task.definitions)
+    return _EXPLANATIONS.get(metric) or next(defined, "")
 
 
 def counted(items: int, noun: str) -> str:
@@ -113,9 +121,8 @@ def headline_metrics(results: Results) -> list[str]:
 
 def task_headlines(task: TaskResult) -> list[str]:
     """The metrics by which one task is judged."""
-    if not task.is_classification:
-        return [task.main_metric]
-    return [metric for metric in CLASSIFICATION_METRICS if metric in task.scores]
+    choices = [metric for metric in CLASSIFICATION_METRICS if task.is_classification and metric in task.scores]
+    return list(dict.fromkeys([*choices, task.main_metric]))
 
 
 def average_chance(results: Results) -> float | None:

@@ -24,6 +24,7 @@ Metric = Literal[
     "spearman",
     "exact_match",
     "f1",
+    "trivia_qa_f1",
     "drop_f1",
     "rouge",
     "bleu",
@@ -41,6 +42,7 @@ class Source(_Strict):
     """Where rows come from: the Hugging Face Hub (or a mirror folder of it), files beside the task file, or a generator."""
 
     hub: str | None = Field(None, description="Hub id of the data set, such as nyu-mll/glue.")
+    formerly: str | None = Field(None, description="Earlier Hub id of the same rows, under which a mirror may hold them.")
     config: str | None = Field(None, description="Configuration (subset) of the Hub data set.")
     revision: str | None = Field(None, description="Commit of the Hub data set.")
     files: dict[str, str] | str | None = Field(
@@ -59,8 +61,8 @@ class Source(_Strict):
     def _one_place(self) -> Source:
         if sum(place is not None for place in (self.hub, self.files, self.generator)) != 1:
             raise ValueError("give `hub`, `files` or `generator`, one of the three")
-        if self.hub is None and (self.revision or self.obtain):
-            raise ValueError("`revision` and `obtain` belong to a `hub` source")
+        if self.hub is None and (self.revision or self.obtain or self.formerly):
+            raise ValueError("`revision`, `formerly` and `obtain` belong to a `hub` source")
         if self.files is not None and self.config:
             raise ValueError("`config` belongs to a `hub` or `generator` source")
         if self.files is None and not self.splits:
@@ -163,20 +165,21 @@ class Task(_Strict):
     )
     gold_value: str | None = Field(None, description="Expression giving the number that a numeric answer is compared with.")
     group: str | None = Field(
-        None, description="Expression; rows for which it is the same belong together: they are evaluated all or none."
+        None, description="Text; rows for which it is the same belong together: they are evaluated all or none."
     )
     metrics: list[Metric] = Field(min_length=1)
     templates: list[Template] = Field(min_length=1)
     baseline: Baseline | None = Field(None, description="A continuation-style prompt for untuned models.")
 
     _path: Path | None = PrivateAttr(None)
+    _whole: Task | None = PrivateAttr(None)
 
     @field_validator("answer", "filter", "references", "turns", "gold_value", "group")
     @classmethod
     def _valid_jinja(cls, value: str | None) -> str | None:
         return None if value is None else _checked_jinja(value)
 
-    @field_validator("filter", "references", "turns", "gold_value", "group")
+    @field_validator("filter", "references", "turns", "gold_value")
     @classmethod
     def _one_expression(cls, value: str | None) -> str | None:
         return None if value is None else _checked_expression(value)
@@ -215,6 +218,8 @@ class Task(_Strict):
         for field, metrics in _METRICS_THAT_NEED.items():
             if (needy := sorted(metrics & set(self.metrics))) and getattr(self, field) is None:
                 raise ValueError(f"the metric {needy[0]} needs `{field}`")
+        if self.group is not None and (alone := sorted({"pearson", "spearman"} & set(self.metrics))):
+            raise ValueError(f"the metric {alone[0]} is of rows that stand alone: leave out `group`")
         if not self.forward_templates():
             raise ValueError("at least one template must be forward: one that asks for the answer")
         for number, template in enumerate(self.templates, start=1):
@@ -276,9 +281,11 @@ class Task(_Strict):
                 mend=f"Its parts are: {', '.join(self.parts)}." if self.parts else "It has no parts: name it alone.",
             )
         lineage = {**self.derived_from, self.name: "a part of it"}
-        return self.model_copy(
+        part = self.model_copy(
             update={"name": f"{self.name}.{name}", "parts": {name: self.parts[name]}, "derived_from": lineage}
         )
+        part._whole = self.whole
+        return part
 
     def without_part(self, name: str) -> Task:
         """The task without one of its parts.
@@ -298,6 +305,11 @@ class Task(_Strict):
         if not self.parts or "." in self.name:
             return [self]
         return [self.part(name) for name, source in self.parts.items() if source.split_spec(split) is not None]
+
+    @property
+    def whole(self) -> Task:
+        """The task that this is a part of; itself where it is whole."""
+        return self._whole or self
 
     @property
     def path(self) -> Path | None:

@@ -1,0 +1,1 @@
+"""Metrics over predictions, each held against the program that defines it."""

@@ -1,0 +1,86 @@
+"""Metrics of longer generated text: ROUGE, BLEU, edit similarity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+
+import numpy as np
+from rapidfuzz.distance import Levenshtein
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu import __version__ as sacrebleu_version
+from sacrebleu.metrics.bleu import BLEU
+
+from flanlab.evaluation.metrics.metric import Floats, Metric, Prediction, mean_metric, summed_metric
+
+_SENTENCE_BLEU = BLEU(effective_order=True)
+"""Counts n-grams of one sentence; the score itself is only ever made from summed counts."""
+_BLEU_ORDERS = 4
+
+
+def rouge_metrics(answer: Callable[[Prediction], str]) -> list[Metric]:
+    """ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004) as rouge-score has them, each with the reference best for it."""
+    kinds = (
+        ("rouge1", "ROUGE-1", "words"),
+        ("rouge2", "ROUGE-2", "word pairs"),
+        ("rougeL", "ROUGE-L", "the longest common sequence of words"),
+    )
+    return [
+        mean_metric(kind, title, f"Mean F-measure of {what} shared with the best reference, stemmed.", _rouge(kind, answer))
+        for kind, title, what in kinds
+    ]
+
+
+def _rouge(kind: str, answer: Callable[[Prediction], str]) -> Callable[[Prediction], float]:
+    scorer = RougeScorer([kind], use_stemmer=True)
+
+    def score(prediction: Prediction) -> float:
+        given = answer(prediction)
+        return float(max(scorer.score(reference, given)[kind].fmeasure for reference in prediction["references"]))
+
+    return score
+
+
+def rouge_signature() -> str:
+    """How ROUGE was computed, for results, in the manner of sacrebleu's."""
+    return f"refs:best|stemmer:porter|measure:f|average:mean|version:rouge_score-{version('rouge-score')}"
+
+
+def bleu_metric(answer: Callable[[Prediction], str]) -> Metric:
+    """Corpus BLEU (0 to 1) as sacrebleu has it, from the summed counts of rows; a row may have several references."""
+
+    def statistics(prediction: Prediction) -> Sequence[float]:
+        scored = _SENTENCE_BLEU.sentence_score(answer(prediction), list(prediction["references"]))
+        return [scored.sys_len, scored.ref_len, *scored.counts, *scored.totals]
+
+    definition = "Corpus BLEU against all references of each row, from n-gram counts over all rows (0 to 1)."
+    return summed_metric("bleu", "BLEU", definition, statistics, _bleu)
+
+
+def _bleu(sums: Floats) -> Floats:
+    # Counts are whole numbers, and sacrebleu takes them as nothing else.
+    flat = sums.reshape(-1, sums.shape[-1]).round().astype(int).tolist()
+    scores = [
+        BLEU.compute_bleu(
+            correct=row[2 : 2 + _BLEU_ORDERS],
+            total=row[2 + _BLEU_ORDERS :],
+            sys_len=row[0],
+            ref_len=row[1],
+            smooth_method="exp",
+        ).score
+        / 100.0
+        for row in flat
+    ]
+    return np.asarray(scores).reshape(sums.shape[:-1])
+
+
+def bleu_signature(predictions: Sequence[Prediction]) -> str:
+    """How sacrebleu computed BLEU, in its own notation, for results."""
+    counts = {len(prediction["references"]) for prediction in predictions}
+    references = counts.pop() if len(counts) == 1 else "var"
+    return f"nrefs:{references}|case:mixed|eff:no|tok:13a|smooth:exp|version:{sacrebleu_version}"
+
+
+def edit_similarity(prediction: Prediction, given: str) -> float:
+    """Best 1 - Levenshtein distance / length of the longer text, in characters, over references; case and space count."""
+    return max(Levenshtein.normalized_similarity(given, reference) for reference in prediction["references"])

@@ -1,0 +1,247 @@
+"""Requests to an OpenAI-compatible `/completions`: repeated when they fail in passing, paced, and never sent twice.
+
+Every response is kept in a SQLite file under a hash of the endpoint, the model and the payload, so a killed evaluation that
+is started again asks only for what is missing. The key comes from the environment and goes nowhere but into the
+`Authorization` header.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from flanlab.errors import FlanlabError
+
+_KEY_VARIABLE = "OPENAI_API_KEY"
+_TIMEOUT = httpx2.Timeout(300, connect=20)
+"""Seconds. A busy server queues requests before it answers them."""
+_ATTEMPTS = 8
+_FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
+"""Seconds between attempts: doubled each time, and between half and all of that, so that clients part."""
+_LONGEST_ASKED = 3600.0
+"""Seconds that a server may ask to be left alone."""
+_SHORTEST_SECRET = 8
+_PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+"""Statuses that another attempt may get past."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A server, and how it may be used."""
+
+    url: str
+    """Base address, such as http://127.0.0.1:8000/v1."""
+    tokenizer: str | None = None
+    """Folder or Hub id of the model's tokenizer; None sends text."""
+    requests_per_minute: float | None = None
+    parallel: int = 8
+    """Requests under way at once, at most."""
+    key_variable: str | None = None
+    """Environment variable that holds the key; None takes OPENAI_API_KEY, where that is set."""
+
+
+class RefusedError(FlanlabError):
+    """The server answered, and would not do what was asked; `status` is the HTTP status."""
+
+    def __init__(self, message: str, *, mend: str, status: int) -> None:
+        super().__init__(message, mend=mend)
+        self.status = status
+
+
+class Completions:
+    """`POST {endpoint}/completions` for one model; may be used from several threads."""
+
+    def __init__(self, endpoint: Endpoint, model: str, kept: Path) -> None:
+        """Responses are kept in the SQLite file `kept`.
+
+        Raises:
+            FlanlabError: an address that cannot be used, or a key that is missing or cannot be one.
+        """
+        self._url = _checked_url(endpoint.url)
+        self._model = model
+        self._key, self._key_variable = _key(endpoint.key_variable), endpoint.key_variable or _KEY_VARIABLE
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        limits = httpx2.Limits(max_connections=endpoint.parallel, max_keepalive_connections=endpoint.parallel)
+        self._client = httpx2.Client(headers=headers, timeout=_TIMEOUT, limits=limits)
+        self._interval = 60 / endpoint.requests_per_minute if endpoint.requests_per_minute else 0.0
+        self._next_start = 0.0
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._kept = sqlite3.connect(kept, check_same_thread=False, isolation_level=None, timeout=60)
+            # A killed process loses nothing; only a crash of the machine could cost the last responses.
+            self._kept.execute("PRAGMA synchronous=OFF")
+            self._kept.execute("CREATE TABLE IF NOT EXISTS responses (request TEXT PRIMARY KEY, response BLOB NOT NULL)")
+        except sqlite3.DatabaseError as error:
+            raise FlanlabError(
+                f"{kept}: the responses kept there cannot be read ({error}).",
+                mend="Delete the file; its requests are then sent again.",
+            ) from error
+
+    def complete(self, payload: Mapping[str, Any], attempts_at_500: int = _ATTEMPTS) -> dict[str, Any]:
+        """The response to a payload (without `model`), from the file of responses where it is there.
+
+        `attempts_at_500` is how often it is tried while the server answers 500, which may mean that it cannot do this.
+
+        Raises:
+            RefusedError: the server answers with an error, again and again or at once.
+            FlanlabError: the server is not reached, or what it sends is no completion.
+        """
+        body = json.dumps({"model": self._model, **payload}, sort_keys=True, ensure_ascii=False)
+        request = hashlib.blake2b(f"{self._url}\n{body}".encode(), digest_size=16).hexdigest()
+        with self._lock:
+            found = self._kept.execute("SELECT response FROM responses WHERE request = ?", (request,)).fetchone()
+        if found is None:
+            response = self._hidden(self._send(body, attempts_at_500))
+            packed = zlib.compress(response.encode())
+            with self._lock:
+                self._kept.execute("INSERT OR REPLACE INTO responses VALUES (?, ?)", (request, packed))
+        else:
+            response = zlib.decompress(found[0]).decode()
+        content: dict[str, Any] = json.loads(response)
+        return content
+
+    def stop(self) -> None:
+        """Let waiting and coming requests fail, since nobody waits for them any more."""
+        self._stopped.set()
+
+    def close(self) -> None:
+        """Let go of connections and of the file."""
+        self._client.close()
+        self._kept.close()
+
+    def _send(self, body: str, attempts_at_500: int) -> str:
+        failure: FlanlabError | None = None
+        for attempt in range(_ATTEMPTS):
+            if failure is not None:
+                longest = min(_FIRST_WAIT * 2 ** (attempt - 1), _LONGEST_WAIT)
+                self._pause(random.uniform(longest / 2, longest))
+            self._await_turn()
+            try:
+                response = self._client.post(
+                    f"{self._url}/completions", content=body.encode(), headers={"Content-Type": "application/json"}
+                )
+            except (httpx2.TransportError, httpx2.DecodingError) as error:
+                failure = FlanlabError(
+                    f"{self._url} could not be reached: {self._hidden(str(error)) or type(error).__name__}",
+                    mend="Check that the server runs and the address is right; the same command then goes on.",
+                )
+                continue
+            if response.status_code == 200:
+                if _is_completion(response.text):
+                    return response.text
+                failure = FlanlabError(
+                    f"{self._url}/completions sent something that is no completion: {self._hidden(response.text[:200])}",
+                    mend="Name the address of an OpenAI-compatible server, which mostly ends in /v1.",
+                )
+                continue
+            failure = self._refusal(response)
+            if response.status_code not in _PASSING or (response.status_code == 500 and attempt + 1 >= attempts_at_500):
+                break
+            if wait := _retry_after(response.headers.get("Retry-After")):
+                with self._lock:
+                    self._next_start = max(self._next_start, time.monotonic() + wait)
+        assert failure is not None
+        # No cause is chained: it could hold the request, and with it the key.
+        raise failure from None
+
+    def _await_turn(self) -> None:
+        """Keep to the rate, and to the time that the server asked for."""
+        with self._lock:
+            now = time.monotonic()
+            start = max(now, self._next_start)
+            self._next_start = start + self._interval
+        self._pause(start - now)
+
+    def _pause(self, seconds: float) -> None:
+        if self._stopped.wait(max(seconds, 0.0)):
+            raise FlanlabError("The evaluation was stopped.", mend="The same command goes on with it.")
+
+    def _refusal(self, response: httpx2.Response) -> RefusedError:
+        message = f"{self._url}/completions answers {response.status_code}: {self._hidden(_error_message(response.text))}"
+        if response.status_code in (401, 403):
+            mend = f"Put a key that the server accepts into the environment variable {self._key_variable}."
+        elif response.status_code == 404:
+            mend = "Check --model against the names that the server serves, and that --endpoint ends right, mostly in /v1."
+        else:
+            mend = "See what the server says; the same command goes on with what is missing."
+        return RefusedError(message, mend=mend, status=response.status_code)
+
+    def _hidden(self, text: str) -> str:
+        """Text of the server without the key, should it have sent it back."""
+        # A word such as "none", for servers that want no key, is no secret and may well occur.
+        return text.replace(self._key, "[key]") if self._key and len(self._key) >= _SHORTEST_SECRET else text
+
+
+def _checked_url(text: str) -> str:
+    try:
+        url = httpx2.URL(text)
+    except httpx2.InvalidURL:
+        url = httpx2.URL("")
+    if url.scheme not in ("http", "https") or not url.host:
+        raise FlanlabError("--endpoint is no web address.", mend="Give it as http://127.0.0.1:8000/v1.")
+    if url.userinfo or url.query or url.fragment:
+        # The address is written into results, so nothing secret may be in it.
+        raise FlanlabError(
+            "--endpoint may hold no password, query or fragment.",
+            mend=f"Put the key into the environment variable {_KEY_VARIABLE}, or name another with --api-key-variable.",
+        )
+    return text.rstrip("/")
+
+
+def _key(variable: str | None) -> str | None:
+    key = os.environ.get(variable or _KEY_VARIABLE, "").strip()
+    if not key and variable is not None:
+        raise FlanlabError(f"The environment variable {variable} is not set.", mend=f"Put the server's key into {variable}.")
+    # Such a header would be refused with a message that shows it.
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise FlanlabError(
+            f"The environment variable {variable or _KEY_VARIABLE} holds what cannot be a key: spaces or special characters.",
+            mend="Set it to the key alone.",
+        )
+    return key or None
+
+
+def _is_completion(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text)["choices"][0]["text"], str)
+    except (ValueError, KeyError, IndexError, TypeError):
+        return False
+
+
+def _error_message(text: str) -> str:
+    """What a server's error says, in whichever of the usual places."""
+    try:
+        content = json.loads(text)
+        error = content.get("error", content)
+        found = error.get("message") or error.get("detail") or text if isinstance(error, dict) else error
+    except (ValueError, AttributeError):
+        found = text
+    return " ".join(str(found).split())[:400] or "nothing"
+
+
+def _retry_after(header: str | None) -> float:
+    """Seconds that a server asks to wait: it gives a number of them, or a date."""
+    try:
+        seconds = float(header or 0)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(header or "") - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            return 0.0
+    return min(seconds, _LONGEST_ASKED) if seconds > 0 else 0.0

@@ -1,0 +1,82 @@
+"""Models in GGUF files, as llama.cpp reads them: converted once to safetensors, into the user's cache folder.
+
+Quantized weights are turned back into float32, so what is tuned and scored is the model as rounded by that quantization.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from flanlab.errors import FlanlabError
+from flanlab.files import cache_folder
+
+
+def is_gguf(name: str) -> bool:
+    """Whether a model's name is that of a GGUF file."""
+    return name.lower().endswith(".gguf")
+
+
+def gguf_model_folder(path: Path, say: Callable[[str], None] = lambda _: None) -> Path:
+    """Folder of the converted model of a GGUF file; converts it when a file with this content is first met.
+
+    Raises:
+        FlanlabError: no such file, or one that transformers cannot read.
+    """
+    if not path.is_file():
+        raise FlanlabError(f"There is no GGUF file at {path}.", mend="Check the path; a split model must be merged first.")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    folder = cache_folder() / "models" / f"gguf-{digest[:16]}"
+    if not folder.is_dir():
+        say(f"Converting {path.name} to safetensors (once) ...")
+        try:
+            convert_gguf(path, folder)
+        except FlanlabError:
+            raise
+        except Exception as error:  # the reader's own errors are of every kind
+            raise FlanlabError(
+                f"{path}: could not be read as a GGUF model: {' '.join(str(error).split())[:400]}",
+                mend="The file must be whole and of an architecture and quantization that transformers reads from GGUF;"
+                " otherwise serve it with llama.cpp's Python server and use --endpoint.",
+            ) from error
+    return folder
+
+
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Write a GGUF file's model and tokenizer as a Hugging Face folder of float32 weights, whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as work:
+        converted = Path(work) / "converted"
+        _convert(gguf, converted)
+        try:
+            os.replace(converted, folder)
+        except OSError:
+            # Another process was faster; what it made is the same.
+            if not folder.is_dir():
+                raise
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    # The reader draws a progress bar of its own, which no setting of transformers turns off.
+    with contextlib.redirect_stderr(io.StringIO()):
+        quantized = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    config = quantized.config
+    # transformers marks a model read from GGUF as quantized and will not save it; its weights are plain float32 by now.
+    del config.quantization_config
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(quantized.state_dict())
+    plain.save_pretrained(target)
+    tokenizer.save_pretrained(target)

@@ -1,0 +1,249 @@
+"""A model behind an OpenAI-compatible endpoint, asked the same questions as a local one.
+
+With the model's tokenizer known, prompts go out as token ids, encoded as everywhere else; the server echoes them with their
+log-probabilities, and the answer's share is known by count:
+
+    sent       p p p p a0 a1 </s>
+    returned   . . . . l0 l1 l2   g       <- g is the one token generated, since not every server takes max_tokens 0
+
+Without it, text goes out, and the answer's share of the returned tokens is found by their places in the text; a token that
+spans the join counts to the answer. The end token is then not known and not scored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from flanlab.data.encoding import CharacterEncoder, Encoder
+from flanlab.errors import FlanlabError
+from flanlab.models.answering import Reply
+from flanlab.models.completions import Completions, Endpoint, RefusedError
+from flanlab.models.loading import load_encoder
+from flanlab.models.scoring import Question
+
+Scoring = Literal["log-probabilities", "generation"]
+"""Options are ranked by their log-probabilities, or the model generates, and its text is compared with the options."""
+_PROBE = "Question: Is the sky blue on a clear day?\nAnswer:"
+_PROBE_TOKENS = 8
+"""The probe has more tokens than this for any tokenizer of words or parts of words."""
+_PROBE_ATTEMPTS = 3
+"""A server that has no log-probabilities may fail with status 500, as if another attempt could help."""
+_UNABLE = frozenset({400, 404, 405, 415, 422, 500, 501})
+"""Statuses by which servers say that they do not do what was asked."""
+_TAIL = 40
+"""Characters before the join by which a text is found again among its tokens."""
+_TOLERANCE = 0.05
+"""Natural-log units by which two computations of the same log-probability may differ on a server."""
+
+
+@dataclass(frozen=True)
+class RemoteModel:
+    """A model that answers over HTTP."""
+
+    name: str
+    endpoint: Endpoint
+    encoder: Encoder
+    scoring: Scoring
+    scoring_reason: str
+    """Why options are not ranked by log-probabilities; empty where they are."""
+    completions: Completions
+
+    stamp: None = None
+    """A server does not say what its model was trained on."""
+
+    @property
+    def knows_tokens(self) -> bool:
+        """Whether the tokenizer is known, and with it the end token."""
+        return not isinstance(self.encoder, CharacterEncoder)
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of address, name and encoding. The weights behind a name may change unseen."""
+        facts = [self.endpoint.url.rstrip("/"), self.name, self.encoder.hash, self.scoring]
+        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
+
+    def answer(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Reply]]:
+        """Reply to questions, several at once; yields (position, reply) as they come. The server batches by itself.
+
+        Raises:
+            FlanlabError: the server fails or refuses, or its tokens cannot be told apart.
+        """
+        pool = ThreadPoolExecutor(self.endpoint.parallel)
+        try:
+            waiting = {pool.submit(self._reply, question): place for place, question in enumerate(questions)}
+            for done in as_completed(waiting):
+                yield waiting[done], done.result()
+        except BaseException:
+            self.completions.stop()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _reply(self, question: Question) -> Reply:
+        scores: list[list[float]] = []
+        if question.options and self.scoring == "log-probabilities":
+            score = _score_ids if self.knows_tokens else _score_text
+            scores = score(self.completions, question)
+        text = self._generate(question) if question.max_new_tokens else ""
+        with_end = [math.fsum(option) for option in scores]
+        # The end token counts in option_tokens whether it was scored or not.
+        without = [math.fsum(option[:-1]) for option in scores] if self.knows_tokens else with_end
+        lengths = [len(option) + (not self.knows_tokens) for option in scores]
+        return Reply(with_end, without, lengths or [len(option) for option in question.options], text)
+
+    def _generate(self, question: Question) -> str:
+        """Greedily generated text: where the answer is one line, the first line with text."""
+        one_line = bool(question.line_breaks)
+        payload = {"prompt": _sendable(question.prompt, self.encoder), "max_tokens": question.max_new_tokens, "temperature": 0}
+        text = _text(self.completions.complete(payload | {"stop": ["\n"]} if one_line else payload))
+        if one_line and not text.strip():
+            # It began with a line break, where the server stopped.
+            text = _text(self.completions.complete(payload))
+        return (text.strip().split("\n")[0] if one_line else text).strip()
+
+
+def open_remote_model(name: str, endpoint: Endpoint, kept: Path) -> RemoteModel:
+    """Find out, by some small requests, how a model behind an endpoint can be scored.
+
+    Args:
+        name: as the server knows the model.
+        endpoint: the server.
+        kept: file in which responses are kept.
+
+    Raises:
+        FlanlabError: no such server or model, or a tokenizer that is not the model's.
+    """
+    encoder = load_encoder(endpoint.tokenizer) if endpoint.tokenizer else CharacterEncoder()
+    completions = Completions(endpoint, name, kept)
+    reason = _why_not_ranked(completions, encoder)
+    scoring: Scoring = "generation" if reason else "log-probabilities"
+    return RemoteModel(name, endpoint, encoder, scoring, reason, completions)
+
+
+def _why_not_ranked(completions: Completions, encoder: Encoder) -> str:
+    """Why options cannot be ranked by log-probabilities; empty where they can.
+
+    A server may also return log-probabilities that are not those of the tokens beside them, as llama-cpp-python does for
+    models without a start token. So the one token generated is looked at twice, with the prompt echoed and without.
+    """
+    prompt = _sendable(encoder.encode(_PROBE, [], "baseline").prompt, encoder)
+    plain = {"prompt": prompt, "max_tokens": 1, "temperature": 0}
+    try:
+        echoed = completions.complete(_echo_request(prompt), _PROBE_ATTEMPTS)
+        generated = completions.complete(plain | {"logprobs": 1}, _PROBE_ATTEMPTS)
+    except RefusedError as error:
+        if error.status not in _UNABLE:
+            raise
+        try:
+            completions.complete(plain)
+        except RefusedError as other:
+            if isinstance(prompt, list):
+                other.mend += " If it takes no token ids, leave --tokenizer out."
+            raise
+        return f"the server does not give log-probabilities of a prompt ({error.message})"
+    one, other_one = _log_probabilities(echoed), _log_probabilities(generated)
+    if not one or not other_one or len(one) < _PROBE_TOKENS:
+        return "the server does not give log-probabilities of a prompt"
+    if isinstance(prompt, list) and _PROBE not in _text(echoed):
+        raise FlanlabError(
+            f"The tokenizer is not that of the model behind the endpoint: a prompt came back as {_text(echoed)[:80]!r}.",
+            mend="Name the model's own tokenizer with --tokenizer, or leave it out.",
+        )
+    if one[-1] is None or other_one[-1] is None or abs(one[-1] - other_one[-1]) > _TOLERANCE:
+        return "the server's log-probabilities of a prompt do not belong to the tokens they stand beside"
+    return ""
+
+
+def _sendable(ids: list[int], encoder: Encoder) -> str | list[int]:
+    return encoder.decode(ids) if isinstance(encoder, CharacterEncoder) else ids
+
+
+def _echo_request(prompt: str | list[int]) -> dict[str, Any]:
+    # One token is generated: 0 is refused by some servers, and is "no limit" to others.
+    return {"prompt": prompt, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
+
+
+def _text(response: Mapping[str, Any]) -> str:
+    return str(response["choices"][0]["text"])
+
+
+def _log_probabilities(response: Mapping[str, Any]) -> list[float | None] | None:
+    found = (response["choices"][0].get("logprobs") or {}).get("token_logprobs")
+    return found if isinstance(found, list) else None
+
+
+def _score_ids(completions: Completions, question: Question) -> list[list[float]]:
+    """Log-probability of each token of each option, the end token last; the answer's share is known by count."""
+    scores = []
+    for option in question.options:
+        sent = question.prompt + option
+        response = completions.complete(_echo_request(sent))
+        found = _log_probabilities(response) or []
+        generated = (response.get("usage") or {}).get("completion_tokens", 1)
+        if len(found) != len(sent) + generated:
+            raise FlanlabError(
+                f"The server returned {len(found)} log-probabilities for {len(sent)} tokens sent and {generated} generated.",
+                mend="Leave --tokenizer out: text is then sent, and tokens are found by their places in it.",
+            )
+        scores.append(_numbers(found[len(question.prompt) : len(sent)]))
+    return scores
+
+
+def _score_text(completions: Completions, question: Question) -> list[list[float]]:
+    """Log-probability of each token of each option; the answer's share is found by the tokens' places in the text.
+
+    As in training, prompt and answer part at the join, or before the token that spans it in any of the options.
+    """
+    join = len(question.prompt)
+    found = []
+    for option in question.options:
+        text = CharacterEncoder().decode(question.prompt + option)
+        placed = _placed_tokens(completions.complete(_echo_request(text)), text, join)
+        found.append([token for token in placed if token.start < len(text)])
+    begin = min((token.start for tokens in found for token in tokens if token.stop > join), default=join)
+    return [_numbers([token.value for token in tokens if token.start >= begin]) for tokens in found]
+
+
+class _Token(NamedTuple):
+    """A returned token: where it stands in the text sent, and its log-probability."""
+
+    start: int
+    stop: int
+    value: float | None
+
+
+def _placed_tokens(response: Mapping[str, Any], text: str, join: int) -> list[_Token]:
+    """The tokens of a response with their places in the text sent.
+
+    The places that the server names are taken where the answer stands at them. Otherwise the tokens are counted off; some
+    servers have a start token in front that is not in the text.
+    """
+    choice = response["choices"][0]["logprobs"] or {}
+    tokens, values = choice.get("tokens") or [], choice.get("token_logprobs") or []
+    counted = list(accumulate((len(token) for token in tokens), initial=0))[:-1]
+    shift = "".join(tokens).rfind(text[max(join - _TAIL, 0) :]) - max(join - _TAIL, 0)
+    for starts in (choice.get("text_offset") or [], [start - shift for start in counted]):
+        if len(starts) == len(tokens) == len(values):
+            placed = [_Token(*one) for one in zip(starts, [*starts[1:], len(text)], values, strict=True)]
+            share = [number for number, place in enumerate(placed) if place.stop > join and place.start < len(text)]
+            if "".join(tokens[number] for number in share) == text[placed[share[0]].start if share else join :]:
+                return placed
+    raise FlanlabError(
+        f"The answer {text[join:]!r} is not found among the tokens that the server returned.",
+        mend="Name the model's tokenizer with --tokenizer: the answer's tokens are then known by count.",
+    )
+
+
+def _numbers(values: Sequence[float | None]) -> list[float]:
+    if any(not isinstance(value, int | float) or math.isnan(value) for value in values):
+        raise FlanlabError("The server left the log-probability of an answer's token out.", mend="Score with another server.")
+    return [float(value) for value in values if value is not None]

@@ -1,0 +1,189 @@
+"""Requests: repeated, paced, never sent twice, and silent about the key."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flanlab.errors import FlanlabError
+from flanlab.models import completions as module
+from flanlab.models.completions import Completions, Endpoint, RefusedError
+from tests.completions_server import Served, drops, fails, serve
+
+PAYLOAD = {"prompt": "The soup was", "max_tokens": 2, "temperature": 0}
+KEY = "sk-very-secret-0123456789"
+
+
+@pytest.fixture
+def served(tiny_folder: Path) -> Iterator[Served]:
+    with serve(tiny_folder) as running:
+        yield running
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long is waited, without waiting."""
+    seconds: list[float] = []
+    monkeypatch.setattr(Completions, "_pause", lambda self, wait: seconds.append(wait) if wait > 0 else None)
+    monkeypatch.setattr(module.time, "monotonic", lambda: 1000.0)
+    return seconds
+
+
+def client(served: Served, tmp_path: Path, **changes: Any) -> Completions:
+    return Completions(Endpoint(served.url, **changes), "tiny", tmp_path / "kept.sqlite")
+
+
+@pytest.mark.parametrize("fault", [fails(429), fails(500), fails(503), drops], ids=["429", "500", "503", "dropped"])
+def test_passing_failures_are_got_past(fault: Any, served: Served, tmp_path: Path, waits: list[float]) -> None:
+    served.faults = [fault, fault, fault]
+    response = client(served, tmp_path).complete(PAYLOAD)
+    assert isinstance(response["choices"][0]["text"], str)
+    assert len(served.asked) == 4
+    assert [0.5 <= waits[0] <= 1, 1 <= waits[1] <= 2, 2 <= waits[2] <= 4] == [True] * 3
+
+
+def test_something_else_than_a_completion_is_tried_again(served: Served, tmp_path: Path, waits: list[float]) -> None:
+    served.faults = [fails(200, "a page of a proxy")]
+    assert client(served, tmp_path).complete(PAYLOAD)["model"] == "tiny"
+    served.faults = [fails(200, "a page of a proxy")] * 8
+    with pytest.raises(FlanlabError, match=r"no completion: .*a page of a proxy"):
+        client(served, tmp_path).complete(PAYLOAD | {"max_tokens": 3})
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_the_server_says_how_long_to_wait(form: str, served: Served, tmp_path: Path, waits: list[float]) -> None:
+    header = "90" if form == "seconds" else format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
+    served.faults = [fails(429, Retry_After=header)]
+    client(served, tmp_path).complete(PAYLOAD)
+    assert max(waits) == pytest.approx(90, abs=2)
+
+
+@pytest.mark.parametrize("header", ["soon", "-5", "nan", ""])
+def test_a_senseless_time_to_wait_is_passed_over(header: str, served: Served, tmp_path: Path, waits: list[float]) -> None:
+    served.faults = [fails(429, Retry_After=header)]
+    client(served, tmp_path).complete(PAYLOAD)
+    assert max(waits) <= 1
+
+
+def test_lasting_failure_is_an_error(served: Served, tmp_path: Path, waits: list[float]) -> None:
+    served.faults = [fails(503, "model is loading")] * 20
+    with pytest.raises(RefusedError, match="answers 503: model is loading"):
+        client(served, tmp_path).complete(PAYLOAD)
+    assert len(served.asked) == 8
+    assert max(waits) <= 60
+
+
+@pytest.mark.parametrize(("status", "mend"), [(400, "server says"), (401, "OPENAI_API_KEY"), (404, "--model")])
+def test_refusals_are_not_repeated(status: int, mend: str, served: Served, tmp_path: Path) -> None:
+    served.faults = [fails(status, "no")]
+    with pytest.raises(RefusedError, match=f"answers {status}: no") as caught:
+        client(served, tmp_path).complete(PAYLOAD)
+    assert mend in caught.value.mend
+    assert len(served.asked) == 1
+
+
+def test_unreachable_server(tmp_path: Path, waits: list[float]) -> None:
+    nowhere = Completions(Endpoint("http://127.0.0.1:9/v1"), "tiny", tmp_path / "kept.sqlite")
+    with pytest.raises(FlanlabError, match=r"127\.0\.0\.1:9/v1 could not be reached") as caught:
+        nowhere.complete(PAYLOAD)
+    assert "server runs" in caught.value.mend
+
+
+def test_rate_is_kept(served: Served, tmp_path: Path, waits: list[float]) -> None:
+    """With the clock standing still, the n-th request waits n intervals."""
+    slow = client(served, tmp_path, requests_per_minute=30)
+    for number in range(4):
+        slow.complete(PAYLOAD | {"max_tokens": number + 1})
+    assert waits == [2, 4, 6]
+
+
+def test_responses_are_kept_by_everything_that_shapes_them(served: Served, tmp_path: Path) -> None:
+    first = client(served, tmp_path)
+    response = first.complete(PAYLOAD)
+    first.close()
+    again = client(served, tmp_path)
+    assert again.complete(dict(reversed(PAYLOAD.items()))) == response
+    assert len(served.asked) == 1
+    again.complete(PAYLOAD | {"max_tokens": 1})
+    Completions(Endpoint(served.url), "other", tmp_path / "kept.sqlite").complete(PAYLOAD)
+    elsewhere = Endpoint(served.url.replace("127.0.0.1", "localhost"))
+    Completions(elsewhere, "tiny", tmp_path / "kept.sqlite").complete(PAYLOAD)
+    assert len(served.asked) == 4
+
+
+def test_damaged_file_of_responses(served: Served, tmp_path: Path) -> None:
+    (tmp_path / "kept.sqlite").write_bytes(b"damaged" * 1000)
+    with pytest.raises(FlanlabError, match=r"kept\.sqlite: the responses kept there cannot be read") as caught:
+        client(served, tmp_path)
+    assert "Delete the file" in caught.value.mend
+
+
+def test_stopped_requests_fail(served: Served, tmp_path: Path) -> None:
+    stopped = client(served, tmp_path)
+    stopped.stop()
+    with pytest.raises(FlanlabError, match="stopped"):
+        stopped.complete(PAYLOAD)
+    assert served.asked == []
+
+
+@pytest.mark.parametrize("address", ["", "127.0.0.1:8000/v1", "ftp://host/v1", "http://", "http://[::1", "no address"])
+def test_addresses_that_are_none(address: str, tmp_path: Path) -> None:
+    with pytest.raises(FlanlabError, match="no web address"):
+        Completions(Endpoint(address), "tiny", tmp_path / "kept.sqlite")
+
+
+@pytest.mark.parametrize("address", [f"http://me:{KEY}@host/v1", f"http://host/v1?key={KEY}", f"http://host/v1#{KEY}"])
+def test_secrets_in_an_address_are_refused_and_not_repeated(address: str, tmp_path: Path) -> None:
+    with pytest.raises(FlanlabError, match="may hold no password") as caught:
+        Completions(Endpoint(address), "tiny", tmp_path / "kept.sqlite")
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("variable", [None, "MY_KEY"])
+def test_key_goes_into_the_header_alone(
+    variable: str | None, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(1)
+    monkeypatch.setenv(variable or "OPENAI_API_KEY", KEY)
+    with_key = client(served, tmp_path, key_variable=variable)
+    with_key.complete(PAYLOAD)
+    assert served.headers[0]["Authorization"] == f"Bearer {KEY}"
+    served.faults = [fails(401, f"Incorrect API key provided: {KEY}")]
+    with pytest.raises(FlanlabError, match=r"provided: \[key\]") as caught:
+        with_key.complete(PAYLOAD | {"max_tokens": 1})
+    with_key.close()
+    shown = "".join(traceback.format_exception(caught.value)) + caplog.text
+    files = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert KEY not in shown
+    assert KEY.encode() not in files
+
+
+def test_key_that_a_server_sends_back_is_not_kept(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    echoing = client(served, tmp_path)
+    response = echoing.complete({**PAYLOAD, "prompt": f"Is {KEY}", "echo": True})
+    assert KEY not in str(response)
+    echoing.close()
+    assert client(served, tmp_path).complete({**PAYLOAD, "prompt": f"Is {KEY}", "echo": True}) == response
+
+
+@pytest.mark.parametrize("key", [f"{KEY}\n{KEY}", f"{KEY} {KEY}", f"{KEY}\N{SNOWMAN}"])
+def test_what_cannot_be_a_key_is_not_shown(key: str, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(FlanlabError, match="OPENAI_API_KEY holds what cannot be a key") as caught:
+        client(served, tmp_path)
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+
+
+def test_named_key_must_be_there(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    client(served, tmp_path).complete(PAYLOAD)
+    assert "Authorization" not in served.headers[0]
+    with pytest.raises(FlanlabError, match="MY_KEY is not set"):
+        client(served, tmp_path, key_variable="MY_KEY")
