@@ -58,8 +58,8 @@ def test_the_walk_works_as_far_as_it_needs_no_model(tmp_path: Path) -> None:
     assert "`stars` (going by its name): 5 labels" in new
     assert "inputs    `text`" in new
     (lint,) = (output for command, output in told.items() if command.startswith("flan tasks lint"))
-    # What the page says of it: a warning that four templates are few, and no other.
-    assert re.findall(r"(?:error|warning) ([a-z-]+):", lint) == ["few-templates"]
+    # What the page says of it.
+    assert re.findall(r"(?:error|warning) ([a-z-]+):", lint) == ["few-templates", "merged-labels", "merged-labels"]
     (shown,) = (output for command, output in told.items() if command.startswith("flan tasks show"))
     assert "A quiet table by the window" in shown
     assert "baseline, for untuned models" in shown

@@ -51,8 +51,7 @@ def new_task(
         if path is not None
         else {key: value for key, value in (("hub", hub), ("config", config), ("revision", revision)) if value}
     )
-    sources = [(task.name, source) for task in built_in for source in task.sources.values() if source.hub]
-    same_rows = [other for other, source in sources if hub in (source.hub, source.formerly) and source.config == config]
+    same_rows = [task.name for task in built_in if hub is not None and _reads(task, hub, config)]
     try:
         draft = scaffold_task(tables, name=name, cluster=cluster, place=place, answer=answer, same_rows=same_rows)
     except FlanlabError as error:
@@ -113,6 +112,10 @@ def _refuse_taken(name: str, target: Path, built_in: Sequence[Task]) -> None:
         raise FlanlabError(
             f"flanlab has a task called `{name}` (`flan tasks show {name}`).", mend="Choose another with --name."
         )
+
+
+def _reads(task: Task, hub: str, config: str | None) -> bool:
+    return any(hub in (source.hub, source.formerly) and source.config == config for source in task.sources.values())
 
 
 def _tables(
