@@ -51,6 +51,7 @@ PREDICTION_SCHEMA = pa.schema(
         ("group", pa.string()),
         ("prompt", pa.string()),
         ("options", pa.list_(pa.string())),
+        ("own_options", pa.list_(pa.string())),
         ("option_scores", pa.list_(pa.float64())),
         ("option_scores_without_end", pa.list_(pa.float64())),
         ("option_scores_alone", pa.list_(pa.float64())),
@@ -63,7 +64,8 @@ PREDICTION_SCHEMA = pa.schema(
         ("shortened", pa.bool_()),
     ]
 )
-"""One prediction. Scores are natural-log probabilities, options in the task's own order; those "alone" are after a prompt that
+"""One prediction. Scores are natural-log probabilities, options in the task's own order; `options` are in the template's words,
+`own_options` the same in the task's. Scores "alone" are after a prompt that
 asks nothing (see `neutral`). `option_tokens` counts end tokens. `answer` is the position of the right option that is trained
 on, null for generation; `references` are all right options, or all right texts. `generated` is null where nothing was
 generated, `group` and `gold_value` where the task has none, scores "alone" where the settings do without PMI."""
@@ -253,6 +255,7 @@ def _predict_pairs(
                 "group": group_of(unit.task, row),
                 "prompt": example.prompt,
                 "options": list(example.options),
+                "own_options": list(row.options),
                 # An untuned model that continues a text has no reason to end right after its answer.
                 "option_scores": reply.scores_without_end if style == "baseline" else reply.scores,
                 "option_scores_without_end": reply.scores_without_end,
