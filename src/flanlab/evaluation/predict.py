@@ -37,7 +37,7 @@ from flanlab.progress import Meter
 from flanlab.tasks.holdout import seen_reason
 from flanlab.tasks.schema import Split, Task
 
-_PROTOCOL = "2"
+_PROTOCOL = "3"
 """Raise it when code here or in models/scoring changes what a prediction is: old predictions are then made anew."""
 _QUESTIONS_PER_PART = 64
 _EXTRA_TOKENS = 4
@@ -64,11 +64,11 @@ PREDICTION_SCHEMA = pa.schema(
         ("shortened", pa.bool_()),
     ]
 )
-"""One prediction. Scores are natural-log probabilities, options in the task's own order; `options` are in the template's words,
-`own_options` the same in the task's. Scores "alone" are after a prompt that
-asks nothing (see `neutral`). `option_tokens` counts end tokens. `answer` is the position of the right option that is trained
-on, null for generation; `references` are all right options, or all right texts. `generated` is null where nothing was
-generated, `group` and `gold_value` where the task has none, scores "alone" where the settings do without PMI."""
+"""One prediction. Scores are natural-log probabilities, options in the task's own order; `options` are in the template's
+words, `own_options` the same in the task's. Scores "alone" are after a prompt that asks nothing (see `neutral`), null where
+the settings do without PMI. `option_tokens` counts end tokens. `answer` is the position of the right option that is trained on,
+null for generation; `references` are all right options, or all right texts. `generated` is null where nothing was generated,
+`group` and `gold_value` where the task has none."""
 
 
 class EvaluationSettings(BaseModel):
