@@ -29,7 +29,7 @@ def test_every_flan_command_it_names_exists() -> None:
 
 
 def test_every_file_it_links_to_is_there() -> None:
-    for document in ("README.md", "CONTRIBUTING.md", "docs/findings.md", "docs/benchmarks.md"):
+    for document in ("README.md", "CONTRIBUTING.md", "docs/evaluate.md", "docs/findings.md", "docs/benchmarks.md"):
         text = (ROOT / document).read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)#:]+)\)", text):
             assert ((ROOT / document).parent / target).exists(), f"{document} links to {target}"
