@@ -211,7 +211,7 @@ class TextEncoder(Encoder):
         backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
         return pieces_pattern(backend.to_str()) if backend is not None else None
 
-    def _tokenized(self, texts: list[str]) -> list[list[int]]:
+    def _tokenized(self, texts: Sequence[str]) -> list[list[int]]:
         if not texts:
             return []
         if not self.tokenizer.is_fast:
