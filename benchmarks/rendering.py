@@ -37,7 +37,7 @@ WARM_UP = 2_000
 ROWS_PER_TASK = 3_000
 LIBRARY_TASKS = (
     "ag_news",
-    "arc_easy",
+    "arc.easy",
     "boolq",
     "common_gen",
     "cosmos_qa",
@@ -56,6 +56,9 @@ PLAIN_TEMPLATE = re.compile(r"(?:[^{}]|\{\{ *\w+ *\}\})*")
 
 def main() -> None:
     arguments = parse_arguments()
+    if arguments.side == "flanlab_streamed":
+        print(json.dumps(run_streamed(arguments.folder, arguments.examples)))
+        return
     if arguments.side:
         print(json.dumps(run_side(arguments.side, arguments.folder, arguments.examples)))
         return
@@ -78,7 +81,11 @@ def main() -> None:
             for side, command in sides.items():
                 turns[side].append(turn_on_one_core(command, arguments.core))
                 say(f"round {number + 1}, {side}: {describe(turns[side][-1])}")
-    summary = summarize(turns, arguments.core)
+        streamed = None
+        if arguments.streamed:
+            command = [sys.executable, __file__, "--side", "flanlab_streamed", "--folder", name]
+            streamed = turn_on_one_core([*command, "--examples", str(arguments.streamed)], arguments.core)
+    summary = {**summarize(turns, arguments.core), "streamed": streamed}
     if arguments.json:
         print(json.dumps(summary))
     else:
@@ -94,6 +101,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--examples", type=int, default=20_000, help="examples of each turn")
     parser.add_argument("--rounds", type=int, default=3, help="how often the sides take turns")
     parser.add_argument("--core", type=int, default=0, help="the one core that every side runs on")
+    parser.add_argument("--streamed", type=int, default=0, help="also stream so many examples, and watch the memory")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -106,7 +114,8 @@ def write_inputs(folder: Path, model: str, mirror: Path | None) -> None:
     AutoTokenizer.from_pretrained(source).save_pretrained(folder / "tokenizer")
     (folder / "mirror.json").write_text(json.dumps(str(mirror) if mirror else None))
     tasks = [task for task in chosen_tasks(mirror) if plain_templates(task)]
-    inputs = {task.name: plain_task(task, load_rows(task, "train", mirror)) for task in tasks}
+    # A part of a task, such as arc.easy, is a task of its own here.
+    inputs = {task.name.replace(".", "_"): plain_task(task, load_rows(task, "train", mirror)) for task in tasks}
     (folder / "tasks.json").write_text(json.dumps(inputs), encoding="utf-8")
     templates = sum(len(task["templates"]) for task in inputs.values())
     rows = sum(len(task["answers"]) for task in inputs.values())
@@ -191,6 +200,23 @@ def run_side(side: str, folder: Path, examples: int) -> dict[str, Any]:
     }
 
 
+def run_streamed(folder: Path, examples: int) -> dict[str, Any]:
+    """Stream many examples of the tasks as they are, and look at the resident memory after each tenth."""
+    encoder = TextEncoder(AutoTokenizer.from_pretrained(folder / "tokenizer"))
+    mixture = published_mixture(folder)
+    started = time.perf_counter()
+    resident = [resident_megabytes()]
+    for number, _ in enumerate(mixture.stream(range(examples), encoder), start=1):
+        if number % (examples // 10) == 0:
+            resident.append(resident_megabytes())
+    return {"examples": examples, "seconds": time.perf_counter() - started, "resident_megabytes": resident}
+
+
+def resident_megabytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") // 1_000_000
+
+
 def plain_mixture(folder: Path) -> Mixture:
     inputs = json.loads((folder / "tasks.json").read_text(encoding="utf-8"))
     tasks, rows = [], {}
@@ -260,6 +286,9 @@ def print_table(summary: dict[str, Any]) -> None:
             f"{side:24}{rate:>12.0f}{summary['flanlab_vs'][side]:>11.2f}x{summary['flanlab_vs_processor'][side]:>8.2f}x"
             f"{summary['characters_per_example'][side]:>12.0f}{summary['tokens_per_example'][side]:>9.0f}"
         )
+    if streamed := summary["streamed"]:
+        memory = ", ".join(map(str, streamed["resident_megabytes"]))
+        print(f"{streamed['examples']} examples streamed in {streamed['seconds']:.0f} s; resident MB by tenths: {memory}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from flanlab.data.encoding import ANSWER_SEPARATOR
 from flanlab.data.mixture import option_order
 from flanlab.data.rendering import option_count, prepare_row, render
 from flanlab.data.sources import load_rows, mirror_from_environment
-from flanlab.evaluation.predict import EvaluationSettings, plan_task
+from flanlab.evaluation.planning import EvaluationSettings, plan_task
 from flanlab.models.embedded import EMBEDDED_MODEL, embedded_model_folder
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.models.scoring import Question, answer_questions
@@ -47,7 +47,7 @@ class Group:
 
 
 GROUPS = (
-    Group("four options of several tokens", ("hellaswag", "openbookqa", "arc_easy"), ("general_knowledge",)),
+    Group("four options of several tokens", ("hellaswag", "openbookqa", "arc.easy"), ("general_knowledge",)),
     Group(
         "two options of several tokens",
         ("copa", "piqa", "story_cloze"),

@@ -41,7 +41,7 @@ ROW_TOKENS = 1024
 """flanlab's micro-batch, and the length of TRL's packed rows."""
 LIBRARY_TASKS = (
     "ag_news",
-    "arc_easy",
+    "arc.easy",
     "boolq",
     "common_gen",
     "cosmos_qa",

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flanlab.data.choices import choose, permutation, rotating_choice
+from flanlab.data.choices import choose, permutation, rotating_choice, short_permutation
 
 keys = st.tuples(st.integers(0, 9), st.text(max_size=4), st.integers(0, 9))
 
@@ -22,6 +22,7 @@ def test_a_permutation_holds_every_number_once_and_is_always_the_same(length: in
     found = permutation(length, key).tolist()
     assert sorted(found) == list(range(length))
     assert permutation(length, key).tolist() == found
+    assert short_permutation(length, key) == found
 
 
 @given(st.integers(1, 12), st.integers(0, 5), keys)

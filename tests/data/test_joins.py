@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from flanlab.data import encoding, joins
+from flanlab.data import joins
 from flanlab.data.encoding import EncodedQuestion, TextEncoder
 from flanlab.data.joins import cuts_after_line_breaks
 from tests.tiny import make_tokenizer
@@ -154,27 +154,6 @@ def test_what_is_encoded_apart_is_what_would_be_encoded_as_one_text(name: str, p
     encoder = ENCODERS[name]
     assert cuts_after_line_breaks(encoder.tokenizer.backend_tokenizer.to_str())
     assert encoder.encode(prompt, answers) == as_one_text(encoder, prompt, answers)
-
-
-@pytest.mark.parametrize("name", [name for name in CLEAN if ENCODERS[name]._pieces])
-@given(st.lists(texts, max_size=5))
-@example(["a.\n\nno", "a .\n no", "((\n \n1"])
-def test_what_is_put_together_from_pieces_is_what_would_be_tokenized_whole(name: str, several: list[str]) -> None:
-    encoder = ENCODERS[name]
-    assert encoder._tokens(several) == encoder._tokenized(several)
-
-
-def test_only_tokenizers_that_split_at_words_are_given_pieces() -> None:
-    assert {name for name, encoder in ENCODERS.items() if encoder._pieces} == {"gpt2", "digits", "llama3", "qwen2"}
-
-
-def test_pieces_are_forgotten_when_they_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoding, "_MOST_PIECES", 3)
-    encoder = TextEncoder(make_tokenizer())
-    sentences = ["Is it so?", "It is not so.", "Is it not so?"]
-    for text in sentences:
-        assert encoder._tokens([text, "so it is"]) == encoder._tokenized([text, "so it is"])
-        assert len(encoder._remembered) < 3 + 7
 
 
 @given(st.lists(st.tuples(texts, st.lists(texts, min_size=1, max_size=3)), max_size=5), st.sampled_from(sorted(CLEAN)))

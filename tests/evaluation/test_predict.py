@@ -19,15 +19,8 @@ from flanlab.data.sources import Rows, load_rows
 from flanlab.errors import FlanlabError
 from flanlab.evaluation import predict as module
 from flanlab.evaluation.neutral import NeutralScores
-from flanlab.evaluation.predict import (
-    PREDICTION_SCHEMA,
-    EvaluationSettings,
-    EvaluationUnit,
-    plan_task,
-    predict,
-    read_predictions,
-    refuse_seen,
-)
+from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
+from flanlab.evaluation.predict import PREDICTION_SCHEMA, predict, read_predictions, refuse_seen
 from flanlab.models import loading
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.models.scoring import Question

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flanlab.evaluation.predict import PREDICTION_SCHEMA, EvaluationSettings
+from flanlab.evaluation.planning import EvaluationSettings
+from flanlab.evaluation.predict import PREDICTION_SCHEMA
 from flanlab.evaluation.results import average_results, compare, task_results
 from flanlab.evaluation.statistics import interval
 from flanlab.tasks.schema import Task

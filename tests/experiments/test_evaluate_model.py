@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from flanlab.cli.main import app
 from flanlab.errors import FlanlabError
 from flanlab.evaluation import predict
-from flanlab.evaluation.predict import EvaluationSettings
+from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments.evaluate_model import RESPONSES_FILE, evaluate_model
 from flanlab.files import read_json
 from flanlab.models.completions import Endpoint

@@ -11,6 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from flanlab.data.encoding import ANSWER_SEPARATOR, TextEncoder
+from flanlab.errors import FlanlabError
+from flanlab.models import scoring
 from flanlab.models.loading import load_model
 from flanlab.models.packed_attention import ATTENTION_NAME
 from flanlab.models.scoring import Answer, Question, answer_questions
@@ -181,3 +183,44 @@ def test_generation_with_an_attention_window(budget: int, tmp_path: Path) -> Non
 
 def test_no_question_gives_no_answer(tiny_folder: Path) -> None:
     assert list(answer_questions(load_model(str(tiny_folder), device="cpu").model, [])) == []
+
+
+def test_a_question_asked_twice_is_computed_once(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(str(tiny_folder), device="cpu").model
+    questions = random_questions()
+    expected = answers_in_order(model, questions, 256)
+    batches: list[int] = []
+    original = scoring._answer_batch
+    monkeypatch.setattr(scoring, "_answer_batch", lambda model, batch: batches.append(len(batch)) or original(model, batch))
+    assert answers_in_order(model, [*questions, *questions], 256) == [*expected, *expected]
+    assert sum(batches) == len(questions)
+
+
+def test_a_batch_too_large_for_the_memory_is_halved(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(str(tiny_folder), device="cpu").model
+    questions = random_questions()
+    expected = answers_in_order(model, questions, 10_000)
+    original = scoring._answer_batch
+    computed: list[int] = []
+
+    def small_memory(model: PreTrainedModel, batch: Sequence[Question]) -> list[Answer]:
+        if sum(question.length for question in batch) > 130:
+            raise torch.OutOfMemoryError("planted")
+        computed.append(len(batch))
+        return original(model, batch)
+
+    monkeypatch.setattr(scoring, "_answer_batch", small_memory)
+    for one, other in zip(answers_in_order(model, questions, 10_000), expected, strict=True):
+        assert one.scores == pytest.approx(other.scores, abs=1e-4)
+        assert one.generated == other.generated
+    assert sum(computed) == len(questions)
+
+
+def test_one_question_too_large_for_the_memory_is_told(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object) -> list[Answer]:
+        raise torch.OutOfMemoryError("planted")
+
+    monkeypatch.setattr(scoring, "_answer_batch", no_memory)
+    model = load_model(str(tiny_folder), device="cpu").model
+    with pytest.raises(FlanlabError, match="does not suffice for a question of"):
+        answers_in_order(model, random_questions(), 10_000)

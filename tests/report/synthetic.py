@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flanlab.evaluation.predict import PREDICTION_SCHEMA, EvaluationSettings
+from flanlab.evaluation.planning import EvaluationSettings
+from flanlab.evaluation.predict import PREDICTION_SCHEMA
 from flanlab.evaluation.results import average_results, compare, task_results
 from flanlab.files import write_json, write_text
 from flanlab.tasks.loading import load_collections, select_tasks

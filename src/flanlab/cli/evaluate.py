@@ -24,6 +24,10 @@ def evaluate(
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Ask with the tasks' baseline prompts too, as suits an untuned model.")
     ] = False,
+    shots: Annotated[
+        list[int] | None,
+        typer.Option(min=0, max=16, help="Exemplars from the train split before each question. Repeatable: 0, 4 and 16, say."),
+    ] = None,
     allow_seen: Annotated[
         bool, typer.Option("--allow-seen", help="Score tasks the model was trained on; they are marked as seen.")
     ] = False,
@@ -49,7 +53,7 @@ def evaluate(
 
     from flanlab.cli.tables import present_results
     from flanlab.data.encoding import PromptStyle
-    from flanlab.evaluation.predict import EvaluationSettings
+    from flanlab.evaluation.planning import EvaluationSettings
     from flanlab.experiments.evaluate_model import evaluate_model
     from flanlab.models.completions import Endpoint
     from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections, select_tasks
@@ -69,6 +73,7 @@ def evaluate(
         EvaluationSettings(rows=rows),
         out,
         styles=styles,
+        shots=sorted(set(shots or [0])),
         mirror=mirror,
         allow_seen=allow_seen,
         endpoint=server,

@@ -6,17 +6,16 @@ Training, scoring and generation all encode here, so the boundary a model is sco
 from __future__ import annotations
 
 import hashlib
-import itertools
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from flanlab.data.joins import cuts_after_line_breaks, pieces_pattern
+from flanlab.data.joins import cuts_after_line_breaks
+from flanlab.data.word_tokenizer import WordTokenizer
 from flanlab.errors import FlanlabError
 
 PromptStyle = Literal["instruction", "chat", "baseline"]
@@ -27,6 +26,8 @@ ANSWER_SEPARATOR = "\n"
 One line break, not two: GPT-2's way of splitting text makes one token of "\\n\\n" at the end of a prompt and two before a
 word, so with a blank line the separator itself would become part of every answer.
 """
+EXEMPLAR_SEPARATOR = "\n\n"
+"""Stands between one exemplar and the next, and before the question itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,25 +65,33 @@ class Encoder(ABC):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of tokens, special tokens left out."""
 
-    def encode(self, prompt: str, answers: Sequence[str], style: PromptStyle = "instruction") -> EncodedQuestion:
-        """Encode a prompt with each of its answers.
+    def encode(
+        self,
+        prompt: str,
+        answers: Sequence[str],
+        style: PromptStyle = "instruction",
+        exemplars: Sequence[tuple[str, str]] = (),
+    ) -> EncodedQuestion:
+        """Encode a prompt with each of its answers, after exemplars (prompt and target each) in that order.
 
         Prompt and answer are encoded as the one text they are read as; the prompt's share is the longest token prefix that
         the prompt alone and all the answers have in common. So a token that spans the join counts to the answer, and no
         answer is ever empty (it has its end token at least).
         """
-        return self.encode_batch([(prompt, answers)], style)[0]
+        return self._encode([(self._context(prompt, style, exemplars), answers)], style)[0]
 
     def encode_batch(
         self, questions: Sequence[tuple[str, Sequence[str]]], style: PromptStyle = "instruction"
     ) -> list[EncodedQuestion]:
         """Encode many prompts, each with its answers; as `encode` does one by one, but several times as fast."""
+        return self._encode([(self._context(prompt, style, ()), answers) for prompt, answers in questions], style)
+
+    def _encode(self, questions: Sequence[tuple[str, Sequence[str]]], style: PromptStyle) -> list[EncodedQuestion]:
         # With the space on the answer's side, as most tokenizers make one token of a space and a word.
         glue = " " if style == "baseline" else ""
         places: dict[str, int] = {}  # a text that occurs again, as options do, is encoded once
         plans = []
-        for prompt, answers in questions:
-            context = self._context(prompt, style)
+        for context, answers in questions:
             apart = not glue and self._joins_cleanly(context, answers)
             before = "\n" if apart else context + glue
             texts = (context, *(before + answer for answer in answers))
@@ -106,14 +115,16 @@ class Encoder(ABC):
         question = self.encode(prompt, [target])
         return question.prompt, question.answers[0]
 
-    def _context(self, prompt: str, style: PromptStyle) -> str:
-        if style == "baseline":
-            return prompt
-        return prompt + ANSWER_SEPARATOR if style == "instruction" else self._dialogue(prompt)
+    def _context(self, prompt: str, style: PromptStyle, exemplars: Sequence[tuple[str, str]]) -> str:
+        if style == "chat":
+            return self._dialogue(prompt, exemplars)
+        before_answer, end = (" ", "") if style == "baseline" else (ANSWER_SEPARATOR, ANSWER_SEPARATOR)
+        shown = (f"{example}{before_answer}{target}{EXEMPLAR_SEPARATOR}" for example, target in exemplars)
+        return "".join(shown) + prompt + end
 
     @abstractmethod
-    def _dialogue(self, prompt: str) -> str:
-        """A prompt as a dialogue in which it is the model's turn."""
+    def _dialogue(self, prompt: str, exemplars: Sequence[tuple[str, str]]) -> str:
+        """A prompt as a dialogue in which it is the model's turn, exemplars as turns before it."""
 
     def _joins_cleanly(self, context: str, answers: Sequence[str]) -> bool:
         """Whether the answers can be encoded apart from the context, after a line break of their own."""
@@ -126,7 +137,7 @@ class Encoder(ABC):
         """The tokens of a line break, where texts are always cut after one; else none."""
 
     @abstractmethod
-    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+    def _tokens(self, texts: list[str]) -> list[list[int]]:
         """Tokens of each text, no special ones added."""
 
 
@@ -143,7 +154,7 @@ class TextEncoder(Encoder):
         self.end: int = tokenizer.eos_token_id
         starts = tokenizer("a")["input_ids"][:1]
         self._start = starts if starts == [tokenizer.bos_token_id] else []
-        self._remembered: dict[str, list[int]] = {}
+        self._words = WordTokenizer(tokenizer)
 
     @property
     def has_chat_template(self) -> bool:
@@ -169,14 +180,14 @@ class TextEncoder(Encoder):
         """Text of generated tokens, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
-    def _dialogue(self, prompt: str) -> str:
+    def _dialogue(self, prompt: str, exemplars: Sequence[tuple[str, str]]) -> str:
         if not self.has_chat_template:
             raise FlanlabError(
                 "The model's tokenizer has no chat template.", mend="Score it with the plain instruction instead."
             )
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
+        turns = [turn for example, target in exemplars for turn in (("user", example), ("assistant", target))]
+        messages = [{"role": role, "content": content} for role, content in (*turns, ("user", prompt))]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert isinstance(text, str)
         return text
 
@@ -186,47 +197,8 @@ class TextEncoder(Encoder):
         backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
         return self._tokens(["\n"])[0] if backend is not None and cuts_after_line_breaks(backend.to_str()) else []
 
-    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        if self._pieces is None:
-            return self._tokenized(texts)
-        by_pieces = [None if _OTHER_WHITE_SPACE.search(text) else self._pieces.findall(text) for text in texts]
-        self._remember(set().union(*filter(None, by_pieces)))
-        tokens_of = self._remembered.__getitem__
-        whole = iter(self._tokenized([text for text, pieces in zip(texts, by_pieces, strict=True) if pieces is None]))
-        return [
-            next(whole) if pieces is None else list(itertools.chain.from_iterable(map(tokens_of, pieces)))
-            for pieces in by_pieces
-        ]
-
-    def _remember(self, pieces: Set[str]) -> None:
-        """Words come back, so each is tokenized once: putting a text together is many times as fast as tokenizing it."""
-        if len(self._remembered) > _MOST_PIECES:
-            self._remembered.clear()
-        new = list(pieces - self._remembered.keys())
-        self._remembered.update(zip(new, self._tokenized(new), strict=True))
-
-    @cached_property
-    def _pieces(self) -> re.Pattern[str] | None:
-        """What finds the pieces that a text is tokenized by, each apart; None where only the whole text will do."""
-        backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
-        return pieces_pattern(backend.to_str()) if backend is not None else None
-
-    def _tokenized(self, texts: Sequence[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        if not self.tokenizer.is_fast:
-            ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-            return ids
-        # An ordinary call sets truncation, padding and the like to their defaults; the texts then go to the backend at
-        # once, as transformers would pass them on, without the offsets that nobody reads here.
-        self.tokenizer("", add_special_tokens=False)
-        backend: Any = self.tokenizer.backend_tokenizer
-        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
-
-
-_OTHER_WHITE_SPACE = re.compile(r"[^\S \n\r\t]")
-_MOST_PIECES = 300_000
-"""Pieces whose tokens are kept, some 60 MB."""
+    def _tokens(self, texts: list[str]) -> list[list[int]]:
+        return self._words.tokens(texts)
 
 
 class CharacterEncoder(Encoder):
@@ -246,13 +218,13 @@ class CharacterEncoder(Encoder):
         """The characters as text, the end left out."""
         return "".join(chr(character) for character in ids if character != self.end)
 
-    def _dialogue(self, prompt: str) -> str:
+    def _dialogue(self, prompt: str, exemplars: Sequence[tuple[str, str]]) -> str:
         raise FlanlabError(
             "The model's tokenizer is not known, and so neither is its chat template.",
             mend="Name the tokenizer with --tokenizer, or ask with the plain instruction.",
         )
 
-    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+    def _tokens(self, texts: list[str]) -> list[list[int]]:
         return [[ord(character) for character in text] for text in texts]
 
 

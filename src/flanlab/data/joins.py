@@ -15,8 +15,8 @@ of A + B are those of A followed by those of B if
 Other tokenizers may well behave so, too; of these it is known.
 
 Of those of case 2 still more is known: a text can be tokenized piece by piece, cut before every run of blanks and line breaks
-that follows something else. No alternative of their patterns matches a character that is not white space and a blank after it,
-and none looks back. Llama 3's and Qwen 2's take line breaks in after punctuation, so there no cut is made.
+that follows something else, and between a letter and punctuation. No alternative of their patterns matches on both sides of
+such a place, and none looks back. Llama 3's and Qwen 2's take line breaks in after punctuation, so there no cut is made.
 """
 
 from __future__ import annotations
@@ -43,8 +43,12 @@ _SPLITTING = frozenset(
 _JOIN_WITHIN_A_TOKEN = re.compile(r"\n\S|<0x0A>.|.<0x0A>", re.DOTALL)
 
 
-_PIECES = re.compile(r"[ \n\r\t]*[^ \n\r\t]+|[ \n\r\t]+")
-_PIECES_WITH_LINE_BREAKS = re.compile(r"[ \n\r\t]*[^ \n\r\t]+(?:(?<![A-Za-z0-9])[\r\n][ \n\r\t]*[^ \n\r\t]*)*|[ \n\r\t]+")
+_WORD = r"[ \n\r\t]*+[A-Za-z]++(?=[.,;:!?)\"'])"
+_PIECES = re.compile(_WORD + r"|[ \n\r\t]*[^ \n\r\t]+|[ \n\r\t]+")
+_PIECES_WITH_LINE_BREAKS = re.compile(
+    _WORD + r"|[ \n\r\t]*[^ \n\r\t]+(?:(?<![A-Za-z0-9])[\r\n][ \n\r\t]*[^ \n\r\t]*)*|[ \n\r\t]+"
+)
+_CUT_WITHIN_A_TOKEN = re.compile(r"\s|[A-Za-z][.,;:!?)\"']")
 
 
 def cuts_after_line_breaks(tokenizer_json: str) -> bool:
@@ -66,8 +70,8 @@ def pieces_pattern(tokenizer_json: str) -> re.Pattern[str] | None:
     """
     tokenizer = json.loads(tokenizer_json)
     splitters = list(_steps(tokenizer["pre_tokenizer"], "pretokenizers"))
-    holds_white_space = any(re.search(r"\s", token["content"]) for token in tokenizer["added_tokens"])
-    if holds_white_space or not any(map(_splits, splitters)) or not cuts_after_line_breaks(tokenizer_json):
+    cut_through = any(_CUT_WITHIN_A_TOKEN.search(token["content"]) for token in tokenizer["added_tokens"])
+    if cut_through or not any(map(_splits, splitters)) or not cuts_after_line_breaks(tokenizer_json):
         return None
     patterns = {step["pattern"]["Regex"] for step in splitters if step["type"] == "Split"}
     return _PIECES if patterns <= {_GPT2} else _PIECES_WITH_LINE_BREAKS

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from flanlab.data.choices import permutation, rotating_choice
+from flanlab.data.choices import permutation, rotating_choice, short_permutation
 from flanlab.data.encoding import TextEncoder
 from flanlab.data.rendering import (
     Example,
@@ -205,7 +205,7 @@ def option_order(mode: OptionOrder, count: int, key: tuple[int | str, ...]) -> l
         return None
     if mode == "fixed":
         return list(range(count))
-    return [int(position) for position in permutation(count, (*key, "options"))]
+    return short_permutation(count, (*key, "options"))
 
 
 def encode_within(

@@ -51,8 +51,10 @@ class Rows(Sequence[Row]):
         return (self[index] for index in range(len(self)))
 
     @cached_property
-    def _columns(self) -> dict[str, pa.ChunkedArray]:
-        return dict(zip(self.table.column_names, self.table.columns, strict=True))
+    def _columns(self) -> dict[str, pa.ChunkedArray | pa.Array]:
+        # A lone chunk is several times as quick to index as the column around it.
+        columns = (column.chunk(0) if column.num_chunks == 1 else column for column in self.table.columns)
+        return dict(zip(self.table.column_names, columns, strict=True))
 
 
 class _TableRow(Mapping[str, Any]):
@@ -60,7 +62,7 @@ class _TableRow(Mapping[str, Any]):
 
     __slots__ = ("_cells", "_columns", "_position")
 
-    def __init__(self, columns: Mapping[str, pa.ChunkedArray], position: int, cells: dict[str, Any]) -> None:
+    def __init__(self, columns: Mapping[str, pa.ChunkedArray | pa.Array], position: int, cells: dict[str, Any]) -> None:
         self._columns = columns
         self._position = position
         self._cells = cells

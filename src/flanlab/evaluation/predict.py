@@ -4,44 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
 
-from flanlab.data.choices import permutation
-from flanlab.data.encoding import Encoder, PromptStyle
-from flanlab.data.mixture import OptionOrder, option_order
-from flanlab.data.rendering import (
-    BASELINE,
-    Example,
-    PreparedRow,
-    gold_value_of,
-    group_of,
-    open_row,
-    option_count,
-    prepare_row,
-    render,
-    shorten_longest_field,
-)
-from flanlab.data.sources import Rows
+from flanlab.data.encoding import PromptStyle
+from flanlab.data.rendering import gold_value_of, group_of, open_row
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.neutral import NeutralScores
+from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit
+from flanlab.evaluation.questions import ask
 from flanlab.files import new_file
 from flanlab.models.answering import Model, Reply
-from flanlab.models.scoring import Question
 from flanlab.progress import Meter
 from flanlab.tasks.holdout import seen_reason
-from flanlab.tasks.schema import Split, Task
+from flanlab.tasks.schema import Task
 
 _PROTOCOL = "2"
 """Raise it when code here or in models/scoring changes what a prediction is: old predictions are then made anew."""
 _QUESTIONS_PER_PART = 64
-_EXTRA_TOKENS = 4
-"""A generated answer may be this much longer than the longest option before it is cut: it cannot equal an option then."""
 
 PREDICTION_SCHEMA = pa.schema(
     [
@@ -58,6 +41,7 @@ PREDICTION_SCHEMA = pa.schema(
         ("option_tokens", pa.list_(pa.int32())),
         ("answer", pa.int32()),
         ("references", pa.list_(pa.string())),
+        ("exemplars", pa.list_(pa.int32())),
         ("gold_value", pa.float64()),
         ("generated", pa.string()),
         ("shortened", pa.bool_()),
@@ -65,89 +49,9 @@ PREDICTION_SCHEMA = pa.schema(
 )
 """One prediction. Scores are natural-log probabilities, options in the task's own order; those "alone" are after a prompt that
 asks nothing (see `neutral`). `option_tokens` counts end tokens. `answer` is the position of the right option that is trained
-on, null for generation; `references` are all right options, or all right texts. `generated` is null where nothing was
-generated, `group` and `gold_value` where the task has none, scores "alone" where the settings do without PMI."""
-
-
-class EvaluationSettings(BaseModel):
-    """What is evaluated, and how much of it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    split: Split = "test"
-    rows: int = Field(200, gt=0, description="Rows of each task; a random choice, the same for every model. Groups stay whole.")
-    templates_per_row: int | None = Field(
-        None, gt=0, description="Forward templates each row is shown through, taking turns; all, where not given."
-    )
-    options: OptionOrder = Field("shuffled", description="Order of the OPTIONS block: shuffled, fixed, or none shown.")
-    end_token: bool = Field(True, description="Count an option's end token in its score, as it was trained.")
-    generate: bool = Field(True, description="Also generate an answer to each classification prompt.")
-    pmi: bool = Field(
-        True,
-        description="Also score each option without its question, for accuracy by PMI. Costs nothing where options are fixed;"
-        " one short question a row where each row has its own.",
-    )
-    prompt_tokens: int = Field(1024, gt=0, description="Longer prompts lose the end of their longest field.")
-    new_tokens: int = Field(64, gt=0, description="Most tokens of a generated free-text answer.")
-    token_budget: int = Field(4096, gt=0, description="Tokens computed at once; bounds memory, changes no result.")
-
-
-@dataclass(frozen=True)
-class EvaluationUnit:
-    """One task to be evaluated, with the rows chosen."""
-
-    task: Task
-    rows: Rows
-    pairs: list[tuple[int, int]]
-    """(row, template) in the order they are asked."""
-
-    def asked(self, style: PromptStyle) -> list[tuple[int, int]]:
-        """(row, template) as asked in a prompt style: there is but one baseline prompt for each row."""
-        if style != "baseline":
-            return self.pairs
-        return [(row, BASELINE) for row in dict.fromkeys(row for row, _ in self.pairs)]
-
-
-def plan_task(task: Task, rows: Rows, settings: EvaluationSettings, seed: int) -> EvaluationUnit:
-    """Choose rows and the templates each is shown through: a pure function of seed, task and settings.
-
-    Where the task has `group`, whole groups are chosen, as few as hold `settings.rows` rows; the rows of a group are all
-    shown through the same templates.
-
-    Raises:
-        FlanlabError: `group` or `gold_value` gives nothing that can be used.
-    """
-    templates = task.forward_templates()
-    groups = _groups(task, rows)
-    chosen: list[list[int]] = []
-    row_count = 0
-    for place in permutation(len(groups), (seed, task.name, "evaluation")):
-        if row_count >= settings.rows:
-            break
-        chosen.append(groups[int(place)])
-        row_count += len(chosen[-1])
-    for row in (row for group in chosen for row in group):
-        gold_value_of(task, open_row(task, rows[row], row))
-    count = min(settings.templates_per_row or len(templates), len(templates))
-    # Group after group takes the next `count` templates of a shuffled circle, so each template meets equally many.
-    circle = [templates[int(place)] for place in permutation(len(templates), (seed, task.name, "templates"))]
-    pairs = [
-        (row, circle[(number * count + offset) % len(circle)])
-        for number, group in enumerate(sorted(chosen))
-        for row in group
-        for offset in range(count)
-    ]
-    return EvaluationUnit(task, rows, pairs)
-
-
-def _groups(task: Task, rows: Rows) -> list[list[int]]:
-    """Rows that belong together, in the order of their first; each row by itself where the task has no `group`."""
-    if task.group is None:
-        return [[row] for row in range(len(rows))]
-    groups: dict[str | None, list[int]] = {}
-    for row in range(len(rows)):
-        groups.setdefault(group_of(task, open_row(task, rows[row], row)), []).append(row)
-    return list(groups.values())
+on, null for generation; `references` are all right options, or all right texts; `exemplars` are rows of the train split.
+`generated` is null where nothing was generated, `group` and `gold_value` where the task has none, scores "alone" where the
+settings do without PMI."""
 
 
 def refuse_seen(tasks: Sequence[Task], loaded: Model, allow_seen: bool) -> dict[str, str]:
@@ -235,14 +139,14 @@ def _predict_pairs(
     style: PromptStyle,
     neutral: NeutralScores,
 ) -> pa.Table:
-    asked = [_question(unit, row, template, settings, seed, style, loaded.encoder) for row, template in pairs]
-    alone = neutral.questions([example.options for _, example, _ in asked if example.options]) if settings.pmi else []
-    questions = [question for question, _, _ in asked] + alone
+    asked = [ask(unit, row, template, settings, seed, style, loaded.encoder) for row, template in pairs]
+    alone = neutral.questions([one.example.options for one in asked if one.example.options]) if settings.pmi else []
+    questions = [one.question for one in asked] + alone
     replies: dict[int, Reply] = dict(loaded.answer(questions, settings.token_budget))
     neutral.learn(alone, [replies[len(asked) + number] for number in range(len(alone))])
     records = []
-    for position, (question, example, shortened) in enumerate(asked):
-        reply = replies[position]
+    for position, one in enumerate(asked):
+        example, reply = one.example, replies[position]
         row = open_row(unit.task, unit.rows[example.row], example.row)
         scores_alone, scores_alone_without_end = neutral.scores(example.options) if settings.pmi else (None, None)
         records.append(
@@ -261,62 +165,10 @@ def _predict_pairs(
                 "option_tokens": reply.option_tokens,
                 "answer": example.answer,
                 "references": list(example.references),
+                "exemplars": list(one.exemplars),
                 "gold_value": gold_value_of(unit.task, row),
-                "generated": reply.text if question.max_new_tokens else None,
-                "shortened": shortened,
+                "generated": reply.text if one.question.max_new_tokens else None,
+                "shortened": one.shortened,
             }
         )
     return pa.Table.from_pylist(records, schema=PREDICTION_SCHEMA)
-
-
-def _question(
-    unit: EvaluationUnit,
-    row_index: int,
-    template: int,
-    settings: EvaluationSettings,
-    seed: int,
-    style: PromptStyle,
-    encoder: Encoder,
-) -> tuple[Question, Example, bool]:
-    task = unit.task
-    row = prepare_row(task, unit.rows[row_index], row_index)
-    count = option_count(task, row)
-    # The epoch -1 keeps evaluation's orders apart from those of any training epoch.
-    order = option_order(settings.options, count, (seed, task.name, row_index, -1)) if count else None
-    shortened = False
-    for example in _ever_shorter(task, template, row, order):
-        encoded = encoder.encode(example.prompt, example.options or [example.target], style)
-        if len(encoded.prompt) <= settings.prompt_tokens:
-            break
-        shortened = True
-    else:
-        raise FlanlabError(
-            f"{task.path}, row {row_index}, template {template}: the prompt is longer than {settings.prompt_tokens} tokens"
-            " and has no field left to shorten.",
-            mend="Raise evaluation.prompt_tokens.",
-        )
-    stop = frozenset({encoder.end})
-    # Where the answer is one line, a model that goes on after its first line has answered.
-    one_line = style == "baseline" or not any("\n" in reference for reference in example.references)
-    line_breaks = encoder.newline_tokens if one_line else frozenset()
-    if example.options:
-        longest = max(len(option) for option in encoded.answers)
-        new_tokens = longest + _EXTRA_TOKENS if settings.generate else 0
-        return Question(encoded.prompt, encoded.answers, new_tokens, stop, line_breaks), example, shortened
-    return Question(encoded.prompt, [], settings.new_tokens, stop, line_breaks), example, shortened
-
-
-def _ever_shorter(task: Task, template: int, row: PreparedRow, order: Sequence[int] | None) -> Iterator[Example]:
-    """The example, and then with ever more cut off its longest field."""
-    current: PreparedRow | None = row
-    while current is not None:
-        example = render(task, template, current, order)
-        yield example
-        current = shorten_longest_field(current, max(40, len(example.prompt) // 8))
-
-
-def question_length(
-    unit: EvaluationUnit, row: int, template: int, settings: EvaluationSettings, seed: int, encoder: Encoder
-) -> int:
-    """Tokens of one question with all its options."""
-    return _question(unit, row, template, settings, seed, "instruction", encoder)[0].length

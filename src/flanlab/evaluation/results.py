@@ -12,7 +12,8 @@ import numpy as np
 from flanlab.evaluation.levels import levels
 from flanlab.evaluation.metrics.declared import metrics_for, signatures
 from flanlab.evaluation.metrics.metric import Floats
-from flanlab.evaluation.predict import EvaluationSettings, read_predictions
+from flanlab.evaluation.planning import EvaluationSettings
+from flanlab.evaluation.predict import read_predictions
 from flanlab.evaluation.statistics import ScoreGrid, interval, make_draws, score_grid
 from flanlab.tasks.schema import Task
 

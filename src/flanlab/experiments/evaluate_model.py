@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.sources import load_rows
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.predict import EvaluationSettings, plan_task, refuse_seen
+from flanlab.evaluation.planning import EvaluationSettings, plan_task
+from flanlab.evaluation.predict import refuse_seen
 from flanlab.experiments.run import RESULTS_FILE, evaluate, score_units
 from flanlab.files import write_json
 from flanlab.models.completions import Endpoint
@@ -31,6 +33,7 @@ def evaluate_model(
     folder: Path,
     *,
     styles: Sequence[PromptStyle] = ("instruction",),
+    shots: Sequence[int] = (0,),
     seed: int = 0,
     mirror: Path | None = None,
     allow_seen: bool = False,
@@ -38,7 +41,8 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """Score a model on every row and forward template of the tasks; predictions already in `folder` are kept.
 
-    With `endpoint`, `model` is a name that the server there knows.
+    With `endpoint`, `model` is a name that the server there knows. Every prompt style is tried with each number of exemplars in
+    `shots`.
 
     Returns:
         The content of results.json; tasks the model has seen are marked there.
@@ -48,7 +52,16 @@ def evaluate_model(
             `allow_seen`.
     """
     tasks = [part for task in tasks for part in task.evaluated_parts(settings.split)]
-    units = [plan_task(task, load_rows(task, settings.split, mirror), settings, seed) for task in tasks]
+    units = [
+        plan_task(
+            task,
+            load_rows(task, settings.split, mirror),
+            settings,
+            seed,
+            load_rows(task.whole, "train", mirror) if any(shots) else None,
+        )
+        for task in tasks
+    ]
     loaded: LoadedModel | RemoteModel
     if endpoint is None:
         loaded = load_model(model, say=say)
@@ -56,11 +69,15 @@ def evaluate_model(
         loaded = open_remote_model(model, endpoint, folder / RESPONSES_FILE)
         settings = _remote_settings(settings, loaded)
     seen = refuse_seen(tasks, loaded, allow_seen)
-    for style in styles:
-        evaluate(loaded, units, settings, seed, style, folder / "predictions" / style, f"{loaded.name}, {style} prompt")
+    variants: dict[str, str] = {}
+    for style, count in itertools.product(styles, shots):
+        name, title = _variant(style, count)
+        variants[name] = title
+        with_shots = settings.model_copy(update={"shots": count})
+        evaluate(loaded, units, with_shots, seed, style, folder / "predictions" / name, f"{loaded.name}, {title}")
     if isinstance(loaded, RemoteModel):
         loaded.completions.close()
-    scored = score_units(units, {style: f"{style} prompt" for style in styles}, folder, settings)
+    scored = score_units(units, variants, folder, settings)
     for name, reason in seen.items():
         scored["tasks"][name]["seen"] = reason
     clusters = sorted({cluster.value for task in tasks for cluster in task.clusters})
@@ -75,12 +92,19 @@ def evaluate_model(
         "model": loaded.name,
         "parameters": loaded.parameters if isinstance(loaded, LoadedModel) else None,
         "scoring": loaded.scoring if isinstance(loaded, RemoteModel) else "log-probabilities",
-        "variants": {style: f"{style} prompt" for style in styles},
+        "variants": variants,
         **scored,
         "notes": [*_notes(loaded), *(f"Seen: {name}, since {reason}." for name, reason in seen.items())],
     }
     write_json(folder / RESULTS_FILE, results)
     return results
+
+
+def _variant(style: PromptStyle, shots: int) -> tuple[str, str]:
+    """Name of a variant in files, and for people."""
+    if not shots:
+        return style, f"{style} prompt"
+    return f"{style}_{shots}_shot", f"{style} prompt, {shots} shot{'s' if shots > 1 else ''}"
 
 
 def _remote_settings(settings: EvaluationSettings, model: RemoteModel) -> EvaluationSettings:
@@ -94,8 +118,8 @@ def _remote_settings(settings: EvaluationSettings, model: RemoteModel) -> Evalua
     if model.knows_tokens:
         return settings
     # The limit is one of tokens, and nothing but characters can be counted.
-    changes = {"prompt_tokens": settings.prompt_tokens * _CHARACTERS_PER_TOKEN, "end_token": False}
-    return settings.model_copy(update=changes)
+    in_characters = {name: getattr(settings, name) * _CHARACTERS_PER_TOKEN for name in ("prompt_tokens", "shot_tokens")}
+    return settings.model_copy(update={**in_characters, "end_token": False})
 
 
 def _notes(model: LoadedModel | RemoteModel) -> list[str]:

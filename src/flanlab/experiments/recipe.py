@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flanlab.data.mixture import MixtureSettings
 from flanlab.data.sources import MissingDataError, Rows, load_rows
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.predict import EvaluationSettings
+from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.holdout import HoldOut, HoldOutSplit, OverlapPolicy
 from flanlab.tasks.loading import leave_out, load_collections, select_tasks
@@ -71,6 +72,8 @@ class Plan(BaseModel):
     split: HoldOutSplit
     train_rows: dict[str, Rows]
     test_rows: dict[str, Rows]
+    exemplar_rows: dict[str, Rows]
+    """Train rows of the tasks tested, where the recipe asks for exemplars."""
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -114,10 +117,11 @@ def make_plan(recipe: Recipe, mirror: Path | None) -> Plan:
         split=split,
         train_rows=_reach(split.train, "train", mirror),
         test_rows=_reach(split.test, recipe.evaluation.split, mirror),
+        exemplar_rows=_reach([task.whole for task in split.test], "train", mirror) if recipe.evaluation.shots else {},
     )
 
 
-def _reach(tasks: tuple[Task, ...], split: Split, mirror: Path | None) -> dict[str, Rows]:
+def _reach(tasks: Sequence[Task], split: Split, mirror: Path | None) -> dict[str, Rows]:
     rows: dict[str, Rows] = {}
     missing: list[str] = []
     for task in tasks:

@@ -18,14 +18,9 @@ from flanlab.data.encoding import PromptStyle
 from flanlab.data.mixture import Mixture
 from flanlab.data.mixture_card import describe_mixture
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.predict import (
-    EvaluationSettings,
-    EvaluationUnit,
-    plan_task,
-    predict,
-    question_length,
-    refuse_seen,
-)
+from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
+from flanlab.evaluation.predict import predict, refuse_seen
+from flanlab.evaluation.questions import question_length
 from flanlab.evaluation.results import average_results, compare, task_results
 from flanlab.experiments.recipe import Plan, Recipe, make_plan
 from flanlab.experiments.stamp import make_stamp, training_key
@@ -105,7 +100,11 @@ def train_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> Lo
 
 def plan_units(plan: Plan) -> list[EvaluationUnit]:
     """What is evaluated of each held-out task."""
-    return [plan_task(task, plan.test_rows[task.name], plan.recipe.evaluation, plan.recipe.seed) for task in plan.split.test]
+    recipe = plan.recipe
+    return [
+        plan_task(task, plan.test_rows[task.name], recipe.evaluation, recipe.seed, plan.exemplar_rows.get(task.whole.name))
+        for task in plan.split.test
+    ]
 
 
 def make_mixture(plan: Plan) -> Mixture:

@@ -11,7 +11,7 @@ read:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from flanlab.errors import FlanlabError
 from flanlab.models.packed_attention import PackedBatch, pack_segments, packed_forward
 
 _LOGIT_ROWS_PER_BATCH = 768
@@ -38,6 +39,11 @@ class Question:
     """Tokens that end a generated answer; they are not part of it."""
     line_breaks: frozenset[int] = frozenset()
     """Tokens that end an answer that has begun, and are passed over before it: the answer is the first line with text."""
+
+    @property
+    def key(self) -> Hashable:
+        """The same for questions that have the same answer."""
+        return tuple(self.prompt), tuple(map(tuple, self.options)), self.max_new_tokens, self.stop_tokens, self.line_breaks
 
     @property
     def length(self) -> int:
@@ -67,17 +73,39 @@ def answer_questions(
 ) -> Iterator[tuple[int, Answer]]:
     """Answer questions in batches of up to `token_budget` tokens, longest first; yields (position, answer).
 
-    The answers do not depend on the batching beyond rounding: every question is computed on its own tokens alone.
+    The answers do not depend on the batching beyond rounding: every question is computed on its own tokens alone. A question
+    asked twice is computed once. A batch for which the memory does not suffice is halved, and so are those after it.
+
+    Raises:
+        FlanlabError: the memory does not suffice for one question alone.
     """
-    for batch in _batches(questions, token_budget):
-        answers = _answer_batch(model, [questions[position] for position in batch])
-        yield from zip(batch, answers, strict=True)
+    alike: dict[Hashable, list[int]] = {}
+    for position, question in enumerate(questions):
+        alike.setdefault(question.key, []).append(position)
+    same = {positions[0]: positions for positions in alike.values()}
+    left = list(same)
+    while left:
+        try:
+            for batch in _batches(questions, left, token_budget):
+                answers = _answer_batch(model, [questions[position] for position in batch])
+                for first, answer in zip(batch, answers, strict=True):
+                    yield from ((position, answer) for position in same[first])
+                    left.remove(first)
+        except torch.OutOfMemoryError as error:
+            largest = max(questions[position].length for position in left)
+            if token_budget <= largest:
+                raise FlanlabError(
+                    f"The memory of {model.device} does not suffice for a question of {largest} tokens.",
+                    mend="Lower evaluation.prompt_tokens, or use a smaller model or a larger device.",
+                ) from error
+            token_budget = max(token_budget // 2, largest)
+            torch.cuda.empty_cache()
 
 
-def _batches(questions: Sequence[Question], token_budget: int) -> Iterator[list[int]]:
+def _batches(questions: Sequence[Question], positions: Sequence[int], token_budget: int) -> Iterator[list[int]]:
     batch: list[int] = []
     tokens = rows = 0
-    for position in sorted(range(len(questions)), key=lambda position: -questions[position].length):
+    for position in sorted(positions, key=lambda position: -questions[position].length):
         question = questions[position]
         full = tokens + question.length > token_budget or rows + question.logit_rows > _LOGIT_ROWS_PER_BATCH
         if batch and full:

@@ -172,6 +172,7 @@ class Task(_Strict):
     baseline: Baseline | None = Field(None, description="A continuation-style prompt for untuned models.")
 
     _path: Path | None = PrivateAttr(None)
+    _whole: Task | None = PrivateAttr(None)
 
     @field_validator("answer", "filter", "references", "turns", "gold_value", "group")
     @classmethod
@@ -280,9 +281,11 @@ class Task(_Strict):
                 mend=f"Its parts are: {', '.join(self.parts)}." if self.parts else "It has no parts: name it alone.",
             )
         lineage = {**self.derived_from, self.name: "a part of it"}
-        return self.model_copy(
+        part = self.model_copy(
             update={"name": f"{self.name}.{name}", "parts": {name: self.parts[name]}, "derived_from": lineage}
         )
+        part._whole = self.whole
+        return part
 
     def without_part(self, name: str) -> Task:
         """The task without one of its parts.
@@ -302,6 +305,11 @@ class Task(_Strict):
         if not self.parts or "." in self.name:
             return [self]
         return [self.part(name) for name, source in self.parts.items() if source.split_spec(split) is not None]
+
+    @property
+    def whole(self) -> Task:
+        """The task that this is a part of; itself where it is whole."""
+        return self._whole or self
 
     @property
     def path(self) -> Path | None:

@@ -1,0 +1,112 @@
+"""What is evaluated of a task: which rows, through which templates, after how many exemplars."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flanlab.data.choices import permutation
+from flanlab.data.encoding import PromptStyle
+from flanlab.data.mixture import OptionOrder
+from flanlab.data.rendering import BASELINE, gold_value_of, group_of, open_row, prepare_row, render
+from flanlab.data.sources import Rows
+from flanlab.tasks.schema import Split, Task
+
+
+class EvaluationSettings(BaseModel):
+    """What is evaluated, and how much of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    split: Split = "test"
+    rows: int = Field(200, gt=0, description="Rows of each task; a random choice, the same for every model. Groups stay whole.")
+    templates_per_row: int | None = Field(
+        None, gt=0, description="Forward templates each row is shown through, taking turns; all, where not given."
+    )
+    options: OptionOrder = Field("shuffled", description="Order of the OPTIONS block: shuffled, fixed, or none shown.")
+    end_token: bool = Field(True, description="Count an option's end token in its score, as it was trained.")
+    generate: bool = Field(True, description="Also generate an answer to each classification prompt.")
+    pmi: bool = Field(
+        True,
+        description="Also score each option without its question, for accuracy by PMI. Costs nothing where options are fixed;"
+        " one short question a row where each row has its own.",
+    )
+    shots: int = Field(0, ge=0, le=16, description="Exemplars from the train split before each question (section 4.4).")
+    shot_tokens: int = Field(960, gt=0, description="Exemplars are shown while they and the question stay within this number.")
+    prompt_tokens: int = Field(1024, gt=0, description="Longer prompts lose the end of their longest field.")
+    new_tokens: int = Field(
+        256,
+        gt=0,
+        description="Most tokens of a generated free-text answer; a task whose longest reference is shorter gets half as much"
+        " again as that.",
+    )
+    token_budget: int = Field(4096, gt=0, description="Tokens computed at once; bounds memory, changes no result.")
+
+
+@dataclass(frozen=True)
+class EvaluationUnit:
+    """One task to be evaluated, with the rows chosen."""
+
+    task: Task
+    rows: Rows
+    pairs: list[tuple[int, int]]
+    """(row, template) in the order they are asked."""
+    exemplars: Rows | None = None
+    """Train rows of the whole task, from which exemplars are taken."""
+
+    def asked(self, style: PromptStyle) -> list[tuple[int, int]]:
+        """(row, template) as asked in a prompt style: there is but one baseline prompt for each row."""
+        if style != "baseline":
+            return self.pairs
+        return [(row, BASELINE) for row in dict.fromkeys(row for row, _ in self.pairs)]
+
+    @cached_property
+    def longest_reference(self) -> str:
+        """The longest acceptable answer, in characters, to any of the questions asked; a bound for generated ones."""
+        prepared = {row: prepare_row(self.task, self.rows[row], row) for row in dict.fromkeys(row for row, _ in self.pairs)}
+        examples = (render(self.task, template, prepared[row]) for row, template in self.pairs)
+        return max((reference for example in examples for reference in example.references), key=len)
+
+
+def plan_task(task: Task, rows: Rows, settings: EvaluationSettings, seed: int, exemplars: Rows | None = None) -> EvaluationUnit:
+    """Choose rows and the templates each is shown through: a pure function of seed, task and settings.
+
+    Where the task has `group`, whole groups are chosen, as few as hold `settings.rows` rows; the rows of a group are all
+    shown through the same templates.
+
+    Raises:
+        FlanlabError: `group` or `gold_value` gives nothing that can be used.
+    """
+    templates = task.forward_templates()
+    groups = _groups(task, rows)
+    chosen: list[list[int]] = []
+    row_count = 0
+    for place in permutation(len(groups), (seed, task.name, "evaluation")):
+        if row_count >= settings.rows:
+            break
+        chosen.append(groups[int(place)])
+        row_count += len(chosen[-1])
+    for row in (row for group in chosen for row in group):
+        gold_value_of(task, open_row(task, rows[row], row))
+    count = min(settings.templates_per_row or len(templates), len(templates))
+    # Group after group takes the next `count` templates of a shuffled circle, so each template meets equally many.
+    circle = [templates[int(place)] for place in permutation(len(templates), (seed, task.name, "templates"))]
+    pairs = [
+        (row, circle[(number * count + offset) % len(circle)])
+        for number, group in enumerate(sorted(chosen))
+        for row in group
+        for offset in range(count)
+    ]
+    return EvaluationUnit(task, rows, pairs, exemplars)
+
+
+def _groups(task: Task, rows: Rows) -> list[list[int]]:
+    """Rows that belong together, in the order of their first; each row by itself where the task has no `group`."""
+    if task.group is None:
+        return [[row] for row in range(len(rows))]
+    groups: dict[str | None, list[int]] = {}
+    for row in range(len(rows)):
+        groups.setdefault(group_of(task, open_row(task, rows[row], row)), []).append(row)
+    return list(groups.values())

@@ -1,0 +1,136 @@
+"""A row and a template made into the question that a model is asked: exemplars before it, its input cut to fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from flanlab.data.choices import choose
+from flanlab.data.encoding import EncodedQuestion, Encoder, PromptStyle
+from flanlab.data.mixture import option_order
+from flanlab.data.rendering import Example, PreparedRow, option_count, prepare_row, render, shorten_longest_field
+from flanlab.errors import FlanlabError
+from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit
+from flanlab.models.scoring import Question
+from flanlab.tasks.schema import Task
+
+_EXTRA_TOKENS = 4
+"""A generated answer may be this much longer than the longest option before it is cut: it cannot equal an option then."""
+_DRAWS_PER_SHOT = 4
+"""Draws for each exemplar wanted: a row drawn twice, or the question itself, is passed over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question, and what it was made of."""
+
+    question: Question
+    example: Example
+    shortened: bool
+    """Whether the input lost its end."""
+    exemplars: tuple[int, ...]
+    """Rows of the train split that stand before it, in order."""
+
+
+def ask(
+    unit: EvaluationUnit,
+    row_index: int,
+    template: int,
+    settings: EvaluationSettings,
+    seed: int,
+    style: PromptStyle,
+    encoder: Encoder,
+) -> Asked:
+    """The question for a row and a template: a pure function of its arguments.
+
+    Raises:
+        FlanlabError: the row cannot be rendered, or nothing is left to shorten of a prompt that is too long.
+    """
+    task = unit.task
+    row = prepare_row(task, unit.rows[row_index], row_index)
+    order = _option_order(task, row, settings, seed)
+    shortened = False
+    for example in _ever_shorter(task, template, row, order):
+        encoded = encoder.encode(example.prompt, example.options or [example.target], style)
+        if len(encoded.prompt) <= settings.prompt_tokens:
+            break
+        shortened = True
+    else:
+        raise FlanlabError(
+            f"{task.path}, row {row_index}, template {template}: the prompt is longer than {settings.prompt_tokens} tokens"
+            " and has no field left to shorten.",
+            mend="Raise evaluation.prompt_tokens.",
+        )
+    encoded, exemplars = _after_exemplars(unit, row, example, encoded, settings, seed, style, encoder)
+    stop = frozenset({encoder.end})
+    # Where the answer is one line, a model that goes on after its first line has answered.
+    one_line = style == "baseline" or not any("\n" in reference for reference in example.references)
+    line_breaks = encoder.newline_tokens if one_line else frozenset()
+    if example.options:
+        longest = max(len(option) for option in encoded.answers)
+        new_tokens = longest + _EXTRA_TOKENS if settings.generate else 0
+        question = Question(encoded.prompt, encoded.answers, new_tokens, stop, line_breaks)
+    else:
+        [longest_reference] = encoder.encode(example.prompt, [unit.longest_reference], style).answers
+        new_tokens = min(settings.new_tokens, len(longest_reference) * 3 // 2 + _EXTRA_TOKENS)
+        question = Question(encoded.prompt, [], new_tokens, stop, line_breaks)
+    return Asked(question, example, shortened, exemplars)
+
+
+def question_length(
+    unit: EvaluationUnit, row: int, template: int, settings: EvaluationSettings, seed: int, encoder: Encoder
+) -> int:
+    """Tokens of one question with all its options."""
+    return ask(unit, row, template, settings, seed, "instruction", encoder).question.length
+
+
+def _after_exemplars(
+    unit: EvaluationUnit,
+    row: PreparedRow,
+    example: Example,
+    alone: EncodedQuestion,
+    settings: EvaluationSettings,
+    seed: int,
+    style: PromptStyle,
+    encoder: Encoder,
+) -> tuple[EncodedQuestion, tuple[int, ...]]:
+    """The question after up to `settings.shots` exemplars through the same template, as many as fit (section 4.4).
+
+    Exemplars are rows of the train split, drawn for each question anew and kept in the order drawn; never the question itself.
+    """
+    if not settings.shots or unit.exemplars is None:
+        return alone, ()
+    task = unit.task
+    shown: list[tuple[str, str]] = []
+    rows: list[int] = []
+    encoded = alone
+    for draw in range(settings.shots * _DRAWS_PER_SHOT):
+        index = choose(len(unit.exemplars), (seed, task.name, row.index, "shot", draw))
+        drawn = prepare_row(task, unit.exemplars[index], index)
+        if len(rows) == settings.shots:
+            break
+        if index in rows or dict(drawn.fields) == dict(row.fields):
+            continue
+        exemplar = render(task, example.template, drawn, _option_order(task, drawn, settings, seed))
+        longer = [*shown, (exemplar.prompt, exemplar.target)]
+        found = encoder.encode(example.prompt, example.options or [example.target], style, longer)
+        if len(found.prompt) > settings.shot_tokens:
+            break
+        shown, encoded = longer, found
+        rows.append(index)
+    return encoded, tuple(rows)
+
+
+def _option_order(task: Task, row: PreparedRow, settings: EvaluationSettings, seed: int) -> list[int] | None:
+    count = option_count(task, row)
+    # The epoch -1 keeps evaluation's orders apart from those of any training epoch.
+    return option_order(settings.options, count, (seed, task.name, row.index, -1)) if count else None
+
+
+def _ever_shorter(task: Task, template: int, row: PreparedRow, order: Sequence[int] | None) -> Iterator[Example]:
+    """The example, and then with ever more cut off its longest field."""
+    current: PreparedRow | None = row
+    while current is not None:
+        example = render(task, template, current, order)
+        yield example
+        current = shorten_longest_field(current, max(40, len(example.prompt) // 8))
