@@ -20,7 +20,8 @@ def test_there_are_exactly_two_set_up_commands() -> None:
 
 
 def test_every_flan_command_it_names_exists() -> None:
-    documents = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    others = ("CONTRIBUTING.md", "docs/add-a-task.md", "docs/tasks.md")
+    documents = README + "".join((ROOT / name).read_text(encoding="utf-8") for name in others)
     named = {match.group(1) for match in re.finditer(r"\bflan ((?:tasks )?[a-z]+)\b", documents)}
     assert {"run", "mix", "eval", "tasks list"} <= named
     for command in sorted(named):
@@ -29,7 +30,11 @@ def test_every_flan_command_it_names_exists() -> None:
 
 
 def test_every_file_it_links_to_is_there() -> None:
-    for document in ("README.md", "CONTRIBUTING.md", "docs/evaluate.md", "docs/findings.md", "docs/benchmarks.md"):
+    for document in (
+        "README.md",
+        "CONTRIBUTING.md",
+        *(f"docs/{name}.md" for name in ("evaluate", "findings", "benchmarks", "add-a-task", "tasks")),
+    ):
         text = (ROOT / document).read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)#:]+)\)", text):
             assert ((ROOT / document).parent / target).exists(), f"{document} links to {target}"

@@ -20,7 +20,19 @@ def flan(*arguments: str, folder: Path | None = None) -> subprocess.CompletedPro
 
 @pytest.mark.parametrize(
     "command",
-    ["quickstart", "run", "train", "eval", "mix", "report", "tasks list", "tasks show", "tasks lint", "tasks schema"],
+    [
+        "quickstart",
+        "run",
+        "train",
+        "eval",
+        "mix",
+        "report",
+        "tasks list",
+        "tasks show",
+        "tasks lint",
+        "tasks schema",
+        "tasks new",
+    ],
 )
 def test_every_command_explains_itself_with_an_example(command: str) -> None:
     result = flan(*command.split(), "--help")
@@ -65,6 +77,54 @@ def test_bad_input_is_one_message_with_its_mend_and_no_traceback(arguments: list
     assert expected in result.stderr
     assert "To mend it:" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_the_list_of_tasks_in_the_documentation_is_current() -> None:
+    published = Path(__file__).parents[2] / "docs" / "tasks.md"
+    current = flan("tasks", "list", "--markdown").stdout
+    assert published.read_text(encoding="utf-8") == current, "mend it with: flan tasks list --markdown > docs/tasks.md"
+
+
+TASK = """
+name: {name}
+cluster: sentiment
+{source}
+licence: CC0-1.0 | or so
+derived_from: {{{derived}}}
+fields: {{text: "{{{{ text }}}}"}}
+options: ["bad", "good"]
+answer: "{{{{ options[label] }}}}"
+metrics: [accuracy]
+templates: [{{prompt: "Good or bad? {{{{ text }}}}"}}]
+baseline: {{prompt: "{{{{ text }}}} It was"}}
+"""
+
+
+def test_a_task_is_shown_with_its_parts_its_whole_lineage_and_its_baseline(tmp_path: Path) -> None:
+    rows = "".join(json.dumps({"text": f"row number {n}", "label": n % 2}) + "\n" for n in range(4))
+    (tmp_path / "rows.jsonl").write_text(rows, encoding="utf-8")
+    parts = 'parts: {first: {files: {train: rows.jsonl}}, second: {files: rows.jsonl, splits: {test: "all[:2]"}}}'
+    texts = {
+        "young": TASK.format(name="young", source=parts, derived="middle: said so, qnli: as known"),
+        "middle": TASK.format(name="middle", source="source: {files: {train: rows.jsonl}}", derived="old: in its paper"),
+    }
+    for name, text in texts.items():
+        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    shown = flan("tasks", "show", "young", "--tasks", str(tmp_path)).stdout
+    for line in (
+        "part first   files beside the task file; train: train",
+        "part second  files beside the task file; test: all[:2]",
+        "derived from middle: said so",
+        "derived from old: through middle",
+        "derived from squad: through qnli",
+    ):
+        assert line in shown
+    assert "baseline, for untuned models" in shown
+    assert "row number 0 It was bad" in shown
+    table = flan("tasks", "list", "--markdown", "--tasks", str(tmp_path)).stdout
+    (line,) = (line for line in table.splitlines() if "`young`" in line)
+    assert "`young`: first, second | CC0-1.0 \\| or so |" in line
+    assert "| 1 + 0 *b* | accuracy | middle, old, qnli, squad | files beside the task file |" in line
 
 
 def test_wrong_use_exits_with_two() -> None:

@@ -8,10 +8,12 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flanlab.data.sources import CONVERSION, MIRROR_VARIABLE, MissingDataError, load_rows
+from flanlab.data.rendering import prepare_row, render
+from flanlab.data.sources import CONVERSION, MIRROR_VARIABLE, MissingDataError, label_names, load_rows, load_splits
 from flanlab.tasks.loading import load_task
 from flanlab.tasks.schema import Task
 from flanlab.tasks.templating import TemplatingError
@@ -335,3 +337,45 @@ def test_a_filter_sees_the_turn(make_task: Callable[..., Task]) -> None:
 def test_turns_must_be_a_number(make_task: Callable[..., Task]) -> None:
     task = make_task(DIALOGUES, **{**TURNS, "turns": "{{ questions }}"})
     assert "`turns` gives ['Who?', 'Where?']" in refusal(lambda: load_rows(task, "train")).message
+
+
+def test_row_by_itself_reaches_columns_of_any_name(make_task: MakeTask) -> None:
+    rows = [{"Review Text": f"text {number}", "answer": number % 2} for number in range(4)]
+    task = make_task(
+        rows,
+        fields={"text": "{{ row['Review Text'] }}"},
+        filter="{{ row.answer == 1 }}",
+        answer="{{ options[row['answer']] }}",
+    )
+    kept = load_rows(task, "train")
+    examples = [render(task, 1, prepare_row(task, row, index)) for index, row in enumerate(kept)]
+    assert [example.prompt.splitlines()[0] for example in examples] == ["text 1", "text 3"]
+    assert {example.target for example in examples} == {"positive"}
+    assert list(kept[0]) == ["Review Text", "answer"]
+    mistaken = make_task(rows, fields={"text": "{{ row['Review'] }}"})
+    assert "Review Text" in refusal(lambda: prepare_row(mistaken, load_rows(mistaken, "train")[0], 0)).mend
+
+
+def test_a_column_called_row_is_that_column(make_task: MakeTask) -> None:
+    task = make_task([{"row": "own", "label": 0}], fields={"text": "{{ row }}"})
+    assert prepare_row(task, load_rows(task, "train")[0], 0).fields["text"] == "own"
+
+
+def test_all_splits_of_a_data_set_come_from_the_hub_with_their_label_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "good"])})
+    split = Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
+    asked: list[Any] = []
+
+    def load(*arguments: Any, **options: Any) -> DatasetDict:
+        asked.append((arguments, options))
+        return DatasetDict({"train": split, "test": split.select([1])})
+
+    monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
+    monkeypatch.setattr("datasets.load_dataset", load)
+    tables = load_splits("our/set", "fine", "abc")
+    assert asked == [(("our/set",), {"name": "fine", "split": None, "revision": "abc"})]
+    assert {name: table.to_pylist() for name, table in tables.items()} == {
+        "train": [{"text": "a", "label": 1}, {"text": "b", "label": 0}],
+        "test": [{"text": "b", "label": 0}],
+    }
+    assert label_names(tables["test"]) == {"label": ["bad", "good"]}

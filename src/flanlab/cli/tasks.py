@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flanlab.cli import new_task
 from flanlab.cli.options import AsJson, Collections, Mirror
+from flanlab.cli.task_facts import facts, known_lineage, lineage_in_words, markdown, origin
 from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections, select_tasks
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from flanlab.data.lint import TaskLint
 
 app = typer.Typer(help="Tasks: data sets written as natural-language instructions.", no_args_is_help=True)
+app.command("new")(new_task.new_task)
 
 
 @app.command("list")
@@ -25,14 +28,23 @@ def list_tasks(
     cluster: Annotated[list[Cluster] | None, typer.Option(help="Only this cluster. May be repeated.")] = None,
     tasks: Collections = None,
     as_json: AsJson = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print all there is to say as Markdown tables.")] = False,
 ) -> None:
     """List tasks by cluster.
 
     Example: flan tasks list --cluster sentiment
     """
-    found = [task for task in _load(tasks) if not cluster or set(task.clusters) & set(cluster)]
+
+    def load(collections: list[str] | None) -> list[Task]:
+        return [task for task in _load(collections) if not cluster or set(task.clusters) & set(cluster)]
+
+    if as_markdown:
+        typer.echo(markdown({name: load([name]) for name in tasks or BUILT_IN_COLLECTIONS}), nl=False)
+        return
+    found = load(tasks)
     if as_json:
-        typer.echo(json.dumps([_facts(task) for task in found]))
+        ancestors = known_lineage(found)
+        typer.echo(json.dumps([facts(task, ancestors) for task in found]))
         return
     from rich.console import Console
     from rich.table import Table
@@ -73,18 +85,19 @@ def show_task(
     from rich.markup import escape
     from rich.panel import Panel
 
-    from flanlab.data.rendering import option_count, prepare_row, render
+    from flanlab.data.rendering import BASELINE, option_count, prepare_row, render
     from flanlab.data.sources import load_rows
 
-    (task,) = _one(name, tasks)
+    collection = _load(tasks)
+    task = _one(name, collection)
     console = Console()
     console.print(f"[bold]{task.name}[/bold]  {', '.join(cluster.label for cluster in task.clusters)}")
     for label, value in (
         ("about", task.description),
-        ("from", "; ".join(_origin(part, source) for part, source in task.sources.items())),
+        *((f"part {part}" if part else "from", _source(source)) for part, source in task.sources.items()),
         ("licence", task.licence),
         ("citation", task.citation),
-        *(("derived from", f"{name}: {evidence}") for name, evidence in (task.derived_from or {"nothing": "declared"}).items()),
+        *(("derived from", line) for line in lineage_in_words(task, known_lineage(collection)) or ["nothing: declared"]),
         ("metrics", ", ".join(task.metrics)),
         ("file", str(task.path)),
     ):
@@ -96,10 +109,15 @@ def show_task(
         )
     prepared = prepare_row(task, rows[row], row)
     count = option_count(task, prepared)
-    for number, template in enumerate(task.templates, start=1):
+    titles = {number: f"template {number}, {template.direction}" for number, template in enumerate(task.templates, start=1)}
+    if task.baseline is not None:
+        titles[BASELINE] = "baseline, for untuned models"
+    for number, title in titles.items():
         example = render(task, number, prepared, range(count) if count else None)
-        text = f"{escape(example.prompt)}\n\n[bold green]{escape(example.target)}[/bold green]"
-        console.print(Panel(text, title=f"template {number}, {template.direction}", title_align="left"))
+        # A baseline prompt is gone on with after one space.
+        gap = " " if number == BASELINE else "\n\n"
+        text = f"{escape(example.prompt)}{gap}[bold green]{escape(example.target)}[/bold green]"
+        console.print(Panel(text, title=title, title_align="left"))
 
 
 @app.command("lint")
@@ -191,40 +209,26 @@ def _print_lint(task: Task, report: TaskLint) -> None:
         console.print(f"      [dim]{escape(finding.mend)}[/dim]")
 
 
-def _origin(part: str | None, source: Source) -> str:
-    place = source.hub or (f"generator {source.generator}" if source.generator else "files beside the task file")
-    return (f"{part}: " if part else "") + place + (f" ({source.config})" if source.config else "")
+def _source(source: Source) -> str:
+    splits: tuple[Split, ...] = ("train", "dev", "test")
+    return f"{origin(source)}; " + ", ".join(f"{split}: {part}" for split in splits if (part := source.split_spec(split)))
 
 
 def _load(collections: list[str] | None) -> list[Task]:
     return load_collections(collections or list(BUILT_IN_COLLECTIONS))
 
 
-def _one(name: str, collections: list[str] | None) -> list[Task]:
-    found = select_tasks(_load(collections), [name])
+def _one(name: str, tasks: list[Task]) -> Task:
+    found = select_tasks(tasks, [name])
     if len(found) != 1:
         raise FlanlabError(
             f"`{name}` is a cluster of {len(found)} tasks.",
             mend=f"Name one of them: {', '.join(task.name for task in found)}.",
         )
-    return found
+    return found[0]
 
 
 def _split(name: str) -> Split:
     if name not in ("train", "dev", "test"):
         raise FlanlabError(f"There is no split called `{name}`.", mend="Use train, dev or test.")
     return name  # type: ignore[return-value]
-
-
-def _facts(task: Task) -> dict[str, Any]:
-    return {
-        "name": task.name,
-        "clusters": [cluster.value for cluster in task.clusters],
-        "description": task.description,
-        "sources": {part or "all": source.model_dump(exclude_none=True) for part, source in task.sources.items()},
-        "licence": task.licence,
-        "derived_from": task.derived_from,
-        "metrics": task.metrics,
-        "templates": len(task.templates),
-        "forward_templates": task.forward_templates(),
-    }

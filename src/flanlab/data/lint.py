@@ -99,7 +99,7 @@ def lint_task(
                     if _merges(item, encoder):
                         merged[name].append(item)
     answered = {split: _answered(task, split, split_rows) for split, split_rows in rows_by_split.items()}
-    names = {column: names for split_rows in rows_by_split.values() for column, names in label_names(split_rows).items()}
+    names = {column: names for split_rows in rows_by_split.values() for column, names in label_names(split_rows.table).items()}
     sample = Sample(task, rows, by_template, answered, lengths, merged, names)
     findings = [
         *failures.findings(len(rows)),

@@ -58,7 +58,11 @@ class Rows(Sequence[Row]):
 
 
 class _TableRow(Mapping[str, Any]):
-    """A row of a table. A cell is read when it is first asked for: a template needs few of a row's columns."""
+    """A row of a table. A cell is read when it is first asked for: a template needs few of a row's columns.
+
+    Under the name `row`, unless a column is called so, it gives itself: `row['Review Text']` reaches columns whose names
+    are no names to jinja2, or stand for something else there.
+    """
 
     __slots__ = ("_cells", "_columns", "_position")
 
@@ -68,11 +72,16 @@ class _TableRow(Mapping[str, Any]):
         self._cells = cells
 
     def __getitem__(self, name: str) -> Any:
+        if name == "row" and not self._has_column(name):
+            return self
         if name not in self._cells:
             self._cells[name] = self._columns[name][self._position].as_py()
         return self._cells[name]
 
     def __contains__(self, name: object) -> bool:
+        return name == "row" or self._has_column(name)
+
+    def _has_column(self, name: object) -> bool:
         return name in self._columns or name in self._cells
 
     def __iter__(self) -> Iterator[str]:
@@ -85,15 +94,27 @@ class _TableRow(Mapping[str, Any]):
         return repr(dict(self))
 
 
-def label_names(rows: Rows) -> dict[str, list[str]]:
+def label_names(table: pa.Table) -> dict[str, list[str]]:
     """Columns whose integers stand for named labels, as the Hub's features say: column to the names of 0, 1, and so on."""
-    metadata = (rows.table.schema.metadata or {}).get(b"huggingface")
+    metadata = (table.schema.metadata or {}).get(b"huggingface")
     features = json.loads(metadata)["info"]["features"] if metadata else {}
     return {
         column: list(feature["names"])
         for column, feature in features.items()
         if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
     }
+
+
+def load_splits(hub: str, config: str | None, revision: str | None = None, mirror: Path | None = None) -> dict[str, pa.Table]:
+    """Every split of a Hub data set, whole, from the Hub or a mirror of it (see `load_rows`).
+
+    Raises:
+        MissingDataError: the data set, or this configuration of it, cannot be reached.
+    """
+    mirror = mirror or mirror_from_environment()
+    if mirror is not None:
+        return {split: read_table(path) for split, path in _mirror_files(hub, hub, config, mirror).items()}
+    return {split: rows.with_format("arrow")[:] for split, rows in _from_hub(hub, hub, config, None, revision).items()}
 
 
 def load_rows(task: Task, split: Split, mirror: Path | None = None) -> Rows:
@@ -220,21 +241,30 @@ def _generate(task: Task, source: Source, specification: str) -> tuple[pa.Table,
 
 def _read_mirror(task: Task, name: str, source: Source, specification: str, mirror: Path) -> tuple[pa.Table, str]:
     assert source.hub is not None
+    paths = _mirror_files(name, source.hub, source.config, mirror, _how_to_obtain(source), source.formerly)
+    return _read_slices(task, specification, paths)
+
+
+def _mirror_files(
+    name: str, hub: str, config: str | None, mirror: Path, mend: str | None = None, formerly: str | None = None
+) -> dict[str, Path]:
+    """Split to file of one configuration of a data set."""
     if not mirror.is_dir():
         raise MissingDataError(
             f"There is no mirror folder at {mirror}.",
             mend=f"Correct --mirror or {MIRROR_VARIABLE}, or unset it to use the Hub.",
         )
-    names = [name for name in (source.hub, source.formerly) if name is not None]
-    folders = [folder for hub in names if (folder := mirror / hub / (source.config or "default")).is_dir()]
+    folders = [folder for known in (hub, formerly) if known and (folder := mirror / known / (config or "default")).is_dir()]
     if not folders:
+        others = sorted(path.name for path in (mirror / hub).glob("*/")) if "/" in hub else []
+        if others:
+            mend = mend or f"It holds the configurations {', '.join(others)}: name one of them."
         raise MissingDataError(
-            f"{name}: the mirror {mirror} does not hold {source.hub}" + (f" ({source.config})." if source.config else "."),
-            mend=_how_to_obtain(source)
+            f"{name}: the mirror {mirror} does not hold {hub}" + (f" ({config})." if config else "."),
+            mend=mend
             or "Leave the task out, or add the data set to the mirror as <hub id>/<config or default>/<split>.parquet.",
         )
-    files = {path.stem: path for path in sorted(folders[0].iterdir()) if path.suffix in TABLE_SUFFIXES}
-    return _read_slices(task, specification, files)
+    return {path.stem: path for path in sorted(folders[0].iterdir()) if path.suffix in TABLE_SUFFIXES}
 
 
 def _how_to_obtain(source: Source) -> str | None:
@@ -286,21 +316,27 @@ def _split_names(specification: str) -> list[str]:
 
 
 def _read_hub(name: str, source: Source, specification: str) -> tuple[pa.Table, str]:
-    from datasets import load_dataset
-
     if source.obtain is not None:
         raise MissingDataError(f"{name}: no copy on the Hub can be loaded.", mend=str(_how_to_obtain(source)))
-    where: dict[str, Any] = {"name": source.config}
-    if source.revision == CONVERSION and source.config is not None:
+    dataset = _from_hub(name, source.hub, source.config, specification, source.revision)
+    return dataset.with_format("arrow")[:], str(dataset._fingerprint)
+
+
+def _from_hub(name: str, hub: str | None, config: str | None, split: str | None, revision: str | None) -> Any:
+    from datasets import load_dataset
+
+    where: dict[str, Any] = {"name": config}
+    if revision == CONVERSION and config is not None and split is not None:
         # The conversion holds no list of its configurations, only a folder for each; nor do splits of any name load there.
-        where = {"data_files": {name: f"{source.config}/{name}/*.parquet" for name in _split_names(specification)}}
+        where = {"data_files": {part: f"{config}/{part}/*.parquet" for part in _split_names(split)}}
     try:
-        dataset = load_dataset(source.hub, split=specification, revision=source.revision, **where)
+        return load_dataset(hub, split=split, revision=revision, **where)
     except Exception as error:  # the Hub's client raises many kinds, none of them ours to tell apart
         mend = "Check the network, or name a folder with the data with --mirror DIR."
         if "scripts are no longer supported" in str(error):
             mend = f"Give source.revision: {CONVERSION}, the Hub's own conversion, or use a --mirror DIR with its rows."
+        elif "Config name is missing" in str(error):
+            mend = "Name one of its configurations (source.config in a task file, --config on the command line)."
         raise MissingDataError(
-            f"{name}: {source.hub} could not be read from the Hugging Face Hub: {one_line(error)}", mend=mend
+            f"{name}: {hub} could not be read from the Hugging Face Hub: {one_line(error)}", mend=mend
         ) from error
-    return dataset.with_format("arrow")[:], str(dataset._fingerprint)

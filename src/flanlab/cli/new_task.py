@@ -1,0 +1,127 @@
+"""`flan tasks new`: a first task file for rows of one's own or of the Hub."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flanlab.cli.options import Mirror
+from flanlab.errors import FlanlabError
+from flanlab.tasks.clusters import Cluster
+from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections
+from flanlab.tasks.schema import Task
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def new_task(
+    rows: Annotated[str, typer.Argument(help="A CSV, TSV, JSONL or Parquet file, or a Hub id such as nyu-mll/glue.")],
+    cluster: Annotated[Cluster, typer.Option(help="The kind of task it is.")],
+    name: Annotated[str | None, typer.Option(help="Name of the task; by default after the file or data set.")] = None,
+    answer: Annotated[str | None, typer.Option(help="The column with the answer, where the guess is wrong.")] = None,
+    config: Annotated[str | None, typer.Option(help="Configuration (subset) of the Hub data set.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit of the Hub data set.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the task file.")] = Path("my_tasks"),
+    mirror: Mirror = None,
+) -> None:
+    """Write a first task file: what can be guessed from the rows is filled in, the rest marked TODO.
+
+    Example: flan tasks new reviews.csv --cluster sentiment --name our_reviews
+    """
+    from flanlab.data.scaffold.draft import scaffold_task
+    from flanlab.files import write_text
+
+    path, hub = _file_or_hub(rows)
+    if path is not None and (config or revision):
+        raise FlanlabError("--config and --revision belong to data sets of the Hub.", mend="Leave them out for a file.")
+    name = name or _name_after(f"{rows.rpartition('/')[2]} {config or ''}" if path is None else path.stem)
+    target = out / f"{name}.yaml"
+    built_in = load_collections(BUILT_IN_COLLECTIONS)
+    _refuse_taken(name, target, built_in)
+    tables = _tables(path, hub, config, revision, mirror)
+    place = (
+        {"files": Path(os.path.relpath(path.resolve(), out.resolve())).as_posix()}
+        if path is not None
+        else {key: value for key, value in (("hub", hub), ("config", config), ("revision", revision)) if value}
+    )
+    sources = [(task.name, source) for task in built_in for source in task.sources.values() if source.hub]
+    same_rows = [other for other, source in sources if (source.hub, source.config) == (hub, config)]
+    try:
+        draft = scaffold_task(tables, name=name, cluster=cluster, place=place, answer=answer, same_rows=same_rows)
+    except FlanlabError as error:
+        raise FlanlabError(f"{rows}: {error.message}", mend=error.mend) from error
+    write_text(target, draft.text)
+    _report(target, draft.guesses, mirror)
+
+
+def _report(target: Path, guesses: list[tuple[str, str]], mirror: Path | None) -> None:
+    typer.echo(f"Wrote {target}. What was guessed, and why:")
+    for topic, guess in guesses:
+        typer.echo(f"  {topic:9} {guess}")
+    name = target.stem
+    options = f"--tasks {shlex.quote(str(target.parent))}"
+    if mirror is not None and "FLANLAB_MIRROR" not in os.environ:
+        options += f" --mirror {shlex.quote(str(mirror))}"
+    typer.echo("Next: open the file, see to what is marked TODO, and")
+    typer.echo(f"  flan tasks lint {name} {options}")
+    typer.echo(f"  flan tasks show {name} {options}")
+    typer.echo(f"  flan eval {name} {options} --model smollm2-135m-instruct --out runs/{name}")
+
+
+def _file_or_hub(rows: str) -> tuple[Path | None, str | None]:
+    from flanlab.data.table_files import TABLE_SUFFIXES
+
+    path = Path(rows)
+    if path.is_dir():
+        raise FlanlabError(
+            f"{rows} is a folder.", mend="Name one file in it; `source.files` in the task file can list several."
+        )
+    if path.is_file() or path.suffix.lower() in TABLE_SUFFIXES:
+        if not path.is_file():
+            raise FlanlabError(f"{rows}: there is no such file.", mend="Check the path.")
+        return path, None
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", rows):
+        raise FlanlabError(f"{rows}: there is no such file, and it is no Hub id.", mend="Write a Hub id as owner/name.")
+    return None, rows
+
+
+def _name_after(text: str) -> str:
+    name = re.sub(r"[^a-z0-9]+", "_", text.casefold()).strip("_")
+    return name if name[:1].isalpha() else f"task_{name}".rstrip("_")
+
+
+def _refuse_taken(name: str, target: Path, built_in: Sequence[Task]) -> None:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise FlanlabError(
+            f"{name!r} cannot be the name of a task.",
+            mend=f"Use small letters, digits and _, such as --name {_name_after(name)}.",
+        )
+    if target.exists():
+        raise FlanlabError(f"{target} exists already.", mend="Name another with --name or --out, or delete the file first.")
+    if not target.parent.is_dir() and target.parent.exists():
+        raise FlanlabError(f"{target.parent} is no folder.", mend="Name a folder with --out.")
+    if name in set(Cluster):
+        raise FlanlabError(f"`{name}` is the name of a cluster.", mend="Choose another with --name.")
+    if any(task.name == name for task in built_in):
+        raise FlanlabError(
+            f"flanlab has a task called `{name}` (`flan tasks show {name}`).", mend="Choose another with --name."
+        )
+
+
+def _tables(
+    path: Path | None, hub: str | None, config: str | None, revision: str | None, mirror: Path | None
+) -> dict[str, pa.Table]:
+    from flanlab.data.sources import load_splits
+    from flanlab.data.table_files import read_table
+
+    if path is not None:
+        return {"all": read_table(path)}
+    assert hub is not None
+    return load_splits(hub, config, revision, mirror)

@@ -1,0 +1,87 @@
+"""What there is to say of a task without its rows: for programs, and as the table of docs/tasks.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from flanlab.tasks.holdout import lineage
+from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections
+from flanlab.tasks.schema import Source, Task
+
+
+def facts(task: Task, ancestors: Mapping[str, frozenset[str]]) -> dict[str, Any]:
+    """What a program may want to know; `ancestors` is `lineage` over all tasks."""
+    return {
+        "name": task.name,
+        "clusters": [cluster.value for cluster in task.clusters],
+        "description": task.description,
+        "sources": {part or "all": source.model_dump(exclude_none=True) for part, source in task.sources.items()},
+        "parts": list(task.parts),
+        "published_rows": task.published_rows,
+        "licence": task.licence,
+        "derived_from": task.derived_from,
+        "lineage": sorted(ancestors[task.name] - {task.name}),
+        "metrics": task.metrics,
+        "templates": len(task.templates),
+        "forward_templates": task.forward_templates(),
+        "baseline": task.baseline is not None,
+    }
+
+
+def known_lineage(tasks: Iterable[Task]) -> dict[str, frozenset[str]]:
+    """The lineage of tasks, with the steps that only flanlab's own tasks tell."""
+    return lineage([*load_collections(BUILT_IN_COLLECTIONS), *tasks])
+
+
+def lineage_in_words(task: Task, ancestors: Mapping[str, frozenset[str]]) -> list[str]:
+    """Each data set that a task goes back to, with the evidence, or the data sets through which it does."""
+    lines = [f"{name}: {evidence}" for name, evidence in task.derived_from.items()]
+    for name in sorted(ancestors[task.name] - {task.name, *task.derived_from}):
+        through = [parent for parent in task.derived_from if name in ancestors.get(parent, frozenset())]
+        lines.append(f"{name}: through {', '.join(through)}")
+    return lines
+
+
+def origin(source: Source) -> str:
+    """Where the rows of a source come from."""
+    place = source.hub or (f"generator {source.generator}" if source.generator else "files beside the task file")
+    return place + (f" ({source.config})" if source.config else "") + (", to be obtained by hand" if source.obtain else "")
+
+
+def markdown(collections: Mapping[str, Sequence[Task]]) -> str:
+    """All tasks as Markdown: a table for each collection, in order of cluster and name."""
+    ancestors = known_lineage(task for tasks in collections.values() for task in tasks)
+    lines = [
+        "# Tasks",
+        "",
+        "<!-- Made by `flan tasks list --markdown > docs/tasks.md`; a test compares the two. -->",
+        "",
+        "Templates are forward + inverted ones; *b* marks a baseline prompt. Rows are those published, which need not all be",
+        "within reach. The lineage of a task is every data set its rows or texts go back to: the hold-out follows it.",
+        "`flan tasks show TASK` says more, and where the lineage is known from; [Add a task](add-a-task.md) explains the",
+        "words.",
+    ]
+    for title, tasks in collections.items():
+        lines += ["", f"## {title}", "", f"{len(tasks)} tasks.", ""]
+        lines += [
+            "| cluster | task | licence | rows | templates | metrics | lineage | from |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        lines += [_line(task, facts(task, ancestors)) for task in sorted(tasks, key=lambda task: (task.clusters[0], task.name))]
+    return "\n".join(lines) + "\n"
+
+
+def _line(task: Task, known: Mapping[str, Any]) -> str:
+    forward = len(known["forward_templates"])
+    cells = [
+        ", ".join(cluster.label for cluster in task.clusters),
+        f"`{task.name}`" + (f": {', '.join(known['parts'])}" if known["parts"] else ""),
+        known["licence"],
+        ", ".join(f"{split} {count:,}" for split, count in known["published_rows"].items()),
+        f"{forward} + {known['templates'] - forward}{' *b*' if known['baseline'] else ''}",
+        ", ".join(known["metrics"]),
+        ", ".join(known["lineage"]),
+        "; ".join(dict.fromkeys(origin(source) for source in task.sources.values())),
+    ]
+    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"

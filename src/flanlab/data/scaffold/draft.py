@@ -1,0 +1,212 @@
+"""A first task file for a table: what can be guessed from columns and rows, with the gaps a person must fill marked TODO."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flanlab.data.scaffold.answers import Answer, guess_answer
+from flanlab.data.scaffold.columns import describe_columns, look_sorted, spoken
+from flanlab.data.scaffold.inputs import Input, Inputs, guess_inputs
+from flanlab.data.scaffold.splits import guess_splits, usable_rows
+from flanlab.data.sources import label_names
+from flanlab.errors import FlanlabError
+from flanlab.tasks.clusters import Cluster
+from flanlab.tasks.schema import Split
+
+
+@dataclass(frozen=True)
+class Scaffold:
+    """The text of a task file, and what was guessed: topic and explanation, a line each."""
+
+    text: str
+    guesses: list[tuple[str, str]]
+
+
+def scaffold_task(
+    tables: Mapping[str, pa.Table],
+    *,
+    name: str,
+    cluster: Cluster,
+    place: Mapping[str, str],
+    answer: str | None = None,
+    same_rows: Sequence[str] = (),
+) -> Scaffold:
+    """Write a first task file.
+
+    Args:
+        tables: the rows by split, whole; a single file is the split `all`.
+        name: of the task.
+        cluster: of the task.
+        place: where the rows are, as the fields of `source`: `files`, or `hub` with `config` and `revision`.
+        answer: the column with the answer, where the user says it.
+        same_rows: tasks known to have the same rows.
+
+    Raises:
+        FlanlabError: no rows, no column that could be the answer, or none that could be an input.
+    """
+    tables = {split: table for split, table in tables.items() if table.num_rows}
+    if not tables:
+        raise FlanlabError("There are column names but no rows.", mend="Put the rows below the line with the column names.")
+    whole = _together(tables)
+    columns = describe_columns(whole, {name: names for table in tables.values() for name, names in label_names(table).items()})
+    if len(columns) == 1 and columns[0].kind != "nested":
+        separator = next((mark for mark in (";", "\t", "|") if mark in columns[0].name), None)
+        raise FlanlabError(
+            f"There is one column alone, {columns[0].name!r}: a task needs an answer and something it is asked about.",
+            mend="Separate columns by commas (by tabs in a .tsv file)." if separator else "Add the other column.",
+        )
+    unlabelled = {column.name for column in columns if column.kind == "whole" and _never_labelled(tables, column.name)}
+    found = guess_answer(columns, answer, cluster, unlabelled)
+    inputs = guess_inputs(columns, found)
+    filters = list(dict.fromkeys([*found.filters, *inputs.filters]))
+    splits, how = guess_splits({split: (usable_rows(table, found, inputs), table.num_rows) for split, table in tables.items()})
+    first = next(iter(splits.values()))
+    notes = _row_notes(next(table for split, table in tables.items() if _is_of(first, split)), found, inputs)
+    guesses = [
+        ("rows", ", ".join(f"{table.num_rows} in `{split}`" for split, table in tables.items())),
+        ("answer", found.why),
+        ("metrics", ", ".join(found.metrics)),
+        ("inputs", ", ".join(f"`{item.name}`" for item in inputs.used)),
+        ("splits", f"{', '.join(f'{split}: {part}' for split, part in splits.items())} ({how})"),
+        *([("filter", f"rows are left out unless {' and '.join(filters)}")] if filters else []),
+        *(("not used", comment) for comment in inputs.comments),
+        *(("not used", f"the split {split}") for split in tables if not any(_is_of(part, split) for part in splits.values())),
+        *(("mind", note) for note in notes),
+        *(("same rows", f"the task {other} has them too: `derived_from` says so") for other in same_rows),
+    ]
+    head = _head(name, cluster, place, splits, [how, *notes], same_rows)
+    return Scaffold("\n".join([*head, *_body(found, inputs, filters), *_templates(found, inputs)]) + "\n", guesses)
+
+
+def _is_of(part: str, split: str) -> bool:
+    return part.partition("[")[0] == split
+
+
+def _together(tables: Mapping[str, pa.Table]) -> pa.Table:
+    try:
+        return pa.concat_tables(tables.values(), promote_options="permissive")
+    except pa.ArrowException as error:
+        raise FlanlabError(
+            f"The splits {', '.join(tables)} do not go together: {' '.join(str(error).split())}",
+            mend="Give a column the same type everywhere.",
+        ) from error
+
+
+def _never_labelled(tables: Mapping[str, pa.Table], column: str) -> bool:
+    """Whether a whole split has -1 in place of labels."""
+    found = (table[column] for table in tables.values() if column in table.column_names)
+    return len(tables) > 1 and any(pc.all(pc.equal(cells, -1)).as_py() is True for cells in found)
+
+
+def _row_notes(table: pa.Table, answer: Answer, inputs: Inputs) -> list[str]:
+    """What to mind about the rows that are trained on or cut: their order, and rows that occur twice."""
+    notes = []
+    if answer.column.values and look_sorted(table[answer.column.name].to_pylist()):
+        notes.append("the rows seem to be sorted by the answer: mix them, or a slice of them lacks answers")
+    shown = [item.column.name for item in inputs.used if item.column is not None and item.column.kind != "nested"]
+    known = [name for name in shown if name in table.column_names]
+    if known and (repeated := table.num_rows - table.select(known).group_by(known).aggregate([]).num_rows):
+        notes.append(
+            f"{repeated} of {table.num_rows} rows have the inputs of an earlier row; none of them should be in two splits"
+        )
+    return notes
+
+
+def _head(
+    name: str,
+    cluster: Cluster,
+    place: Mapping[str, str],
+    splits: Mapping[Split, str],
+    notes: Sequence[str],
+    same_rows: Sequence[str],
+) -> list[str]:
+    """The lines that say what the task is and where its rows are."""
+    lines = [
+        "# A first draft by `flan tasks new`: what it could not know is marked TODO. docs/add-a-task.md explains every field.",
+        f"name: {name}",
+        f"cluster: {cluster}",
+        'description: ""  # TODO: one sentence: what does somebody do who solves this task?',
+        "source:",
+        *(f"  {key}: {_scalar(value)}" for key, value in place.items()),
+    ]
+    if "hub" in place and "revision" not in place:
+        lines.append("  # TODO: revision: the commit of the data set, so that its rows stay the same")
+    lines += [f"  # {note[:1].upper()}{note[1:]}." for note in notes]
+    lines.append("  splits: {" + ", ".join(f"{split}: {_scalar(part)}" for split, part in splits.items()) + "}")
+    lines.append("licence: unknown  # TODO: what the owner of the rows allows, such as CC BY 4.0")
+    lines.append('citation: ""  # TODO: the paper or page to cite, or delete this line')
+    if same_rows:
+        lines += ["derived_from:", *(f"  {other}: the same rows" for other in same_rows)]
+    else:
+        lines.append("# TODO: data sets whose rows or texts these are, each with the evidence; a hold-out follows them")
+        lines.append("# derived_from: {squad: as the paper states}")
+    return lines
+
+
+def _body(answer: Answer, inputs: Inputs, filters: Sequence[str]) -> list[str]:
+    """The lines that say what is asked and what the answer is."""
+    lines = [f"filter: {_expression(' and '.join(filters))}"] if filters else []
+    lines += ["fields:", *(f"  {item.name}: {_expression(item.source)}" for item in inputs.used)]
+    lines += [f"  # not used: {comment}" for comment in inputs.comments]
+    if answer.to_do:
+        lines.append(f"# TODO: {answer.to_do}")
+    if isinstance(answer.options, str):
+        lines.append(f"options: {_expression(answer.options)}")
+    elif answer.options is not None:
+        quoted = [json.dumps(option, ensure_ascii=False) for option in answer.options]
+        in_a_line = f"options: [{', '.join(quoted)}]"
+        lines += [in_a_line] if len(in_a_line) <= 120 else ["options:", *(f"  - {option}" for option in quoted)]
+    lines.append(f"answer: {_expression(answer.source)}")
+    for key, source in (("references", answer.references), ("gold_value", answer.gold_value)):
+        lines += [f"{key}: {_expression(source)}"] if source else []
+    return [*lines, f"metrics: [{', '.join(answer.metrics)}]"]
+
+
+def _templates(answer: Answer, inputs: Inputs) -> list[str]:
+    """Three plain templates and a baseline prompt in comments."""
+    shown = _shown(inputs.used, labelled=False)
+    labelled = _shown(inputs.used, labelled=True)
+    continued = f"{labelled}\n{answer.noun.capitalize()}:"
+    if isinstance(answer.options, str):
+        question, order = "Which of the choices is right?", "Pick the right choice."
+    elif answer.options is not None:
+        question, order = f"Choose the {answer.noun}.", f"Read this and say what the {answer.noun} should be."
+    else:
+        question, order = f"Give the {answer.noun}.", f"Read this, then write the {answer.noun} that belongs to it."
+    lines = ["templates:", "  # TODO: better words, and more: ten in all, of which up to three may be `direction: inverted`"]
+    for prompt in (f"{shown}\n\n{question}", f"{order}\n\n{labelled}", continued):
+        lines += ["  - prompt: |", *(f"      {line}".rstrip() for line in prompt.split("\n"))]
+    lines.append("# TODO: a text that an untuned model would go on with by itself; if this one is, take the marks away")
+    return [*lines, "# baseline:", "#   prompt: |", *(f"#     {line}" for line in continued.split("\n"))]
+
+
+def _shown(inputs: Sequence[Input], *, labelled: bool) -> str:
+    """The inputs one below the other, each after its name or as a paragraph."""
+    shown, started, separator = "", False, "\n" if labelled else "\n\n"
+    for item in inputs:
+        line = f"{spoken(item.name).capitalize()}: {{{{ {item.name} }}}}" if labelled else f"{{{{ {item.name} }}}}"
+        if not item.guarded:
+            shown += (separator if started else "") + line
+        else:
+            # Its line break comes and goes with it.
+            shown += f"{{% if {item.name} %}}" + (separator + line if started else line + separator) + "{% endif %}"
+        started = started or not item.guarded
+    return shown
+
+
+def _expression(source: str) -> str:
+    return _scalar("{{ " + source + " }}")
+
+
+def _scalar(value: str) -> str:
+    """Text as YAML writes it on one line; in quotes wherever it might be read as something else."""
+    if re.fullmatch(r"[A-Za-z][\w/.-]*", value) and value.casefold() not in ("yes", "no", "on", "off", "true", "false", "null"):
+        return value
+    quoted = json.dumps(value, ensure_ascii=False)
+    return re.sub(r"[\x7f-\x9f\u2028\u2029\ufeff]", lambda match: f"\\u{ord(match.group()):04x}", quoted)
