@@ -428,7 +428,8 @@ def test_a_file_is_cut_so_that_every_split_has_rows(draft: Any) -> None:
         ("text;label\ngood;1\nbad;0\n", "one column alone"),
         ("text\ngood\nbad\n", "one column alone"),
         ("id,label\n1,good\n2,bad\n3,bad\n", "no column could be an input"),
-        ("text,label\nfine,good\nbad,good\nso so,good\n", "No column looks like the answer"),
+        ("text,label\nfine,good\nbad,good\nso so,good\n", "`label` would be the answer, going by its name, but"),
+        ("text,n\nfine,1.5\nbad,2.5\nso so,3.5\n", "No column looks like the answer"),
         ("text,label\nfine,good\nbad,bad\n", "Only 2 rows"),
     ],
 )

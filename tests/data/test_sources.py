@@ -373,7 +373,7 @@ def test_all_splits_of_a_data_set_come_from_the_hub_with_their_label_names(monke
     monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
     monkeypatch.setattr("datasets.load_dataset", load)
     tables = load_splits("our/set", "fine", "abc")
-    assert asked == [(("our/set",), {"name": "fine", "split": None, "revision": "abc"})]
+    assert asked == [(("our/set",), {"name": "fine", "revision": "abc"})]
     assert {name: table.to_pylist() for name, table in tables.items()} == {
         "train": [{"text": "a", "label": 1}, {"text": "b", "label": 0}],
         "test": [{"text": "b", "label": 0}],

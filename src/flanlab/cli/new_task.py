@@ -52,7 +52,7 @@ def new_task(
         else {key: value for key, value in (("hub", hub), ("config", config), ("revision", revision)) if value}
     )
     sources = [(task.name, source) for task in built_in for source in task.sources.values() if source.hub]
-    same_rows = [other for other, source in sources if (source.hub, source.config) == (hub, config)]
+    same_rows = [other for other, source in sources if hub in (source.hub, source.formerly) and source.config == config]
     try:
         draft = scaffold_task(tables, name=name, cluster=cluster, place=place, answer=answer, same_rows=same_rows)
     except FlanlabError as error:

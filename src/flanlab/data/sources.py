@@ -113,8 +113,9 @@ def load_splits(hub: str, config: str | None, revision: str | None = None, mirro
     """
     mirror = mirror or mirror_from_environment()
     if mirror is not None:
-        return {split: read_table(path) for split, path in _mirror_files(hub, hub, config, mirror).items()}
-    return {split: rows.with_format("arrow")[:] for split, rows in _from_hub(hub, hub, config, None, revision).items()}
+        return {split: read_table(path) for split, path in _mirror_files(hub, [hub], config, mirror, None).items()}
+    splits = _from_hub(hub, hub, {"name": config, "revision": revision})
+    return {split: rows.with_format("arrow")[:] for split, rows in splits.items()}
 
 
 def load_rows(task: Task, split: Split, mirror: Path | None = None) -> Rows:
@@ -240,27 +241,27 @@ def _generate(task: Task, source: Source, specification: str) -> tuple[pa.Table,
 
 
 def _read_mirror(task: Task, name: str, source: Source, specification: str, mirror: Path) -> tuple[pa.Table, str]:
-    assert source.hub is not None
-    paths = _mirror_files(name, source.hub, source.config, mirror, _how_to_obtain(source), source.formerly)
+    hubs = [hub for hub in (source.hub, source.formerly) if hub is not None]
+    paths = _mirror_files(name, hubs, source.config, mirror, _how_to_obtain(source))
     return _read_slices(task, specification, paths)
 
 
-def _mirror_files(
-    name: str, hub: str, config: str | None, mirror: Path, mend: str | None = None, formerly: str | None = None
-) -> dict[str, Path]:
-    """Split to file of one configuration of a data set."""
+def _mirror_files(name: str, hubs: Sequence[str], config: str | None, mirror: Path, mend: str | None) -> dict[str, Path]:
+    """Split to file of one configuration of a data set, under the first of its names that the mirror holds."""
     if not mirror.is_dir():
         raise MissingDataError(
             f"There is no mirror folder at {mirror}.",
             mend=f"Correct --mirror or {MIRROR_VARIABLE}, or unset it to use the Hub.",
         )
-    folders = [folder for known in (hub, formerly) if known and (folder := mirror / known / (config or "default")).is_dir()]
+    folders = [folder for hub in hubs if (folder := mirror / hub / (config or "default")).is_dir()]
     if not folders:
-        others = sorted(path.name for path in (mirror / hub).glob("*/")) if "/" in hub else []
+        others = sorted(
+            {path.parent.name for hub in hubs for path in (mirror / hub).glob("*/*") if path.suffix in TABLE_SUFFIXES}
+        )
         if others:
-            mend = mend or f"It holds the configurations {', '.join(others)}: name one of them."
+            mend = mend or f"It holds the configurations {', '.join(others)}: name one (source.config, or --config)."
         raise MissingDataError(
-            f"{name}: the mirror {mirror} does not hold {hub}" + (f" ({config})." if config else "."),
+            f"{name}: the mirror {mirror} does not hold {hubs[0]}" + (f" ({config})." if config else "."),
             mend=mend
             or "Leave the task out, or add the data set to the mirror as <hub id>/<config or default>/<split>.parquet.",
         )
@@ -318,25 +319,25 @@ def _split_names(specification: str) -> list[str]:
 def _read_hub(name: str, source: Source, specification: str) -> tuple[pa.Table, str]:
     if source.obtain is not None:
         raise MissingDataError(f"{name}: no copy on the Hub can be loaded.", mend=str(_how_to_obtain(source)))
-    dataset = _from_hub(name, source.hub, source.config, specification, source.revision)
+    where: dict[str, Any] = {"name": source.config}
+    if source.revision == CONVERSION and source.config is not None:
+        # The conversion holds no list of its configurations, only a folder for each; nor do splits of any name load there.
+        where = {"data_files": {name: f"{source.config}/{name}/*.parquet" for name in _split_names(specification)}}
+    dataset = _from_hub(name, source.hub, {"split": specification, "revision": source.revision, **where})
     return dataset.with_format("arrow")[:], str(dataset._fingerprint)
 
 
-def _from_hub(name: str, hub: str | None, config: str | None, split: str | None, revision: str | None) -> Any:
+def _from_hub(name: str, hub: str | None, options: Mapping[str, Any]) -> Any:
     from datasets import load_dataset
 
-    where: dict[str, Any] = {"name": config}
-    if revision == CONVERSION and config is not None and split is not None:
-        # The conversion holds no list of its configurations, only a folder for each; nor do splits of any name load there.
-        where = {"data_files": {part: f"{config}/{part}/*.parquet" for part in _split_names(split)}}
     try:
-        return load_dataset(hub, split=split, revision=revision, **where)
+        return load_dataset(hub, **options)
     except Exception as error:  # the Hub's client raises many kinds, none of them ours to tell apart
         mend = "Check the network, or name a folder with the data with --mirror DIR."
         if "scripts are no longer supported" in str(error):
             mend = f"Give source.revision: {CONVERSION}, the Hub's own conversion, or use a --mirror DIR with its rows."
         elif "Config name is missing" in str(error):
-            mend = "Name one of its configurations (source.config in a task file, --config on the command line)."
+            mend = "Name one of its configurations (source.config, or --config)."
         raise MissingDataError(
             f"{name}: {hub} could not be read from the Hugging Face Hub: {one_line(error)}", mend=mend
         ) from error

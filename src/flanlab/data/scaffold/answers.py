@@ -81,7 +81,10 @@ def _answer_column(columns: Sequence[Column], wanted: str | None) -> tuple[Colum
         if wanted not in by_name:
             raise FlanlabError(f"There is no column called `{wanted}`.", mend=f"The columns are: {', '.join(by_name)}.")
         if by_name[wanted].kind != "nested" and by_name[wanted].distinct < 2:
-            raise FlanlabError(f"The column `{wanted}` holds no two different answers.", mend="Name another with --answer.")
+            raise FlanlabError(
+                f"The column `{wanted}` holds no two different answers.",
+                mend="Add rows with other answers, or name another column with --answer.",
+            )
         return by_name[wanted], "as asked"
     usable = [column for column in columns if column.kind == "nested" or column.distinct >= 2]
     named = sorted((rank, place) for place, column in enumerate(usable) if (rank := _rank(column)) is not None)
@@ -91,6 +94,11 @@ def _answer_column(columns: Sequence[Column], wanted: str | None) -> tuple[Colum
         return best, "the data set names its labels"
     if named:
         return usable[named[0][1]], "going by its name"
+    if same := [column.name for column in columns if _rank(column) is not None]:
+        raise FlanlabError(
+            f"The column `{same[0]}` would be the answer, going by its name, but it holds no two different answers.",
+            mend="Add rows with other answers, or name another column with --answer.",
+        )
     usable = [column for column in usable if not column.is_identity]
     few = [c for c in usable if c.kind in ("text", "whole", "truth") and _repeats(c, 2) and c.distinct <= MOST_CLASSES_UNNAMED]
     if few and len(usable) > 1:

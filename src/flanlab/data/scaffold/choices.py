@@ -48,8 +48,8 @@ def _within(answer: Column, other: Column) -> Choices | None:
         marks = [name for name in names if all(value in choices[name] for value, choices in rows if str(value).strip())]
         if len(names) != 2 or len(marks) != 1 or answer.kind != "text":
             return None
-        texts, place = lists if names.index(marks[0]) == 1 else reversed(lists)
-        return Choices(texts, f"{texts}[{place}.index({x})]", [other.name])
+        texts, signs = lists if names.index(marks[0]) == 1 else reversed(lists)
+        return Choices(texts, f"{texts}[{signs}.index({x})]", [other.name])
     if not is_list_of_texts(kind):
         return None
     if place := _place(answer, [(value, len(choices)) for value, choices in rows]):
