@@ -35,6 +35,8 @@ class Served:
     """Show a start token in front of every text, which the model does not read."""
     misplaced: bool = False
     """Log-probabilities of an echoed prompt stand one token too early."""
+    says: str | None = None
+    """Generated whatever is asked, in place of the model's own words."""
     asked: list[dict[str, Any]] = field(default_factory=list)
     headers: list[Mapping[str, str]] = field(default_factory=list)
     answered: list[str] = field(default_factory=list)
@@ -114,6 +116,7 @@ def serve(folder: Path, **behaviour: Any) -> Iterator[Served]:
             text = tokenizer.decode(ids[len(sent) :], skip_special_tokens=True)
             if ids[-1] == tokenizer.eos_token_id or any(stop in text for stop in payload.get("stop", [])):
                 break
+        text = text if served.says is None else served.says
         for stop in payload.get("stop", []):
             text = text.split(stop)[0]
         shown = text

@@ -33,7 +33,7 @@ def test_every_file_it_links_to_is_there() -> None:
     for document in (
         "README.md",
         "CONTRIBUTING.md",
-        *(f"docs/{name}.md" for name in ("findings", "benchmarks", "add-a-task", "tasks")),
+        *(f"docs/{name}.md" for name in ("evaluate", "findings", "benchmarks", "add-a-task", "tasks")),
     ):
         text = (ROOT / document).read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)#:]+)\)", text):

@@ -31,7 +31,7 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>\n{{ message.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
-_TEXT = [
+TRAINING_TEXT = [
     "Is this comment about a film positive or negative?\n\nOPTIONS:\n- positive\n- negative\n\npositive",
     "Which number comes after seven?\n\neight",
     "What is the capital of the country? Answer with one word.\n\nyes no maybe true false",
@@ -60,7 +60,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_TEXT, trainer)
+    tokenizer.train_from_iterator(TRAINING_TEXT, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
     fast.chat_template = CHAT_TEMPLATE
     return fast

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flanlab.tasks.clusters import Cluster
+from tests.task_files import REVIEWS, task_content, write_task_file
 
 
 def flan(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -158,3 +159,18 @@ templates: [{prompt: "Is this good or bad? {{ text }}"}]
 def test_published_schema_is_current() -> None:
     published = Path(__file__).parents[2] / "docs" / "task.schema.json"
     assert json.loads(flan("tasks", "schema").stdout) == json.loads(published.read_text(encoding="utf-8"))
+
+
+def test_lint_checks_what_is_at_hand_and_says_what_is_not(tmp_path: Path) -> None:
+    parts = {
+        "here": {"files": {"train": "reviews.jsonl", "test": "nowhere.jsonl"}},
+        "elsewhere": {"files": {"train": "nowhere.jsonl"}},
+    }
+    write_task_file(tmp_path, task_content(source=None, parts=parts))
+    result = flan("tasks", "lint", "--tasks", str(tmp_path), "--json")
+    assert result.returncode == 0, result.stderr
+    [report] = json.loads(result.stdout)
+    assert report["checked"]
+    assert report["rows_checked"] == {"train": len(REVIEWS)}
+    assert len(report["missing"]) == 2
+    assert result.stderr.count("checked in part") == 2

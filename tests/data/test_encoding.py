@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, processors
 from transformers import PreTrainedTokenizerFast
 
-from flanlab.data.encoding import ANSWER_SEPARATOR, TextEncoder
+from flanlab.data.encoding import ANSWER_SEPARATOR, PromptStyle, SeparateTextEncoder, TextEncoder
 from tests.task_files import refusal
 from tests.tiny import make_tokenizer
+from tests.tiny_encoder_decoder import make_bart_tokenizer, make_unigram_tokenizer
 
 ENCODER = TextEncoder(make_tokenizer())
 
@@ -140,3 +142,60 @@ def test_newline_tokens_and_decoding() -> None:
     assert set(plain("\n")) <= ENCODER.newline_tokens
     assert not ENCODER.newline_tokens & set(plain("positive"))
     assert ENCODER.decode([*plain("a fox\nand"), ENCODER.end]) == "a fox\nand"
+
+
+T5, BART = SeparateTextEncoder(make_unigram_tokenizer(), 0), SeparateTextEncoder(make_bart_tokenizer(), 2)
+BOTH = pytest.mark.parametrize("encoder", [T5, BART], ids=["t5", "bart"])
+
+
+@BOTH
+@given(prompt=texts, answers=st.lists(texts, min_size=1, max_size=4), style=st.sampled_from(["instruction", "baseline"]))
+def test_apart_both_are_encoded_as_the_tokenizer_encodes_a_text(
+    encoder: SeparateTextEncoder, prompt: str, answers: list[str], style: PromptStyle
+) -> None:
+    """As transformers' own examples train T5 and BART; the start tokens of an answer stand before the decoder's input."""
+    question = encoder.encode(prompt, answers, style)
+    assert question.prompt == encoder.tokenizer(prompt)["input_ids"]
+    for answer, ids in zip(answers, question.answers, strict=True):
+        assert encoder.answer_start[1:] + ids == encoder.tokenizer(answer)["input_ids"]
+
+
+def test_apart_special_tokens_stand_where_such_models_are_trained_with_them() -> None:
+    words = T5.tokenizer.convert_ids_to_tokens
+    prompt, target = T5.encode_pair("Which number comes after seven?", "eight")
+    assert (words(prompt)[0], words(prompt)[-1]) == ("▁Which", "</s>")
+    assert (words(target), words(T5.answer_start)) == (["▁eight", "</s>"], ["<pad>"])
+    words = BART.tokenizer.convert_ids_to_tokens
+    prompt, target = BART.encode_pair("yes", "no")
+    assert (words(prompt)[0], words(prompt)[-1]) == ("<s>", "</s>")
+    assert (words(target)[-1], words(BART.answer_start)) == ("</s>", ["</s>", "<s>"])
+    assert BART.decode(target) == "no"
+
+
+def test_apart_a_start_token_of_the_tokenizer_that_is_the_decoders_own_stands_once() -> None:
+    assert SeparateTextEncoder(make_bart_tokenizer(), 0).answer_start == [0]
+
+
+def test_apart_there_is_always_something_to_read() -> None:
+    encoder = SeparateTextEncoder(make_tokenizer(), 0)
+    assert encoder.encode("", [""]).prompt == [encoder.end]
+    assert encoder.encode("a", [""]).prompt == plain("a")
+
+
+@BOTH
+def test_apart_dialogues_are_refused(encoder: SeparateTextEncoder) -> None:
+    assert not encoder.has_chat_template
+    assert "no chat template" in refusal(lambda: encoder.encode("a", ["b"], style="chat")).message
+
+
+def test_apart_exemplars_stand_in_the_prompt() -> None:
+    given = T5.encode("Which?", ["yes"], exemplars=[("Why?", "no")])
+    assert given == T5.encode("Why?\nno\n\nWhich?", ["yes"])
+    assert BART.encode("Which?", [], "baseline", [("Why?", "no")]) == BART.encode("Why? no\n\nWhich?", [])
+
+
+def test_apart_is_another_encoding() -> None:
+    tokenizer = make_bart_tokenizer()
+    encoders = [TextEncoder(tokenizer), SeparateTextEncoder(tokenizer, 2), SeparateTextEncoder(tokenizer, 0)]
+    assert len({encoder.hash for encoder in encoders}) == 3
+    assert SeparateTextEncoder(make_bart_tokenizer(), 2).hash == BART.hash

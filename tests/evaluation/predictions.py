@@ -16,12 +16,13 @@ def ranked(
     scores: Sequence[float], *right: int, without_end: Sequence[float] | None = None, row: int = 0, **changes: Any
 ) -> dict[str, Any]:
     """A prediction of a row with options a, b, c and so on; `right` are the positions of the right ones."""
-    options = [chr(ord("a") + position) for position in range(len(scores))]
+    options = changes.get("options") or [chr(ord("a") + position) for position in range(len(scores))]
     return {
         "row": row,
         "template": 1,
         "group": None,
         "options": options,
+        "own_options": options,
         "option_scores": list(scores),
         "option_scores_without_end": list(without_end or scores),
         "option_scores_alone": [0.0] * len(options),

@@ -169,6 +169,7 @@ def test_classification_predictions_are_plain_scores(
     for row in rows:
         words = ["bad", "good"] if row["template"] == 3 else ["negative", "positive"]
         assert row["options"] == words
+        assert row["own_options"] == ["negative", "positive"]
         assert row["answer"] == texts[row["row"]]["label"]
         assert row["references"] == [words[row["answer"]]]
         assert row["prompt"].count("OPTIONS:") == 1
@@ -193,7 +194,7 @@ def test_generation_predictions(tasks: tuple[Task, Task], tiny: LoadedModel, tmp
     rows = run(tiny, unit_of(tasks[1]), tmp_path / "out")
     texts = load_rows(tasks[1], "test")
     for row in rows:
-        assert row["options"] == row["option_scores"] == row["option_tokens"] == []
+        assert row["options"] == row["own_options"] == row["option_scores"] == row["option_tokens"] == []
         assert row["answer"] is None
         assert row["references"] == [texts[row["row"]]["next"]]
         assert isinstance(row["generated"], str)

@@ -36,6 +36,7 @@ def prediction(row: int, template: int, right: bool, answer: int = 0, **changes:
         "group": None,
         "prompt": "?",
         "options": ["negative", "positive"],
+        "own_options": ["negative", "positive"],
         "option_scores": scores,
         "option_scores_without_end": [-score - 3 for score in scores],
         "option_scores_alone": [-2.0, -2.0],
@@ -51,7 +52,7 @@ def prediction(row: int, template: int, right: bool, answer: int = 0, **changes:
 
 def free_answer(row: int, template: int, generated: str, reference: str) -> dict[str, Any]:
     """A prediction of a task without options."""
-    nothing: dict[str, list[Any]] = {name: [] for name in PREDICTION_SCHEMA.names if name.startswith("option")}
+    nothing: dict[str, list[Any]] = {name: [] for name in PREDICTION_SCHEMA.names if "option" in name}
     given = prediction(row, template, True, generated=generated, references=[reference])
     return {**given, **nothing, "answer": None}
 

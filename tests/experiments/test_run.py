@@ -376,3 +376,15 @@ def test_a_base_model_that_has_seen_the_held_out_cluster_is_refused_before_it_co
     with pytest.raises(FlanlabError, match="the model was trained on it"):
         run_recipe(recipe.model_copy(update={"hold_out": hold_out}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("carry_out", [run_recipe, train_recipe])
+def test_encoder_decoder_model_is_refused_before_it_costs(
+    carry_out: Any, encoder_decoders: dict[str, Path], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for costly in ("make_plan", "load_model"):
+        monkeypatch.setattr(module, costly, None)
+    with pytest.raises(FlanlabError, match="is an encoder-decoder model, and those cannot be tuned yet") as caught:
+        carry_out(read(home, encoder_decoders["t5"]), tmp_path / "run")
+    assert "flan eval" in caught.value.mend
+    assert not (tmp_path / "run").exists()

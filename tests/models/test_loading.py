@@ -60,7 +60,7 @@ def test_unreachable_hub_id_is_an_error_with_a_mend(monkeypatch: pytest.MonkeyPa
     def offline(*args: object, **kwargs: object) -> None:
         raise OSError("We couldn't connect to the Hub")
 
-    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", offline)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", offline)
     with pytest.raises(FlanlabError, match=r"someone/model could not be loaded: We couldn't connect") as caught:
         load_model("someone/model")
     assert "safetensors" in caught.value.mend

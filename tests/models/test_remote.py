@@ -106,6 +106,22 @@ def test_token_that_spans_the_join_counts_to_the_answer(opened: Any, tiny_folder
     assert reply.option_tokens == [len(ids) - common + 1 for ids in whole]
 
 
+@pytest.mark.parametrize(
+    ("says", "answer"), [("yes", "yes"), (" yes\nno", "yes"), ("\n\n yes \nno", "yes"), ("\n", ""), ("", "")]
+)
+def test_answer_is_the_first_line_with_text(says: str, answer: str, served: Served, opened: Any) -> None:
+    remote = opened()
+    served.says = says
+    assert {reply.text for reply in replies(remote)} == {answer}
+
+
+def test_answer_of_several_lines_is_kept_whole(served: Served, opened: Any) -> None:
+    remote = opened()
+    served.says = "yes\nno"
+    ((_, reply),) = remote.answer([Question([ord("a")], [], 8)], 1)
+    assert reply.text == "yes\nno"
+
+
 def test_server_without_log_probabilities(served: Served, opened: Any, tiny: LoadedModel) -> None:
     served.log_probabilities = False
     remote = opened()

@@ -43,6 +43,7 @@ def prediction(task: str, template: int, row: int, right: bool, generation: bool
         "group": None,
         "prompt": f"{prompt} Question {row}, template {template}",
         "options": [] if generation else options,
+        "own_options": [] if generation else options,
         "option_scores": [] if generation else scores,
         # Without end tokens everything is the other way round, so that a mix-up shows.
         "option_scores_without_end": [] if generation else scores[::-1],

@@ -17,7 +17,10 @@ from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections, select
 from flanlab.tasks.schema import Source, Split, Task, json_schema
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from flanlab.data.lint import TaskLint
+    from flanlab.data.sources import Rows
 
 app = typer.Typer(help="Tasks: data sets written as natural-language instructions.", no_args_is_help=True)
 app.command("new")(new_task.new_task)
@@ -137,7 +140,6 @@ def lint_tasks(
     Exits with 1 where there is an error. Example: flan tasks lint --tasks my_tasks
     """
     from flanlab.data.lint import lint_task
-    from flanlab.data.sources import MissingDataError, Rows, load_rows
     from flanlab.models.loading import load_encoder
     from flanlab.progress import say
 
@@ -147,20 +149,15 @@ def lint_tasks(
     reports: list[dict[str, Any]] = []
     errors = 0
     for task in chosen:
-        rows_by_split: dict[str, Rows] = {}
-        unreachable = None
-        for split in ("train", "dev", "test"):
-            if task.has_split(split):
-                try:
-                    rows_by_split[split] = load_rows(task, split, mirror)
-                except MissingDataError as error:
-                    unreachable = error.message
-        if unreachable:
-            say(f"{task.name}: not checked. {unreachable}")
-            reports.append({"task": task.name, "checked": False, "reason": unreachable})
+        rows_by_split, missing = _rows_within_reach(task, mirror)
+        if not rows_by_split:
+            say(f"{task.name}: not checked. {missing[0]}")
+            reports.append({"task": task.name, "checked": False, "missing": missing})
             continue
+        for message in missing:
+            say(f"{task.name}: checked in part. {message}")
         report = lint_task(task, rows_by_split, encoders, rows_per_split=rows)
-        reports.append({"task": task.name, "checked": True, **dataclasses.asdict(report)})
+        reports.append({"task": task.name, "checked": True, "missing": missing, **dataclasses.asdict(report)})
         errors += sum(finding.level == "error" for finding in report.findings)
         if not as_json:
             _print_lint(task, report)
@@ -173,6 +170,27 @@ def lint_tasks(
         typer.echo(f"{len(checked)} tasks checked: {errors} errors, {warnings} warnings; {out_of_reach} not within reach")
     if errors:
         raise typer.Exit(1)
+
+
+def _rows_within_reach(task: Task, mirror: Path | None) -> tuple[dict[str, Rows], list[str]]:
+    """Rows of the splits that are at hand, without the parts that are not; and what is missing, in words."""
+    from flanlab.data.sources import MissingDataError, load_rows
+
+    rows_by_split: dict[str, Rows] = {}
+    missing: dict[str, None] = {}
+    splits: tuple[Split, ...] = ("train", "dev", "test")
+    for split in splits:
+        at_hand = task
+        for part in task.evaluated_parts(split) if task.has_split(split) else ():
+            try:
+                rows_by_split[split] = load_rows(part, split, mirror)
+            except MissingDataError as error:
+                missing[error.message] = None
+                if len(at_hand.parts) > 1:
+                    at_hand = at_hand.without_part(part.name.partition(".")[2])
+        if task.parts and split in rows_by_split:
+            rows_by_split[split] = load_rows(at_hand, split, mirror)
+    return rows_by_split, list(missing)
 
 
 @app.command("schema")

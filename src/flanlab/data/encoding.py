@@ -201,6 +201,54 @@ class TextEncoder(Encoder):
         return self._words.tokens(texts)
 
 
+class SeparateTextEncoder(TextEncoder):
+    """Encodes prompts apart from their answers, for an encoder-decoder model: the encoder reads one, the decoder the other.
+
+    There is no join, so no separator and no space stand at it, and an answer's tokens do not depend on its prompt. In every
+    prompt style the prompt is encoded as the tokenizer encodes a text, with the special tokens it puts around one (`</s>`
+    at the end for T5), and the answer as a text of its own, with the end token. That is how such models are trained (Raffel
+    et al. 2020; Sanh et al. 2022; Chung et al. 2022).
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, decoder_start: int) -> None:
+        super().__init__(tokenizer)
+        plain, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+        before = next((place for place in range(len(whole)) if whole[place : place + len(plain)] == plain), 0)
+        self._around = whole[:before], whole[before + len(plain) :]
+        self.answer_start = [decoder_start, *(whole[:before] if whole[:before] != [decoder_start] else [])]
+        """What the decoder reads before an answer: the model's own start token, and what the tokenizer puts before a text."""
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Never: such a model does not carry a dialogue on."""
+        return False
+
+    @property
+    def hash(self) -> str:
+        """Identity of the tokenizer and of what stands around prompt and answer."""
+        return hashlib.blake2b(f"{super().hash}{self._around}{self.answer_start}".encode(), digest_size=16).hexdigest()
+
+    def _context(self, prompt: str, style: PromptStyle, exemplars: Sequence[tuple[str, str]]) -> str:
+        context = super()._context(prompt, style, exemplars)
+        return context.removesuffix(ANSWER_SEPARATOR) if style == "instruction" else context
+
+    def _dialogue(self, prompt: str, exemplars: Sequence[tuple[str, str]]) -> str:
+        raise FlanlabError(
+            "An encoder-decoder model has no chat template.", mend="Score it with the plain instruction instead."
+        )
+
+    def _encode(self, questions: Sequence[tuple[str, Sequence[str]]], style: PromptStyle) -> list[EncodedQuestion]:
+        places: dict[str, int] = {}  # a text that occurs again, as options do, is encoded once
+        plans = [[places.setdefault(text, len(places)) for text in (context, *answers)] for context, answers in questions]
+        tokens = self._tokens(list(places))
+        before, after = self._around
+        # The encoder needs one token at least to read.
+        return [
+            EncodedQuestion([*before, *tokens[prompt], *after] or [self.end], [[*tokens[place], self.end] for place in answers])
+            for prompt, *answers in plans
+        ]
+
+
 class CharacterEncoder(Encoder):
     """For a model whose tokenizer is not known: every character counts as a token, its number being its code point.
 

@@ -22,7 +22,7 @@ from flanlab.progress import Meter
 from flanlab.tasks.holdout import seen_reason
 from flanlab.tasks.schema import Task
 
-_PROTOCOL = "2"
+_PROTOCOL = "3"
 """Raise it when code here or in models/scoring changes what a prediction is: old predictions are then made anew."""
 _QUESTIONS_PER_PART = 64
 
@@ -34,6 +34,7 @@ PREDICTION_SCHEMA = pa.schema(
         ("group", pa.string()),
         ("prompt", pa.string()),
         ("options", pa.list_(pa.string())),
+        ("own_options", pa.list_(pa.string())),
         ("option_scores", pa.list_(pa.float64())),
         ("option_scores_without_end", pa.list_(pa.float64())),
         ("option_scores_alone", pa.list_(pa.float64())),
@@ -47,11 +48,11 @@ PREDICTION_SCHEMA = pa.schema(
         ("shortened", pa.bool_()),
     ]
 )
-"""One prediction. Scores are natural-log probabilities, options in the task's own order; those "alone" are after a prompt that
-asks nothing (see `neutral`). `option_tokens` counts end tokens. `answer` is the position of the right option that is trained
-on, null for generation; `references` are all right options, or all right texts; `exemplars` are rows of the train split.
-`generated` is null where nothing was generated, `group` and `gold_value` where the task has none, scores "alone" where the
-settings do without PMI."""
+"""One prediction. Scores are natural-log probabilities, options in the task's own order; `options` are in the template's
+words, `own_options` the same in the task's. Scores "alone" are after a prompt that asks nothing (see `neutral`), null where
+the settings do without PMI. `option_tokens` counts end tokens. `answer` is the position of the right option that is trained on,
+null for generation; `references` are all right options, or all right texts; `exemplars` are rows of the train split.
+`generated` is null where nothing was generated, `group` and `gold_value` where the task has none."""
 
 
 def refuse_seen(tasks: Sequence[Task], loaded: Model, allow_seen: bool) -> dict[str, str]:
@@ -106,7 +107,8 @@ def predict(
 def prediction_key(loaded: Model, unit: EvaluationUnit, settings: EvaluationSettings, seed: int, style: PromptStyle) -> str:
     """Hash of everything that shapes the predictions: model, tokenizer, task, rows, settings, protocol."""
     budgetless = settings.model_dump(exclude={"token_budget"})
-    facts = [_PROTOCOL, loaded.identity, unit.task.hash, unit.rows.source_hash, budgetless, seed, style]
+    exemplars = unit.exemplars.source_hash if unit.exemplars is not None and settings.shots else None
+    facts = [_PROTOCOL, loaded.identity, unit.task.hash, unit.rows.source_hash, exemplars, budgetless, seed, style]
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
@@ -157,6 +159,7 @@ def _predict_pairs(
                 "group": group_of(unit.task, row),
                 "prompt": example.prompt,
                 "options": list(example.options),
+                "own_options": list(row.options),
                 # An untuned model that continues a text has no reason to end right after its answer.
                 "option_scores": reply.scores_without_end if style == "baseline" else reply.scores,
                 "option_scores_without_end": reply.scores_without_end,

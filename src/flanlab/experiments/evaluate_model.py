@@ -69,6 +69,8 @@ def evaluate_model(
         loaded = open_remote_model(model, endpoint, folder / RESPONSES_FILE)
         settings = _remote_settings(settings, loaded)
     seen = refuse_seen(tasks, loaded, allow_seen)
+    for style in styles:
+        loaded.encoder.encode("", [], style)  # refuses a style that the model lacks, before anything is computed
     variants: dict[str, str] = {}
     for style, count in itertools.product(styles, shots):
         name, title = _variant(style, count)

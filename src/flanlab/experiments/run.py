@@ -27,7 +27,7 @@ from flanlab.experiments.stamp import make_stamp, training_key
 from flanlab.files import new_folder, read_json, write_json, write_text
 from flanlab.models.answering import Model
 from flanlab.models.embedded import EMBEDDED_MODEL
-from flanlab.models.loading import STAMP_FILE, LoadedModel, load_model
+from flanlab.models.loading import STAMP_FILE, LoadedModel, is_encoder_decoder, load_model
 from flanlab.models.packed_attention import pack_segments, packed_logits
 from flanlab.progress import clock, meter, say
 from flanlab.tasks.schema import Task
@@ -53,6 +53,7 @@ def run_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> dict
     """
     started = time.time()
     _check_folder(folder, recipe)
+    _check_model(recipe.model)
     plan = make_plan(recipe, mirror)
     loaded = load_model(recipe.model, say=say)
     # Who lets overlapping tasks train has asked for results that are marked as seen; anyone else is told before it costs.
@@ -91,6 +92,7 @@ def train_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> Lo
         FlanlabError: as `run_recipe`.
     """
     _check_folder(folder, recipe)
+    _check_model(recipe.model)
     plan = make_plan(recipe, mirror)
     loaded = load_model(recipe.model, say=say)
     mixture, stamp = make_mixture(plan), make_stamp(plan, loaded)
@@ -216,6 +218,15 @@ def _check_folder(folder: Path, recipe: Recipe) -> None:
         )
     if not path.exists() and folder.is_dir() and any(folder.iterdir()):
         raise FlanlabError(f"{folder} is not empty and holds no run.", mend="Name another folder with --out.")
+
+
+def _check_model(name: str) -> None:
+    """Refuse a model that cannot be tuned, before anything is fetched or computed."""
+    if is_encoder_decoder(name):
+        raise FlanlabError(
+            f"{name} is an encoder-decoder model, and those cannot be tuned yet.",
+            mend="Name a decoder-only model in the recipe. `flan eval` scores encoder-decoder models as they are.",
+        )
 
 
 def _claim(folder: Path, recipe: Recipe) -> None:

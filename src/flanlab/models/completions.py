@@ -157,8 +157,8 @@ class Completions:
                 with self._lock:
                     self._next_start = max(self._next_start, time.monotonic() + wait)
         assert failure is not None
-        # No cause is chained: it could hold the request, and with it the key.
-        raise failure from None
+        # Raised here and not where it was met, so that nothing is chained that holds the request, and with it the key.
+        raise failure
 
     def _await_turn(self) -> None:
         """Keep to the rate, and to the time that the server asked for."""

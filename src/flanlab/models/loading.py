@@ -12,17 +12,27 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
-from flanlab.data.encoding import TextEncoder
+from flanlab.data.encoding import SeparateTextEncoder, TextEncoder
 from flanlab.errors import FlanlabError
 from flanlab.files import read_json
 from flanlab.models.answering import Reply
 from flanlab.models.embedded import EMBEDDED_MODEL, embedded_model_folder
+from flanlab.models.encoder_decoder import answer_from_encoder, check_padding
 from flanlab.models.gguf import gguf_model_folder, is_gguf
 from flanlab.models.packed_attention import ATTENTION_NAME, check_isolation
-from flanlab.models.scoring import Question, answer_questions
+from flanlab.models.scoring import Answer, Question, answer_questions
 
 STAMP_FILE = "flanlab.json"
 """Beside the weights of every model tuned here: what it was trained on, and what was held out."""
@@ -30,7 +40,7 @@ STAMP_FILE = "flanlab.json"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready for packed training and scoring."""
+    """A model ready for scoring, and for packed training."""
 
     model: PreTrainedModel
     encoder: TextEncoder
@@ -57,21 +67,35 @@ class LoadedModel:
 
     def answer(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Reply]]:
         """Reply to questions in batches of up to `token_budget` tokens; yields (position, reply)."""
-        for position, answer in answer_questions(self.model, questions, token_budget):
+        for position, answer in self._answers(questions, token_budget):
             lengths = [len(option) for option in questions[position].options]
             text = self.encoder.decode(answer.generated).strip()
             yield position, Reply(answer.scores, answer.scores_without_end, lengths, text)
+
+    def _answers(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Answer]]:
+        return answer_questions(self.model, questions, token_budget)
+
+
+@dataclass(frozen=True)
+class LoadedEncoderDecoder(LoadedModel):
+    """An encoder-decoder model ready for scoring; packed training does not fit it."""
+
+    encoder: SeparateTextEncoder
+
+    def _answers(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Answer]]:
+        return answer_from_encoder(self.model, self.encoder.answer_start, questions, token_budget)
 
 
 def load_model(
     name: str, *, device: str | None = None, revision: str | None = None, say: Callable[[str], None] = lambda _: None
 ) -> LoadedModel:
-    """Load a causal language model: the embedded one, a folder (full weights or a LoRA adapter), a GGUF file, or a Hub id.
+    """Load a language model: the embedded one, a folder (full weights or a LoRA adapter), a GGUF file, or a Hub id.
 
-    float32 on a CPU, bfloat16 on a GPU. The model is checked once for leaks between packed segments.
+    float32 on a CPU, bfloat16 on a GPU; never float16, in which T5 overflows. A causal model is checked once for leaks between
+    packed segments, an encoder-decoder model for padding that is read.
 
     Raises:
-        FlanlabError: no such model, no safetensors weights, or an architecture that packing does not fit.
+        FlanlabError: no such model, no safetensors weights, or an architecture that cannot be scored.
     """
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
@@ -89,22 +113,64 @@ def load_model(
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise FlanlabError(
             f"The model {name} could not be loaded: {' '.join(str(error).split())[:400]}",
-            mend=f"Name a folder or Hub id of a causal language model with safetensors weights, or {EMBEDDED_MODEL}.",
+            mend="Name a folder or Hub id of a causal or encoder-decoder language model with safetensors weights, or"
+            f" {EMBEDDED_MODEL}.",
         ) from error
     model = model.to(target_device).eval()
+    encoder = _encoder(tokenizer, model.config)
+    if isinstance(encoder, SeparateTextEncoder):
+        check_padding(model, encoder.answer_start)
+        return LoadedEncoderDecoder(model, encoder, name, folder, stamp)
     check_isolation(model)
-    return LoadedModel(model, TextEncoder(tokenizer), name, folder, stamp)
+    return LoadedModel(model, encoder, name, folder, stamp)
 
 
 def load_encoder(name: str, *, say: Callable[[str], None] = lambda _: None) -> TextEncoder:
     """Only the tokenizer of a model, for work that needs no weights."""
     try:
-        return TextEncoder(AutoTokenizer.from_pretrained(_source(name, say), trust_remote_code=False))
+        tokenizer = AutoTokenizer.from_pretrained(_source(name, say), trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise FlanlabError(
             f"The tokenizer of {name} could not be loaded: {' '.join(str(error).split())[:400]}",
             mend=f"Name a model folder, a Hub id, or {EMBEDDED_MODEL}.",
         ) from error
+    return _encoder(tokenizer, _config_if_any(name))
+
+
+def is_encoder_decoder(name: str) -> bool:
+    """Whether a model is known to have an encoder and a decoder; of its files only the configuration is read."""
+    config = _config_if_any(name)
+    return config is not None and bool(config.is_encoder_decoder)
+
+
+def _config_if_any(name: str) -> PreTrainedConfig | None:
+    """A model's configuration, an adapter's being its base's; None where none is within reach.
+
+    The embedded model and GGUF files, which would have to be converted first, are never encoder-decoder models.
+    """
+    try:
+        while (base := _adapted(Path(name))) is not None:
+            name = base
+        if name == EMBEDDED_MODEL or is_gguf(name):
+            return None
+        config: PreTrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, FlanlabError):
+        # A folder with a tokenizer alone; or else who loads the model will be told what is wrong.
+        return None
+    return config
+
+
+def _encoder(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig | None) -> TextEncoder:
+    """The encoder that suits a model of this configuration."""
+    if config is None or not config.is_encoder_decoder:
+        return TextEncoder(tokenizer)
+    start = getattr(config, "decoder_start_token_id", None)
+    if start is None:
+        raise FlanlabError(
+            "The model's configuration does not say by which token its decoder starts.",
+            mend="Set decoder_start_token_id in its config.json, as it was in training.",
+        )
+    return SeparateTextEncoder(tokenizer, start)
 
 
 def _source(name: str, say: Callable[[str], None]) -> str:
@@ -114,21 +180,38 @@ def _source(name: str, say: Callable[[str], None]) -> str:
     return str(gguf_model_folder(Path(name), say)) if is_gguf(name) else name
 
 
+def _adapted(folder: Path) -> str | None:
+    """Name of the base model of an adapter; None for a model that is no adapter."""
+    if not (folder / "adapter_config.json").is_file():
+        return None
+    # The stamp names the base model as the user did; the adapter's own file may hold a path of another machine.
+    stamp = read_stamp(folder)
+    return str(stamp["base_model"] if stamp else read_json(folder / "adapter_config.json")["base_model_name_or_path"])
+
+
 def _read_weights(source: str, revision: str | None, dtype: torch.dtype, say: Callable[[str], None]) -> Any:
     """The model of a folder or Hub id; an adapter is merged into its base, which may be an adapter itself."""
-    if (Path(source) / "adapter_config.json").is_file():
+    base = _adapted(Path(source))
+    if base is not None:
         from peft import PeftModel
 
-        # The stamp names the base model as the user did; the adapter's own file may hold a path of another machine.
-        stamp = read_stamp(Path(source))
-        base = stamp["base_model"] if stamp else read_json(Path(source) / "adapter_config.json")["base_model_name_or_path"]
         return PeftModel.from_pretrained(_read_weights(_source(base, say), revision, dtype, say), source).merge_and_unload()
-    model_and_report: Any = AutoModelForCausalLM.from_pretrained(
+    config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+    kind: Any = AutoModelForCausalLM
+    attention: dict[str, str] = {"attn_implementation": ATTENTION_NAME}
+    if config.is_encoder_decoder:
+        if type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+            raise FlanlabError(
+                f"The model {source} ({config.model_type}) has an encoder and a decoder, but does not answer texts with texts.",
+                mend="Name a causal language model, or an encoder-decoder model of the T5 or BART family.",
+            )
+        kind, attention = AutoModelForSeq2SeqLM, {}
+    model_and_report: Any = kind.from_pretrained(
         source,
         output_loading_info=True,
         revision=revision,
         dtype=dtype,
-        attn_implementation=ATTENTION_NAME,
+        **attention,
         use_safetensors=True,
         trust_remote_code=False,
     )
@@ -137,7 +220,7 @@ def _read_weights(source: str, revision: str | None, dtype: torch.dtype, say: Ca
         # transformers would go on with random numbers in their place.
         raise FlanlabError(
             f"The model {source} lacks weights: {', '.join(sorted(report['missing_keys'])[:5])}.",
-            mend="Fetch the model anew; it must be a causal language model with all its weights.",
+            mend="Fetch the model anew; it must be a language model with all its weights.",
         )
     return model
 

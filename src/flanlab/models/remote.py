@@ -23,7 +23,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from flanlab.data.encoding import CharacterEncoder, Encoder
+from flanlab.data.encoding import CharacterEncoder, Encoder, SeparateTextEncoder
 from flanlab.errors import FlanlabError
 from flanlab.models.answering import Reply
 from flanlab.models.completions import Completions, Endpoint, RefusedError
@@ -123,6 +123,11 @@ def open_remote_model(name: str, endpoint: Endpoint, kept: Path) -> RemoteModel:
         FlanlabError: no such server or model, or a tokenizer that is not the model's.
     """
     encoder = load_encoder(endpoint.tokenizer) if endpoint.tokenizer else CharacterEncoder()
+    if isinstance(encoder, SeparateTextEncoder):
+        raise FlanlabError(
+            f"{endpoint.tokenizer} is an encoder-decoder model, which does not continue a text as endpoints are asked to.",
+            mend="Evaluate it from its folder or Hub id, without --endpoint.",
+        )
     completions = Completions(endpoint, name, kept)
     reason = _why_not_ranked(completions, encoder)
     scoring: Scoring = "generation" if reason else "log-probabilities"

@@ -11,7 +11,7 @@ read:
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from transformers import DynamicCache, PreTrainedModel
 from flanlab.errors import FlanlabError
 from flanlab.models.packed_attention import PackedBatch, pack_segments, packed_forward
 
-_LOGIT_ROWS_PER_BATCH = 768
+LOGIT_ROWS_PER_BATCH = 768
 """Bounds the memory of logits: rows x vocabulary x 4 bytes, 150 MB at a vocabulary of 49,152."""
 
 
@@ -73,8 +73,29 @@ def answer_questions(
 ) -> Iterator[tuple[int, Answer]]:
     """Answer questions in batches of up to `token_budget` tokens, longest first; yields (position, answer).
 
-    The answers do not depend on the batching beyond rounding: every question is computed on its own tokens alone. A question
-    asked twice is computed once. A batch for which the memory does not suffice is halved, and so are those after it.
+    The answers do not depend on the batching beyond rounding: every question is computed on its own tokens alone. See
+    `answer_in_batches`.
+    """
+    return answer_in_batches(questions, token_budget, _batches, lambda batch, _: _answer_batch(model, batch), model.device)
+
+
+def answer_in_batches(
+    questions: Sequence[Question],
+    token_budget: int,
+    cut: Callable[[Sequence[Question], Sequence[int], int], Iterator[list[int]]],
+    answer_batch: Callable[[Sequence[Question], int], list[Answer]],
+    device: torch.device,
+) -> Iterator[tuple[int, Answer]]:
+    """Answer questions batch by batch; yields (position, answer).
+
+    A question asked twice is computed once. A batch for which the memory does not suffice is halved, and so are those after it.
+
+    Args:
+        questions: any number, in any order.
+        token_budget: tokens to be computed at once.
+        cut: divides the positions of some of the questions into batches within a budget.
+        answer_batch: answers the questions of a batch, within a budget.
+        device: where this is computed.
 
     Raises:
         FlanlabError: the memory does not suffice for one question alone.
@@ -86,8 +107,8 @@ def answer_questions(
     left = list(same)
     while left:
         try:
-            for batch in _batches(questions, left, token_budget):
-                answers = _answer_batch(model, [questions[position] for position in batch])
+            for batch in cut(questions, left, token_budget):
+                answers = answer_batch([questions[position] for position in batch], token_budget)
                 for first, answer in zip(batch, answers, strict=True):
                     yield from ((position, answer) for position in same[first])
                     left.remove(first)
@@ -95,7 +116,7 @@ def answer_questions(
             largest = max(questions[position].length for position in left)
             if token_budget <= largest:
                 raise FlanlabError(
-                    f"The memory of {model.device} does not suffice for a question of {largest} tokens.",
+                    f"The memory of {device} does not suffice for a question of {largest} tokens.",
                     mend="Lower evaluation.prompt_tokens, or use a smaller model or a larger device.",
                 ) from error
             token_budget = max(token_budget // 2, largest)
@@ -107,7 +128,7 @@ def _batches(questions: Sequence[Question], positions: Sequence[int], token_budg
     tokens = rows = 0
     for position in sorted(positions, key=lambda position: -questions[position].length):
         question = questions[position]
-        full = tokens + question.length > token_budget or rows + question.logit_rows > _LOGIT_ROWS_PER_BATCH
+        full = tokens + question.length > token_budget or rows + question.logit_rows > LOGIT_ROWS_PER_BATCH
         if batch and full:
             yield batch
             batch, tokens, rows = [], 0, 0
@@ -179,7 +200,7 @@ def _generate(
     """Greedy decoding from the prompts' keys and values; `first` holds the first token of each answer, int64 [questions]."""
     generated: list[list[int]] = [[] for _ in questions]
     current = first.tolist()
-    alive = [number for number, question in enumerate(questions) if _goes_on(question, generated[number], current[number], 1)]
+    alive = [number for number, question in enumerate(questions) if goes_on(question, generated[number], current[number], 1)]
     if not alive:
         return generated
     lengths = torch.tensor([len(questions[number].prompt) for number in alive], device=first.device)
@@ -202,7 +223,7 @@ def _generate(
         keep = [
             place
             for place, number in enumerate(alive)
-            if _goes_on(questions[number], generated[number], current[place], step + 1)
+            if goes_on(questions[number], generated[number], current[place], step + 1)
         ]
         if len(keep) < len(alive):
             alive = [alive[place] for place in keep]
@@ -212,7 +233,7 @@ def _generate(
     return generated
 
 
-def _goes_on(question: Question, generated: list[int], token: int, number: int) -> bool:
+def goes_on(question: Question, generated: list[int], token: int, number: int) -> bool:
     """Take the `number`th token of an answer; whether the answer goes on after it."""
     if number > question.max_new_tokens or token in question.stop_tokens:
         return False

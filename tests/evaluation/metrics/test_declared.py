@@ -41,13 +41,19 @@ def test_every_metric_that_a_task_may_declare_is_computed_and_defined(name: str)
 
 
 def test_text_metrics_of_a_task_with_options_judge_the_option_ranked_first() -> None:
-    """ReCoRD's F1: of the entity chosen, whatever was generated."""
+    """ReCoRD's F1: of the entity chosen, whatever was generated, and in whatever words a template puts it."""
     options = ["New York", "York", "Boston"]
     rows = [
         ranked([0.0, -1.0, -2.0], 1, 2, options=options, references=["York", "Boston"], generated="Boston"),
         ranked([-3.0, -1.0, -2.0], 1, options=options, references=["York"], generated="Boston"),
     ]
     assert score("f1", rows, "accuracy", "f1") == pytest.approx((2 / 3 + 1) / 2)
+    sentences = [
+        {**row, "options": [f"They met in {name} on Monday" for name in options], "own_options": options} for row in rows
+    ]
+    for row in sentences:
+        row["references"] = [f"They met in {name} on Monday" for name in row["references"]]
+    assert score("f1", sentences, "accuracy", "f1") == pytest.approx((2 / 3 + 1) / 2)
     assert score("exact_match", rows, "accuracy", "f1") == 0.5, "this one is of the generated answer; any right option will do"
 
 

@@ -53,19 +53,20 @@ def valid_answer(prediction: Prediction) -> float:
     return float(any(given == normalize_answer(option) for option in prediction["options"]))
 
 
-def squad_f1(prediction: Prediction, given: str) -> float:
+def squad_f1(prediction: Prediction) -> float:
     """Best F1 of shared words with a reference (Rajpurkar et al. 2016, section 6.1), by the program of SQuAD 2.0.
 
     CoQA and QuAC count words alike, but where a turn has several human answers they leave out each in turn and average, to
     be comparable with a human; here as in SQuAD the best of all references counts. With a single reference, as the Hub's
     copy of CoQA has, there is no difference.
     """
-    return max(_shared_words(squad_form(given), form) for form in _reference_forms(prediction, squad_form))
+    words = squad_form(prediction["generated"])
+    return max(_shared_words(words, form) for form in _reference_forms(prediction, squad_form))
 
 
-def trivia_qa_f1(prediction: Prediction, given: str) -> float:
+def trivia_qa_f1(prediction: Prediction) -> float:
     """Best F1 of shared words with a reference, in TriviaQA's normal form (Joshi et al. 2017)."""
-    words = trivia_qa_form(given)
+    words = trivia_qa_form(prediction["generated"])
     # TriviaQA's program, like the first of SQuAD, gives two empty answers no shared words.
     return max(_shared_words(words, form) if form else 0.0 for form in _reference_forms(prediction, trivia_qa_form))
 

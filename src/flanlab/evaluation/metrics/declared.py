@@ -20,7 +20,7 @@ from flanlab.evaluation.metrics.numbers import pearson_metric, spearman_metric
 from flanlab.evaluation.metrics.options import (
     accuracy_metrics,
     answer_probability,
-    chosen_option,
+    chosen_as_text,
     matthews_metric,
     multirc_exact_match_metric,
     multirc_f1a_metric,
@@ -35,7 +35,7 @@ _FORMS: dict[str, tuple[NormalForm, str]] = {
 }
 """A declared metric, and what is the same answer for exact match beside it."""
 _KEEPING_NUMBERS = (normalize_answer, "but for case, punctuation and articles; numbers keep sign and point")
-_TEXT_SCORES: dict[str, tuple[Callable[[Prediction, str], float], str, str]] = {
+_TEXT_SCORES: dict[str, tuple[Callable[[Prediction], float], str, str]] = {
     "f1": (squad_f1, "token F1", "Mean F1 of words shared with the best reference, as in SQuAD."),
     "trivia_qa_f1": (trivia_qa_f1, "TriviaQA F1", "Mean F1 of words shared with the best reference, as in TriviaQA."),
     "drop_f1": (drop_f1, "DROP F1", "Mean F1 of words in the best pairing of spans, numbers all or nothing, as in DROP."),
@@ -52,8 +52,8 @@ def metrics_for(names: Sequence[str], predictions: Sequence[Prediction], *, end_
 
     Classification is measured side by side by ranking the options, by generating the answer, and by whether the generated
     answer is an option at all; beside accuracy stand the probability of the right options and accuracy by other ways to
-    compare options. Any other metric of a task with options judges the option ranked first. Where a model gave no
-    log-probabilities, options have no scores, and generated answers alone are measured.
+    compare options. Any other metric of a task with options judges the option ranked first, in the task's own words. Where a
+    model gave no log-probabilities, options have no scores, and generated answers alone are measured.
 
     Args:
         names: as declared in the task, the main one first.
@@ -65,10 +65,8 @@ def metrics_for(names: Sequence[str], predictions: Sequence[Prediction], *, end_
     if has_options and not predictions[0]["option_scores"]:
         return [_exact_match(names, has_options), _valid_answers()]
 
-    def answer(prediction: Prediction) -> str:
-        if not has_options:
-            return str(prediction["generated"])
-        return str(prediction["options"][chosen_option(prediction, end_token)])
+    def as_text(prediction: Prediction) -> Prediction:
+        return chosen_as_text(prediction, end_token) if has_options else prediction
 
     found: list[Metric] = []
     for name in names:
@@ -87,15 +85,15 @@ def metrics_for(names: Sequence[str], predictions: Sequence[Prediction], *, end_
         elif name == "multirc_exact_match":
             found.append(multirc_exact_match_metric(end_token))
         elif name == "pearson":
-            found.append(pearson_metric(answer))
+            found.append(pearson_metric(as_text))
         elif name == "spearman":
-            found.append(spearman_metric(answer))
+            found.append(spearman_metric(as_text))
         elif name == "rouge":
-            found += rouge_metrics(answer)
+            found += rouge_metrics(as_text)
         elif name == "bleu":
-            found.append(bleu_metric(answer))
+            found.append(bleu_metric(as_text))
         elif name in _TEXT_SCORES:
-            found.append(_text_score(name, answer))
+            found.append(_text_score(name, as_text))
     return list({metric.name: metric for metric in found}.values())
 
 
@@ -120,9 +118,9 @@ def _form(names: Sequence[str], has_options: bool) -> tuple[NormalForm, str]:
     return next((_FORMS[name] for name in names if name in _FORMS), _KEEPING_NUMBERS)
 
 
-def _text_score(name: str, answer: Callable[[Prediction], str]) -> Metric:
+def _text_score(name: str, as_text: Callable[[Prediction], Prediction]) -> Metric:
     score, title, definition = _TEXT_SCORES[name]
-    return mean_metric(name, title, definition, lambda prediction: score(prediction, answer(prediction)))
+    return mean_metric(name, title, definition, lambda prediction: score(as_text(prediction)))
 
 
 def _exact_match(names: Sequence[str], has_options: bool) -> Metric:

@@ -26,9 +26,10 @@ def drop_form(text: str) -> Hashable:
     return frozenset(spans), len(spans)
 
 
-def drop_f1(prediction: Prediction, given: str) -> float:
+def drop_f1(prediction: Prediction) -> float:
     """Best F1 with a reference: spans are paired so that their F1 is highest, and spans left over count 0."""
-    return max(_f1(_bags(given), _bags(reference)) for reference in prediction["references"])
+    given = _bags(prediction["generated"])
+    return max(_f1(given, _bags(reference)) for reference in prediction["references"])
 
 
 def _f1(given: Sequence[frozenset[str]], reference: Sequence[frozenset[str]]) -> float:

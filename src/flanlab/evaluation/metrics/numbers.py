@@ -23,8 +23,8 @@ def read_number(text: str) -> float | None:
     return number if abs(number) < _LARGEST else None
 
 
-def pearson_metric(answer: Callable[[Prediction], str]) -> Metric:
-    """Pearson correlation over rows; `answer` gives the text that is read as a number.
+def pearson_metric(as_text: Callable[[Prediction], Prediction]) -> Metric:
+    """Pearson correlation over rows; what `as_text` says was generated is read as a number.
 
     An answer that is no number counts as the mean of those that are: it adds nothing to the covariance, and the label it
     missed stays in the spread that the covariance is divided by. So a model cannot gain by silence, nor lose or gain by what
@@ -34,12 +34,12 @@ def pearson_metric(answer: Callable[[Prediction], str]) -> Metric:
         "pearson",
         "Pearson correlation",
         "Pearson correlation of the answers' numbers with the labels (-1 to 1); an answer without a number counts as the mean.",
-        _statistics(answer),
+        _statistics(as_text),
         lambda weights, units: _correlation(weights, units, lambda values, _: values[None, :]),
     )
 
 
-def spearman_metric(answer: Callable[[Prediction], str]) -> Metric:
+def spearman_metric(as_text: Callable[[Prediction], Prediction]) -> Metric:
     """Spearman's rank correlation over rows, ranked anew in every resampling; ties share their mean rank.
 
     Answers that are no number are left out of the ranking and take its mean rank, as in `pearson_metric`.
@@ -49,17 +49,17 @@ def spearman_metric(answer: Callable[[Prediction], str]) -> Metric:
         "Spearman correlation",
         "Spearman's rank correlation of the answers' numbers with the labels (-1 to 1); an answer without a number takes the"
         " mean rank.",
-        _statistics(answer),
+        _statistics(as_text),
         lambda weights, units: _correlation(weights, units, _ranks),
     )
 
 
-def _statistics(answer: Callable[[Prediction], str]) -> Callable[[Sequence[Prediction]], Sequence[float]]:
+def _statistics(as_text: Callable[[Prediction], Prediction]) -> Callable[[Sequence[Prediction]], Sequence[float]]:
     """Statistics of a row: 1, whether its answer is a number, that number, and the label."""
 
     def statistics(unit: Sequence[Prediction]) -> Sequence[float]:
         (prediction,) = unit
-        number = read_number(answer(prediction))
+        number = read_number(as_text(prediction)["generated"])
         return (1.0, float(number is not None), number or 0.0, prediction["gold_value"])
 
     return statistics

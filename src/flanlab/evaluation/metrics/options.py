@@ -51,6 +51,13 @@ def chosen_option(prediction: Prediction, end_token: bool = True, normalization:
     return int(np.argmax(option_scores(prediction, end_token, normalization)))
 
 
+def chosen_as_text(prediction: Prediction, end_token: bool) -> Prediction:
+    """The prediction as if the option ranked first had been generated: it and the references in the task's own words."""
+    own = prediction["own_options"]
+    chosen, right = chosen_option(prediction, end_token), right_options(prediction)
+    return {**prediction, "generated": own[chosen], "references": [own[position] for position in right]}
+
+
 def accuracy(prediction: Prediction, end_token: bool = True, normalization: Normalization = "sum") -> float:
     """1 where the option with the highest score is a right one."""
     return float(chosen_option(prediction, end_token, normalization) in right_options(prediction))

@@ -18,7 +18,7 @@ _SENTENCE_BLEU = BLEU(effective_order=True)
 _BLEU_ORDERS = 4
 
 
-def rouge_metrics(answer: Callable[[Prediction], str]) -> list[Metric]:
+def rouge_metrics(as_text: Callable[[Prediction], Prediction]) -> list[Metric]:
     """ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004) as rouge-score has them, each with the reference best for it."""
     kinds = (
         ("rouge1", "ROUGE-1", "words"),
@@ -26,17 +26,17 @@ def rouge_metrics(answer: Callable[[Prediction], str]) -> list[Metric]:
         ("rougeL", "ROUGE-L", "the longest common sequence of words"),
     )
     return [
-        mean_metric(kind, title, f"Mean F-measure of {what} shared with the best reference, stemmed.", _rouge(kind, answer))
+        mean_metric(kind, title, f"Mean F-measure of {what} shared with the best reference, stemmed.", _rouge(kind, as_text))
         for kind, title, what in kinds
     ]
 
 
-def _rouge(kind: str, answer: Callable[[Prediction], str]) -> Callable[[Prediction], float]:
+def _rouge(kind: str, as_text: Callable[[Prediction], Prediction]) -> Callable[[Prediction], float]:
     scorer = RougeScorer([kind], use_stemmer=True)
 
     def score(prediction: Prediction) -> float:
-        given = answer(prediction)
-        return float(max(scorer.score(reference, given)[kind].fmeasure for reference in prediction["references"]))
+        text = as_text(prediction)
+        return float(max(scorer.score(reference, text["generated"])[kind].fmeasure for reference in text["references"]))
 
     return score
 
@@ -46,11 +46,12 @@ def rouge_signature() -> str:
     return f"refs:best|stemmer:porter|measure:f|average:mean|version:rouge_score-{version('rouge-score')}"
 
 
-def bleu_metric(answer: Callable[[Prediction], str]) -> Metric:
+def bleu_metric(as_text: Callable[[Prediction], Prediction]) -> Metric:
     """Corpus BLEU (0 to 1) as sacrebleu has it, from the summed counts of rows; a row may have several references."""
 
     def statistics(prediction: Prediction) -> Sequence[float]:
-        scored = _SENTENCE_BLEU.sentence_score(answer(prediction), list(prediction["references"]))
+        text = as_text(prediction)
+        scored = _SENTENCE_BLEU.sentence_score(text["generated"], list(text["references"]))
         return [scored.sys_len, scored.ref_len, *scored.counts, *scored.totals]
 
     definition = "Corpus BLEU against all references of each row, from n-gram counts over all rows (0 to 1)."
@@ -81,6 +82,6 @@ def bleu_signature(predictions: Sequence[Prediction]) -> str:
     return f"nrefs:{references}|case:mixed|eff:no|tok:13a|smooth:exp|version:{sacrebleu_version}"
 
 
-def edit_similarity(prediction: Prediction, given: str) -> float:
+def edit_similarity(prediction: Prediction) -> float:
     """Best 1 - Levenshtein distance / length of the longer text, in characters, over references; case and space count."""
-    return max(Levenshtein.normalized_similarity(given, reference) for reference in prediction["references"])
+    return max(Levenshtein.normalized_similarity(prediction["generated"], reference) for reference in prediction["references"])

@@ -1,0 +1,242 @@
+"""Rank classification and greedy generation with an encoder-decoder model (T5, BART), from one pass over each prompt.
+
+The encoder reads a prompt once. The decoder reads the tokens that stand before any answer once; from its keys and values,
+the prompt's among them, every option is scored, and generation goes on:
+
+    encoder    p p p p </s>
+    decoder    <start> | a0 a1   | b0            an option's last token, its end, is predicted but never read
+    predicts   a0b0    | a1 </s> | </s>          <- these rows alone go through the output layer
+
+Prompts and options are padded on the right, and padding is masked, so it changes no score.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from flanlab.errors import FlanlabError
+from flanlab.models.scoring import LOGIT_ROWS_PER_BATCH, Answer, Question, answer_in_batches, goes_on
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What the decoder goes on from, a row for each answer under way.
+
+    `encoded` has shape [rows, longest prompt, width]; `visible` [rows, longest prompt] is 1 where the prompt is no padding;
+    `cache` holds keys and values of the prompt and of the tokens that the decoder has read.
+    """
+
+    encoded: Tensor
+    visible: Tensor
+    cache: EncoderDecoderCache
+
+    def select(self, rows: Sequence[int]) -> _Context:
+        """A copy with these rows, each as often as it is named."""
+        index = torch.tensor(rows, device=self.encoded.device)
+        copies = []
+        for part in (self.cache.self_attention_cache, self.cache.cross_attention_cache):
+            copy = DynamicCache()
+            layers: list[Any] = part.layers
+            for number, layer in enumerate(layers):
+                copy.update(layer.keys[index], layer.values[index], number)
+            copies.append(copy)
+        return _Context(self.encoded[index], self.visible[index], EncoderDecoderCache(*copies))
+
+
+def answer_from_encoder(
+    model: PreTrainedModel, answer_start: Sequence[int], questions: Sequence[Question], token_budget: int = 4096
+) -> Iterator[tuple[int, Answer]]:
+    """Answer questions in batches of up to `token_budget` tokens, longest prompt first; yields (position, answer).
+
+    `answer_start` is what the decoder reads before an answer. The answers do not depend on the batching beyond rounding.
+    See `answer_in_batches`.
+
+    Raises:
+        FlanlabError: a prompt is longer than the model can read.
+    """
+    return answer_in_batches(
+        questions, token_budget, _batches, lambda batch, budget: _answer_batch(model, answer_start, batch, budget), model.device
+    )
+
+
+def _batches(questions: Sequence[Question], positions: Sequence[int], token_budget: int) -> Iterator[list[int]]:
+    by_length = sorted(positions, key=lambda position: -len(questions[position].prompt))
+    while by_length:
+        # All are padded to the first.
+        count = min(max(1, token_budget // len(questions[by_length[0]].prompt)), LOGIT_ROWS_PER_BATCH)
+        yield by_length[:count]
+        by_length = by_length[count:]
+
+
+@torch.inference_mode()
+def _answer_batch(
+    model: PreTrainedModel, answer_start: Sequence[int], questions: Sequence[Question], token_budget: int
+) -> list[Answer]:
+    context, logits = _read_prompts(model, answer_start, [question.prompt for question in questions])
+    rows = [row for row, question in enumerate(questions) for _ in question.options]
+    options = [option for question in questions for option in question.options]
+    scores = [[score] for score in _token_scores(logits, rows, [option[0] for option in options])]
+    for chunk in _chunks(options, context.encoded.shape[1], token_budget):
+        tokens_scores = _score_rest(model, context.select([rows[number] for number in chunk]), [options[n] for n in chunk])
+        for number, further in zip(chunk, tokens_scores, strict=True):
+            scores[number].extend(further)
+    generated = _generate(model, context, questions, logits.argmax(dim=-1))
+    of_options = iter(scores)
+    answers = []
+    for question, tokens in zip(questions, generated, strict=True):
+        own = [next(of_options) for _ in question.options]
+        answers.append(Answer([math.fsum(each) for each in own], [math.fsum(each[:-1]) for each in own], tokens))
+    return answers
+
+
+def _read_prompts(
+    model: PreTrainedModel, answer_start: Sequence[int], prompts: Sequence[Sequence[int]], filler: int = 0
+) -> tuple[_Context, Tensor]:
+    """What the decoder goes on from, and the logits of each answer's first token, [prompts, vocabulary]."""
+    longest = max(map(len, prompts))
+    # T5 has no such number: its positions are relative.
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and longest > positions:
+        raise FlanlabError(
+            f"A prompt of {longest} tokens is longer than the {positions} that the model can read.",
+            mend=f"Set evaluation.prompt_tokens to {positions} or less.",
+        )
+    ids = _padded(prompts, model.device, filler)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
+    visible = (torch.arange(longest, device=model.device) < lengths[:, None]).long()
+    encoded = model.get_encoder()(input_ids=ids, attention_mask=visible).last_hidden_state
+    context = _Context(encoded, visible, EncoderDecoderCache(DynamicCache(), DynamicCache()))
+    start = torch.tensor([answer_start] * len(prompts), device=model.device)
+    return context, _decode(model, context, start, [[len(answer_start) - 1]] * len(prompts))
+
+
+def _padded(sequences: Sequence[Sequence[int]], device: torch.device, filler: int = 0) -> Tensor:
+    longest = max(map(len, sequences))
+    return torch.tensor([[*tokens, *[filler] * (longest - len(tokens))] for tokens in sequences], device=device)
+
+
+def _chunks(options: Sequence[Sequence[int]], prompt: int, token_budget: int) -> Iterator[list[int]]:
+    """Options that have more tokens than the first; each is computed beside a copy of its padded prompt."""
+    by_length = sorted((n for n, option in enumerate(options) if len(option) > 1), key=lambda n: -len(options[n]))
+    while by_length:
+        read = len(options[by_length[0]]) - 1
+        count = max(1, min(token_budget // (prompt + read), LOGIT_ROWS_PER_BATCH // read))
+        yield by_length[:count]
+        by_length = by_length[count:]
+
+
+def _score_rest(model: PreTrainedModel, context: _Context, options: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Log-probability of each token of the options but the first; a row of the context for each option."""
+    logits = _decode(
+        model,
+        context,
+        _padded([option[:-1] for option in options], context.encoded.device),
+        [range(len(option) - 1) for option in options],
+    )
+    targets = [token for option in options for token in option[1:]]
+    scores = iter(_token_scores(logits, range(len(targets)), targets))
+    return [[next(scores) for _ in option[1:]] for option in options]
+
+
+def _token_scores(logits: Tensor, rows: Sequence[int], tokens: Sequence[int]) -> list[float]:
+    """Log-probability of each of the tokens after the row of `logits` [rows, vocabulary] named beside it."""
+    logits = logits.float()
+    index = torch.tensor(rows, dtype=torch.long, device=logits.device)
+    targets = torch.tensor(tokens, dtype=torch.long, device=logits.device)
+    scores: list[float] = (logits[index, targets] - logits.logsumexp(dim=-1)[index]).double().tolist()
+    return scores
+
+
+def _generate(model: PreTrainedModel, context: _Context, questions: Sequence[Question], tokens: Tensor) -> list[list[int]]:
+    """Greedy decoding; `tokens` holds the first of each answer, int64 [questions]."""
+    generated: list[list[int]] = [[] for _ in questions]
+    alive = list(range(len(questions)))
+    number = 1
+    while True:
+        current = tokens.tolist()
+        keep = [
+            place for place, asked in enumerate(alive) if goes_on(questions[asked], generated[asked], current[place], number)
+        ]
+        if not keep:
+            return generated
+        if len(keep) < len(alive):
+            alive = [alive[place] for place in keep]
+            context, tokens = context.select(keep), tokens[keep]
+        tokens = _decode(model, context, tokens[:, None], [[0]] * len(alive)).argmax(dim=-1)
+        number += 1
+
+
+def _decode(model: PreTrainedModel, context: _Context, tokens: Tensor, wanted: Sequence[Sequence[int]]) -> Tensor:
+    """Let the decoder read on; logits [places, vocabulary] of the wanted places of each row alone.
+
+    Whatever the model does to its hidden states before the output layer (T5 may scale them) and to the logits after it (BART
+    adds a bias), it does itself: only the rows that enter the layer are fewer.
+
+    Args:
+        model: the model.
+        context: its cache grows by the tokens.
+        tokens: int64 [rows, time].
+        wanted: the wanted places of each row, 0 being its first token.
+    """
+    rows, time = tokens.shape
+    chosen = torch.tensor([row * time + place for row, places in enumerate(wanted) for place in places], device=tokens.device)
+
+    def choose(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        (hidden,) = inputs
+        if hidden.shape[:-1] != (rows, time):
+            raise _unfit(model)
+        return (hidden.flatten(0, 1)[chosen][None],)
+
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise _unfit(model)
+    hook = head.register_forward_pre_hook(choose)
+    try:
+        output = model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=context.encoded),
+            attention_mask=context.visible,
+            decoder_input_ids=tokens,
+            past_key_values=context.cache,
+            use_cache=True,
+        )
+    finally:
+        hook.remove()
+    logits: Tensor = output.logits
+    if logits.shape[:-1] != (1, len(chosen)):
+        raise _unfit(model)
+    return logits[0]
+
+
+def _unfit(model: PreTrainedModel) -> FlanlabError:
+    return FlanlabError(
+        f"{type(model).__name__} does not compute its logits by one output layer, position by position.",
+        mend="Use an encoder-decoder model of the T5 or BART family.",
+    )
+
+
+@torch.inference_mode()
+def check_padding(model: PreTrainedModel, answer_start: Sequence[int]) -> None:
+    """Refuse a model that reads padding: what stands in it must not change an answer, what stands in the prompt must.
+
+    Raises:
+        FlanlabError: the architecture does not mask its padding, or has no output layer as `answer_from_encoder` needs it.
+    """
+    short, long = list(range(5, 11)), list(range(12, 24))
+    base, other_padding, other_prompt = (
+        _read_prompts(model, answer_start, [prompt, long], filler)[1][0].float()
+        for prompt, filler in ((short, 0), (short, 3), (short[::-1], 0))
+    )
+    masked = torch.allclose(base, other_padding, rtol=0, atol=1e-4)
+    if not masked or torch.allclose(base, other_prompt, rtol=0, atol=1e-6):
+        raise FlanlabError(
+            f"{type(model).__name__} answers by the padding of a prompt, or not by the prompt.",
+            mend="Use an encoder-decoder model of the T5 or BART family.",
+        )
