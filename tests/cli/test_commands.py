@@ -28,6 +28,8 @@ def flan(*arguments: str, folder: Path | None = None) -> subprocess.CompletedPro
         "eval",
         "mix",
         "report",
+        "contamination",
+        "export lm-eval",
         "tasks list",
         "tasks show",
         "tasks lint",
@@ -70,6 +72,13 @@ def test_tasks_show_renders_every_template_of_a_row() -> None:
         (["run", "no_such_recipe.yaml"], "cannot be read"),
         (["report", "no_such_run"], "no_such_run"),
         (["mix", "quickstart", "--out", "mixture.xlsx"], ".parquet or a .jsonl"),
+        (["contamination", "--corpus", "quickstart", "--out", "out"], "whose rows"),
+        (["contamination", "rte", "--corpus", "nothing.txt", "--out", "out"], "nothing.txt"),
+        (["contamination", "rte", "--corpus", "quickstart", "--out", "out", "--split", "validation"], "Use train, dev or test"),
+        (["contamination", "rte", "--corpus", "quickstart", "--out", "out", "--frequent-in", "x"], "Use evaluation, corpus"),
+        (["contamination", "--predictions", ".", "--corpus", "quickstart", "--out", "out", "rte", "--rows", "3"], "--rows and"),
+        (["export", "lm-eval", "sentimental", "--out", "out"], "Did you mean sentiment"),
+        (["export", "lm-eval", "product_reviews", "--out", "out", "--split", "validation"], "Use train, dev or test"),
     ],
 )
 def test_bad_input_is_one_message_with_its_mend_and_no_traceback(arguments: list[str], expected: str, tmp_path: Path) -> None:
@@ -174,3 +183,22 @@ def test_lint_checks_what_is_at_hand_and_says_what_is_not(tmp_path: Path) -> Non
     assert report["rows_checked"] == {"train": len(REVIEWS)}
     assert len(report["missing"]) == 2
     assert result.stderr.count("checked in part") == 2
+
+
+def test_contamination_prints_a_table_and_json(tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text("nothing that any row says")
+    arguments = ["contamination", "product_reviews", "--corpus", "corpus.txt", "--out", "out", "--ngram", "9", "--rows", "5"]
+    table = flan(*arguments, folder=tmp_path)
+    assert table.returncode == 0, table.stderr
+    assert "product_reviews" in table.stdout
+    assert "out/contamination.parquet" in table.stdout
+    found = json.loads(flan(*arguments, "--json", folder=tmp_path).stdout)
+    assert found["tasks"]["product_reviews"]["9"]["input"]["rows"] == 5
+
+
+def test_export_for_lm_eval_says_how_to_run_it(tmp_path: Path) -> None:
+    result = flan("export", "lm-eval", "product_reviews", "--out", "out", "--rows", "3", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "--include_path out --tasks flanlab_sentiment" in result.stdout
+    rows = (tmp_path / "out" / "flanlab_product_reviews" / "flanlab_product_reviews_t1.jsonl").read_text()
+    assert len(rows.splitlines()) == 3

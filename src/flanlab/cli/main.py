@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flanlab import __version__
-from flanlab.cli import evaluate, mix, report, run, tasks
+from flanlab.cli import contamination, evaluate, export, mix, report, run, tasks
 from flanlab.errors import FlanlabError
 
 app = typer.Typer(
@@ -19,12 +19,14 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(tasks.app, name="tasks")
+app.add_typer(export.app, name="export")
 app.command("quickstart")(run.quickstart)
 app.command("run")(run.run)
 app.command("mix")(mix.mix)
 app.command("train")(run.train)
 app.command("eval")(evaluate.evaluate)
 app.command("report")(report.report)
+app.command("contamination")(contamination.contamination)
 
 
 def _version(wanted: bool) -> None:

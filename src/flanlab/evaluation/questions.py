@@ -14,7 +14,7 @@ from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit
 from flanlab.models.scoring import Question
 from flanlab.tasks.schema import Task
 
-_EXTRA_TOKENS = 4
+EXTRA_TOKENS = 4
 """A generated answer may be this much longer than the longest option before it is cut: it cannot equal an option then."""
 _DRAWS_PER_SHOT = 4
 """Draws for each exemplar wanted: a row drawn twice, or the question itself, is passed over."""
@@ -48,7 +48,7 @@ def ask(
     """
     task = unit.task
     row = prepare_row(task, unit.rows[row_index], row_index)
-    order = _option_order(task, row, settings, seed)
+    order = evaluation_order(task, row, settings, seed)
     shortened = False
     for example in _ever_shorter(task, template, row, order):
         encoded = encoder.encode(example.prompt, example.options or [example.target], style)
@@ -68,11 +68,11 @@ def ask(
     line_breaks = encoder.newline_tokens if one_line else frozenset()
     if example.options:
         longest = max(len(option) for option in encoded.answers)
-        new_tokens = longest + _EXTRA_TOKENS if settings.generate else 0
+        new_tokens = longest + EXTRA_TOKENS if settings.generate else 0
         question = Question(encoded.prompt, encoded.answers, new_tokens, stop, line_breaks)
     else:
         [longest_reference] = encoder.encode(example.prompt, [unit.longest_reference], style).answers
-        new_tokens = min(settings.new_tokens, len(longest_reference) * 3 // 2 + _EXTRA_TOKENS)
+        new_tokens = min(settings.new_tokens, len(longest_reference) * 3 // 2 + EXTRA_TOKENS)
         question = Question(encoded.prompt, [], new_tokens, stop, line_breaks)
     return Asked(question, example, shortened, exemplars)
 
@@ -111,7 +111,7 @@ def _after_exemplars(
             break
         if index in rows or dict(drawn.fields) == dict(row.fields):
             continue
-        exemplar = render(task, example.template, drawn, _option_order(task, drawn, settings, seed))
+        exemplar = render(task, example.template, drawn, evaluation_order(task, drawn, settings, seed))
         longer = [*shown, (exemplar.prompt, exemplar.target)]
         found = encoder.encode(example.prompt, example.options or [example.target], style, longer)
         if len(found.prompt) > settings.shot_tokens:
@@ -121,7 +121,8 @@ def _after_exemplars(
     return encoded, tuple(rows)
 
 
-def _option_order(task: Task, row: PreparedRow, settings: EvaluationSettings, seed: int) -> list[int] | None:
+def evaluation_order(task: Task, row: PreparedRow, settings: EvaluationSettings, seed: int) -> list[int] | None:
+    """Order in which a row's options are shown, the same through every template; None shows none."""
     count = option_count(task, row)
     # The epoch -1 keeps evaluation's orders apart from those of any training epoch.
     return option_order(settings.options, count, (seed, task.name, row.index, -1)) if count else None

@@ -1,0 +1,143 @@
+"""`flan contamination`: which evaluation rows a training mixture or any other corpus holds parts of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flanlab.cli.options import AsJson, Collections, Mirror
+from flanlab.errors import FlanlabError
+
+
+def contamination(
+    corpus: Annotated[
+        list[Path],
+        typer.Option(
+            help="What may hold them: a recipe (its mixture is read), a mixture that `flan mix --out` wrote, or any .txt,"
+            " .jsonl and .parquet (.gz too), files or folders. May be repeated."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for contamination.parquet and contamination.json.")],
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Tasks or clusters whose rows are looked for; with --predictions, all predicted.")
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="A folder of `flan eval` or `flan run`: its rows, and its scores with and without them.")
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Column of text in .jsonl and .parquet. May be repeated. [default: prompt and target where both are there,"
+            " else text]"
+        ),
+    ] = None,
+    ngram: Annotated[
+        list[int] | None, typer.Option(min=1, help="Words of an n-gram. May be repeated. [default: 13 and 8]")
+    ] = None,
+    frequent: Annotated[int, typer.Option(min=1, help="An n-gram in more places than this is ignored.")] = 10,
+    frequent_in: Annotated[
+        str, typer.Option(help="Where places are counted: evaluation, corpus (GPT-3's filtering) or nowhere.")
+    ] = "evaluation",
+    split: Annotated[str | None, typer.Option(help="train, dev or test. [default: test]")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Rows of each task, chosen as by `flan eval`. [default: 200]")] = None,
+    tasks: Collections = None,
+    mirror: Mirror = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look for evaluation rows in a corpus by their n-grams of words, as GPT-3's authors did.
+
+    Example: flan contamination natural_language_inference --corpus recipes/holdout-nli.yaml --out runs/contamination
+    """
+    from flanlab.evaluation.planning import EvaluationSettings
+    from flanlab.experiments.contamination import ContaminationSettings, check_contamination, predicted_tasks
+    from flanlab.progress import say
+    from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections, select_tasks
+
+    wanted = names or (predicted_tasks(predictions) if predictions is not None else [])
+    if not wanted:
+        raise FlanlabError(
+            "Nothing says whose rows are looked for.", mend="Name tasks or clusters, or a folder with --predictions."
+        )
+    if predictions is not None and (rows is not None or split is not None):
+        raise FlanlabError("The rows are those that were predicted.", mend="Leave --rows and --split out.")
+    if frequent_in not in ("evaluation", "corpus", "nowhere"):
+        raise FlanlabError(f"Places cannot be counted in `{frequent_in}`.", mend="Use evaluation, corpus or nowhere.")
+    if split not in (None, "train", "dev", "test"):
+        raise FlanlabError(f"There is no split called `{split}`.", mend="Use train, dev or test.")
+    try:
+        summary = check_contamination(
+            select_tasks(load_collections(tasks or list(BUILT_IN_COLLECTIONS)), wanted),
+            corpus,
+            out,
+            ContaminationSettings(tuple(ngram or (13, 8)), frequent, frequent_in, tuple(column or ())),  # type: ignore[arg-type]
+            evaluation=EvaluationSettings(rows=rows or 200, split=split or "test"),
+            predictions=predictions,
+            mirror=mirror,
+        )
+    except KeyboardInterrupt:
+        say("Stopped. Nothing was written: what is read of a corpus is not kept.")
+        raise
+    if as_json:
+        typer.echo(json.dumps(summary))
+    else:
+        _print_summary(summary, out)
+
+
+def _print_summary(summary: dict[str, Any], folder: Path) -> None:
+    from rich.console import Console
+
+    from flanlab.cli.tables import compact_table
+
+    read = summary["corpus"]
+    table = compact_table(f"Against {read['words']:,} words in {read['documents']:,} documents")
+    table.add_column("", no_wrap=True)
+    for column in ("n", "rows", "overlapping", "clean", "too short", "overlapping\nwith answer"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, by_size in summary["tasks"].items():
+        for place, (size, counts) in enumerate(by_size.items()):
+            own, both = counts["input"], counts["input_and_answer"]
+            cells = (size, own["rows"], own["overlapping"], own["clean"], own["too_short"], both["overlapping"])
+            table.add_row("" if place else name, *map(str, cells))
+    console = Console()
+    console.print(table)
+    frequent = {
+        (name, size): count
+        for name, by_size in summary["tasks"].items()
+        for size, counts in by_size.items()
+        if (count := counts["input"]["only_frequent"])
+    }
+    for (name, size), count in frequent.items():
+        console.print(f"  {name}, n = {size}: {count} clean rows share none but frequent n-grams with the corpus.")
+    if summary["scores"]:
+        _print_scores(summary, console)
+    typer.echo(f"Row by row: {folder / 'contamination.parquet'}")
+
+
+def _print_scores(summary: dict[str, Any], console: Any) -> None:
+    from flanlab.cli.tables import compact_table
+
+    subsets = ("all", "clean", "overlapping")
+    table = compact_table("Scores with 95 % intervals")
+    table.add_column("", no_wrap=True)
+    for column in ("n", *subsets):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, by_size in summary["scores"].items():
+        for size, entry in by_size.items():
+            metric = entry["main_metric"]
+            counts = (f"{entry[subset]['rows']} rows" for subset in subsets)
+            table.add_row(f"[bold]{name}[/bold], {entry['metrics'][metric]}", size, *counts)
+            for variant in entry["all"]["scores"][metric]:
+                table.add_row(f"  {variant}", "", *(_score(entry[subset], metric, variant) for subset in subsets))
+        table.add_section()
+    console.print(table)
+
+
+def _score(subset: dict[str, Any], metric: str, variant: str) -> str:
+    if "scores" not in subset:
+        return ""
+    score = subset["scores"][metric][variant]
+    low, high = score["interval"]
+    return f"{score['mean']:.3f} [{low:.2f}, {high:.2f}]"

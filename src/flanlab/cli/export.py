@@ -1,0 +1,57 @@
+"""`flan export`: tasks in the form of other programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flanlab.cli.options import AsJson, Collections, Mirror
+from flanlab.errors import FlanlabError
+
+app = typer.Typer(help="Tasks and templates in the form of other programs.", no_args_is_help=True)
+
+
+@app.command("lm-eval")
+def lm_eval(
+    out: Annotated[Path, typer.Option(help="Folder for the task files and rows; an earlier export there is replaced.")],
+    names: Annotated[list[str] | None, typer.Argument(help="Tasks or clusters; all, where none is named.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of each task, chosen as by `flan eval`.")] = 200,
+    split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",
+    tasks: Collections = None,
+    mirror: Mirror = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write tasks for lm-evaluation-harness: the prompts that `flan eval` asks, one task file for each forward template.
+
+    Example: flan export lm-eval sentiment --tasks sampler --out lm_eval_tasks
+    """
+    from flanlab.data.sources import MissingDataError, load_rows
+    from flanlab.evaluation.lm_eval_export import export_lm_eval
+    from flanlab.evaluation.planning import EvaluationSettings, plan_task
+    from flanlab.progress import say
+    from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections, select_tasks
+
+    if split not in ("train", "dev", "test"):
+        raise FlanlabError(f"There is no split called `{split}`.", mend="Use train, dev or test.")
+    settings = EvaluationSettings(rows=rows, split=split)
+    found = load_collections(tasks or list(BUILT_IN_COLLECTIONS))
+    chosen = select_tasks(found, names) if names else [task for task in found if task.has_split(settings.split)]
+    units = []
+    for task in (part for whole in chosen for part in whole.evaluated_parts(settings.split)):
+        try:
+            units.append(plan_task(task, load_rows(task, settings.split, mirror), settings, seed=0))
+        except MissingDataError as error:
+            # Of all tasks there are, those within reach; one that is asked for by name must be there.
+            if names:
+                raise
+            say(f"{task.name}: left out. {error.message}")
+    facts = export_lm_eval(units, settings, 0, out)
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    typer.echo(f"{sum(len(task['templates']) for task in facts['tasks'].values())} task files in {out}. To run them:")
+    groups = ",".join(facts["clusters"].values())
+    typer.echo(f"  lm_eval --model hf --model_args pretrained=MODEL --include_path {out} --tasks {groups}")

@@ -1,0 +1,171 @@
+"""Text of any corpus on disk, read as a stream: .txt, .jsonl and .parquet, the first two also as .gz."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flanlab.data.ngrams import Piece
+from flanlab.errors import FlanlabError
+from flanlab.progress import meter
+
+_Bytes = BufferedReader | gzip.GzipFile
+_MEGABYTE = 1_000_000
+_BYTES_AT_ONCE = 1 << 16
+_ROWS_AT_ONCE = 1_000
+_MIXTURE_COLUMNS = ("prompt", "target")
+"""What an exported mixture holds; together they are what a model trained on."""
+_TEXT_COLUMN = "text"
+SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
+
+
+def corpus_files(paths: Sequence[Path]) -> list[Path]:
+    """The files named, and those of the folders named (searched in depth) that can be read, each once.
+
+    Raises:
+        FlanlabError: a path that is not there, a file of another kind, a folder without any to read.
+    """
+    files: dict[Path, None] = {}
+    for path in paths:
+        if path.is_dir():
+            inside = [file for file in sorted(path.rglob("*")) if file.is_file() and _suffix(file)]
+            if not inside:
+                raise FlanlabError(f"{path}: holds no text to read.", mend=f"Put files there of: {', '.join(SUFFIXES)}.")
+            files.update(dict.fromkeys(inside))
+        elif not path.is_file():
+            raise FlanlabError(f"{path}: there is no such file or folder.", mend="Correct the path of the corpus.")
+        elif not _suffix(path):
+            raise FlanlabError(f"{path}: cannot read text from files of this kind.", mend=f"Use: {', '.join(SUFFIXES)}.")
+        else:
+            files[path] = None
+    return list(files)
+
+
+def read_corpus(files: Sequence[Path], columns: Sequence[str] = ()) -> Iterator[Piece]:
+    """The text of files, piece by piece, with progress. A .txt file is one document, so is each row of the others.
+
+    Args:
+        files: as `corpus_files` gives them.
+        columns: of JSONL and Parquet, those that hold text, read one after the other as one text; without any, `prompt`
+            and `target` where both are there (an exported mixture), else `text`.
+
+    Raises:
+        FlanlabError: names the file and line or row of text that cannot be read.
+    """
+    sizes = [file.stat().st_size for file in files]
+    before = told = 0
+    with meter("Reading the corpus, MB", max(sum(sizes) // _MEGABYTE, 1)) as bar:
+        for path, size in zip(files, sizes, strict=True):
+            for piece, position in _pieces(path, columns):
+                yield piece
+                if (megabytes := (before + position) // _MEGABYTE) > told:
+                    bar.advance(megabytes - told)
+                    told = megabytes
+            before += size
+
+
+def _pieces(path: Path, columns: Sequence[str]) -> Iterator[tuple[Piece, int]]:
+    """Pieces of a file, each with the bytes of the file read so far."""
+    try:
+        if path.suffix == ".parquet":
+            yield from _parquet_pieces(path, columns)
+            return
+        with path.open("rb") as raw, gzip.open(raw) if path.suffix == ".gz" else raw as file:
+            is_text = _suffix(path).startswith(".txt")
+            for piece in _text_pieces(path, file) if is_text else _json_pieces(path, file, columns):
+                yield piece, raw.tell()
+    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+        raise FlanlabError(f"{path}: {error}", mend="The file is damaged: get it anew, or leave it out.") from error
+
+
+def _suffix(path: Path) -> str:
+    return next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), "")
+
+
+def _text_pieces(path: Path, file: _Bytes) -> Iterator[Piece]:
+    """Text in pieces of bounded size that end at white space, so that lines may be as long as they like."""
+    line, rest, begun = 1, b"", False
+    while True:
+        block = file.read(_BYTES_AT_ONCE)
+        text = rest + block
+        cut = max(text.rfind(space) for space in (b"\n", b" ", b"\t", b"\r")) + 1 if block else len(text)
+        text, rest = text[:cut], text[cut:]
+        if text:
+            yield Piece(str(path), "", _decoded(path, line, text), continues=begun, first_line=line)
+            line += text.count(b"\n")
+            begun = True
+        if not block:
+            return
+
+
+def _json_pieces(path: Path, file: _Bytes, columns: Sequence[str]) -> Iterator[Piece]:
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(_decoded(path, number, line))
+        except (ValueError, RecursionError) as error:
+            raise FlanlabError(
+                f"{path}, line {number}: not valid JSON: {error}", mend='Each line is one object: {"text": "...", ...}.'
+            ) from error
+        if not isinstance(record, dict):
+            raise FlanlabError(
+                f"{path}, line {number}: is not an object.", mend='Each line is one object: {"text": "...", ...}.'
+            )
+        where = f"line {number}"
+        chosen = _chosen_columns(f"{path}, {where}", list(record), columns)
+        yield Piece(str(path), where, _text_of(f"{path}, {where}", record, chosen))
+
+
+def _parquet_pieces(path: Path, columns: Sequence[str]) -> Iterator[tuple[Piece, int]]:
+    size = path.stat().st_size
+    with pq.ParquetFile(path) as file:
+        chosen = _chosen_columns(str(path), file.schema_arrow.names, columns)
+        number = 0
+        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=chosen):
+            for record in batch.to_pylist():
+                where = f"row {number}"
+                number += 1
+                piece = Piece(str(path), where, _text_of(f"{path}, {where}", record, chosen))
+                yield piece, size * number // file.metadata.num_rows
+
+
+def _decoded(path: Path, line: int, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig" if line == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        line += content.count(b"\n", 0, error.start)
+        raise FlanlabError(
+            f"{path}, line {line}: is not UTF-8.", mend="Save the file with UTF-8 encoding, for example with iconv."
+        ) from error
+
+
+def _chosen_columns(where: str, there: Sequence[str], wanted: Sequence[str]) -> Sequence[str]:
+    chosen = wanted or (_MIXTURE_COLUMNS if set(_MIXTURE_COLUMNS) <= set(there) else (_TEXT_COLUMN,))
+    if missing := [name for name in chosen if name not in there]:
+        raise FlanlabError(
+            f"{where}: has no column {missing[0]}.", mend=f"Name one that holds text with --column: {', '.join(there)}."
+        )
+    return chosen
+
+
+def _text_of(where: str, record: Mapping[str, Any], columns: Sequence[str]) -> str:
+    texts = []
+    for name in columns:
+        value = record[name]
+        parts = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(isinstance(part, str) for part in parts):
+            raise FlanlabError(
+                f"{where}: the column {name} holds {str(value)[:100]!r}, which is no text.",
+                mend="Name a column of text (or of lists of texts) with --column.",
+            )
+        texts.extend(parts)
+    return "\n".join(texts)

@@ -1,0 +1,219 @@
+"""N-grams of words, and which of them a stream of text holds: only those looked for are kept, the text is read once.
+
+Words are as in GPT-3's analysis (Brown et al. 2020, appendix C): lower case, split at white space, without punctuation. An
+n-gram is known by a 64-bit hash, a polynomial in the hashes of its words, so that all n-grams of a text are a few sums of
+arrays:
+
+    word hashes   a    b    c    d               M: an odd number
+    2-grams       aM+b bM+c cM+d                 = (1-grams) x M + the next word
+    3-grams       (aM+b)M+c  (bM+c)M+d           = (2-grams) x M + the next word
+
+Two different n-grams have the same hash by chance alone, with probability 2^-64; a million of them sought in a thousand
+million words meet one false match in some ten thousand such searches.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Hashes = NDArray[np.uint64]
+Integers = NDArray[np.int64]
+
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_WORDS_AT_ONCE = 200_000
+_FILTER_BITS = 22
+"""Hashes are first looked up by so many of their bits in a table of 4 MB; only the few that pass are looked for among all."""
+
+_ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_PUNCTUATION = re.compile(
+    "[" + re.escape("".join(c for c in map(chr, range(0x10000)) if unicodedata.category(c)[0] in "PS")) + "]+"
+)
+
+
+def words(text: str) -> list[str]:
+    """The words of a text: lower case, split at white space, all punctuation and symbols removed."""
+    text = text.lower()
+    return (text.translate(_ASCII_PUNCTUATION) if text.isascii() else _PUNCTUATION.sub("", text)).split()
+
+
+def ngram_hashes(sequence: Sequence[str], lengths: Iterable[int]) -> Iterator[tuple[int, Hashes]]:
+    """For each of the lengths n, in rising order, the hashes of the n-grams that begin at word 0, 1, 2, ... of `sequence`.
+
+    They hold within this process alone: Python salts the hashes of words anew in each.
+    """
+    wanted = sorted(set(lengths))
+    single = np.fromiter(map(hash, sequence), dtype=np.int64, count=len(sequence)).view(np.uint64)
+    grams, length = single, 1
+    for target in wanted:
+        for place in range(length, target):
+            grams = grams[: max(len(single) - place, 0)] * _MULTIPLIER + single[place:]
+        length = target
+        yield target, grams
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some text of a corpus, ending between two words, and where it stands."""
+
+    file: str
+    place: str
+    text: str
+    continues: bool = False
+    """It goes on with the document of the piece before it, and n-grams run on."""
+    first_line: int | None = None
+    """Of lines as they stand in a file, the number of the first; a place is then told as a line."""
+
+    def places(self, numbers: Integers) -> list[str]:
+        """Where the words with those numbers (from 0) in this piece stand."""
+        if self.first_line is None:
+            return [self.place] * len(numbers)
+        ends = np.cumsum([len(words(line)) for line in self.text.split("\n")])
+        return [f"line {line}" for line in self.first_line + np.searchsorted(ends, numbers, side="right")]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a corpus holds of the n-grams of one length. All arrays are [n-grams], in the order of `hashes`, which is sorted."""
+
+    hashes: Hashes
+    documents: Integers
+    """In how many documents of the corpus the n-gram occurs."""
+    first: list[tuple[str, str] | None]
+    """File and place of its first occurrence."""
+
+    def positions(self, hashes: Hashes) -> Integers:
+        """Where hashes that are all among those looked for stand in the arrays."""
+        return np.searchsorted(self.hashes, hashes)
+
+
+@dataclass(frozen=True)
+class Search:
+    """The outcome of reading a corpus."""
+
+    found: Mapping[int, Found]
+    """By length of the n-grams."""
+    documents: int
+    words: int
+
+
+def search(wanted: Mapping[int, Hashes], pieces: Iterable[Piece]) -> Search:
+    """Read a corpus once, and note which of the n-grams looked for it holds, in how many documents, and where first.
+
+    Args:
+        wanted: for each length the hashes of the n-grams looked for, in any order, made by `ngram_hashes` in this process.
+        pieces: the corpus. An n-gram never runs from one document into the next.
+    """
+    lookups = [_Lookup(length, np.unique(hashes)) for length, hashes in sorted(wanted.items()) if len(hashes)]
+    overlap = max((lookup.length for lookup in lookups), default=1) - 1
+    batch = _Batch()
+    document, total = -1, 0
+    for piece in pieces:
+        document += not piece.continues
+        found = words(piece.text)
+        total += len(found)
+        batch.add(piece, document, found)
+        if len(batch.words) >= _WORDS_AT_ONCE:
+            _look_up(batch, lookups)
+            batch = batch.tail(overlap)
+    _look_up(batch, lookups)
+    return Search({lookup.length: lookup.found() for lookup in lookups}, document + 1, total)
+
+
+class _Batch:
+    """The words of several pieces in a row, and which piece and document each begins with."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+        self.pieces: list[Piece] = []
+        self.starts: list[int] = []
+        """Number in `words` of each piece's first word; negative where the piece began in the batch before."""
+        self.documents: list[int] = []
+
+    def add(self, piece: Piece, document: int, found: list[str]) -> None:
+        self.pieces.append(piece)
+        self.starts.append(len(self.words))
+        self.documents.append(document)
+        self.words.extend(found)
+
+    def tail(self, count: int) -> _Batch:
+        """A batch that begins with the last `count` words of this one, for n-grams that run on."""
+        rest = _Batch()
+        begin = max(len(self.words) - count, 0)
+        rest.words = self.words[begin:]
+        ends = [*self.starts[1:], len(self.words)]
+        for piece, start, end, document in zip(self.pieces, self.starts, ends, self.documents, strict=True):
+            if end > begin:
+                rest.pieces.append(piece)
+                rest.starts.append(start - begin)
+                rest.documents.append(document)
+        return rest
+
+    def piece_numbers(self) -> Integers:
+        """For each word the number of its piece, [words]."""
+        starts = np.maximum(np.array(self.starts), 0)
+        return np.repeat(np.arange(len(starts)), np.diff(starts, append=len(self.words)))
+
+
+class _Lookup:
+    """The n-grams of one length that are looked for, and what has been found of them so far."""
+
+    def __init__(self, length: int, hashes: Hashes) -> None:
+        self.length = length
+        self.hashes = hashes
+        self.documents = np.zeros(len(hashes), dtype=np.int64)
+        self.last_document = np.full(len(hashes), -1)
+        self.first: list[tuple[str, str] | None] = [None] * len(hashes)
+        self._filter = np.zeros(1 << _FILTER_BITS, dtype=np.bool_)
+        self._filter[self._short(hashes)] = True
+
+    def matches(self, grams: Hashes, document: Integers) -> tuple[Integers, Integers]:
+        """Where in `grams`, within one document, one that is looked for stands, and its number, both [matches]."""
+        begin, end = document[: len(grams)], document[self.length - 1 :]
+        at = np.flatnonzero(self._filter[self._short(grams)] & (begin == end))
+        number = np.minimum(np.searchsorted(self.hashes, grams[at]), len(self.hashes) - 1)
+        same = self.hashes[number] == grams[at]
+        return at[same], number[same]
+
+    def count(self, number: Integers, document: Integers) -> None:
+        """Take note of the documents, in rising order, that hold n-grams."""
+        first = document[0]
+        width = document[-1] - first + 1
+        number, offset = np.divmod(np.unique(number * width + document - first), width)
+        new = first + offset > self.last_document[number]
+        np.add.at(self.documents, number[new], 1)
+        # Sorted by n-gram, then document: of several documents the last is written last.
+        self.last_document[number] = first + offset
+
+    def found(self) -> Found:
+        return Found(self.hashes, self.documents, self.first)
+
+    @staticmethod
+    def _short(hashes: Hashes) -> Hashes:
+        return hashes >> np.uint64(64 - _FILTER_BITS)
+
+
+def _look_up(batch: _Batch, lookups: Sequence[_Lookup]) -> None:
+    if not batch.words:
+        return
+    piece_of = batch.piece_numbers()
+    document_of = np.array(batch.documents)[piece_of]
+    hashes = ngram_hashes(batch.words, (lookup.length for lookup in lookups))
+    for lookup, (_, grams) in zip(lookups, hashes, strict=True):
+        at, number = lookup.matches(grams, document_of)
+        if not len(at):
+            continue
+        lookup.count(number, document_of[at])
+        new, where = np.unique(number, return_index=True)
+        unseen = np.array([lookup.first[gram] is None for gram in new])
+        new, words_at = new[unseen], at[where[unseen]]
+        for place in np.unique(piece_of[words_at]):
+            piece, here = batch.pieces[place], piece_of[words_at] == place
+            for gram, told in zip(new[here], piece.places(words_at[here] - batch.starts[place]), strict=True):
+                lookup.first[gram] = piece.file, told

@@ -1,0 +1,208 @@
+"""Contamination of evaluation rows by a training mixture or any other corpus, and scores with and without them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flanlab import __version__
+from flanlab.data.corpus import corpus_files, read_corpus
+from flanlab.data.mixture import EncodedExample
+from flanlab.data.ngrams import Piece
+from flanlab.data.sources import load_rows
+from flanlab.errors import FlanlabError
+from flanlab.evaluation.contamination import (
+    SHORTEST,
+    EvaluatedRow,
+    FrequentIn,
+    evaluated_rows,
+    find_overlaps,
+    refuse_other_rows,
+    scores_apart,
+    summarize,
+)
+from flanlab.evaluation.planning import EvaluationSettings, plan_task
+from flanlab.evaluation.predict import read_predictions
+from flanlab.experiments.recipe import QUICKSTART, Plan, make_plan, read_recipe
+from flanlab.experiments.run import RECIPE_FILE, make_mixture
+from flanlab.files import new_file, write_json
+from flanlab.models.loading import load_encoder
+from flanlab.progress import meter, say
+from flanlab.tasks.schema import Task
+from flanlab.training.trainer import examples_per_step
+
+TABLE_FILE = "contamination.parquet"
+SUMMARY_FILE = "contamination.json"
+
+
+@dataclass(frozen=True)
+class ContaminationSettings:
+    """What is looked for, and when a match counts."""
+
+    sizes: tuple[int, ...] = (13, 8)
+    frequent: int = 10
+    frequent_in: FrequentIn = "evaluation"
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """A task with the rows of it that are looked for."""
+
+    task: Task
+    rows: list[EvaluatedRow]
+    variants: Mapping[str, Path]
+    """Folders of its predictions, where there are some."""
+
+
+def check_contamination(
+    tasks: Sequence[Task],
+    corpus: Sequence[Path],
+    folder: Path,
+    settings: ContaminationSettings,
+    *,
+    evaluation: EvaluationSettings | None = None,
+    predictions: Path | None = None,
+    mirror: Path | None = None,
+) -> dict[str, Any]:
+    """Look for evaluation rows in a corpus, and write a table of them and a summary into `folder`.
+
+    Args:
+        tasks: whose rows are evaluated. With `predictions`, those among them that were predicted.
+        corpus: files and folders of text, and recipes (.yaml), which stand for all that their mixture trains on.
+        folder: for contamination.parquet and contamination.json; written when all is read, so nothing is there before.
+        settings: see ContaminationSettings.
+        evaluation: split and number of rows, as of `flan eval`.
+        predictions: a folder of `flan eval` or `flan run`: the rows are those that were predicted, and scores are given on
+            all, clean and overlapping ones.
+        mirror: of Hub data sets.
+
+    Returns:
+        The content of contamination.json.
+
+    Raises:
+        FlanlabError: names what cannot be read; predictions of other rows; an n below SHORTEST.
+    """
+    if too_small := [size for size in settings.sizes if size < SHORTEST]:
+        raise FlanlabError(
+            f"{too_small[0]}-grams are too short to tell: they are found anywhere.", mend=f"Use {SHORTEST} words or more."
+        )
+    recipes = [path for path in corpus if path.suffix in (".yaml", ".yml") or str(path) == QUICKSTART]
+    files = corpus_files([path for path in corpus if path not in recipes])
+    plans = {path: make_plan(read_recipe(path), mirror) for path in recipes}
+    if predictions is not None:
+        evaluation = _predicted_settings(predictions)
+        chosen = _predicted(tasks, predictions, evaluation, mirror)
+    else:
+        evaluation = evaluation or EvaluationSettings()
+        chosen = _planned(tasks, evaluation, mirror)
+    rows = [row for one in chosen for row in one.rows]
+    say(f"{len(rows)} rows of {len(chosen)} tasks are looked for")
+    table, read = find_overlaps(
+        rows,
+        _corpus_pieces(plans, files, settings.columns),
+        settings.sizes,
+        frequent=settings.frequent,
+        frequent_in=settings.frequent_in,
+    )
+    summary = {
+        "format": 1,
+        "flanlab": __version__,
+        "split": evaluation.split,
+        "sizes": list(settings.sizes),
+        "shortest": SHORTEST,
+        "frequent": {"more_than": settings.frequent, "in": settings.frequent_in},
+        "corpus": {
+            "read": [str(path) for path in corpus],
+            "files": len(files),
+            "documents": read.documents,
+            "words": read.words,
+        },
+        "tasks": summarize(table),
+        "scores": {
+            one.task.name: {str(size): scores_apart(one.task, one.variants, evaluation, table, size) for size in settings.sizes}
+            for one in chosen
+            if one.variants
+        },
+    }
+    _write(table, summary, folder)
+    return summary
+
+
+def predicted_tasks(folder: Path) -> list[str]:
+    """Names of the tasks that a folder holds predictions of."""
+    return sorted({place.name for place in folder.glob("predictions/*/*")})
+
+
+def _write(table: pa.Table, summary: Mapping[str, Any], folder: Path) -> None:
+    with new_file(folder / TABLE_FILE) as temporary:
+        pq.write_table(table, temporary)
+    write_json(folder / SUMMARY_FILE, summary)
+
+
+def _planned(tasks: Sequence[Task], settings: EvaluationSettings, mirror: Path | None) -> list[_Evaluated]:
+    """The rows that `flan eval` would take."""
+    chosen = []
+    for task in (part for whole in tasks for part in whole.evaluated_parts(settings.split)):
+        rows = load_rows(task, settings.split, mirror)
+        pairs = plan_task(task, rows, settings, seed=0).pairs
+        chosen.append(_Evaluated(task, evaluated_rows(task, rows, dict.fromkeys(row for row, _ in pairs)), {}))
+    return chosen
+
+
+def _predicted(tasks: Sequence[Task], folder: Path, settings: EvaluationSettings, mirror: Path | None) -> list[_Evaluated]:
+    """The rows that were predicted, made sure to be the same as now."""
+    variants: dict[str, dict[str, Path]] = {}
+    for place in sorted(folder.glob("predictions/*/*")):
+        variants.setdefault(place.name, {})[place.parent.name] = place
+    if not variants:
+        raise FlanlabError(
+            f"{folder}: holds no predictions.", mend="Name the folder that `flan eval` or `flan run` wrote with --out."
+        )
+    chosen = []
+    for task in (part for whole in tasks for part in whole.evaluated_parts(settings.split) if part.name in variants):
+        rows = load_rows(task, settings.split, mirror)
+        indices: dict[int, None] = {}
+        for place in variants[task.name].values():
+            predictions = read_predictions(place)
+            refuse_other_rows(task, rows, predictions)
+            indices.update(dict.fromkeys(predictions["row"].to_pylist()))
+        chosen.append(_Evaluated(task, evaluated_rows(task, rows, sorted(indices)), variants[task.name]))
+    if not chosen:
+        raise FlanlabError(
+            f"{folder}: holds predictions of {', '.join(sorted(variants))}, none of which is among the tasks chosen.",
+            mend="Name tasks that were predicted, or none; --tasks tells where they are.",
+        )
+    return chosen
+
+
+def _predicted_settings(folder: Path) -> EvaluationSettings:
+    """As a run's recipe says; `flan eval` keeps to the defaults in all that matters here."""
+    recipe = folder / RECIPE_FILE
+    return read_recipe(recipe).evaluation if recipe.is_file() else EvaluationSettings()
+
+
+def _corpus_pieces(plans: Mapping[Path, Plan], files: Sequence[Path], columns: Sequence[str]) -> Iterator[Piece]:
+    for path, plan in plans.items():
+        yield from _mixture_pieces(path, plan)
+    if files:
+        yield from read_corpus(files, columns)
+
+
+def _mixture_pieces(path: Path, plan: Plan) -> Iterator[Piece]:
+    """Every example that a recipe trains on, prompt and target, as its model reads them."""
+    encoder = load_encoder(plan.recipe.model, say=say)
+    mixture = make_mixture(plan)
+    examples = examples_per_step(mixture, encoder, plan.recipe.training) * plan.recipe.training.steps
+    with meter(f"Reading the mixture of {path}", examples) as bar:
+        for position, found in enumerate(mixture.stream(range(examples), encoder)):
+            bar.advance()
+            if isinstance(found, EncodedExample):
+                example = found.example
+                place = f"example {position}: {example.task}, row {example.row}, template {example.template}"
+                yield Piece(str(path), place, f"{example.prompt}\n{example.target}")
