@@ -122,15 +122,16 @@ def _print_scores(summary: dict[str, Any], console: Any) -> None:
     subsets = ("all", "clean", "overlapping")
     table = compact_table("Scores with 95 % intervals")
     table.add_column("", no_wrap=True)
-    for column in ("n", *subsets):
+    for column in subsets:
         table.add_column(column, justify="right", no_wrap=True)
     for name, by_size in summary["scores"].items():
+        table.add_row(f"[bold]{name}[/bold]")
         for size, entry in by_size.items():
             metric = entry["main_metric"]
             counts = (f"{entry[subset]['rows']} rows" for subset in subsets)
-            table.add_row(f"[bold]{name}[/bold], {entry['metrics'][metric]}", size, *counts)
+            table.add_row(f"  {entry['metrics'][metric]}, n = {size}", *counts)
             for variant in entry["all"]["scores"][metric]:
-                table.add_row(f"  {variant}", "", *(_score(entry[subset], metric, variant) for subset in subsets))
+                table.add_row(f"    {variant}", *(_score(entry[subset], metric, variant) for subset in subsets))
         table.add_section()
     console.print(table)
 
@@ -140,4 +141,4 @@ def _score(subset: dict[str, Any], metric: str, variant: str) -> str:
         return ""
     score = subset["scores"][metric][variant]
     low, high = score["interval"]
-    return f"{score['mean']:.3f} [{low:.2f}, {high:.2f}]"
+    return f"{score['mean']:.2f} [{low:.2f}, {high:.2f}]"
