@@ -24,6 +24,10 @@ def evaluate(
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Ask with the tasks' baseline prompts too, as suits an untuned model.")
     ] = False,
+    choose_template: Annotated[
+        bool,
+        typer.Option("--choose-template", help="Also score the template that is best on at most 200 dev rows of each task."),
+    ] = False,
     allow_seen: Annotated[
         bool, typer.Option("--allow-seen", help="Score tasks the model was trained on; they are marked as seen.")
     ] = False,
@@ -66,7 +70,7 @@ def evaluate(
     results = evaluate_model(
         model,
         chosen,
-        EvaluationSettings(rows=rows),
+        EvaluationSettings(rows=rows, choose_template=choose_template),
         out,
         styles=styles,
         mirror=mirror,

@@ -7,10 +7,11 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flanlab.data.choices import permutation
 from flanlab.data.encoding import Encoder, PromptStyle
@@ -90,6 +91,15 @@ class EvaluationSettings(BaseModel):
     prompt_tokens: int = Field(1024, gt=0, description="Longer prompts lose the end of their longest field.")
     new_tokens: int = Field(64, gt=0, description="Most tokens of a generated free-text answer.")
     token_budget: int = Field(4096, gt=0, description="Tokens computed at once; bounds memory, changes no result.")
+    choose_template: bool = Field(
+        False, description="Also tell the score of the template that is best on the dev split (at most 200 rows of it)."
+    )
+
+    @model_validator(mode="after")
+    def _chosen_elsewhere(self) -> Self:
+        if self.choose_template and self.split == "dev":
+            raise ValueError("`choose_template` chooses on the dev split, so another split must be evaluated")
+        return self
 
 
 @dataclass(frozen=True)
@@ -201,8 +211,8 @@ def predict(
 
 def prediction_key(loaded: Model, unit: EvaluationUnit, settings: EvaluationSettings, seed: int, style: PromptStyle) -> str:
     """Hash of everything that shapes the predictions: model, tokenizer, task, rows, settings, protocol."""
-    budgetless = settings.model_dump(exclude={"token_budget"})
-    facts = [_PROTOCOL, loaded.identity, unit.task.hash, unit.rows.source_hash, budgetless, seed, style]
+    shaping = settings.model_dump(exclude={"token_budget", "choose_template"})
+    facts = [_PROTOCOL, loaded.identity, unit.task.hash, unit.rows.source_hash, shaping, seed, style]
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 

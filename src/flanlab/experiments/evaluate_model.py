@@ -10,7 +10,7 @@ from flanlab.data.encoding import PromptStyle
 from flanlab.data.sources import load_rows
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.predict import EvaluationSettings, plan_task, refuse_seen
-from flanlab.experiments.run import RESULTS_FILE, evaluate, score_units
+from flanlab.experiments.run import RESULTS_FILE, evaluate, plan_dev_units, score_units
 from flanlab.files import write_json
 from flanlab.models.completions import Endpoint
 from flanlab.models.gguf import is_gguf
@@ -49,6 +49,7 @@ def evaluate_model(
     """
     tasks = [part for task in tasks for part in task.evaluated_parts(settings.split)]
     units = [plan_task(task, load_rows(task, settings.split, mirror), settings, seed) for task in tasks]
+    dev_units = plan_dev_units(tasks, settings, seed, mirror)
     loaded: LoadedModel | RemoteModel
     if endpoint is None:
         loaded = load_model(model, say=say)
@@ -57,10 +58,11 @@ def evaluate_model(
         settings = _remote_settings(settings, loaded)
     seen = refuse_seen(tasks, loaded, allow_seen)
     for style in styles:
-        evaluate(loaded, units, settings, seed, style, folder / "predictions" / style, f"{loaded.name}, {style} prompt")
+        title = f"{loaded.name}, {style} prompt"
+        evaluate(loaded, units, dev_units, settings, seed, style, folder, style, title)
     if isinstance(loaded, RemoteModel):
         loaded.completions.close()
-    scored = score_units(units, {style: f"{style} prompt" for style in styles}, folder, settings)
+    scored = score_units(units, {style: f"{style} prompt" for style in styles}, folder, settings, seed)
     for name, reason in seen.items():
         scored["tasks"][name]["seen"] = reason
     clusters = sorted({cluster.value for task in tasks for cluster in task.clusters})
@@ -76,6 +78,7 @@ def evaluate_model(
         "parameters": loaded.parameters if isinstance(loaded, LoadedModel) else None,
         "scoring": loaded.scoring if isinstance(loaded, RemoteModel) else "log-probabilities",
         "variants": {style: f"{style} prompt" for style in styles},
+        "stamped": dict.fromkeys(styles, loaded.stamp is not None),
         **scored,
         "notes": [*_notes(loaded), *(f"Seen: {name}, since {reason}." for name, reason in seen.items())],
     }
@@ -102,10 +105,7 @@ def _notes(model: LoadedModel | RemoteModel) -> list[str]:
     """What a reader must know to judge the numbers."""
     notes = []
     if isinstance(model, RemoteModel):
-        notes.append(
-            f"The model was asked over {model.endpoint.url}. It carries no stamp: whether it has seen these tasks is unknown,"
-            " and what stands behind its name may change."
-        )
+        notes.append(f"The model was asked over {model.endpoint.url}; what stands behind its name may change.")
         if model.scoring == "generation":
             notes.append(
                 "Scoring: generation. Answers were generated and compared with the options, not ranked, since"
@@ -121,9 +121,6 @@ def _notes(model: LoadedModel | RemoteModel) -> list[str]:
         return notes
     if is_gguf(model.name):
         notes.append("The weights are those of a GGUF file, turned back into float32; a quantized file holds rounded weights.")
-    notes.append(
-        "The model carries a stamp: what it was trained on is known."
-        if model.stamp
-        else "The model carries no stamp: whether it has seen these tasks is unknown."
-    )
+    if model.stamp:
+        notes.append("The model carries a stamp: what it was trained on is known.")
     return notes
