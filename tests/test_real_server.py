@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from gguf import GGUFReader, GGUFWriter, dequantize
 
-from flanlab.evaluation.predict import EvaluationSettings
+from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments.evaluate_model import evaluate_model
 from flanlab.models import embedded
 from flanlab.models.completions import Endpoint

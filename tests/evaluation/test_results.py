@@ -12,7 +12,7 @@ import pytest
 
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.predict import PREDICTION_SCHEMA
-from flanlab.evaluation.results import average_results, compare, task_results
+from flanlab.evaluation.results import averages, compare, task_results
 from flanlab.evaluation.statistics import interval
 from flanlab.tasks.schema import Task
 from tests.tiny import tiny_tasks
@@ -261,13 +261,42 @@ def test_average_over_tasks(tmp_path: Path) -> None:
     answers = [free_answer(row, 1, "x" if row < 3 else "y", "x") for row in range(4)]
     second = task_results(counting, {"tuned": write(tmp_path / "b", answers)}, SETTINGS)
     entries, resampled = {"comments": first[0], "counting": second[0]}, {"comments": first[1], "counting": second[1]}
-    average, draws = average_results(entries, resampled)
+    found = averages(entries, resampled)
+    average = found["average"]
     assert average["tasks"] == 2
     assert list(average["scores"]) == ["exact_match"], "only what both tasks are measured by"
     mean = average["scores"]["exact_match"]["tuned"]["mean"]
     assert mean == pytest.approx((first[0]["scores"]["exact_match"]["tuned"]["mean"] + 0.75) / 2)
-    assert draws["exact_match"]["tuned"] == pytest.approx(
-        (first[1]["exact_match"]["tuned"] + second[1]["exact_match"]["tuned"]) / 2
-    )
+    together = (first[1]["exact_match"]["tuned"] + second[1]["exact_match"]["tuned"]) / 2
     low, high = average["scores"]["exact_match"]["tuned"]["interval"]
+    assert (low, high) == pytest.approx(interval(together))
     assert low < mean < high
+
+
+def test_clusters_count_alike_and_so_do_their_tasks(tmp_path: Path) -> None:
+    """`one` has two parts; `two` has another main metric; a task of two clusters counts in its first."""
+    shares = {"one.r1": 2, "one.r2": 4, "two": 8, "three": 5}
+    clusters = {"one.r1": ["x"], "one.r2": ["x"], "two": ["x"], "three": ["y", "x"]}
+    comments = tiny_tasks(tmp_path / "tasks")[0]
+    entries, resampled = {}, {}
+    for name, share in shares.items():
+        folders = {
+            "plain": write(tmp_path / name / "a", [prediction(row, 1, row < share) for row in range(10)]),
+            "tuned": write(tmp_path / name / "b", [prediction(row, 1, row < share + 1) for row in range(10)]),
+        }
+        entries[name], resampled[name] = task_results(changed(comments, name=name), folders, SETTINGS)
+        entries[name]["clusters"] = clusters[name]
+    entries["two"]["main_metric"] = "exact_match"
+    for variant in ("plain", "tuned"):
+        entries["two"]["scores"]["exact_match"][variant]["mean"] -= 0.4
+    found = averages(entries, resampled, ["plain"], "tuned")
+    x, y = found["clusters"]["x"], found["clusters"]["y"]
+    assert (x["tasks"], y["tasks"], found["cluster_average"]["clusters"]) == (2, 1, 2)
+    assert x["scores"]["accuracy"]["plain"]["mean"] == pytest.approx((0.3 + 0.8) / 2)
+    assert x["scores"]["main_metric"]["plain"]["mean"] == pytest.approx((0.3 + 0.4) / 2)
+    assert y["scores"]["main_metric"]["plain"]["mean"] == pytest.approx(0.5)
+    over = found["cluster_average"]
+    assert over["scores"]["main_metric"]["plain"]["mean"] == pytest.approx((0.35 + 0.5) / 2)
+    assert over["comparison"]["main_metric"]["difference"] == pytest.approx(0.1)
+    assert found["average"]["scores"]["accuracy"]["plain"]["mean"] == pytest.approx((0.3 + 0.8 + 0.5) / 3)
+    assert "main_metric" not in found["average"]["scores"]

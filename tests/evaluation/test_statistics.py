@@ -11,7 +11,7 @@ import pytest
 from flanlab.evaluation import statistics
 from flanlab.evaluation.metrics.declared import metrics_for
 from flanlab.evaluation.metrics.metric import Floats, Prediction, grouped_metric, mean_metric
-from flanlab.evaluation.statistics import DRAWS, interval, make_draws, score_grid
+from flanlab.evaluation.statistics import DRAWS, holm, interval, make_draws, score_grid, two_sided_p
 
 MEAN = mean_metric("value", "value", "The mean.", lambda prediction: float(prediction["value"]))
 
@@ -187,3 +187,29 @@ def test_interval_of_a_corpus_metric() -> None:
     grid = score_grid(bleu, predictions)
     low, high = interval(grid.resampled(make_draws(4, 2, "bleu")))
     assert 0 <= low < grid.mean() < high <= 1
+
+
+def test_p_value_is_twice_the_far_side_and_never_zero() -> None:
+    differences = np.array([-0.1, 0.1, 0.2, 0.3, 0.2, 0.1, 0.4, 0.2, 0.3])
+    assert two_sided_p(differences) == pytest.approx(2 * 2 / 10)
+    assert two_sided_p(-differences) == pytest.approx(2 * 2 / 10)
+    assert two_sided_p(np.abs(differences)) == pytest.approx(2 / 10)
+    assert two_sided_p(np.zeros(9)) == 1.0
+
+
+def test_p_values_are_small_as_often_as_they_say() -> None:
+    """Where two models are equally good, one comparison in ten has a p-value below 0.1."""
+    generator = np.random.default_rng(5)
+    small = 0
+    for _ in range(300):
+        rows = generator.normal(size=80)
+        draws = generator.multinomial(80, np.full(80, 1 / 80), size=400)
+        small += two_sided_p(draws @ rows / 80) < 0.1
+    assert 0.06 < small / 300 < 0.15
+
+
+def test_holm_by_hand() -> None:
+    corrected = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005})
+    assert list(corrected) == ["a", "b", "c", "d"]
+    assert corrected == pytest.approx({"d": 0.02, "a": 0.03, "c": 0.06, "b": 0.06})
+    assert holm({"a": 0.6, "b": 0.7}) == {"a": 1.0, "b": 1.0}

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flanlab.cli.main import app
+from flanlab.cli.tables import print_results
 from flanlab.errors import FlanlabError
 from flanlab.evaluation import predict
 from flanlab.evaluation.planning import EvaluationSettings
@@ -19,6 +20,7 @@ from flanlab.experiments.evaluate_model import RESPONSES_FILE, evaluate_model
 from flanlab.files import read_json
 from flanlab.models.completions import Endpoint
 from flanlab.report.html import write_report
+from flanlab.tasks.loading import load_task
 from flanlab.tasks.schema import Task
 from tests.completions_server import Served, fails, serve
 from tests.tiny import tiny_tasks
@@ -77,7 +79,7 @@ def test_remote_results_are_the_local_ones(
     assert (remote["model"], remote["parameters"], remote["scoring"]) == ("tiny", None, "log-probabilities")
     notes = " ".join(remote["notes"])
     assert "Scoring: log-probabilities" in notes
-    assert "whether it has seen these tasks is unknown" in notes
+    assert remote["stamped"] == dict.fromkeys(styles, False)
     assert ("without the end token" in notes) == (by == "text")
     assert "Scoring: log-probabilities" in write_report(tmp_path / "remote").read_text(encoding="utf-8")
 
@@ -158,3 +160,48 @@ def test_chat_without_a_tokenizer_is_refused(served: Served, tasks: Sequence[Tas
     with pytest.raises(FlanlabError, match="neither is its chat template") as caught:
         evaluate_model("tiny", tasks, SETTINGS, tmp_path / "out", styles=["chat"], endpoint=Endpoint(served.url))
     assert "--tokenizer" in caught.value.mend
+
+
+def test_best_template_is_chosen_on_dev_and_not_asked_for_twice(
+    tiny_folder: Path, tasks: Sequence[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`comments` with a dev split, `counting` without."""
+    counting = tasks[1]
+    path = tmp_path / "tasks" / "comments.yaml"
+    path.write_text(path.read_text().replace("train: all[:10]", "train: all[:4]\n    dev: all[4:10]"))
+    settings = SETTINGS.model_copy(update={"templates_per_row": 2})
+    chosen = settings.model_copy(update={"choose_template": True})
+    plain = evaluate_model(
+        str(tiny_folder), [load_task(path), counting], settings, tmp_path / "out", styles=["instruction", "chat"]
+    )
+    asked: list[str] = []
+    real = predict._predict_pairs
+    monkeypatch.setattr(
+        predict, "_predict_pairs", lambda model, unit, *rest: asked.append(unit.task.name) or real(model, unit, *rest)
+    )
+    found = evaluate_model(
+        str(tiny_folder), [load_task(path), counting], chosen, tmp_path / "out", styles=["instruction", "chat"]
+    )
+    assert asked == ["comments"] * 2, "dev rows once for each style, and no test row anew"
+    again = evaluate_model(
+        str(tiny_folder), [load_task(path), counting], chosen, tmp_path / "out", styles=["instruction", "chat"]
+    )
+    assert again == found
+    assert len(asked) == 2
+    assert found["tasks"]["counting"]["best_dev_template"] is None
+    for style, best in found["tasks"]["comments"]["best_dev_template"].items():
+        rows = pq.read_table(tmp_path / "out" / "dev_predictions" / style / "comments").to_pylist()
+        assert {(row["row"], row["template"]) for row in rows} == {
+            (row, template) for row in range(6) for template in (1, 2, 3)
+        }
+        right = {
+            n: [max(row["option_scores"]) == row["option_scores"][row["answer"]] for row in rows if row["template"] == n]
+            for n in (1, 2, 3)
+        }
+        assert best["dev_scores"] == {str(n): pytest.approx(sum(hits) / 6) for n, hits in right.items()}
+        assert best["score"] == pytest.approx(
+            found["tasks"]["comments"]["scores"]["accuracy"][style]["by_template"][str(best["template"])]
+        )
+    assert plain["tasks"]["comments"]["scores"] == found["tasks"]["comments"]["scores"]
+    assert "no dev split" in write_report(tmp_path / "out").read_text(encoding="utf-8")
+    print_results(found)

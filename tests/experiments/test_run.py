@@ -23,7 +23,7 @@ from flanlab.experiments.run import run_recipe, train_recipe
 from flanlab.experiments.stamp import make_stamp, training_key
 from flanlab.models import loading as loading_module
 from flanlab.models.loading import load_model
-from flanlab.tasks.loading import load_collection
+from flanlab.tasks.loading import load_collection, load_task
 from flanlab.training import trainer
 from tests.tiny import write_tasks
 
@@ -388,3 +388,20 @@ def test_encoder_decoder_model_is_refused_before_it_costs(
         carry_out(read(home, encoder_decoders["t5"]), tmp_path / "run")
     assert "flan eval" in caught.value.mend
     assert not (tmp_path / "run").exists()
+
+
+def test_run_tells_the_best_template_on_dev(tiny_folder: Path, tmp_path: Path) -> None:
+    write_tasks(tmp_path / "tasks")
+    path = tmp_path / "tasks" / "comments.yaml"
+    path.write_text(path.read_text().replace("train: all[:10]", "train: all[:4]\n    dev: all[4:10]"))
+    content = recipe_content(tiny_folder)
+    content["evaluation"]["choose_template"] = True
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    results = run_recipe(read_recipe(tmp_path / "recipe.yaml"), tmp_path / "run")
+    best = results["tasks"]["comments"]["best_dev_template"]
+    assert set(best) == set(VARIANTS)
+    assert {one["dev_rows"] for one in best.values()} == {6}
+    assert sorted(path.name for path in (tmp_path / "run" / "dev_predictions").iterdir()) == sorted(VARIANTS)
+    assert results["stamped"] == {"untuned_instruction": False, "untuned_chat": False, "tuned": True}
+    assert results["evaluation"]["settings"]["choose_template"] is True
+    assert results["tasks"]["comments"]["hashes"]["task"] == load_task(path).hash

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.predict import PREDICTION_SCHEMA
-from flanlab.evaluation.results import average_results, compare, task_results
+from flanlab.evaluation.results import averages, compare, task_results
 from flanlab.files import write_json, write_text
 from flanlab.tasks.loading import load_collections, select_tasks
 
@@ -69,6 +69,7 @@ def make_run(
 ) -> Path:
     """Write a run folder; `right` names its variants, `changes` go into results.json."""
     settings = EvaluationSettings()
+    stamped = dict.fromkeys(right, False) | ({"tuned": True} if "tuned" in right else {})
     entries: dict[str, Any] = {}
     resampled: dict[str, Any] = {}
     before = [variant for variant in right if variant != "tuned"]
@@ -94,11 +95,9 @@ def make_run(
                 part = pa.Table.from_pylist(records[number::2], schema=PREDICTION_SCHEMA)
                 pq.write_table(part, folders[variant] / f"part-{number:05d}.parquet")
         entries[task.name], resampled[task.name] = task_results(task, folders, settings)
+        entries[task.name]["hashes"] = {"task": task.hash, "rows": "hash of the rows"}
         if trained:
             entries[task.name]["comparison"] = compare(entries[task.name]["scores"], resampled[task.name], before, "tuned")
-    average, draws = average_results(entries, resampled)
-    if trained:
-        average["comparison"] = compare(average["scores"], draws, before, "tuned")
     results = {
         "format": 1,
         "name": "synthetic",
@@ -110,8 +109,10 @@ def make_run(
         "model": "some/model",
         "parameters": 134_515_008,
         "variants": {variant: VARIANTS.get(variant, f"{variant} prompt") for variant in right},
+        "stamped": stamped,
+        "evaluation": {"seed": 0, "settings": settings.model_dump(mode="json")},
         "tasks": entries,
-        "average": average,
+        **averages(entries, resampled, before if trained else (), "tuned"),
         "notes": ["A note to the reader."],
         "seconds": 3725.0,
     }

@@ -81,6 +81,7 @@ def test_all_parts_are_there_in_order(page: Page) -> None:
     assert page.headings == [
         "Before and after",
         "All tasks, metric by metric",
+        "Cluster by cluster",
         "Template by template",
         "Learning curve",
         "What it was trained on",
@@ -204,6 +205,7 @@ def test_an_evaluation_without_training_leaves_the_rest_out(tmp_path: Path) -> N
     assert page.headings == [
         "Scores",
         "All tasks, metric by metric",
+        "Cluster by cluster",
         "Template by template",
         "Example predictions",
         "Notes",
@@ -226,7 +228,43 @@ def test_what_the_model_has_seen_is_marked(tmp_path: Path) -> None:
     write_json(folder / "results.json", results)
     page = page_of(folder)
     assert "This is no zero-shot result: training has shown the model product_reviews" in page.text
-    assert page.text.count("seen in training") >= 1
+    assert "product_reviews seen in training" in page.text
+    assert "sentiment, 2 tasks with tasks seen in training" in page.text
+    assert "average with tasks seen in training" in page.text
+    assert "visitor_comments seen in training" not in page.text
+
+
+def test_what_cannot_be_known_is_said_once(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", {"instruction": 8}, trained=False)
+    said = "Whether the model has seen these tasks is unknown: it carries no stamp."
+    assert page_of(folder).text.count(said) == 1
+    run = make_run(tmp_path / "other", {"untuned_instruction": 3, "tuned": 9})
+    assert page_of(run).text.count(said.replace("the model", "the untuned model")) == 1
+    results = read_json(folder / "results.json")
+    write_json(folder / "results.json", results | {"stamped": {"instruction": True}})
+    assert "unknown" not in page_of(folder).text
+
+
+def test_best_templates_on_dev_are_told_with_their_interval(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", {"untuned_instruction": 3, "untuned_baseline": 4, "tuned": 9})
+    results = read_json(folder / "results.json")
+    best = {
+        "template": 4,
+        "metric": "accuracy",
+        "dev_score": 0.4321,
+        "dev_rows": 150,
+        "score": 0.3456,
+        "interval": [0.1111, 0.6666],
+    }
+    results["tasks"]["product_reviews"]["best_dev_template"] = {"untuned_instruction": best, "tuned": best}
+    results["tasks"]["visitor_comments"]["best_dev_template"] = None
+    write_json(folder / "results.json", results)
+    page = page_of(folder)
+    assert "The template that is best on dev" in page.headings
+    assert {0.4321, 0.3456, 0.1111, 0.6666} <= set(page.values)
+    assert "template 4, 43.2 on 150 dev rows" in page.text
+    assert "no dev split" in page.text
+    assert "one prompt" in page.text
 
 
 def test_generation_tasks_are_told_by_their_main_metric(tmp_path: Path) -> None:

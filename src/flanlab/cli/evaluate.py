@@ -28,6 +28,10 @@ def evaluate(
         list[int] | None,
         typer.Option(min=0, max=16, help="Exemplars from the train split before each question. Repeatable: 0, 4 and 16, say."),
     ] = None,
+    choose_template: Annotated[
+        bool,
+        typer.Option("--choose-template", help="Also score the template that is best on at most 200 dev rows of each task."),
+    ] = False,
     allow_seen: Annotated[
         bool, typer.Option("--allow-seen", help="Score tasks the model was trained on; they are marked as seen.")
     ] = False,
@@ -70,7 +74,7 @@ def evaluate(
     results = evaluate_model(
         model,
         chosen,
-        EvaluationSettings(rows=rows),
+        EvaluationSettings(rows=rows, choose_template=choose_template),
         out,
         styles=styles,
         shots=sorted(set(shots or [0])),

@@ -1,24 +1,59 @@
-"""`flan report`: the page of a run, made again from its files."""
+"""`flan report`: the page of a run, made again from its files, and of two compared."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from flanlab.cli.options import AsJson
+
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    runs: Annotated[list[str], typer.Argument(help="Run folders; with --compare two, each of `flan run` or `flan eval`.")],
     examples: Annotated[
         bool, typer.Option(help="Show example predictions; leave them out where the data may not be passed on.")
     ] = True,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Compare two folders on the questions both were asked; FOLDER:VARIANT picks a variant."),
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="With --compare: write the comparison as an HTML page.")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Write report.html into each run folder, from its results files alone.
+    """Write report.html into each run folder, from its results files alone; or compare two.
 
     Example: flan report runs/quickstart
+
+    Example: flan report --compare runs/first runs/second:untuned_instruction --out comparison.html
     """
+    if compare:
+        if len(runs) != 2:
+            raise typer.BadParameter("takes two folders.", param_hint="--compare")
+        _compare(runs[0], runs[1], out, as_json)
+        return
+    if out is not None or as_json:
+        raise typer.BadParameter("is needed beside --out and --json.", param_hint="--compare")
+
     from flanlab.report.html import write_report
 
     for folder in runs:
-        typer.echo(str(write_report(folder, examples=examples)))
+        typer.echo(str(write_report(Path(folder), examples=examples)))
+
+
+def _compare(first: str, second: str, out: Path | None, as_json: bool) -> None:
+    from flanlab.cli.tables import print_comparison
+    from flanlab.report.comparison import compare_sides, open_side
+    from flanlab.report.comparison_page import write_comparison
+
+    found = compare_sides(open_side(first), open_side(second))
+    if out is not None:
+        write_comparison(found, out)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    print_comparison(found)
+    if out is not None:
+        typer.echo(f"Page: {out}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,10 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from flanlab.report.wording import probability, unknown_models
+
+_OVER_CLUSTERS = "mean over clusters"
 
 
 def present_results(results: Mapping[str, Any], folder: Path, as_json: bool) -> None:
@@ -31,7 +35,7 @@ def compact_table(title: str) -> Table:
 
 
 def print_results(results: Mapping[str, Any]) -> None:
-    """Each task and the average, metric by metric: every variant, and the difference with its interval."""
+    """Tasks and averages, metric by metric: every variant, and the difference with its interval."""
     compared = "comparison" in results["average"]
     table = compact_table(f"{results['name']}: {_spaced(results['hold_out'])}")
     table.add_column("", no_wrap=True)
@@ -40,19 +44,100 @@ def print_results(results: Mapping[str, Any]) -> None:
     if compared:
         table.add_column("difference\n[95 % interval]", justify="right", no_wrap=True)
     titles: dict[str, str] = {}
-    for name, entry in [*results["tasks"].items(), ("average", results["average"])]:
-        titles |= entry.get("metrics", {})
+    for name, entry in results["tasks"].items():
+        titles |= entry["metrics"]
         table.add_row(f"[bold]{name}[/bold]" + ("  (seen)" if "seen" in entry else ""))
-        for metric, scores in entry["scores"].items():
-            cells = [f"{scores[variant]['mean']:.3f}" if variant in scores else "" for variant in results["variants"]]
-            if compared:
-                cells.append(_difference(entry["comparison"][metric]))
-            table.add_row(f"  {titles[metric]}", *cells)
+        _add_metrics(table, entry, titles, results["variants"], compared)
+        if "best_dev_template" in entry:
+            for cells in _best_templates(entry, results["variants"]):
+                table.add_row(*cells)
         table.add_section()
+    if results["average"]["scores"]:
+        some_seen = "  (with seen tasks)" if any("seen" in entry for entry in results["tasks"].values()) else ""
+        table.add_row(f"[bold]average[/bold]{some_seen}")
+        _add_metrics(table, results["average"], titles, results["variants"], compared)
+    if sum(part["tasks"] for part in results["clusters"].values()) > 1:
+        table.add_section()
+        table.add_row("[bold]main metric, by cluster[/bold]")
+        for name, part in _cluster_parts(results):
+            main = {"scores": {name: part["scores"]["main_metric"]}}
+            if compared:
+                main["comparison"] = {name: part["comparison"]["main_metric"]}
+            seen = any("seen" in entry for entry in results["tasks"].values() if name in (entry["clusters"][0], _OVER_CLUSTERS))
+            _add_metrics(table, main, {name: _spaced([name]) + (" (seen)" if seen else "")}, results["variants"], compared)
     console = Console()
     console.print(table)
     if compared:
         console.print("  * the interval excludes zero. The difference is to the better of the untuned model's prompts.")
+    if any(entry.get("best_dev_template") for entry in results["tasks"].values()):
+        console.print("  Best on dev: the template with the best main metric on dev rows, and its score on the test rows.")
+    if unknown := unknown_models(results["stamped"]):
+        console.print(f"  {unknown}")
+
+
+def print_comparison(comparison: Mapping[str, Any]) -> None:
+    """Two sides task by task: scores, the difference with its interval, and p-values; then what they come to."""
+    from flanlab.report.comparison import seen_by, verdict
+
+    console = Console()
+    for side in ("a", "b"):
+        facts = comparison[side]
+        console.print(f"{side.upper()}: {facts['folder']} ({facts['title']}), {facts['model']}", markup=False, soft_wrap=True)
+    table = compact_table("B minus A")
+    table.add_column("", no_wrap=True)
+    for title in ("A", "B", "difference\n[95 % interval]", "p", "p by\nHolm"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, entry in comparison["tasks"].items():
+        seen = " and ".join(side.upper() for side in ("a", "b") if entry["seen"][side])
+        table.add_row(f"[bold]{name}[/bold]" + (f"  (seen by {seen})" if seen else ""))
+        for metric, scores in entry["scores"].items():
+            _add_pair(table, entry["metrics"][metric], scores, entry["comparison"][metric])
+        table.add_section()
+    table.add_row("[bold]main metric, by cluster[/bold]")
+    for name, part in _cluster_parts(comparison):
+        seen = seen_by(comparison, None if name == _OVER_CLUSTERS else name)
+        title = _spaced([name]) + (f" (seen by {seen})" if seen else "")
+        _add_pair(table, title, part["scores"]["main_metric"], part["comparison"]["main_metric"])
+    console.print(table)
+    family = len(comparison["family"])
+    console.print(f"  * the interval excludes zero. Holm's correction is over {family} tests: the main metric of each task.")
+    for name in ("a", "b"):
+        if comparison["only"][name]:
+            console.print(f"  Only {name.upper()} has: {', '.join(comparison['only'][name])}.", markup=False)
+    for sentence in verdict(comparison):
+        console.print(sentence, markup=False)
+
+
+def _add_pair(table: Table, title: str, scores: Mapping[str, Any], compared: Mapping[str, Any]) -> None:
+    means = [f"{scores[side]['mean']:.3f}" for side in ("a", "b")]
+    corrected = probability(compared["p_holm"]) if "p_holm" in compared else ""
+    table.add_row(f"  {title}", *means, _difference(compared), probability(compared["p_value"]), corrected)
+
+
+def _add_metrics(
+    table: Table, part: Mapping[str, Any], titles: Mapping[str, str], variants: Iterable[str], compared: bool
+) -> None:
+    for metric, scores in part["scores"].items():
+        cells = [f"{scores[variant]['mean']:.3f}" if variant in scores else "" for variant in variants]
+        if compared:
+            cells.append(_difference(part["comparison"][metric]))
+        table.add_row(f"  {titles[metric]}", *cells)
+
+
+def _best_templates(entry: Mapping[str, Any], variants: Iterable[str]) -> Iterable[list[str]]:
+    best = entry["best_dev_template"]
+    if best is None:
+        yield ["  best on dev", "no dev split"]
+        return
+    chosen = [best.get(variant) for variant in variants]
+    yield ["  best on dev (template)", *(f"{one['score']:.3f} ({one['template']})" if one else "" for one in chosen)]
+    yield ["  [95 % interval]", *("[{:.3f}, {:.3f}]".format(*one["interval"]) if one else "" for one in chosen)]
+
+
+def _cluster_parts(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Each cluster's averages, and those over clusters where there are several."""
+    parts = list(results["clusters"].items())
+    return [*parts, (_OVER_CLUSTERS, results["cluster_average"])] if len(parts) > 1 else parts
 
 
 def _difference(comparison: Mapping[str, Any]) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flanlab.data.choices import permutation
 from flanlab.data.encoding import PromptStyle
@@ -43,6 +44,15 @@ class EvaluationSettings(BaseModel):
         " again as that.",
     )
     token_budget: int = Field(4096, gt=0, description="Tokens computed at once; bounds memory, changes no result.")
+    choose_template: bool = Field(
+        False, description="Also tell the score of the template that is best on the dev split (at most 200 rows of it)."
+    )
+
+    @model_validator(mode="after")
+    def _chosen_elsewhere(self) -> Self:
+        if self.choose_template and self.split == "dev":
+            raise ValueError("`choose_template` chooses on the dev split, so another split must be evaluated")
+        return self
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,14 @@ from flanlab.evaluation.metrics.declared import metrics_for, signatures
 from flanlab.evaluation.metrics.metric import Floats
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.predict import read_predictions
-from flanlab.evaluation.statistics import ScoreGrid, interval, make_draws, score_grid
+from flanlab.evaluation.statistics import ScoreGrid, interval, make_draws, score_grid, two_sided_p
 from flanlab.tasks.schema import Task
+
+MAIN_METRIC = "main_metric"
+"""Stands in averages for the main metric of each task, whichever that is."""
+
+Resampled = Mapping[str, Mapping[str, Floats]]
+"""Metric to variant to its resampled scores, [draws]."""
 
 
 def task_results(
@@ -52,6 +58,7 @@ def task_results(
         "templates": list(some.templates),
         "shortened": sum(prediction["shortened"] for prediction in first),
         "main_metric": metrics[0].name,
+        "declared_metrics": list(task.metrics),
         "metrics": {metric.name: metric.title for metric in metrics},
         "definitions": {metric.name: metric.definition for metric in metrics},
         "signatures": signatures(task.metrics, first),
@@ -59,40 +66,73 @@ def task_results(
         "chance": blindly["chance"] if task.is_classification else None,
         "majority": blindly["majority"] if task.is_classification else None,
         "scores": {
-            metric: {name: _summary(grid, resampled[metric][name]) for name, grid in by_variant.items()}
+            metric: {name: summarize(grid, resampled[metric][name]) for name, grid in by_variant.items()}
             for metric, by_variant in grids.items()
         },
     }
     return entry, resampled
 
 
-def average_results(
-    entries: Mapping[str, Mapping[str, Any]], resampled: Mapping[str, Mapping[str, Mapping[str, Floats]]]
-) -> tuple[dict[str, Any], dict[str, dict[str, Floats]]]:
-    """The mean over tasks of every metric that all of them have; tasks count alike, their draws are independent.
+def averages(
+    entries: Mapping[str, Mapping[str, Any]],
+    resampled: Mapping[str, Resampled],
+    before: Sequence[str] = (),
+    after: str = "",
+) -> dict[str, Any]:
+    """The means over tasks, for results.json, with `after` compared with the better of `before` where any are given.
 
-    The parts of a task, named `task.part`, count as one task together: their mean.
+    Every mean is of the metrics that all its members have. The parts of a task, named `task.part`, count as one task
+    together: their mean. Tasks count alike, and so do clusters; a task counts in its home cluster, the first one it names.
+
+    Returns:
+        `average`: over all tasks; `clusters`: over the tasks of each cluster; `cluster_average`: over those. The last two
+        have the metric MAIN_METRIC too, whatever each task's main metric is, as the paper's averages do (section 3).
     """
-    shared = [
-        metric
-        for metric in next(iter(entries.values()))["scores"]
-        if all(metric in entry["scores"] for entry in entries.values())
-    ]
-    parts = Counter(name.partition(".")[0] for name in entries)
-    weights = np.array([1 / (len(parts) * parts[name.partition(".")[0]]) for name in entries])
-    scores: dict[str, Any] = {}
+    scores = {name: entry["scores"] for name, entry in entries.items()}
+    average, draws = _mean_over(scores, resampled)
+    found: dict[str, Any] = {"average": average, "clusters": {}}
+    all_draws = [(average, draws)]
+    main = {name: entry["main_metric"] for name, entry in entries.items()}
+    home = {name: entry["clusters"][0] for name, entry in entries.items()}
+    cluster_draws: dict[str, dict[str, dict[str, Floats]]] = {}
+    for cluster in sorted(set(home.values())):
+        members = [name for name in entries if home[name] == cluster]
+        found["clusters"][cluster], cluster_draws[cluster] = _mean_over(
+            {name: scores[name] | {MAIN_METRIC: scores[name][main[name]]} for name in members},
+            {name: {**resampled[name], MAIN_METRIC: resampled[name][main[name]]} for name in members},
+        )
+        all_draws.append((found["clusters"][cluster], cluster_draws[cluster]))
+    over, draws = _mean_over({name: part["scores"] for name, part in found["clusters"].items()}, cluster_draws)
+    found["cluster_average"] = {"clusters": over["tasks"], "scores": over["scores"]}
+    all_draws.append((found["cluster_average"], draws))
+    if before:
+        for part, draws in all_draws:
+            part["comparison"] = compare(part["scores"], draws, before, after)
+    return found
+
+
+def _mean_over(
+    scores: Mapping[str, Mapping[str, Mapping[str, Any]]], resampled: Mapping[str, Resampled]
+) -> tuple[dict[str, Any], dict[str, dict[str, Floats]]]:
+    """The mean of every metric that all of `scores` have, and its resampled values; their draws are independent."""
+    first = next(iter(scores.values()))
+    shared = [metric for metric in first if all(metric in each for each in scores.values())]
+    parts = Counter(name.partition(".")[0] for name in scores)
+    weights = np.array([1 / (len(parts) * parts[name.partition(".")[0]]) for name in scores])
+    means: dict[str, Any] = {}
     draws: dict[str, dict[str, Floats]] = {}
     for metric in shared:
-        variants = next(iter(entries.values()))["scores"][metric]
-        draws[metric] = {name: weights @ np.array([resampled[task][metric][name] for task in entries]) for name in variants}
-        scores[metric] = {
-            name: {
-                "mean": float(weights @ np.array([entry["scores"][metric][name]["mean"] for entry in entries.values()])),
-                "interval": list(interval(draws[metric][name])),
-            }
-            for name in variants
+        draws[metric] = {
+            variant: weights @ np.array([resampled[name][metric][variant] for name in scores]) for variant in first[metric]
         }
-    return {"tasks": len(parts), "scores": scores}, draws
+        means[metric] = {
+            variant: {
+                "mean": float(weights @ np.array([each[metric][variant]["mean"] for each in scores.values()])),
+                "interval": list(interval(draws[metric][variant])),
+            }
+            for variant in first[metric]
+        }
+    return {"tasks": len(parts), "scores": means}, draws
 
 
 def compare(
@@ -109,18 +149,21 @@ def compare(
     compared = {}
     for metric, by_variant in scores.items():
         best = max(before, key=lambda name: by_variant[name]["mean"])
-        low, high = interval(resampled[metric][after] - resampled[metric][best])
+        differences = resampled[metric][after] - resampled[metric][best]
+        low, high = interval(differences)
         compared[metric] = {
             "before": best,
             "after": after,
             "difference": by_variant[after]["mean"] - by_variant[best]["mean"],
             "interval": [low, high],
             "excludes_zero": low > 0 or high < 0,
+            "p_value": two_sided_p(differences),
         }
     return compared
 
 
-def _summary(grid: ScoreGrid, resampled: Floats) -> dict[str, Any]:
+def summarize(grid: ScoreGrid, resampled: Floats) -> dict[str, Any]:
+    """One metric of one variant: mean over templates with its interval, and the spread over templates."""
     scores = grid.by_template()
     return {
         "mean": float(scores.mean()),

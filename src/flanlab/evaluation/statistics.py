@@ -8,7 +8,7 @@ the same draws, row by row and template by template. Rows that belong together (
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,3 +99,24 @@ def interval(resampled: Floats) -> tuple[float, float]:
     """Percentile interval at the level LEVEL."""
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def two_sided_p(resampled: Floats) -> float:
+    """Bootstrap p-value of no difference: twice the share of resampled differences on the far side of zero.
+
+    One more draw is counted there than was seen (Davison and Hinkley 1997, section 4.2.3), so that it is never 0.
+    """
+    beyond = min(int((resampled <= 0).sum()), int((resampled >= 0).sum()))
+    return min(1.0, 2 * (beyond + 1) / (len(resampled) + 1))
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """p-values of a family of tests, corrected by Holm (1979): rejecting those below a level keeps the chance of any false
+    rejection below it, however the tests depend on each other.
+    """
+    corrected: dict[str, float] = {}
+    highest = 0.0
+    for rank, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[name]))
+        corrected[name] = highest
+    return {name: corrected[name] for name in p_values}

@@ -12,7 +12,7 @@ from flanlab.data.sources import load_rows
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings, plan_task
 from flanlab.evaluation.predict import refuse_seen
-from flanlab.experiments.run import RESULTS_FILE, evaluate, score_units
+from flanlab.experiments.run import RESULTS_FILE, evaluate, plan_dev_units, score_units
 from flanlab.files import write_json
 from flanlab.models.completions import Endpoint
 from flanlab.models.gguf import is_gguf
@@ -62,6 +62,7 @@ def evaluate_model(
         )
         for task in tasks
     ]
+    dev_units = plan_dev_units(units, settings, seed, mirror)
     loaded: LoadedModel | RemoteModel
     if endpoint is None:
         loaded = load_model(model, say=say)
@@ -76,10 +77,10 @@ def evaluate_model(
         name, title = _variant(style, count)
         variants[name] = title
         with_shots = settings.model_copy(update={"shots": count})
-        evaluate(loaded, units, with_shots, seed, style, folder / "predictions" / name, f"{loaded.name}, {title}")
+        evaluate(loaded, units, dev_units, with_shots, seed, style, folder, name, f"{loaded.name}, {title}")
     if isinstance(loaded, RemoteModel):
         loaded.completions.close()
-    scored = score_units(units, variants, folder, settings)
+    scored = score_units(units, variants, folder, settings, seed)
     for name, reason in seen.items():
         scored["tasks"][name]["seen"] = reason
     clusters = sorted({cluster.value for task in tasks for cluster in task.clusters})
@@ -95,6 +96,7 @@ def evaluate_model(
         "parameters": loaded.parameters if isinstance(loaded, LoadedModel) else None,
         "scoring": loaded.scoring if isinstance(loaded, RemoteModel) else "log-probabilities",
         "variants": variants,
+        "stamped": dict.fromkeys(variants, loaded.stamp is not None),
         **scored,
         "notes": [*_notes(loaded), *(f"Seen: {name}, since {reason}." for name, reason in seen.items())],
     }
@@ -128,10 +130,7 @@ def _notes(model: LoadedModel | RemoteModel) -> list[str]:
     """What a reader must know to judge the numbers."""
     notes = []
     if isinstance(model, RemoteModel):
-        notes.append(
-            f"The model was asked over {model.endpoint.url}. It carries no stamp: whether it has seen these tasks is unknown,"
-            " and what stands behind its name may change."
-        )
+        notes.append(f"The model was asked over {model.endpoint.url}; what stands behind its name may change.")
         if model.scoring == "generation":
             notes.append(
                 "Scoring: generation. Answers were generated and compared with the options, not ranked, since"
@@ -147,9 +146,6 @@ def _notes(model: LoadedModel | RemoteModel) -> list[str]:
         return notes
     if is_gguf(model.name):
         notes.append("The weights are those of a GGUF file, turned back into float32; a quantized file holds rounded weights.")
-    notes.append(
-        "The model carries a stamp: what it was trained on is known."
-        if model.stamp
-        else "The model carries no stamp: whether it has seen these tasks is unknown."
-    )
+    if model.stamp:
+        notes.append("The model carries a stamp: what it was trained on is known.")
     return notes

@@ -17,11 +17,13 @@ from flanlab import __version__
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.mixture import Mixture
 from flanlab.data.mixture_card import describe_mixture
+from flanlab.data.sources import load_rows
 from flanlab.errors import FlanlabError
+from flanlab.evaluation.best_template import DEV_FOLDER, best_dev_template, dev_settings, plan_dev
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
 from flanlab.evaluation.predict import predict, refuse_seen
 from flanlab.evaluation.questions import question_length
-from flanlab.evaluation.results import average_results, compare, task_results
+from flanlab.evaluation.results import averages, compare, task_results
 from flanlab.experiments.recipe import Plan, Recipe, make_plan
 from flanlab.experiments.stamp import make_stamp, training_key
 from flanlab.files import new_folder, read_json, write_json, write_text
@@ -30,7 +32,7 @@ from flanlab.models.embedded import EMBEDDED_MODEL
 from flanlab.models.loading import STAMP_FILE, LoadedModel, is_encoder_decoder, load_model
 from flanlab.models.packed_attention import pack_segments, packed_logits
 from flanlab.progress import clock, meter, say
-from flanlab.tasks.schema import Task
+from flanlab.tasks.schema import Split, Task
 from flanlab.training.trainer import examples_per_step, train
 
 RECIPE_FILE = "recipe.yaml"
@@ -60,22 +62,24 @@ def run_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> dict
     allow_seen = recipe.hold_out.overlap == "allow"
     refuse_seen(plan.split.test, loaded, allow_seen)
     units = plan_units(plan)
+    dev_units = plan_dev_units(units, recipe.evaluation, recipe.seed, mirror)
     mixture = make_mixture(plan)
     per_step = examples_per_step(mixture, loaded.encoder, recipe.training)
     styles = prompt_styles(loaded, plan.split.test)
-    _announce(plan, loaded, units, mixture, per_step, styles)
+    _announce(plan, loaded, units, dev_units, mixture, per_step, styles)
     _claim(folder, recipe)
     write_json(folder / "run.json", _facts(plan, loaded))
     planned = per_step * recipe.training.steps
     write_json(folder / "mixture.json", describe_mixture(mixture, loaded.encoder, planned, most=_DESCRIBED_EXAMPLES))
     stamp = make_stamp(plan, loaded)
 
+    settings, seed = recipe.evaluation, recipe.seed
     for style in styles:
-        where = folder / "predictions" / _untuned(style)
-        evaluate(loaded, units, recipe.evaluation, recipe.seed, style, where, f"Untuned, {style} prompt")
+        title = f"Untuned, {style} prompt"
+        evaluate(loaded, units, dev_units, settings, seed, style, folder, _untuned(style), title)
     tuned = _tune(loaded, mixture, plan, stamp, folder)
     seen = refuse_seen(plan.split.test, tuned, allow_seen)
-    evaluate(tuned, units, recipe.evaluation, recipe.seed, "instruction", folder / "predictions" / TUNED, "Tuned")
+    evaluate(tuned, units, dev_units, settings, seed, "instruction", folder, TUNED, "Tuned")
 
     results = make_results(plan, units, styles, folder, loaded)
     for name, reason in seen.items():
@@ -109,6 +113,21 @@ def plan_units(plan: Plan) -> list[EvaluationUnit]:
     ]
 
 
+def plan_dev_units(
+    units: Sequence[EvaluationUnit], settings: EvaluationSettings, seed: int, mirror: Path | None
+) -> list[EvaluationUnit]:
+    """The dev rows that templates are chosen by, where the settings ask for that; of tasks that have a dev split.
+
+    Raises:
+        MissingDataError: rows cannot be reached.
+    """
+    if not settings.choose_template:
+        return []
+    return [
+        plan_dev(unit, load_rows(unit.task, "dev", mirror), settings, seed) for unit in units if unit.task.has_split("dev")
+    ]
+
+
 def make_mixture(plan: Plan) -> Mixture:
     """The training stream of a plan."""
     return Mixture(plan.split.train, plan.train_rows, plan.recipe.mixture, plan.recipe.seed)
@@ -129,17 +148,24 @@ def prompt_styles(loaded: LoadedModel, tasks: Sequence[Task]) -> list[PromptStyl
 def evaluate(
     loaded: Model,
     units: Sequence[EvaluationUnit],
+    dev_units: Sequence[EvaluationUnit],
     settings: EvaluationSettings,
     seed: int,
     style: PromptStyle,
     folder: Path,
+    variant: str,
     title: str,
 ) -> None:
-    """Predict every unit into `folder/<task>`; what is there already is kept."""
-    total = sum(len(unit.asked(style)) for unit in units)
-    with meter(title, total) as bar:
-        for unit in units:
-            predict(loaded, unit, settings, seed, style, folder / unit.task.name, bar)
+    """Predict every unit into `folder/predictions/<variant>/<task>`, dev rows first; what is there already is kept."""
+    stages = [("predictions", units, settings, title)]
+    # The baseline is one prompt: there is nothing to choose.
+    if dev_units and style != "baseline":
+        stages.insert(0, (DEV_FOLDER, dev_units, dev_settings(settings), f"{title}, dev"))
+    for where, stage_units, stage_settings, stage_title in stages:
+        total = sum(len(unit.asked(style)) for unit in stage_units)
+        with meter(stage_title, total) as bar:
+            for unit in stage_units:
+                predict(loaded, unit, stage_settings, seed, style, folder / where / variant / unit.task.name, bar)
 
 
 def make_results(
@@ -147,7 +173,8 @@ def make_results(
 ) -> dict[str, Any]:
     """Results of a run, from the predictions in its folder."""
     variants = {_untuned(style): f"untuned, {style} prompt" for style in styles} | {TUNED: "tuned"}
-    scored = score_units(units, variants, folder, plan.recipe.evaluation, before=[_untuned(style) for style in styles])
+    before = [_untuned(style) for style in styles]
+    scored = score_units(units, variants, folder, plan.recipe.evaluation, plan.recipe.seed, before)
     return {
         "format": 1,
         "name": plan.recipe.name,
@@ -159,6 +186,7 @@ def make_results(
         "model": loaded.name,
         "parameters": loaded.parameters,
         "variants": variants,
+        "stamped": dict.fromkeys(before, loaded.stamp is not None) | {TUNED: True},
         **scored,
         "notes": _notes(plan, loaded, units),
     }
@@ -169,9 +197,10 @@ def score_units(
     variants: Mapping[str, str],
     folder: Path,
     settings: EvaluationSettings,
+    seed: int,
     before: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The `tasks` and `average` of results.json, from `folder/predictions/<variant>/<task>`.
+    """How was evaluated, the tasks and their averages for results.json, from `folder/predictions/<variant>/<task>`.
 
     With `before`, the tuned variant is compared with the better of those.
     """
@@ -181,12 +210,32 @@ def score_units(
         name = unit.task.name
         folders = {variant: folder / "predictions" / variant / name for variant in variants}
         entries[name], resampled[name] = task_results(unit.task, folders, settings)
+        entries[name]["source"] = _source(unit.task, settings.split)
+        entries[name]["hashes"] = {"task": unit.task.hash, "rows": unit.rows.source_hash}
+        if settings.choose_template:
+            entries[name]["best_dev_template"] = _best_dev_templates(unit.task, folders, folder / DEV_FOLDER, settings)
         if before:
             entries[name]["comparison"] = compare(entries[name]["scores"], resampled[name], before, TUNED)
-    average, average_draws = average_results(entries, resampled)
-    if before:
-        average["comparison"] = compare(average["scores"], average_draws, before, TUNED)
-    return {"tasks": entries, "average": average}
+    evaluation = {"seed": seed, "settings": settings.model_dump(mode="json")}
+    return {"evaluation": evaluation, "tasks": entries, **averages(entries, resampled, before, TUNED)}
+
+
+def _best_dev_templates(
+    task: Task, folders: Mapping[str, Path], dev: Path, settings: EvaluationSettings
+) -> dict[str, Any] | None:
+    """Each variant's best template on dev; None where the task has no dev split."""
+    if not task.has_split("dev"):
+        return None
+    best = {variant: best_dev_template(task, dev / variant / task.name, test, settings) for variant, test in folders.items()}
+    return {variant: found for variant, found in best.items() if found is not None}
+
+
+def _source(task: Task, split: Split) -> dict[str, Any] | None:
+    """Where on the Hub the rows come from, so that published figures for just these can be put beside ours."""
+    sources = list(task.sources.values())
+    if len(sources) != 1 or sources[0].hub is None:
+        return None
+    return {"hub": sources[0].hub, "config": sources[0].config, "split": sources[0].split_spec(split)}
 
 
 def save_tuned(model: torch.nn.Module, loaded: LoadedModel, stamp: Mapping[str, Any], folder: Path) -> None:
@@ -271,14 +320,17 @@ def _announce(
     plan: Plan,
     loaded: LoadedModel,
     units: Sequence[EvaluationUnit],
+    dev_units: Sequence[EvaluationUnit],
     mixture: Mixture,
     per_step: int,
     styles: Sequence[PromptStyle],
 ) -> None:
     """Say what will be done and about how long it takes on this machine."""
     training = plan.recipe.training
-    questions = sum(len(unit.pairs) for unit in units)
+    dev = sum(len(unit.pairs) for unit in dev_units)
+    questions = sum(len(unit.pairs) for unit in units) + dev
     before = sum(len(unit.asked(style)) for unit in units for style in styles)
+    before += dev * sum(style != "baseline" for style in styles)
     held_out = ", ".join(cluster.label for cluster in plan.split.hold_out.clusters)
     examples = per_step * training.steps
     speed = _scoring_speed(loaded)

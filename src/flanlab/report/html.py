@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from flanlab.files import write_text
 from flanlab.report import wording
 from flanlab.report.examples import TaskExamples, task_examples
-from flanlab.report.plots import MARKERS, PanelRow, learning_curve, running_mean, score_panel, window
-from flanlab.report.reading import TUNED, Difference, MixtureCard, MixtureTask, Results, RunFiles, Score, read_run
+from flanlab.report.page import page_environment
+from flanlab.report.plots import PanelRow, learning_curve, running_mean, score_panel, window
+from flanlab.report.published import PublishedModel, figures, published, shown_models
+from flanlab.report.reading import (
+    MAIN_METRIC,
+    TUNED,
+    Difference,
+    MixtureCard,
+    MixtureTask,
+    Results,
+    RunFiles,
+    Score,
+    TaskResult,
+    read_run,
+)
 from flanlab.report.summary import summary
 
 REPORT_FILE = "report.html"
@@ -30,8 +42,10 @@ class MetricRow:
     difference: Difference | None
     chance: float | None
     majority: float | None
-    seen: bool = False
+    seen: str = ""
     is_average: bool = False
+    published: Mapping[str, float] = field(default_factory=dict)
+    """Model to its score as others published it."""
 
 
 @dataclass(frozen=True)
@@ -57,44 +71,33 @@ def write_report(folder: Path, *, examples: bool = True) -> Path:
         FlanlabError: results.json is missing, or a file is damaged.
     """
     run = read_run(folder)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for filter_ in (
-        wording.number,
-        wording.signed,
-        wording.count,
-        wording.counted,
-        wording.cluster_title,
-        wording.duration,
-        wording.listed,
-        wording.breakable,
-        wording.metric_title,
-    ):
-        environment.filters[filter_.__name__] = filter_
-    page = environment.get_template("report.html.j2").render(
-        run=run,
-        results=run.results,
-        trained=TUNED in run.results.variants,
-        compared=any(task.comparison for task in run.results.tasks.values()),
-        summary=summary(run),
-        markers=MARKERS,
-        panels=_panels(run.results),
-        metric_tables=_metric_tables(run.results),
-        headlines={name: wording.task_headlines(task) for name, task in run.results.tasks.items()},
-        is_percent=wording.is_percent,
-        curve=_curve(run) if run.steps else None,
-        losses=_first_and_last(run),
-        mixture_groups=_mixture_groups(run.mixture) if run.mixture else [],
-        mixture_total=_total(run.mixture.tasks.values()) if run.mixture else {},
-        examples=_examples(run) if examples else None,
-        shown_variant=_shown_variant(run.results),
-        facts=list(_flattened({name: value for name, value in run.facts.items() if name != "tasks"})),
-        task_hashes=run.facts.get("tasks"),
+    page = (
+        page_environment()
+        .get_template("report.html.j2")
+        .render(
+            run=run,
+            results=run.results,
+            trained=TUNED in run.results.variants,
+            compared=any(task.comparison for task in run.results.tasks.values()),
+            summary=summary(run),
+            panels=_panels(run.results),
+            metric_tables=_metric_tables(run.results),
+            published=_published(run.results),
+            published_not_found=published().not_found,
+            cluster_rows=_cluster_rows(run.results),
+            with_best_templates=any(task.best_dev_template != {} for task in run.results.tasks.values()),
+            unknown=wording.unknown_models(run.results.stamped),
+            headlines={name: wording.task_headlines(task) for name, task in run.results.tasks.items()},
+            is_percent=wording.is_percent,
+            curve=_curve(run) if run.steps else None,
+            losses=_first_and_last(run),
+            mixture_groups=_mixture_groups(run.mixture) if run.mixture else [],
+            mixture_total=_total(run.mixture.tasks.values()) if run.mixture else {},
+            examples=_examples(run) if examples else None,
+            shown_variant=_shown_variant(run.results),
+            facts=list(_flattened({name: value for name, value in run.facts.items() if name != "tasks"})),
+            task_hashes=run.facts.get("tasks"),
+        )
     )
     path = folder / REPORT_FILE
     write_text(path, page)
@@ -142,6 +145,7 @@ def _metric_tables(results: Results) -> list[dict[str, Any]]:
             "title": wording.metric_title(results, metric),
             "explanation": wording.explanation(results, metric),
             "rows": _rows(results, metric),
+            "published": shown_models(results, metric),
             "with_chance": metric.startswith("accuracy") or metric == "answer_probability",
             "with_majority": metric.startswith("accuracy"),
         }
@@ -152,7 +156,16 @@ def _metric_tables(results: Results) -> list[dict[str, Any]]:
 def _rows(results: Results, metric: str) -> list[MetricRow]:
     """The tasks that have a metric, and their average where results.json has one over just these."""
     rows = [
-        MetricRow(name, task.scores[metric], task.comparison.get(metric), task.chance, task.majority, task.seen is not None)
+        MetricRow(
+            name,
+            task.scores[metric],
+            task.comparison.get(metric),
+            task.chance,
+            task.majority,
+            _seen(task),
+            False,
+            figures(task, metric),
+        )
         for name, task in results.tasks.items()
         if metric in task.scores
     ]
@@ -165,10 +178,49 @@ def _rows(results: Results, metric: str) -> list[MetricRow]:
                 average.comparison.get(metric),
                 wording.average_chance(results),
                 None,
+                _some_seen(results.tasks.values()),
                 is_average=True,
             )
         )
     return rows
+
+
+def _seen(task: TaskResult) -> str:
+    return "seen in training" if task.seen is not None else ""
+
+
+def _some_seen(tasks: Iterable[TaskResult]) -> str:
+    return "with tasks seen in training" if any(task.seen is not None for task in tasks) else ""
+
+
+def _cluster_rows(results: Results) -> list[MetricRow]:
+    """The main metric over each cluster's tasks and over the clusters; empty where that would repeat the one task there is."""
+    over = results.cluster_average
+    if over is None or MAIN_METRIC not in over.scores or sum(part.tasks for part in results.clusters.values()) < 2:
+        return []
+    rows = [
+        MetricRow(
+            f"{wording.cluster_title(cluster)}, {wording.counted(part.tasks, 'task')}",
+            part.scores[MAIN_METRIC],
+            part.comparison.get(MAIN_METRIC),
+            None,
+            None,
+            _some_seen(task for task in results.tasks.values() if task.clusters[:1] == [cluster]),
+        )
+        for cluster, part in results.clusters.items()
+    ]
+    if over.clusters > 1:
+        compared = over.comparison.get(MAIN_METRIC)
+        seen = _some_seen(results.tasks.values())
+        rows.append(MetricRow("mean over clusters", over.scores[MAIN_METRIC], compared, None, None, seen, is_average=True))
+    return rows
+
+
+def _published(results: Results) -> list[PublishedModel]:
+    """The models that some table shows published figures of."""
+    metrics = {metric for task in results.tasks.values() for metric in task.scores}
+    shown = {model: facts for metric in sorted(metrics) for model, facts in shown_models(results, metric).items()}
+    return [shown[model] for model in sorted(shown)]
 
 
 def _curve(run: RunFiles) -> Markup:

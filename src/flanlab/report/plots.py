@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from markupsafe import Markup, escape
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from flanlab.report.reading import Score, TrainingStep
-from flanlab.report.wording import count, number
+from flanlab.report.wording import count, number, signed
 
 # matplotlib knows no CSS: it draws in these colours, which stand for a variable each.
 _INK, _SOFT, _RULE, _PAPER = "#010001", "#010002", "#010003", "#010004"
@@ -39,6 +40,16 @@ class PanelRow:
     scores: Mapping[str, Score]
     hollow: frozenset[str]
     chance: float | None = None
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class DifferenceRow:
+    """A task, or an average, with a difference and its interval."""
+
+    name: str
+    difference: float
+    interval: tuple[float, float]
     strong: bool = False
 
 
@@ -89,6 +100,53 @@ def score_panel(title: str, rows: Sequence[PanelRow], variants: Sequence[str], p
                 clip_on=False,
             )
             axes.text(1.04 * limit, middle, number(score.mean), va="center_baseline", fontsize=11, color=_SOFT)
+    return _svg(figure, label)
+
+
+def difference_panel(title: str, rows: Sequence[DifferenceRow], label: str) -> Markup:
+    """Dots with 95 % intervals about zero, filled where the interval excludes it, rows from top to bottom.
+
+    Args:
+        title: what the axis shows.
+        rows: tasks and averages; differences are -1 to 1 and drawn times 100.
+        label: what a screen reader says.
+    """
+    row_height = _LABEL + _LINE + _GAP
+    figure = Figure(figsize=(_PANEL_WIDTH / _PIXELS, (_TOP + row_height * len(rows) + _BOTTOM) / _PIXELS))
+    axes = _axes(figure, _LEFT, _RIGHT, _TOP, _BOTTOM)
+    limit = 100 * max((abs(end) for row in rows for end in (row.difference, *row.interval)), default=0.0)
+    limit = next((bound for bound in (2.0, 5.0, 10.0, 20.0, 50.0) if limit <= bound), 100.0)
+    axes.set_xlim(-1.04 * limit, 1.04 * limit)
+    axes.set_ylim(row_height * len(rows), 0)
+    axes.set_yticks([])
+    ticks = [limit * half / 2 for half in range(-2, 3)]
+    axes.set_xticks(ticks, [signed(tick / 100).removesuffix(".0") for tick in ticks])
+    axes.grid(axis="x", color=_RULE, linewidth=1)
+    axes.axvline(0, color=_SOFT, linewidth=1.2)
+    axes.set_axisbelow(True)
+    axes.set_title(title, loc="left", fontweight="bold", fontsize=14, color=_INK, pad=9, parse_math=False)
+    for place, row in enumerate(rows):
+        top = place * row_height
+        middle = top + _LABEL + _LINE / 2
+        if row.strong and not rows[place - 1].strong:
+            axes.axhline(top + 1, color=_SOFT, linewidth=1)
+        weight = "bold" if row.strong else "normal"
+        # On paper of its own, since a long name crosses the line of zero.
+        paper = {"facecolor": _PAPER, "edgecolor": "none", "pad": 1.0}
+        style: dict[str, Any] = {"color": _INK, "fontsize": 12, "fontweight": weight, "parse_math": False, "bbox": paper}
+        axes.text(-limit, top + _LABEL - 6, row.name, **style)
+        axes.plot([end * 100 for end in row.interval], [middle] * 2, color=_SERIES[-1], linewidth=2)
+        clear = row.interval[0] > 0 or row.interval[1] < 0
+        axes.plot(
+            row.difference * 100,
+            middle,
+            MARKERS[0],
+            color=_SERIES[-1],
+            markersize=7,
+            markerfacecolor=_SERIES[-1] if clear else _PAPER,
+            markeredgewidth=1.6,
+        )
+        axes.text(1.08 * limit, middle, signed(row.difference), va="center_baseline", fontsize=11, color=_SOFT)
     return _svg(figure, label)
 
 

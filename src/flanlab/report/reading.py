@@ -15,6 +15,8 @@ from flanlab.errors import FlanlabError
 from flanlab.files import read_json
 
 TUNED = "tuned"
+MAIN_METRIC = "main_metric"
+"""In averages over clusters: the main metric of each task, whichever that is."""
 
 Content = TypeVar("Content")
 
@@ -54,6 +56,32 @@ Scores = dict[str, dict[str, Score]]
 """Metric to variant to score."""
 
 
+class BestTemplate(BaseModel):
+    """The template that is best on dev: by its `dev_score` of `metric`, with its score on test over rows alone."""
+
+    template: int
+    metric: str
+    dev_score: Number
+    dev_rows: int
+    score: Number
+    interval: Interval
+
+
+class RowSource(BaseModel):
+    """Where on the Hub a task's rows come from; `split` is a slicing expression."""
+
+    hub: str
+    config: str | None
+    split: str | None
+
+
+class Hashes(BaseModel):
+    """Identity of the task's file and of the rows read."""
+
+    task: str
+    rows: str
+
+
 class TaskResult(BaseModel):
     """One evaluated task."""
 
@@ -63,12 +91,18 @@ class TaskResult(BaseModel):
     templates: list[int]
     shortened: int = 0
     main_metric: str
+    declared_metrics: list[str] = []
+    source: RowSource | None = None
+    hashes: Hashes | None = None
+    """None in results of a version that could not compare runs."""
     metrics: dict[str, str]
     definitions: dict[str, str] = {}
     chance: Number | None = None
     majority: Number | None = None
     scores: Scores
     comparison: dict[str, Difference] = {}
+    best_dev_template: dict[str, BestTemplate] | None = {}
+    """By variant; empty where none was asked for, None where the task has no dev split."""
     seen: str | None = None
     """Why this is no zero-shot result, where the model was trained on the task or on what is close to it."""
 
@@ -84,6 +118,21 @@ class Average(BaseModel):
     tasks: int
     scores: Scores
     comparison: dict[str, Difference] = {}
+
+
+class ClusterAverage(BaseModel):
+    """Means over clusters, for the metrics that all clusters have."""
+
+    clusters: int
+    scores: Scores
+    comparison: dict[str, Difference] = {}
+
+
+class Evaluation(BaseModel):
+    """How was evaluated: the seed, and the settings as a recipe has them."""
+
+    seed: int
+    settings: dict[str, Any]
 
 
 class Results(BaseModel):
@@ -103,6 +152,11 @@ class Results(BaseModel):
     variants: dict[FolderName, str] = Field(min_length=1)
     tasks: dict[FolderName, TaskResult] = Field(min_length=1)
     average: Average | None = None
+    clusters: dict[str, Average] = {}
+    cluster_average: ClusterAverage | None = None
+    evaluation: Evaluation | None = None
+    stamped: dict[str, bool] = {}
+    """By variant, whether the model says what it was trained on."""
     notes: list[str] = []
     seconds: Number | None = None
 
@@ -114,12 +168,16 @@ class Results(BaseModel):
             if missing := set(task.scores) - set(task.metrics):
                 raise ValueError(f"tasks.{name}.metrics: no title for {', '.join(sorted(missing))}")
             _check_variants(f"tasks.{name}", task, self.variants)
+        for name, part in self.clusters.items():
+            _check_variants(f"clusters.{name}", part, self.variants)
         if self.average:
             _check_variants("average", self.average, self.variants)
+        if self.cluster_average:
+            _check_variants("cluster_average", self.cluster_average, self.variants)
         return self
 
 
-def _check_variants(where: str, part: TaskResult | Average, variants: Mapping[str, str]) -> None:
+def _check_variants(where: str, part: TaskResult | Average | ClusterAverage, variants: Mapping[str, str]) -> None:
     for metric, by_variant in part.scores.items():
         if set(by_variant) != set(variants):
             raise ValueError(f"{where}.scores.{metric}: expected {', '.join(variants)}, found {', '.join(by_variant)}")
@@ -175,6 +233,16 @@ class RunFiles:
     steps: list[TrainingStep]
 
 
+def read_results(folder: Path) -> Results:
+    """Read results.json alone.
+
+    Raises:
+        FlanlabError: it is missing or damaged.
+    """
+    path = folder / "results.json"
+    return _parse(TypeAdapter(Results), path, read_json(path))
+
+
 def read_run(folder: Path) -> RunFiles:
     """Read a run folder.
 
@@ -182,11 +250,10 @@ def read_run(folder: Path) -> RunFiles:
         FlanlabError: results.json is missing, or a file is damaged.
     """
     mixture, facts = folder / "mixture.json", folder / "run.json"
-    results = _parse(TypeAdapter(Results), folder / "results.json", read_json(folder / "results.json"))
     recipe, end_token = _read_recipe(folder / "recipe.yaml")
     return RunFiles(
         folder,
-        results,
+        read_results(folder),
         _parse(TypeAdapter(MixtureCard), mixture, read_json(mixture)) if mixture.exists() else None,
         _parse(TypeAdapter(dict[str, Any]), facts, read_json(facts)) if facts.exists() else {},
         recipe,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
@@ -66,7 +66,12 @@ def is_percent(metric: str) -> bool:
 def explanation(results: Results, metric: str) -> str:
     """What a metric measures, in words: ours for the common ones, else as results.json defines it."""
     defined = (task.definitions[metric] for task in results.tasks.values() if metric in task.definitions)
-    return _EXPLANATIONS.get(metric) or next(defined, "")
+    return explanation_of(metric) or next(defined, "")
+
+
+def explanation_of(metric: str) -> str:
+    """What a common metric measures, in words; empty for the others, which results define."""
+    return _EXPLANATIONS.get(metric, "")
 
 
 def counted(items: int, noun: str) -> str:
@@ -97,6 +102,23 @@ def parameters(value: float) -> str:
     if value >= 1e9:
         return f"{value / 1e9:.1f} billion"
     return f"{value / 1e6:.0f} million" if value >= 1e6 else count(value)
+
+
+def probability(value: float) -> str:
+    """A p-value as people read it."""
+    return f"{value:.3f}" if value >= 0.001 else "<0.001"
+
+
+def unknown_models(stamped: Mapping[str, bool]) -> str:
+    """Says of which models nothing tells what they have seen; empty where all carry a stamp, or results do not say.
+
+    Args:
+        stamped: by variant, as in results.json.
+    """
+    if all(stamped.values()):
+        return ""
+    which = "the untuned model" if any(stamped.values()) else "the model"
+    return f"Whether {which} has seen these tasks is unknown: it carries no stamp."
 
 
 def breakable(name: str) -> Markup:

@@ -1,0 +1,59 @@
+"""Published figures stand beside ours only where task, metric and rows are the same, and are in no average."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flanlab.evaluation.metrics.declared import metrics_for
+from flanlab.files import read_json, write_json
+from flanlab.report.html import write_report
+from flanlab.report.published import published
+from flanlab.tasks.loading import load_collections
+from tests.evaluation.test_results import free_answer, prediction
+from tests.report.synthetic import make_run
+from tests.report.test_report import Page
+
+RTE = {"hub": "aps/super_glue", "config": "rte", "split": "validation"}
+
+
+def test_every_figure_is_for_rows_and_a_metric_of_the_library() -> None:
+    evaluated = {}
+    for task in load_collections(["library"]):
+        some = prediction(0, 1, True) if task.is_classification else free_answer(0, 1, "a", "a")
+        computed = {metric.name for metric in metrics_for(task.metrics, [some], end_token=True)}
+        for source in task.sources.values():
+            evaluated[source.hub, source.config, source.split_spec("test")] = computed
+    assert len(published().figures) > 15
+    for figure in published().figures:
+        assert figure.metric in evaluated[figure.hub, figure.config, figure.split], figure
+        assert any(getattr(figure, model) is not None for model in published().models)
+
+
+def page_with(folder: Path, source: dict[str, str]) -> Page:
+    results = read_json(folder / "results.json")
+    results["tasks"]["visitor_comments"]["source"] = source
+    write_json(folder / "results.json", results)
+    return Page(write_report(folder).read_text(encoding="utf-8"))
+
+
+def test_figures_stand_in_a_column_of_their_own(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", {"untuned_instruction": 3, "tuned": 9})
+    page = page_with(folder, RTE)
+    assert [value for value in page.values if value in (0.841, 0.635)] == [0.841, 0.635], "in one row of one table"
+    table = page.source[page.source.index('aria-label="Ranking accuracy, all tasks"') :]
+    table = table[: table.index("</table>")]
+    row = table[table.index("visitor_") : table.index("</tr>", table.index("visitor_"))]
+    assert row.index("0.841") > row.rindex('class="score"')
+    assert "Wei et al. 2022" in page.text
+    assert "on full test sets" in page.text
+    average = table[table.index('class="total"') :]
+    assert "0.841" not in average
+    assert '<td class="other first"></td>' in average
+
+
+def test_other_rows_have_no_figure(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", {"untuned_instruction": 3, "tuned": 9})
+    for changes in ({"split": "train"}, {"config": "cb2"}, {"hub": "my/rte"}):
+        page = page_with(folder, RTE | changes)
+        assert "other model" not in page.text
+        assert "Wei et al." not in page.text
