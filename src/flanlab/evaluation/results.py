@@ -86,7 +86,7 @@ def averages(
 
     Returns:
         `average`: over all tasks; `clusters`: over the tasks of each cluster; `cluster_average`: over those. The last two
-        have the metric MAIN_METRIC too, whatever each task's main metric is, as the paper's averages do (section 3).
+        have the metric MAIN_METRIC too, whatever each task's main metric is, as the paper's averages of clusters do.
     """
     scores = {name: entry["scores"] for name, entry in entries.items()}
     average, draws = _mean_over(scores, resampled)
