@@ -62,7 +62,7 @@ def test_what_is_not_installed_cannot_be_called() -> None:
 
 def test_a_split_that_is_not_generated(make_task: Callable[..., Task]) -> None:
     task = make_task(source={"generator": "count_up", "splits": {"train": "validation"}})
-    with pytest.raises(FlanlabError, match="'validation' cannot be read"):
+    with pytest.raises(FlanlabError, match="no rows of the split `validation`"):
         load_rows(task, "train")
 
 

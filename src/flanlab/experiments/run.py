@@ -123,9 +123,7 @@ def plan_dev_units(
     """
     if not settings.choose_template:
         return []
-    return [
-        plan_dev(unit, load_rows(unit.task, "dev", mirror), settings, seed) for unit in units if unit.task.has_split("dev")
-    ]
+    return [plan_dev(unit, load_rows(unit.task, "dev", mirror), settings, seed) for unit in units if unit.task.has_split("dev")]
 
 
 def make_mixture(plan: Plan) -> Mixture:
