@@ -53,7 +53,10 @@ _CUT_WITHIN_A_TOKEN = re.compile(r"\s|[A-Za-z][.,;:!?)\"']")
 
 def cuts_after_line_breaks(tokenizer_json: str) -> bool:
     """Whether the text above holds of a tokenizer, given as its tokenizer.json."""
-    tokenizer = json.loads(tokenizer_json)
+    return _cuts_after_line_breaks(json.loads(tokenizer_json))
+
+
+def _cuts_after_line_breaks(tokenizer: dict[str, Any]) -> bool:
     model = tokenizer["model"]
     if model.get("dropout") or not all(map(_keeps_to_itself, tokenizer["added_tokens"])):
         return False
@@ -71,7 +74,7 @@ def pieces_pattern(tokenizer_json: str) -> re.Pattern[str] | None:
     tokenizer = json.loads(tokenizer_json)
     splitters = list(_steps(tokenizer["pre_tokenizer"], "pretokenizers"))
     cut_through = any(_CUT_WITHIN_A_TOKEN.search(token["content"]) for token in tokenizer["added_tokens"])
-    if cut_through or not any(map(_splits, splitters)) or not cuts_after_line_breaks(tokenizer_json):
+    if cut_through or not any(map(_splits, splitters)) or not _cuts_after_line_breaks(tokenizer):
         return None
     patterns = {step["pattern"]["Regex"] for step in splitters if step["type"] == "Split"}
     return _PIECES if patterns <= {_GPT2} else _PIECES_WITH_LINE_BREAKS

@@ -105,11 +105,13 @@ def _after_exemplars(
     rows: list[int] = []
     encoded = alone
     for draw in range(settings.shots * _DRAWS_PER_SHOT):
-        index = choose(len(unit.exemplars), (seed, task.name, row.index, "shot", draw))
-        drawn = prepare_row(task, unit.exemplars[index], index)
         if len(rows) == settings.shots:
             break
-        if index in rows or dict(drawn.fields) == dict(row.fields):
+        index = choose(len(unit.exemplars), (seed, task.name, row.index, "shot", draw))
+        if index in rows:
+            continue
+        drawn = prepare_row(task, unit.exemplars[index], index)
+        if dict(drawn.fields) == dict(row.fields):
             continue
         exemplar = render(task, example.template, drawn, evaluation_order(task, drawn, settings, seed))
         longer = [*shown, (exemplar.prompt, exemplar.target)]

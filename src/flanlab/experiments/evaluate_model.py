@@ -52,14 +52,11 @@ def evaluate_model(
             `allow_seen`.
     """
     tasks = [part for task in tasks for part in task.evaluated_parts(settings.split)]
+    # Once for all parts of a task.
+    wholes = {task.whole.name: task.whole for task in tasks} if any(shots) else {}
+    exemplars = {name: load_rows(whole, "train", mirror) for name, whole in wholes.items()}
     units = [
-        plan_task(
-            task,
-            load_rows(task, settings.split, mirror),
-            settings,
-            seed,
-            load_rows(task.whole, "train", mirror) if any(shots) else None,
-        )
+        plan_task(task, load_rows(task, settings.split, mirror), settings, seed, exemplars.get(task.whole.name))
         for task in tasks
     ]
     dev_units = plan_dev_units(units, settings, seed, mirror)

@@ -112,12 +112,14 @@ def make_plan(recipe: Recipe, mirror: Path | None) -> Plan:
         )
     if not split.train:
         raise FlanlabError("The hold-out leaves no task to train on.", mend="Include more tasks, or hold out fewer clusters.")
+    # Once for all parts of a task.
+    wholes = {task.whole.name: task.whole for task in split.test} if recipe.evaluation.shots else {}
     return Plan(
         recipe=recipe,
         split=split,
         train_rows=_reach(split.train, "train", mirror),
         test_rows=_reach(split.test, recipe.evaluation.split, mirror),
-        exemplar_rows=_reach([task.whole for task in split.test], "train", mirror) if recipe.evaluation.shots else {},
+        exemplar_rows=_reach(list(wholes.values()), "train", mirror),
     )
 
 
