@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -91,8 +92,9 @@ def load_model(
 ) -> LoadedModel:
     """Load a language model: the embedded one, a folder (full weights or a LoRA adapter), a GGUF file, or a Hub id.
 
-    float32 on a CPU, bfloat16 on a GPU; never float16, in which T5 overflows. A causal model is checked once for leaks between
-    packed segments, an encoder-decoder model for padding that is read.
+    On a GPU where there is one, of several processes each on its own. float32 on a CPU, bfloat16 on a GPU; never float16, in
+    which T5 overflows. A causal model is checked once for leaks between packed segments, an encoder-decoder model for padding
+    that is read.
 
     Raises:
         FlanlabError: no such model, no safetensors weights, or an architecture that cannot be scored.
@@ -104,7 +106,7 @@ def load_model(
     folder = place if place.is_dir() else None
     if folder is None and (name.startswith((".", "/")) or name.count("/") > 1):
         raise FlanlabError(f"There is no model folder at {name}.", mend=f"Name a folder, a Hub id, or {EMBEDDED_MODEL}.")
-    target_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target_device = torch.device(device) if device else _own_device()
     stamp = read_stamp(folder) if folder else None
     dtype = torch.bfloat16 if target_device.type == "cuda" else torch.float32
     try:
@@ -123,6 +125,21 @@ def load_model(
         return LoadedEncoderDecoder(model, encoder, name, folder, stamp)
     check_isolation(model)
     return LoadedModel(model, encoder, name, folder, stamp)
+
+
+def _own_device() -> torch.device:
+    """The GPU of this process, where there are any: torchrun numbers a machine's processes by LOCAL_RANK."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    number = int(os.environ.get("LOCAL_RANK", 0))
+    if number >= torch.cuda.device_count():
+        raise FlanlabError(
+            f"Process {number} of this machine has no GPU of its own: there are {torch.cuda.device_count()}.",
+            mend="Start as many processes as there are GPUs (torchrun --nproc-per-node).",
+        )
+    # Kernels that are compiled on the spot run on the current device, whatever their inputs'.
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
 
 
 def load_encoder(name: str, *, say: Callable[[str], None] = lambda _: None) -> TextEncoder:
