@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -54,12 +55,10 @@ class LoadedModel:
     @cached_property
     def identity(self) -> str:
         """Hash of the weights as loaded and of the tokenizer: what predictions are keyed by."""
-        digest = hashlib.blake2b(digest_size=16)
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-        digest.update(self.encoder.hash.encode())
-        return digest.hexdigest()
+        # Side by side: hashing a large model on one core takes longer than loading it.
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            hashes = list(pool.map(_hash, sorted(self.model.state_dict().items())))
+        return hashlib.blake2b("".join([*hashes, self.encoder.hash]).encode(), digest_size=16).hexdigest()
 
     @cached_property
     def parameters(self) -> int:
@@ -125,6 +124,14 @@ def load_model(
         return LoadedEncoderDecoder(model, encoder, name, folder, stamp)
     check_isolation(model)
     return LoadedModel(model, encoder, name, folder, stamp)
+
+
+def _hash(weight: tuple[str, Any]) -> str:
+    """Hash of a tensor's name, shape, type and numbers."""
+    name, tensor = weight
+    digest = hashlib.blake2b(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode(), digest_size=16)
+    digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _own_device() -> torch.device:
