@@ -8,6 +8,7 @@ shows that it is alive by a file that it rewrites every few seconds, and notices
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import itertools
 import os
@@ -59,15 +60,25 @@ class Team:
     def show_life(self) -> None:
         """Show the others, from now on until this process ends, that it is alive."""
         path = self._folder / str(self.rank)
+        ends = threading.Event()
 
         def beat() -> None:
             for number in itertools.count():
                 write_text(path, f"{os.getpid()} {number}")
-                time.sleep(_SECONDS_BETWEEN_BEATS)
+                if ends.wait(_SECONDS_BETWEEN_BEATS):
+                    return
+
+        def leave() -> None:
+            ends.set()
+            thread.join()
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._folder.rmdir()  # by whoever leaves last
 
         # A daemon, so that it ends with the process however that ends. After a kill the file stays, and falls silent.
-        threading.Thread(target=beat, daemon=True).start()
-        atexit.register(path.unlink, missing_ok=True)
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        atexit.register(leave)
 
     def gone(self, others: Collection[int]) -> dict[int, str]:
         """Those of some processes that have ended or fallen silent, and which of the two."""
