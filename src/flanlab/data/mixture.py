@@ -92,7 +92,7 @@ class Choice:
     order: Sequence[int] | None
 
 
-_EXAMPLES_AT_ONCE = 1_000
+_EXAMPLES_AT_ONCE = 4_000
 
 
 class Mixture:
