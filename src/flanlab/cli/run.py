@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from flanlab.cli.options import AsJson, Mirror, Out, RecipeFile
-from flanlab.experiments.recipe import QUICKSTART
 
 
 def quickstart(
@@ -20,6 +19,8 @@ def quickstart(
 
     Example: flan quickstart
     """
+    from flanlab.experiments.recipe import QUICKSTART
+
     _run(Path(QUICKSTART), out or Path("runs/quickstart"), None, model, as_json)
 
 

@@ -21,9 +21,11 @@ from flanlab.data.sources import load_rows
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.best_template import DEV_FOLDER, best_dev_template, dev_settings, plan_dev
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
-from flanlab.evaluation.predict import predict, refuse_seen
+from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.questions import question_length
 from flanlab.evaluation.results import averages, compare, task_results
+from flanlab.evaluation.sharding import team_in
+from flanlab.evaluation.stage import predict_units
 from flanlab.experiments.recipe import Plan, Recipe, make_plan
 from flanlab.experiments.stamp import make_stamp, training_key
 from flanlab.files import new_folder, read_json, write_json, write_text
@@ -31,7 +33,7 @@ from flanlab.models.answering import Model
 from flanlab.models.embedded import EMBEDDED_MODEL
 from flanlab.models.loading import STAMP_FILE, LoadedModel, is_encoder_decoder, load_model
 from flanlab.models.packed_attention import pack_segments, packed_logits
-from flanlab.progress import clock, meter, say
+from flanlab.progress import clock, say
 from flanlab.tasks.schema import Split, Task
 from flanlab.training.trainer import examples_per_step, train
 
@@ -154,16 +156,16 @@ def evaluate(
     variant: str,
     title: str,
 ) -> None:
-    """Predict every unit into `folder/predictions/<variant>/<task>`, dev rows first; what is there already is kept."""
+    """Predict every unit into `folder/predictions/<variant>/<task>`, dev rows first; what is there already is kept.
+
+    Of several processes, all must call this: each does its share, and returns when everything is there.
+    """
     stages = [("predictions", units, settings, title)]
     # The baseline is one prompt: there is nothing to choose.
     if dev_units and style != "baseline":
         stages.insert(0, (DEV_FOLDER, dev_units, dev_settings(settings), f"{title}, dev"))
     for where, stage_units, stage_settings, stage_title in stages:
-        total = sum(len(unit.asked(style)) for unit in stage_units)
-        with meter(stage_title, total) as bar:
-            for unit in stage_units:
-                predict(loaded, unit, stage_settings, seed, style, folder / where / variant / unit.task.name, bar)
+        predict_units(loaded, stage_units, stage_settings, seed, style, folder / where / variant, team_in(folder), stage_title)
 
 
 def make_results(
