@@ -31,8 +31,9 @@ from flanlab.models.embedded import EMBEDDED_MODEL, embedded_model_folder
 from flanlab.models.loading import load_model
 from flanlab.progress import say
 from flanlab.tasks.loading import load_collection, select_tasks
+from flanlab.training.methods import make_optimizer, prepare_for_training
 from flanlab.training.settings import TrainingSettings
-from flanlab.training.trainer import make_optimizer, prepare_for_training, train_step
+from flanlab.training.trainer import train_step
 
 SEED = 0
 LEARNING_RATE = 1e-5

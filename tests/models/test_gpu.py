@@ -11,7 +11,9 @@ from transformers import AutoModelForCausalLM
 from flanlab.models.loading import load_model
 from flanlab.models.packed_attention import ATTENTION_NAME, check_isolation, pack_segments, packed_attention, packed_logits
 from flanlab.models.scoring import Question, answer_questions
-from flanlab.training.trainer import make_optimizer, packed_loss, prepare_for_training, train_step
+from flanlab.training.loss import packed_loss
+from flanlab.training.methods import make_optimizer, prepare_for_training
+from flanlab.training.trainer import train_step
 from tests.models.test_packed_attention import example
 from tests.training.stream import make_settings
 

@@ -20,8 +20,9 @@ from flanlab.models.packed_attention import (
     packed_attention,
     packed_logits,
 )
+from flanlab.training.loss import packed_loss
 from flanlab.training.settings import TrainingSettings
-from flanlab.training.trainer import packed_loss, train_step
+from flanlab.training.trainer import train_step
 from tests.tiny import save_tiny, stock_model
 
 KINDS = ["llama", "qwen2", "gpt_neox"]
@@ -120,7 +121,7 @@ def test_logits_at_chosen_positions_are_the_same_rows(tiny_folder: Path) -> None
 
 @pytest.mark.parametrize("method", ["adamw", "adafactor"])
 def test_update_is_the_same_whatever_the_micro_batches(method: str, tiny_folder: Path) -> None:
-    from flanlab.training.trainer import make_optimizer
+    from flanlab.training.methods import make_optimizer
 
     updated = []
     for micro_batch_tokens in (27, 30, 64, 10_000):

@@ -19,7 +19,8 @@ from flanlab.errors import FlanlabError
 from flanlab.experiments.run import save_tuned
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.training import trainer
-from flanlab.training.trainer import examples_per_step, make_optimizer, prepare_for_training
+from flanlab.training.methods import make_optimizer, prepare_for_training
+from flanlab.training.trainer import examples_per_step
 from tests.tiny import stock_model
 from tests.training.stream import (
     STAMP,

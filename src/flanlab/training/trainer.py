@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-from transformers.modeling_layers import GradientCheckpointingLayer
+from torch import nn
 
 from flanlab.data.encoding import TextEncoder
 from flanlab.data.mixture import EncodedExample, Mixture
 from flanlab.data.packing import best_fit
 from flanlab.errors import FlanlabError
 from flanlab.models.loading import LoadedModel
-from flanlab.models.packed_attention import PackedBatch, check_isolation, pack_segments, packed_logits
 from flanlab.progress import meter, say
 from flanlab.training.checkpoints import Progress, load_latest, save_checkpoint
+from flanlab.training.loss import packed_loss
+from flanlab.training.methods import make_optimizer, prepare_for_training
 from flanlab.training.settings import TrainingSettings
 from flanlab.training.stream import steps_of_examples, usual_workers
 
@@ -115,49 +114,6 @@ def train(
     return model
 
 
-def prepare_for_training(loaded: LoadedModel, settings: TrainingSettings) -> nn.Module:
-    """The model with the parameters trainable that the method trains, checked for leaks between packed examples."""
-    if settings.method == "lora":
-        from peft import LoraConfig, get_peft_model
-
-        # The seed of the adapter's first weights is fixed, so that a resumed run starts from the same ones.
-        torch.manual_seed(0)
-        adapter = LoraConfig(
-            r=settings.lora_rank, lora_alpha=2 * settings.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
-        model: nn.Module = get_peft_model(loaded.model, adapter)
-    else:
-        check_isolation(loaded.model)
-        # bfloat16 has too few digits to add small updates to; the computing is done in it nevertheless (packed_loss).
-        model = loaded.model.float().requires_grad_(True)
-    if settings.compile:
-        # Layer by layer: they are all alike, so the compiler works once.
-        for layer in model.modules():
-            if isinstance(layer, GradientCheckpointingLayer):
-                layer.compile(dynamic=True)
-    return model
-
-
-def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """AdamW, or Adafactor as the paper used it (Shazeer & Stern 2018, with an external learning rate)."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if settings.optimizer == "adamw":
-        # One pass over the memory instead of many: six times as fast on a CPU.
-        return torch.optim.AdamW(
-            parameters, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay, fused=True
-        )
-    from transformers.optimization import Adafactor
-
-    return Adafactor(
-        parameters,
-        lr=settings.learning_rate,
-        scale_parameter=False,
-        relative_step=False,
-        warmup_init=False,
-        weight_decay=settings.weight_decay,
-    )
-
-
 def train_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -188,33 +144,6 @@ def train_step(
             group["lr"] = learning_rate
         optimizer.step()
     return total, norm
-
-
-def packed_loss(model: nn.Module, examples: Sequence[EncodedExample]) -> Tensor:
-    """Sum of the cross-entropy of all target tokens (natural log), the examples packed into one row.
-
-    On a GPU weights and loss are float32, what lies between them bfloat16.
-    """
-    device = next(model.parameters()).device
-    batch = pack_segments([(example.prompt, [example.target]) for example in examples]).to(device)
-    positions, targets = _target_positions(batch, examples)
-    with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-        logits = packed_logits(model, batch, positions.to(device))
-    return functional.cross_entropy(logits.float(), targets.to(device), reduction="sum")
-
-
-def _target_positions(batch: PackedBatch, examples: Sequence[EncodedExample]) -> tuple[Tensor, Tensor]:
-    """Positions that predict a target token, and those tokens:
-
-    tokens    p p p t t | p p t
-    predicts  . . t t . | . t .
-    """
-    positions: list[int] = []
-    targets: list[int] = []
-    for (start, length, _), example in zip(batch.segments, examples, strict=True):
-        positions.extend(range(start + len(example.prompt) - 1, start + length - 1))
-        targets.extend(example.target)
-    return torch.tensor(positions), torch.tensor(targets)
 
 
 class _HeldInterrupts:
