@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +55,24 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def last_checkpoint(folder: Path) -> Path:
-    """The one checkpoint there is."""
-    (path,) = folder.glob("step-*")
-    return path
+    """The newest checkpoint there is."""
+    return max(folder.glob("step-*"))
+
+
+def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run Python text in a process of its own, which can import the tests."""
+    repository = Path(__file__).parents[2]
+    paths = [str(repository), str(repository / "src")]
+    return subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+    )
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
-    """Trained weights in the one checkpoint of a training folder."""
+    """Trained weights in the newest checkpoint of a training folder."""
     return dict(load_file(last_checkpoint(folder) / "trained.safetensors"))
 
 
