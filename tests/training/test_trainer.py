@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from tests.training.stream import (
     make_mixture,
     make_settings,
     read_log,
+    run_script,
     train_tiny,
     weights,
 )
@@ -187,16 +186,8 @@ train_tiny(load_model(sys.argv[1], device="cpu"), make_mixture(Path(sys.argv[2])
 
 def test_killed_process_goes_on_bit_for_bit(go: Any, tiny_folder: Path, tmp_path: Path) -> None:
     """A real `kill -9` in the middle of writing a checkpoint: the log is a step ahead of the last whole one."""
-    repository = Path(__file__).parents[2]
     folder = tmp_path / "killed"
-    arguments = [str(tiny_folder), str(tmp_path / "tasks"), str(folder), str(torch.get_num_threads())]
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED_SCRIPT, *arguments],
-        cwd=repository,
-        env={**os.environ, "PYTHONPATH": str(repository)},
-        capture_output=True,
-        text=True,
-    )
+    done = run_script(KILLED_SCRIPT, tiny_folder, tmp_path / "tasks", folder, torch.get_num_threads())
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert last_checkpoint(folder).name == "step-000004"
     assert len(read_log(folder)) == 5

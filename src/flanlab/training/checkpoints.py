@@ -147,13 +147,13 @@ def is_full(error: BaseException) -> bool:
     return getattr(error, "errno", None) in _FULL or any(f"os error {number})" in str(error) for number in _FULL)
 
 
-def no_room(folder: Path, what: str, size: int) -> FlanlabError:
+def no_room(folder: Path, what: str, size: int | None = None) -> FlanlabError:
     """The error to end with on a full disk; `size` in bytes is what a checkpoint takes."""
     kept = [path.name for _, path in _checkpoints(folder)]
-    megabytes, free = size / 1e6, shutil.disk_usage(folder).free / 1e6
+    needed = f"A checkpoint takes {size / 1e6:,.1f} MB (two are kept, and a third is written beside them); " if size else ""
+    free = f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB are free for {folder}. "
     return FlanlabError(
-        f"{what}: there is no room left. A checkpoint takes {megabytes:,.1f} MB (two are kept, and a third is written beside"
-        f" them); {free:,.1f} MB are free for {folder}. " + (f"{kept[-1]} is kept." if kept else "None was saved before."),
+        f"{what}: there is no room left. {needed}{free}" + (f"{kept[-1]} is kept." if kept else "None was saved before."),
         mend="Make room, then give the same command: it goes on from the checkpoint kept."
         if kept
         else "Make room, then give the same command.",
