@@ -377,3 +377,25 @@ def test_adapter_on_a_model_tuned_by_an_adapter(tiny_folder: Path, tmp_path: Pat
         expected = model(input_ids=ids, attention_mask=mask).logits
         given = load_model(str(base), device="cpu").model(input_ids=ids, attention_mask=mask).logits
     torch.testing.assert_close(given, expected, rtol=0, atol=1e-3)
+
+
+def test_loss_that_explodes_stops_with_step_examples_and_mend(go: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Weights are thrown far away after step 25: the loss stays a number, and the log alone tells that it was once low."""
+    original = trainer.train_step
+    losses: list[float] = []
+
+    def thrown(model: Any, *args: Any) -> tuple[float, float]:
+        if len(losses) == 25:
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.mul_(30)
+        result = original(model, *args)
+        losses.append(result[0])
+        return result
+
+    monkeypatch.setattr(trainer, "train_step", thrown)
+    with pytest.raises(FlanlabError, match=r"stopped at step \d+: the median loss of the last 20 steps was") as caught:
+        go("thrown", steps=60, schedule="constant", checkpoint_minutes=1e6)
+    assert 26 <= len(losses) <= 25 + 20
+    assert "(template " in caught.value.message
+    assert "learning_rate" in caught.value.mend

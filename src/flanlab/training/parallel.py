@@ -42,7 +42,9 @@ def spread(model: nn.Module, settings: TrainingSettings) -> nn.Module:
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if device.type == "cuda" else MixedPrecisionPolicy()
     for part in [*(layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)), model]:
         sharded: Any = fully_shard(part, mesh=mesh, mp_policy=policy)
+        # Added up, by plain sums: gloo knows no others.
         sharded.set_gradient_divide_factor(1.0)
+        sharded.set_force_sum_reduction_for_comms(True)
     return model
 
 
