@@ -24,6 +24,9 @@ class TrainingSettings(BaseModel):
     warmup_steps: int = Field(0, ge=0)
     weight_decay: float = Field(0.0, ge=0)
     gradient_clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    gradient_checkpointing: bool = Field(
+        False, description="Compute each layer's forward pass again in the backward pass: less memory, a third more time."
+    )
     compile: bool = Field(False, description="Compile the model's layers: slow to start, then faster on a GPU.")
     workers: int | None = Field(
         None, ge=0, description="Processes that render examples ahead; none on a CPU and up to 8 on a GPU, where not given."

@@ -16,12 +16,11 @@ from torch import nn
 
 from flanlab.data.encoding import TextEncoder
 from flanlab.data.mixture import EncodedExample, Mixture
-from flanlab.data.packing import best_fit
 from flanlab.errors import FlanlabError
 from flanlab.models.loading import LoadedModel
 from flanlab.progress import meter, say
 from flanlab.training.checkpoints import Progress, load_latest, save_checkpoint
-from flanlab.training.loss import packed_loss
+from flanlab.training.loss import Objective, objective_for
 from flanlab.training.methods import make_optimizer, prepare_for_training
 from flanlab.training.settings import TrainingSettings
 from flanlab.training.stream import steps_of_examples, usual_workers
@@ -58,6 +57,7 @@ def train(
         FlanlabError: the loss is no longer a finite number, or a checkpoint does not belong to these settings.
     """
     model = prepare_for_training(loaded, settings)
+    objective = objective_for(loaded.encoder)
     optimizer = make_optimizer(model, settings)
     progress = load_latest(folder, model, optimizer, training_key) or Progress(0, training_key)
     if progress.step:
@@ -74,7 +74,7 @@ def train(
             started = time.monotonic()
             for step, examples in enumerate(stream, start=progress.step):
                 learning_rate = settings.learning_rate_at(step)
-                loss, norm = train_step(model, optimizer, examples, settings, learning_rate)
+                loss, norm = train_step(model, optimizer, objective, examples, settings, learning_rate)
                 if not math.isfinite(loss) or not math.isfinite(norm):
                     _refuse(step, loss, norm, examples)
                 progress = Progress(step + 1, training_key)
@@ -117,6 +117,7 @@ def train(
 def train_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    objective: Objective,
     examples: Sequence[EncodedExample],
     settings: TrainingSettings,
     learning_rate: float,
@@ -131,8 +132,8 @@ def train_step(
         return 0.0, 0.0
     optimizer.zero_grad(set_to_none=True)
     losses = []
-    for row in best_fit([example.length for example in examples], settings.micro_batch_tokens):
-        loss = packed_loss(model, [examples[position] for position in row]) / target_tokens
+    for batch in objective.batches(examples, settings.micro_batch_tokens):
+        loss = objective.loss(model, batch) / target_tokens
         loss.backward()
         losses.append(loss.detach())
     total = torch.stack(losses).sum().item()
