@@ -23,7 +23,7 @@ from tests.training.stream import assert_same_training, make_mixture, make_setti
 def load(folder: Path) -> tuple[LoadedEncoderDecoder, PaddedObjective]:
     loaded = load_model(str(folder), device="cpu")
     assert isinstance(loaded, LoadedEncoderDecoder)
-    objective = objective_for(loaded.encoder)
+    objective = objective_for(loaded.model, loaded.encoder)
     assert isinstance(objective, PaddedObjective)
     return loaded, objective
 

@@ -23,7 +23,7 @@ def examples_of(loaded: LoadedModel, folder: Path) -> list[EncodedExample]:
 
 
 def loss_and_gradients(model: nn.Module, loaded: LoadedModel, examples: list[EncodedExample]) -> tuple[float, dict[str, Any]]:
-    loss = objective_for(loaded.encoder).loss(model.train(), examples)
+    loss = objective_for(model, loaded.encoder).loss(model.train(), examples)
     loss.backward()
     return loss.item(), {name: value.grad for name, value in model.named_parameters()}
 
@@ -31,7 +31,7 @@ def loss_and_gradients(model: nn.Module, loaded: LoadedModel, examples: list[Enc
 @pytest.mark.parametrize("kind", ["t5", "bart"])
 def test_no_dropout_is_left_in_an_encoder_decoder_model(kind: str, encoder_decoders: dict[str, Path], tmp_path: Path) -> None:
     loaded = load_model(str(encoder_decoders[kind]), device="cpu")
-    objective, examples = objective_for(loaded.encoder), examples_of(loaded, tmp_path)
+    objective, examples = objective_for(loaded.model, loaded.encoder), examples_of(loaded, tmp_path)
     with torch.no_grad():
         plain = objective.loss(loaded.model, examples).item()
         assert objective.loss(loaded.model.train(), examples).item() != plain, "there is dropout to be turned off"
@@ -45,7 +45,7 @@ def test_no_dropout_is_left_in_a_causal_model(tmp_path: Path) -> None:
     loaded = load_model(str(tmp_path), device="cpu")
     examples = examples_of(loaded, tmp_path / "tasks")
     model = prepare_for_training(loaded, make_settings()).train()
-    assert len({objective_for(loaded.encoder).loss(model, examples).item() for _ in range(3)}) == 1
+    assert len({objective_for(loaded.model, loaded.encoder).loss(model, examples).item() for _ in range(3)}) == 1
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])

@@ -39,6 +39,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"optimizer": "adamw", "weight_decay": 0.1},
     {"optimizer": "adafactor"},
     {"method": "lora", "lora_rank": 4, "schedule": "cosine"},
+    {"method": "prompt", "prompt_length": 20, "learning_rate": 0.3},
 ]
 
 

@@ -33,6 +33,7 @@ from flanlab.models.loading import STAMP_FILE, LoadedModel, load_model
 from flanlab.models.scoring import Question
 from flanlab.progress import clock, meter, say
 from flanlab.tasks.schema import Split, Task
+from flanlab.training.methods import check_method, save_trained
 from flanlab.training.trainer import examples_per_step, train
 
 RECIPE_FILE = "recipe.yaml"
@@ -55,6 +56,7 @@ def run_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> dict
     """
     started = time.time()
     _check_folder(folder, recipe)
+    check_method(recipe.model, recipe.training)
     plan = make_plan(recipe, mirror)
     loaded = load_model(recipe.model, say=say)
     # Who lets overlapping tasks train has asked for results that are marked as seen; anyone else is told before it costs.
@@ -95,6 +97,7 @@ def train_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> Lo
         FlanlabError: as `run_recipe`.
     """
     _check_folder(folder, recipe)
+    check_method(recipe.model, recipe.training)
     plan = make_plan(recipe, mirror)
     loaded = load_model(recipe.model, say=say)
     mixture, stamp = make_mixture(plan), make_stamp(plan, loaded)
@@ -235,9 +238,9 @@ def _source(task: Task, split: Split) -> dict[str, Any] | None:
 
 
 def save_tuned(model: torch.nn.Module, loaded: LoadedModel, stamp: Mapping[str, Any], folder: Path) -> None:
-    """Write a tuned model as a plain Hugging Face folder (or a LoRA adapter) with its stamp."""
+    """Write a tuned model as a plain Hugging Face folder (or an adapter) with its stamp."""
     with new_folder(folder) as temporary:
-        model.save_pretrained(temporary)  # type: ignore[operator]
+        save_trained(model, temporary)
         loaded.encoder.tokenizer.save_pretrained(temporary)
         write_json(temporary / STAMP_FILE, stamp)
 

@@ -7,7 +7,7 @@ it is cut.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -20,6 +20,7 @@ from flanlab.data.packing import best_fit
 from flanlab.errors import FlanlabError
 from flanlab.models.encoder_decoder import logits_of, padded, visible_places
 from flanlab.models.packed_attention import PackedBatch, pack_segments, packed_logits
+from flanlab.models.soft_prompt import virtual_tokens
 
 
 class Objective(Protocol):
@@ -36,13 +37,18 @@ class Objective(Protocol):
 class PackedObjective:
     """Of a decoder-only model: the examples of a batch lie in one row, with no padding, and do not see each other."""
 
+    virtual: tuple[int, ...] = ()
+    """Virtual tokens that stand before each prompt, where the model has a soft prompt."""
+
     def batches(self, examples: Sequence[EncodedExample], tokens: int) -> list[list[EncodedExample]]:
         """Best-fit packing."""
-        rows = best_fit([example.length for example in examples], tokens)
+        rows = best_fit([len(self.virtual) + example.length for example in examples], tokens)
         return [[examples[position] for position in row] for row in rows]
 
     def loss(self, model: nn.Module, examples: Sequence[EncodedExample]) -> Tensor:
         """See `packed_loss`."""
+        if self.virtual:
+            examples = [replace(example, prompt=[*self.virtual, *example.prompt]) for example in examples]
         return packed_loss(model, examples)
 
 
@@ -80,11 +86,11 @@ class PaddedObjective:
         return padded_loss(model, self.answer_start, examples)
 
 
-def objective_for(encoder: TextEncoder) -> Objective:
-    """The objective that suits the model of an encoder."""
+def objective_for(model: nn.Module, encoder: TextEncoder) -> Objective:
+    """The objective that suits a model that is ready for training."""
     if isinstance(encoder, SeparateTextEncoder):
         return PaddedObjective(tuple(encoder.answer_start))
-    return PackedObjective()
+    return PackedObjective(tuple(virtual_tokens(model)))
 
 
 def packed_loss(model: nn.Module, examples: Sequence[EncodedExample]) -> Tensor:

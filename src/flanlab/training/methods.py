@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from flanlab.models.loading import LoadedModel
+from flanlab.errors import FlanlabError
+from flanlab.models.loading import LoadedModel, is_encoder_decoder, is_prompt_tuned
 from flanlab.models.packed_attention import check_isolation
+from flanlab.models.soft_prompt import add_soft_prompt, first_soft_prompt, save_soft_prompt, soft_prompt_of
 from flanlab.training.settings import TrainingSettings
+
+
+def check_method(model: str, settings: TrainingSettings) -> None:
+    """Refuse what cannot be tuned; of the model's files only the configuration is read.
+
+    Raises:
+        FlanlabError: the method does not fit the model.
+    """
+    if is_prompt_tuned(model):
+        raise FlanlabError(f"{model} is a soft prompt before another model.", mend="Tune the other model.")
+    if settings.method == "prompt" and is_encoder_decoder(model):
+        raise FlanlabError(
+            f"{model} is an encoder-decoder model, and soft prompts are learned for decoder-only models alone.",
+            mend="Set training.method to lora or full.",
+        )
 
 
 def prepare_for_training(loaded: LoadedModel, settings: TrainingSettings) -> nn.Module:
@@ -29,6 +49,10 @@ def prepare_for_training(loaded: LoadedModel, settings: TrainingSettings) -> nn.
             task_type="SEQ_2_SEQ_LM" if has_encoder else "CAUSAL_LM",
         )
         model: nn.Module = get_peft_model(loaded.model, adapter)
+    elif settings.method == "prompt":
+        check_isolation(loaded.model)
+        model = loaded.model.requires_grad_(False)
+        add_soft_prompt(model, first_soft_prompt(model, settings.prompt_length))
     else:
         if not has_encoder:
             check_isolation(loaded.model)
@@ -40,6 +64,14 @@ def prepare_for_training(loaded: LoadedModel, settings: TrainingSettings) -> nn.
             if isinstance(layer, GradientCheckpointingLayer):
                 layer.compile(dynamic=True)
     return model
+
+
+def save_trained(model: Any, folder: Path) -> None:
+    """Write what was trained: all weights as a Hugging Face folder, or an adapter as peft writes it."""
+    if soft_prompt_of(model) is not None:
+        save_soft_prompt(model, folder)
+    else:
+        model.save_pretrained(folder)
 
 
 def without_dropout(model: nn.Module) -> None:

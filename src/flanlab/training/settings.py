@@ -16,8 +16,11 @@ class TrainingSettings(BaseModel):
     steps: int = Field(gt=0, description="Optimizer steps.")
     tokens_per_step: int = Field(8192, gt=0, description="Mean tokens of a step, prompts and targets (paper: 8,192).")
     micro_batch_tokens: int = Field(1024, gt=0, description="Most tokens computed at once; bounds memory.")
-    method: Literal["full", "lora"] = "full"
+    method: Literal["full", "lora", "prompt"] = Field(
+        "full", description="Train all weights, a LoRA adapter, or a soft prompt."
+    )
     lora_rank: int = Field(16, gt=0)
+    prompt_length: int = Field(20, gt=0, description="Virtual tokens of a soft prompt; the gain beyond 20 is small.")
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     learning_rate: float = Field(gt=0)
     schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="Shape of the decay after warm-up.")

@@ -57,7 +57,7 @@ def train(
         FlanlabError: the loss is no longer a finite number, or a checkpoint does not belong to these settings.
     """
     model = prepare_for_training(loaded, settings)
-    objective = objective_for(loaded.encoder)
+    objective = objective_for(model, loaded.encoder)
     optimizer = make_optimizer(model, settings)
     progress = load_latest(folder, model, optimizer, training_key) or Progress(0, training_key)
     if progress.step:
