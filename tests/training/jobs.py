@@ -17,7 +17,7 @@ from flanlab.models.loading import load_model
 from flanlab.processes import is_first, together
 from flanlab.training import trainer
 from flanlab.training.parallel import whole_weights
-from tests.training.stream import make_mixture, make_settings, train_tiny
+from tests.training.stream import read_mixture, make_settings, train_tiny
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -68,7 +68,7 @@ def _carry_out(job: dict[str, Any], model: str, tasks: Path, folder: Path) -> No
         loaded.model.bfloat16()
     trainer.train_step = stopping
     try:
-        trained = train_tiny(loaded, make_mixture(tasks), settings, folder / job["name"])
+        trained = train_tiny(loaded, read_mixture(tasks), settings, folder / job["name"])
     except KeyboardInterrupt:
         return
     finally:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from flanlab.data.mixture import Mixture, MixtureSettings
 from flanlab.data.sources import load_rows
 from flanlab.models.loading import LoadedModel
+from flanlab.tasks.loading import load_task
 from flanlab.training.settings import TrainingSettings
 from flanlab.training.trainer import train
 from tests.tiny import tiny_tasks
@@ -26,7 +27,13 @@ KEY = "key of these settings"
 
 def make_mixture(folder: Path) -> Mixture:
     """The stream over both tiny tasks, written into `folder`."""
-    tasks = tiny_tasks(folder)
+    tiny_tasks(folder)
+    return read_mixture(folder)
+
+
+def read_mixture(folder: Path) -> Mixture:
+    """The stream over both tiny tasks that `folder` holds."""
+    tasks = [load_task(folder / f"{name}.yaml") for name in ("comments", "counting")]
     return Mixture(tasks, {task.name: load_rows(task, "train") for task in tasks}, MixtureSettings(), seed=4)
 
 

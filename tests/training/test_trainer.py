@@ -16,7 +16,9 @@ from flanlab.data.mixture import EncodedExample
 from flanlab.errors import FlanlabError
 from flanlab.experiments.run import save_tuned
 from flanlab.models.loading import LoadedModel, load_model
+from flanlab.training import loss as loss_module
 from flanlab.training import trainer
+from flanlab.training.loss import PackedObjective
 from flanlab.training.methods import make_optimizer, prepare_for_training
 from flanlab.training.trainer import examples_per_step
 from tests.tiny import stock_model
@@ -36,6 +38,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"optimizer": "adamw", "weight_decay": 0.1},
     {"optimizer": "adafactor"},
     {"method": "lora", "lora_rank": 4, "schedule": "cosine"},
+    {"method": "prompt", "prompt_length": 20, "learning_rate": 0.3},
 ]
 
 
@@ -148,7 +151,7 @@ def test_ctrl_c_in_the_middle_of_an_update_saves_whole_steps(
 
 
 def test_second_ctrl_c_stops_at_once_and_saves_nothing(go: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    original = trainer.packed_loss
+    original = loss_module.packed_loss
     calls: list[int] = []
 
     def impatient(*args: Any) -> torch.Tensor:
@@ -158,7 +161,7 @@ def test_second_ctrl_c_stops_at_once_and_saves_nothing(go: Any, monkeypatch: pyt
             os.kill(os.getpid(), signal.SIGINT)
         return original(*args)
 
-    monkeypatch.setattr(trainer, "packed_loss", impatient)
+    monkeypatch.setattr(loss_module, "packed_loss", impatient)
     with pytest.raises(KeyboardInterrupt):
         go("stopped", checkpoint_minutes=1e6)
     assert len(calls) == 3
@@ -247,8 +250,8 @@ def test_non_finite_loss_stops_with_step_and_examples(
     def spoiled(*args: Any) -> tuple[float, float]:
         steps.append(1)
         if len(steps) == 3:
-            loss = trainer.packed_loss
-            monkeypatch.setattr(trainer, "packed_loss", lambda *given: loss(*given) * bad)
+            loss = loss_module.packed_loss
+            monkeypatch.setattr(loss_module, "packed_loss", lambda *given: loss(*given) * bad)
         return original(*args)
 
     monkeypatch.setattr(trainer, "train_step", spoiled)
@@ -319,7 +322,7 @@ def test_gradient_is_clipped(tiny: LoadedModel, tmp_path: Path) -> None:
     model = prepare_for_training(tiny, settings)
     before = torch.cat([value.detach().flatten().clone() for value in model.parameters()])
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    _, norm = trainer.train_step(model, optimizer, examples, settings, learning_rate=0.5)
+    _, norm = trainer.train_step(model, optimizer, PackedObjective(), examples, settings, learning_rate=0.5)
     after = torch.cat([value.detach().flatten() for value in model.parameters()])
     assert norm > 0.125
     assert (after - before).norm().item() == pytest.approx(0.5 * 0.125, rel=1e-3)
@@ -329,7 +332,7 @@ def test_step_without_examples_changes_nothing(tiny: LoadedModel) -> None:
     model = prepare_for_training(tiny, make_settings())
     before = [value.detach().clone() for value in model.parameters()]
     optimizer = make_optimizer(model, make_settings(weight_decay=0.5))
-    assert trainer.train_step(model, optimizer, [], make_settings(), 0.1) == (0.0, 0.0)
+    assert trainer.train_step(model, optimizer, PackedObjective(), [], make_settings(), 0.1) == (0.0, 0.0)
     assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
 
 
@@ -356,9 +359,10 @@ def test_step_with_a_non_finite_loss_changes_no_weight(
     assert isinstance(found, EncodedExample)
     model = prepare_for_training(tiny, make_settings())
     before = [value.detach().clone() for value in model.parameters()]
-    original = trainer.packed_loss
-    monkeypatch.setattr(trainer, "packed_loss", lambda *given: original(*given) * float("nan"))
-    loss, _ = trainer.train_step(model, make_optimizer(model, make_settings()), [found], make_settings(), 0.1)
+    original = loss_module.packed_loss
+    monkeypatch.setattr(loss_module, "packed_loss", lambda *given: original(*given) * float("nan"))
+    settings = make_settings()
+    loss, _ = trainer.train_step(model, make_optimizer(model, settings), PackedObjective(), [found], settings, 0.1)
     assert loss != loss
     assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
 

@@ -29,10 +29,11 @@ from flanlab.experiments.stamp import make_stamp, training_key
 from flanlab.files import new_folder, read_json, write_json, write_text
 from flanlab.models.answering import Model
 from flanlab.models.embedded import EMBEDDED_MODEL
-from flanlab.models.loading import STAMP_FILE, LoadedModel, is_encoder_decoder, load_model
-from flanlab.models.packed_attention import pack_segments, packed_logits
+from flanlab.models.loading import STAMP_FILE, LoadedModel, load_model
+from flanlab.models.scoring import Question
 from flanlab.progress import clock, meter, say
 from flanlab.tasks.schema import Split, Task
+from flanlab.training.methods import check_method, save_trained
 from flanlab.training.trainer import examples_per_step, train
 
 RECIPE_FILE = "recipe.yaml"
@@ -55,7 +56,7 @@ def run_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> dict
     """
     started = time.time()
     _check_folder(folder, recipe)
-    _check_model(recipe.model)
+    check_method(recipe.model, recipe.training)
     plan = make_plan(recipe, mirror)
     loaded = load_model(recipe.model, say=say)
     # Who lets overlapping tasks train has asked for results that are marked as seen; anyone else is told before it costs.
@@ -96,7 +97,7 @@ def train_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> Lo
         FlanlabError: as `run_recipe`.
     """
     _check_folder(folder, recipe)
-    _check_model(recipe.model)
+    check_method(recipe.model, recipe.training)
     plan = make_plan(recipe, mirror)
     loaded = load_model(recipe.model, say=say)
     mixture, stamp = make_mixture(plan), make_stamp(plan, loaded)
@@ -237,9 +238,9 @@ def _source(task: Task, split: Split) -> dict[str, Any] | None:
 
 
 def save_tuned(model: torch.nn.Module, loaded: LoadedModel, stamp: Mapping[str, Any], folder: Path) -> None:
-    """Write a tuned model as a plain Hugging Face folder (or a LoRA adapter) with its stamp."""
+    """Write a tuned model as a plain Hugging Face folder (or an adapter) with its stamp."""
     with new_folder(folder) as temporary:
-        model.save_pretrained(temporary)  # type: ignore[operator]
+        save_trained(model, temporary)
         loaded.encoder.tokenizer.save_pretrained(temporary)
         write_json(temporary / STAMP_FILE, stamp)
 
@@ -265,15 +266,6 @@ def _check_folder(folder: Path, recipe: Recipe) -> None:
         )
     if not path.exists() and folder.is_dir() and any(folder.iterdir()):
         raise FlanlabError(f"{folder} is not empty and holds no run.", mend="Name another folder with --out.")
-
-
-def _check_model(name: str) -> None:
-    """Refuse a model that cannot be tuned, before anything is fetched or computed."""
-    if is_encoder_decoder(name):
-        raise FlanlabError(
-            f"{name} is an encoder-decoder model, and those cannot be tuned yet.",
-            mend="Name a decoder-only model in the recipe. `flan eval` scores encoder-decoder models as they are.",
-        )
 
 
 def _claim(folder: Path, recipe: Recipe) -> None:
@@ -346,17 +338,15 @@ def _announce(
     say(f"  takes       about {clock(train_seconds)} to train and {clock(test_seconds)} to evaluate on this machine")
 
 
-@torch.inference_mode()
 def _scoring_speed(loaded: LoadedModel) -> float:
     """Tokens per second of a forward pass on this machine, measured on the spot."""
-    on_gpu = loaded.model.device.type == "cuda"
-    batch = pack_segments([(list(range(5, 69)), [])] * (128 if on_gpu else 8)).to(loaded.model.device)
-    last = torch.tensor([len(batch.input_ids) - 1], device=loaded.model.device)
-    packed_logits(loaded.model, batch, last)
+    prompts = [[*range(5, 68), 5 + number] for number in range(128 if loaded.model.device.type == "cuda" else 8)]
+    questions = [Question(prompt, [[5]]) for prompt in prompts]
+    tokens = sum(question.length for question in questions)
+    list(loaded.answer(questions, tokens))
     started = time.monotonic()
-    # Reading a number waits for the GPU, which works on by itself.
-    packed_logits(loaded.model, batch, last).sum().item()
-    return len(batch.input_ids) / (time.monotonic() - started)
+    list(loaded.answer(questions, tokens))
+    return tokens / (time.monotonic() - started)
 
 
 def _mean_question_length(units: Sequence[EvaluationUnit], plan: Plan, loaded: LoadedModel) -> float:

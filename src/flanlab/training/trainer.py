@@ -13,7 +13,6 @@ from torch import nn
 
 from flanlab.data.encoding import TextEncoder
 from flanlab.data.mixture import EncodedExample, Mixture
-from flanlab.data.packing import best_fit
 from flanlab.errors import FlanlabError
 from flanlab.models.loading import LoadedModel
 from flanlab.processes import from_first, is_first, rank, world_size
@@ -22,7 +21,7 @@ from flanlab.training.checkpoints import Progress, is_full, load_latest, no_room
 from flanlab.training.explosion import WINDOW, LossWatch
 from flanlab.training.interrupts import HeldInterrupts
 from flanlab.training.log import TrainingLog, operations_per_token, peak_operations
-from flanlab.training.loss import packed_loss
+from flanlab.training.loss import Objective, objective_for
 from flanlab.training.methods import make_optimizer, prepare_for_training
 from flanlab.training.parallel import add_up, add_up_gradients, clip_gradients, is_sharded, shares, spread
 from flanlab.training.settings import TrainingSettings
@@ -59,7 +58,9 @@ def train(
     Raises:
         FlanlabError: the loss is no longer a finite number, or a checkpoint does not belong to these settings.
     """
-    model = spread(prepare_for_training(loaded, settings), settings)
+    model = prepare_for_training(loaded, settings)
+    objective = objective_for(model, loaded.encoder)
+    model = spread(model, settings)
     device = next(model.parameters()).device
     optimizer = make_optimizer(model, settings)
     progress = load_latest(folder, model, optimizer, training_key) or Progress(0, training_key)
@@ -80,7 +81,7 @@ def train(
             started = time.monotonic()
             for step, examples in enumerate(stream, start=saved):
                 learning_rate = settings.learning_rate_at(step)
-                loss, norm = train_step(model, optimizer, examples, settings, learning_rate)
+                loss, norm = train_step(model, optimizer, objective, examples, settings, learning_rate)
                 if not math.isfinite(loss) or not math.isfinite(norm):
                     _refuse(step, f"loss {loss}, gradient norm {norm}", examples)
                 progress = Progress(step + 1, training_key)
@@ -89,6 +90,8 @@ def train(
                 seconds, started = now - started, now
                 target_tokens = sum(len(example.target) for example in examples)
                 tokens = sum(example.length for example in examples)
+                batches = [batch for own in batches_by_process(objective, examples, settings) for batch in own]
+                padding = sum(objective.padding(batch) for batch in batches)
                 record = {
                     "step": step + 1,
                     "loss": loss,
@@ -97,9 +100,11 @@ def train(
                     "examples": len(examples),
                     "tokens": tokens,
                     "target_tokens": target_tokens,
+                    "padding": round(padding / (padding + tokens), 4) if tokens else 0.0,
                     "seconds": round(seconds, 3),
                 }
                 notes = f"loss {loss:.3f}, {target_tokens / seconds:.0f} target tokens/s, {tokens / seconds:.0f} tokens/s"
+                notes += f", {record['padding']:.0%} padding"
                 if peak is not None:
                     record["mfu"] = round(operations * tokens / seconds / peak, 4)
                     notes += f", MFU {record['mfu']:.0%}"
@@ -136,6 +141,7 @@ def train(
 def train_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    objective: Objective,
     examples: Sequence[EncodedExample],
     settings: TrainingSettings,
     learning_rate: float,
@@ -150,8 +156,8 @@ def train_step(
         return 0.0, 0.0
     optimizer.zero_grad(set_to_none=True)
     losses = []
-    for batch, counts in own_batches(model, examples, settings):
-        loss = packed_loss(model, batch) / target_tokens * counts
+    for batch, counts in own_batches(model, objective, examples, settings):
+        loss = objective.loss(model, batch) / target_tokens * counts
         loss.backward()
         losses.append(loss.detach())
     device = next(model.parameters()).device
@@ -165,18 +171,25 @@ def train_step(
     return total, norm
 
 
+def batches_by_process(
+    objective: Objective, examples: Sequence[EncodedExample], settings: TrainingSettings
+) -> list[list[list[EncodedExample]]]:
+    """The micro-batches of each process."""
+    return [
+        objective.batches([examples[position] for position in share], settings.micro_batch_tokens)
+        for share in shares([example.length for example in examples], world_size())
+    ]
+
+
 def own_batches(
-    model: nn.Module, examples: Sequence[EncodedExample], settings: TrainingSettings
+    model: nn.Module, objective: Objective, examples: Sequence[EncodedExample], settings: TrainingSettings
 ) -> list[tuple[list[EncodedExample], int]]:
     """This process's micro-batches of `examples`, each with how often it counts: once, or not at all.
 
     The layers of a sharded model are put together by all processes for each batch, so where another has more batches this one
     computes its shortest example again, for nothing.
     """
-    batches = []
-    for share in shares([example.length for example in examples], world_size()):
-        rows = best_fit([examples[position].length for position in share], settings.micro_batch_tokens)
-        batches.append([[examples[share[place]] for place in row] for row in rows])
+    batches = batches_by_process(objective, examples, settings)
     own = batches[rank()]
     idle = max(map(len, batches)) - len(own) if is_sharded(model) else 0
     shortest = min(examples, key=lambda example: example.length)
