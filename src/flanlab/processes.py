@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from flanlab.errors import FlanlabError
+from flanlab.progress import console
 
 Value = TypeVar("Value")
 
@@ -59,6 +60,8 @@ def together() -> Iterator[None]:
         yield
         return
     _join()
+    # People want to read what happens once.
+    console.quiet = not is_first()
     try:
         yield
     except BaseException as error:
@@ -109,8 +112,20 @@ def from_first(work: Callable[[], Value]) -> Value:
         return result
     # No collective, which would give up after a while: what is waited for may be a download or an evaluation.
     while not _store.check([note]):
+        if _store.check(["end/0"]):
+            raise dist.DistError("the first process has ended")
         time.sleep(0.05)
     return json.loads(_store.get(note))  # type: ignore[no-any-return]
+
+
+@contextmanager
+def first_before_others() -> Iterator[None]:
+    """Let the first process do the block before the others: what it fetches and converts is then there for them."""
+    if not is_first():
+        from_first(lambda: None)
+    yield
+    if is_first():
+        from_first(lambda: None)
 
 
 def may_tell() -> bool:
