@@ -12,6 +12,7 @@ import contextlib
 import functools
 import itertools
 import os
+import signal
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -111,6 +112,15 @@ class Team:
             " any number of processes.",
         )
 
+    def stop(self, *_: object) -> NoReturn:
+        """End this process on SIGTERM, by which a launcher ends the rest where one has died; the first says so."""
+        if not self.speaks:
+            raise SystemExit(1)
+        raise FlanlabError(
+            "Stopped by SIGTERM, which torchrun sends where another process has died.",
+            mend="See what that one said last. What is done is kept: the same command goes on, with any number of processes.",
+        )
+
     def _read(self, rank: int) -> str | None:
         try:
             return (self._folder / str(rank)).read_text(encoding="utf-8")
@@ -135,4 +145,7 @@ def team_in(folder: Path) -> Team:
         )
     team = Team(folder, int(rank), int(count))
     team.show_life()
+    # A run that also trains has a way of its own to end.
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, team.stop)
     return team
