@@ -1,4 +1,7 @@
-"""Several processes that work as one, as `torchrun` and `accelerate launch` start them; by itself a command is one process."""
+"""Several processes that work as one, as `torchrun` and `accelerate launch` start them; by itself a command is one process.
+
+torch is imported where there are several, and not before: most commands have no use for it.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
-
-import torch
-import torch.distributed as dist
 
 from flanlab.errors import FlanlabError
 from flanlab.progress import console
@@ -59,13 +59,15 @@ def together() -> Iterator[None]:
     if world_size() == 1:
         yield
         return
+    import torch.distributed as dist
+
     _join()
     # People want to read what happens once.
     console.quiet = not is_first()
     try:
         yield
     except BaseException as error:
-        broken = isinstance(error, _Terminated | dist.DistError) or "gloo" in str(error)
+        broken = isinstance(error, _Terminated | _FirstHasEnded | dist.DistError) or "gloo" in str(error)
         _leave_word("left" if broken else "failed")
         reason = _why_it_broke() if broken else None
         if reason is None:
@@ -79,6 +81,8 @@ def everyone(value: Value) -> list[Value]:
     """What each process gives, in their order; all must take part."""
     if world_size() == 1:
         return [value]
+    import torch.distributed as dist
+
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
@@ -113,7 +117,7 @@ def from_first(work: Callable[[], Value]) -> Value:
     # No collective, which would give up after a while: what is waited for may be a download or an evaluation.
     while not _store.check([note]):
         if _store.check(["end/0"]):
-            raise dist.DistError("the first process has ended")
+            raise _FirstHasEnded
         time.sleep(0.05)
     return json.loads(_store.get(note))  # type: ignore[no-any-return]
 
@@ -138,6 +142,10 @@ def may_tell() -> bool:
         return True
 
 
+class _FirstHasEnded(RuntimeError):
+    """The first process has ended without giving what it was waited for."""
+
+
 class _Terminated(KeyboardInterrupt):
     """SIGTERM: the launcher, or the cluster, wants the job to end."""
 
@@ -146,6 +154,9 @@ def _join() -> None:
     global _store
     if _store is not None:
         return
+    import torch
+    import torch.distributed as dist
+
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
