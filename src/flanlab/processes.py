@@ -67,6 +67,9 @@ def together() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        # The launcher's SIGTERM comes at about the same time as the news that a process has died.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         broken = isinstance(error, _Terminated | _FirstHasEnded | dist.DistError) or "gloo" in str(error)
         _leave_word("left" if broken else "failed")
         reason = _why_it_broke() if broken else None
