@@ -10,10 +10,8 @@ import pytest
 
 from flanlab.errors import FlanlabError
 from flanlab.models.loading import LoadedModel
-from flanlab.training.dev_loss import dev_examples
 from flanlab.training.tracking import open_tracker, tracked
-from tests.training.stream import STAMP, make_mixture, make_settings
-from flanlab.training.trainer import train
+from tests.training.stream import make_mixture, make_settings, train_tiny
 
 
 class FakeTracker:
@@ -50,9 +48,7 @@ def test_each_step_is_shown(
     mixture = make_mixture(tmp_path / "tasks")
     folder = tmp_path / "run" / "training"
     settings = make_settings(track=kind, steps=3, dev_every=2)
-    rows = {task.name: mixture._rows[task.name] for task in mixture.tasks}
-    dev = dev_examples(mixture.tasks, rows, mixture.settings, 4, tiny.encoder, 3)
-    train(tiny, mixture, settings, folder=folder, training_key="key", stamp=STAMP, dev=dev)
+    train_tiny(tiny, mixture, settings, folder)
     tracker = FakeTracker.made.pop()
     assert (tracker.name, tracker.state) == (name, "finished")
     assert tracker.settings["learning_rate"] == settings.learning_rate

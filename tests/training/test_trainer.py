@@ -12,13 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flanlab.data.mixture import EncodedExample
+from flanlab.data.mixture import EncodedExample, Mixture, MixtureSettings
+from flanlab.data.sources import load_rows
 from flanlab.errors import FlanlabError
 from flanlab.experiments.run import save_tuned
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.training import loss as loss_module
 from flanlab.training import trainer
-from flanlab.training.loss import PackedObjective
+from flanlab.training.loss import PackedObjective, packed_loss
 from flanlab.training.methods import make_optimizer, prepare_for_training
 from flanlab.training.trainer import examples_per_step
 from tests.tiny import stock_model
@@ -403,3 +404,23 @@ def test_loss_that_explodes_stops_with_step_examples_and_mend(go: Any, monkeypat
     assert 26 <= len(losses) <= 25 + 20
     assert "(template " in caught.value.message
     assert "learning_rate" in caught.value.mend
+
+
+def test_loss_on_dev_is_measured_now_and_then_and_changes_nothing(go: Any, tiny: LoadedModel, tmp_path: Path) -> None:
+    folder, plain = go("measured", dev_every=3), go("plain")
+    log = read_log(folder)
+    assert [record["step"] for record in log if "dev_loss" in record] == [1, 3, 6, 8]
+    assert [{name: value for name, value in record.items() if name != "dev_loss"} for record in log] == read_log(plain)
+    # The last, by the model as it was left: over the test rows of one task, an example at a time.
+    with torch.no_grad():
+        for name, value in weights(folder).items():
+            dict(tiny.model.named_parameters())[name].copy_(value)
+    (task,) = [task for task in make_mixture(tmp_path / "tasks").tasks if task.name == "counting"]
+    mixture = Mixture([task], {"counting": load_rows(task, "test")}, MixtureSettings(), seed=4)
+    total = count = 0.0
+    for found in mixture.examples(range(5), tiny.encoder):
+        assert isinstance(found, EncodedExample)
+        with torch.inference_mode():
+            total += packed_loss(tiny.model, [found]).item()
+        count += len(found.target)
+    assert log[-1]["dev_loss"]["miscellaneous"] == pytest.approx(total / count, rel=1e-5)
