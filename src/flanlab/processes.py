@@ -5,6 +5,7 @@ torch is imported where there are several, and not before: most commands have no
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -31,6 +32,8 @@ _SECONDS_TO_STOP = 12.0
 _store: Any = None
 """Where the processes leave each other notes; None while there is one process."""
 _notes_read = 0
+_blocks = 0
+"""How many times `together` has been entered: each has words of its own."""
 
 
 def rank() -> int:
@@ -61,6 +64,8 @@ def together() -> Iterator[None]:
         return
     import torch.distributed as dist
 
+    global _blocks
+    _blocks += 1
     _join()
     # People want to read what happens once.
     console.quiet = not is_first()
@@ -70,6 +75,7 @@ def together() -> Iterator[None]:
         # The launcher's SIGTERM comes at about the same time as the news that a process has died.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        atexit.unregister(dist.destroy_process_group)
         broken = isinstance(error, _Terminated | _FirstHasEnded | dist.DistError) or "gloo" in str(error)
         _leave_word("left" if broken else "failed")
         reason = _why_it_broke() if broken else None
@@ -77,7 +83,6 @@ def together() -> Iterator[None]:
             raise
         raise reason from error
     _leave_word("done")
-    dist.destroy_process_group()
 
 
 def everyone(value: Value) -> list[Value]:
@@ -119,7 +124,7 @@ def from_first(work: Callable[[], Value]) -> Value:
         return result
     # No collective, which would give up after a while: what is waited for may be a download or an evaluation.
     while not _store.check([note]):
-        if _store.check(["end/0"]):
+        if _store.check([_word_of(0)]):
             raise _FirstHasEnded
         time.sleep(0.05)
     return json.loads(_store.get(note))  # type: ignore[no-any-return]
@@ -172,6 +177,7 @@ def _join() -> None:
         world_size=count,
         timeout=_LONGEST_COLLECTIVE,
     )
+    atexit.register(dist.destroy_process_group)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
         reading, writing = os.pipe()
@@ -198,9 +204,13 @@ def _see_that_it_ends(signals: int) -> None:
 
 def _leave_word(word: str) -> None:
     try:
-        _store.set(f"end/{rank()}", word)
+        _store.set(_word_of(rank()), word)
     except RuntimeError:
         pass  # Whoever kept the notes has died.
+
+
+def _word_of(number: int) -> str:
+    return f"end/{_blocks}/{number}"
 
 
 def _why_it_broke() -> BaseException | None:
@@ -210,7 +220,7 @@ def _why_it_broke() -> BaseException | None:
     give_up = time.monotonic() + _SECONDS_TO_ANSWER
     try:
         while len(ends) < len(others) and time.monotonic() < give_up:
-            ends |= {number: _store.get(f"end/{number}").decode() for number in others if _store.check([f"end/{number}"])}
+            ends |= {number: _store.get(_word_of(number)).decode() for number in others if _store.check([_word_of(number)])}
             time.sleep(0.05)
     except RuntimeError:
         ends = {}

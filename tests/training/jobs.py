@@ -17,7 +17,7 @@ from flanlab.models.loading import load_model
 from flanlab.processes import is_first, together
 from flanlab.training import trainer
 from flanlab.training.parallel import whole_weights
-from tests.training.stream import read_mixture, make_settings, train_tiny
+from tests.training.stream import make_settings, read_mixture, train_tiny
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -39,7 +39,11 @@ class FakeTracker:
 
 @pytest.mark.parametrize(
     ("kind", "class_name", "name"),
-    [("tensorboard", "TensorBoardTracker", "tensorboard"), ("trackio", "TrackioTracker", "run"), ("wandb", "WandBTracker", "run")],
+    [
+        ("tensorboard", "TensorBoardTracker", "tensorboard"),
+        ("trackio", "TrackioTracker", "run"),
+        ("wandb", "WandBTracker", "run"),
+    ],
 )
 def test_each_step_is_shown(
     kind: str, class_name: str, name: str, tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

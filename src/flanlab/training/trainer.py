@@ -113,11 +113,12 @@ def train(
                 if peak is not None:
                     record["mfu"] = round(operations * tokens / seconds / peak, 4)
                     notes += f", MFU {record['mfu']:.0%}"
-                if dev and settings.dev_every and (
-                    (step + 1) % settings.dev_every == 0 or step + 1 in (1, settings.steps)
-                ):
+                if dev and settings.dev_every and ((step + 1) % settings.dev_every == 0 or step + 1 in (1, settings.steps)):
                     record["dev_loss"] = dev_losses(model, objective, dev, settings)
-                    say(f"Step {step + 1}, loss on dev: " + ", ".join(f"{name} {x:.3f}" for name, x in record["dev_loss"].items()))
+                    say(
+                        f"Step {step + 1}, loss on dev: "
+                        + ", ".join(f"{name} {x:.3f}" for name, x in record["dev_loss"].items())
+                    )
                     started = time.monotonic()
                 log.write(record)
                 if tracker is not None:
@@ -127,7 +128,9 @@ def train(
                 # Signals and clocks are a process's own: what follows from them is done by all or none.
                 stopped, due = add_up([interrupts.count, is_due and is_first()], device)
                 if watch.has_exploded(loss):
-                    reason = f"the median loss of the last {WINDOW} steps was {watch.lowest:.3g} before, and is {watch.median:.3g}"
+                    reason = (
+                        f"the median loss of the last {WINDOW} steps was {watch.lowest:.3g} before, and is {watch.median:.3g}"
+                    )
                     _refuse(step, reason, examples)
                 if due and progress.step < settings.steps:
                     save_checkpoint(folder, model, optimizer, progress, stamp)
