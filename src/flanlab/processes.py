@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -76,7 +76,7 @@ def together() -> Iterator[None]:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         atexit.unregister(dist.destroy_process_group)
-        broken = isinstance(error, _Terminated | _FirstHasEnded | dist.DistError) or "gloo" in str(error)
+        broken = isinstance(error, _Terminated | _FirstHasEndedError | dist.DistError) or "gloo" in str(error)
         _leave_word("left" if broken else "failed")
         reason = _why_it_broke() if broken else None
         if reason is None:
@@ -125,7 +125,7 @@ def from_first(work: Callable[[], Value]) -> Value:
     # No collective, which would give up after a while: what is waited for may be a download or an evaluation.
     while not _store.check([note]):
         if _store.check([_word_of(0)]):
-            raise _FirstHasEnded
+            raise _FirstHasEndedError
         time.sleep(0.05)
     return json.loads(_store.get(note))  # type: ignore[no-any-return]
 
@@ -150,7 +150,7 @@ def may_tell() -> bool:
         return True
 
 
-class _FirstHasEnded(RuntimeError):
+class _FirstHasEndedError(RuntimeError):
     """The first process has ended without giving what it was waited for."""
 
 
@@ -203,10 +203,9 @@ def _see_that_it_ends(signals: int) -> None:
 
 
 def _leave_word(word: str) -> None:
-    try:
+    # Whoever keeps the notes may have died.
+    with suppress(RuntimeError):
         _store.set(_word_of(rank()), word)
-    except RuntimeError:
-        pass  # Whoever kept the notes has died.
 
 
 def _word_of(number: int) -> str:
@@ -231,7 +230,7 @@ def _why_it_broke() -> BaseException | None:
         return None
     named = " and ".join(f"process {number}" for number in dead[:8])
     return FlanlabError(
-        f"Of the {world_size()} processes (0 to {world_size() - 1}), {named} died: killed, out of memory, or its machine is gone."
-        " The others have stopped too.",
+        f"Of the {world_size()} processes (0 to {world_size() - 1}), {named} died: killed, out of memory, or its machine is"
+        " gone. The others have stopped too.",
         mend="Give the same command again: it goes on from the last checkpoint, with as many processes as you like.",
     )

@@ -1,4 +1,4 @@
-"""Training in several processes: the same losses and weights as in one, and checkpoints that go from any number to any other."""
+"""Training in several processes: the same losses and weights as in one, and checkpoints that go from any number to any."""
 
 from __future__ import annotations
 

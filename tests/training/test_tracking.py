@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -17,7 +17,7 @@ from tests.training.stream import make_mixture, make_settings, train_tiny
 class FakeTracker:
     """Keeps what it is given."""
 
-    made: list[FakeTracker] = []
+    made: ClassVar[list[FakeTracker]] = []
 
     def __init__(self, name: str, **places: Any) -> None:
         self.name, self.places, self.logged, self.settings = name, places, {}, {}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from flanlab.data.mixture import EncodedExample
 from flanlab.errors import FlanlabError
 from flanlab.files import write_text
 from flanlab.processes import is_first, world_size
@@ -79,6 +81,43 @@ def _read(path: Path) -> list[dict[str, Any]]:
                     f"{path}, line {number}: is damaged.", mend="Delete the line; the report then leaves that step out."
                 ) from error
     return records
+
+
+def step_record(
+    step: int,
+    loss: float,
+    norm: float,
+    learning_rate: float,
+    examples: Sequence[EncodedExample],
+    padding: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """A step's line of the log; `padding` counts the tokens that are computed beside those of the examples."""
+    tokens = sum(example.length for example in examples)
+    return {
+        "step": step,
+        "loss": loss,
+        "gradient_norm": norm,
+        "learning_rate": learning_rate,
+        "examples": len(examples),
+        "tokens": tokens,
+        "target_tokens": sum(len(example.target) for example in examples),
+        "padding": round(padding / (padding + tokens), 4) if tokens else 0.0,
+        "seconds": round(seconds, 3),
+    }
+
+
+def notes_of(record: Mapping[str, Any], seconds: float) -> str:
+    """What a person who waits is shown of a step that took `seconds`."""
+    notes = [
+        f"loss {record['loss']:.3f}",
+        f"{record['target_tokens'] / seconds:.0f} target tokens/s",
+        f"{record['tokens'] / seconds:.0f} tokens/s",
+        f"{record['padding']:.0%} padding",
+    ]
+    if "mfu" in record:
+        notes.append(f"MFU {record['mfu']:.0%}")
+    return ", ".join(notes)
 
 
 def operations_per_token(model: nn.Module) -> int:

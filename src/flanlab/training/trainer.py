@@ -21,7 +21,7 @@ from flanlab.training.checkpoints import Progress, is_full, load_latest, no_room
 from flanlab.training.dev_loss import DevExamples
 from flanlab.training.explosion import WINDOW, LossWatch
 from flanlab.training.interrupts import HeldInterrupts
-from flanlab.training.log import TrainingLog, operations_per_token, peak_operations
+from flanlab.training.log import TrainingLog, notes_of, operations_per_token, peak_operations, step_record
 from flanlab.training.loss import Objective, objective_for
 from flanlab.training.methods import make_optimizer, prepare_for_training
 from flanlab.training.parallel import add_up, add_up_gradients, clip_gradients, is_sharded, shares, spread
@@ -93,37 +93,20 @@ def train(
                 # Counted from the end of the step before, so that waiting for examples shows.
                 now = time.monotonic()
                 seconds, started = now - started, now
-                target_tokens = sum(len(example.target) for example in examples)
-                tokens = sum(example.length for example in examples)
                 batches = [batch for own in batches_by_process(objective, examples, settings) for batch in own]
                 padding = sum(objective.padding(batch) for batch in batches)
-                record: dict[str, Any] = {
-                    "step": step + 1,
-                    "loss": loss,
-                    "gradient_norm": norm,
-                    "learning_rate": learning_rate,
-                    "examples": len(examples),
-                    "tokens": tokens,
-                    "target_tokens": target_tokens,
-                    "padding": round(padding / (padding + tokens), 4) if tokens else 0.0,
-                    "seconds": round(seconds, 3),
-                }
-                notes = f"loss {loss:.3f}, {target_tokens / seconds:.0f} target tokens/s, {tokens / seconds:.0f} tokens/s"
-                notes += f", {record['padding']:.0%} padding"
+                record = step_record(step + 1, loss, norm, learning_rate, examples, padding, seconds)
                 if peak is not None:
-                    record["mfu"] = round(operations * tokens / seconds / peak, 4)
-                    notes += f", MFU {record['mfu']:.0%}"
+                    record["mfu"] = round(operations * record["tokens"] / seconds / peak, 4)
                 if dev and settings.dev_every and ((step + 1) % settings.dev_every == 0 or step + 1 in (1, settings.steps)):
-                    record["dev_loss"] = dev_losses(model, objective, dev, settings)
-                    say(
-                        f"Step {step + 1}, loss on dev: "
-                        + ", ".join(f"{name} {x:.3f}" for name, x in record["dev_loss"].items())
-                    )
+                    found = record["dev_loss"] = dev_losses(model, objective, dev, settings)
+                    told = ", ".join(f"{cluster} {value:.3f}" for cluster, value in found.items())
+                    say(f"Step {step + 1}, loss on dev: {told}")
                     started = time.monotonic()
                 log.write(record)
                 if tracker is not None:
                     tracker.log(tracked(record), step=step + 1)
-                bar.advance(1, notes)
+                bar.advance(1, notes_of(record, seconds))
                 is_due = time.monotonic() - last_saved > settings.checkpoint_minutes * 60
                 # Signals and clocks are a process's own: what follows from them is done by all or none.
                 stopped, due = add_up([interrupts.count, is_due and is_first()], device)
