@@ -18,6 +18,7 @@ from flanlab.data.encoding import PromptStyle
 from flanlab.data.mixture import Mixture
 from flanlab.data.mixture_card import describe_mixture
 from flanlab.data.sources import load_rows
+from flanlab.data.token_cache import PreparedMixture, use_prepared
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.best_template import DEV_FOLDER, best_dev_template, dev_settings, plan_dev
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
@@ -63,7 +64,7 @@ def run_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> dict
     refuse_seen(plan.split.test, loaded, allow_seen)
     units = plan_units(plan)
     dev_units = plan_dev_units(units, recipe.evaluation, recipe.seed, mirror)
-    mixture = make_mixture(plan)
+    mixture = _training_stream(plan, loaded)
     per_step = examples_per_step(mixture, loaded.encoder, recipe.training)
     styles = prompt_styles(loaded, plan.split.test)
     _announce(plan, loaded, units, dev_units, mixture, per_step, styles)
@@ -99,7 +100,7 @@ def train_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> Lo
     _check_model(recipe.model)
     plan = make_plan(recipe, mirror)
     loaded = load_model(recipe.model, say=say)
-    mixture, stamp = make_mixture(plan), make_stamp(plan, loaded)
+    mixture, stamp = _training_stream(plan, loaded), make_stamp(plan, loaded)
     _claim(folder, recipe)
     return _tune(loaded, mixture, plan, stamp, folder)
 
@@ -129,6 +130,14 @@ def plan_dev_units(
 def make_mixture(plan: Plan) -> Mixture:
     """The training stream of a plan."""
     return Mixture(plan.split.train, plan.train_rows, plan.recipe.mixture, plan.recipe.seed)
+
+
+def _training_stream(plan: Plan, loaded: LoadedModel) -> Mixture:
+    """The mixture, read from the cache folder as far as `flan mix --prepare` has put it there."""
+    mixture = use_prepared(make_mixture(plan), loaded.encoder)
+    if isinstance(mixture, PreparedMixture):
+        say(f"Reading prepared examples from {mixture.folder}")
+    return mixture
 
 
 def prompt_styles(loaded: LoadedModel, tasks: Sequence[Task]) -> list[PromptStyle]:

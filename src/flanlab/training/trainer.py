@@ -74,6 +74,7 @@ def train(
         with interrupts, log, meter("Training", settings.steps, progress.step) as bar:
             started = time.monotonic()
             for step, examples in enumerate(stream, start=progress.step):
+                waited = time.monotonic() - started
                 learning_rate = settings.learning_rate_at(step)
                 loss, norm = train_step(model, optimizer, examples, settings, learning_rate)
                 if not math.isfinite(loss) or not math.isfinite(norm):
@@ -93,6 +94,7 @@ def train(
                     "tokens": tokens,
                     "target_tokens": target_tokens,
                     "seconds": round(seconds, 3),
+                    "waiting_seconds": round(waited, 4),
                 }
                 log.write(json.dumps(record) + "\n")
                 log.flush()
