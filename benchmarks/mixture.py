@@ -77,7 +77,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes of each side")
     parser.add_argument("--rounds", type=int, default=1, help="how often the sides take turns")
     parser.add_argument("--side", choices=SIDES, help="one side alone")
-    parser.add_argument("--steps", type=int, default=0, help="also train so many steps, and see how long they wait for examples")
+    parser.add_argument("--steps", type=int, default=0, help="also train so many steps, and see how long they wait")
     parser.add_argument("--folder", type=Path, help="where the caches are written, for as long as it runs")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument("--turn", choices=TURNS, help=argparse.SUPPRESS)
@@ -162,11 +162,11 @@ def make_mixture(mirror: Path | None) -> Mixture:
 
 
 def make_with_flanlab(mixture: Mixture, encoder: TextEncoder, arguments: argparse.Namespace) -> dict[str, Any]:
-    started = time.perf_counter()
+    started, processor_started = time.perf_counter(), processor_seconds()
     prepared = prepare(mixture, encoder, arguments.examples, arguments.workers)
     return {
         "seconds": time.perf_counter() - started,
-        "processor_seconds": processor_seconds(),
+        "processor_seconds": processor_seconds() - processor_started,
         "examples": prepared.examples,
         "bytes": prepared.bytes,
         "tasks": len(mixture.tasks),
@@ -201,9 +201,7 @@ def start_with_flanlab(mixture: Mixture, encoder: TextEncoder, arguments: argpar
     }
 
 
-def make_with_datasets(
-    mixture: Mixture, encoder: TextEncoder, arguments: argparse.Namespace, folder: Path
-) -> dict[str, Any]:
+def make_with_datasets(mixture: Mixture, encoder: TextEncoder, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Map over each task's rows, then interleave and save: as many examples of each task as flanlab makes, each through a
     template chosen at random. Templates are filled in by flanlab's own renderer, so that only the rest differs.
     """
@@ -211,23 +209,26 @@ def make_with_datasets(
 
     disable_progress_bars()
     counts = Counter(address.task for address in mixture.addresses(range(arguments.examples)))
-    started = time.perf_counter()
+    started, processor_started = time.perf_counter(), processor_seconds()
     generator = np.random.default_rng(SEED)
     parts = []
     for number, task in enumerate(mixture.tasks):
         if not counts[number]:
             continue
         rows = mixture.rows[task.name]
-        table = rows.table if rows.turns is None else rows.table.append_column("turn", [list(rows.turns)])
+        table = rows.table.take(list(rows.kept))
+        if rows.turns is not None:
+            table = table.append_column("turn", [list(rows.turns)])
         order = np.concatenate([generator.permutation(len(rows)) for _ in range(-(-counts[number] // len(rows)))])
-        source = Dataset(table).select(np.asarray(rows.kept)[order[: counts[number]]])
+        source = Dataset(table).select(order[: counts[number]])
         parts.append(
             source.map(
                 _RenderAndTokenize(task, encoder),
                 batched=True,
                 with_indices=True,
                 remove_columns=source.column_names,
-                num_proc=arguments.workers if arguments.workers > 1 else None,
+                # For few rows more processes cost more than they bring.
+                num_proc=arguments.workers if arguments.workers > 1 and len(source) > 2_000 else None,
             )
         )
     shares = np.array([len(part) for part in parts]) / sum(map(len, parts))
@@ -238,7 +239,7 @@ def make_with_datasets(
     seconds = time.perf_counter() - started
     return {
         "seconds": seconds,
-        "processor_seconds": processor_seconds(),
+        "processor_seconds": processor_seconds() - processor_started,
         "examples": len(mixed),
         "bytes": sum(path.stat().st_size for path in folder.rglob("*.arrow")),
         "saved_bytes": sum(path.stat().st_size for path in (folder / "saved").rglob("*.arrow")),
@@ -305,7 +306,12 @@ def wait_for_examples(mixture: Mixture, model: str, arguments: argparse.Namespac
     loaded = load_model(model, device="cpu")
     read = use_prepared(mixture, loaded.encoder) if arguments.turn == "waiting_prepared" else mixture
     settings = TrainingSettings(
-        steps=arguments.steps, tokens_per_step=1024, micro_batch_tokens=1280, optimizer="adafactor", learning_rate=1e-5, workers=0
+        steps=arguments.steps,
+        tokens_per_step=1024,
+        micro_batch_tokens=1280,
+        optimizer="adafactor",
+        learning_rate=1e-5,
+        workers=0,
     )
     target = folder / arguments.turn
     train(loaded, read, settings, folder=target, training_key="", stamp={})
@@ -320,11 +326,9 @@ def processor_seconds() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-def summarize(
-    turns: Mapping[str, list[dict[str, Any]]], sides: Sequence[str], arguments: argparse.Namespace
-) -> dict[str, Any]:
+def summarize(turns: Mapping[str, list[dict[str, Any]]], sides: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
     summary: dict[str, Any] = {
-        "datasets": version("datasets"),
+        "datasets_version": version("datasets"),
         "workers": arguments.workers,
         **{name: turns["flanlab_made"][0][name] for name in ("tasks", "rows", "row_bytes") if "flanlab_made" in turns},
     }
@@ -368,7 +372,9 @@ def print_table(summary: dict[str, Any]) -> None:
     for what in ("waiting_rendered", "waiting_prepared"):
         if what in summary:
             facts = summary[what]
-            print(f"{what}: {facts['waited']:.3f} s of {facts['seconds']:.1f} s in {facts['steps']} steps ({facts['share']:.2%})")
+            print(
+                f"{what}: {facts['waited']:.3f} s of {facts['seconds']:.1f} s in {facts['steps']} steps ({facts['share']:.2%})"
+            )
 
 
 def _cell(value: Any) -> str:
