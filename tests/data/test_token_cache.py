@@ -189,7 +189,7 @@ def test_tokenizer_and_code_are_in_the_key(encoder: TextEncoder, monkeypatch: py
     tokenizer = make_tokenizer()
     tokenizer.add_tokens([AddedToken("soup")])
     folders.add(prepared_folder(mixture, TextEncoder(tokenizer)))
-    monkeypatch.setattr(token_cache, "_code_hash", lambda: "of other code")
+    monkeypatch.setattr(token_cache, "code_hash", lambda: "of other code")
     folders.add(prepared_folder(mixture, encoder))
     assert len(folders) == 3
 

@@ -11,8 +11,6 @@ import typer
 
 from flanlab.cli.options import AsJson, Mirror, RecipeFile
 
-CORES = os.cpu_count() or 1
-
 
 def mix(
     recipe: RecipeFile,
@@ -24,7 +22,7 @@ def mix(
     prepare: Annotated[
         bool, typer.Option(help="Tokenize the examples into the cache folder, for `flan train` and `flan run` to read.")
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that prepare; one for each core by default.")] = CORES,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that prepare; one for each core by default.")] = None,
     mirror: Mirror = None,
     as_json: AsJson = False,
 ) -> None:
@@ -49,7 +47,7 @@ def mix(
     mixture = make_mixture(plan)
     read = use_prepared(mixture, encoder)
     planned = examples or examples_per_step(read, encoder, plan.recipe.training) * plan.recipe.training.steps
-    prepared = prepare_mixture(mixture, encoder, planned, workers) if prepare else None
+    prepared = prepare_mixture(mixture, encoder, planned, workers or os.cpu_count() or 1) if prepare else None
     with meter("Measuring the mixture", min(planned, mixture.cycle_length)) as bar:
         card = describe_mixture(use_prepared(mixture, encoder), encoder, planned, bar)
     card["left_out"] = dict(plan.split.left_out)

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 import flanlab
+from flanlab.data.code import code_hash
 from flanlab.data.encoding import TextEncoder
 from flanlab.data.mixture import Dropped, EncodedExample, Mixture
 from flanlab.data.token_shards import SHARD_EXAMPLES, DamagedShardError, Shard, open_shard, shards_in, write_shard
@@ -213,7 +214,7 @@ def _facts(mixture: Mixture, encoder: TextEncoder) -> dict[str, Any]:
         "format": _FORMAT,
         "examples_per_shard": SHARD_EXAMPLES,
         "flanlab": flanlab.__version__,
-        "code": _code_hash(),
+        "code": code_hash(),
         "packages": {name: version(name) for name in ("jinja2", "numpy", "pyarrow", "tokenizers", "transformers")},
         "tokenizer": encoder.hash,
         "seed": mixture.seed,
@@ -223,13 +224,3 @@ def _facts(mixture: Mixture, encoder: TextEncoder) -> dict[str, Any]:
             for task, rows in ((task, mixture.rows[task.name]) for task in mixture.tasks)
         ],
     }
-
-
-@functools.cache
-def _code_hash() -> str:
-    """Hash of the code that finds, renders and encodes rows: the packages `tasks` and `data`, whole."""
-    digest = hashlib.blake2b(digest_size=16)
-    root = Path(flanlab.__file__).parent
-    for path in sorted([*(root / "tasks").rglob("*.py"), *(root / "data").rglob("*.py")]):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
