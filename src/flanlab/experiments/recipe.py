@@ -47,6 +47,10 @@ class HoldOutSettings(_Strict):
 
     clusters: list[Cluster] = Field(min_length=1)
     overlap: OverlapPolicy = Field("error", description="What to do with training tasks that share sources with held-out ones.")
+    supervised: list[str] = Field(
+        default_factory=list,
+        description="Held-out tasks that train after all, and nothing beside them: supervised learning, to compare with.",
+    )
 
 
 class Recipe(_Strict):
@@ -102,7 +106,7 @@ def make_plan(recipe: Recipe, mirror: Path | None) -> Plan:
         named = [name for name in recipe.tasks.include if name not in set(Cluster)]
         tasks = select_tasks(tasks, recipe.tasks.include)
     tasks = leave_out(tasks, recipe.tasks.exclude)
-    hold_out = HoldOut(tuple(recipe.hold_out.clusters), recipe.hold_out.overlap)
+    hold_out = HoldOut(tuple(recipe.hold_out.clusters), recipe.hold_out.overlap, tuple(recipe.hold_out.supervised))
     held_out_names = {task.name for task in tasks if set(task.clusters) & set(hold_out.clusters)}
     split = hold_out.split(tasks, named=set(named) - held_out_names, evaluated=recipe.evaluation.split)
     if not split.test:
