@@ -21,7 +21,8 @@ Report = Callable[[Job, State, str], None]
 class Engine(Protocol):
     """Does jobs, each after the one it needs; the failure of one stops only those that need it."""
 
-    def __call__(self, jobs: Sequence[Job], report: Report) -> None: ...
+    def __call__(self, jobs: Sequence[Job], report: Report) -> None:
+        """Do the jobs, in an order in which each comes after the one it needs."""
 
 
 @dataclass(frozen=True)

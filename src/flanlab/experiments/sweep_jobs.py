@@ -148,7 +148,7 @@ def _evaluate(job: Job) -> None:
     )
     # Not where the model lies on this machine, but what it is.
     model = f"{job.base}, tuned" if job.needs else job.base
-    write_json(job.folder / RESULTS_FILE, results | {"name": job.title, "model": model})
+    write_json(job.folder / RESULTS_FILE, results | {"name": job.title.removeprefix("evaluate "), "model": model})
 
 
 def error_text(error: BaseException) -> str:

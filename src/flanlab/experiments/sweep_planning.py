@@ -123,11 +123,8 @@ class _Planner:
         rows = {task.name: [task.hash, plan.train_rows[task.name].source_hash] for task in plan.split.train}
         key = _key("train", self._model(base).identity if start is None else start.key, shaping, rows)
         if key not in self.jobs:
-            title = (
-                f"train on {len(plan.split.train)} tasks"
-                if len(plan.split.train) > 1
-                else f"train on {plan.split.train[0].name}"
-            )
+            alone = plan.split.train[0].name
+            title = f"train on {f'{len(plan.split.train)} tasks' if len(plan.split.train) > 1 else alone}"
             content = told.model_dump(mode="json")
             job = Job(
                 "train", key, title, str(self._root), content, self._mirror_text, None if start is None else start.key, base
@@ -154,7 +151,7 @@ class _Planner:
             job = Job(
                 "evaluate",
                 key,
-                cell.title,
+                f"evaluate {cell.title}",
                 str(self._root),
                 changed(told, name=cell.name, evaluation=recipe.evaluation.model_dump(mode="json")).model_dump(mode="json"),
                 self._mirror_text,

@@ -31,8 +31,8 @@ def ablation(plan: Plan, points: Sequence[str]) -> Ablation:
             *(Comparison(f"untuned-{number}-shot", f"tuned-{number}-shot") for number in shots),
         ],
         [
-            f"Exemplars are shown while they and the question stay within {plan.recipe.evaluation.shot_tokens} tokens: long rows"
-            " get fewer.",
+            f"Exemplars are shown while they and the question stay within {plan.recipe.evaluation.shot_tokens} tokens: long"
+            " rows get fewer.",
             "The table gives the spread over templates beside each score. In the paper exemplars help every cluster, and make"
             " that spread smaller; its figure has no numbers.",
         ],
