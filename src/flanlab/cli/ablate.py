@@ -48,7 +48,7 @@ def ablate(
 
     The same command goes on after a stop. Exit status 1: some cells failed; the others are done.
     """
-    if engine != "ray" and not (address is cpus is gpus is None):
+    if engine != "ray" and any(option is not None for option in (address, cpus, gpus)):
         raise typer.BadParameter("is needed beside --address, --cpus and --gpus.", param_hint="--engine ray")
 
     from flanlab.experiments.recipe import read_recipe

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -103,6 +103,13 @@ def changed(recipe: Recipe, **sections: Any) -> Recipe:
             f"The recipe {recipe.name} cannot be varied so: `{place}`: {first['msg']}.",
             mend="Use another ablation, or a base recipe that suits this one.",
         ) from error
+
+
+def with_tasks(recipe: Recipe, names: Iterable[str]) -> Recipe:
+    """A recipe of just these tasks; of one that the recipe leaves parts out of, those parts stay out."""
+    include = sorted(set(names))
+    parts = [name for name in recipe.tasks.exclude if "." in name and name.partition(".")[0] in include]
+    return changed(recipe, tasks={"include": include, "exclude": sorted(parts)})
 
 
 def trained(name: str, title: str, recipe: Recipe) -> Cell:

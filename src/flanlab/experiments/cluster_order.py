@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from flanlab.experiments.cells import changed
+from flanlab.experiments.cells import with_tasks
 from flanlab.experiments.recipe import Plan, Recipe
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.schema import Task
@@ -33,4 +33,4 @@ def training_clusters(plan: Plan) -> dict[Cluster, list[Task]]:
 def training_on(plan: Plan, tasks: Iterable[Task]) -> Recipe:
     """The plan's recipe with no other training tasks than these; what is held out stays."""
     held_out = {task.whole.name for task in plan.split.test}
-    return changed(plan.recipe, tasks={"include": sorted({task.name for task in tasks} | held_out)})
+    return with_tasks(plan.recipe, {task.name for task in tasks} | held_out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,9 @@ from flanlab.tasks.loading import leave_out, load_collections, select_tasks
 from flanlab.tasks.schema import Split, Task
 from flanlab.training.settings import TrainingSettings
 from flanlab.yaml_files import read_yaml_model
+
+TasksReader = Callable[[Sequence[str]], list[Task]]
+RowsReader = Callable[[Task, Split, Path | None], Rows]
 
 QUICKSTART = "quickstart"
 """Name under which `flan run` finds the packaged recipe."""
@@ -93,14 +96,18 @@ def read_recipe(path: Path) -> Recipe:
     return recipe.model_copy(update={"tasks": recipe.tasks.model_copy(update={"collections": collections})})
 
 
-def make_plan(recipe: Recipe, mirror: Path | None) -> Plan:
+def make_plan(
+    recipe: Recipe, mirror: Path | None, *, read_tasks: TasksReader = load_collections, read_rows: RowsReader = load_rows
+) -> Plan:
     """Find the tasks, divide them by the hold-out, and reach for every row needed.
+
+    Who plans many recipes may pass readers that remember what they have read.
 
     Raises:
         FlanlabError: unknown names, an overlap under the policy `error`, nothing to train on or to test on.
         MissingDataError: lists every task whose rows cannot be reached.
     """
-    tasks = load_collections(recipe.tasks.collections)
+    tasks = read_tasks(recipe.tasks.collections)
     named: list[str] = []
     if recipe.tasks.include != "all":
         named = [name for name in recipe.tasks.include if name not in set(Cluster)]
@@ -121,18 +128,18 @@ def make_plan(recipe: Recipe, mirror: Path | None) -> Plan:
     return Plan(
         recipe=recipe,
         split=split,
-        train_rows=_reach(split.train, "train", mirror),
-        test_rows=_reach(split.test, recipe.evaluation.split, mirror),
-        exemplar_rows=_reach(list(wholes.values()), "train", mirror),
+        train_rows=_reach(split.train, "train", mirror, read_rows),
+        test_rows=_reach(split.test, recipe.evaluation.split, mirror, read_rows),
+        exemplar_rows=_reach(list(wholes.values()), "train", mirror, read_rows),
     )
 
 
-def _reach(tasks: Sequence[Task], split: Split, mirror: Path | None) -> dict[str, Rows]:
+def _reach(tasks: Sequence[Task], split: Split, mirror: Path | None, read_rows: RowsReader) -> dict[str, Rows]:
     rows: dict[str, Rows] = {}
     missing: list[str] = []
     for task in tasks:
         try:
-            rows[task.name] = load_rows(task, split, mirror)
+            rows[task.name] = read_rows(task, split, mirror)
         except MissingDataError as error:
             missing.append(f"  {error.message}")
     if missing:

@@ -12,12 +12,12 @@ from typing import Any
 
 from flanlab import __version__
 from flanlab.data.encoding import PromptStyle
-from flanlab.data.sources import load_rows
+from flanlab.data.sources import Rows, load_rows
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.planning import EvaluationUnit, plan_task
+from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
 from flanlab.evaluation.questions import question_length
 from flanlab.experiments.ablations import make_ablation
-from flanlab.experiments.cells import Cell, Training, changed
+from flanlab.experiments.cells import Cell, Training, changed, with_tasks
 from flanlab.experiments.recipe import Plan, Recipe, make_plan
 from flanlab.experiments.run import TRAINING_COST, make_mixture, prompt_styles, scoring_speed
 from flanlab.experiments.sweep import PlannedCell, Sweep
@@ -25,7 +25,8 @@ from flanlab.experiments.sweep_jobs import JOBS, Job, is_done
 from flanlab.files import read_json
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.progress import meter, say
-from flanlab.tasks.schema import Task
+from flanlab.tasks.loading import load_collections
+from flanlab.tasks.schema import Split, Task
 
 _PROTOCOL = "1"
 """Raise it when code here changes what a key stands for."""
@@ -74,12 +75,14 @@ def plan_sweep(
 
 
 class _Planner:
-    """What planning learns on the way: jobs by key, plans of recipes, base models, lengths and speeds."""
+    """What planning learns on the way: jobs by key, tasks and rows, plans of recipes, base models, lengths and speeds."""
 
     def __init__(self, root: Path, mirror: Path | None) -> None:
         self.jobs: dict[str, Job] = {}
         self._root = root
         self._mirror = mirror
+        self._tasks: dict[tuple[str, ...], list[Task]] = {}
+        self._rows: dict[tuple[str, str, Split], Rows] = {}
         self._plans: dict[str, Plan] = {}
         self._models: dict[str, LoadedModel] = {}
         self._lengths: dict[str, float] = {}
@@ -95,7 +98,7 @@ class _Planner:
         """The recipe's tasks and rows, found once."""
         text = recipe.model_dump_json(exclude={"name", "description", "model", "training", "mixture"})
         if text not in self._plans:
-            self._plans[text] = make_plan(recipe, self._mirror)
+            self._plans[text] = make_plan(recipe, self._mirror, read_tasks=self._read_tasks, read_rows=self._read_rows)
         return self._plans[text].model_copy(update={"recipe": recipe})
 
     def cell(self, cell: Cell) -> PlannedCell:
@@ -112,6 +115,18 @@ class _Planner:
         sources = ["earlier cells"] if self._remembered else []
         sources += ["a measurement on this machine"] if self._measured else []
         return " and ".join(sources)
+
+    def _read_tasks(self, collections: Sequence[str]) -> list[Task]:
+        names = tuple(collections)
+        if names not in self._tasks:
+            self._tasks[names] = load_collections(names)
+        return self._tasks[names]
+
+    def _read_rows(self, task: Task, split: Split, mirror: Path | None) -> Rows:
+        about = (task.name, task.hash, split)
+        if about not in self._rows:
+            self._rows[about] = load_rows(task, split, mirror)
+        return self._rows[about]
 
     def _train(self, training: Training) -> Job:
         start = None if training.start is None else self._train(training.start)
@@ -172,7 +187,7 @@ class _Planner:
         if cell.scope == "held_in":
             whole = [task for task in plan.split.train if task.has_split(settings.split)]
             tasks = [part for task in whole for part in task.evaluated_parts(settings.split)]
-            rows = {task.name: load_rows(task, settings.split, self._mirror) for task in tasks}
+            rows = {task.name: self._read_rows(task, settings.split, self._mirror) for task in tasks}
             exemplars = plan.train_rows if settings.shots else {}
         return [plan_task(task, rows[task.name], settings, seed, exemplars.get(task.whole.name)) for task in tasks]
 
@@ -238,17 +253,8 @@ def _told_alike(recipe: Recipe, plan: Plan, model: str) -> Recipe:
     evaluation than decides which tasks are tested.
     """
     names = {task.name for task in plan.split.train} | {task.whole.name for task in plan.split.test}
-    parts = [name for name in recipe.tasks.exclude if name.partition(".")[0] in names and "." in name]
-    tasks = {**_places(recipe), "include": sorted(names), "exclude": sorted(parts)}
-    content = {
-        **recipe.model_dump(mode="json"),
-        "name": "trained",
-        "description": "",
-        "model": model,
-        "tasks": tasks,
-        "evaluation": {"split": recipe.evaluation.split},
-    }
-    return Recipe.model_validate(content)
+    alike = changed(with_tasks(recipe, names), name="trained", description="", model=model, tasks=_places(recipe))
+    return alike.model_copy(update={"evaluation": EvaluationSettings(split=recipe.evaluation.split)})
 
 
 def _places(recipe: Recipe) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flanlab.errors import FlanlabError
-from flanlab.experiments.cells import Ablation, Cell, Comparison, Panel, Series, Training, changed
+from flanlab.experiments.cells import Ablation, Cell, Comparison, Panel, Series, Training, changed, with_tasks
 from flanlab.experiments.recipe import Plan
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.schema import Task
@@ -63,9 +63,6 @@ def ablation(plan: Plan, points: Sequence[str]) -> Ablation:
 
 
 def _supervised(plan: Plan, cluster: Cluster, task: Task) -> Cell:
-    recipe = changed(
-        plan.recipe,
-        hold_out={"clusters": [cluster.value], "supervised": [task.name]},
-        tasks={"include": [task.name]},
-    )
+    hold_out = {"clusters": [cluster.value], "supervised": [task.name]}
+    recipe = with_tasks(changed(plan.recipe, hold_out=hold_out), [task.name])
     return Cell(f"supervised-{task.name.replace('_', '-')}", f"supervised, {task.name}", recipe, Training(recipe))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flanlab.errors import FlanlabError
-from flanlab.experiments.cells import Ablation, Cell, Comparison, Panel, Series, Training, changed
+from flanlab.experiments.cells import Ablation, Cell, Comparison, Panel, Series, Training, changed, with_tasks
 from flanlab.experiments.recipe import Plan
 
 _FEW_ROWS = 32
@@ -29,13 +29,12 @@ def ablation(plan: Plan, points: Sequence[str]) -> Ablation:
         told = "all rows" if rows == "full" else f"{rows} rows"
         for task in tasks:
             changes: dict[str, Any] = {
-                "tasks": {"include": [task.name]},
                 "hold_out": {"supervised": [task.name]},
                 "training": {"method": "prompt", "learning_rate": _LEARNING_RATE},
             }
             if rows != "full":
                 changes["mixture"] = {"train_cap": int(rows)}
-            recipe = changed(plan.recipe, **changes)
+            recipe = with_tasks(changed(plan.recipe, **changes), [task.name])
             pair = []
             for way, start in (("untuned", None), ("tuned", tuning)):
                 name = f"{way}-{rows}-{task.name.replace('_', '-')}"
