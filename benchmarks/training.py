@@ -31,8 +31,10 @@ from flanlab.models.embedded import EMBEDDED_MODEL, embedded_model_folder
 from flanlab.models.loading import load_model
 from flanlab.progress import say
 from flanlab.tasks.loading import load_collection, select_tasks
+from flanlab.training.loss import PackedObjective
+from flanlab.training.methods import make_optimizer, prepare_for_training
 from flanlab.training.settings import TrainingSettings
-from flanlab.training.trainer import make_optimizer, prepare_for_training, train_step
+from flanlab.training.trainer import train_step
 
 SEED = 0
 LEARNING_RATE = 1e-5
@@ -143,7 +145,7 @@ def train_with_flanlab(folder: str, examples: Sequence[dict[str, Any]]) -> dict[
     optimizer = make_optimizer(model, settings)
     started, processor_started = time.perf_counter(), time.process_time()
     for step in steps:
-        train_step(model, optimizer, step, settings, LEARNING_RATE)
+        train_step(model, optimizer, PackedObjective(), step, settings, LEARNING_RATE)
     return {
         "seconds": time.perf_counter() - started,
         "processor_seconds": time.process_time() - processor_started,

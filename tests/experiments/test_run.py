@@ -253,7 +253,7 @@ def test_finished_run_is_not_done_again(
     def never(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("nothing is left to do")
 
-    monkeypatch.setattr(loading_module, "answer_questions", never)
+    monkeypatch.setattr(predict_module, "_predict_pairs", never)
     monkeypatch.setattr(trainer, "train_step", never)
     run_recipe(read(home, tiny_folder), folder)
     assert_same_run(done, folder)
@@ -378,16 +378,16 @@ def test_a_base_model_that_has_seen_the_held_out_cluster_is_refused_before_it_co
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("carry_out", [run_recipe, train_recipe])
-def test_encoder_decoder_model_is_refused_before_it_costs(
-    carry_out: Any, encoder_decoders: dict[str, Path], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("kind", "method"), [("t5", "full"), ("bart", "lora")])
+def test_run_of_an_encoder_decoder_model(
+    kind: str, method: str, encoder_decoders: dict[str, Path], home: Path, tmp_path: Path
 ) -> None:
-    for costly in ("make_plan", "load_model"):
-        monkeypatch.setattr(module, costly, None)
-    with pytest.raises(FlanlabError, match="is an encoder-decoder model, and those cannot be tuned yet") as caught:
-        carry_out(read(home, encoder_decoders["t5"]), tmp_path / "run")
-    assert "flan eval" in caught.value.mend
-    assert not (tmp_path / "run").exists()
+    results = run_recipe(read(home, encoder_decoders[kind], method=method), tmp_path / "run")
+    assert set(results["variants"]) == {"untuned_instruction", "tuned"}
+    tuned = load_model(str(tmp_path / "run" / "model"), device="cpu")
+    assert tuned.stamp is not None
+    assert set(tuned.stamp["tasks"]) == {"counting"}
+    assert tuned.identity != load_model(str(encoder_decoders[kind]), device="cpu").identity
 
 
 def test_run_tells_the_best_template_on_dev(tiny_folder: Path, tmp_path: Path) -> None:

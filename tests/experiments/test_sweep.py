@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import yaml
@@ -18,7 +18,6 @@ from flanlab.experiments.recipe import Recipe, read_recipe
 from flanlab.experiments.sweep import Sweep, run_locally, run_sweep
 from flanlab.experiments.sweep_jobs import Job, carry_out, is_done
 from flanlab.experiments.sweep_planning import plan_sweep
-from flanlab.training.settings import TrainingSettings
 
 CLUSTERS = ["sentiment", "closed_book_qa", "summarization", "natural_language_inference", "coreference"]
 
@@ -86,8 +85,6 @@ def _trained_on(recipe: Recipe) -> list[dict[str, Any]]:
 def test_every_ablation_can_be_planned(recipe: Recipe, tmp_path: Path, tiny_folder: Path) -> None:
     points = {"scale": [str(tiny_folder), str(tiny_folder)]}
     for name in ablation_names():
-        if name == "prompt-tuning" and "prompt" not in get_args(TrainingSettings.model_fields["method"].annotation):
-            continue
         sweep = plan_sweep(name, recipe, tmp_path / "out", points=points.get(name, ()))
         names = [cell.name for cell in sweep.ablation.cells]
         assert len(set(names)) == len(names)
@@ -95,7 +92,7 @@ def test_every_ablation_can_be_planned(recipe: Recipe, tmp_path: Path, tiny_fold
         compared = {cell for pair in sweep.ablation.comparisons for cell in (pair.before, pair.after)}
         assert drawn | compared <= set(names)
         assert set(states(sweep).values()) == {"waiting"}
-        assert sweep.expected_seconds() > 0
+        assert all(job.cost["tokens"] and job.cost["seconds"] >= 0 for job in sweep.waiting())
 
 
 def test_equal_work_is_shared_between_cells_and_ablations(recipe: Recipe, tmp_path: Path) -> None:
@@ -169,6 +166,19 @@ def test_supervised_learning_trains_on_its_task_alone(recipe: Recipe, tmp_path: 
     assert list(results["tasks"]) == list(results["trained_on"]) == ["product_reviews"]
     assert results["tasks"]["product_reviews"]["seen"] == "the model was trained on it"
     assert "tuned-sentiment" in sweep.left_out
+
+
+def test_prompts_are_learned_from_the_tuned_and_the_untuned_model(recipe: Recipe, tmp_path: Path) -> None:
+    sweep = plan_sweep("prompt-tuning", recipe, tmp_path, points=["8"], only=["*-everyday-entailment"])
+    untuned, tuned = (chains(sweep)[f"{way}-8-everyday-entailment"] for way in ("untuned", "tuned"))
+    assert (len(untuned), len(tuned)) == (2, 3)
+    carry_through(sweep)
+    assert set(states(sweep).values()) == {"done"}
+    results = scores(sweep)
+    assert list(results["tuned-8-everyday-entailment"]["tasks"]) == ["everyday_entailment"]
+    trained = {name: set(found["trained_on"]) for name, found in results.items()}
+    assert trained["untuned-8-everyday-entailment"] == {"everyday_entailment"}
+    assert trained["tuned-8-everyday-entailment"] > {"everyday_entailment", "product_reviews"}
 
 
 class Killed(BaseException):

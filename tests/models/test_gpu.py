@@ -11,7 +11,9 @@ from transformers import AutoModelForCausalLM
 from flanlab.models.loading import load_model
 from flanlab.models.packed_attention import ATTENTION_NAME, check_isolation, pack_segments, packed_attention, packed_logits
 from flanlab.models.scoring import Question, answer_questions
-from flanlab.training.trainer import make_optimizer, packed_loss, prepare_for_training, train_step
+from flanlab.training.loss import PackedObjective, packed_loss
+from flanlab.training.methods import make_optimizer, prepare_for_training
+from flanlab.training.trainer import train_step
 from tests.models.test_packed_attention import example
 from tests.training.stream import make_settings
 
@@ -46,7 +48,7 @@ def test_training_loss_and_update_are_near_those_of_the_cpu(tiny_folder: Path) -
         model = prepare_for_training(loaded, settings)
         assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
         optimizer = make_optimizer(model, settings)
-        losses[device] = [train_step(model, optimizer, EXAMPLES, settings, 1e-3)[0] for _ in range(5)]
+        losses[device] = [train_step(model, optimizer, PackedObjective(), EXAMPLES, settings, 1e-3)[0] for _ in range(5)]
         weights[device] = torch.cat([parameter.detach().cpu().flatten() for parameter in model.parameters()])
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=2e-2)
     assert losses["cuda"][-1] < losses["cuda"][0]

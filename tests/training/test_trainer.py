@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,11 @@ from flanlab.data.mixture import EncodedExample
 from flanlab.errors import FlanlabError
 from flanlab.experiments.run import save_tuned
 from flanlab.models.loading import LoadedModel, load_model
+from flanlab.training import loss as loss_module
 from flanlab.training import trainer
-from flanlab.training.trainer import examples_per_step, make_optimizer, prepare_for_training
+from flanlab.training.loss import PackedObjective
+from flanlab.training.methods import make_optimizer, prepare_for_training
+from flanlab.training.trainer import examples_per_step
 from tests.tiny import stock_model
 from tests.training.stream import (
     STAMP,
@@ -28,6 +29,7 @@ from tests.training.stream import (
     make_mixture,
     make_settings,
     read_log,
+    run_script,
     train_tiny,
     weights,
 )
@@ -36,6 +38,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"optimizer": "adamw", "weight_decay": 0.1},
     {"optimizer": "adafactor"},
     {"method": "lora", "lora_rank": 4, "schedule": "cosine"},
+    {"method": "prompt", "prompt_length": 20, "learning_rate": 0.3},
 ]
 
 
@@ -148,7 +151,7 @@ def test_ctrl_c_in_the_middle_of_an_update_saves_whole_steps(
 
 
 def test_second_ctrl_c_stops_at_once_and_saves_nothing(go: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    original = trainer.packed_loss
+    original = loss_module.packed_loss
     calls: list[int] = []
 
     def impatient(*args: Any) -> torch.Tensor:
@@ -158,7 +161,7 @@ def test_second_ctrl_c_stops_at_once_and_saves_nothing(go: Any, monkeypatch: pyt
             os.kill(os.getpid(), signal.SIGINT)
         return original(*args)
 
-    monkeypatch.setattr(trainer, "packed_loss", impatient)
+    monkeypatch.setattr(loss_module, "packed_loss", impatient)
     with pytest.raises(KeyboardInterrupt):
         go("stopped", checkpoint_minutes=1e6)
     assert len(calls) == 3
@@ -186,16 +189,8 @@ train_tiny(load_model(sys.argv[1], device="cpu"), make_mixture(Path(sys.argv[2])
 
 def test_killed_process_goes_on_bit_for_bit(go: Any, tiny_folder: Path, tmp_path: Path) -> None:
     """A real `kill -9` in the middle of writing a checkpoint: the log is a step ahead of the last whole one."""
-    repository = Path(__file__).parents[2]
     folder = tmp_path / "killed"
-    arguments = [str(tiny_folder), str(tmp_path / "tasks"), str(folder), str(torch.get_num_threads())]
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED_SCRIPT, *arguments],
-        cwd=repository,
-        env={**os.environ, "PYTHONPATH": str(repository)},
-        capture_output=True,
-        text=True,
-    )
+    done = run_script(KILLED_SCRIPT, tiny_folder, tmp_path / "tasks", folder, torch.get_num_threads())
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert last_checkpoint(folder).name == "step-000004"
     assert len(read_log(folder)) == 5
@@ -255,8 +250,8 @@ def test_non_finite_loss_stops_with_step_and_examples(
     def spoiled(*args: Any) -> tuple[float, float]:
         steps.append(1)
         if len(steps) == 3:
-            loss = trainer.packed_loss
-            monkeypatch.setattr(trainer, "packed_loss", lambda *given: loss(*given) * bad)
+            loss = loss_module.packed_loss
+            monkeypatch.setattr(loss_module, "packed_loss", lambda *given: loss(*given) * bad)
         return original(*args)
 
     monkeypatch.setattr(trainer, "train_step", spoiled)
@@ -327,7 +322,7 @@ def test_gradient_is_clipped(tiny: LoadedModel, tmp_path: Path) -> None:
     model = prepare_for_training(tiny, settings)
     before = torch.cat([value.detach().flatten().clone() for value in model.parameters()])
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    _, norm = trainer.train_step(model, optimizer, examples, settings, learning_rate=0.5)
+    _, norm = trainer.train_step(model, optimizer, PackedObjective(), examples, settings, learning_rate=0.5)
     after = torch.cat([value.detach().flatten() for value in model.parameters()])
     assert norm > 0.125
     assert (after - before).norm().item() == pytest.approx(0.5 * 0.125, rel=1e-3)
@@ -337,7 +332,7 @@ def test_step_without_examples_changes_nothing(tiny: LoadedModel) -> None:
     model = prepare_for_training(tiny, make_settings())
     before = [value.detach().clone() for value in model.parameters()]
     optimizer = make_optimizer(model, make_settings(weight_decay=0.5))
-    assert trainer.train_step(model, optimizer, [], make_settings(), 0.1) == (0.0, 0.0)
+    assert trainer.train_step(model, optimizer, PackedObjective(), [], make_settings(), 0.1) == (0.0, 0.0)
     assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
 
 
@@ -364,9 +359,10 @@ def test_step_with_a_non_finite_loss_changes_no_weight(
     assert isinstance(found, EncodedExample)
     model = prepare_for_training(tiny, make_settings())
     before = [value.detach().clone() for value in model.parameters()]
-    original = trainer.packed_loss
-    monkeypatch.setattr(trainer, "packed_loss", lambda *given: original(*given) * float("nan"))
-    loss, _ = trainer.train_step(model, make_optimizer(model, make_settings()), [found], make_settings(), 0.1)
+    original = loss_module.packed_loss
+    monkeypatch.setattr(loss_module, "packed_loss", lambda *given: original(*given) * float("nan"))
+    settings = make_settings()
+    loss, _ = trainer.train_step(model, make_optimizer(model, settings), PackedObjective(), [found], settings, 0.1)
     assert loss != loss
     assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
 
@@ -385,3 +381,25 @@ def test_adapter_on_a_model_tuned_by_an_adapter(tiny_folder: Path, tmp_path: Pat
         expected = model(input_ids=ids, attention_mask=mask).logits
         given = load_model(str(base), device="cpu").model(input_ids=ids, attention_mask=mask).logits
     torch.testing.assert_close(given, expected, rtol=0, atol=1e-3)
+
+
+def test_loss_that_explodes_stops_with_step_examples_and_mend(go: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Weights are thrown far away after step 25: the loss stays a number, and the log alone tells that it was once low."""
+    original = trainer.train_step
+    losses: list[float] = []
+
+    def thrown(model: Any, *args: Any) -> tuple[float, float]:
+        if len(losses) == 25:
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.mul_(30)
+        result = original(model, *args)
+        losses.append(result[0])
+        return result
+
+    monkeypatch.setattr(trainer, "train_step", thrown)
+    with pytest.raises(FlanlabError, match=r"stopped at step \d+: the median loss of the last 20 steps was") as caught:
+        go("thrown", steps=60, schedule="constant", checkpoint_minutes=1e6)
+    assert 26 <= len(losses) <= 25 + 20
+    assert "(template " in caught.value.message
+    assert "learning_rate" in caught.value.mend

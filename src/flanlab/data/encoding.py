@@ -8,9 +8,8 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -30,8 +29,7 @@ EXEMPLAR_SEPARATOR = "\n\n"
 """Stands between one exemplar and the next, and before the question itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedQuestion:
+class EncodedQuestion(NamedTuple):
     """A prompt and its possible answers as token ids; each answer ends with the end token."""
 
     prompt: list[int]
@@ -173,7 +171,10 @@ class TextEncoder(Encoder):
     @cached_property
     def newline_tokens(self) -> frozenset[int]:
         """Tokens that contain a line break."""
-        texts = self.tokenizer.batch_decode([[token] for token in range(len(self.tokenizer))])
+        tokens = [[token] for token in range(len(self.tokenizer))]
+        backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
+        # Asked directly, since what transformers does to each text takes most of the time and touches no line break.
+        texts = backend.decode_batch(tokens, False) if backend is not None else self.tokenizer.batch_decode(tokens)
         return frozenset(token for token, text in enumerate(texts) if "\n" in text)
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -12,8 +12,8 @@ import contextlib
 import functools
 import gc
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -55,8 +55,7 @@ class MixtureSettings(BaseModel):
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """What stands at a position of the stream."""
 
     task: int
@@ -89,8 +88,7 @@ class Dropped:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """What is shown: a row through a template, its options in an order (None: not shown)."""
 
     task: Task
@@ -99,7 +97,7 @@ class Choice:
     order: Sequence[int] | None
 
 
-_EXAMPLES_AT_ONCE = 1_000
+_EXAMPLES_AT_ONCE = 4_000
 
 
 class Mixture:
@@ -259,6 +257,6 @@ def encode_within(
                 if shorter is None:
                     found[place] = Dropped(choice.task.name, choice.row.index, choice.template, "prompt too long")
                 else:
-                    too_long[place] = replace(choice, row=shorter)
+                    too_long[place] = choice._replace(row=shorter)
         remaining = too_long
     return [found[place] for place in range(len(choices))]

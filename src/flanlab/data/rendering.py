@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Undefined
 
@@ -14,6 +13,8 @@ from flanlab.errors import FlanlabError
 from flanlab.tasks.schema import Baseline, Options, Task, Template
 from flanlab.tasks.templating import TemplatingError, compile_source
 
+Truncation = Literal["end", "middle"]
+"""Which part of its longest field a prompt loses where it is too long."""
 BASELINE = 0
 """Number under which a task's baseline prompt is rendered; its templates count from 1."""
 
@@ -36,7 +37,7 @@ class Example:
     """Every acceptable answer, the target among them; the target alone unless the task lists more."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class PreparedRow:
     """A row with its fields, so that ten templates do not work them out ten times."""
 
@@ -45,19 +46,21 @@ class PreparedRow:
     columns: Mapping[str, Any]
     fields: Mapping[str, Any]
     cut: Mapping[str, str] = field(default_factory=dict)
-    """Fields that a prompt shows without their end. Options, answer and target are always made from whole fields."""
+    """Fields that a prompt shows without their end or middle. Options, answer and target are always made from whole fields."""
+    _options: tuple[str, ...] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def shown(self) -> Mapping[str, Any]:
         """The fields as a prompt shows them."""
         return {**self.fields, **self.cut}
 
-    @cached_property
+    @property
     def options(self) -> tuple[str, ...]:
         """The possible answers in the task's own words; empty for generation."""
-        if self.task.options is None:
-            return ()
-        return _option_texts(self.task, self.index, self.task.options, self.fields, self.columns)
+        if self._options is None:
+            source = self.task.options
+            self._options = () if source is None else _option_texts(self.task, self.index, source, self.fields, self.columns)
+        return self._options
 
 
 def prepare_row(task: Task, row: Mapping[str, Any], index: int) -> PreparedRow:
@@ -124,7 +127,12 @@ def render(task: Task, template_number: int, row: PreparedRow, option_order: Seq
     if options:
         beside_fields["options"] = list(options)
     prompt = _text(_evaluate(task, row.index, f"{where}, prompt", template.prompt, beside_fields, row.cut, row.fields))
-    target = _text(_evaluate(task, row.index, f"{where}, target", template.target, beside_fields, row.fields))
+    is_answer = template.target == _THE_ANSWER
+    target = (
+        answer
+        if is_answer
+        else _text(_evaluate(task, row.index, f"{where}, target", template.target, beside_fields, row.fields))
+    )
     for part, text in (("prompt", prompt), ("target", target)):
         if not text:
             raise FlanlabError(
@@ -153,7 +161,7 @@ def render(task: Task, template_number: int, row: PreparedRow, option_order: Seq
         )
     references: tuple[str, ...] = (target,)
     # A template with a target of its own (the other translation direction, an inverted one) has only that reference.
-    if forward and task.references is not None and template.target == _THE_ANSWER:
+    if forward and task.references is not None and is_answer:
         references = _references(task, row, {"answer": answer}, row.fields, row.columns) or references
     return Example(task.name, task.clusters[0], template_number, row.index, prompt, target, references=references)
 
@@ -230,10 +238,10 @@ def gold_value_of(task: Task, row: PreparedRow) -> float | None:
     return number
 
 
-def shorten_longest_field(row: PreparedRow, characters: int) -> PreparedRow | None:
-    """Cut at least `characters` off the end of the longest text field, at a word; None where nothing is left to cut.
+def shorten_longest_field(row: PreparedRow, characters: int, where: Truncation = "end") -> PreparedRow | None:
+    """Cut at least `characters` out of the longest text field, at a word; None where nothing is left to cut.
 
-    Instruction and OPTIONS stay whole: only an input of the task loses its end.
+    Instruction and OPTIONS stay whole: only an input of the task loses its end or its middle.
     """
     texts = {name: value.strip() for name, value in row.shown.items() if isinstance(value, str)}
     if not texts:
@@ -242,10 +250,23 @@ def shorten_longest_field(row: PreparedRow, characters: int) -> PreparedRow | No
     keep = len(texts[longest]) - characters
     if keep < _SHORTEST_FIELD:
         return None
-    cut = texts[longest][:keep].rsplit(maxsplit=1)[0].rstrip()
+    # From the whole text, so that a second cut leaves one gap as well.
+    whole = row.fields[longest].strip()
+    if where == "end":
+        cut = _words_at_start(whole[:keep])
+    else:
+        half = (keep - len(_GAP)) // 2
+        cut = _words_at_start(whole[:half]) + _GAP + whole[-half:].split(maxsplit=1)[-1]
     return replace(row, cut={**row.cut, longest: cut})
 
 
+def _words_at_start(text: str) -> str:
+    """A text without its last word, which may have been cut."""
+    return text.rsplit(maxsplit=1)[0].rstrip()
+
+
+_GAP = " [...] "
+"""Stands where a text has lost its middle."""
 _SHORTEST_FIELD = 40
 """Characters: an input cut to less than this says too little to stand for the row."""
 

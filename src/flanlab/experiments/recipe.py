@@ -107,6 +107,24 @@ def make_plan(
         FlanlabError: unknown names, an overlap under the policy `error`, nothing to train on or to test on.
         MissingDataError: lists every task whose rows cannot be reached.
     """
+    split = divide(recipe, read_tasks)
+    # Once for all parts of a task.
+    wholes = {task.whole.name: task.whole for task in split.test} if recipe.evaluation.shots else {}
+    return Plan(
+        recipe=recipe,
+        split=split,
+        train_rows=_reach(split.train, "train", mirror, read_rows),
+        test_rows=_reach(split.test, recipe.evaluation.split, mirror, read_rows),
+        exemplar_rows=_reach(list(wholes.values()), "train", mirror, read_rows),
+    )
+
+
+def divide(recipe: Recipe, read_tasks: TasksReader = load_collections) -> HoldOutSplit:
+    """Find a recipe's tasks and divide them by its hold-out; rows are not needed.
+
+    Raises:
+        FlanlabError: as `make_plan`.
+    """
     tasks = read_tasks(recipe.tasks.collections)
     named: list[str] = []
     if recipe.tasks.include != "all":
@@ -123,15 +141,7 @@ def make_plan(
         )
     if not split.train:
         raise FlanlabError("The hold-out leaves no task to train on.", mend="Include more tasks, or hold out fewer clusters.")
-    # Once for all parts of a task.
-    wholes = {task.whole.name: task.whole for task in split.test} if recipe.evaluation.shots else {}
-    return Plan(
-        recipe=recipe,
-        split=split,
-        train_rows=_reach(split.train, "train", mirror, read_rows),
-        test_rows=_reach(split.test, recipe.evaluation.split, mirror, read_rows),
-        exemplar_rows=_reach(list(wholes.values()), "train", mirror, read_rows),
-    )
+    return split
 
 
 def _reach(tasks: Sequence[Task], split: Split, mirror: Path | None, read_rows: RowsReader) -> dict[str, Rows]:

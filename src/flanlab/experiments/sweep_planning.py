@@ -20,6 +20,7 @@ from flanlab.experiments.ablations import make_ablation
 from flanlab.experiments.cells import Cell, Training, changed, with_tasks
 from flanlab.experiments.recipe import Plan, Recipe, make_plan
 from flanlab.experiments.run import TRAINING_COST, make_mixture, prompt_styles, scoring_speed
+from flanlab.experiments.stamp import SHAPES_NOTHING
 from flanlab.experiments.sweep import PlannedCell, Sweep
 from flanlab.experiments.sweep_jobs import JOBS, Job, is_done
 from flanlab.files import read_json
@@ -134,7 +135,7 @@ class _Planner:
         base = recipe.model
         model = _place(base) if start is None else str(start.folder / "model")
         told = _told_alike(recipe, plan, model)
-        shaping = told.model_dump(mode="json", exclude={"model": True, "tasks": {"collections"}, "training": _NOT_SHAPING})
+        shaping = told.model_dump(mode="json", exclude={"model": True, "tasks": {"collections"}, "training": set(SHAPES_NOTHING)})
         rows = {task.name: [task.hash, plan.train_rows[task.name].source_hash] for task in plan.split.train}
         key = _key("train", self._model(base).identity if start is None else start.key, shaping, rows)
         if key not in self.jobs:
@@ -233,7 +234,7 @@ class _Planner:
             if model not in self._measured:
                 self._measured[model] = scoring_speed(self._model(model))
             speed = self._measured[model] / (TRAINING_COST if job.kind == "train" else _GENERATION_COST)
-        return job.with_cost({**cost, "seconds": round(cost["tokens"] / speed, 1)})
+        return job.with_cost({**cost, "seconds": round(cost["tokens"] / speed, 3)})
 
     def _model(self, name: str) -> LoadedModel:
         if name not in self._models:
@@ -243,9 +244,6 @@ class _Planner:
     @property
     def _mirror_text(self) -> str | None:
         return None if self._mirror is None else str(self._mirror)
-
-
-_NOT_SHAPING = {"checkpoint_minutes", "workers"}
 
 
 def _told_alike(recipe: Recipe, plan: Plan, model: str) -> Recipe:

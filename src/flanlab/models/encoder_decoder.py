@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,18 +110,24 @@ def _read_prompts(
             f"A prompt of {longest} tokens is longer than the {positions} that the model can read.",
             mend=f"Set evaluation.prompt_tokens to {positions} or less.",
         )
-    ids = _padded(prompts, model.device, filler)
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
-    visible = (torch.arange(longest, device=model.device) < lengths[:, None]).long()
+    ids = padded(prompts, model.device, filler)
+    visible = visible_places(prompts, model.device)
     encoded = model.get_encoder()(input_ids=ids, attention_mask=visible).last_hidden_state
     context = _Context(encoded, visible, EncoderDecoderCache(DynamicCache(), DynamicCache()))
     start = torch.tensor([answer_start] * len(prompts), device=model.device)
     return context, _decode(model, context, start, [[len(answer_start) - 1]] * len(prompts))
 
 
-def _padded(sequences: Sequence[Sequence[int]], device: torch.device, filler: int = 0) -> Tensor:
+def padded(sequences: Sequence[Sequence[int]], device: torch.device, filler: int = 0) -> Tensor:
+    """The sequences as rows, padded on the right: int64 [sequences, longest]."""
     longest = max(map(len, sequences))
     return torch.tensor([[*tokens, *[filler] * (longest - len(tokens))] for tokens in sequences], device=device)
+
+
+def visible_places(sequences: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """1 where the padded sequences are no padding, else 0: int64 [sequences, longest]."""
+    lengths = torch.tensor([len(tokens) for tokens in sequences], device=device)
+    return (torch.arange(int(lengths.max()), device=device) < lengths[:, None]).long()
 
 
 def _chunks(options: Sequence[Sequence[int]], prompt: int, token_budget: int) -> Iterator[list[int]]:
@@ -138,7 +145,7 @@ def _score_rest(model: PreTrainedModel, context: _Context, options: Sequence[Seq
     logits = _decode(
         model,
         context,
-        _padded([option[:-1] for option in options], context.encoded.device),
+        padded([option[:-1] for option in options], context.encoded.device),
         [range(len(option) - 1) for option in options],
     )
     targets = [token for option in options for token in option[1:]]
@@ -177,9 +184,6 @@ def _generate(model: PreTrainedModel, context: _Context, questions: Sequence[Que
 def _decode(model: PreTrainedModel, context: _Context, tokens: Tensor, wanted: Sequence[Sequence[int]]) -> Tensor:
     """Let the decoder read on; logits [places, vocabulary] of the wanted places of each row alone.
 
-    Whatever the model does to its hidden states before the output layer (T5 may scale them) and to the logits after it (BART
-    adds a bias), it does itself: only the rows that enter the layer are fewer.
-
     Args:
         model: the model.
         context: its cache grows by the tokens.
@@ -188,18 +192,7 @@ def _decode(model: PreTrainedModel, context: _Context, tokens: Tensor, wanted: S
     """
     rows, time = tokens.shape
     chosen = torch.tensor([row * time + place for row, places in enumerate(wanted) for place in places], device=tokens.device)
-
-    def choose(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        (hidden,) = inputs
-        if hidden.shape[:-1] != (rows, time):
-            raise _unfit(model)
-        return (hidden.flatten(0, 1)[chosen][None],)
-
-    head = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear):
-        raise _unfit(model)
-    hook = head.register_forward_pre_hook(choose)
-    try:
+    with logits_of(model, chosen, (rows, time)):
         output = model(
             encoder_outputs=BaseModelOutput(last_hidden_state=context.encoded),
             attention_mask=context.visible,
@@ -207,15 +200,46 @@ def _decode(model: PreTrainedModel, context: _Context, tokens: Tensor, wanted: S
             past_key_values=context.cache,
             use_cache=True,
         )
-    finally:
-        hook.remove()
     logits: Tensor = output.logits
     if logits.shape[:-1] != (1, len(chosen)):
         raise _unfit(model)
     return logits[0]
 
 
-def _unfit(model: PreTrainedModel) -> FlanlabError:
+@contextmanager
+def logits_of(model: nn.Module, chosen: Tensor, shape: tuple[int, int]) -> Iterator[None]:
+    """For the length of a block, the model's logits are those of the chosen places alone: [1, chosen, vocabulary].
+
+    Whatever the model does to its hidden states before the output layer (T5 may scale them) and to the logits after it (BART
+    adds a bias), it does itself: only the rows that enter the layer are fewer.
+
+    Args:
+        model: an encoder-decoder model, also wrapped in another module.
+        chosen: int64, places in the decoder's flattened rows.
+        shape: rows of the decoder and their length.
+
+    Raises:
+        FlanlabError: the model has no output layer of this kind.
+    """
+
+    def choose(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        (hidden,) = inputs
+        if hidden.shape[:-1] != shape:
+            raise _unfit(model)
+        return (hidden.flatten(0, 1)[chosen][None],)
+
+    inner: Any = getattr(model, "module", model)
+    head = inner.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise _unfit(model)
+    hook = head.register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _unfit(model: nn.Module) -> FlanlabError:
     return FlanlabError(
         f"{type(model).__name__} does not compute its logits by one output layer, position by position.",
         mend="Use an encoder-decoder model of the T5 or BART family.",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from flanlab.models.encoder_decoder import answer_from_encoder, check_padding
 from flanlab.models.gguf import gguf_model_folder, is_gguf
 from flanlab.models.packed_attention import ATTENTION_NAME, check_isolation
 from flanlab.models.scoring import Answer, Question, answer_questions
+from flanlab.models.soft_prompt import add_soft_prompt, read_soft_prompt, soft_prompt_of, virtual_tokens
 
 STAMP_FILE = "flanlab.json"
 """Beside the weights of every model tuned here: what it was trained on, and what was held out."""
@@ -53,12 +56,10 @@ class LoadedModel:
     @cached_property
     def identity(self) -> str:
         """Hash of the weights as loaded and of the tokenizer: what predictions are keyed by."""
-        digest = hashlib.blake2b(digest_size=16)
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-        digest.update(self.encoder.hash.encode())
-        return digest.hexdigest()
+        # Side by side: hashing a large model on one core takes longer than loading it.
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            hashes = list(pool.map(_hash, sorted(self.model.state_dict().items())))
+        return hashlib.blake2b("".join([*hashes, self.encoder.hash]).encode(), digest_size=16).hexdigest()
 
     @cached_property
     def parameters(self) -> int:
@@ -86,13 +87,24 @@ class LoadedEncoderDecoder(LoadedModel):
         return answer_from_encoder(self.model, self.encoder.answer_start, questions, token_budget)
 
 
+@dataclass(frozen=True)
+class LoadedPromptTuned(LoadedModel):
+    """A model with a soft prompt, which stands before every question."""
+
+    def _answers(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Answer]]:
+        virtual = virtual_tokens(self.model)
+        asked = [replace(question, prompt=[*virtual, *question.prompt]) for question in questions]
+        return super()._answers(asked, token_budget)
+
+
 def load_model(
     name: str, *, device: str | None = None, revision: str | None = None, say: Callable[[str], None] = lambda _: None
 ) -> LoadedModel:
-    """Load a language model: the embedded one, a folder (full weights or a LoRA adapter), a GGUF file, or a Hub id.
+    """Load a language model: the embedded one, a folder (full weights or an adapter), a GGUF file, or a Hub id.
 
-    float32 on a CPU, bfloat16 on a GPU; never float16, in which T5 overflows. A causal model is checked once for leaks between
-    packed segments, an encoder-decoder model for padding that is read.
+    On a GPU where there is one, of several processes each on its own. float32 on a CPU, bfloat16 on a GPU; never float16, in
+    which T5 overflows. A causal model is checked once for leaks between packed segments, an encoder-decoder model for padding
+    that is read.
 
     Raises:
         FlanlabError: no such model, no safetensors weights, or an architecture that cannot be scored.
@@ -104,7 +116,7 @@ def load_model(
     folder = place if place.is_dir() else None
     if folder is None and (name.startswith((".", "/")) or name.count("/") > 1):
         raise FlanlabError(f"There is no model folder at {name}.", mend=f"Name a folder, a Hub id, or {EMBEDDED_MODEL}.")
-    target_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target_device = torch.device(device) if device else _own_device()
     stamp = read_stamp(folder) if folder else None
     dtype = torch.bfloat16 if target_device.type == "cuda" else torch.float32
     try:
@@ -122,7 +134,30 @@ def load_model(
         check_padding(model, encoder.answer_start)
         return LoadedEncoderDecoder(model, encoder, name, folder, stamp)
     check_isolation(model)
-    return LoadedModel(model, encoder, name, folder, stamp)
+    return (LoadedModel if soft_prompt_of(model) is None else LoadedPromptTuned)(model, encoder, name, folder, stamp)
+
+
+def _hash(weight: tuple[str, Any]) -> str:
+    """Hash of a tensor's name, shape, type and numbers."""
+    name, tensor = weight
+    digest = hashlib.blake2b(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode(), digest_size=16)
+    digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _own_device() -> torch.device:
+    """The GPU of this process, where there are any: torchrun numbers a machine's processes by LOCAL_RANK."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    number = int(os.environ.get("LOCAL_RANK", 0))
+    if number >= torch.cuda.device_count():
+        raise FlanlabError(
+            f"Process {number} of this machine has no GPU of its own: there are {torch.cuda.device_count()}.",
+            mend="Start as many processes as there are GPUs (torchrun --nproc-per-node).",
+        )
+    # Kernels that are compiled on the spot run on the current device, whatever their inputs'.
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
 
 
 def load_encoder(name: str, *, say: Callable[[str], None] = lambda _: None) -> TextEncoder:
@@ -141,6 +176,11 @@ def is_encoder_decoder(name: str) -> bool:
     """Whether a model is known to have an encoder and a decoder; of its files only the configuration is read."""
     config = _config_if_any(name)
     return config is not None and bool(config.is_encoder_decoder)
+
+
+def is_prompt_tuned(name: str) -> bool:
+    """Whether a model is a soft prompt before another model."""
+    return _adapted(Path(name)) is not None and _kind_of_adapter(Path(name)) == "PROMPT_TUNING"
 
 
 def _config_if_any(name: str) -> PreTrainedConfig | None:
@@ -189,13 +229,31 @@ def _adapted(folder: Path) -> str | None:
     return str(stamp["base_model"] if stamp else read_json(folder / "adapter_config.json")["base_model_name_or_path"])
 
 
+def _kind_of_adapter(folder: Path) -> str:
+    return str(read_json(folder / "adapter_config.json").get("peft_type"))
+
+
 def _read_weights(source: str, revision: str | None, dtype: torch.dtype, say: Callable[[str], None]) -> Any:
     """The model of a folder or Hub id; an adapter is merged into its base, which may be an adapter itself."""
     base = _adapted(Path(source))
     if base is not None:
+        model = _read_weights(_source(base, say), revision, dtype, say)
+        if soft_prompt_of(model) is not None:
+            raise FlanlabError(
+                f"{source} is an adapter of {base}, which is a soft prompt itself.", mend="Use an adapter of a whole model."
+            )
+        if is_prompt_tuned(source):
+            add_soft_prompt(model, read_soft_prompt(Path(source)))
+            return model
         from peft import PeftModel
 
-        return PeftModel.from_pretrained(_read_weights(_source(base, say), revision, dtype, say), source).merge_and_unload()
+        adapted = PeftModel.from_pretrained(model, source)
+        if adapted.active_peft_config.is_prompt_learning:
+            raise FlanlabError(
+                f"{source} is an adapter of the kind {_kind_of_adapter(Path(source))}, which is not known here.",
+                mend="Use one that can be merged, such as LoRA, or PROMPT_TUNING.",
+            )
+        return adapted.merge_and_unload()
     config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     kind: Any = AutoModelForCausalLM
     attention: dict[str, str] = {"attn_implementation": ATTENTION_NAME}

@@ -1,1 +1,1 @@
-"""Training: the loop, optimizers, checkpoints."""
+"""Training: methods, losses, optimizers, the loop, checkpoints."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class TrainingSettings(BaseModel):
@@ -16,19 +16,36 @@ class TrainingSettings(BaseModel):
     steps: int = Field(gt=0, description="Optimizer steps.")
     tokens_per_step: int = Field(8192, gt=0, description="Mean tokens of a step, prompts and targets (paper: 8,192).")
     micro_batch_tokens: int = Field(1024, gt=0, description="Most tokens computed at once; bounds memory.")
-    method: Literal["full", "lora"] = "full"
+    method: Literal["full", "lora", "prompt"] = Field(
+        "full", description="Train all weights, a LoRA adapter, or a soft prompt."
+    )
     lora_rank: int = Field(16, gt=0)
+    prompt_length: int = Field(20, gt=0, description="Virtual tokens of a soft prompt; the gain beyond 20 is small.")
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     learning_rate: float = Field(gt=0)
     schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="Shape of the decay after warm-up.")
     warmup_steps: int = Field(0, ge=0)
     weight_decay: float = Field(0.0, ge=0)
     gradient_clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    gradient_checkpointing: bool = Field(
+        False, description="Compute each layer's forward pass again in the backward pass: less memory, a third more time."
+    )
     compile: bool = Field(False, description="Compile the model's layers: slow to start, then faster on a GPU.")
     workers: int | None = Field(
         None, ge=0, description="Processes that render examples ahead; none on a CPU and up to 8 on a GPU, where not given."
     )
     checkpoint_minutes: float = Field(10.0, gt=0, description="Time between checkpoints.")
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="Where several processes train: each keeps the whole model (ddp), or a part of it (fsdp)."
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.parallel == "fsdp" and self.optimizer == "adafactor":
+            raise ValueError("adafactor needs whole weights, which no process has under fsdp: take adamw, or parallel: ddp")
+        if self.parallel == "fsdp" and self.method == "prompt":
+            raise ValueError("a soft prompt is not divided among processes: take parallel: ddp")
+        return self
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step (from 0): linear warm-up, then the schedule, which reaches zero after the last step."""

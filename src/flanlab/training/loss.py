@@ -1,0 +1,181 @@
+"""The loss: cross-entropy of the target tokens alone, and how a step is cut into batches that fit into memory.
+
+Either way a batch's loss is a sum, to be divided by the target tokens of the whole step, so that a step is the same however
+it is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flanlab.data.encoding import SeparateTextEncoder, TextEncoder
+from flanlab.data.mixture import EncodedExample
+from flanlab.data.packing import best_fit
+from flanlab.errors import FlanlabError
+from flanlab.models.encoder_decoder import logits_of, padded, visible_places
+from flanlab.models.packed_attention import PackedBatch, pack_segments, packed_logits
+from flanlab.models.soft_prompt import virtual_tokens
+
+
+class Objective(Protocol):
+    """What the loop must know of a kind of model: how a step's examples are cut into batches, and the loss of a batch."""
+
+    def batches(self, examples: Sequence[EncodedExample], tokens: int) -> list[list[EncodedExample]]:
+        """The examples in batches that compute at most `tokens` tokens each."""
+
+    def loss(self, model: nn.Module, examples: Sequence[EncodedExample]) -> Tensor:
+        """Sum of the cross-entropy of all target tokens of a batch (natural log)."""
+
+    def padding(self, examples: Sequence[EncodedExample]) -> int:
+        """Tokens of a batch that are computed for nothing."""
+
+
+@dataclass(frozen=True)
+class PackedObjective:
+    """Of a decoder-only model: the examples of a batch lie in one row, with no padding, and do not see each other."""
+
+    virtual: tuple[int, ...] = ()
+    """Virtual tokens that stand before each prompt, where the model has a soft prompt."""
+
+    def batches(self, examples: Sequence[EncodedExample], tokens: int) -> list[list[EncodedExample]]:
+        """Best-fit packing."""
+        rows = best_fit([len(self.virtual) + example.length for example in examples], tokens)
+        return [[examples[position] for position in row] for row in rows]
+
+    def loss(self, model: nn.Module, examples: Sequence[EncodedExample]) -> Tensor:
+        """See `packed_loss`."""
+        if self.virtual:
+            examples = [replace(example, prompt=[*self.virtual, *example.prompt]) for example in examples]
+        return packed_loss(model, examples)
+
+    def padding(self, examples: Sequence[EncodedExample]) -> int:
+        """There is none."""
+        return 0
+
+
+@dataclass(frozen=True)
+class PaddedObjective:
+    """Of an encoder-decoder model: an example is a row, padded to the longest of its batch; padding is masked.
+
+    Such models count their positions and attend over whole rows by themselves, so examples cannot lie flat beside each other.
+    Those of a batch are of like length, which keeps padding small.
+    """
+
+    answer_start: tuple[int, ...]
+    """What the decoder reads before an answer."""
+
+    def batches(self, examples: Sequence[EncodedExample], tokens: int) -> list[list[EncodedExample]]:
+        """Longest first, as many as fit when padded; the order depends on nothing but the lengths."""
+        found: list[list[EncodedExample]] = []
+        prompt = target = 0
+        for example in sorted(examples, key=lambda example: (-len(example.prompt), -len(example.target))):
+            read = len(self.answer_start) + len(example.target) - 1
+            if len(example.prompt) + read > tokens:
+                raise FlanlabError(
+                    f"An example of {len(example.prompt) + read} tokens does not fit into a batch of {tokens}.",
+                    mend="Raise training.micro_batch_tokens, or lower mixture.prompt_tokens and target_tokens.",
+                )
+            prompt, target = max(prompt, len(example.prompt)), max(target, read)
+            if not found or (len(found[-1]) + 1) * (prompt + target) > tokens:
+                found.append([])
+                prompt, target = len(example.prompt), read
+            found[-1].append(example)
+        return found
+
+    def loss(self, model: nn.Module, examples: Sequence[EncodedExample]) -> Tensor:
+        """See `padded_loss`."""
+        return padded_loss(model, self.answer_start, examples)
+
+    def padding(self, examples: Sequence[EncodedExample]) -> int:
+        """What fills the prompts up to the longest, and the targets."""
+        sides = ([len(example.prompt) for example in examples], [len(example.target) for example in examples])
+        return sum(max(lengths) * len(lengths) - sum(lengths) for lengths in sides)
+
+
+def objective_for(model: nn.Module, encoder: TextEncoder) -> Objective:
+    """The objective that suits a model that is ready for training."""
+    if isinstance(encoder, SeparateTextEncoder):
+        return PaddedObjective(tuple(encoder.answer_start))
+    return PackedObjective(tuple(virtual_tokens(model)))
+
+
+def packed_loss(model: nn.Module, examples: Sequence[EncodedExample]) -> Tensor:
+    """Sum of the cross-entropy of all target tokens (natural log), the examples packed into one row.
+
+    On a GPU weights and loss are float32, what lies between them bfloat16.
+    """
+    device = next(model.parameters()).device
+    batch = pack_segments([(example.prompt, [example.target]) for example in examples]).to(device)
+    positions, targets = _target_positions(batch, examples)
+    with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+        logits = packed_logits(model, batch, positions.to(device))
+    return functional.cross_entropy(logits.float(), targets.to(device), reduction="sum")
+
+
+def padded_loss(model: nn.Module, answer_start: Sequence[int], examples: Sequence[EncodedExample]) -> Tensor:
+    """Sum of the cross-entropy of all target tokens (natural log) of an encoder-decoder model, the examples padded rows:
+
+    encoder   p p p p </s>
+    decoder   <start> t0 t1           the target's last token, its end, is predicted but never read
+    predicts  t0      t1 </s>
+
+    What the decoder reads before an answer is not learned: it is the same for all. On a GPU weights and loss are float32, what
+    lies between them bfloat16; never float16, in which T5 overflows.
+
+    Raises:
+        FlanlabError: an example is longer than the model can read.
+    """
+    device = next(model.parameters()).device
+    prompts = [example.prompt for example in examples]
+    read = [[*answer_start, *example.target[:-1]] for example in examples]
+    _check_reach(model, prompts, read)
+    time = max(map(len, read))
+    places = [
+        row * time + len(answer_start) - 1 + offset
+        for row, example in enumerate(examples)
+        for offset in range(len(example.target))
+    ]
+    targets = torch.tensor([token for example in examples for token in example.target], device=device)
+    with (
+        torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"),
+        logits_of(model, torch.tensor(places, device=device), (len(examples), time)),
+    ):
+        output = model(
+            input_ids=padded(prompts, device),
+            attention_mask=visible_places(prompts, device),
+            decoder_input_ids=padded(read, device),
+            use_cache=False,
+        )
+    return functional.cross_entropy(output.logits[0].float(), targets, reduction="sum")
+
+
+def _check_reach(model: nn.Module, prompts: Sequence[Sequence[int]], read: Sequence[Sequence[int]]) -> None:
+    # T5 has no such number: its positions are relative.
+    config = getattr(getattr(model, "module", model), "config", None)
+    reach = getattr(config, "max_position_embeddings", None)
+    longest = max(map(len, [*prompts, *read]))
+    if reach is not None and longest > reach:
+        raise FlanlabError(
+            f"An example of {longest} tokens is longer than the {reach} that the model can read.",
+            mend=f"Set mixture.prompt_tokens and mixture.target_tokens to {reach - 1} or less.",
+        )
+
+
+def _target_positions(batch: PackedBatch, examples: Sequence[EncodedExample]) -> tuple[Tensor, Tensor]:
+    """Positions that predict a target token, and those tokens:
+
+    tokens    p p p t t | p p t
+    predicts  . . t t . | . t .
+    """
+    positions: list[int] = []
+    targets: list[int] = []
+    for (start, length, _), example in zip(batch.segments, examples, strict=True):
+        positions.extend(range(start + len(example.prompt) - 1, start + length - 1))
+        targets.extend(example.target)
+    return torch.tensor(positions), torch.tensor(targets)

@@ -1,0 +1,113 @@
+"""How a model is trained: which of its parameters, at what cost of memory, and by which optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from flanlab.errors import FlanlabError
+from flanlab.models.loading import LoadedModel, is_encoder_decoder, is_prompt_tuned
+from flanlab.models.packed_attention import check_isolation
+from flanlab.models.soft_prompt import add_soft_prompt, first_soft_prompt, save_soft_prompt, soft_prompt_of
+from flanlab.training.settings import TrainingSettings
+
+
+def check_method(model: str, settings: TrainingSettings) -> None:
+    """Refuse what cannot be tuned; of the model's files only the configuration is read.
+
+    Raises:
+        FlanlabError: the method does not fit the model.
+    """
+    if is_prompt_tuned(model):
+        raise FlanlabError(f"{model} is a soft prompt before another model.", mend="Tune the other model.")
+    if settings.method == "prompt" and is_encoder_decoder(model):
+        raise FlanlabError(
+            f"{model} is an encoder-decoder model, and soft prompts are learned for decoder-only models alone.",
+            mend="Set training.method to lora or full.",
+        )
+
+
+def prepare_for_training(loaded: LoadedModel, settings: TrainingSettings) -> nn.Module:
+    """The model with the parameters trainable that the method trains, checked for leaks between packed examples."""
+    without_dropout(loaded.model)
+    has_encoder = bool(loaded.model.config.is_encoder_decoder)
+    if settings.gradient_checkpointing:
+        loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings.method == "lora":
+        from peft import LoraConfig, get_peft_model
+
+        # The seed of the adapter's first weights is fixed, so that a resumed run starts from the same ones.
+        torch.manual_seed(0)
+        adapter = LoraConfig(
+            r=settings.lora_rank,
+            lora_alpha=2 * settings.lora_rank,
+            target_modules="all-linear",
+            task_type="SEQ_2_SEQ_LM" if has_encoder else "CAUSAL_LM",
+        )
+        model: nn.Module = get_peft_model(loaded.model, adapter)
+    elif settings.method == "prompt":
+        check_isolation(loaded.model)
+        model = loaded.model.requires_grad_(False)
+        add_soft_prompt(model, first_soft_prompt(model, settings.prompt_length))
+    else:
+        if not has_encoder:
+            check_isolation(loaded.model)
+        # bfloat16 has too few digits to add small updates to; the computing is done in it nevertheless (see loss).
+        model = loaded.model.float().requires_grad_(True)
+    if settings.compile:
+        # Layer by layer: they are all alike, so the compiler works once.
+        for layer in model.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.compile(dynamic=True)
+    return model
+
+
+def save_trained(model: Any, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write what was trained: all weights as a Hugging Face folder, or an adapter as peft writes it.
+
+    `weights` are those of a model of which this process holds a part alone.
+    """
+    if soft_prompt_of(model) is not None:
+        save_soft_prompt(model, folder)
+    else:
+        model.save_pretrained(folder, state_dict=weights)
+
+
+def without_dropout(model: nn.Module) -> None:
+    """Turn dropout off, wherever a model has it, in place.
+
+    It would make a step depend on how it is cut into batches and among processes, and an interrupted run go on with other
+    random numbers. The models that are tuned today are trained without it; T5 and GPT-2 would have it.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        # The rates that modules of transformers hand to functions are attributes of theirs.
+        for name, value in vars(module).items():
+            if isinstance(value, float) and "drop" in name:
+                setattr(module, name, 0.0)
+
+
+def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """AdamW, or Adafactor as the paper used it (Shazeer & Stern 2018, with an external learning rate)."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if settings.optimizer == "adamw":
+        # One pass over the memory instead of many: six times as fast on a CPU.
+        return torch.optim.AdamW(
+            parameters, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay, fused=True
+        )
+    from transformers.optimization import Adafactor
+
+    return Adafactor(
+        parameters,
+        lr=settings.learning_rate,
+        scale_parameter=False,
+        relative_step=False,
+        warmup_init=False,
+        weight_decay=settings.weight_decay,
+    )
