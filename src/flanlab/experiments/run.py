@@ -47,7 +47,7 @@ RESULTS_FILE = "results.json"
 TUNED = "tuned"
 _DESCRIBED_EXAMPLES = 10_000
 """Head of the stream whose tokens a run counts before it begins; `flan mix` counts a whole cycle."""
-_TRAINING_COST = 3.3
+TRAINING_COST = 3.3
 """Computing a training token costs about this many times a scored one (forward, backward, update)."""
 
 
@@ -70,7 +70,7 @@ def _run(recipe: Recipe, folder: Path, mirror: Path | None) -> dict[str, Any]:
     started = time.time()
     plan, loaded = _plan(recipe, folder, mirror)
     # Who lets overlapping tasks train has asked for results that are marked as seen; anyone else is told before it costs.
-    allow_seen = recipe.hold_out.overlap == "allow"
+    allow_seen = recipe.hold_out.overlap == "allow" or bool(recipe.hold_out.supervised)
     refuse_seen(plan.split.test, loaded, allow_seen)
     units = plan_units(plan)
     dev_units = plan_dev_units(units, recipe.evaluation, recipe.seed, mirror)
@@ -391,8 +391,8 @@ def _announce(
     before += dev * sum(style != "baseline" for style in styles)
     held_out = ", ".join(cluster.label for cluster in plan.split.hold_out.clusters)
     examples = per_step * training.steps
-    speed = _scoring_speed(loaded) * world_size()
-    train_seconds = examples * mixture.mean_length(loaded.encoder, 200) / speed * _TRAINING_COST
+    speed = scoring_speed(loaded) * world_size()
+    train_seconds = examples * mixture.mean_length(loaded.encoder, 200) / speed * TRAINING_COST
     test_seconds = (before + questions) * _mean_question_length(units, plan, loaded) * 1.3 / speed
     say(f"{plan.recipe.name}: {loaded.name} ({loaded.parameters / 1e6:.0f}M parameters) on {loaded.model.device}")
     say(f"  held out    {held_out}: {', '.join(task.name for task in plan.split.test)}")
@@ -406,7 +406,7 @@ def _announce(
     say(f"  takes       about {clock(train_seconds)} to train and {clock(test_seconds)} to evaluate on this machine")
 
 
-def _scoring_speed(loaded: LoadedModel) -> float:
+def scoring_speed(loaded: LoadedModel) -> float:
     """Tokens per second of a forward pass on this machine, measured on the spot."""
     prompts = [[*range(5, 68), 5 + number] for number in range(128 if loaded.model.device.type == "cuda" else 8)]
     questions = [Question(prompt, [[5]]) for prompt in prompts]
