@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 _SECONDS_BETWEEN_LINES = 15.0
+_SECONDS_TO_FIRST_LINE = 2.0
 
 console = Console(stderr=True, highlight=False)
 """Where everything goes that is not a command's result."""
@@ -34,10 +35,11 @@ class Meter:
 
     def __init__(self, title: str, total: int, done: int = 0) -> None:
         self._title, self._total, self._done, self._first = title, total, done, done
-        self._start = self._last_line = time.monotonic()
+        self._start = time.monotonic()
+        self._last_line = self._start + _SECONDS_TO_FIRST_LINE - _SECONDS_BETWEEN_LINES
         self._bar: Progress | None = None
         self._bar_task: TaskID | None = None
-        if console.is_terminal:
+        if console.is_terminal and not console.quiet:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),

@@ -231,11 +231,10 @@ def test_options_are_also_scored_without_their_question(
         assert row["option_scores_alone"] == pytest.approx(without if style == "baseline" else with_end, abs=1e-4)
 
 
-def test_options_alone_are_asked_once_for_a_task(
+def test_options_alone_are_asked_once_for_a_part(
     tasks: tuple[Task, Task], tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """18 questions in parts of 4, with two lists of options: two questions more; none where PMI is not wanted."""
-    monkeypatch.setattr(module, "_QUESTIONS_PER_PART", 4)
+    """18 questions in parts of 8 and 10, with two lists of options in each: 4 questions more; none where PMI is not wanted."""
     questions: list[Question] = []
     original = loading.answer_questions
 
@@ -245,7 +244,7 @@ def test_options_alone_are_asked_once_for_a_task(
 
     monkeypatch.setattr(loading, "answer_questions", counting)
     run(tiny, unit_of(tasks[0]), tmp_path / "out")
-    assert len(questions) == 18 + 2
+    assert len(questions) == 18 + 2 * 2
     questions.clear()
     without = EvaluationSettings(**{**SETTINGS.model_dump(), "pmi": False})
     rows = run(tiny, unit_of(tasks[0], without), tmp_path / "without", without)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 from flanlab.data.mixture import Mixture, MixtureSettings
 from flanlab.data.sources import load_rows
 from flanlab.models.loading import LoadedModel
+from flanlab.tasks.loading import load_task
 from flanlab.training.settings import TrainingSettings
 from flanlab.training.trainer import train
 from tests.tiny import tiny_tasks
@@ -23,7 +27,13 @@ KEY = "key of these settings"
 
 def make_mixture(folder: Path) -> Mixture:
     """The stream over both tiny tasks, written into `folder`."""
-    tasks = tiny_tasks(folder)
+    tiny_tasks(folder)
+    return read_mixture(folder)
+
+
+def read_mixture(folder: Path) -> Mixture:
+    """The stream over both tiny tasks that `folder` holds."""
+    tasks = [load_task(folder / f"{name}.yaml") for name in ("comments", "counting")]
     return Mixture(tasks, {task.name: load_rows(task, "train") for task in tasks}, MixtureSettings(), seed=4)
 
 
@@ -52,13 +62,24 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def last_checkpoint(folder: Path) -> Path:
-    """The one checkpoint there is."""
-    (path,) = folder.glob("step-*")
-    return path
+    """The newest checkpoint there is."""
+    return max(folder.glob("step-*"))
+
+
+def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run Python text in a process of its own, which can import the tests."""
+    repository = Path(__file__).parents[2]
+    paths = [str(repository), str(repository / "src")]
+    return subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+    )
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
-    """Trained weights in the one checkpoint of a training folder."""
+    """Trained weights in the newest checkpoint of a training folder."""
     return dict(load_file(last_checkpoint(folder) / "trained.safetensors"))
 
 

@@ -1,8 +1,8 @@
-"""Checkpoints: whole or not at all, the newest alone, and never another recipe's."""
+"""Checkpoints: whole or not at all, the newest two, as they were written, and never another recipe's."""
 
 from __future__ import annotations
 
-import json
+import errno
 import shutil
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from flanlab.errors import FlanlabError
 from flanlab.training.checkpoints import Progress, load_latest, save_checkpoint, trained_tensors
+from tests.training.stream import run_script
 
 KEY = "key"
 
@@ -32,7 +33,7 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 def saved(folder: Path, steps: int = 3) -> Path:
     model, optimizer = make(1)
-    for _ in range(steps):
+    for _ in range(min(steps, 5)):
         step(model, optimizer)
     return save_checkpoint(folder, model, optimizer, Progress(steps, KEY), {"tasks": {}})
 
@@ -61,53 +62,131 @@ def test_only_trained_parameters_are_kept(tmp_path: Path) -> None:
     assert sorted(trained_tensors(model)) == ["0.weight", "1.bias", "1.weight"]
 
 
-def test_newest_replaces_older_and_clears_leftovers(tmp_path: Path) -> None:
-    saved(tmp_path, 2)
-    (tmp_path / ".step-000003.abcd").mkdir()
+def test_newest_two_are_kept_and_leftovers_cleared(tmp_path: Path) -> None:
+    for steps in (1, 2):
+        saved(tmp_path, steps)
+    (tmp_path / ".step-000003.partial").mkdir()
     (tmp_path / "log.jsonl").write_text("", encoding="utf-8")
     saved(tmp_path, 3)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "step-000003"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "step-000002", "step-000003"]
 
 
 def test_newest_is_by_number_not_by_name(tmp_path: Path) -> None:
-    path = saved(tmp_path, 2)
-    shutil.copytree(path, tmp_path / "step-1000000")
-    record = json.loads((path / "progress.json").read_text())
-    (tmp_path / "step-1000000" / "progress.json").write_text(json.dumps({**record, "step": 1_000_000}))
-    path.rename(tmp_path / "step-999999")
+    saved(tmp_path, 999_999)
+    saved(tmp_path, 1_000_000)
     assert load_latest(tmp_path, *make(1), KEY) == Progress(1_000_000, KEY)
 
 
 def test_write_that_fails_leaves_the_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path, 2)
 
-    def full(*args: object) -> None:
-        raise OSError("No space left on device")
+    def failing(*args: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("flanlab.training.checkpoints.write_json", full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr("flanlab.training.checkpoints.write_json", failing)
+    with pytest.raises(OSError, match="Input/output error"):
         saved(tmp_path, 3)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000002"]
 
 
-@pytest.mark.parametrize("name", ["trained.safetensors", "optimizer.safetensors", "progress.json"])
-@pytest.mark.parametrize("damage", ["cut", "empty", "gone"])
-def test_damage_is_told_with_the_folder(name: str, damage: str, tmp_path: Path) -> None:
-    path = saved(tmp_path)
-    if damage == "gone":
-        (path / name).unlink()
-    else:
-        content = (path / name).read_bytes()
-        (path / name).write_bytes(content[:-20] if damage == "cut" else b"")
-    with pytest.raises(FlanlabError, match="is damaged") as caught:
+def test_full_disk_is_told_before_a_byte_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path, 2)
+    before = {path: path.read_bytes() for path in (tmp_path / "step-000002").iterdir()}
+    usage = shutil.disk_usage(tmp_path)._replace(free=300)
+    monkeypatch.setattr("flanlab.training.checkpoints.shutil.disk_usage", lambda _: usage)
+    # 38 numbers are trained, and AdamW keeps two more for each, and three counts: 4 bytes each.
+    with pytest.raises(FlanlabError, match="there is no room left") as caught:
+        saved(tmp_path, 3)
+    assert "Step 3 could not be saved" in caught.value.message
+    assert "step-000002 is kept" in caught.value.message
+    assert "same command" in caught.value.mend
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000002"]
+    assert {path: path.read_bytes() for path in (tmp_path / "step-000002").iterdir()} == before
+
+
+FULL_SCRIPT = """
+import resource, sys
+from pathlib import Path
+from tests.training.test_checkpoints import make, saved
+from flanlab.errors import FlanlabError
+folder = Path(sys.argv[1])
+saved(folder, 2)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+try:
+    saved(folder, 3)
+except FlanlabError as error:
+    print(error.message)
+"""
+
+
+@pytest.mark.parametrize("limit", [100, 500])
+def test_write_that_finds_no_room_halfway_leaves_the_older_one(limit: int, tmp_path: Path) -> None:
+    """A real limit of the system, in the middle of the weights and in the middle of the optimizer's state."""
+    done = run_script(FULL_SCRIPT, tmp_path / "training", limit)
+    assert done.returncode == 0, done.stderr
+    assert "there is no room left" in done.stdout
+    assert [path.name for path in (tmp_path / "training").iterdir()] == ["step-000002"]
+    assert load_latest(tmp_path / "training", *make(1), KEY) == Progress(2, KEY)
+
+
+FILES = ["trained.safetensors", "optimizer.safetensors", "progress.json", "flanlab.json"]
+
+
+def damage(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "gone":
+        path.unlink()
+        return
+    if how == "flipped":
+        content[-3] ^= 1
+    path.write_bytes({"cut": content[:-20], "empty": b"", "flipped": content}[how])
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("how", ["cut", "empty", "flipped", "gone"])
+def test_damage_is_told_and_the_checkpoint_before_it_is_taken(
+    name: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path, 2)
+    expected = make(2)
+    load_latest(tmp_path, *expected, KEY)
+    path = saved(tmp_path, 3)
+    damage(path / name, how)
+    said: list[str] = []
+    monkeypatch.setattr("flanlab.training.checkpoints.say", said.append)
+    model, optimizer = make(2)
+    assert load_latest(tmp_path, model, optimizer, KEY) == Progress(2, KEY)
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), expected[0].parameters(), strict=True))
+    (warning,) = said
+    assert f"{path}: is damaged ({name}" in warning
+    assert "step-000002" in warning
+    # The next one that is saved takes its place, and the sound one is kept beside it.
+    save_checkpoint(tmp_path, model, optimizer, Progress(3, KEY), {})
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["step-000002", "step-000003"]
+    assert load_latest(tmp_path, *make(2), KEY) == Progress(3, KEY)
+
+
+def test_damaged_checkpoints_alone_are_refused(tmp_path: Path) -> None:
+    for steps in (2, 3):
+        damage(saved(tmp_path, steps) / "trained.safetensors", "flipped")
+    with pytest.raises(FlanlabError, match=r"step-000003: is damaged .*step-000002: is damaged") as caught:
         load_latest(tmp_path, *make(1), KEY)
-    assert str(path) in caught.value.message
-    assert f"Delete {path}" in caught.value.mend
+    assert str(tmp_path) in caught.value.mend
+
+
+def test_damage_beyond_the_one_before_it_is_cleared_away(tmp_path: Path) -> None:
+    """Gone on from step 2, a damaged step 7 must not push out the sound one."""
+    model, optimizer = make(1)
+    saved(tmp_path, 2)
+    damage(saved(tmp_path, 7) / "trained.safetensors", "cut")
+    assert load_latest(tmp_path, model, optimizer, KEY) == Progress(2, KEY)
+    save_checkpoint(tmp_path, model, optimizer, Progress(3, KEY), {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002", "step-000003"]
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "3"])
 def test_progress_without_its_fields_is_damage(text: str, tmp_path: Path) -> None:
-    (saved(tmp_path) / "progress.json").write_text(text, encoding="utf-8")
+    (saved(tmp_path, 1) / "progress.json").write_text(text, encoding="utf-8")
     with pytest.raises(FlanlabError, match="is damaged"):
         load_latest(tmp_path, *make(1), KEY)
 

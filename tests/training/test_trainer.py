@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from tests.training.stream import (
     make_mixture,
     make_settings,
     read_log,
+    run_script,
     train_tiny,
     weights,
 )
@@ -190,16 +189,8 @@ train_tiny(load_model(sys.argv[1], device="cpu"), make_mixture(Path(sys.argv[2])
 
 def test_killed_process_goes_on_bit_for_bit(go: Any, tiny_folder: Path, tmp_path: Path) -> None:
     """A real `kill -9` in the middle of writing a checkpoint: the log is a step ahead of the last whole one."""
-    repository = Path(__file__).parents[2]
     folder = tmp_path / "killed"
-    arguments = [str(tiny_folder), str(tmp_path / "tasks"), str(folder), str(torch.get_num_threads())]
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED_SCRIPT, *arguments],
-        cwd=repository,
-        env={**os.environ, "PYTHONPATH": str(repository)},
-        capture_output=True,
-        text=True,
-    )
+    done = run_script(KILLED_SCRIPT, tiny_folder, tmp_path / "tasks", folder, torch.get_num_threads())
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert last_checkpoint(folder).name == "step-000004"
     assert len(read_log(folder)) == 5
@@ -390,3 +381,25 @@ def test_adapter_on_a_model_tuned_by_an_adapter(tiny_folder: Path, tmp_path: Pat
         expected = model(input_ids=ids, attention_mask=mask).logits
         given = load_model(str(base), device="cpu").model(input_ids=ids, attention_mask=mask).logits
     torch.testing.assert_close(given, expected, rtol=0, atol=1e-3)
+
+
+def test_loss_that_explodes_stops_with_step_examples_and_mend(go: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Weights are thrown far away after step 25: the loss stays a number, and the log alone tells that it was once low."""
+    original = trainer.train_step
+    losses: list[float] = []
+
+    def thrown(model: Any, *args: Any) -> tuple[float, float]:
+        if len(losses) == 25:
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.mul_(30)
+        result = original(model, *args)
+        losses.append(result[0])
+        return result
+
+    monkeypatch.setattr(trainer, "train_step", thrown)
+    with pytest.raises(FlanlabError, match=r"stopped at step \d+: the median loss of the last 20 steps was") as caught:
+        go("thrown", steps=60, schedule="constant", checkpoint_minutes=1e6)
+    assert 26 <= len(losses) <= 25 + 20
+    assert "(template " in caught.value.message
+    assert "learning_rate" in caught.value.mend

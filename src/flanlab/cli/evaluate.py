@@ -3,31 +3,54 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from flanlab.cli.options import AsJson, Collections, Mirror
+from flanlab.data.rendering import Truncation
+from flanlab.tasks.clusters import Cluster
+
+_MOST_SHOTS = 16
 
 
 def evaluate(
-    names: Annotated[list[str], typer.Argument(help="Tasks or clusters to evaluate.")],
     model: Annotated[
         str,
         typer.Option(help="A model folder, a GGUF file, a Hub id, smollm2-135m-instruct, or a name that the --endpoint knows."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for predictions, results and report.")],
+    names: Annotated[list[str] | None, typer.Argument(help="Tasks or clusters to evaluate.")] = None,
+    cluster: Annotated[
+        list[Cluster] | None, typer.Option(help="A cluster to evaluate, beside the tasks named. May be repeated.")
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            help="Evaluate on the held-out tasks of this recipe, by its evaluation section and seed, as `flan run` does."
+            " Options given beside it count instead of what it says."
+        ),
+    ] = None,
     tasks: Collections = None,
     mirror: Mirror = None,
-    rows: Annotated[int, typer.Option(min=1, help="Rows of each task.")] = 200,
+    rows: Annotated[int | None, typer.Option(min=1, help="Rows of each task; 200 if not given.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Ask through the model's chat template too.")] = False,
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Ask with the tasks' baseline prompts too, as suits an untuned model.")
     ] = False,
     shots: Annotated[
-        list[int] | None,
-        typer.Option(min=0, max=16, help="Exemplars from the train split before each question. Repeatable: 0, 4 and 16, say."),
+        list[str] | None,
+        typer.Option(
+            metavar="NUMBERS", help="Exemplars from the train split before each question: 0,4,16, say. May be repeated."
+        ),
     ] = None,
+    prompt_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longer prompts lose some of their longest field; 1024 if not given.")
+    ] = None,
+    truncate: Annotated[Truncation | None, typer.Option(help="What they lose of it; its end if not given.")] = None,
+    no_pmi: Annotated[
+        bool, typer.Option("--no-pmi", help="Do without accuracy by PMI, which asks about options without their question.")
+    ] = False,
     choose_template: Annotated[
         bool,
         typer.Option("--choose-template", help="Also score the template that is best on at most 200 dev rows of each task."),
@@ -54,15 +77,33 @@ def evaluate(
     """
     if endpoint is None and (tokenizer or requests_per_minute or parallel or api_key_variable):
         raise typer.BadParameter("is needed beside the options of remote models.", param_hint="--endpoint")
+    if recipe is not None and (names or cluster or tasks):
+        raise typer.BadParameter("says itself which tasks are evaluated: name none beside it.", param_hint="--recipe")
+    if recipe is None and not (names or cluster):
+        raise typer.BadParameter("Name tasks or clusters, or a --recipe.", param_hint="NAMES")
+    counts = _counts(shots or [])
 
     from flanlab.cli.tables import present_results
     from flanlab.data.encoding import PromptStyle
     from flanlab.evaluation.planning import EvaluationSettings
     from flanlab.experiments.evaluate_model import evaluate_model
+    from flanlab.experiments.recipe import divide, read_recipe
     from flanlab.models.completions import Endpoint
     from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections, select_tasks
 
-    chosen = select_tasks(load_collections(tasks or list(BUILT_IN_COLLECTIONS)), names)
+    settings, seed = EvaluationSettings(), 0
+    if recipe is not None:
+        followed = read_recipe(recipe)
+        settings, seed = followed.evaluation, followed.seed
+        chosen = list(divide(followed).test)
+    else:
+        wanted = [*(names or []), *(one.value for one in cluster or [])]
+        chosen = select_tasks(load_collections(tasks or list(BUILT_IN_COLLECTIONS)), wanted)
+    changes: dict[str, Any] = {"rows": rows, "prompt_tokens": prompt_tokens, "truncate": truncate}
+    changes |= {"choose_template": choose_template or None, "pmi": False if no_pmi else None}
+    settings = EvaluationSettings(
+        **(settings.model_dump() | {name: value for name, value in changes.items() if value is not None})
+    )
     styles: list[PromptStyle] = ["instruction"]
     if chat:
         styles.append("chat")
@@ -74,12 +115,22 @@ def evaluate(
     results = evaluate_model(
         model,
         chosen,
-        EvaluationSettings(rows=rows, choose_template=choose_template),
+        settings,
         out,
         styles=styles,
-        shots=sorted(set(shots or [0])),
+        shots=counts or [settings.shots],
+        seed=seed,
         mirror=mirror,
         allow_seen=allow_seen,
         endpoint=server,
     )
-    present_results(results, out, as_json)
+    if results:
+        present_results(results, out, as_json)
+
+
+def _counts(shots: list[str]) -> list[int]:
+    """Numbers of exemplars as they were written: 0,1,4,16, or one after the other."""
+    parts = [part.strip() for text in shots for part in text.split(",")]
+    if wrong := [part for part in parts if not (part.isdecimal() and int(part) <= _MOST_SHOTS)]:
+        raise typer.BadParameter(f"{wrong[0]!r} is no number from 0 to {_MOST_SHOTS}.", param_hint="--shots")
+    return sorted({int(part) for part in parts})

@@ -47,5 +47,9 @@ def main() -> None:
     try:
         app()
     except FlanlabError as error:
-        typer.echo(f"flan: {error}", err=True)
+        # Here, since it brings torch with it.
+        from flanlab.processes import may_tell
+
+        if may_tell():
+            typer.echo(f"flan: {error}", err=True)
         sys.exit(1)

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from flanlab.cli.options import AsJson, Mirror, Out, RecipeFile
-from flanlab.experiments.recipe import QUICKSTART
 
 
 def quickstart(
@@ -20,6 +19,8 @@ def quickstart(
 
     Example: flan quickstart
     """
+    from flanlab.experiments.recipe import QUICKSTART
+
     _run(Path(QUICKSTART), out or Path("runs/quickstart"), None, model, as_json)
 
 
@@ -38,16 +39,19 @@ def train(recipe: RecipeFile, out: Out = None, mirror: Mirror = None) -> None:
     """
     from flanlab.experiments.recipe import read_recipe
     from flanlab.experiments.run import train_recipe
+    from flanlab.processes import is_first
 
     folder = out or Path("runs") / recipe.stem
     train_recipe(read_recipe(recipe), folder, mirror)
-    typer.echo(str(folder / "model"))
+    if is_first():
+        typer.echo(str(folder / "model"))
 
 
 def _run(path: Path, folder: Path, mirror: Path | None, model: str | None, as_json: bool) -> None:
     from flanlab.cli.tables import present_results
     from flanlab.experiments.recipe import read_recipe
     from flanlab.experiments.run import run_recipe
+    from flanlab.processes import is_first
     from flanlab.progress import say
 
     recipe = read_recipe(path)
@@ -58,4 +62,5 @@ def _run(path: Path, folder: Path, mirror: Path | None, model: str | None, as_js
     except KeyboardInterrupt:
         say(f"Stopped. What is done is kept in {folder}: the same command goes on with it.")
         raise
-    present_results(results, folder, as_json)
+    if is_first():
+        present_results(results, folder, as_json)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Undefined
 
@@ -14,6 +14,8 @@ from flanlab.errors import FlanlabError
 from flanlab.tasks.schema import Baseline, Options, Task, Template
 from flanlab.tasks.templating import TemplatingError, compile_source
 
+Truncation = Literal["end", "middle"]
+"""Which part of its longest field a prompt loses where it is too long."""
 BASELINE = 0
 """Number under which a task's baseline prompt is rendered; its templates count from 1."""
 
@@ -45,7 +47,7 @@ class PreparedRow:
     columns: Mapping[str, Any]
     fields: Mapping[str, Any]
     cut: Mapping[str, str] = field(default_factory=dict)
-    """Fields that a prompt shows without their end. Options, answer and target are always made from whole fields."""
+    """Fields that a prompt shows without their end or middle. Options, answer and target are always made from whole fields."""
 
     @property
     def shown(self) -> Mapping[str, Any]:
@@ -230,10 +232,10 @@ def gold_value_of(task: Task, row: PreparedRow) -> float | None:
     return number
 
 
-def shorten_longest_field(row: PreparedRow, characters: int) -> PreparedRow | None:
-    """Cut at least `characters` off the end of the longest text field, at a word; None where nothing is left to cut.
+def shorten_longest_field(row: PreparedRow, characters: int, where: Truncation = "end") -> PreparedRow | None:
+    """Cut at least `characters` out of the longest text field, at a word; None where nothing is left to cut.
 
-    Instruction and OPTIONS stay whole: only an input of the task loses its end.
+    Instruction and OPTIONS stay whole: only an input of the task loses its end or its middle.
     """
     texts = {name: value.strip() for name, value in row.shown.items() if isinstance(value, str)}
     if not texts:
@@ -242,10 +244,23 @@ def shorten_longest_field(row: PreparedRow, characters: int) -> PreparedRow | No
     keep = len(texts[longest]) - characters
     if keep < _SHORTEST_FIELD:
         return None
-    cut = texts[longest][:keep].rsplit(maxsplit=1)[0].rstrip()
+    # From the whole text, so that a second cut leaves one gap as well.
+    whole = row.fields[longest].strip()
+    if where == "end":
+        cut = _words_at_start(whole[:keep])
+    else:
+        half = (keep - len(_GAP)) // 2
+        cut = _words_at_start(whole[:half]) + _GAP + whole[-half:].split(maxsplit=1)[-1]
     return replace(row, cut={**row.cut, longest: cut})
 
 
+def _words_at_start(text: str) -> str:
+    """A text without its last word, which may have been cut."""
+    return text.rsplit(maxsplit=1)[0].rstrip()
+
+
+_GAP = " [...] "
+"""Stands where a text has lost its middle."""
 _SHORTEST_FIELD = 40
 """Characters: an input cut to less than this says too little to stand for the row."""
 

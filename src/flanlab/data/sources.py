@@ -281,8 +281,6 @@ def _how_to_obtain(source: Source) -> str | None:
 
 def _read_slices(task: Task, specification: str, paths: Mapping[str, Path]) -> tuple[pa.Table, str]:
     """Read the files that a slicing expression such as `train[:90%]+validation` names, and cut them."""
-    from datasets import ReadInstruction
-
     names = _split_names(specification)
     if absent := [name for name in names if name not in paths or not paths[name].is_file()]:
         what = "there is no such file" if absent[0] in paths else f"there are no rows of the split `{absent[0]}`"
@@ -292,17 +290,11 @@ def _read_slices(task: Task, specification: str, paths: Mapping[str, Path]) -> t
             mend=f"The splits at hand are: {', '.join(paths) or 'none'}. Use one of them, or provide the file.",
         )
     tables = {name: read_table(paths[name]) for name in names}
-    try:
-        slices = ReadInstruction.from_spec(specification).to_absolute({name: len(table) for name, table in tables.items()})
-    except (ValueError, AssertionError) as error:
-        raise FlanlabError(
-            f"{task.path}: source.splits: {specification!r} cannot be read here: {error}",
-            mend=f"Use Hugging Face slicing over the splits there are: {', '.join(paths) or 'none'}.",
-        ) from error
+    # Whole splits, the usual case, need none of Hugging Face's library, which takes most of a second to import.
+    cuts = list(tables.values()) if specification in tables else _slices(task, specification, tables)
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(tables):
         digest.update(paths[name].read_bytes())
-    cuts = [tables[cut.splitname].slice(cut.from_, max(cut.to - cut.from_, 0)) for cut in slices]
     if not any(map(len, cuts)):
         there = ", ".join(f"{name} has {len(table)} rows" for name, table in tables.items())
         raise MissingDataError(
@@ -310,6 +302,19 @@ def _read_slices(task: Task, specification: str, paths: Mapping[str, Path]) -> t
             mend="Take a smaller slice, or provide more rows.",
         )
     return _joined(cuts, f"{task.path}: source.splits: the slices of {specification!r}"), digest.hexdigest()
+
+
+def _slices(task: Task, specification: str, tables: Mapping[str, pa.Table]) -> list[pa.Table]:
+    from datasets import ReadInstruction
+
+    try:
+        slices = ReadInstruction.from_spec(specification).to_absolute({name: len(table) for name, table in tables.items()})
+    except (ValueError, AssertionError) as error:
+        raise FlanlabError(
+            f"{task.path}: source.splits: {specification!r} cannot be read here: {error}",
+            mend=f"Use Hugging Face slicing over the splits there are: {', '.join(tables)}.",
+        ) from error
+    return [tables[cut.splitname].slice(cut.from_, max(cut.to - cut.from_, 0)) for cut in slices]
 
 
 def _split_names(specification: str) -> list[str]:

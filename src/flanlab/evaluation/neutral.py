@@ -19,7 +19,7 @@ _Tokens = tuple[int, ...]
 
 
 class NeutralScores:
-    """Scores of options after the neutral prompt, each computed once for a task, however many rows and templates have it."""
+    """Scores of options after the neutral prompt, each computed once for all the rows and templates given."""
 
     def __init__(self, encoder: Encoder, style: PromptStyle) -> None:
         self._encoder = encoder

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from flanlab.data.choices import permutation
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.mixture import OptionOrder
-from flanlab.data.rendering import BASELINE, gold_value_of, group_of, open_row, prepare_row, render
+from flanlab.data.rendering import BASELINE, Truncation, gold_value_of, group_of, open_row, prepare_row, render
 from flanlab.data.sources import Rows
 from flanlab.tasks.schema import Split, Task
 
@@ -36,7 +36,8 @@ class EvaluationSettings(BaseModel):
     )
     shots: int = Field(0, ge=0, le=16, description="Exemplars from the train split before each question (section 4.4).")
     shot_tokens: int = Field(960, gt=0, description="Exemplars are shown while they and the question stay within this number.")
-    prompt_tokens: int = Field(1024, gt=0, description="Longer prompts lose the end of their longest field.")
+    prompt_tokens: int = Field(1024, gt=0, description="Longer prompts lose some of their longest field.")
+    truncate: Truncation = Field("end", description="What they lose of it: its end, or its middle.")
     new_tokens: int = Field(
         256,
         gt=0,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,9 +23,11 @@ from flanlab.progress import Meter
 from flanlab.tasks.holdout import seen_reason
 from flanlab.tasks.schema import Task
 
-_PROTOCOL = "3"
+_PROTOCOL = "4"
 """Raise it when code here or in models/scoring changes what a prediction is: old predictions are then made anew."""
 _QUESTIONS_PER_PART = 64
+_QUESTIONS_OF_FIRST_PART = 8
+"""The first parts of a task are smaller, each twice as large as the one before, so that there is something to see at once."""
 
 PREDICTION_SCHEMA = pa.schema(
     [
@@ -72,6 +75,59 @@ def refuse_seen(tasks: Sequence[Task], loaded: Model, allow_seen: bool) -> dict[
     return seen
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some of a unit's questions, whose answers make one file, whole or not at all.
+
+    It is the unit of work: its predictions do not depend on what else the process computes, or has computed.
+    """
+
+    unit: EvaluationUnit
+    pairs: list[tuple[int, int]]
+    """(row, template) of each question."""
+    path: Path
+    key: str
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the file is there, and of what is asked now."""
+        try:
+            metadata = pq.read_schema(self.path).metadata or {}
+        except (OSError, pa.ArrowInvalid):
+            return False
+        return metadata.get(b"key") == self.key.encode()
+
+
+def parts_of(
+    loaded: Model, unit: EvaluationUnit, settings: EvaluationSettings, seed: int, style: PromptStyle, folder: Path
+) -> list[Part]:
+    """A unit's questions in parts, with the files `folder/part-00000.parquet` and so on."""
+    key = prediction_key(loaded, unit, settings, seed, style)
+    cut = enumerate(_cut(unit.asked(style)))
+    return [Part(unit, pairs, folder / f"part-{number:05d}.parquet", key) for number, pairs in cut]
+
+
+def _cut(asked: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    start, size = 0, _QUESTIONS_OF_FIRST_PART
+    while start < len(asked):
+        size = min(size, _QUESTIONS_PER_PART)
+        yield asked[start : start + size]
+        start, size = start + size, size * 2
+
+
+def predict_part(loaded: Model, part: Part, settings: EvaluationSettings, seed: int, style: PromptStyle) -> None:
+    """Answer the questions of a part and write its file."""
+    table = _predict_pairs(loaded, part.unit, part.pairs, settings, seed, style)
+    with new_file(part.path) as temporary:
+        pq.write_table(table.replace_schema_metadata({"key": part.key}), temporary)
+
+
+def remove_stale_parts(folder: Path, parts: Sequence[Part]) -> None:
+    """Remove what an evaluation of more questions has left in `folder`."""
+    for path in set(folder.glob("part-*.parquet")) - {part.path for part in parts}:
+        path.unlink()
+
+
 def predict(
     loaded: Model,
     unit: EvaluationUnit,
@@ -83,25 +139,14 @@ def predict(
 ) -> None:
     """Answer every (row, template) pair of a unit; parts already in `folder` under the same key are kept.
 
-    Writes `folder/part-00000.parquet` and so on, each whole or not at all, so that a run killed at any moment loses at most
-    the part it was at.
+    A run killed at any moment loses at most the part it was at.
     """
-    key = prediction_key(loaded, unit, settings, seed, style)
-    folder.mkdir(parents=True, exist_ok=True)
-    asked = unit.asked(style)
-    neutral = NeutralScores(loaded.encoder, style)
-    for number, start in enumerate(range(0, len(asked), _QUESTIONS_PER_PART)):
-        pairs = asked[start : start + _QUESTIONS_PER_PART]
-        path = folder / f"part-{number:05d}.parquet"
-        if not _is_done(path, key):
-            table = _predict_pairs(loaded, unit, pairs, settings, seed, style, neutral)
-            with new_file(path) as temporary:
-                pq.write_table(table.replace_schema_metadata({"key": key}), temporary)
-        bar.advance(len(pairs), f"{unit.task.name}")
-    parts = -(-len(asked) // _QUESTIONS_PER_PART)
-    for stale in folder.glob("part-*.parquet"):
-        if int(stale.stem.removeprefix("part-")) >= parts:
-            stale.unlink()
+    parts = parts_of(loaded, unit, settings, seed, style, folder)
+    for part in parts:
+        if not part.is_done:
+            predict_part(loaded, part, settings, seed, style)
+        bar.advance(len(part.pairs), unit.task.name)
+    remove_stale_parts(folder, parts)
 
 
 def prediction_key(loaded: Model, unit: EvaluationUnit, settings: EvaluationSettings, seed: int, style: PromptStyle) -> str:
@@ -124,14 +169,6 @@ def read_predictions(folder: Path) -> pa.Table:
     return pa.concat_tables([pq.read_table(part).replace_schema_metadata(None) for part in parts])
 
 
-def _is_done(path: Path, key: str) -> bool:
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-    except (OSError, pa.ArrowInvalid):
-        return False
-    return metadata.get(b"key") == key.encode()
-
-
 def _predict_pairs(
     loaded: Model,
     unit: EvaluationUnit,
@@ -139,8 +176,9 @@ def _predict_pairs(
     settings: EvaluationSettings,
     seed: int,
     style: PromptStyle,
-    neutral: NeutralScores,
 ) -> pa.Table:
+    # Of this part alone: what earlier parts have learnt would make scores depend, in their last digits, on who computed them.
+    neutral = NeutralScores(loaded.encoder, style)
     asked = [ask(unit, row, template, settings, seed, style, loaded.encoder) for row, template in pairs]
     alone = neutral.questions([one.example.options for one in asked if one.example.options]) if settings.pmi else []
     questions = [one.question for one in asked] + alone

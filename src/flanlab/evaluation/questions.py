@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from flanlab.data.choices import choose
 from flanlab.data.encoding import EncodedQuestion, Encoder, PromptStyle
 from flanlab.data.mixture import option_order
-from flanlab.data.rendering import Example, PreparedRow, option_count, prepare_row, render, shorten_longest_field
+from flanlab.data.rendering import (
+    Example,
+    PreparedRow,
+    Truncation,
+    option_count,
+    prepare_row,
+    render,
+    shorten_longest_field,
+)
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit
 from flanlab.models.scoring import Question
@@ -27,7 +35,7 @@ class Asked:
     question: Question
     example: Example
     shortened: bool
-    """Whether the input lost its end."""
+    """Whether the input lost its end or middle."""
     exemplars: tuple[int, ...]
     """Rows of the train split that stand before it, in order."""
 
@@ -50,7 +58,7 @@ def ask(
     row = prepare_row(task, unit.rows[row_index], row_index)
     order = evaluation_order(task, row, settings, seed)
     shortened = False
-    for example in _ever_shorter(task, template, row, order):
+    for example in _ever_shorter(task, template, row, order, settings.truncate):
         encoded = encoder.encode(example.prompt, example.options or [example.target], style)
         if len(encoded.prompt) <= settings.prompt_tokens:
             break
@@ -130,10 +138,12 @@ def evaluation_order(task: Task, row: PreparedRow, settings: EvaluationSettings,
     return option_order(settings.options, count, (seed, task.name, row.index, -1)) if count else None
 
 
-def _ever_shorter(task: Task, template: int, row: PreparedRow, order: Sequence[int] | None) -> Iterator[Example]:
+def _ever_shorter(
+    task: Task, template: int, row: PreparedRow, order: Sequence[int] | None, where: Truncation
+) -> Iterator[Example]:
     """The example, and then with ever more cut off its longest field."""
     current: PreparedRow | None = row
     while current is not None:
         example = render(task, template, current, order)
         yield example
-        current = shorten_longest_field(current, max(40, len(example.prompt) // 8))
+        current = shorten_longest_field(current, max(40, len(example.prompt) // 8), where)

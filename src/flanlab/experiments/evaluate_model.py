@@ -12,13 +12,14 @@ from flanlab.data.sources import load_rows
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings, plan_task
 from flanlab.evaluation.predict import refuse_seen
+from flanlab.evaluation.sharding import team_in
 from flanlab.experiments.run import RESULTS_FILE, evaluate, plan_dev_units, score_units
 from flanlab.files import write_json
 from flanlab.models.completions import Endpoint
 from flanlab.models.gguf import is_gguf
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.models.remote import RemoteModel, open_remote_model
-from flanlab.progress import say
+from flanlab.progress import console, say
 from flanlab.tasks.schema import Task
 
 RESPONSES_FILE = "responses.sqlite"
@@ -42,15 +43,22 @@ def evaluate_model(
     """Score a model on every row and forward template of the tasks; predictions already in `folder` are kept.
 
     With `endpoint`, `model` is a name that the server there knows. Every prompt style is tried with each number of exemplars in
-    `shots`.
+    `shots`. Several processes, as torchrun starts them, share the work; the first computes results and speaks to people.
 
     Returns:
-        The content of results.json; tasks the model has seen are marked there.
+        The content of results.json; tasks the model has seen are marked there. Empty in all processes but the first.
 
     Raises:
-        FlanlabError: rows or the model out of reach, a prompt style that the model or a task lacks, or a seen task without
-            `allow_seen`.
+        FlanlabError: rows or the model out of reach, a prompt style that the model or a task lacks, a seen task without
+            `allow_seen`, or several processes for an endpoint.
     """
+    team = team_in(folder)
+    console.quiet = console.quiet or not team.speaks
+    if endpoint is not None and team.count > 1:
+        raise FlanlabError(
+            "An endpoint is asked by one process, which has many requests under way at once.",
+            mend="Start `flan eval` without torchrun, and choose the number of requests with --parallel.",
+        )
     tasks = [part for task in tasks for part in task.evaluated_parts(settings.split)]
     # Once for all parts of a task.
     wholes = {task.whole.name: task.whole for task in tasks} if any(shots) else {}
@@ -77,6 +85,8 @@ def evaluate_model(
         evaluate(loaded, units, dev_units, with_shots, seed, style, folder, name, f"{loaded.name}, {title}")
     if isinstance(loaded, RemoteModel):
         loaded.completions.close()
+    if not team.speaks:
+        return {}
     scored = score_units(units, variants, folder, settings, seed)
     for name, reason in seen.items():
         scored["tasks"][name]["seen"] = reason

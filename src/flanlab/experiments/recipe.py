@@ -96,6 +96,24 @@ def make_plan(recipe: Recipe, mirror: Path | None) -> Plan:
         FlanlabError: unknown names, an overlap under the policy `error`, nothing to train on or to test on.
         MissingDataError: lists every task whose rows cannot be reached.
     """
+    split = divide(recipe)
+    # Once for all parts of a task.
+    wholes = {task.whole.name: task.whole for task in split.test} if recipe.evaluation.shots else {}
+    return Plan(
+        recipe=recipe,
+        split=split,
+        train_rows=_reach(split.train, "train", mirror),
+        test_rows=_reach(split.test, recipe.evaluation.split, mirror),
+        exemplar_rows=_reach(list(wholes.values()), "train", mirror),
+    )
+
+
+def divide(recipe: Recipe) -> HoldOutSplit:
+    """Find a recipe's tasks and divide them by its hold-out; rows are not needed.
+
+    Raises:
+        FlanlabError: as `make_plan`.
+    """
     tasks = load_collections(recipe.tasks.collections)
     named: list[str] = []
     if recipe.tasks.include != "all":
@@ -112,15 +130,7 @@ def make_plan(recipe: Recipe, mirror: Path | None) -> Plan:
         )
     if not split.train:
         raise FlanlabError("The hold-out leaves no task to train on.", mend="Include more tasks, or hold out fewer clusters.")
-    # Once for all parts of a task.
-    wholes = {task.whole.name: task.whole for task in split.test} if recipe.evaluation.shots else {}
-    return Plan(
-        recipe=recipe,
-        split=split,
-        train_rows=_reach(split.train, "train", mirror),
-        test_rows=_reach(split.test, recipe.evaluation.split, mirror),
-        exemplar_rows=_reach(list(wholes.values()), "train", mirror),
-    )
+    return split
 
 
 def _reach(tasks: Sequence[Task], split: Split, mirror: Path | None) -> dict[str, Rows]:

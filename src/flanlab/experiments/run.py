@@ -21,9 +21,11 @@ from flanlab.data.sources import load_rows
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.best_template import DEV_FOLDER, best_dev_template, dev_settings, plan_dev
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
-from flanlab.evaluation.predict import predict, refuse_seen
+from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.questions import question_length
 from flanlab.evaluation.results import averages, compare, task_results
+from flanlab.evaluation.sharding import team_in
+from flanlab.evaluation.stage import predict_units
 from flanlab.experiments.recipe import Plan, Recipe, make_plan
 from flanlab.experiments.stamp import make_stamp, training_key
 from flanlab.files import new_folder, read_json, write_json, write_text
@@ -31,9 +33,11 @@ from flanlab.models.answering import Model
 from flanlab.models.embedded import EMBEDDED_MODEL
 from flanlab.models.loading import STAMP_FILE, LoadedModel, load_model
 from flanlab.models.scoring import Question
-from flanlab.progress import clock, meter, say
+from flanlab.processes import first_before_others, from_first, together, world_size
+from flanlab.progress import clock, say
 from flanlab.tasks.schema import Split, Task
 from flanlab.training.methods import check_method, save_trained
+from flanlab.training.parallel import whole_weights
 from flanlab.training.trainer import examples_per_step, train
 
 RECIPE_FILE = "recipe.yaml"
@@ -48,17 +52,21 @@ _TRAINING_COST = 3.3
 def run_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> dict[str, Any]:
     """Carry a recipe out in `folder`; a folder that holds part of it already is gone on with.
 
+    Several processes, as torchrun starts them, share the work; the first writes what is not a share of theirs.
+
     Returns:
         The content of results.json.
 
     Raises:
         FlanlabError: the recipe cannot be carried out, or the folder holds a run of another recipe.
     """
+    with together():
+        return _run(recipe, folder, mirror)
+
+
+def _run(recipe: Recipe, folder: Path, mirror: Path | None) -> dict[str, Any]:
     started = time.time()
-    _check_folder(folder, recipe)
-    check_method(recipe.model, recipe.training)
-    plan = make_plan(recipe, mirror)
-    loaded = load_model(recipe.model, say=say)
+    plan, loaded = _plan(recipe, folder, mirror)
     # Who lets overlapping tasks train has asked for results that are marked as seen; anyone else is told before it costs.
     allow_seen = recipe.hold_out.overlap == "allow"
     refuse_seen(plan.split.test, loaded, allow_seen)
@@ -67,13 +75,16 @@ def run_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> dict
     mixture = make_mixture(plan)
     per_step = examples_per_step(mixture, loaded.encoder, recipe.training)
     styles = prompt_styles(loaded, plan.split.test)
-    _announce(plan, loaded, units, dev_units, mixture, per_step, styles)
-    _claim(folder, recipe)
-    write_json(folder / "run.json", _facts(plan, loaded))
-    planned = per_step * recipe.training.steps
-    write_json(folder / "mixture.json", describe_mixture(mixture, loaded.encoder, planned, most=_DESCRIBED_EXAMPLES))
     stamp = make_stamp(plan, loaded)
 
+    def begin() -> None:
+        _announce(plan, loaded, units, dev_units, mixture, per_step, styles)
+        _claim(folder, recipe)
+        write_json(folder / "run.json", _facts(plan, loaded))
+        planned = per_step * recipe.training.steps
+        write_json(folder / "mixture.json", describe_mixture(mixture, loaded.encoder, planned, most=_DESCRIBED_EXAMPLES))
+
+    from_first(begin)
     settings, seed = recipe.evaluation, recipe.seed
     for style in styles:
         title = f"Untuned, {style} prompt"
@@ -82,12 +93,15 @@ def run_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> dict
     seen = refuse_seen(plan.split.test, tuned, allow_seen)
     evaluate(tuned, units, dev_units, settings, seed, "instruction", folder, TUNED, "Tuned")
 
-    results = make_results(plan, units, styles, folder, loaded)
-    for name, reason in seen.items():
-        results["tasks"][name]["seen"] = reason
-    results["seconds"] = _total_seconds(folder, time.time() - started)
-    write_json(folder / RESULTS_FILE, results)
-    return results
+    def finish() -> dict[str, Any]:
+        results = make_results(plan, units, styles, folder, loaded)
+        for name, reason in seen.items():
+            results["tasks"][name]["seen"] = reason
+        results["seconds"] = _total_seconds(folder, time.time() - started)
+        write_json(folder / RESULTS_FILE, results)
+        return results
+
+    return from_first(finish)
 
 
 def train_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> LoadedModel:
@@ -96,13 +110,19 @@ def train_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> Lo
     Raises:
         FlanlabError: as `run_recipe`.
     """
-    _check_folder(folder, recipe)
+    with together():
+        plan, loaded = _plan(recipe, folder, mirror)
+        mixture, stamp = make_mixture(plan), make_stamp(plan, loaded)
+        from_first(lambda: _claim(folder, recipe))
+        return _tune(loaded, mixture, plan, stamp, folder)
+
+
+def _plan(recipe: Recipe, folder: Path, mirror: Path | None) -> tuple[Plan, LoadedModel]:
+    """The plan and the model, unless the folder holds something else or the model cannot be tuned so."""
+    from_first(lambda: _check_folder(folder, recipe))
     check_method(recipe.model, recipe.training)
-    plan = make_plan(recipe, mirror)
-    loaded = load_model(recipe.model, say=say)
-    mixture, stamp = make_mixture(plan), make_stamp(plan, loaded)
-    _claim(folder, recipe)
-    return _tune(loaded, mixture, plan, stamp, folder)
+    with first_before_others():
+        return make_plan(recipe, mirror), load_model(recipe.model, say=say)
 
 
 def plan_units(plan: Plan) -> list[EvaluationUnit]:
@@ -155,16 +175,16 @@ def evaluate(
     variant: str,
     title: str,
 ) -> None:
-    """Predict every unit into `folder/predictions/<variant>/<task>`, dev rows first; what is there already is kept."""
+    """Predict every unit into `folder/predictions/<variant>/<task>`, dev rows first; what is there already is kept.
+
+    Of several processes, all must call this: each does its share, and returns when everything is there.
+    """
     stages = [("predictions", units, settings, title)]
     # The baseline is one prompt: there is nothing to choose.
     if dev_units and style != "baseline":
         stages.insert(0, (DEV_FOLDER, dev_units, dev_settings(settings), f"{title}, dev"))
     for where, stage_units, stage_settings, stage_title in stages:
-        total = sum(len(unit.asked(style)) for unit in stage_units)
-        with meter(stage_title, total) as bar:
-            for unit in stage_units:
-                predict(loaded, unit, stage_settings, seed, style, folder / where / variant / unit.task.name, bar)
+        predict_units(loaded, stage_units, stage_settings, seed, style, folder / where / variant, team_in(folder), stage_title)
 
 
 def make_results(
@@ -237,10 +257,16 @@ def _source(task: Task, split: Split) -> dict[str, Any] | None:
     return {"hub": sources[0].hub, "config": sources[0].config, "split": sources[0].split_spec(split)}
 
 
-def save_tuned(model: torch.nn.Module, loaded: LoadedModel, stamp: Mapping[str, Any], folder: Path) -> None:
-    """Write a tuned model as a plain Hugging Face folder (or an adapter) with its stamp."""
+def save_tuned(
+    model: torch.nn.Module,
+    loaded: LoadedModel,
+    stamp: Mapping[str, Any],
+    folder: Path,
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Write a tuned model as a plain Hugging Face folder (or an adapter) with its stamp; `weights` are a divided model's."""
     with new_folder(folder) as temporary:
-        save_trained(model, temporary)
+        save_trained(model, temporary, weights)
         loaded.encoder.tokenizer.save_pretrained(temporary)
         write_json(temporary / STAMP_FILE, stamp)
 
@@ -249,10 +275,19 @@ def _tune(loaded: LoadedModel, mixture: Mixture, plan: Plan, stamp: Mapping[str,
     target = folder / "model"
     key = training_key(stamp)
     finished = folder / "training" / "finished.json"
-    if not (finished.is_file() and read_json(finished)["training_key"] == key and (target / STAMP_FILE).is_file()):
+
+    def is_done() -> bool:
+        return finished.is_file() and read_json(finished)["training_key"] == key and (target / STAMP_FILE).is_file()
+
+    if not from_first(is_done):
         model = train(loaded, mixture, plan.recipe.training, folder=folder / "training", training_key=key, stamp=stamp)
-        save_tuned(model, loaded, stamp, target)
-        write_json(finished, {"training_key": key})
+        weights = whole_weights(model)
+
+        def finish() -> None:
+            save_tuned(model, loaded, stamp, target, weights)
+            write_json(finished, {"training_key": key})
+
+        from_first(finish)
     return load_model(str(target))
 
 
@@ -323,7 +358,7 @@ def _announce(
     before += dev * sum(style != "baseline" for style in styles)
     held_out = ", ".join(cluster.label for cluster in plan.split.hold_out.clusters)
     examples = per_step * training.steps
-    speed = _scoring_speed(loaded)
+    speed = _scoring_speed(loaded) * world_size()
     train_seconds = examples * mixture.mean_length(loaded.encoder, 200) / speed * _TRAINING_COST
     test_seconds = (before + questions) * _mean_question_length(units, plan, loaded) * 1.3 / speed
     say(f"{plan.recipe.name}: {loaded.name} ({loaded.parameters / 1e6:.0f}M parameters) on {loaded.model.device}")

@@ -11,6 +11,9 @@ from flanlab import __version__
 from flanlab.experiments.recipe import Plan
 from flanlab.models.loading import LoadedModel
 
+_SHAPES_NOTHING = ("checkpoint_minutes", "workers", "parallel")
+"""Settings of training that leave the result as it is."""
+
 
 def make_stamp(plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
     """Everything the evaluator needs to know to tell seen from unseen, and a reader to make the model again."""
@@ -45,8 +48,8 @@ def make_stamp(plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
 
 
 def training_key(stamp: Mapping[str, Any]) -> str:
-    """Hash of everything that shapes training; the evaluation section, the workers and the time between checkpoints do not."""
+    """Hash of everything that shapes training; the evaluation section and `_SHAPES_NOTHING` do not."""
     recipe = {name: value for name, value in stamp["recipe"].items() if name not in ("evaluation", "description", "name")}
-    training = {name: value for name, value in recipe["training"].items() if name not in ("checkpoint_minutes", "workers")}
+    training = {name: value for name, value in recipe["training"].items() if name not in _SHAPES_NOTHING}
     facts = {**stamp, "recipe": {**recipe, "training": training}}
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -54,12 +56,10 @@ class LoadedModel:
     @cached_property
     def identity(self) -> str:
         """Hash of the weights as loaded and of the tokenizer: what predictions are keyed by."""
-        digest = hashlib.blake2b(digest_size=16)
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-        digest.update(self.encoder.hash.encode())
-        return digest.hexdigest()
+        # Side by side: hashing a large model on one core takes longer than loading it.
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            hashes = list(pool.map(_hash, sorted(self.model.state_dict().items())))
+        return hashlib.blake2b("".join([*hashes, self.encoder.hash]).encode(), digest_size=16).hexdigest()
 
     @cached_property
     def parameters(self) -> int:
@@ -102,8 +102,9 @@ def load_model(
 ) -> LoadedModel:
     """Load a language model: the embedded one, a folder (full weights or an adapter), a GGUF file, or a Hub id.
 
-    float32 on a CPU, bfloat16 on a GPU; never float16, in which T5 overflows. A causal model is checked once for leaks between
-    packed segments, an encoder-decoder model for padding that is read.
+    On a GPU where there is one, of several processes each on its own. float32 on a CPU, bfloat16 on a GPU; never float16, in
+    which T5 overflows. A causal model is checked once for leaks between packed segments, an encoder-decoder model for padding
+    that is read.
 
     Raises:
         FlanlabError: no such model, no safetensors weights, or an architecture that cannot be scored.
@@ -115,7 +116,7 @@ def load_model(
     folder = place if place.is_dir() else None
     if folder is None and (name.startswith((".", "/")) or name.count("/") > 1):
         raise FlanlabError(f"There is no model folder at {name}.", mend=f"Name a folder, a Hub id, or {EMBEDDED_MODEL}.")
-    target_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target_device = torch.device(device) if device else _own_device()
     stamp = read_stamp(folder) if folder else None
     dtype = torch.bfloat16 if target_device.type == "cuda" else torch.float32
     try:
@@ -134,6 +135,29 @@ def load_model(
         return LoadedEncoderDecoder(model, encoder, name, folder, stamp)
     check_isolation(model)
     return (LoadedModel if soft_prompt_of(model) is None else LoadedPromptTuned)(model, encoder, name, folder, stamp)
+
+
+def _hash(weight: tuple[str, Any]) -> str:
+    """Hash of a tensor's name, shape, type and numbers."""
+    name, tensor = weight
+    digest = hashlib.blake2b(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode(), digest_size=16)
+    digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _own_device() -> torch.device:
+    """The GPU of this process, where there are any: torchrun numbers a machine's processes by LOCAL_RANK."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    number = int(os.environ.get("LOCAL_RANK", 0))
+    if number >= torch.cuda.device_count():
+        raise FlanlabError(
+            f"Process {number} of this machine has no GPU of its own: there are {torch.cuda.device_count()}.",
+            mend="Start as many processes as there are GPUs (torchrun --nproc-per-node).",
+        )
+    # Kernels that are compiled on the spot run on the current device, whatever their inputs'.
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
 
 
 def load_encoder(name: str, *, say: Callable[[str], None] = lambda _: None) -> TextEncoder:

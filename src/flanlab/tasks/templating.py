@@ -156,7 +156,7 @@ def _filling_names(source: str, parts: Sequence[nodes.Node], names: Collection[s
 def check_syntax(source: str) -> None:
     """Raise a TemplatingError that names the fault and its line within the template."""
     try:
-        tree = _ENVIRONMENT.parse(source)
+        tree = _parsed(source)
         # jinja2 itself looks these up only when it compiles.
         for kind, known in ((nodes.Filter, _ENVIRONMENT.filters), (nodes.Test, _ENVIRONMENT.tests)):
             for node in tree.find_all(kind):
@@ -171,6 +171,12 @@ def check_syntax(source: str) -> None:
         raise TemplatingError("too deeply nested", mend="Write it simpler.") from error
 
 
+@functools.lru_cache(maxsize=64)
+def _parsed(source: str) -> nodes.Template:
+    """A source as jinja2 reads it; kept for a while, since its syntax and its names are asked for one after the other."""
+    return _ENVIRONMENT.parse(source)
+
+
 def is_expression(source: str) -> bool:
     """Whether `source` is one `{{ expression }}` and nothing else, so that its value keeps its type."""
     return _SINGLE_EXPRESSION.match(source) is not None
@@ -179,7 +185,7 @@ def is_expression(source: str) -> bool:
 @functools.lru_cache(maxsize=8192)
 def variables_in(source: str) -> frozenset[str]:
     """Names that `source` takes from outside."""
-    return frozenset(meta.find_undeclared_variables(_ENVIRONMENT.parse(source))) - _GLOBALS.keys()
+    return frozenset(meta.find_undeclared_variables(_parsed(source))) - _GLOBALS.keys()
 
 
 def _settled(value: Any) -> Any:

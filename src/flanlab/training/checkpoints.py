@@ -1,23 +1,40 @@
-"""Checkpoints: everything it takes to go on with training as if it had never stopped, written whole or not at all."""
+"""Checkpoints: everything it takes to go on with training as if it had never stopped, written whole or not at all.
+
+    step-000400/trained.safetensors      the parameters that training changes
+                optimizer.safetensors    the optimizer's state; under FSDP both are in parts, one for each process
+                flanlab.json             the stamp
+                progress.json            where training is; size and digest of each file, and of itself
+
+The newest two are kept, so that one is left where the other turns out to be damaged.
+"""
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import json
+import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from flanlab.errors import FlanlabError
-from flanlab.files import new_folder, read_json, write_json
+from flanlab.files import write_json
+from flanlab.processes import all_do, everyone, from_first, is_first, rank, world_size
+from flanlab.progress import say
+from flanlab.training.parts import PartsReader, divided_as, own_part, write_part
 
 _NAME = re.compile(r"step-(\d+)")
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True)
@@ -33,81 +50,188 @@ class Progress:
 def save_checkpoint(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, stamp: Mapping[str, Any]
 ) -> Path:
-    """Write `folder/step-N` with trained weights, optimizer state, progress and stamp; older ones are then removed."""
+    """Write `folder/step-N` with trained weights, optimizer state, progress and stamp; only the one before it is kept.
+
+    Raises:
+        FlanlabError: there is no room for it; what was saved before is untouched.
+    """
     path = folder / f"step-{progress.step:06d}"
-    tensors, scalars = _flatten(optimizer.state_dict()["state"])
-    with new_folder(path) as temporary:
-        save_file(trained_tensors(model), temporary / "trained.safetensors")
-        save_file(tensors, temporary / "optimizer.safetensors")
-        write_json(
-            temporary / "progress.json",
-            {"step": progress.step, "training_key": progress.training_key, "optimizer": scalars},
-        )
+    temporary = folder / f".{path.name}.partial"
+    state, scalars = _flatten(optimizer.state_dict()["state"])
+    contents = {"trained": trained_tensors(model), "optimizer": state}
+    divided = {stem: any(isinstance(tensor, DTensor) for tensor in tensors.values()) for stem, tensors in contents.items()}
+    own = {stem: own_part(tensors) for stem, tensors in contents.items()}
+    size = sum(everyone(sum(tensor.nbytes for part in own.values() for tensor in part.values())))
+
+    def begin() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        # What a killed process left half-written.
+        for leftover in folder.glob(".step-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        if shutil.disk_usage(folder).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        temporary.mkdir()
+
+    def write() -> dict[str, Any]:
+        written = [write_part(own[stem], divided[stem], temporary, stem) for stem in own]
+        return {file.name: _seal(file) for file in written if file is not None}
+
+    def finish(files: dict[str, Any]) -> None:
         write_json(temporary / "flanlab.json", stamp)
-    # The second are what a killed process left half-written.
-    for other in [*(other for _, other in _checkpoints(folder) if other != path), *folder.glob(".step-*")]:
-        shutil.rmtree(other, ignore_errors=True)
+        files["flanlab.json"] = _seal(temporary / "flanlab.json")
+        record = {"step": progress.step, "training_key": progress.training_key, "optimizer": scalars, "files": files}
+        write_json(temporary / "progress.json", {**record, "digest": _digest_of(record)})
+        _seal(temporary / "progress.json")
+        earlier = [other for step, other in _checkpoints(folder) if step < progress.step]
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+        for _, other in _checkpoints(folder):
+            if other not in (path, *earlier[-1:]):
+                shutil.rmtree(other, ignore_errors=True)
+
+    try:
+        all_do(lambda: begin() if is_first() else None)
+        files = {name: seal for part in all_do(write) for name, seal in part.items()}
+        all_do(lambda: finish(files) if is_first() else None)
+    except (OSError, SafetensorError) as error:
+        if is_first():
+            shutil.rmtree(temporary, ignore_errors=True)
+        if is_full(error):
+            raise no_room(folder, f"Step {progress.step} could not be saved", size) from error
+        raise
     return path
 
 
 def load_latest(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, training_key: str) -> Progress | None:
-    """Bring model and optimizer to the newest checkpoint; None where there is none.
+    """Bring model and optimizer to the newest checkpoint that is sound; None where there is none at all.
+
+    A damaged one is passed over with a warning, and makes place for the next that is saved.
 
     Raises:
-        FlanlabError: the checkpoint is damaged, or belongs to other settings.
+        FlanlabError: all checkpoints are damaged, or the newest belongs to other settings.
     """
-    found = _checkpoints(folder)
-    if not found:
-        return None
-    _, path = found[-1]
-    record = _read_record(path)
-    if record["training_key"] != training_key:
-        raise FlanlabError(
-            f"{path}: was written under another recipe, data or version.",
-            mend=f"Go on with the old recipe, use another --out folder, or delete {folder} to start anew.",
-        )
-    try:
-        trained = load_file(path / "trained.safetensors")
-        state = _unflatten(load_file(path / "optimizer.safetensors"), record["optimizer"])
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path, error) from error
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, tensor in trained.items():
-            parameters[name].copy_(tensor)
-    _restore(optimizer, state)
-    return Progress(record["step"], training_key)
+    found = [folder / name for name in from_first(lambda: [path.name for _, path in _checkpoints(folder)])]
+    damages: list[str] = []
+    for path in reversed(found):
+        try:
+            record = all_do(partial(_read_record, path))[0]
+            if record["training_key"] != training_key:
+                raise FlanlabError(
+                    f"{path}: was written under another recipe, data or version.",
+                    mend=f"Go on with the old recipe, use another --out folder, or delete {folder} to start anew.",
+                )
+            # Each process looks at its share of the files.
+            share = sorted(record["files"].items())[rank() :: world_size()]
+            all_do(partial(_check, path, share))
+        except _DamagedError as error:
+            damages.append(error.message)
+            continue
+        for damage in damages:
+            say(f"{damage} Going on from the checkpoint before it, {path.name}.")
+        _load(path, record, model, optimizer)
+        return Progress(record["step"], training_key)
+    if damages:
+        raise FlanlabError(" ".join(damages), mend=f"Delete {folder}; training then starts anew.")
+    return None
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The parameters that training changes; tied ones once."""
-    return {name: value.detach().contiguous() for name, value in model.named_parameters() if value.requires_grad}
+    return {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether something failed because a disk, a quota or a limit on file sizes leaves no more room."""
+    # safetensors hands the system's errors on as text.
+    return getattr(error, "errno", None) in _FULL or any(f"os error {number})" in str(error) for number in _FULL)
+
+
+def no_room(folder: Path, what: str, size: int | None = None) -> FlanlabError:
+    """The error to end with on a full disk; `size` in bytes is what a checkpoint takes."""
+    kept = [path.name for _, path in _checkpoints(folder)]
+    needed = f"A checkpoint takes {size / 1e6:,.1f} MB (two are kept, and a third is written beside them); " if size else ""
+    free = f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB are free for {folder}. "
+    return FlanlabError(
+        f"{what}: there is no room left. {needed}{free}" + (f"{kept[-1]} is kept." if kept else "None was saved before."),
+        mend="Make room, then give the same command: it goes on from the checkpoint kept."
+        if kept
+        else "Make room, then give the same command.",
+    )
+
+
+class _DamagedError(FlanlabError):
+    """A checkpoint that is not as it was written."""
+
+
+def _seal(path: Path) -> dict[str, Any]:
+    """Size and digest of a file, which is on the disk itself when this returns."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, _hash).hexdigest()
+        os.fsync(file.fileno())
+    return {"bytes": path.stat().st_size, "digest": digest}
+
+
+def _hash() -> Any:
+    return hashlib.blake2b(digest_size=16)
+
+
+def _check(path: Path, sealed: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    for name, seal in sealed:
+        try:
+            found = (path / name).stat().st_size
+            if found != seal["bytes"]:
+                raise _damaged(path, f"{name} has {found} bytes of {seal['bytes']}")
+            with (path / name).open("rb") as file:
+                if hashlib.file_digest(file, _hash).hexdigest() != seal["digest"]:
+                    raise _damaged(path, f"{name} has changed since it was written")
+        except FileNotFoundError as error:
+            raise _damaged(path, f"{name} is missing") from error
+        except OSError as error:
+            raise _damaged(path, f"{name}: {error.strerror}") from error
 
 
 def _read_record(path: Path) -> dict[str, Any]:
     try:
-        record = read_json(path / "progress.json")
-    except FlanlabError as error:
-        raise _damaged(path, error.message) from error
-    if not isinstance(record, dict) or not {"step", "training_key", "optimizer"} <= record.keys():
-        raise _damaged(path, "progress.json lacks fields")
+        record = json.loads((path / "progress.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise _damaged(path, "progress.json is missing") from error
+    except (OSError, ValueError) as error:
+        raise _damaged(path, f"progress.json: {error}") from error
+    if not isinstance(record, dict) or record.pop("digest", None) != _digest_of(record):
+        raise _damaged(path, "progress.json has changed since it was written")
     return record
 
 
-def _damaged(path: Path, reason: object) -> FlanlabError:
-    return FlanlabError(f"{path}: is damaged ({reason}).", mend=f"Delete {path}; training then starts anew.")
+def _digest_of(record: Mapping[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _restore(optimizer: torch.optim.Optimizer, state: Mapping[int, Mapping[str, Any]]) -> None:
-    """Put the state back as it was: `load_state_dict` would round what an optimizer keeps in float32 to bfloat16 weights."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, entries in state.items():
-        device = parameters[index].device
-        optimizer.state[parameters[index]] = {
-            # Numbers (AdamW's step) stay on the CPU, where the optimizer made them.
-            name: value.to(device) if isinstance(value, Tensor) and value.dim() else value
-            for name, value in entries.items()
-        }
+def _damaged(path: Path, reason: str) -> _DamagedError:
+    return _DamagedError(f"{path}: is damaged ({reason}).")
+
+
+def _load(path: Path, record: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    trained = PartsReader([path / name for name in record["files"] if name.startswith("trained")])
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name in trained.names():
+            own = parameters[name].to_local() if isinstance(parameters[name], DTensor) else parameters[name]  # type: ignore[attr-defined]
+            own.copy_(trained.read(name, parameters[name]))
+    reader = PartsReader([path / name for name in record["files"] if name.startswith("optimizer")])
+    ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Any]] = {}
+    for place in (*reader.names(), *record["optimizer"]):
+        index, name = place.split(".", 1)
+        parameter = ordered[int(index)]
+        if place in record["optimizer"]:
+            value: Any = record["optimizer"][place]
+        else:
+            value = divided_as(reader.read(place, parameter).to(parameter.device), parameter)
+        state.setdefault(int(index), {})[name] = value
+    # As it was: `load_state_dict` would round what an optimizer keeps in float32 to bfloat16 weights.
+    for number, entries in state.items():
+        optimizer.state[ordered[number]] = entries
 
 
 def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -122,15 +246,7 @@ def _flatten(state: Mapping[int, Mapping[str, Any]]) -> tuple[dict[str, Tensor],
         for name, value in entries.items():
             place = f"{index}.{name}"
             if isinstance(value, Tensor):
-                tensors[place] = value.contiguous()
+                tensors[place] = value
             else:
                 scalars[place] = value
     return tensors, scalars
-
-
-def _unflatten(tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
-    state: dict[int, dict[str, Any]] = {}
-    for place, value in {**tensors, **scalars}.items():
-        index, name = place.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    return state

@@ -32,6 +32,9 @@ class Objective(Protocol):
     def loss(self, model: nn.Module, examples: Sequence[EncodedExample]) -> Tensor:
         """Sum of the cross-entropy of all target tokens of a batch (natural log)."""
 
+    def padding(self, examples: Sequence[EncodedExample]) -> int:
+        """Tokens of a batch that are computed for nothing."""
+
 
 @dataclass(frozen=True)
 class PackedObjective:
@@ -50,6 +53,10 @@ class PackedObjective:
         if self.virtual:
             examples = [replace(example, prompt=[*self.virtual, *example.prompt]) for example in examples]
         return packed_loss(model, examples)
+
+    def padding(self, examples: Sequence[EncodedExample]) -> int:
+        """There is none."""
+        return 0
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,11 @@ class PaddedObjective:
     def loss(self, model: nn.Module, examples: Sequence[EncodedExample]) -> Tensor:
         """See `padded_loss`."""
         return padded_loss(model, self.answer_start, examples)
+
+    def padding(self, examples: Sequence[EncodedExample]) -> int:
+        """What fills the prompts up to the longest, and the targets."""
+        sides = ([len(example.prompt) for example in examples], [len(example.target) for example in examples])
+        return sum(max(lengths) * len(lengths) - sum(lengths) for lengths in sides)
 
 
 def objective_for(model: nn.Module, encoder: TextEncoder) -> Objective:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from flanlab.errors import FlanlabError
@@ -74,12 +75,15 @@ def make_trainable(model: Any, settings: TrainingSettings) -> nn.Module:
     return trainable
 
 
-def save_trained(model: Any, folder: Path) -> None:
-    """Write what was trained: all weights as a Hugging Face folder, or an adapter as peft writes it."""
+def save_trained(model: Any, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write what was trained: all weights as a Hugging Face folder, or an adapter as peft writes it.
+
+    `weights` are those of a model of which this process holds a part alone.
+    """
     if soft_prompt_of(model) is not None:
         save_soft_prompt(model, folder)
     else:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=weights)
 
 
 def without_dropout(model: nn.Module) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class TrainingSettings(BaseModel):
@@ -35,6 +35,17 @@ class TrainingSettings(BaseModel):
         None, ge=0, description="Processes that render examples ahead; none on a CPU and up to 8 on a GPU, where not given."
     )
     checkpoint_minutes: float = Field(10.0, gt=0, description="Time between checkpoints.")
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="Where several processes train: each keeps the whole model (ddp), or a part of it (fsdp)."
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.parallel == "fsdp" and self.optimizer == "adafactor":
+            raise ValueError("adafactor needs whole weights, which no process has under fsdp: take adamw, or parallel: ddp")
+        if self.parallel == "fsdp" and self.method == "prompt":
+            raise ValueError("a soft prompt is not divided among processes: take parallel: ddp")
+        return self
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step (from 0): linear warm-up, then the schedule, which reaches zero after the last step."""

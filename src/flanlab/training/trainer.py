@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import signal
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,10 +15,15 @@ from flanlab.data.encoding import TextEncoder
 from flanlab.data.mixture import EncodedExample, Mixture
 from flanlab.errors import FlanlabError
 from flanlab.models.loading import LoadedModel
+from flanlab.processes import from_first, is_first, rank, world_size
 from flanlab.progress import meter, say
-from flanlab.training.checkpoints import Progress, load_latest, save_checkpoint
+from flanlab.training.checkpoints import Progress, is_full, load_latest, no_room, save_checkpoint
+from flanlab.training.explosion import WINDOW, LossWatch
+from flanlab.training.interrupts import HeldInterrupts
+from flanlab.training.log import TrainingLog, operations_per_token, peak_operations
 from flanlab.training.loss import Objective, objective_for
 from flanlab.training.methods import make_optimizer, prepare_for_training
+from flanlab.training.parallel import add_up, add_up_gradients, clip_gradients, is_sharded, shares, spread
 from flanlab.training.settings import TrainingSettings
 from flanlab.training.stream import steps_of_examples, usual_workers
 
@@ -58,31 +60,38 @@ def train(
     """
     model = prepare_for_training(loaded, settings)
     objective = objective_for(model, loaded.encoder)
+    model = spread(model, settings)
+    device = next(model.parameters()).device
     optimizer = make_optimizer(model, settings)
     progress = load_latest(folder, model, optimizer, training_key) or Progress(0, training_key)
-    if progress.step:
-        say(f"Going on from step {progress.step} of {settings.steps}.")
+    saved = progress.step
+    if saved:
+        say(f"Going on from step {saved} of {settings.steps}.")
     per_step = examples_per_step(mixture, loaded.encoder, settings)
-    workers = usual_workers(loaded.model.device.type) if settings.workers is None else settings.workers
-    stream = steps_of_examples(mixture, loaded.encoder, per_step, progress.step, settings.steps, workers)
-    log = _open_log(folder / "log.jsonl", progress.step)
+    workers = usual_workers(device.type) if settings.workers is None else settings.workers
+    stream = steps_of_examples(mixture, loaded.encoder, per_step, saved, settings.steps, workers)
+    log = TrainingLog(folder / "log.jsonl", saved)
+    watch = LossWatch(from_first(lambda: log.losses))
+    peak, operations = peak_operations(device), operations_per_token(model)
     last_saved = time.monotonic()
     model.train()
-    interrupts = _HeldInterrupts()
+    interrupts = HeldInterrupts()
     try:
-        with interrupts, log, meter("Training", settings.steps, progress.step) as bar:
+        with interrupts, log, meter("Training", settings.steps, saved) as bar:
             started = time.monotonic()
-            for step, examples in enumerate(stream, start=progress.step):
+            for step, examples in enumerate(stream, start=saved):
                 learning_rate = settings.learning_rate_at(step)
                 loss, norm = train_step(model, optimizer, objective, examples, settings, learning_rate)
                 if not math.isfinite(loss) or not math.isfinite(norm):
-                    _refuse(step, loss, norm, examples)
+                    _refuse(step, f"loss {loss}, gradient norm {norm}", examples)
                 progress = Progress(step + 1, training_key)
                 # Counted from the end of the step before, so that waiting for examples shows.
                 now = time.monotonic()
                 seconds, started = now - started, now
                 target_tokens = sum(len(example.target) for example in examples)
                 tokens = sum(example.length for example in examples)
+                batches = [batch for own in batches_by_process(objective, examples, settings) for batch in own]
+                padding = sum(objective.padding(batch) for batch in batches)
                 record = {
                     "step": step + 1,
                     "loss": loss,
@@ -91,25 +100,40 @@ def train(
                     "examples": len(examples),
                     "tokens": tokens,
                     "target_tokens": target_tokens,
+                    "padding": round(padding / (padding + tokens), 4) if tokens else 0.0,
                     "seconds": round(seconds, 3),
                 }
-                log.write(json.dumps(record) + "\n")
-                log.flush()
-                bar.advance(
-                    1,
-                    f"loss {loss:.3f}, {target_tokens / seconds:.0f} target tokens/s, {tokens / seconds:.0f} tokens/s",
-                )
-                if time.monotonic() - last_saved > settings.checkpoint_minutes * 60 and progress.step < settings.steps:
+                notes = f"loss {loss:.3f}, {target_tokens / seconds:.0f} target tokens/s, {tokens / seconds:.0f} tokens/s"
+                notes += f", {record['padding']:.0%} padding"
+                if peak is not None:
+                    record["mfu"] = round(operations * tokens / seconds / peak, 4)
+                    notes += f", MFU {record['mfu']:.0%}"
+                log.write(record)
+                bar.advance(1, notes)
+                is_due = time.monotonic() - last_saved > settings.checkpoint_minutes * 60
+                # Signals and clocks are a process's own: what follows from them is done by all or none.
+                stopped, due = add_up([interrupts.count, is_due and is_first()], device)
+                if watch.has_exploded(loss):
+                    reason = f"the median loss of the last {WINDOW} steps was {watch.lowest:.3g} before, and is {watch.median:.3g}"
+                    _refuse(step, reason, examples)
+                if due and progress.step < settings.steps:
                     save_checkpoint(folder, model, optimizer, progress, stamp)
+                    saved = progress.step
                     last_saved = started = time.monotonic()
-                if interrupts.count:
+                if stopped:
                     raise KeyboardInterrupt
     except KeyboardInterrupt:
-        if interrupts.count < 2:
-            save_checkpoint(folder, model, optimizer, progress, stamp)
-            say(f"Saved after step {progress.step} of {settings.steps}.")
+        if interrupts.count < 2 or world_size() > 1:
+            if progress.step > saved:
+                save_checkpoint(folder, model, optimizer, progress, stamp)
+            say(f"Saved after step {progress.step} of {settings.steps}; the same command goes on from there.")
         raise
-    save_checkpoint(folder, model, optimizer, progress, stamp)
+    except OSError as error:
+        if is_full(error):
+            raise no_room(folder, f"Step {progress.step} could not be logged") from error
+        raise
+    if progress.step > saved:
+        save_checkpoint(folder, model, optimizer, progress, stamp)
     model.eval()
     return model
 
@@ -125,21 +149,21 @@ def train_step(
     """One update; returns the loss per target token and the gradient's norm before clipping.
 
     The loss of each micro-batch is divided by the target tokens of the whole step, so the update is the same however the
-    step is cut into micro-batches.
+    step is cut into micro-batches and divided among processes. All processes are given the whole step.
     """
     target_tokens = sum(len(example.target) for example in examples)
     if not target_tokens:
         return 0.0, 0.0
     optimizer.zero_grad(set_to_none=True)
     losses = []
-    for batch in objective.batches(examples, settings.micro_batch_tokens):
-        loss = objective.loss(model, batch) / target_tokens
+    for batch, counts in own_batches(model, objective, examples, settings):
+        loss = objective.loss(model, batch) / target_tokens * counts
         loss.backward()
         losses.append(loss.detach())
-    total = torch.stack(losses).sum().item()
-    norm = nn.utils.clip_grad_norm_(
-        [parameter for parameter in model.parameters() if parameter.requires_grad], settings.gradient_clip
-    ).item()
+    device = next(model.parameters()).device
+    total = add_up([torch.stack(losses).sum().item() if losses else 0.0], device)[0]
+    add_up_gradients(model)
+    norm = clip_gradients(model, settings.gradient_clip)
     if math.isfinite(total) and math.isfinite(norm):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
@@ -147,40 +171,34 @@ def train_step(
     return total, norm
 
 
-class _HeldInterrupts:
-    """Holds the first Ctrl-C back until the step is whole: half an update must never be saved. The second stops at once."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._before: Any = None
-
-    def __enter__(self) -> None:
-        # Only the main thread may set handlers, and only there does Ctrl-C arrive.
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._hold)
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _hold(self, *_: object) -> None:
-        self.count += 1
-        if self.count > 1:
-            raise KeyboardInterrupt
-        say("Stopping after this step; press Ctrl-C again to stop at once, without saving it.")
+def batches_by_process(
+    objective: Objective, examples: Sequence[EncodedExample], settings: TrainingSettings
+) -> list[list[list[EncodedExample]]]:
+    """The micro-batches of each process."""
+    return [
+        objective.batches([examples[position] for position in share], settings.micro_batch_tokens)
+        for share in shares([example.length for example in examples], world_size())
+    ]
 
 
-def _open_log(path: Path, steps_done: int) -> Any:
-    """The log for appending, cut back to the steps that the checkpoint holds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    path.write_text("".join(line + "\n" for line in lines[:steps_done]), encoding="utf-8")
-    return path.open("a", encoding="utf-8")
+def own_batches(
+    model: nn.Module, objective: Objective, examples: Sequence[EncodedExample], settings: TrainingSettings
+) -> list[tuple[list[EncodedExample], int]]:
+    """This process's micro-batches of `examples`, each with how often it counts: once, or not at all.
+
+    The layers of a sharded model are put together by all processes for each batch, so where another has more batches this one
+    computes its shortest example again, for nothing.
+    """
+    batches = batches_by_process(objective, examples, settings)
+    own = batches[rank()]
+    idle = max(map(len, batches)) - len(own) if is_sharded(model) else 0
+    shortest = min(examples, key=lambda example: example.length)
+    return [(batch, 1) for batch in own] + [([shortest], 0)] * idle
 
 
-def _refuse(step: int, loss: float, norm: float, examples: Sequence[EncodedExample]) -> None:
+def _refuse(step: int, what: str, examples: Sequence[EncodedExample]) -> None:
     named = ", ".join(f"{e.example.task}:{e.example.row} (template {e.example.template})" for e in examples[:8])
     raise FlanlabError(
-        f"Training stopped at step {step + 1}: loss {loss}, gradient norm {norm}. Examples of the step: {named}, ...",
+        f"Training stopped at step {step + 1}: {what}. Examples of the step: {named}" + ", ..." * (len(examples) > 8) + ".",
         mend="Lower training.learning_rate, or look at the examples with `flan tasks show`; the last checkpoint is kept.",
     )

@@ -7,7 +7,6 @@ from importlib.metadata import version
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
-from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu import __version__ as sacrebleu_version
 from sacrebleu.metrics.bleu import BLEU
 
@@ -32,6 +31,9 @@ def rouge_metrics(as_text: Callable[[Prediction], Prediction]) -> list[Metric]:
 
 
 def _rouge(kind: str, as_text: Callable[[Prediction], Prediction]) -> Callable[[Prediction], float]:
+    # Here, since it brings nltk and scikit-learn with it, which take seconds and are needed for few tasks.
+    from rouge_score.rouge_scorer import RougeScorer
+
     scorer = RougeScorer([kind], use_stemmer=True)
 
     def score(prediction: Prediction) -> float:

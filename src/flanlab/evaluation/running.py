@@ -1,0 +1,41 @@
+"""How tasks stand while they are evaluated: for people who wait, not for results."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import pyarrow.parquet as pq
+
+from flanlab.evaluation.metrics.declared import metrics_for
+from flanlab.evaluation.predict import Part
+from flanlab.evaluation.statistics import score_grid
+
+
+class RunningScores:
+    """The main metric of each task over the parts that are done: their mean, by questions.
+
+    For a metric that is a mean over rows that is its score so far; for others (correlations, BLEU) it comes close.
+    """
+
+    def __init__(self, end_token: bool) -> None:
+        self._end_token = end_token
+        self._sums: dict[str, tuple[float, int]] = {}
+
+    def begin(self, parts_by_task: Sequence[Sequence[Part]], missing: Collection[Part]) -> None:
+        """Take in what was done before, of the tasks that have something left to do."""
+        for parts in parts_by_task:
+            if any(part in missing for part in parts):
+                for part in parts:
+                    if part not in missing:
+                        self.take_in(part)
+
+    def take_in(self, part: Part) -> str:
+        """Take in a part that is done; returns how its task stands by now, in words."""
+        task = part.unit.task
+        predictions = pq.read_table(part.path).to_pylist()
+        metric = metrics_for(task.metrics, predictions, end_token=self._end_token)[0]
+        total, count = self._sums.get(task.name, (0.0, 0))
+        total += score_grid(metric, predictions).mean() * len(predictions)
+        count += len(predictions)
+        self._sums[task.name] = total, count
+        return f"{task.name}: {metric.title} {100 * total / count:.1f} % after {count}"

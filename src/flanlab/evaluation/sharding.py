@@ -1,0 +1,127 @@
+"""Several processes share an evaluation: which part falls to which of them, and how they wait for each other.
+
+All they have in common is the folder. Each writes the parts that fall to it, and waits for the others' files to appear; so
+there is no collective that could time out while somebody works, and what is done stays done, whoever dies. Each process
+shows that it is alive by a file that it rewrites every few seconds, and notices by theirs when others are gone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import itertools
+import os
+import threading
+import time
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from flanlab.errors import FlanlabError
+from flanlab.files import write_text
+
+_SECONDS_BETWEEN_BEATS = 2.0
+_SILENCE_SECONDS = 90.0
+"""A process from which nothing is heard for so long is gone; loading a model may keep one from its files for a while."""
+
+
+def shares(costs: Sequence[float], count: int) -> list[int]:
+    """For each piece of work the process that it falls to: longest first, each to the process with least to do so far.
+
+    A pure function, so all processes come to the same result by themselves. The longest share is at most 4/3 of the
+    shortest possible (Graham 1969).
+    """
+    load = [0.0] * count
+    owner = [0] * len(costs)
+    for place in sorted(range(len(costs)), key=lambda place: -costs[place]):
+        owner[place] = min(range(count), key=load.__getitem__)
+        load[owner[place]] += costs[place]
+    return owner
+
+
+class Team:
+    """The processes that share the evaluation in a folder: this one is `rank` of 0 to `count` - 1."""
+
+    def __init__(self, folder: Path, rank: int = 0, count: int = 1) -> None:
+        self.rank = rank
+        self.count = count
+        self._folder = folder / ".processes"
+        # A file may be left over from processes that were killed: alive is who changes it.
+        self._last = {other: self._read(other) for other in range(count)}
+        self._heard = dict.fromkeys(self._last, time.monotonic())
+        self._met: set[int] = set()
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it is this process that speaks to people and computes results: the first."""
+        return self.rank == 0
+
+    def show_life(self) -> None:
+        """Show the others, from now on until this process ends, that it is alive."""
+        path = self._folder / str(self.rank)
+
+        def beat() -> None:
+            for number in itertools.count():
+                write_text(path, f"{os.getpid()} {number}")
+                time.sleep(_SECONDS_BETWEEN_BEATS)
+
+        # A daemon, so that it ends with the process however that ends. After a kill the file stays, and falls silent.
+        threading.Thread(target=beat, daemon=True).start()
+        atexit.register(path.unlink, missing_ok=True)
+
+    def gone(self, others: Collection[int]) -> dict[int, str]:
+        """Those of some processes that have ended or fallen silent, and which of the two."""
+        found: dict[int, str] = {}
+        now = time.monotonic()
+        for other in others:
+            content = self._read(other)
+            if content is None and other in self._met:
+                found[other] = "has ended"
+            elif content != self._last[other]:
+                self._last[other], self._heard[other] = content, now
+                self._met.add(other)
+            elif now - self._heard[other] > _SILENCE_SECONDS:
+                found[other] = f"has given no sign of life for {_SILENCE_SECONDS:.0f} s"
+        return found
+
+    def end_without(self, gone: Mapping[int, str]) -> NoReturn:
+        """End this process, since others are gone whose work is waited for.
+
+        Raises:
+            FlanlabError: says who is gone, and how to go on; in the first process that is still there.
+            SystemExit: in the others, since people want to read it once.
+        """
+        if self.rank > min(set(range(self.count)) - gone.keys()):
+            raise SystemExit(1)
+        named = " and ".join(f"process {other} {what}" for other, what in sorted(gone.items()))
+        raise FlanlabError(
+            f"Of {self.count} processes (0 to {self.count - 1}), {named}, but its share is not done.",
+            mend="See what it said last; all must see the same folder. What is done is kept: the same command goes on, with"
+            " any number of processes.",
+        )
+
+    def _read(self, rank: int) -> str | None:
+        try:
+            return (self._folder / str(rank)).read_text(encoding="utf-8")
+        except OSError:
+            return None
+
+
+@functools.cache
+def team_in(folder: Path) -> Team:
+    """The processes that torchrun has started (or whoever sets RANK and WORLD_SIZE as it does); else this one alone.
+
+    Raises:
+        FlanlabError: the variables make no sense.
+    """
+    rank, count = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    if count in (None, "1"):
+        return Team(folder)
+    if not (rank and count and rank.isdecimal() and count.isdecimal() and int(rank) < int(count)):
+        raise FlanlabError(
+            f"RANK={rank} and WORLD_SIZE={count} in the environment do not number this process among several.",
+            mend="Start several with `torchrun --nproc-per-node N -m flanlab ...`, or unset both.",
+        )
+    team = Team(folder, int(rank), int(count))
+    team.show_life()
+    return team

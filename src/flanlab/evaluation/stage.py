@@ -1,0 +1,79 @@
+"""One stage of an evaluation: every question of some units in one prompt style, by one process or by several."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from flanlab.data.encoding import PromptStyle
+from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit
+from flanlab.evaluation.predict import Part, parts_of, predict_part, remove_stale_parts
+from flanlab.evaluation.questions import ask
+from flanlab.evaluation.running import RunningScores
+from flanlab.evaluation.sharding import Team, shares
+from flanlab.models.answering import Model
+from flanlab.progress import Meter, meter
+
+_SECONDS_BETWEEN_LOOKS = 0.5
+_QUESTIONS_MEASURED = 4
+"""Of each part, to estimate what it costs."""
+
+
+def predict_units(
+    loaded: Model,
+    units: Sequence[EvaluationUnit],
+    settings: EvaluationSettings,
+    seed: int,
+    style: PromptStyle,
+    folder: Path,
+    team: Team,
+    title: str,
+) -> None:
+    """Predict every unit into `folder/<task>`, and show how the tasks stand; parts that are there already are kept.
+
+    Of several processes each does its share, and returns when the others' parts are there too.
+
+    Raises:
+        FlanlabError: a row cannot be asked about, or another process is gone.
+    """
+    by_unit = [parts_of(loaded, unit, settings, seed, style, folder / unit.task.name) for unit in units]
+    parts = [part for unit_parts in by_unit for part in unit_parts]
+    # Of all parts, done or not: a process that looks a moment later finds other parts done.
+    owners = [0] * len(parts)
+    if team.count > 1:
+        owners = shares([_estimated_tokens(loaded, part, settings, seed, style) for part in parts], team.count)
+    missing = {part: owner for part, owner in zip(parts, owners, strict=True) if not part.is_done}
+    running = RunningScores(settings.end_token)
+    if team.speaks:
+        running.begin(by_unit, missing)
+    done = sum(len(part.pairs) for part in parts if part not in missing)
+    with meter(title, sum(len(part.pairs) for part in parts), done) as bar:
+        for part in [part for part, owner in missing.items() if owner == team.rank]:
+            predict_part(loaded, part, settings, seed, style)
+            _take_in(missing, running, team, bar)
+        while missing:
+            # Looked at first: who ends between the two looks has left its parts.
+            gone = team.gone(set(missing.values()))
+            _take_in(missing, running, team, bar)
+            if lost := {owner: gone[owner] for owner in missing.values() if owner in gone}:
+                team.end_without(lost)
+            if missing:
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+    if team.speaks:
+        for unit, unit_parts in zip(units, by_unit, strict=True):
+            remove_stale_parts(folder / unit.task.name, unit_parts)
+
+
+def _take_in(missing: dict[Part, int], running: RunningScores, team: Team, bar: Meter) -> None:
+    """Count the parts that have been done meanwhile, by this process or another, and show how their tasks stand."""
+    for part in [part for part in missing if part.is_done]:
+        del missing[part]
+        bar.advance(len(part.pairs), running.take_in(part) if team.speaks else "")
+
+
+def _estimated_tokens(loaded: Model, part: Part, settings: EvaluationSettings, seed: int, style: PromptStyle) -> float:
+    """About how many tokens a part computes and generates."""
+    some = part.pairs[:: max(1, len(part.pairs) // _QUESTIONS_MEASURED)]
+    questions = [ask(part.unit, row, template, settings, seed, style, loaded.encoder).question for row, template in some]
+    return sum(question.length + question.max_new_tokens for question in questions) / len(some) * len(part.pairs)

@@ -1,0 +1,135 @@
+"""One step of training shared among processes: who computes which examples, and how gradients come together.
+
+The loss is divided by the target tokens of the whole step and gradients are added up, never averaged, so an update is the same
+for any number of processes. All processes read the whole step and so know each other's shares without asking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from flanlab.processes import world_size
+from flanlab.training.settings import TrainingSettings
+
+_BUCKET = 64 * 2**20
+"""Bytes of gradients that go over the network at once."""
+
+
+def spread(model: nn.Module, settings: TrainingSettings) -> nn.Module:
+    """Make a prepared model one of several processes' model: under FSDP each keeps a part of every parameter, else all.
+
+    Loaded from the same files everywhere; what the method added at random is the first process's.
+    """
+    if world_size() == 1:
+        return model
+    device = next(model.parameters()).device
+    if settings.parallel == "ddp":
+        for parameter in trained(model):
+            dist.broadcast(parameter.data, 0)
+        return model
+    mesh = init_device_mesh(device.type, (world_size(),))
+    # As one process computes on a GPU: weights and sums of gradients in float32, what lies between them in bfloat16.
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if device.type == "cuda" else MixedPrecisionPolicy()
+    for part in [*(layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)), model]:
+        sharded: Any = fully_shard(part, mesh=mesh, mp_policy=policy)
+        # Added up, by plain sums: gloo knows no others.
+        sharded.set_gradient_divide_factor(1.0)
+        sharded.set_force_sum_reduction_for_comms(True)
+    return model
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether each process holds only a part of the model."""
+    return isinstance(model, FSDPModule)
+
+
+def shares(lengths: Sequence[int], processes: int) -> list[list[int]]:
+    """The positions of `lengths` that each process takes, in ascending order; tokens are about the same for all.
+
+    Longest first, each to the process that has the fewest tokens.
+    """
+    own: list[list[int]] = [[] for _ in range(processes)]
+    tokens = [0] * processes
+    for position in sorted(range(len(lengths)), key=lambda position: (-lengths[position], position)):
+        process = tokens.index(min(tokens))
+        own[process].append(position)
+        tokens[process] += lengths[position]
+    return [sorted(positions) for positions in own]
+
+
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that training changes."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def add_up(numbers: Iterable[float], device: torch.device) -> list[float]:
+    """Each number's sum over all processes."""
+    if world_size() == 1:
+        return list(numbers)
+    sums = torch.tensor(list(numbers), dtype=torch.float64, device=device)
+    dist.all_reduce(sums)
+    return sums.tolist()
+
+
+def add_up_gradients(model: nn.Module) -> None:
+    """Give all processes the sum of their gradients; FSDP has done so by itself.
+
+    Called once a step, after the last micro-batch, and not by torch's DistributedDataParallel: that averages, counts on as many
+    micro-batches everywhere, and wraps the model that is saved in the end.
+    """
+    if world_size() == 1 or is_sharded(model):
+        return
+    gradients = []
+    for parameter in trained(model):
+        # A process without examples of its own has none.
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        gradients.append(parameter.grad)
+    for bucket in _buckets(gradients):
+        flat = torch.cat([gradient.flatten() for gradient in bucket])
+        dist.all_reduce(flat)
+        for gradient, summed in zip(bucket, flat.split([gradient.numel() for gradient in bucket]), strict=True):
+            gradient.copy_(summed.view_as(gradient))
+
+
+def clip_gradients(model: nn.Module, limit: float) -> float:
+    """Scale the gradient down to a norm of `limit` where it is larger; returns its norm before, over all processes."""
+    norm = nn.utils.clip_grad_norm_(trained(model), limit)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+
+
+def whole_weights(model: nn.Module) -> dict[str, Tensor] | None:
+    """All weights of a sharded model by name, on the CPU, in the first process (elsewhere empty); None for other models.
+
+    All processes must take part. Memory: the whole model in the first one.
+    """
+    if not is_sharded(model):
+        return None
+    keep = dist.get_rank() == 0
+    weights = {}
+    for name, value in model.state_dict().items():
+        whole = value.full_tensor() if isinstance(value, DTensor) else value
+        if keep:
+            weights[name] = whole.cpu()
+    return weights
+
+
+def _buckets(gradients: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+    """Neighbours of the same type, up to a bucket's size together (a larger one alone)."""
+    starts, size = [0], 0
+    for place, gradient in enumerate(gradients):
+        size += gradient.nbytes
+        if place > starts[-1] and (size > _BUCKET or gradient.dtype != gradients[place - 1].dtype):
+            starts.append(place)
+            size = gradient.nbytes
+    return [gradients[start:stop] for start, stop in pairwise([*starts, len(gradients)])]

@@ -1,0 +1,104 @@
+"""Training in several processes: the same losses and weights as in one, and checkpoints that go from any number to any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from flanlab.training.parallel import shares
+from tests.tiny import tiny_tasks
+from tests.training.jobs import run_jobs
+from tests.training.stream import make_settings, read_log
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "ddp": {},
+    "ddp_adafactor": {"optimizer": "adafactor"},
+    "ddp_lora": {"method": "lora", "lora_rank": 4},
+    "fsdp": {"parallel": "fsdp"},
+    "fsdp_lora": {"parallel": "fsdp", "method": "lora", "lora_rank": 4},
+    # Rarely more than one example in a micro-batch, so that processes differ in how many they have.
+    "fsdp_small": {"parallel": "fsdp", "micro_batch_tokens": 90},
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All variants by one process and by two, and each stopped by one number of processes and ended by the other."""
+    folder = tmp_path_factory.mktemp("parallel")
+    tiny_tasks(folder / "tasks")
+
+    def jobs(prefix: str, stop_at: int | None = None) -> list[dict[str, Any]]:
+        return [{"name": f"{prefix}_{name}", "settings": VARIANTS[name], "stop_at": stop_at} for name in VARIANTS]
+
+    def run(processes: int, wanted: list[dict[str, Any]]) -> None:
+        run_jobs(processes, tiny_folder, folder / "tasks", wanted, folder)
+
+    run(1, [*jobs("one"), *jobs("from_one", stop_at=3)])
+    run(2, [*jobs("two"), *jobs("from_two", stop_at=5), *jobs("from_one")])
+    run(1, jobs("from_two"))
+    return folder
+
+
+def assert_near(folder: Path, left: str, right: str) -> None:
+    ours, theirs = read_log(folder / left), read_log(folder / right)
+    assert len(ours) == len(theirs) == 8
+    for one, other in zip(ours, theirs, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+        assert one["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=1e-4)
+        for name in ("step", "examples", "tokens", "target_tokens", "learning_rate"):
+            assert one[name] == other[name]
+    ours, theirs = load_file(folder / f"{left}.safetensors"), load_file(folder / f"{right}.safetensors")
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-4, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_two_processes_train_as_one_does(name: str, runs: Path) -> None:
+    assert_near(runs, f"two_{name}", f"one_{name}")
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_one_process_saved_two_go_on_with(name: str, runs: Path) -> None:
+    assert_near(runs, f"from_one_{name}", f"one_{name}")
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_two_processes_saved_one_goes_on_with(name: str, runs: Path) -> None:
+    assert_near(runs, f"from_two_{name}", f"one_{name}")
+
+
+def test_each_process_of_fsdp_writes_its_part_alone(runs: Path) -> None:
+    whole = load_file(max((runs / "one_fsdp").glob("step-*")) / "trained.safetensors")
+    checkpoint = max((runs / "two_fsdp").glob("step-*"))
+    parts = [load_file(checkpoint / f"trained-0000{number}-of-00002.safetensors") for number in (1, 2)]
+    assert not (checkpoint / "trained.safetensors").exists()
+    for name, tensor in whole.items():
+        pieces = [part[name] for part in parts if name in part]
+        assert [len(piece) for piece in pieces] == [-(-len(tensor) // 2), len(tensor) // 2]
+        torch.testing.assert_close(torch.cat(pieces), tensor, rtol=1e-4, atol=1e-4)
+
+
+@given(st.lists(st.integers(1, 500), max_size=60), st.integers(1, 9))
+def test_shares_are_all_examples_once_and_balanced(lengths: list[int], processes: int) -> None:
+    divided = shares(lengths, processes)
+    assert sorted(position for share in divided for position in share) == list(range(len(lengths)))
+    tokens = [sum(lengths[position] for position in share) for share in divided]
+    # Whoever has most would have no more than the one with fewest, without its last.
+    assert max(tokens) - min(tokens) <= max(lengths, default=0)
+
+
+def test_one_process_takes_the_step_as_it_is() -> None:
+    assert shares([5, 9, 2], 1) == [[0, 1, 2]]
+
+
+def test_adafactor_under_fsdp_is_refused() -> None:
+    with pytest.raises(ValidationError, match="adafactor needs whole weights"):
+        make_settings(parallel="fsdp", optimizer="adafactor")
