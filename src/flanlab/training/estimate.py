@@ -22,8 +22,14 @@ from flanlab.training.loss import Objective, PackedObjective, PaddedObjective
 from flanlab.training.methods import make_trainable
 from flanlab.training.settings import TrainingSettings
 
-PROGRAM_BYTES = {"cpu": 600 * 2**20, "gpu": 600 * 2**20}
+_PROGRAM_ON_CPU = 490 * 2**20
+_PROGRAM_ON_GPU = 600 * 2**20
 """Python with its libraries (measured), and on a GPU the context of the driver (in general 400 to 700 MiB)."""
+_LOST_ON_CPU = {"full": 0.5, "lora": 1.6, "prompt": 0.75}
+_LOST_CHECKPOINTED_ON_CPU = 0.3
+_LOST_ON_GPU = 0.1
+"""Memory lost between others, in activations without gradient checkpointing. On a CPU measured with glibc and SmolLM2-135M
+(docs/train.md): what lives long comes to lie in the gaps that others leave. On a GPU assumed, of the activations there are."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,12 @@ class Memory:
     optimizer: int
     activations: int
     """What the backward pass needs of a micro-batch, its weights in bfloat16 among it."""
+    lost: int
+    """Gaps between what is in use, too small for what is needed next."""
     logits: int
     """Logits at target positions, with their softmax and gradients."""
+    arriving: int
+    """The gradient of one parameter more, before it is added to the others of the step."""
     update: int
     """What the optimizer needs for a moment; activations and logits are gone by then."""
 
@@ -48,7 +58,7 @@ class Memory:
     def total(self) -> int:
         """The largest sum of what is there at a time."""
         kept = self.program + self.weights + self.gathered + self.gradients + self.optimizer
-        return kept + max(self.activations + self.logits, self.update)
+        return kept + max(self.activations + self.lost + self.logits + self.arriving, self.update)
 
 
 @dataclass(frozen=True)
@@ -91,45 +101,43 @@ def estimate_training(
     dtype = torch.bfloat16 if on_gpu and settings.method != "full" else torch.float32
     with torch.device("meta"):
         whole = build_skeleton(model, config, dtype)
-        parameters = _numel(whole)
-        body, head = _sizes(whole)
+        parts = _parts(whole)
         trainable = make_trainable(whole, settings).train()
     with FakeTensorMode(allow_non_fake_inputs=True):
         _move_to_fake_tensors(trainable)
-        kept = _count_kept(trainable, settings, mixture, bool(config.is_encoder_decoder), on_gpu)
-        largest_layer = max((_numel(layer) for layer in _layers(trainable)), default=0)
-        tensors = [(parameter.shape, parameter.requires_grad, parameter.element_size()) for parameter in trainable.parameters()]
-    trained = [shape for shape, requires_grad, _ in tensors if requires_grad]
+        kept = _count_kept(trainable, settings, mixture, on_gpu)
+    trained = [parameter.shape for parameter in trainable.parameters() if parameter.requires_grad]
     trained_count = sum(shape.numel() for shape in trained)
     state = sum(_state_bytes(shape, settings) for shape in trained)
-    sharded = processes if getattr(settings, "parallel", "ddp") == "fsdp" else 1
-    fixed = {
-        "program": PROGRAM_BYTES["gpu" if on_gpu else "cpu"],
-        "weights": sum(shape.numel() * size for shape, _, size in tensors) // sharded,
-        # A layer and the one after it, which is fetched ahead.
-        "gathered": 0 if sharded == 1 else 2 * largest_layer * (2 if on_gpu else 4),
-        "gradients": 4 * trained_count // sharded,
-        "optimizer": state // sharded,
-        "logits": kept.logits,
-        "update": _update_bytes(trained, settings) // sharded,
-    }
-    prompt, target, _ = _longest_batch(settings, mixture)
-    share = target / (prompt + target)
-    tokens = settings.steps * settings.tokens_per_step
-    passes = 3 if settings.method == "full" else 2
-    if settings.gradient_checkpointing:
-        passes += 1
-    # 6 N D for all weights (Kaplan et al. 2020): 2 N forward, 4 N backward, of which 2 N are for gradients of frozen weights.
-    per_token = sum(size * (1 if part == "all" else share if part == "target" else 1 - share) for part, size in body.items())
+    plain = kept.outside + sum(kept.layers)
+    sharded = processes if settings.parallel == "fsdp" else 1
+    # Where the output layer is the embedding, on a CPU both gradients and their sum lie beside what was used before.
+    arriving = 3 if parts.tied and settings.method == "full" and not on_gpu else 1
+
+    def memory(activations: int, lost: float) -> Memory:
+        return Memory(
+            program=_PROGRAM_ON_GPU if on_gpu else _PROGRAM_ON_CPU,
+            weights=sum(parameter.nbytes for parameter in trainable.parameters()) // sharded,
+            # A layer and the one after it, which is fetched ahead.
+            gathered=0 if sharded == 1 else 2 * kept.largest_layer * (2 if on_gpu else 4),
+            gradients=4 * trained_count // sharded,
+            optimizer=state // sharded,
+            activations=activations,
+            lost=int(_LOST_ON_GPU * activations if on_gpu else lost * plain),
+            logits=kept.logits,
+            arriving=4 * arriving * max(shape.numel() for shape in trained),
+            update=_update_bytes(trained, settings) // sharded,
+        )
+
     return Estimate(
-        parameters=parameters,
+        parameters=parts.parameters,
         trained=trained_count,
-        plain=Memory(**fixed, activations=kept.outside + sum(kept.layers)),
-        checkpointed=Memory(**fixed, activations=kept.outside + sum(kept.inputs) + max(kept.layers, default=0)),
-        tokens=tokens,
-        operations=2.0 * passes * tokens * (per_token + head * share),
+        plain=memory(plain, _LOST_ON_CPU[settings.method]),
+        checkpointed=memory(kept.outside + sum(kept.inputs) + max(kept.layers, default=0), _LOST_CHECKPOINTED_ON_CPU),
+        tokens=settings.steps * settings.tokens_per_step,
+        operations=_operations(parts, settings, mixture),
         checkpoint_bytes=4 * trained_count + state,
-        model_bytes=4 * (parameters if settings.method == "full" else trained_count),
+        model_bytes=4 * (parts.parameters if settings.method == "full" else trained_count),
     )
 
 
@@ -143,16 +151,17 @@ class _Kept:
     inputs: list[int]
     """What enters each layer, all that is kept of it with gradient checkpointing."""
     logits: int
+    largest_layer: int
+    """Parameters of it."""
 
 
-def _count_kept(
-    model: nn.Module, settings: TrainingSettings, mixture: MixtureSettings, has_encoder: bool, on_gpu: bool
-) -> _Kept:
+def _count_kept(model: nn.Module, settings: TrainingSettings, mixture: MixtureSettings, on_gpu: bool) -> _Kept:
     """Compute the loss of a micro-batch, and count what is saved for the backward pass, each storage once."""
     prompt, target, rows = _longest_batch(settings, mixture)
     nothing = Example("", "", 1, 0, "", "")
     examples = [EncodedExample(nothing, [1] * prompt, [1] * target, False)] * rows
-    objective: Objective = PaddedObjective((0,)) if has_encoder else PackedObjective()
+    inner: Any = model
+    objective: Objective = PaddedObjective((0,)) if inner.config.is_encoder_decoder else PackedObjective()
     owned = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     # The storages are held, so that no other gets the number of one that is gone.
     seen: dict[int, Any] = {}
@@ -177,7 +186,6 @@ def _count_kept(
         stack.pop()
 
     layers = list(_layers(model))
-    inner: Any = model
     vocabulary = inner.config.get_text_config(decoder=True).vocab_size
     hooks = [layer.register_forward_pre_hook(enter, with_kwargs=True) for layer in layers]
     hooks += [layer.register_forward_hook(leave) for layer in layers]
@@ -194,6 +202,7 @@ def _count_kept(
         inputs=inputs,
         # Softmax and its gradient and the logits' in float32, and in bfloat16 the logits themselves.
         logits=rows * target * vocabulary * (14 if on_gpu else 12),
+        largest_layer=max((_numel(layer) for layer in layers), default=0),
     )
 
 
@@ -214,19 +223,41 @@ def _numel(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _sizes(model: Any) -> tuple[dict[str, int], int]:
-    """Parameters that compute, by the tokens they compute (all, or those of prompt and target), and those of the output layer.
+@dataclass(frozen=True)
+class _Parts:
+    """Parameters of a model, by the tokens that they compute. The input embedding is looked up, not computed."""
 
-    The input embedding is looked up, not computed.
-    """
-    embedding = model.get_input_embeddings().weight.numel()
-    head = model.get_output_embeddings().weight.numel()
-    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    rest = _numel(model) - embedding - (0 if tied else head)
+    parameters: int
+    """All there are; tied ones once."""
+    all_tokens: int
+    """Of a decoder-only model, without the output layer."""
+    prompts: int
+    """Of an encoder."""
+    targets: int
+    """Of a decoder beside an encoder, and of the output layer."""
+    tied: bool
+    """Whether the output layer is the input embedding."""
+
+
+def _parts(model: Any) -> _Parts:
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    tied = embedding is head
+    parameters = _numel(model)
+    body = parameters - embedding.numel() - (0 if tied else head.numel())
     if not model.config.is_encoder_decoder:
-        return {"all": rest}, head
+        return _Parts(parameters, body, 0, head.numel(), tied)
     encoder = sum(_numel(layer) for layer in _layers(model.get_encoder()))
-    return {"prompt": encoder, "target": rest - encoder}, head
+    return _Parts(parameters, 0, encoder, body - encoder + head.numel(), tied)
+
+
+def _operations(parts: _Parts, settings: TrainingSettings, mixture: MixtureSettings) -> float:
+    """6 N D (Kaplan et al. 2020, section 2.1): for each parameter and token 2 forward and 4 backward, of which 2 are for the
+    gradients of weights; those of frozen ones are few. Gradient checkpointing goes forward twice. Attention is not counted.
+    """
+    share = mixture.target_tokens / (mixture.prompt_tokens + mixture.target_tokens)
+    computed = parts.all_tokens + (1 - share) * parts.prompts + share * parts.targets
+    each = (6 if settings.method == "full" else 4) + (2 if settings.gradient_checkpointing else 0)
+    return float(each * computed * settings.steps * settings.tokens_per_step)
 
 
 def _state_bytes(shape: torch.Size, settings: TrainingSettings) -> int:

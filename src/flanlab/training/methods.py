@@ -81,7 +81,7 @@ def save_trained(model: Any, folder: Path, weights: Mapping[str, Tensor] | None 
     `weights` are those of a model of which this process holds a part alone.
     """
     if soft_prompt_of(model) is not None:
-        save_soft_prompt(model, folder)
+        save_soft_prompt(model, folder, weights)
     else:
         model.save_pretrained(folder, state_dict=weights)
 
