@@ -65,8 +65,9 @@ def test_parts_are_those_of_real_training(kind: str, changes: dict[str, Any], fo
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         objective.loss(model, examples)
     activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    # A decoder may read more start tokens than the one that is counted on, and attention with a mask is not always the same.
-    assert estimate.plain.activations == pytest.approx(activations, rel=0.1 if has_encoder else 0.02)
+    # Attention with a mask, as encoder-decoder models have it, is counted as if every score were kept.
+    generous = 1.25 if has_encoder else 1.02
+    assert 0.98 * activations < estimate.plain.activations < generous * activations
 
     train_step(model, optimizer, objective, examples, settings, 1e-3)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

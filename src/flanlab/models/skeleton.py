@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig
 
 from flanlab.errors import FlanlabError
@@ -38,9 +39,14 @@ def build_skeleton(name: str, config: PreTrainedConfig, dtype: torch.dtype) -> A
     kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     attention = {} if config.is_encoder_decoder else {"attn_implementation": ATTENTION_NAME}
     try:
-        return kind.from_config(config, dtype=dtype, trust_remote_code=False, **attention)
+        model = kind.from_config(config, dtype=dtype, trust_remote_code=False, **attention)
     except (ValueError, ImportError) as error:
         raise FlanlabError(
             f"No language model can be built from the configuration of {name}: {' '.join(str(error).split())[:300]}",
             mend="Name a causal or encoder-decoder language model.",
         ) from error
+    if getattr(config, "scale_decoder_outputs", True) is False:
+        # T5 from version 1.1 on has an output layer of its own; transformers sees that only when it reads the weights.
+        head = model.get_output_embeddings()
+        head.weight = nn.Parameter(torch.empty_like(head.weight))
+    return model

@@ -63,7 +63,8 @@ def first_soft_prompt(model: Any, length: int) -> Tensor:
     """
     words = model.get_input_embeddings().weight.detach()
     chosen = torch.randperm(len(words), generator=torch.Generator().manual_seed(0))[:length]
-    return words[chosen.to(words.device)].float().clone()
+    start: Tensor = words[chosen.to(words.device)].float().clone()
+    return start
 
 
 def soft_prompt_of(model: Any) -> SoftPromptEmbedding | None:

@@ -281,7 +281,8 @@ def _move_to_fake_tensors(model: nn.Module) -> None:
     """
     moved: dict[Tensor, Tensor] = {}
     for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
+        owned: tuple[dict[str, Any], dict[str, Any]] = (module._parameters, module._buffers)
+        for tensors in owned:
             for name, tensor in tensors.items():
                 if tensor is None:
                     continue
