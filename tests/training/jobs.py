@@ -17,7 +17,7 @@ from flanlab.models.loading import load_model
 from flanlab.processes import is_first, together
 from flanlab.training import trainer
 from flanlab.training.parallel import whole_weights
-from tests.training.stream import read_mixture, make_settings, train_tiny
+from tests.training.stream import make_settings, read_mixture, train_tiny
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -86,8 +86,8 @@ def main() -> None:
     torch.set_num_threads(1)
     path = Path(sys.argv[1])
     content = json.loads(path.read_text(encoding="utf-8"))
-    with together():
-        for job in content["jobs"]:
+    for job in content["jobs"]:
+        with together():
             _carry_out(job, content["model"], Path(content["tasks"]), path.parent)
 
 

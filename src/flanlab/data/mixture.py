@@ -29,6 +29,7 @@ from flanlab.data.rendering import (
 )
 from flanlab.data.sources import Rows
 from flanlab.errors import FlanlabError
+from flanlab.tasks.phrasing import Phrasing, phrased
 from flanlab.tasks.schema import Task
 
 OptionOrder = Literal["shuffled", "fixed", "none"]
@@ -46,6 +47,12 @@ class MixtureSettings(BaseModel):
     target_tokens: int = Field(256, gt=0, description="Examples with longer targets are left out.")
     options: OptionOrder = Field("shuffled", description="Order of the OPTIONS block: shuffled, fixed, or none shown.")
     inverted: bool = Field(True, description="Train on inverted templates too.")
+    templates_per_task: int | None = Field(
+        None, gt=0, description="Forward templates of each task that train, a random choice; all, where not given."
+    )
+    instructions: Phrasing = Field(
+        "full", description="full; or, for ablations, name (of task type and data set) or none before the bare inputs."
+    )
 
 
 class Address(NamedTuple):
@@ -99,11 +106,11 @@ class Mixture:
     def __init__(self, tasks: Sequence[Task], rows: Mapping[str, Rows], settings: MixtureSettings, seed: int) -> None:
         if not tasks:
             raise FlanlabError("No task is left to train on.", mend="Hold out fewer clusters, or include more tasks.")
-        self.tasks = tuple(tasks)
+        self.tasks = tuple(phrased(task, settings.instructions) for task in tasks)
         self.settings = settings
         self.seed = seed
         self._rows = rows
-        self._templates = [self._training_templates(task) for task in tasks]
+        self._templates = [self._training_templates(task) for task in self.tasks]
         self.row_counts = [min(len(rows[task.name]), settings.train_cap) for task in tasks]
         self.cycle_counts = examples_per_cycle(self.row_counts, settings.maximum, settings.temperature)
         self._bounds = np.cumsum(self.cycle_counts)
@@ -177,10 +184,14 @@ class Mixture:
         return Choice(task, template, row, order)
 
     def _training_templates(self, task: Task) -> list[int]:
+        forward = task.forward_templates()
+        # The first of one order, so that few templates are always among the many.
+        order = short_permutation(len(forward), (self.seed, task.name, "training templates"))
+        chosen = {forward[place] for place in order[: self.settings.templates_per_task]}
         return [
             number
             for number, template in enumerate(task.templates, start=1)
-            if self.settings.inverted or template.direction == "forward"
+            if number in chosen or (self.settings.inverted and template.direction == "inverted")
         ]
 
     def _row_at(self, task: int, epoch: int, turn: int) -> int:

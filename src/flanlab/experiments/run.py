@@ -37,6 +37,7 @@ from flanlab.models.scoring import Question
 from flanlab.processes import first_before_others, from_first, together, world_size
 from flanlab.progress import clock, say
 from flanlab.tasks.schema import Split, Task
+from flanlab.training.dev_loss import DevExamples, dev_examples
 from flanlab.training.methods import check_method, save_trained
 from flanlab.training.parallel import whole_weights
 from flanlab.training.trainer import examples_per_step, train
@@ -46,7 +47,7 @@ RESULTS_FILE = "results.json"
 TUNED = "tuned"
 _DESCRIBED_EXAMPLES = 10_000
 """Head of the stream whose tokens a run counts before it begins; `flan mix` counts a whole cycle."""
-_TRAINING_COST = 3.3
+TRAINING_COST = 3.3
 """Computing a training token costs about this many times a scored one (forward, backward, update)."""
 
 
@@ -69,7 +70,7 @@ def _run(recipe: Recipe, folder: Path, mirror: Path | None) -> dict[str, Any]:
     started = time.time()
     plan, loaded = _plan(recipe, folder, mirror)
     # Who lets overlapping tasks train has asked for results that are marked as seen; anyone else is told before it costs.
-    allow_seen = recipe.hold_out.overlap == "allow"
+    allow_seen = recipe.hold_out.overlap == "allow" or bool(recipe.hold_out.supervised)
     refuse_seen(plan.split.test, loaded, allow_seen)
     units = plan_units(plan)
     dev_units = plan_dev_units(units, recipe.evaluation, recipe.seed, mirror)
@@ -77,6 +78,7 @@ def _run(recipe: Recipe, folder: Path, mirror: Path | None) -> dict[str, Any]:
     per_step = examples_per_step(mixture, loaded.encoder, recipe.training)
     styles = prompt_styles(loaded, plan.split.test)
     stamp = make_stamp(plan, loaded)
+    dev = make_dev_examples(plan, loaded, mirror)
 
     def begin() -> None:
         _announce(plan, loaded, units, dev_units, mixture, per_step, styles)
@@ -90,7 +92,7 @@ def _run(recipe: Recipe, folder: Path, mirror: Path | None) -> dict[str, Any]:
     for style in styles:
         title = f"Untuned, {style} prompt"
         evaluate(loaded, units, dev_units, settings, seed, style, folder, _untuned(style), title)
-    tuned = _tune(loaded, mixture, plan, stamp, folder)
+    tuned = _tune(loaded, mixture, plan, stamp, folder, dev)
     seen = refuse_seen(plan.split.test, tuned, allow_seen)
     evaluate(tuned, units, dev_units, settings, seed, "instruction", folder, TUNED, "Tuned")
 
@@ -114,8 +116,9 @@ def train_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> Lo
     with together():
         plan, loaded = _plan(recipe, folder, mirror)
         mixture, stamp = _training_stream(plan, loaded), make_stamp(plan, loaded)
+        dev = make_dev_examples(plan, loaded, mirror)
         from_first(lambda: _claim(folder, recipe))
-        return _tune(loaded, mixture, plan, stamp, folder)
+        return _tune(loaded, mixture, plan, stamp, folder, dev)
 
 
 def _plan(recipe: Recipe, folder: Path, mirror: Path | None) -> tuple[Plan, LoadedModel]:
@@ -151,6 +154,24 @@ def plan_dev_units(
 def make_mixture(plan: Plan) -> Mixture:
     """The training stream of a plan."""
     return Mixture(plan.split.train, plan.train_rows, plan.recipe.mixture, plan.recipe.seed)
+
+
+def make_dev_examples(plan: Plan, loaded: LoadedModel, mirror: Path | None) -> DevExamples:
+    """What the loss is measured on while training, where the recipe asks for that; of the tasks that have a dev split.
+
+    Raises:
+        FlanlabError: rows cannot be reached, or there are none.
+    """
+    recipe, training = plan.recipe, plan.recipe.training
+    if training.dev_every is None:
+        return {}
+    rows = {task.name: load_rows(task, "dev", mirror) for task in plan.split.train if task.has_split("dev")}
+    found = dev_examples(plan.split.train, rows, recipe.mixture, recipe.seed, loaded.encoder, training.dev_examples)
+    if not found:
+        raise FlanlabError(
+            "training.dev_every is set, but no task that is trained on has dev rows.", mend="Leave it out, or add a dev split."
+        )
+    return found
 
 
 def _training_stream(plan: Plan, loaded: LoadedModel) -> Mixture:
@@ -280,7 +301,9 @@ def save_tuned(
         write_json(temporary / STAMP_FILE, stamp)
 
 
-def _tune(loaded: LoadedModel, mixture: Mixture, plan: Plan, stamp: Mapping[str, Any], folder: Path) -> LoadedModel:
+def _tune(
+    loaded: LoadedModel, mixture: Mixture, plan: Plan, stamp: Mapping[str, Any], folder: Path, dev: DevExamples
+) -> LoadedModel:
     target = folder / "model"
     key = training_key(stamp)
     finished = folder / "training" / "finished.json"
@@ -289,7 +312,8 @@ def _tune(loaded: LoadedModel, mixture: Mixture, plan: Plan, stamp: Mapping[str,
         return finished.is_file() and read_json(finished)["training_key"] == key and (target / STAMP_FILE).is_file()
 
     if not from_first(is_done):
-        model = train(loaded, mixture, plan.recipe.training, folder=folder / "training", training_key=key, stamp=stamp)
+        settings = plan.recipe.training
+        model = train(loaded, mixture, settings, folder=folder / "training", training_key=key, stamp=stamp, dev=dev)
         weights = whole_weights(model)
 
         def finish() -> None:
@@ -367,8 +391,8 @@ def _announce(
     before += dev * sum(style != "baseline" for style in styles)
     held_out = ", ".join(cluster.label for cluster in plan.split.hold_out.clusters)
     examples = per_step * training.steps
-    speed = _scoring_speed(loaded) * world_size()
-    train_seconds = examples * mixture.mean_length(loaded.encoder, 200) / speed * _TRAINING_COST
+    speed = scoring_speed(loaded) * world_size()
+    train_seconds = examples * mixture.mean_length(loaded.encoder, 200) / speed * TRAINING_COST
     test_seconds = (before + questions) * _mean_question_length(units, plan, loaded) * 1.3 / speed
     say(f"{plan.recipe.name}: {loaded.name} ({loaded.parameters / 1e6:.0f}M parameters) on {loaded.model.device}")
     say(f"  held out    {held_out}: {', '.join(task.name for task in plan.split.test)}")
@@ -382,7 +406,7 @@ def _announce(
     say(f"  takes       about {clock(train_seconds)} to train and {clock(test_seconds)} to evaluate on this machine")
 
 
-def _scoring_speed(loaded: LoadedModel) -> float:
+def scoring_speed(loaded: LoadedModel) -> float:
     """Tokens per second of a forward pass on this machine, measured on the spot."""
     prompts = [[*range(5, 68), 5 + number] for number in range(128 if loaded.model.device.type == "cuda" else 8)]
     questions = [Question(prompt, [[5]]) for prompt in prompts]
