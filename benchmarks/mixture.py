@@ -227,8 +227,8 @@ def make_with_datasets(mixture: Mixture, encoder: TextEncoder, arguments: argpar
                 batched=True,
                 with_indices=True,
                 remove_columns=source.column_names,
-                # For few rows more processes cost more than they bring.
-                num_proc=arguments.workers if arguments.workers > 1 and len(source) > 2_000 else None,
+                # Each begins with an import of everything: for fewer rows they cost more than they bring.
+                num_proc=arguments.workers if arguments.workers > 1 and len(source) > 20_000 else None,
             )
         )
     shares = np.array([len(part) for part in parts]) / sum(map(len, parts))

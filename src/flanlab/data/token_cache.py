@@ -13,6 +13,7 @@ import hashlib
 import json
 import multiprocessing
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -193,8 +194,8 @@ def _made(job: _Job, numbers: Sequence[int], workers: int) -> Iterator[None]:
     if workers <= 1:
         yield from map(job.make, numbers)
         return
-    # A forked worker shares the rows' tables; elsewhere each gets a copy of them.
-    kind = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+    # A forked worker shares the rows' tables. Elsewhere forking is not safe, and each gets a copy of them.
+    kind = "fork" if sys.platform == "linux" else None
     with ProcessPoolExecutor(workers, multiprocessing.get_context(kind), _begin, (job,)) as pool:
         yield from pool.map(_make, numbers)
 
