@@ -1,7 +1,11 @@
-"""Several processes that work as one, as `torchrun` and `accelerate launch` start them; by itself a command is one process."""
+"""Several processes that work as one, as `torchrun` and `accelerate launch` start them; by itself a command is one process.
+
+torch is imported where there are several, and not before: most commands have no use for it.
+"""
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -9,12 +13,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
-
-import torch
-import torch.distributed as dist
 
 from flanlab.errors import FlanlabError
 from flanlab.progress import console
@@ -31,6 +32,8 @@ _SECONDS_TO_STOP = 12.0
 _store: Any = None
 """Where the processes leave each other notes; None while there is one process."""
 _notes_read = 0
+_blocks = 0
+"""How many times `together` has been entered: each has words of its own."""
 
 
 def rank() -> int:
@@ -59,26 +62,35 @@ def together() -> Iterator[None]:
     if world_size() == 1:
         yield
         return
+    import torch.distributed as dist
+
+    global _blocks
+    _blocks += 1
     _join()
     # People want to read what happens once.
     console.quiet = not is_first()
     try:
         yield
     except BaseException as error:
-        broken = isinstance(error, _Terminated | dist.DistError) or "gloo" in str(error)
+        # The launcher's SIGTERM comes at about the same time as the news that a process has died.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        atexit.unregister(dist.destroy_process_group)
+        broken = isinstance(error, _Terminated | _FirstHasEndedError | dist.DistError) or "gloo" in str(error)
         _leave_word("left" if broken else "failed")
         reason = _why_it_broke() if broken else None
         if reason is None:
             raise
         raise reason from error
     _leave_word("done")
-    dist.destroy_process_group()
 
 
 def everyone(value: Value) -> list[Value]:
     """What each process gives, in their order; all must take part."""
     if world_size() == 1:
         return [value]
+    import torch.distributed as dist
+
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
@@ -112,8 +124,8 @@ def from_first(work: Callable[[], Value]) -> Value:
         return result
     # No collective, which would give up after a while: what is waited for may be a download or an evaluation.
     while not _store.check([note]):
-        if _store.check(["end/0"]):
-            raise dist.DistError("the first process has ended")
+        if _store.check([_word_of(0)]):
+            raise _FirstHasEndedError
         time.sleep(0.05)
     return json.loads(_store.get(note))  # type: ignore[no-any-return]
 
@@ -138,6 +150,10 @@ def may_tell() -> bool:
         return True
 
 
+class _FirstHasEndedError(RuntimeError):
+    """The first process has ended without giving what it was waited for."""
+
+
 class _Terminated(KeyboardInterrupt):
     """SIGTERM: the launcher, or the cluster, wants the job to end."""
 
@@ -146,6 +162,9 @@ def _join() -> None:
     global _store
     if _store is not None:
         return
+    import torch
+    import torch.distributed as dist
+
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
@@ -158,6 +177,7 @@ def _join() -> None:
         world_size=count,
         timeout=_LONGEST_COLLECTIVE,
     )
+    atexit.register(dist.destroy_process_group)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
         reading, writing = os.pipe()
@@ -183,10 +203,13 @@ def _see_that_it_ends(signals: int) -> None:
 
 
 def _leave_word(word: str) -> None:
-    try:
-        _store.set(f"end/{rank()}", word)
-    except RuntimeError:
-        pass  # Whoever kept the notes has died.
+    # Whoever keeps the notes may have died.
+    with suppress(RuntimeError):
+        _store.set(_word_of(rank()), word)
+
+
+def _word_of(number: int) -> str:
+    return f"end/{_blocks}/{number}"
 
 
 def _why_it_broke() -> BaseException | None:
@@ -196,7 +219,7 @@ def _why_it_broke() -> BaseException | None:
     give_up = time.monotonic() + _SECONDS_TO_ANSWER
     try:
         while len(ends) < len(others) and time.monotonic() < give_up:
-            ends |= {number: _store.get(f"end/{number}").decode() for number in others if _store.check([f"end/{number}"])}
+            ends |= {number: _store.get(_word_of(number)).decode() for number in others if _store.check([_word_of(number)])}
             time.sleep(0.05)
     except RuntimeError:
         ends = {}
@@ -207,7 +230,7 @@ def _why_it_broke() -> BaseException | None:
         return None
     named = " and ".join(f"process {number}" for number in dead[:8])
     return FlanlabError(
-        f"Of the {world_size()} processes (0 to {world_size() - 1}), {named} died: killed, out of memory, or its machine is gone."
-        " The others have stopped too.",
+        f"Of the {world_size()} processes (0 to {world_size() - 1}), {named} died: killed, out of memory, or its machine is"
+        " gone. The others have stopped too.",
         mend="Give the same command again: it goes on from the last checkpoint, with as many processes as you like.",
     )

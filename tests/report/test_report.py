@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -359,3 +361,18 @@ def test_text_and_marks_stand_out(page: Page, scheme: str) -> None:
     for ground in ("paper", "raised"):
         assert min(contrast(name, ground) for name in ("ink", "soft", "link")) >= 4.5
     assert min(contrast(f"series-{place}", "paper") for place in range(3)) >= 3
+
+
+def test_dev_losses_are_drawn_where_they_were_measured(folder: Path, page: Page, tmp_path: Path) -> None:
+    assert "Loss on dev rows" not in page.text
+    run = Path(shutil.copytree(folder, tmp_path / "run"))
+    log = run / "training" / "log.jsonl"
+    steps = [json.loads(line) for line in log.read_text().splitlines()]
+    for step in steps:
+        if step["step"] in (1, 20, 40):
+            step["dev_loss"] = {"closed_book_qa": 5 / step["step"] + 0.25, "commonsense": 2.125}
+    log.write_text("".join(json.dumps(step) + "\n" for step in steps))
+    html = write_report(run).read_text()
+    (drawing,) = re.findall(r'<figure class="dev-curves">.*?</figure>', html, flags=re.DOTALL)
+    assert "closed-book QA 5.25, then 0.38, commonsense 2.12, then 2.12" in drawing
+    assert drawing.count(">0.38<") == drawing.count(">2.12<") == 1

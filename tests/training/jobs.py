@@ -86,8 +86,8 @@ def main() -> None:
     torch.set_num_threads(1)
     path = Path(sys.argv[1])
     content = json.loads(path.read_text(encoding="utf-8"))
-    with together():
-        for job in content["jobs"]:
+    for job in content["jobs"]:
+        with together():
             _carry_out(job, content["model"], Path(content["tasks"]), path.parent)
 
 

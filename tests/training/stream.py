@@ -17,6 +17,7 @@ from flanlab.data.mixture import Mixture, MixtureSettings
 from flanlab.data.sources import load_rows
 from flanlab.models.loading import LoadedModel
 from flanlab.tasks.loading import load_task
+from flanlab.training.dev_loss import dev_examples
 from flanlab.training.settings import TrainingSettings
 from flanlab.training.trainer import train
 from tests.tiny import tiny_tasks
@@ -51,14 +52,16 @@ def make_settings(**changes: Any) -> TrainingSettings:
 
 
 def train_tiny(loaded: LoadedModel, mixture: Mixture, settings: TrainingSettings, folder: Path, key: str = KEY) -> nn.Module:
-    """Train with the stamp and key of these tests."""
-    return train(loaded, mixture, settings, folder=folder, training_key=key, stamp=STAMP)
+    """Train with the stamp and key of these tests; the loss on dev, where it is measured, is that of test rows."""
+    dev_rows = {task.name: load_rows(task, "test") for task in mixture.tasks}
+    dev = dev_examples(mixture.tasks, dev_rows, mixture.settings, mixture.seed, loaded.encoder, 5)
+    return train(loaded, mixture, settings, folder=folder, training_key=key, stamp=STAMP, dev=dev)
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """The training log without what time it took."""
     lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return [{name: value for name, value in json.loads(line).items() if name != "seconds"} for line in lines]
+    return [{name: value for name, value in json.loads(line).items() if "seconds" not in name} for line in lines]
 
 
 def last_checkpoint(folder: Path) -> Path:

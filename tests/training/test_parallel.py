@@ -1,4 +1,4 @@
-"""Training in several processes: the same losses and weights as in one, and checkpoints that go from any number to any other."""
+"""Training in several processes: the same losses and weights as in one, and checkpoints that go from any number to any."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.training.jobs import run_jobs
 from tests.training.stream import make_settings, read_log
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "ddp": {},
+    "ddp": {"dev_every": 3},
     "ddp_adafactor": {"optimizer": "adafactor"},
     "ddp_lora": {"method": "lora", "lora_rank": 4},
     "fsdp": {"parallel": "fsdp"},
     "fsdp_lora": {"parallel": "fsdp", "method": "lora", "lora_rank": 4},
     # Rarely more than one example in a micro-batch, so that processes differ in how many they have.
-    "fsdp_small": {"parallel": "fsdp", "micro_batch_tokens": 90},
+    "fsdp_small": {"parallel": "fsdp", "micro_batch_tokens": 90, "dev_every": 3},
 }
 
 
@@ -52,6 +52,7 @@ def assert_near(folder: Path, left: str, right: str) -> None:
     for one, other in zip(ours, theirs, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
         assert one["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=1e-4)
+        assert one.get("dev_loss") == pytest.approx(other.get("dev_loss"), rel=1e-5)
         for name in ("step", "examples", "tokens", "target_tokens", "learning_rate"):
             assert one[name] == other[name]
     ours, theirs = load_file(folder / f"{left}.safetensors"), load_file(folder / f"{right}.safetensors")

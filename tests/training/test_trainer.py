@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -12,13 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flanlab.data.mixture import EncodedExample
+from flanlab.data.mixture import EncodedExample, Mixture, MixtureSettings
+from flanlab.data.sources import load_rows
 from flanlab.errors import FlanlabError
 from flanlab.experiments.run import save_tuned
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.training import loss as loss_module
 from flanlab.training import trainer
-from flanlab.training.loss import PackedObjective
+from flanlab.training.log import TrainingLog, operations_per_token
+from flanlab.training.loss import PackedObjective, packed_loss
 from flanlab.training.methods import make_optimizer, prepare_for_training
 from flanlab.training.trainer import examples_per_step
 from tests.tiny import stock_model
@@ -403,3 +406,67 @@ def test_loss_that_explodes_stops_with_step_examples_and_mend(go: Any, monkeypat
     assert 26 <= len(losses) <= 25 + 20
     assert "(template " in caught.value.message
     assert "learning_rate" in caught.value.mend
+
+
+def test_loss_on_dev_is_measured_now_and_then_and_changes_nothing(go: Any, tiny: LoadedModel, tmp_path: Path) -> None:
+    folder, plain = go("measured", dev_every=3), go("plain")
+    log = read_log(folder)
+    assert [record["step"] for record in log if "dev_loss" in record] == [1, 3, 6, 8]
+    assert [{name: value for name, value in record.items() if name != "dev_loss"} for record in log] == read_log(plain)
+    # The last, by the model as it was left: over the test rows of one task, an example at a time.
+    with torch.no_grad():
+        for name, value in weights(folder).items():
+            dict(tiny.model.named_parameters())[name].copy_(value)
+    (task,) = [task for task in make_mixture(tmp_path / "tasks").tasks if task.name == "counting"]
+    mixture = Mixture([task], {"counting": load_rows(task, "test")}, MixtureSettings(), seed=4)
+    total = count = 0.0
+    for found in mixture.examples(range(5), tiny.encoder):
+        assert isinstance(found, EncodedExample)
+        with torch.inference_mode():
+            total += packed_loss(tiny.model, [found]).item()
+        count += len(found.target)
+    assert log[-1]["dev_loss"]["miscellaneous"] == pytest.approx(total / count, rel=1e-5)
+
+
+def test_log_is_cut_back_by_steps_and_half_a_line_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    # Its head was deleted by somebody.
+    path.write_text("".join(json.dumps({"step": step, "loss": step / 2}) + "\n" for step in range(3, 8)) + '{"step": 8, "lo')
+    with TrainingLog(path, 5) as log:
+        assert log.losses == [1.5, 2.0, 2.5]
+        log.write({"step": 6, "loss": 0.25})
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [3, 4, 5, 6]
+
+
+def test_damaged_line_in_the_midst_of_the_log_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0}\n{"step": \n{"step": 3, "loss": 2.0}\n')
+    with pytest.raises(FlanlabError, match="line 2: is damaged"):
+        TrainingLog(path, 3)
+
+
+def test_operations_count_what_is_trained_more_than_what_is_frozen(tiny: LoadedModel) -> None:
+    parameters = sum(parameter.numel() for parameter in tiny.model.parameters())
+    assert operations_per_token(prepare_for_training(tiny, make_settings())) == 6 * parameters
+    model = prepare_for_training(tiny, make_settings(method="lora", lora_rank=4))
+    adapter = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert operations_per_token(model) == 4 * parameters + 6 * adapter
+
+
+def test_a_full_disk_stops_training_with_what_is_kept(go: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The log finds no room after step 3; what was saved before goes on when there is some again."""
+    original = TrainingLog.write
+
+    def full(self: TrainingLog, record: dict[str, Any]) -> None:
+        if record["step"] == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(self, record)
+
+    monkeypatch.setattr(TrainingLog, "write", full)
+    with pytest.raises(FlanlabError, match="there is no room left") as caught:
+        go("full")
+    assert "step-000003 is kept" in caught.value.message
+    assert "same command" in caught.value.mend
+    monkeypatch.setattr(TrainingLog, "write", original)
+    whole = go("whole")
+    assert_same_training(whole, go("full"))

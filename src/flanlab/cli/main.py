@@ -10,6 +10,7 @@ import typer
 from flanlab import __version__
 from flanlab.cli import ablate, contamination, evaluate, export, mix, report, run, tasks
 from flanlab.errors import FlanlabError
+from flanlab.processes import may_tell
 
 app = typer.Typer(
     help="Instruction-tune language models on task clusters, and measure them zero-shot on clusters they never saw.",
@@ -48,9 +49,6 @@ def main() -> None:
     try:
         app()
     except FlanlabError as error:
-        # Here, since it brings torch with it.
-        from flanlab.processes import may_tell
-
         if may_tell():
             typer.echo(f"flan: {error}", err=True)
         sys.exit(1)

@@ -116,6 +116,11 @@ class Mixture:
         self._bounds = np.cumsum(self.cycle_counts)
 
     @property
+    def rows(self) -> Mapping[str, Rows]:
+        """The rows of each task, by its name."""
+        return self._rows
+
+    @property
     def cycle_length(self) -> int:
         """Examples in one cycle."""
         return int(self._bounds[-1])

@@ -18,6 +18,7 @@ from flanlab.data.encoding import PromptStyle
 from flanlab.data.mixture import Mixture
 from flanlab.data.mixture_card import describe_mixture
 from flanlab.data.sources import load_rows
+from flanlab.data.token_cache import PreparedMixture, use_prepared
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.best_template import DEV_FOLDER, best_dev_template, dev_settings, plan_dev
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
@@ -36,6 +37,7 @@ from flanlab.models.scoring import Question
 from flanlab.processes import first_before_others, from_first, together, world_size
 from flanlab.progress import clock, say
 from flanlab.tasks.schema import Split, Task
+from flanlab.training.dev_loss import DevExamples, dev_examples
 from flanlab.training.methods import check_method, save_trained
 from flanlab.training.parallel import whole_weights
 from flanlab.training.trainer import examples_per_step, train
@@ -72,10 +74,11 @@ def _run(recipe: Recipe, folder: Path, mirror: Path | None) -> dict[str, Any]:
     refuse_seen(plan.split.test, loaded, allow_seen)
     units = plan_units(plan)
     dev_units = plan_dev_units(units, recipe.evaluation, recipe.seed, mirror)
-    mixture = make_mixture(plan)
+    mixture = _training_stream(plan, loaded)
     per_step = examples_per_step(mixture, loaded.encoder, recipe.training)
     styles = prompt_styles(loaded, plan.split.test)
     stamp = make_stamp(plan, loaded)
+    dev = make_dev_examples(plan, loaded, mirror)
 
     def begin() -> None:
         _announce(plan, loaded, units, dev_units, mixture, per_step, styles)
@@ -89,7 +92,7 @@ def _run(recipe: Recipe, folder: Path, mirror: Path | None) -> dict[str, Any]:
     for style in styles:
         title = f"Untuned, {style} prompt"
         evaluate(loaded, units, dev_units, settings, seed, style, folder, _untuned(style), title)
-    tuned = _tune(loaded, mixture, plan, stamp, folder)
+    tuned = _tune(loaded, mixture, plan, stamp, folder, dev)
     seen = refuse_seen(plan.split.test, tuned, allow_seen)
     evaluate(tuned, units, dev_units, settings, seed, "instruction", folder, TUNED, "Tuned")
 
@@ -112,9 +115,10 @@ def train_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> Lo
     """
     with together():
         plan, loaded = _plan(recipe, folder, mirror)
-        mixture, stamp = make_mixture(plan), make_stamp(plan, loaded)
+        mixture, stamp = _training_stream(plan, loaded), make_stamp(plan, loaded)
+        dev = make_dev_examples(plan, loaded, mirror)
         from_first(lambda: _claim(folder, recipe))
-        return _tune(loaded, mixture, plan, stamp, folder)
+        return _tune(loaded, mixture, plan, stamp, folder, dev)
 
 
 def _plan(recipe: Recipe, folder: Path, mirror: Path | None) -> tuple[Plan, LoadedModel]:
@@ -150,6 +154,32 @@ def plan_dev_units(
 def make_mixture(plan: Plan) -> Mixture:
     """The training stream of a plan."""
     return Mixture(plan.split.train, plan.train_rows, plan.recipe.mixture, plan.recipe.seed)
+
+
+def make_dev_examples(plan: Plan, loaded: LoadedModel, mirror: Path | None) -> DevExamples:
+    """What the loss is measured on while training, where the recipe asks for that; of the tasks that have a dev split.
+
+    Raises:
+        FlanlabError: rows cannot be reached, or there are none.
+    """
+    recipe, training = plan.recipe, plan.recipe.training
+    if training.dev_every is None:
+        return {}
+    rows = {task.name: load_rows(task, "dev", mirror) for task in plan.split.train if task.has_split("dev")}
+    found = dev_examples(plan.split.train, rows, recipe.mixture, recipe.seed, loaded.encoder, training.dev_examples)
+    if not found:
+        raise FlanlabError(
+            "training.dev_every is set, but no task that is trained on has dev rows.", mend="Leave it out, or add a dev split."
+        )
+    return found
+
+
+def _training_stream(plan: Plan, loaded: LoadedModel) -> Mixture:
+    """The mixture, read from the cache folder as far as `flan mix --prepare` has put it there."""
+    mixture = use_prepared(make_mixture(plan), loaded.encoder)
+    if isinstance(mixture, PreparedMixture):
+        say(f"Reading prepared examples from {mixture.folder}")
+    return mixture
 
 
 def prompt_styles(loaded: LoadedModel, tasks: Sequence[Task]) -> list[PromptStyle]:
@@ -271,7 +301,9 @@ def save_tuned(
         write_json(temporary / STAMP_FILE, stamp)
 
 
-def _tune(loaded: LoadedModel, mixture: Mixture, plan: Plan, stamp: Mapping[str, Any], folder: Path) -> LoadedModel:
+def _tune(
+    loaded: LoadedModel, mixture: Mixture, plan: Plan, stamp: Mapping[str, Any], folder: Path, dev: DevExamples
+) -> LoadedModel:
     target = folder / "model"
     key = training_key(stamp)
     finished = folder / "training" / "finished.json"
@@ -280,7 +312,8 @@ def _tune(loaded: LoadedModel, mixture: Mixture, plan: Plan, stamp: Mapping[str,
         return finished.is_file() and read_json(finished)["training_key"] == key and (target / STAMP_FILE).is_file()
 
     if not from_first(is_done):
-        model = train(loaded, mixture, plan.recipe.training, folder=folder / "training", training_key=key, stamp=stamp)
+        settings = plan.recipe.training
+        model = train(loaded, mixture, settings, folder=folder / "training", training_key=key, stamp=stamp, dev=dev)
         weights = whole_weights(model)
 
         def finish() -> None:

@@ -11,7 +11,7 @@ from flanlab import __version__
 from flanlab.experiments.recipe import Plan
 from flanlab.models.loading import LoadedModel
 
-SHAPES_NOTHING = ("checkpoint_minutes", "workers", "parallel")
+SHAPES_NOTHING = ("checkpoint_minutes", "workers", "parallel", "dev_every", "dev_examples", "track")
 """Settings of training that leave the result as it is."""
 
 

@@ -135,7 +135,9 @@ class _Planner:
         base = recipe.model
         model = _place(base) if start is None else str(start.folder / "model")
         told = _told_alike(recipe, plan, model)
-        shaping = told.model_dump(mode="json", exclude={"model": True, "tasks": {"collections"}, "training": set(SHAPES_NOTHING)})
+        shaping = told.model_dump(
+            mode="json", exclude={"model": True, "tasks": {"collections"}, "training": set(SHAPES_NOTHING)}
+        )
         rows = {task.name: [task.hash, plan.train_rows[task.name].source_hash] for task in plan.split.train}
         key = _key("train", self._model(base).identity if start is None else start.key, shaping, rows)
         if key not in self.jobs:

@@ -13,7 +13,7 @@ from flanlab.files import write_text
 from flanlab.report import wording
 from flanlab.report.examples import TaskExamples, task_examples
 from flanlab.report.page import page_environment
-from flanlab.report.plots import PanelRow, learning_curve, running_mean, score_panel, window
+from flanlab.report.plots import PanelRow, dev_curves, learning_curve, running_mean, score_panel, window
 from flanlab.report.published import PublishedModel, figures, published, shown_models
 from flanlab.report.reading import (
     MAIN_METRIC,
@@ -91,6 +91,7 @@ def write_report(folder: Path, *, examples: bool = True) -> Path:
             is_percent=wording.is_percent,
             curve=_curve(run) if run.steps else None,
             losses=_first_and_last(run),
+            dev_curves=_dev_curves(run),
             mixture_groups=_mixture_groups(run.mixture) if run.mixture else [],
             mixture_total=_total(run.mixture.tasks.values()) if run.mixture else {},
             examples=_examples(run) if examples else None,
@@ -227,6 +228,18 @@ def _curve(run: RunFiles) -> Markup:
     first, last = _first_and_last(run)
     label = f"Loss per target token by step: {first:.2f} in the first tenth of the steps, {last:.2f} in the last."
     return learning_curve(run.steps, label)
+
+
+def _dev_curves(run: RunFiles) -> Markup | None:
+    """None where the loss on dev rows was not measured."""
+    measured = [step for step in run.steps if step.dev_loss]
+    if not measured:
+        return None
+    titles = {cluster: wording.cluster_title(cluster) for cluster in measured[-1].dev_loss}
+    told = ", ".join(
+        f"{title} {measured[0].dev_loss[name]:.2f}, then {measured[-1].dev_loss[name]:.2f}" for name, title in titles.items()
+    )
+    return dev_curves(measured, titles, f"Loss per target token on dev rows, after the first step and the last: {told}.")
 
 
 def _first_and_last(run: RunFiles) -> tuple[float, ...]:

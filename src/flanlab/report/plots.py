@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any
 
 import matplotlib
@@ -228,6 +229,38 @@ def learning_curve(steps: Sequence[TrainingStep], label: str) -> Markup:
     ticks = [tick for tick in axes.get_xticks() if numbers[0] <= tick <= numbers[-1]]
     above.set_xticks(ticks, [count(seen[int(tick)]) if int(tick) in seen else "" for tick in ticks])
     _quiet(above)
+    return _svg(figure, label)
+
+
+def dev_curves(steps: Sequence[TrainingStep], titles: Mapping[str, str], label: str) -> Markup:
+    """Loss on dev rows against step, a small panel for each cluster, all on one scale; each panel says its last loss.
+
+    Args:
+        steps: those after which the loss was measured.
+        titles: what is written over a cluster's panel, in the order of the panels.
+        label: what a screen reader says.
+    """
+    columns, width, height, between = 3, 176.0, 106.0, 24.0
+    rows = -(-len(titles) // columns)
+    size = (columns * width + (columns - 1) * between, rows * height)
+    figure = Figure(figsize=(size[0] / _PIXELS, size[1] / _PIXELS))
+    numbers = [step.step for step in steps]
+    highest = max(loss for step in steps for loss in step.dev_loss.values())
+    for place, (cluster, title) in enumerate(titles.items()):
+        left, top = place % columns * (width + between), place // columns * height
+        axes = _axes(figure, left, size[0] - left - width + 34, top + 38, size[1] - top - height + 12)
+        losses = [step.dev_loss[cluster] for step in steps]
+        axes.plot(numbers, losses, color=_SERIES[-1], linewidth=2)
+        axes.plot(numbers[-1], losses[-1], MARKERS[0], color=_SERIES[-1], markersize=5, clip_on=False)
+        axes.set_xlim(min(numbers) - 0.5, max(numbers) + 0.5)
+        axes.set_ylim(0, highest * 1.05 or 1)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.axhline(0, color=_RULE, linewidth=1)
+        # The longest, reading comprehension with commonsense, takes two lines.
+        axes.set_title("\n".join(wrap(title, 26)), loc="left", fontsize=12, color=_INK, pad=6, parse_math=False)
+        style: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 11, "color": _SOFT}
+        axes.annotate(f"{losses[-1]:.2f}", (numbers[-1], losses[-1]), (8, 0), **style)
     return _svg(figure, label)
 
 

@@ -217,6 +217,8 @@ class TrainingStep(BaseModel):
     tokens: int
     target_tokens: int
     seconds: Number
+    dev_loss: dict[str, Number] = {}
+    """By cluster, of the dev rows of the training tasks; empty for a step after which none was measured."""
 
 
 @dataclass(frozen=True)

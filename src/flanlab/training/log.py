@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from flanlab.data.mixture import EncodedExample
+from flanlab.errors import FlanlabError
 from flanlab.files import write_text
 from flanlab.processes import is_first, world_size
 
@@ -35,16 +38,20 @@ class TrainingLog:
     """The log of the first process, open for appending; the others write none."""
 
     def __init__(self, path: Path, steps_done: int) -> None:
-        """Cut the log back to the steps that the checkpoint holds."""
+        """Cut the log back to the steps that the checkpoint holds.
+
+        Raises:
+            FlanlabError: a line in its midst is damaged.
+        """
         self.losses: list[float] = []
         """Of the steps it held when it was opened."""
         self._file = None
         if not is_first():
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text(encoding="utf-8").splitlines()[:steps_done] if path.exists() else []
-        write_text(path, "".join(line + "\n" for line in lines))
-        self.losses = [json.loads(line)["loss"] for line in lines]
+        records = [record for record in _read(path) if record["step"] <= steps_done] if path.exists() else []
+        write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+        self.losses = [record["loss"] for record in records]
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:
@@ -59,6 +66,63 @@ class TrainingLog:
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
             self._file.close()
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            # The last may be what a killed process, or a full disk, left of one.
+            if number < len(lines):
+                raise FlanlabError(
+                    f"{path}, line {number}: is damaged.", mend="Delete the line; the report then leaves that step out."
+                ) from error
+    return records
+
+
+def step_record(
+    step: int,
+    loss: float,
+    norm: float,
+    learning_rate: float,
+    examples: Sequence[EncodedExample],
+    padding: int,
+    seconds: float,
+    waited: float,
+) -> dict[str, Any]:
+    """A step's line of the log; `padding` counts the tokens that are computed beside those of the examples.
+
+    Of its `seconds`, `waited` went by until the examples were at hand.
+    """
+    tokens = sum(example.length for example in examples)
+    return {
+        "step": step,
+        "loss": loss,
+        "gradient_norm": norm,
+        "learning_rate": learning_rate,
+        "examples": len(examples),
+        "tokens": tokens,
+        "target_tokens": sum(len(example.target) for example in examples),
+        "padding": round(padding / (padding + tokens), 4) if tokens else 0.0,
+        "seconds": round(seconds, 3),
+        "waiting_seconds": round(waited, 4),
+    }
+
+
+def notes_of(record: Mapping[str, Any], seconds: float) -> str:
+    """What a person who waits is shown of a step that took `seconds`."""
+    notes = [
+        f"loss {record['loss']:.3f}",
+        f"{record['target_tokens'] / seconds:.0f} target tokens/s",
+        f"{record['tokens'] / seconds:.0f} tokens/s",
+        f"{record['padding']:.0%} padding",
+    ]
+    if "mfu" in record:
+        notes.append(f"MFU {record['mfu']:.0%}")
+    return ", ".join(notes)
 
 
 def operations_per_token(model: nn.Module) -> int:

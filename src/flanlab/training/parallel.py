@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from flanlab.processes import world_size
+from flanlab.processes import is_first, world_size
 from flanlab.training.settings import TrainingSettings
 
 _BUCKET = 64 * 2**20
@@ -115,12 +115,15 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor] | None:
     """
     if not is_sharded(model):
         return None
-    keep = dist.get_rank() == 0
-    weights = {}
+    weights: dict[str, Tensor] = {}
+    # Tied weights stay one tensor, which is written once.
+    known: dict[int, Tensor] = {}
     for name, value in model.state_dict().items():
-        whole = value.full_tensor() if isinstance(value, DTensor) else value
-        if keep:
-            weights[name] = whole.cpu()
+        whole, place = (
+            (value.full_tensor(), value.to_local().data_ptr()) if isinstance(value, DTensor) else (value, value.data_ptr())
+        )
+        if is_first():
+            weights[name] = known.setdefault(place, whole.cpu())
     return weights
 
 

@@ -7,6 +7,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+Tracking = Literal["tensorboard", "trackio", "wandb"]
+
 
 class TrainingSettings(BaseModel):
     """Tuning settings; a step is a fixed number of examples, as many as make up `tokens_per_step` on average."""
@@ -38,6 +40,11 @@ class TrainingSettings(BaseModel):
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="Where several processes train: each keeps the whole model (ddp), or a part of it (fsdp)."
     )
+    dev_every: int | None = Field(
+        None, gt=0, description="Steps between measurements of the loss on the training tasks' dev rows; none where not given."
+    )
+    dev_examples: int = Field(32, gt=0, description="Dev examples measured of each cluster.")
+    track: Tracking | None = Field(None, description="Where to show the log too: tensorboard, trackio or wandb.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -18,14 +18,16 @@ from flanlab.models.loading import LoadedModel
 from flanlab.processes import from_first, is_first, rank, world_size
 from flanlab.progress import meter, say
 from flanlab.training.checkpoints import Progress, is_full, load_latest, no_room, save_checkpoint
+from flanlab.training.dev_loss import DevExamples
 from flanlab.training.explosion import WINDOW, LossWatch
 from flanlab.training.interrupts import HeldInterrupts
-from flanlab.training.log import TrainingLog, operations_per_token, peak_operations
+from flanlab.training.log import TrainingLog, notes_of, operations_per_token, peak_operations, step_record
 from flanlab.training.loss import Objective, objective_for
 from flanlab.training.methods import make_optimizer, prepare_for_training
 from flanlab.training.parallel import add_up, add_up_gradients, clip_gradients, is_sharded, shares, spread
 from flanlab.training.settings import TrainingSettings
 from flanlab.training.stream import steps_of_examples, usual_workers
+from flanlab.training.tracking import open_tracker, tracked
 
 
 def examples_per_step(mixture: Mixture, encoder: TextEncoder, settings: TrainingSettings) -> int:
@@ -41,6 +43,7 @@ def train(
     folder: Path,
     training_key: str,
     stamp: Mapping[str, Any],
+    dev: DevExamples | None = None,
 ) -> nn.Module:
     """Tune a model on a mixture; goes on from the newest checkpoint in `folder`, if any.
 
@@ -51,6 +54,7 @@ def train(
         folder: where checkpoints and `log.jsonl` go.
         training_key: hash of everything that shapes the result; a checkpoint with another key is refused.
         stamp: written into every checkpoint as flanlab.json.
+        dev: examples whose loss is measured every `settings.dev_every` steps, by cluster.
 
     Returns:
         The tuned model (for LoRA, the model with its adapter).
@@ -73,6 +77,7 @@ def train(
     log = TrainingLog(folder / "log.jsonl", saved)
     watch = LossWatch(from_first(lambda: log.losses))
     peak, operations = peak_operations(device), operations_per_token(model)
+    tracker = open_tracker(settings.track, folder, settings.model_dump())
     last_saved = time.monotonic()
     model.train()
     interrupts = HeldInterrupts()
@@ -80,6 +85,7 @@ def train(
         with interrupts, log, meter("Training", settings.steps, saved) as bar:
             started = time.monotonic()
             for step, examples in enumerate(stream, start=saved):
+                waited = time.monotonic() - started
                 learning_rate = settings.learning_rate_at(step)
                 loss, norm = train_step(model, optimizer, objective, examples, settings, learning_rate)
                 if not math.isfinite(loss) or not math.isfinite(norm):
@@ -88,28 +94,20 @@ def train(
                 # Counted from the end of the step before, so that waiting for examples shows.
                 now = time.monotonic()
                 seconds, started = now - started, now
-                target_tokens = sum(len(example.target) for example in examples)
-                tokens = sum(example.length for example in examples)
                 batches = [batch for own in batches_by_process(objective, examples, settings) for batch in own]
                 padding = sum(objective.padding(batch) for batch in batches)
-                record = {
-                    "step": step + 1,
-                    "loss": loss,
-                    "gradient_norm": norm,
-                    "learning_rate": learning_rate,
-                    "examples": len(examples),
-                    "tokens": tokens,
-                    "target_tokens": target_tokens,
-                    "padding": round(padding / (padding + tokens), 4) if tokens else 0.0,
-                    "seconds": round(seconds, 3),
-                }
-                notes = f"loss {loss:.3f}, {target_tokens / seconds:.0f} target tokens/s, {tokens / seconds:.0f} tokens/s"
-                notes += f", {record['padding']:.0%} padding"
+                record = step_record(step + 1, loss, norm, learning_rate, examples, padding, seconds, waited)
                 if peak is not None:
-                    record["mfu"] = round(operations * tokens / seconds / peak, 4)
-                    notes += f", MFU {record['mfu']:.0%}"
+                    record["mfu"] = round(operations * record["tokens"] / seconds / peak, 4)
+                if dev and settings.dev_every and ((step + 1) % settings.dev_every == 0 or step + 1 in (1, settings.steps)):
+                    found = record["dev_loss"] = dev_losses(model, objective, dev, settings)
+                    told = ", ".join(f"{cluster} {value:.3f}" for cluster, value in found.items())
+                    say(f"Step {step + 1}, loss on dev: {told}")
+                    started = time.monotonic()
                 log.write(record)
-                bar.advance(1, notes)
+                if tracker is not None:
+                    tracker.log(tracked(record), step=step + 1)
+                bar.advance(1, notes_of(record, seconds))
                 is_due = time.monotonic() - last_saved > settings.checkpoint_minutes * 60
                 # Signals and clocks are a process's own: what follows from them is done by all or none.
                 stopped, due = add_up([interrupts.count, is_due and is_first()], device)
@@ -134,6 +132,9 @@ def train(
         if is_full(error):
             raise no_room(folder, f"Step {progress.step} could not be logged") from error
         raise
+    finally:
+        if tracker is not None:
+            tracker.finish()
     if progress.step > saved:
         save_checkpoint(folder, model, optimizer, progress, stamp)
     model.eval()
@@ -171,6 +172,18 @@ def train_step(
             group["lr"] = learning_rate
         optimizer.step()
     return total, norm
+
+
+@torch.no_grad()
+def dev_losses(model: nn.Module, objective: Objective, dev: DevExamples, settings: TrainingSettings) -> dict[str, float]:
+    """Loss per target token of each cluster's dev examples, which the processes share as they share a step."""
+    sums = [
+        sum(objective.loss(model, batch).item() * counts for batch, counts in own_batches(model, objective, examples, settings))
+        for examples in dev.values()
+    ]
+    totals = add_up(sums, next(model.parameters()).device)
+    target_tokens = [sum(len(example.target) for example in examples) for examples in dev.values()]
+    return {cluster: total / tokens for cluster, total, tokens in zip(dev, totals, target_tokens, strict=True)}
 
 
 def batches_by_process(

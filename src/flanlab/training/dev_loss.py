@@ -1,0 +1,31 @@
+"""The loss on rows that nothing is trained on: those of the training clusters' dev splits, cluster by cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from flanlab.data.encoding import TextEncoder
+from flanlab.data.mixture import EncodedExample, Mixture, MixtureSettings
+from flanlab.data.sources import Rows
+from flanlab.tasks.schema import Task
+
+DevExamples = Mapping[str, Sequence[EncodedExample]]
+"""By cluster."""
+
+
+def dev_examples(
+    tasks: Sequence[Task], rows: Mapping[str, Rows], settings: MixtureSettings, seed: int, encoder: TextEncoder, count: int
+) -> dict[str, list[EncodedExample]]:
+    """The first `count` examples of each cluster's dev rows, mixed and rendered as in training; the same every time.
+
+    Args:
+        tasks: those that are trained on; of several clusters, a task counts to its first.
+        rows: dev rows by task; a task without any is left out.
+    """
+    found: dict[str, list[EncodedExample]] = {}
+    with_rows = [task for task in tasks if task.name in rows and len(rows[task.name])]
+    for cluster in sorted({task.clusters[0] for task in with_rows}):
+        mixture = Mixture([task for task in with_rows if task.clusters[0] == cluster], rows, settings, seed)
+        examples = mixture.examples(range(min(count, mixture.cycle_length)), encoder)
+        found[cluster.value] = [example for example in examples if isinstance(example, EncodedExample)]
+    return {cluster: examples for cluster, examples in found.items() if examples}

@@ -1,0 +1,66 @@
+"""Showing a training's log in TensorBoard, trackio or Weights & Biases as it grows, through accelerate's trackers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from flanlab.errors import FlanlabError
+from flanlab.processes import is_first
+from flanlab.training.settings import Tracking
+
+
+class Tracker(Protocol):
+    """As accelerate's trackers are used here."""
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        """Show numbers of a step."""
+
+    def finish(self) -> None:
+        """Write what is left."""
+
+
+def open_tracker(kind: Tracking | None, folder: Path, settings: Mapping[str, Any]) -> Tracker | None:
+    """A tracker of the run whose training folder this is; None where none is wanted, and in all processes but the first.
+
+    Args:
+        kind: which.
+        folder: the training folder; TensorBoard's files go to `folder/tensorboard`.
+        settings: numbers and words that describe the run.
+
+    Raises:
+        FlanlabError: the tracker's package is not installed.
+    """
+    if kind is None or not is_first():
+        return None
+    from accelerate import PartialState, tracking
+
+    # accelerate's log, which its trackers write to, wants to know of the processes.
+    PartialState()
+    name = folder.resolve().parent.name
+    try:
+        tracker: Any = (
+            tracking.TensorBoardTracker("tensorboard", logging_dir=folder)
+            if kind == "tensorboard"
+            else {"trackio": tracking.TrackioTracker, "wandb": tracking.WandBTracker}[kind](name)
+        )
+        tracker.start()
+    except ImportError as error:
+        package = "'flanlab[tracking]'" if kind == "tensorboard" else kind
+        raise FlanlabError(
+            f"training.track is {kind}, which is not installed.", mend=f"pip install {package}, or leave training.track out."
+        ) from error
+    tracker.store_init_configuration({key: value for key, value in settings.items() if isinstance(value, str | int | float)})
+    return tracker  # type: ignore[no-any-return]
+
+
+def tracked(record: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a line of the log by name, those inside others as outer/inner."""
+    numbers: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            numbers |= {f"{name}/{inner}": number for inner, number in value.items()}
+        elif name != "step":
+            numbers[name] = value
+    return numbers

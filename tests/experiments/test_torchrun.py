@@ -1,0 +1,108 @@
+"""Runs started by torchrun: the same as by one process, and one that dies ends all with one message."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from flanlab.experiments.recipe import read_recipe
+from flanlab.experiments.run import run_recipe, train_recipe
+from tests.experiments.test_run import recipe_content
+from tests.tiny import write_tasks
+from tests.training.stream import read_log
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def home(tiny_folder: Path, tmp_path: Path) -> Path:
+    """A folder with tasks; recipes go beside them."""
+    write_tasks(tmp_path / "tasks")
+    return tmp_path
+
+
+def write_recipe(home: Path, model: Path, **training: Any) -> Path:
+    content = recipe_content(model)
+    content["training"].update(training)
+    path = home / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def torchrun(command: str, recipe: Path, out: Path) -> subprocess.Popen[str]:
+    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "src")])
+    arguments = ["--nproc-per-node", "2", "--standalone", "-m", "flanlab", command, str(recipe), "--out", str(out)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *arguments],
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_run_by_two_processes_is_the_run_by_one(parallel: str, home: Path, tiny_folder: Path) -> None:
+    recipe = write_recipe(home, tiny_folder, parallel=parallel)
+    run = torchrun("run", recipe, home / "two")
+    output, errors = run.communicate()
+    assert run.returncode == 0, errors
+    assert output.count("Report: ") == 1
+    assert errors.count("to train and") == 1
+    expected = run_recipe(read_recipe(recipe), home / "one")
+    found = json.loads((home / "two" / "results.json").read_text())
+    for variant, score in expected["tasks"]["comments"]["scores"]["accuracy"].items():
+        assert found["tasks"]["comments"]["scores"]["accuracy"][variant]["mean"] == pytest.approx(score["mean"], abs=1e-3)
+    assert_near(home / "two" / "training", home / "one" / "training")
+    ours, theirs = (load_file(home / name / "model" / "model.safetensors") for name in ("two", "one"))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-4, atol=1e-4)
+    assert json.loads((home / "two/model/config.json").read_text()) == json.loads((home / "one/model/config.json").read_text())
+
+
+def test_killed_process_ends_the_job_with_one_message_and_the_run_goes_on(home: Path, tiny_folder: Path) -> None:
+    recipe = write_recipe(home, tiny_folder, steps=60, checkpoint_minutes=1e-9)
+    run = torchrun("train", recipe, home / "killed")
+    log = home / "killed" / "training" / "log.jsonl"
+    while run.poll() is None and not (log.exists() and len(log.read_text().splitlines()) >= 5):
+        time.sleep(0.05)
+    second = next(one for one in psutil.Process(run.pid).children(recursive=True) if one.environ().get("RANK") == "1")
+    second.send_signal(signal.SIGKILL)
+    _, errors = run.communicate()
+    assert run.returncode != 0
+    assert errors.count("process 1 died") == 1
+    assert errors.count("Give the same command again") == 1
+    done = len(log.read_text().splitlines())
+    assert 5 <= done < 60, "it was still under way"
+    # By one process, for a change.
+    train_recipe(read_recipe(recipe), home / "killed")
+    train_recipe(read_recipe(recipe), home / "whole")
+    assert_near(home / "killed" / "training", home / "whole" / "training")
+
+
+def test_refusal_is_told_once(home: Path, tiny_folder: Path) -> None:
+    recipe = write_recipe(home, home / "no-such-model")
+    run = torchrun("train", recipe, home / "out")
+    _, errors = run.communicate()
+    assert run.returncode != 0
+    assert errors.count("There is no model folder") == 1
+
+
+def assert_near(left: Path, right: Path) -> None:
+    ours, theirs = read_log(left), read_log(right)
+    assert [one["step"] for one in ours] == [other["step"] for other in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5), one["step"]
