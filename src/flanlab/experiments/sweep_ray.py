@@ -31,7 +31,8 @@ def ray_engine(address: str | None, cpus: float | None, gpus: float | None) -> E
     except ImportError as error:
         raise FlanlabError("Ray is not installed.", mend='Install it: pip install "flanlab[ray]".') from error
     try:
-        ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
+        # "local" starts one even where this machine belongs to a cluster, which is joined only when asked for.
+        ray.init(address=address or "local", log_to_driver=False, include_dashboard=None if address else False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise FlanlabError(
             f"There is no Ray cluster at {address}: {' '.join(str(error).split())[:300]}",
