@@ -64,9 +64,11 @@ def ablate(
         _print_plan(sweep)
     if plan:
         return
+    carry_out = _engine(engine, address, cpus, gpus)
+    sweep.write()
     try:
         with _follow(sweep) as report:
-            run_sweep(sweep, _engine(engine, address, cpus, gpus), report)
+            run_sweep(sweep, carry_out, report)
     except KeyboardInterrupt:
         say(f"Stopped. What is done is kept in {out}: the same command goes on with it.")
         raise

@@ -61,7 +61,6 @@ class Panel:
     axis: str = ""
     reference: str | None = None
     by_cluster: bool = True
-    logarithmic: bool = False
 
 
 @dataclass(frozen=True)

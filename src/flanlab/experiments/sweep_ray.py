@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from flanlab.progress import console, say
 _RETRIES = 5
 """How often a job starts again after its worker or node died; it goes on from its last checkpoint."""
 _SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_TO_REACH = 10.0
 Outcome = tuple[State, str]
 
 
@@ -31,11 +33,13 @@ def ray_engine(address: str | None, cpus: float | None, gpus: float | None) -> E
     except ImportError as error:
         raise FlanlabError("Ray is not installed.", mend='Install it: pip install "flanlab[ray]".') from error
     try:
-        ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+        _reach(address)
+        # "local" starts one even where this machine belongs to a cluster, which is joined only when asked for.
+        ray.init(address=address or "local", log_to_driver=False, include_dashboard=None if address else False)
+    except (OSError, RuntimeError, ValueError) as error:
         raise FlanlabError(
             f"There is no Ray cluster at {address}: {' '.join(str(error).split())[:300]}",
-            mend="Start one with `ray start --head`, or leave out --address.",
+            mend="Start one with `ray start --head`, see that RAY_AUTH_TOKEN is the cluster's, or leave out --address.",
         ) from error
     remote = ray.remote(num_cpus=1 if cpus is None else cpus, num_gpus=gpus or 0, max_retries=_RETRIES)(_work)
     wanted = {"CPU": 1 if cpus is None else cpus, "GPU": gpus or 0}
@@ -51,6 +55,17 @@ def ray_engine(address: str | None, cpus: float | None, gpus: float | None) -> E
             ray.shutdown()
 
     return run
+
+
+def _reach(address: str | None) -> None:
+    """Knock at a host:port, since Ray itself would try for minutes.
+
+    Raises:
+        OSError: nobody answers.
+    """
+    host, _, port = (address or "").rpartition(":")
+    if host and "/" not in host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_REACH).close()
 
 
 def _work(job: Job, needed: Outcome | None) -> Outcome:

@@ -201,8 +201,8 @@ def told(pair: Pair) -> str:
     tasks = counted(counts["tests"], "task")
     outcome = f"better with intervals excluding zero on {counts['better']} of {tasks}, worse on {counts['worse']}"
     if not counts["better"] and not counts["worse"]:
-        where = f"on none of {tasks}" if counts["tests"] > 1 else "not on the one task"
-        outcome = f"the interval of the difference excludes zero {where}"
+        where = f"excludes zero on none of {tasks}" if counts["tests"] > 1 else "includes zero on the one task"
+        outcome = f"the interval of the difference {where}"
     return (
         f"“{pair.after.facts.title}” against “{pair.before.facts.title}”: {outcome}; {clusters} differs by"
         f" {signed(pair.over_clusters['difference'])} points (95 % interval {low} to {high}{includes})."

@@ -1,0 +1,193 @@
+"""The page of a sweep, from files made by hand: what it says, draws and offers for download."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from flanlab.errors import FlanlabError
+from flanlab.files import write_json
+from flanlab.report.sweep import is_sweep, read_sweep, verdict
+from flanlab.report.sweep_page import write_sweep_page
+from tests.report.synthetic import HOSTILE, make_run
+
+KEYS = {"untuned": "aa", "clusters-1": "bb", "clusters-2": "cc"}
+
+
+def make_sweep(root: Path, rights: Mapping[str, Mapping[str, int] | None], **changes: Any) -> Path:
+    """A sweep of the cells in `rights`; None: not done."""
+    for name, right in rights.items():
+        if right is not None:
+            make_run(root / "cells" / KEYS[name], right, trained=False)
+    cells = [
+        {
+            "name": name,
+            "title": f"the cell {name}",
+            "state": "waiting" if right is None else "done",
+            "error": "",
+            "folder": f"../cells/{KEYS[name]}",
+            "jobs": [
+                {
+                    "kind": "evaluate",
+                    "key": KEYS[name],
+                    "folder": f"../cells/{KEYS[name]}",
+                    "state": "waiting" if right is None else "done",
+                    "seconds": None if right is None else 60.0,
+                    "expected": {"seconds": 10.0},
+                }
+            ],
+        }
+        for name, right in rights.items()
+    ]
+    points = [[number, f"clusters-{number}"] for number in (1, 2)]
+    content = {
+        "format": 1,
+        "flanlab": "0.0",
+        "name": "clusters",
+        "title": "Number of clusters",
+        "question": "Does it help?",
+        "notes": ["A note."],
+        "recipe": {"name": "base", "model": "some/model"},
+        "cells": cells,
+        "left_out": [],
+        "panels": [
+            {
+                "title": "Lines",
+                "kind": "line",
+                "series": [{"title": "tuned", "points": points, "dashed": False}],
+                "axis": "clusters",
+                "reference": "untuned",
+                "by_cluster": True,
+            },
+            {
+                "title": "Dots",
+                "kind": "dots",
+                "series": [{"title": "", "points": points, "dashed": False}],
+                "axis": "",
+                "reference": None,
+                "by_cluster": True,
+            },
+        ],
+        "comparisons": [
+            {"before": "clusters-1", "after": "clusters-2"},
+            {"before": "untuned", "after": "clusters-2"},
+        ],
+        "expected": {"seconds": 20.0, "from": "earlier cells"},
+    }
+    write_json(root / "clusters-base" / "sweep.json", {**content, **changes})
+    return root / "clusters-base"
+
+
+@pytest.fixture
+def done(tmp_path: Path) -> Path:
+    return make_sweep(
+        tmp_path,
+        {"untuned": {"instruction": 3, "chat": 5}, "clusters-1": {"instruction": 5}, "clusters-2": {"instruction": 8}},
+    )
+
+
+def test_sentences_follow_from_the_numbers(done: Path) -> None:
+    first, second = verdict(read_sweep(done))
+    assert "“the cell clusters-2” against “the cell clusters-1”: better with intervals excluding zero on 2 of 2 tasks" in first
+    assert "+30.0 points" in first
+    assert "which includes zero" not in first
+    assert "Of the 2 comparisons below, which share cells, 2 show a higher mean" in second
+
+
+def test_the_untuned_model_stands_with_its_best_prompt(done: Path) -> None:
+    sweep = read_sweep(done)
+    assert sweep.cells["untuned"].variant == "chat"
+    assert sweep.pairs[1].over_clusters["difference"] == pytest.approx(0.3)
+
+
+def test_no_difference_is_not_called_one(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, {"clusters-1": {"instruction": 5}, "clusters-2": {"instruction": 5}})
+    [first] = verdict(read_sweep(sweep))
+    assert "excludes zero on none of 2 tasks" in first
+    assert "which includes zero" in first
+
+
+def test_the_page_opens_offline_and_offers_its_data(done: Path) -> None:
+    page = write_sweep_page(done).read_text(encoding="utf-8")
+    assert not re.search(r'(?:src|href)="(?!\.\./|data:|#)', page)
+    downloads = re.findall(r'href="data:([\w/+]+);base64,([^"]+)" download="([\w.-]+)"', page)
+    assert [name for _, _, name in downloads] == ["clusters-1.svg", "clusters-2.svg", "clusters.csv"]
+    for kind, text, _ in downloads[:2]:
+        assert kind == "image/svg+xml"
+        drawn = base64.b64decode(text).decode()
+        assert ElementTree.fromstring(drawn).tag.endswith("svg")
+        assert "var(--" not in drawn
+    assert (done / "scores.csv").read_text(encoding="utf-8") == base64.b64decode(downloads[2][1]).decode()
+    assert (done / "figure-2.svg").is_file()
+    labels = re.findall(r'role="img" aria-label="([^"]+)"', page)
+    assert "80.0 at 2" in labels[0]
+    assert "50.0 dashed" in labels[0]
+    assert '<a href="../cells/cc/report.html">report</a>' in page
+    assert "3 min" in page  # 60 s each
+
+
+def test_the_table_has_every_cell_and_variant(done: Path) -> None:
+    write_sweep_page(done)
+    lines = list(csv.DictReader(io.StringIO((done / "scores.csv").read_text(encoding="utf-8"))))
+    means = {(line["cell"], line["variant"]): float(line["score"]) for line in lines if line["of"] == "mean over clusters"}
+    assert means == pytest.approx(
+        {
+            ("untuned", "instruction"): 0.3,
+            ("untuned", "chat"): 0.5,
+            ("clusters-1", "instruction"): 0.5,
+            ("clusters-2", "instruction"): 0.8,
+        }
+    )
+    assert {line["name"] for line in lines if line["of"] == "task"} == {"product_reviews", "visitor_comments"}
+
+
+def test_cells_that_are_not_done_are_told(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, {"untuned": {"instruction": 3}, "clusters-1": None, "clusters-2": {"instruction": 8}})
+    first, second = verdict(read_sweep(sweep))
+    assert first == "1 cell of 3 is not done yet."
+    assert "clusters-2” against “the cell untuned" in second
+    assert "waiting" in write_sweep_page(sweep).read_text(encoding="utf-8")
+
+
+def test_a_failed_cell_is_told_with_its_error(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, {"untuned": {"instruction": 3}, "clusters-1": None})
+    facts = read_sweep(sweep).facts.model_dump(mode="json")
+    facts["cells"][1] |= {"state": "failed", "error": f"out of memory {HOSTILE}", "title": HOSTILE}
+    write_json(sweep / "sweep.json", facts)
+    page = write_sweep_page(sweep).read_text(encoding="utf-8")
+    assert "1 cell failed" in page
+    assert "out of memory" in page
+    assert "<script" not in page
+    assert 'src="https' not in page
+
+
+def test_nothing_done_is_a_page_too(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, {"untuned": None, "clusters-1": None})
+    assert "nothing to draw" in write_sweep_page(sweep).read_text(encoding="utf-8")
+
+
+def test_columns_gathered_from_several_cells_are_told_by_task(tmp_path: Path) -> None:
+    series = [
+        {"title": "untuned", "points": [[0, "untuned"]], "dashed": False},
+        {"title": "tuned", "points": [[0, "clusters-1"]], "dashed": False},
+    ]
+    panel = {"title": "Dots", "kind": "dots", "series": series, "axis": "", "reference": None, "by_cluster": True}
+    rights = {"untuned": {"instruction": 3, "chat": 5}, "clusters-1": {"instruction": 7}}
+    page = write_sweep_page(make_sweep(tmp_path, rights, panels=[panel])).read_text(encoding="utf-8")
+    assert "untuned, chat prompt" in page
+    assert "product_<wbr>reviews" in page
+
+
+def test_a_damaged_file_is_told(done: Path) -> None:
+    (done / "sweep.json").write_text("{}", encoding="utf-8")
+    assert is_sweep(done)
+    with pytest.raises(FlanlabError, match=r"sweep\.json: is damaged"):
+        write_sweep_page(done)
