@@ -100,6 +100,8 @@ def test_one_process_takes_the_step_as_it_is() -> None:
     assert shares([5, 9, 2], 1) == [[0, 1, 2]]
 
 
-def test_adafactor_under_fsdp_is_refused() -> None:
+def test_what_cannot_be_divided_is_refused_under_fsdp() -> None:
     with pytest.raises(ValidationError, match="adafactor needs whole weights"):
         make_settings(parallel="fsdp", optimizer="adafactor")
+    with pytest.raises(ValidationError, match="a soft prompt is not divided"):
+        make_settings(parallel="fsdp", method="prompt")
