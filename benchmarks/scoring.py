@@ -1,270 +1,329 @@
 """Rank classification side by side: lm-evaluation-harness and flanlab on the same requests, one run, one machine.
 
-Both get the same texts (rows through flanlab's templates) and the same weights in float32, and each tokenizes for itself
-within the time measured. They take turns, so that whatever else the machine does strikes both.
+Both get the same texts (rows through flanlab's templates, every row through each) and the same weights in float32, and each
+tokenizes for itself within the time measured. Each is a process of its own, so that its memory is its own (scoring_sides.py),
+and they take turns task by task, so that whatever else the machine does strikes both.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import logging
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM
-
-from flanlab.data.encoding import ANSWER_SEPARATOR
-from flanlab.data.mixture import option_order
-from flanlab.data.rendering import option_count, prepare_row, render
+from flanlab.data.choices import permutation
+from flanlab.data.encoding import TextEncoder
 from flanlab.data.sources import load_rows, mirror_from_environment
 from flanlab.evaluation.planning import EvaluationSettings, plan_task
+from flanlab.evaluation.questions import ask
 from flanlab.models.embedded import EMBEDDED_MODEL, embedded_model_folder
-from flanlab.models.loading import LoadedModel, load_model
-from flanlab.models.scoring import Question, answer_questions
+from flanlab.models.loading import load_encoder
 from flanlab.progress import say
 from flanlab.tasks.loading import load_collection, select_tasks
+from flanlab.tasks.schema import Task
 
 SEED = 0
-LONGEST_PROMPT = 1024
-
-
-@dataclass(frozen=True)
-class Group:
-    """Questions of one kind, from the library where a mirror is at hand, else from the sampler."""
-
-    name: str
-    library: tuple[str, ...]
-    sampler: tuple[str, ...]
-    one_token: bool = False
-    """Keep only questions whose options are all one token long, and leave such questions out otherwise."""
-
-
-GROUPS = (
-    Group("four options of several tokens", ("hellaswag", "openbookqa", "arc.easy"), ("general_knowledge",)),
-    Group(
-        "two options of several tokens",
-        ("copa", "piqa", "story_cloze"),
-        ("everyday_goals", "what_happens_next", "who_is_meant"),
-    ),
-    Group("one-token options", ("boolq", "rte", "mrpc"), ("passage_yes_no", "same_meaning", "product_reviews"), True),
+LIBRARY_TASKS = (
+    "hellaswag",
+    "copa",
+    "piqa",
+    "story_cloze",
+    "openbookqa",
+    "arc.easy",
+    "cosmos_qa",
+    "winogrande",
+    "rte",
+    "trec",
+    "ag_news",
+    "boolq",
 )
-
-
-@dataclass(frozen=True)
-class Request:
-    """One question as text."""
-
-    prompt: str
-    options: tuple[str, ...]
-
-
-Scores = list[list[float]]
-"""Per question, the log-probability of each option."""
+Question = tuple[str, tuple[str, ...]]
+"""A prompt and its options, as text."""
 
 
 def main() -> None:
     arguments = parse_arguments()
-    model_name: str = arguments.model
-    loaded = load_model(model_name, device="cpu", say=say)
-    harness = load_harness(model_name, loaded, arguments.batch_size)
     mirror: Path | None = arguments.mirror or mirror_from_environment()
-    groups = [(group, make_requests(group, loaded, mirror, arguments.questions)) for group in GROUPS]
-    say(
-        f"lm-eval {version('lm-eval')} (batch size {arguments.batch_size}), torch {torch.__version__}, "
-        f"{torch.get_num_threads()} threads, {'rows of the mirror' if mirror else 'rows of the sampler'}"
-    )
-    warm_up(loaded, harness, groups[0][1])
-    results = [measure(group, requests, loaded, harness, arguments.rounds) for group, requests in groups]
+    folder = str(embedded_model_folder(say)) if arguments.model == EMBEDDED_MODEL else arguments.model
+    encoder = load_encoder(folder)
+    asked = {
+        task.name: make_questions(task, mirror, encoder, arguments.rows, arguments.templates)
+        for task in chosen_tasks(mirror, arguments.tasks)
+    }
+    trial: dict[int, float] = {}
+    if len(arguments.batch_sizes) > 1:
+        trial = {size: try_batch_size(folder, asked, size) for size in arguments.batch_sizes}
+        say("lm-eval, processor seconds by batch size: " + ", ".join(f"{size}: {time:.1f}" for size, time in trial.items()))
+    batch_size = min(trial, key=lambda size: trial[size]) if trial else arguments.batch_sizes[0]
+    with side("harness", folder, batch_size) as harness, side("flanlab", folder) as flanlab:
+        measured = measure(asked, harness, flanlab, arguments.rounds, arguments.with_end)
+        result = {
+            **totals(measured),
+            **memory(harness, flanlab),
+            "batch_size": batch_size,
+            "batch_size_trial": trial,
+            "threads": {"harness": harness.facts["threads"], "flanlab": flanlab.facts["threads"]},
+            "versions": {name: version(name) for name in ("flanlab", "lm-eval", "torch", "transformers")},
+            "rows": "mirror" if mirror else "sampler",
+            "tasks": [summary(name, turns) for name, turns in measured.items()],
+        }
     if arguments.json:
-        print(json.dumps({"threads": torch.get_num_threads(), "batch_size": arguments.batch_size, "groups": results}))
+        print(json.dumps(result))
     else:
-        print_table(results)
+        print_table(result)
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mirror", type=Path, help="folder with Hub data sets (else FLANLAB_MIRROR, else the sampler)")
     parser.add_argument("--model", default=EMBEDDED_MODEL, help="folder or Hub id of the model")
-    parser.add_argument("--questions", type=int, default=12, help="questions of each group")
+    parser.add_argument("--tasks", nargs="+", help="tasks of the library (of the sampler without a mirror); else twelve (all)")
+    parser.add_argument("--rows", type=int, default=4, help="rows of each task")
+    parser.add_argument("--templates", type=int, default=3, help="forward templates that each row is shown through")
     parser.add_argument("--rounds", type=int, default=2, help="how often the two take turns")
-    parser.add_argument("--batch-size", type=int, default=1, help="lm-eval's batch size (1 is its default)")
+    parser.add_argument(
+        "--batch-sizes",
+        type=int,
+        nargs="+",
+        default=[1],
+        help="lm-eval's batch size (1 is its default); of several, the fastest",
+    )
+    parser.add_argument("--with-end", action="store_true", help="also let lm-eval score every option with the end token")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     return parser.parse_args()
 
 
-def load_harness(model_name: str, loaded: LoadedModel, batch_size: int) -> Any:
-    from lm_eval.models.huggingface import HFLM
-
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    source = embedded_model_folder() if model_name == EMBEDDED_MODEL else model_name
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation="sdpa").eval()
-    return HFLM(pretrained=model, tokenizer=loaded.encoder.tokenizer, batch_size=batch_size)
+def chosen_tasks(mirror: Path | None, names: Sequence[str] | None) -> list[Task]:
+    if mirror:
+        return select_tasks(load_collection("library"), names or LIBRARY_TASKS)
+    tasks = load_collection("sampler")
+    return select_tasks(tasks, names) if names else [task for task in tasks if task.options]
 
 
-def make_requests(group: Group, loaded: LoadedModel, mirror: Path | None, count: int) -> list[Request]:
-    """The same number of questions of each task, templates taking turns."""
-    collection, names = ("library", group.library) if mirror else ("sampler", group.sampler)
-    tasks = select_tasks(load_collection(collection), names)
-    settings = EvaluationSettings(rows=10 * count, templates_per_row=1)
-    requests: list[Request] = []
-    for number, task in enumerate(tasks):
-        wanted = (count - len(requests)) // (len(tasks) - number)
-        unit = plan_task(task, load_rows(task, "test", mirror), settings, SEED)
-        found: list[Request] = []
-        for row_index, template in unit.pairs:
-            row = prepare_row(task, unit.rows[row_index], row_index)
-            order = option_order("shuffled", option_count(task, row), (SEED, task.name, row_index))
-            example = render(task, template, row, order)
-            request = Request(example.prompt, example.options)
-            if len(found) < wanted and _fits(group, request, loaded):
-                found.append(request)
-        requests += found
-    return requests
+def make_questions(task: Task, mirror: Path | None, encoder: TextEncoder, rows: int, templates: int) -> list[Question]:
+    """What an evaluation asks: the same rows through each of some forward templates."""
+    settings = EvaluationSettings(rows=rows, generate=False)
+    unit = plan_task(task, load_rows(task, "test", mirror), settings, SEED)
+    forward = task.forward_templates()
+    chosen = {forward[int(place)] for place in permutation(len(forward), (SEED, task.name, "benchmark"))[:templates]}
+    pairs = [(row, template) for row, template in unit.pairs if template in chosen]
+    examples = (ask(unit, row, template, settings, SEED, "instruction", encoder).example for row, template in pairs)
+    return [(example.prompt, example.options) for example in examples]
 
 
-def _fits(group: Group, request: Request, loaded: LoadedModel) -> bool:
-    tokenizer = loaded.encoder.tokenizer
-    lengths = [len(ids) for ids in tokenizer([request.prompt, *request.options], add_special_tokens=False)["input_ids"]]
-    all_one = all(length == 1 for length in lengths[1:])
-    return lengths[0] <= LONGEST_PROMPT and all_one == group.one_token
+@dataclass
+class Side:
+    """A process that answers; see scoring_sides.py."""
+
+    process: subprocess.Popen[str]
+    facts: dict[str, Any] = field(default_factory=dict)
+    peak_bytes: int = 0
+
+    def ask(self, work: str, questions: Sequence[Question], end: str = "") -> dict[str, Any]:
+        assert self.process.stdin
+        self.process.stdin.write(json.dumps({"work": work, "questions": questions, "end": end}) + "\n")
+        self.process.stdin.flush()
+        answer = self.read()
+        self.peak_bytes = answer["peak_bytes"]
+        return answer
+
+    def read(self) -> dict[str, Any]:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit("One of the sides has stopped; its message stands above.")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
 
-def warm_up(loaded: LoadedModel, harness: Any, requests: Sequence[Request]) -> None:
-    score_with_flanlab(loaded, requests[:2])
-    score_with_harness(harness, requests[:2])
+@contextmanager
+def side(name: str, folder: str, batch_size: int = 0) -> Iterator[Side]:
+    """A side's process, its model loaded."""
+    command = [sys.executable, str(Path(__file__).with_name("scoring_sides.py")), name, folder, str(batch_size)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            started = Side(process)
+            started.facts = started.read()
+            yield started
+        finally:
+            assert process.stdin
+            process.stdin.close()
 
 
-def score_with_flanlab(loaded: LoadedModel, requests: Sequence[Request]) -> tuple[Scores, Scores]:
-    """Scores with and without the end token, from one pass."""
-    encoded = [loaded.encoder.encode(request.prompt, request.options) for request in requests]
-    answers = dict(answer_questions(loaded.model, [Question(one.prompt, one.answers) for one in encoded]))
-    ordered = [answers[position] for position in range(len(requests))]
-    return [answer.scores for answer in ordered], [answer.scores_without_end for answer in ordered]
+def try_batch_size(folder: str, asked: dict[str, list[Question]], batch_size: int) -> float:
+    """Processor seconds of lm-eval for a few questions of each task."""
+    with side("harness", folder, batch_size) as harness:
+        harness.ask("score", next(iter(asked.values()))[:1])
+        return sum(float(harness.ask("score", questions[:6])["processor_seconds"]) for questions in asked.values())
 
 
-def score_with_harness(harness: Any, requests: Sequence[Request], end: str = "") -> Scores:
-    """lm-eval's log-likelihoods; `end` is appended to every option."""
-    from lm_eval.api.instance import Instance
+@dataclass
+class Turns:
+    """What was measured of one task."""
 
-    instances = [
-        Instance("loglikelihood", {}, (request.prompt + ANSWER_SEPARATOR, option + end), position)
-        for position, request in enumerate(requests)
-        for option in request.options
-    ]
-    scores = iter(harness.loglikelihood(instances, disable_tqdm=True))
-    return [[float(next(scores)[0]) for _ in request.options] for request in requests]
+    questions: list[Question]
+    tokens: dict[str, list[tuple[list[int], list[list[int]]]]]
+    """Each side's tokens of the questions."""
+    separators: list[float]
+    """Per question, what lm-eval's scores of its options have in common: the separator's log-probability."""
+    times: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """Per side ("harness_with_end" being lm-eval's second task), seconds on the clock and of the processor, by rounds."""
+    scores: dict[str, list[list[float]]] = field(default_factory=dict)
 
 
-def measure(group: Group, requests: Sequence[Request], loaded: LoadedModel, harness: Any, rounds: int) -> dict[str, Any]:
-    """Seconds of each, the ratios, and how far the scores differ."""
-    end = str(loaded.encoder.tokenizer.eos_token)
-    check_same_tokens(requests, loaded, harness, end)
-    separators = score_separators(harness, requests)
-    turns: dict[str, Callable[[], list[Scores]]] = {
-        "harness": lambda: [score_with_harness(harness, requests)],
-        "flanlab": lambda: list(score_with_flanlab(loaded, requests)),
-        "harness_with_end": lambda: [score_with_harness(harness, requests, end)],
-    }
-    scores: dict[str, list[Scores]] = {}
-    seconds: dict[str, list[float]] = {name: [] for name in turns}
-    processor: dict[str, list[float]] = {name: [] for name in turns}
+def measure(asked: dict[str, list[Question]], harness: Side, flanlab: Side, rounds: int, with_end: bool) -> dict[str, Turns]:
+    sides = {"harness": harness, "flanlab": flanlab}
+    ends = {"harness": "", "flanlab": ""} | ({"harness_with_end": str(flanlab.facts["end"])} if with_end else {})
+    measured: dict[str, Turns] = {}
+    for name, questions in asked.items():
+        tokens = {who: one.ask("encode", questions)["found"] for who, one in sides.items()}
+        alone = harness.ask("score", [(prompt, ("",)) for prompt, _ in questions])["found"]
+        measured[name] = Turns(questions, tokens, [score for [score] in alone])
+    for one in sides.values():  # once, so that nothing is measured that happens only once
+        one.ask("score", next(iter(asked.values()))[:2])
     for number in range(rounds):
-        for name, work in turns.items():
-            if number and name == "harness_with_end":
-                continue  # Beside the main comparison, and the longest of the three: once is enough.
-            started, processor_started = time.perf_counter(), time.process_time()
-            scores[name] = work()
-            processor[name].append(time.process_time() - processor_started)
-            seconds[name].append(time.perf_counter() - started)
-        say(
-            f"{group.name}, round {number + 1}: "
-            + ", ".join(f"{name} {times[-1]:.1f} s (processor {processor[name][-1]:.1f} s)" for name, times in seconds.items())
-        )
-    result: dict[str, Any] = {
-        "group": group.name,
-        "questions": len(requests),
-        "options": sum(len(request.options) for request in requests),
-        "seconds": rounded(seconds),
-        "processor_seconds": rounded(processor),
-        "questions_per_second": {name: len(requests) / mean(times) for name, times in seconds.items()},
-    }
-    ours_with_end, ours = scores["flanlab"]
-    for suffix, own in (("", ours), ("_with_end", ours_with_end)):
-        theirs = without_separators(scores["harness" + suffix][0], separators)
-        result["ratio" + suffix] = mean(seconds["harness" + suffix]) / mean(seconds["flanlab"])
-        result["processor_ratio" + suffix] = mean(processor["harness" + suffix]) / mean(processor["flanlab"])
-        result["largest_difference" + suffix] = largest_difference(theirs, own)
-        result["same_predictions" + suffix] = same_predictions(theirs, own)
-    return result
+        for name, turns in measured.items():
+            for turn, end in list(ends.items())[:: -1 if number % 2 else 1]:
+                answer = sides[turn.removesuffix("_with_end")].ask("score", turns.questions, end)
+                times = turns.times.setdefault(turn, {"seconds": [], "processor_seconds": []})
+                for kind, found in times.items():
+                    found.append(answer[kind])
+                if turn == "flanlab":
+                    turns.scores["flanlab_with_end"] = [scores for scores, _ in answer["found"]]
+                    turns.scores["flanlab"] = [scores for _, scores in answer["found"]]
+                else:
+                    turns.scores[turn] = [
+                        [score - separator for score in scores]
+                        for scores, separator in zip(answer["found"], turns.separators, strict=True)
+                    ]
+            spent = {turn: times["processor_seconds"][-1] for turn, times in turns.times.items()}
+            say(f"round {number + 1}, {name}: processor " + ", ".join(f"{turn} {time:.1f} s" for turn, time in spent.items()))
+    return measured
 
 
-def rounded(times: dict[str, list[float]]) -> dict[str, list[float]]:
-    return {name: [round(value, 3) for value in values] for name, values in times.items()}
-
-
-def check_same_tokens(requests: Sequence[Request], loaded: LoadedModel, harness: Any, end: str) -> None:
-    """Stop where the two would read different tokens: their scores could then not be compared.
+def same_tokens(turns: Turns) -> list[bool]:
+    """Per question, whether the two read the same tokens.
 
     lm-eval counts white space at the end of a context to the answer, so what it scores begins with the separator:
 
-        flanlab    p p p sep | a0 a1
+        flanlab    p p p sep | a0 a1 </s>
         lm-eval    p p p | sep a0 a1
     """
-    for request in requests:
-        own = loaded.encoder.encode(request.prompt, request.options)
-        context = request.prompt + ANSWER_SEPARATOR
-        before, separator = harness._encode_pair(context, "")
-        if before + separator != own.prompt:
-            raise SystemExit("lm-eval and flanlab cut a prompt into other tokens; use another model.")
-        for option, answer in zip(request.options, own.answers, strict=True):
-            if harness._encode_pair(context, option) != (before, separator + answer[:-1]):
-                raise SystemExit(f"lm-eval and flanlab cut {option!r} into other tokens; use another model.")
-            if harness._encode_pair(context, option + end) != (before, separator + answer):
-                raise SystemExit(f"lm-eval does not read {end!r} as the end token; use another model.")
+
+    def texts(prompt: list[int], answers: list[list[int]], ended: bool) -> list[list[int]]:
+        return [prompt + (answer[:-1] if ended else answer) for answer in answers]
+
+    both = zip(turns.tokens["flanlab"], turns.tokens["harness"], strict=True)
+    return [texts(*own, ended=True) == texts(*other, ended=False) for own, other in both]
 
 
-def score_separators(harness: Any, requests: Sequence[Request]) -> Scores:
-    """What lm-eval's scores of each question's options have in common: the separator's log-probability."""
-    return score_with_harness(harness, [Request(request.prompt, ("",)) for request in requests])
+def summary(name: str, turns: Turns) -> dict[str, Any]:
+    """A task's times, their ratios, and how far the scores differ where the tokens are the same."""
+    same = same_tokens(turns)
+    lengths = [[len(answer) - 1 for answer in answers] for _, answers in turns.tokens["flanlab"]]
+    result: dict[str, Any] = {
+        "task": name,
+        "questions": len(turns.questions),
+        "one_token_questions": sum(max(options) == 1 for options in lengths),
+        "options": sum(map(len, lengths)),
+        "other_tokens": same.count(False),
+        **{kind: {turn: [round(value, 3) for value in times[kind]] for turn, times in turns.times.items()} for kind in KINDS},
+        "questions_per_second": {
+            turn: len(turns.questions) * len(times["seconds"]) / sum(times["seconds"]) for turn, times in turns.times.items()
+        },
+        **ratios([turns]),
+    }
+    for turn in turns.times.keys() - {"flanlab"}:
+        suffix = turn.removeprefix("harness")
+        both = zip(turns.scores[turn], turns.scores["flanlab" + suffix], same, strict=True)
+        pairs = [(theirs, own) for theirs, own, equal in both if equal]
+        differences = (abs(a - b) for theirs, own in pairs for a, b in zip(theirs, own, strict=True))
+        result["largest_difference" + suffix] = max(differences, default=0.0)
+        result["same_answers" + suffix] = sum(best(theirs) == best(own) for theirs, own in pairs)
+    return result
 
 
-def without_separators(scores: Scores, separators: Scores) -> Scores:
-    return [[score - separator for score in row] for row, [separator] in zip(scores, separators, strict=True)]
+KINDS = ("seconds", "processor_seconds")
 
 
-def largest_difference(first: Scores, second: Scores) -> float:
-    return max(abs(a - b) for left, right in zip(first, second, strict=True) for a, b in zip(left, right, strict=True))
+def best(scores: list[float]) -> int:
+    return scores.index(max(scores))
 
 
-def same_predictions(first: Scores, second: Scores) -> int:
-    """Questions where both hold the same option most likely."""
-    return sum(a.index(max(a)) == b.index(max(b)) for a, b in zip(first, second, strict=True))
+def ratios(measured: Sequence[Turns]) -> dict[str, float]:
+    """How many times as long lm-eval takes, over all rounds of the tasks."""
+    found = {}
+    for turn in measured[0].times.keys() - {"flanlab"}:
+        for kind, prefix in zip(KINDS, ("", "processor_"), strict=True):
+            spent = {who: sum(chain.from_iterable(one.times[who][kind] for one in measured)) for who in (turn, "flanlab")}
+            found[prefix + "ratio" + turn.removeprefix("harness")] = spent[turn] / spent["flanlab"]
+    return found
 
 
-def print_table(results: Sequence[dict[str, Any]]) -> None:
+def totals(measured: dict[str, Turns]) -> dict[str, Any]:
+    turns = list(measured.values())
+    seconds = {
+        kind: {turn: sum(chain.from_iterable(one.times[turn][kind] for one in turns)) for turn in turns[0].times}
+        for kind in KINDS
+    }
+    return {**ratios(turns), **seconds, "questions": sum(len(one.questions) for one in turns)}
+
+
+def memory(harness: Side, flanlab: Side) -> dict[str, Any]:
+    """Peak memory of each, whole and beyond what is resident once the model has answered a short question.
+
+    The ratios are flanlab's as a share of lm-eval's.
+    """
+    peaks = {"harness": harness.peak_bytes, "flanlab": flanlab.peak_bytes}
+    found: dict[str, Any] = {"peak_bytes": peaks, "memory_ratio": peaks["flanlab"] / peaks["harness"]}
+    if harness.facts["resident_bytes"] and flanlab.facts["resident_bytes"]:
+        beyond = {"harness": harness.peak_bytes - harness.facts["resident_bytes"]}
+        beyond["flanlab"] = flanlab.peak_bytes - flanlab.facts["resident_bytes"]
+        found["bytes_beyond_loaded"] = beyond
+        found["memory_ratio_beyond_loaded"] = beyond["flanlab"] / beyond["harness"]
+    return found
+
+
+def print_table(result: dict[str, Any]) -> None:
     print(
-        f"{'':31}{'questions':>10}{'options':>9}{'lm-eval s':>11}{'flanlab s':>11}{'lm-eval q/s':>13}{'flanlab q/s':>13}"
-        f"{'ratio':>8}{'cpu ratio':>11}{'largest diff':>14}{'same answer':>13}"
+        f"lm-eval {result['versions']['lm-eval']}, batch size {result['batch_size']}, torch {result['versions']['torch']}, "
+        f"threads {result['threads']}, rows of the {result['rows']}"
     )
-    for result in results:
-        for name, title in (("", result["group"]), ("_with_end", "  with end token")):
-            rate = result["questions_per_second"]
-            times = result["seconds"]
+    print(
+        f"{'':14}{'questions':>10}{'one-token':>10}{'options':>9}{'other tokens':>13}{'lm-eval q/s':>13}{'flanlab q/s':>13}"
+        f"{'ratio':>7}{'cpu ratio':>10}{'largest diff':>14}{'same answer':>13}"
+    )
+    for task in result["tasks"]:
+        for suffix, title in (("", task["task"]), ("_with_end", "  with end")):
+            if "ratio" + suffix not in task:
+                continue
+            rate = task["questions_per_second"]
             print(
-                f"{title:31}{result['questions']:>10}{result['options']:>9}"
-                f"{mean(times['harness' + name]):>11.1f}{mean(times['flanlab']):>11.1f}"
-                f"{rate['harness' + name]:>13.2f}{rate['flanlab']:>13.2f}{result['ratio' + name]:>8.2f}"
-                f"{result['processor_ratio' + name]:>11.2f}"
-                f"{result['largest_difference' + name]:>14.1e}"
-                f"{result['same_predictions' + name]:>10}/{result['questions']}"
+                f"{title:14}{task['questions']:>10}{task['one_token_questions']:>10}{task['options']:>9}{task['other_tokens']:>13}"
+                f"{rate['harness' + suffix]:>13.2f}{rate['flanlab']:>13.2f}{task['ratio' + suffix]:>7.2f}"
+                f"{task['processor_ratio' + suffix]:>10.2f}{task['largest_difference' + suffix]:>14.1e}"
+                f"{task['same_answers' + suffix]:>9}/{task['questions'] - task['other_tokens']}"
             )
+    for suffix, title in (("", "total"), ("_with_end", "total, with end")):
+        if "ratio" + suffix in result:
+            print(
+                f"{title:16} {result['questions']} questions: ratio {result['ratio' + suffix]:.2f}, of processor time "
+                f"{result['processor_ratio' + suffix]:.2f}"
+            )
+    peaks = {name: f"{size / 1e9:.2f} GB" for name, size in result["peak_bytes"].items()}
+    print(f"peak memory {peaks}, ratio {result['memory_ratio']:.2f}", end="")
+    if beyond := result.get("bytes_beyond_loaded"):
+        sizes = {name: f"{size / 1e9:.2f} GB" for name, size in beyond.items()}
+        print(f"; beyond the loaded model {sizes}, ratio {result['memory_ratio_beyond_loaded']:.2f}", end="")
+    print()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import resource
 import subprocess
 import sys
@@ -57,6 +58,8 @@ LIBRARY_TASKS = (
 )
 """One of each cluster."""
 KINDS = ("flanlab", "trl_padded", "trl_packed")
+REFERENCE = "unpacked"
+"""One example at a time through the model as transformers loads it: what flanlab's losses are held against."""
 
 
 def main() -> None:
@@ -69,10 +72,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "examples.json"
         path.write_text(json.dumps(make_examples(folder, mirror, arguments.examples)), encoding="utf-8")
-        turns: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+        turns: dict[str, list[dict[str, Any]]] = {}
         for number in range(arguments.rounds):
-            for kind in KINDS:
-                turns[kind].append(turn_in_own_process(kind, folder, path))
+            for kind in KINDS if number else (*KINDS, REFERENCE):
+                turns.setdefault(kind, []).append(turn_in_own_process(kind, folder, path, arguments.core))
                 result = turns[kind][-1]
                 say(f"round {number + 1}, {kind}: {result['seconds']:.1f} s (processor {result['processor_seconds']:.1f} s)")
     summary = summarize(turns)
@@ -88,8 +91,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", default=EMBEDDED_MODEL, help="folder or Hub id of the model")
     parser.add_argument("--examples", type=int, default=24, help="how many examples are trained on")
     parser.add_argument("--rounds", type=int, default=2, help="how often the three take turns")
+    parser.add_argument("--core", type=int, help="the one core that every turn runs on (Linux)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
-    parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
+    parser.add_argument("--kind", choices=(*KINDS, REFERENCE), help=argparse.SUPPRESS)
     parser.add_argument("--model-folder", help=argparse.SUPPRESS)
     parser.add_argument("--examples-file", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -113,9 +117,10 @@ def make_examples(folder: str, mirror: Path | None, count: int) -> list[dict[str
     return examples
 
 
-def turn_in_own_process(kind: str, folder: str, examples: Path) -> dict[str, Any]:
+def turn_in_own_process(kind: str, folder: str, examples: Path, core: int | None) -> dict[str, Any]:
     command = [sys.executable, __file__, "--kind", kind, "--model-folder", folder, "--examples-file", str(examples)]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    pin = None if core is None else lambda: os.sched_setaffinity(0, {core})
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, preexec_fn=pin).stdout
     result: dict[str, Any] = json.loads(output.splitlines()[-1])
     return result
 
@@ -124,6 +129,8 @@ def run_turn(kind: str, folder: str, path: Path) -> dict[str, Any]:
     examples = json.loads(path.read_text(encoding="utf-8"))
     if kind == "flanlab":
         result = train_with_flanlab(folder, examples)
+    elif kind == REFERENCE:
+        result = train_unpacked(folder, examples)
     else:
         result = train_with_trl(folder, examples, packed=kind == "trl_packed")
     # Linux counts in kibibytes, macOS in bytes.
@@ -138,20 +145,48 @@ def train_with_flanlab(folder: str, examples: Sequence[dict[str, Any]]) -> dict[
         for one in examples
     ]
     steps = [encoded[start : start + EXAMPLES_PER_STEP] for start in range(0, len(encoded), EXAMPLES_PER_STEP)]
-    settings = TrainingSettings(
-        steps=len(steps), micro_batch_tokens=ROW_TOKENS, learning_rate=LEARNING_RATE, schedule="constant"
-    )
+    settings = settings_for(len(steps))
     model = prepare_for_training(loaded, settings).train()
     optimizer = make_optimizer(model, settings)
     started, processor_started = time.perf_counter(), time.process_time()
-    for step in steps:
-        train_step(model, optimizer, PackedObjective(), step, settings, LEARNING_RATE)
+    losses = [train_step(model, optimizer, PackedObjective(), step, settings, LEARNING_RATE)[0] for step in steps]
     return {
         "seconds": time.perf_counter() - started,
         "processor_seconds": time.process_time() - processor_started,
         "tokens": sum(one.length for one in encoded),
         "steps": len(steps),
+        "losses": losses,
     }
+
+
+def train_unpacked(folder: str, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The same steps, written as plainly as can be: nothing packed, nothing batched, transformers' own attention."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
+    steps = [examples[start : start + EXAMPLES_PER_STEP] for start in range(0, len(examples), EXAMPLES_PER_STEP)]
+    settings = settings_for(len(steps))
+    optimizer = make_optimizer(model, settings)
+    losses = []
+    started, processor_started = time.perf_counter(), time.process_time()
+    for step in steps:
+        optimizer.zero_grad()
+        target_tokens = sum(len(one["target"]) for one in step)
+        losses.append(0.0)
+        for one in step:
+            logits = model(input_ids=torch.tensor([one["prompt"] + one["target"]])).logits[0, len(one["prompt"]) - 1 : -1]
+            loss = torch.nn.functional.cross_entropy(logits, torch.tensor(one["target"]), reduction="sum") / target_tokens
+            loss.backward()
+            losses[-1] += loss.item()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
+        optimizer.step()
+    return {
+        "seconds": time.perf_counter() - started,
+        "processor_seconds": time.process_time() - processor_started,
+        "losses": losses,
+    }
+
+
+def settings_for(steps: int) -> TrainingSettings:
+    return TrainingSettings(steps=steps, micro_batch_tokens=ROW_TOKENS, learning_rate=LEARNING_RATE, schedule="constant")
 
 
 def train_with_trl(folder: str, examples: Sequence[dict[str, Any]], packed: bool) -> dict[str, Any]:
@@ -242,6 +277,8 @@ def summarize(turns: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     def rate(kind: str, seconds: str = "seconds") -> float:
         return float(sum(turn["tokens"] for turn in turns[kind]) / sum(turn[seconds] for turn in turns[kind]))
 
+    differences = zip(turns["flanlab"][0]["losses"], turns[REFERENCE][0]["losses"], strict=True)
+
     def peak(kind: str) -> float:
         return float(max(turn["peak_bytes"] for turn in turns[kind]))
 
@@ -256,6 +293,9 @@ def summarize(turns: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         "vs_trl_padded": rate("flanlab") / rate("trl_padded"),
         "vs_trl_packed": rate("flanlab") / rate("trl_packed"),
         "processor_vs": {kind: rate("flanlab", "processor_seconds") / rate(kind, "processor_seconds") for kind in KINDS},
+        "memory_vs_trl_padded": peak("flanlab") / peak("trl_padded"),
+        "memory_vs_trl_packed": peak("flanlab") / peak("trl_packed"),
+        "largest_loss_difference_to_unpacked": max(abs(ours - plain) for ours, plain in differences),
         "trl_packed_examples_leak": turns["trl_packed"][0]["packed_examples_leak"],
         "trl_attention": turns["trl_packed"][0]["attention"],
     }
@@ -276,6 +316,8 @@ def print_table(summary: dict[str, Any]) -> None:
             f"{summary['processor_vs'][kind]:>8.2f}x"
             f"{summary['peak_gigabytes'][kind]:>9.2f}"
         )
+    difference = summary["largest_loss_difference_to_unpacked"]
+    print(f"loss per token of a step: at most {difference:.1e} from that of unpacked training")
 
 
 if __name__ == "__main__":

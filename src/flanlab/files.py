@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from flanlab.errors import FlanlabError
 
 
@@ -44,6 +46,16 @@ def read_json(path: Path) -> Any:
         raise FlanlabError(f"{path}: there is no such file.", mend="Name the folder of a run that has got that far.") from error
     except ValueError as error:
         raise FlanlabError(f"{path}: is damaged ({error}).", mend="Delete the file and run the command again.") from error
+
+
+@contextmanager
+def filling_the_cache() -> Iterator[None]:
+    """Let one process at a time fetch or convert something for the cache folder; the others wait, and find it there."""
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    # The lock goes with the process that holds it, however that ends.
+    with FileLock(folder / ".lock"):
+        yield
 
 
 @contextmanager

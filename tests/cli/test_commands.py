@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from flanlab.cli.tasks import _rows_within_reach
+from flanlab.data import sources
 from flanlab.tasks.clusters import Cluster
+from flanlab.tasks.loading import load_task
 from tests.task_files import REVIEWS, task_content, write_task_file
 
 
@@ -183,6 +186,18 @@ def test_lint_checks_what_is_at_hand_and_says_what_is_not(tmp_path: Path) -> Non
     assert report["rows_checked"] == {"train": len(REVIEWS)}
     assert len(report["missing"]) == 2
     assert result.stderr.count("checked in part") == 2
+
+
+def test_lint_reads_no_rows_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {name: {"files": {"train": "reviews.jsonl"}} for name in ("one", "other")}
+    task = load_task(write_task_file(tmp_path, task_content(source=None, parts=parts)))
+    read: list[Path] = []
+    original = sources.read_table
+    monkeypatch.setattr(sources, "read_table", lambda path: read.append(path) or original(path))
+    rows, missing = _rows_within_reach(task, None)
+    assert len(rows["train"]) == 2 * len(REVIEWS)
+    assert missing == []
+    assert len(read) == 2
 
 
 def test_contamination_prints_a_table_and_json(tmp_path: Path) -> None:

@@ -156,6 +156,31 @@ def test_without_inverted_templates_only_forward_ones_are_shown(encoder: TextEnc
     assert templates == {1, 2}
 
 
+@pytest.mark.parametrize("count", [1, 2, 50])
+def test_templates_per_task_counts_forward_ones_and_leaves_inverted_ones_alone(count: int, encoder: TextEncoder) -> None:
+    shown: dict[int | None, set[int]] = {}
+    [task] = mixture(sizes={"one": 20}).tasks
+    forward = set(task.forward_templates())
+    for limit in (count, count + 1, None):
+        found = mixture(sizes={"one": 20}, templates_per_task=limit)
+        examples = stream(found, encoder, list(range(10 * found.cycle_length))).values()
+        shown[limit] = {example.example.template for example in examples if isinstance(example, EncodedExample)}
+    assert shown[None] == set(range(1, len(task.templates) + 1))
+    assert len(shown[count] & forward) == min(count, len(forward))
+    assert shown[count] <= shown[count + 1]
+    assert shown[count] - forward == shown[None] - forward != set()
+
+
+def test_instructions_leave_the_stream_but_for_the_templates(encoder: TextEncoder) -> None:
+    full, bare = mixture(), mixture(instructions="none", options="none")
+    for position in range(full.cycle_length):
+        ours, theirs = full.example(position, encoder), bare.example(position, encoder)
+        assert isinstance(ours, EncodedExample)
+        assert isinstance(theirs, EncodedExample)
+        assert full.address(position) == bare.address(position)
+        assert theirs.example.prompt == f"{theirs.example.task} {theirs.example.row}"
+
+
 def test_the_train_cap_chooses_rows_once_and_for_all() -> None:
     found = mixture(train_cap=5, maximum=100)
     assert found.row_counts == [3, 5, 5]

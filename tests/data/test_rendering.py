@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from flanlab.data.rendering import Example, option_count, prepare_row, render, shorten_longest_field
+from flanlab.data.rendering import Example, PreparedRow, option_count, prepare_row, render, shorten_longest_field
 from flanlab.tasks.schema import Task
 from tests.task_files import generation_content, refusal, task_in_memory
 
@@ -204,6 +206,37 @@ def test_any_text_can_be_shortened_or_is_let_be(text: str) -> None:
     row = prepare_row(task_in_memory(), {"text": text, "label": 0}, 0)
     shorter = shorten_longest_field(row, 20)
     assert shorter is None or 0 < len(shorter.shown["text"]) <= len(text) - 20
+
+
+@given(
+    st.lists(st.text("aä -.", min_size=1, max_size=12), min_size=12, max_size=60).map(" ".join),
+    st.integers(1, 60),
+    st.sampled_from(["end", "middle"]),
+)
+def test_what_is_left_of_a_field_is_its_beginning_or_both_its_ends(text: str, characters: int, where: Any) -> None:
+    whole = text.strip()
+    row: PreparedRow | None = prepare_row(task_in_memory(), {"text": text, "label": 0}, 0)
+    length = len(whole)
+    while row is not None and (row := shorten_longest_field(row, characters, where)) is not None:
+        shown = row.shown["text"]
+        assert len(shown) <= length - characters
+        length = len(shown)
+        head, gap, tail = shown.partition(" [...] ")
+        assert whole.startswith(head)
+        assert bool(gap) == (where == "middle")
+        if where == "middle":
+            assert whole.endswith(tail)
+            assert head
+            assert tail
+            assert "[...]" not in tail, "cut again, a text still has one gap"
+        assert row.fields["text"] == text, "options and answer are still made from the whole"
+
+
+def test_a_field_loses_words_of_its_middle() -> None:
+    text = " ".join(f"word{number}" for number in range(20))
+    row = shorten_longest_field(prepare_row(task_in_memory(), {"text": text, "label": 0}, 0), 60, "middle")
+    assert row is not None
+    assert row.shown["text"] == "word0 word1 word2 word3 word4 [...] word16 word17 word18 word19"
 
 
 def test_without_text_nothing_can_be_shortened() -> None:

@@ -12,8 +12,17 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from flanlab.data import sources
 from flanlab.data.rendering import prepare_row, render
-from flanlab.data.sources import CONVERSION, MIRROR_VARIABLE, MissingDataError, label_names, load_rows, load_splits
+from flanlab.data.sources import (
+    CONVERSION,
+    MIRROR_VARIABLE,
+    MissingDataError,
+    Rows,
+    label_names,
+    load_rows,
+    load_splits,
+)
 from flanlab.tasks.loading import load_task
 from flanlab.tasks.schema import Task
 from flanlab.tasks.templating import TemplatingError
@@ -174,6 +183,41 @@ def test_the_filter_keeps_the_rows_for_which_it_is_true(make_task: MakeTask) -> 
     rows = load_rows(make_task(ROWS, filter="{{ label >= 0 }}"), "train")
     assert [row["label"] for row in rows] == [0, 1, 0, 1, 0, 1]
     assert rows[-1] == ROWS[8]
+
+
+def test_what_passes_a_filter_of_many_rows_is_found_out_once(
+    make_task: MakeTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLANLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sources, "_MANY_ROWS", len(ROWS))
+    found = sources._passing
+    asked: list[str] = []
+
+    def passing(task: Task, rows: Rows) -> list[int]:
+        asked.append(str(task.filter))
+        return found(task, rows)
+
+    monkeypatch.setattr(sources, "_passing", passing)
+    source = {"files": "reviews.jsonl", "splits": {"train": "all", "test": "all"}}
+    task = make_task(ROWS, filter="{{ label >= 0 }}", source=source)
+    first = load_rows(task, "train")
+    assert list(load_rows(task, "train")) == list(first)
+    assert len(asked) == 1
+
+    load_rows(task, "test")
+    others = make_task(ROWS, filter="{{ label >= 1 }}", source=source)
+    assert list(load_rows(others, "train")) != list(first)
+    load_rows(make_task([*ROWS, ROWS[0]], filter="{{ label >= 0 }}", source=source), "train")
+    assert len(asked) == 4, "another split, filter or file is asked anew"
+
+    task = make_task(ROWS, filter="{{ label >= 0 }}", source=source)
+    for path in (tmp_path / "cache" / "filters").iterdir():
+        path.write_bytes(path.read_bytes()[:-1])
+    assert list(load_rows(task, "train")) == list(first)
+    assert len(asked) == 5, "a damaged file is no answer"
+
+    monkeypatch.setenv("FLANLAB_CACHE", str(task.path))
+    assert list(load_rows(task, "train")) == list(first), "a cache folder that cannot be written is no obstacle"
 
 
 @pytest.mark.parametrize(

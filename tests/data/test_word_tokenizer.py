@@ -34,8 +34,8 @@ def test_what_is_put_together_from_pieces_is_what_would_be_tokenized_whole(name:
 
 
 def test_pieces_are_forgotten_when_they_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(word_tokenizer, "_MOST_PIECES", 3)
+    monkeypatch.setattr(word_tokenizer, "_MOST_WORDS", 3)
     tokenizer = WordTokenizer(make_tokenizer())
     for text in ("Is it so?", "It is not so.", "Is it not so?"):
         assert tokenizer.tokens([text, "so it is"]) == tokenizer.tokens_of_whole([text, "so it is"])
-        assert len(tokenizer._remembered) < 3 + 8
+        assert len(tokenizer._words) <= 3 + 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from flanlab.evaluation import predict as module
 from flanlab.evaluation.neutral import NeutralScores
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
 from flanlab.evaluation.predict import PREDICTION_SCHEMA, predict, read_predictions, refuse_seen
+from flanlab.evaluation.results import task_results
 from flanlab.models import loading
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.models.scoring import Question
@@ -279,6 +281,23 @@ def test_long_prompts_lose_the_end_of_their_text(tasks: tuple[Task, Task], tiny:
     for row in found:
         assert len(tiny.encoder.encode(row["prompt"], row["options"]).prompt) <= 200
         assert row["prompt"].count("OPTIONS:") == 1
+
+
+def test_long_prompts_may_lose_the_middle_of_their_text(tasks: tuple[Task, Task], tiny: LoadedModel, tmp_path: Path) -> None:
+    rows = load_rows(tasks[0], "test").table.to_pylist()
+    rows[0]["text"] = f"At first {'word ' * 400} at last."
+    write_rows(tmp_path / "tasks" / "comments.jsonl", [*rows, *rows])
+    task = load_task(tmp_path / "tasks" / "comments.yaml")
+    settings = EvaluationSettings(rows=20, prompt_tokens=200, generate=False, truncate="middle")
+    found = run(tiny, unit_of(task, settings), tmp_path / "out", settings)
+    assert {row["row"] for row in found if row["shortened"]} == {0}
+    for row in (row for row in found if row["shortened"]):
+        assert len(tiny.encoder.encode(row["prompt"], row["options"]).prompt) <= 200
+        assert re.search(r"At first word .* \[\.\.\.\] .* word *at last\.", row["prompt"])
+        assert row["prompt"].count("[...]") == 1
+        assert row["prompt"].count("OPTIONS:") == 1
+    entry, _ = task_results(task, {"v": tmp_path / "out"}, settings)
+    assert entry["shortened"] == sum(row["shortened"] for row in found) > 0
 
 
 def test_prompt_that_cannot_be_shortened_is_named(tasks: tuple[Task, Task], tiny: LoadedModel, tmp_path: Path) -> None:

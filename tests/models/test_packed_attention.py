@@ -17,6 +17,7 @@ from flanlab.models.packed_attention import (
     ATTENTION_NAME,
     check_isolation,
     pack_segments,
+    pack_sharing,
     packed_attention,
     packed_logits,
 )
@@ -72,6 +73,34 @@ def test_layout_of_a_packed_row() -> None:
         [1, 1, 1, 0, 0, 1],
     ]
     assert packed.segments[1][2] is None, "one branch is plain causal attention"
+
+
+def test_layout_of_a_row_that_shares() -> None:
+    head = list(range(100, 110))
+    segments = [([*head, 5, 6], [[7, 8], [7, 9]]), ([*head, 5, 6, 3], [[4]]), ([*head, 2], []), ([1, 2], [])]
+    packed, places = pack_sharing(segments)
+    assert packed.input_ids.tolist() == [*head, 5, 6, 7, 8, 9, 3, 4, 2, 1, 2]
+    assert packed.position_ids.tolist() == [*range(12), 12, 13, 13, 12, 13, 10, 0, 1]
+    assert packed.contexts == [(), ((0, 12),), ((0, 10),), ()]
+    assert [place.prompt for place in places] == [((0, 12),), ((0, 12), (15, 1)), ((0, 10), (17, 1)), ((18, 2),)]
+    assert [place.branches for place in places] == [[[12, 13], [12, 14]], [[16]], [], []]
+    (_, _, branched), (_, _, continued), (_, _, single), (_, _, alone) = packed.segments
+    assert branched is not None
+    assert branched[12:, 11:].int().tolist() == [[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 0, 1]]
+    assert continued is not None
+    assert continued.int().tolist() == [[1] * 13 + [0], [1] * 14]
+    assert single is not None
+    assert single.int().tolist() == [[1] * 11]
+    assert alone is None
+
+
+def test_training_rows_share_nothing() -> None:
+    """Each example is a segment of its own there, whatever it has in common with another."""
+    prompt = list(range(100, 120))
+    packed = pack_segments([(prompt, [[5, 6]]), (prompt, [[5, 7]])])
+    assert packed.input_ids.tolist() == [*prompt, 5, 6, *prompt, 5, 7]
+    assert packed.contexts == ()
+    assert packed.causal
 
 
 @pytest.mark.parametrize("kind", KINDS)

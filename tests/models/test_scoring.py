@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from flanlab.data.encoding import ANSWER_SEPARATOR, TextEncoder
 from flanlab.errors import FlanlabError
 from flanlab.models import scoring
 from flanlab.models.loading import load_model
-from flanlab.models.packed_attention import ATTENTION_NAME
+from flanlab.models.packed_attention import ATTENTION_NAME, PackedBatch
 from flanlab.models.scoring import Answer, Question, answer_questions
 from tests.tiny import make_tokenizer, save_tiny, stock_model
 
@@ -80,6 +81,69 @@ def test_scores_are_those_of_one_option_at_a_time(kind: str, budget: int, tiny_f
         assert answer.scores == pytest.approx([whole for whole, _ in expected], abs=1e-4)
         assert answer.scores_without_end == pytest.approx([part for _, part in expected], abs=1e-4)
         assert answer.generated == []
+
+
+def alike_questions() -> list[Question]:
+    """Prompts that begin alike: by templates, by passages within them, wholly, one the beginning of another; out of order."""
+    draw = random.Random(11)
+
+    def tokens(count: int) -> list[int]:
+        return [draw.randrange(1, 330) for _ in range(count)]
+
+    head, other_head = tokens(20), tokens(13)
+    passage = [*head, *tokens(25)]
+    prompts = [
+        *([*head, *tokens(6)] for _ in range(3)),
+        *([*passage, *tokens(9)] for _ in range(3)),
+        *([*other_head, *tokens(draw.randrange(1, 30))] for _ in range(4)),
+        passage,
+        head,
+        head,
+        [*passage[:30], *tokens(12)],
+        head[:5],
+    ]
+    start = tokens(3)
+    options = [[[*start, *tokens(count), END] for count in (0, 2, 2)] + [[*tokens(1), END], [END]] for _ in prompts]
+    questions = [Question(prompt, found) for prompt, found in zip(prompts, options, strict=True)]
+    draw.shuffle(questions)
+    return questions
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("budget", [1, 120, 100_000])
+def test_scores_of_questions_that_begin_alike(kind: str, budget: int, tiny_folders: dict[str, Path]) -> None:
+    reference = stock_model(tiny_folders[kind])
+    model = load_model(str(tiny_folders[kind]), device="cpu").model
+    questions = alike_questions()
+    for question, answer in zip(questions, answers_in_order(model, questions, budget), strict=True):
+        expected = [plain_scores(reference, question.prompt, option) for option in question.options]
+        assert answer.scores == pytest.approx([whole for whole, _ in expected], abs=1e-4)
+        assert answer.scores_without_end == pytest.approx([part for _, part in expected], abs=1e-4)
+
+
+def test_what_questions_have_in_common_is_computed_once(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(str(tiny_folder), device="cpu").model
+    computed: list[int] = []
+    original = scoring.packed_forward
+
+    def counting(model: PreTrainedModel, batch: PackedBatch, *args: Any, **kwargs: Any) -> Any:
+        computed.append(len(batch.input_ids))
+        return original(model, batch, *args, **kwargs)
+
+    monkeypatch.setattr(scoring, "packed_forward", counting)
+    head, options = list(range(100, 130)), [[40, 41, 50, END], [40, 41, 60, END], [70, END]]
+    answers_in_order(model, [Question([*head, number, 9], options) for number in range(1, 5)], 4096)
+    # The head, four times two tokens of a prompt's own, and the tokens that options read, 40 and 41 once for two of them.
+    assert computed == [30 + 4 * 2 + 4 * (4 + 1)]
+
+
+@pytest.mark.parametrize("budget", [1, 120, 100_000])
+def test_generation_after_prompts_that_begin_alike(budget: int, tiny_folder: Path) -> None:
+    reference, model = stock_model(tiny_folder), load_model(str(tiny_folder), device="cpu").model
+    prompts = {tuple(question.prompt) for question in alike_questions()}
+    questions = [Question(list(prompt), [[40, END]], 12) for prompt in sorted(prompts, key=len)]
+    expected = [plain_generation(reference, question) for question in questions]
+    assert [answer.generated for answer in answers_in_order(model, questions, budget)] == expected
 
 
 @pytest.mark.parametrize("style", ["instruction", "chat"])

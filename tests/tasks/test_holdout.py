@@ -197,3 +197,19 @@ def test_seen_reason_tells_the_task_itself_first() -> None:
         "the model was trained on rte, of the cluster natural_language_inference"
     )
     assert seen_reason(task("sst", SENTIMENT), stamp(split)) is None
+
+
+def test_supervised_trains_on_a_held_out_task_alone_and_is_seen() -> None:
+    tasks = [task("rte", NLI), task("cb", NLI), task("sst2", SENTIMENT)]
+    split = HoldOut((NLI,), "remove", ("rte",)).split(tasks)
+    assert (names(split.train), names(split.test)) == (["rte"], ["rte", "cb"])
+    assert set(split.left_out) == {"cb", "sst2"}
+    assert set(split.allowed) == {"rte"}
+    assert seen_reason(tasks[0], stamp(split)) == "the model was trained on it"
+
+
+@pytest.mark.parametrize("name", ["sst2", "no_such_task"])
+def test_supervised_takes_held_out_tasks_only(name: str) -> None:
+    message = refusal(lambda: HoldOut((NLI,), "remove", (name,)).split([task("rte", NLI), task("sst2", SENTIMENT)])).message
+    assert name in message
+    assert "no held-out task" in message

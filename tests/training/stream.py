@@ -61,7 +61,7 @@ def train_tiny(loaded: LoadedModel, mixture: Mixture, settings: TrainingSettings
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """The training log without what time it took."""
     lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return [{name: value for name, value in json.loads(line).items() if name != "seconds"} for line in lines]
+    return [{name: value for name, value in json.loads(line).items() if "seconds" not in name} for line in lines]
 
 
 def last_checkpoint(folder: Path) -> Path:

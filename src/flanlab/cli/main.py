@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flanlab import __version__
-from flanlab.cli import contamination, evaluate, export, mix, report, run, tasks
+from flanlab.cli import ablate, contamination, evaluate, export, mix, report, run, tasks
 from flanlab.errors import FlanlabError
 from flanlab.processes import may_tell
 
@@ -26,6 +26,7 @@ app.command("run")(run.run)
 app.command("mix")(mix.mix)
 app.command("train")(run.train)
 app.command("eval")(evaluate.evaluate)
+app.command("ablate")(ablate.ablate)
 app.command("report")(report.report)
 app.command("contamination")(contamination.contamination)
 

@@ -23,7 +23,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="With --compare: write the comparison as an HTML page.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write report.html into each run folder, from its results files alone; or compare two.
+    """Write report.html into each folder of a run or of an ablation, from results files alone; or compare two runs.
 
     Example: flan report runs/quickstart
 
@@ -38,9 +38,11 @@ def report(
         raise typer.BadParameter("is needed beside --out and --json.", param_hint="--compare")
 
     from flanlab.report.html import write_report
+    from flanlab.report.sweep import is_sweep
+    from flanlab.report.sweep_page import write_sweep_page
 
-    for folder in runs:
-        typer.echo(str(write_report(Path(folder), examples=examples)))
+    for folder in map(Path, runs):
+        typer.echo(str(write_sweep_page(folder) if is_sweep(folder) else write_report(folder, examples=examples)))
 
 
 def _compare(first: str, second: str, out: Path | None, as_json: bool) -> None:

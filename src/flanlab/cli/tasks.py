@@ -180,17 +180,35 @@ def _rows_within_reach(task: Task, mirror: Path | None) -> tuple[dict[str, Rows]
     missing: dict[str, None] = {}
     splits: tuple[Split, ...] = ("train", "dev", "test")
     for split in splits:
-        at_hand = task
-        for part in task.evaluated_parts(split) if task.has_split(split) else ():
-            try:
-                rows_by_split[split] = load_rows(part, split, mirror)
-            except MissingDataError as error:
-                missing[error.message] = None
-                if len(at_hand.parts) > 1:
-                    at_hand = at_hand.without_part(part.name.partition(".")[2])
-        if task.parts and split in rows_by_split:
-            rows_by_split[split] = load_rows(at_hand, split, mirror)
+        if not task.has_split(split):
+            continue
+        try:
+            rows_by_split[split] = load_rows(task, split, mirror)
+        except MissingDataError as error:
+            at_hand, of_parts = _parts_within_reach(task, split, mirror) if task.parts else (None, [error.message])
+            missing |= dict.fromkeys(of_parts)
+            if at_hand is not None:
+                rows_by_split[split] = load_rows(at_hand, split, mirror)
     return rows_by_split, list(missing)
+
+
+def _parts_within_reach(task: Task, split: Split, mirror: Path | None) -> tuple[Task | None, list[str]]:
+    """A task without the parts whose rows are not at hand, None where none are; and what is missing, in words."""
+    from flanlab.data.sources import MissingDataError, load_rows
+
+    missing: dict[str, str] = {}
+    parts = task.evaluated_parts(split)
+    for part in parts:
+        try:
+            load_rows(part, split, mirror)
+        except MissingDataError as error:
+            missing[part.name.partition(".")[2]] = error.message
+    if len(missing) == len(parts):
+        return None, list(missing.values())
+    at_hand = task
+    for name in missing:
+        at_hand = at_hand.without_part(name)
+    return at_hand, list(missing.values())
 
 
 @app.command("schema")

@@ -8,9 +8,8 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -30,8 +29,7 @@ EXEMPLAR_SEPARATOR = "\n\n"
 """Stands between one exemplar and the next, and before the question itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedQuestion:
+class EncodedQuestion(NamedTuple):
     """A prompt and its possible answers as token ids; each answer ends with the end token."""
 
     prompt: list[int]

@@ -24,7 +24,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 _WORDS = (
@@ -76,8 +76,16 @@ def pieces_pattern(tokenizer_json: str) -> re.Pattern[str] | None:
     cut_through = any(_CUT_WITHIN_A_TOKEN.search(token["content"]) for token in tokenizer["added_tokens"])
     if cut_through or not any(map(_splits, splitters)) or not _cuts_after_line_breaks(tokenizer):
         return None
-    patterns = {step["pattern"]["Regex"] for step in splitters if step["type"] == "Split"}
-    return _PIECES if patterns <= {_GPT2} else _PIECES_WITH_LINE_BREAKS
+    return _PIECES if _line_breaks_stand_alone(splitters) else _PIECES_WITH_LINE_BREAKS
+
+
+def cuts_before_line_breaks(tokenizer_json: str) -> bool:
+    """Whether a tokenizer that has pieces always cuts before line breaks, too, if they do not follow white space."""
+    return _line_breaks_stand_alone(_steps(json.loads(tokenizer_json)["pre_tokenizer"], "pretokenizers"))
+
+
+def _line_breaks_stand_alone(splitters: Iterable[dict[str, Any]]) -> bool:
+    return {step["pattern"].get("Regex") for step in splitters if step["type"] == "Split"} <= {_GPT2}
 
 
 def _steps(step: dict[str, Any] | None, parts: str) -> Iterator[dict[str, Any]]:

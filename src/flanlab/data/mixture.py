@@ -12,8 +12,8 @@ import contextlib
 import functools
 import gc
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -29,6 +29,7 @@ from flanlab.data.rendering import (
 )
 from flanlab.data.sources import Rows
 from flanlab.errors import FlanlabError
+from flanlab.tasks.phrasing import Phrasing, phrased
 from flanlab.tasks.schema import Task
 
 OptionOrder = Literal["shuffled", "fixed", "none"]
@@ -46,10 +47,15 @@ class MixtureSettings(BaseModel):
     target_tokens: int = Field(256, gt=0, description="Examples with longer targets are left out.")
     options: OptionOrder = Field("shuffled", description="Order of the OPTIONS block: shuffled, fixed, or none shown.")
     inverted: bool = Field(True, description="Train on inverted templates too.")
+    templates_per_task: int | None = Field(
+        None, gt=0, description="Forward templates of each task that train, a random choice; all, where not given."
+    )
+    instructions: Phrasing = Field(
+        "full", description="full; or, for ablations, name (of task type and data set) or none before the bare inputs."
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """What stands at a position of the stream."""
 
     task: int
@@ -82,8 +88,7 @@ class Dropped:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """What is shown: a row through a template, its options in an order (None: not shown)."""
 
     task: Task
@@ -92,7 +97,7 @@ class Choice:
     order: Sequence[int] | None
 
 
-_EXAMPLES_AT_ONCE = 1_000
+_EXAMPLES_AT_ONCE = 4_000
 
 
 class Mixture:
@@ -101,14 +106,19 @@ class Mixture:
     def __init__(self, tasks: Sequence[Task], rows: Mapping[str, Rows], settings: MixtureSettings, seed: int) -> None:
         if not tasks:
             raise FlanlabError("No task is left to train on.", mend="Hold out fewer clusters, or include more tasks.")
-        self.tasks = tuple(tasks)
+        self.tasks = tuple(phrased(task, settings.instructions) for task in tasks)
         self.settings = settings
         self.seed = seed
         self._rows = rows
-        self._templates = [self._training_templates(task) for task in tasks]
+        self._templates = [self._training_templates(task) for task in self.tasks]
         self.row_counts = [min(len(rows[task.name]), settings.train_cap) for task in tasks]
         self.cycle_counts = examples_per_cycle(self.row_counts, settings.maximum, settings.temperature)
         self._bounds = np.cumsum(self.cycle_counts)
+
+    @property
+    def rows(self) -> Mapping[str, Rows]:
+        """The rows of each task, by its name."""
+        return self._rows
 
     @property
     def cycle_length(self) -> int:
@@ -174,10 +184,14 @@ class Mixture:
         return Choice(task, template, row, order)
 
     def _training_templates(self, task: Task) -> list[int]:
+        forward = task.forward_templates()
+        # The first of one order, so that few templates are always among the many.
+        order = short_permutation(len(forward), (self.seed, task.name, "training templates"))
+        chosen = {forward[place] for place in order[: self.settings.templates_per_task]}
         return [
             number
             for number, template in enumerate(task.templates, start=1)
-            if self.settings.inverted or template.direction == "forward"
+            if number in chosen or (self.settings.inverted and template.direction == "inverted")
         ]
 
     def _row_at(self, task: int, epoch: int, turn: int) -> int:
@@ -248,6 +262,6 @@ def encode_within(
                 if shorter is None:
                     found[place] = Dropped(choice.task.name, choice.row.index, choice.template, "prompt too long")
                 else:
-                    too_long[place] = replace(choice, row=shorter)
+                    too_long[place] = choice._replace(row=shorter)
         remaining = too_long
     return [found[place] for place in range(len(choices))]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, Literal
 
 from jinja2 import Undefined
@@ -38,7 +37,7 @@ class Example:
     """Every acceptable answer, the target among them; the target alone unless the task lists more."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class PreparedRow:
     """A row with its fields, so that ten templates do not work them out ten times."""
 
@@ -48,18 +47,20 @@ class PreparedRow:
     fields: Mapping[str, Any]
     cut: Mapping[str, str] = field(default_factory=dict)
     """Fields that a prompt shows without their end or middle. Options, answer and target are always made from whole fields."""
+    _options: tuple[str, ...] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def shown(self) -> Mapping[str, Any]:
         """The fields as a prompt shows them."""
         return {**self.fields, **self.cut}
 
-    @cached_property
+    @property
     def options(self) -> tuple[str, ...]:
         """The possible answers in the task's own words; empty for generation."""
-        if self.task.options is None:
-            return ()
-        return _option_texts(self.task, self.index, self.task.options, self.fields, self.columns)
+        if self._options is None:
+            source = self.task.options
+            self._options = () if source is None else _option_texts(self.task, self.index, source, self.fields, self.columns)
+        return self._options
 
 
 def prepare_row(task: Task, row: Mapping[str, Any], index: int) -> PreparedRow:
@@ -126,7 +127,12 @@ def render(task: Task, template_number: int, row: PreparedRow, option_order: Seq
     if options:
         beside_fields["options"] = list(options)
     prompt = _text(_evaluate(task, row.index, f"{where}, prompt", template.prompt, beside_fields, row.cut, row.fields))
-    target = _text(_evaluate(task, row.index, f"{where}, target", template.target, beside_fields, row.fields))
+    is_answer = template.target == _THE_ANSWER
+    target = (
+        answer
+        if is_answer
+        else _text(_evaluate(task, row.index, f"{where}, target", template.target, beside_fields, row.fields))
+    )
     for part, text in (("prompt", prompt), ("target", target)):
         if not text:
             raise FlanlabError(
@@ -155,7 +161,7 @@ def render(task: Task, template_number: int, row: PreparedRow, option_order: Seq
         )
     references: tuple[str, ...] = (target,)
     # A template with a target of its own (the other translation direction, an inverted one) has only that reference.
-    if forward and task.references is not None and template.target == _THE_ANSWER:
+    if forward and task.references is not None and is_answer:
         references = _references(task, row, {"answer": answer}, row.fields, row.columns) or references
     return Example(task.name, task.clusters[0], template_number, row.index, prompt, target, references=references)
 

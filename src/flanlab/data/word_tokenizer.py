@@ -1,24 +1,31 @@
 """Tokenizing texts word by word, each word once, where the tokenizer is known to allow it (see joins.py).
 
 Words come back, within a text and from one to the next, so putting a text together from the tokens of its words is many times
-as fast as tokenizing it. The tokens are the same.
+as fast as tokenizing it. The tokens are the same. The words of many texts are cut, told apart and put together again as arrays,
+since a Python object for every word would cost more than all else.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from flanlab.data.joins import pieces_pattern
+from flanlab.data.joins import cuts_before_line_breaks, pieces_pattern
 
-_OTHER_WHITE_SPACE = re.compile(r"[^\S \n\r\t]")
-_MOST_PIECES = 300_000
-"""Pieces whose tokens are kept, some 60 MB."""
+_CUT, _NEXT_TEXT = "\0", "\1"
+_CANNOT_BE_CUT = re.compile(r"[^\S \n]")
+"""White space other than blanks and line breaks."""
+_MOST_WORDS = 200_000
+"""Words, and pieces of words, whose tokens are kept: some 40 MB each."""
 
 
 class WordTokenizer:
@@ -27,54 +34,127 @@ class WordTokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._backend: Any = getattr(tokenizer, "backend_tokenizer", None)
-        self.pieces = pieces_pattern(self._backend.to_str()) if self._backend is not None else None
+        content = self._backend.to_str() if self._backend is not None else None
+        self.pieces = pieces_pattern(content) if content is not None else None
         """What finds the pieces that a text is tokenized by, each apart; None where only the whole text will do."""
-        self._remembered: dict[str, tuple[int, ...]] = {}
+        self._cuts_before_line_breaks = content is not None and cuts_before_line_breaks(content)
+        self._words: dict[str, bytes] = {}
+        """Tokens of each word, with the blank or line breaks before it."""
+        self._uncuttable: set[str] = set()
+        """Words whose texts must be tokenized whole."""
+        self._pieces: dict[str, bytes] = {}
 
-    def tokens(self, texts: list[str]) -> list[list[int]]:
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text."""
         if self.pieces is None:
             return self.tokens_of_whole(texts)
-        by_pieces = [None if _OTHER_WHITE_SPACE.search(text) else self.pieces.findall(text) for text in texts]
-        self._remember(set().union(*filter(None, by_pieces)))
-        tokens_of = self._remembered.__getitem__
-        whole = iter(self.tokens_of_whole([text for text, pieces in zip(texts, by_pieces, strict=True) if pieces is None]))
-        return [
-            next(whole) if pieces is None else list(itertools.chain.from_iterable(map(tokens_of, pieces)))
-            for pieces in by_pieces
-        ]
+        plain = [text for text in texts if _CUT not in text and _NEXT_TEXT not in text]
+        by_words = iter(self._tokens_by_words(plain) if plain else [])
+        found = [next(by_words) if _CUT not in text and _NEXT_TEXT not in text else None for text in texts]
+        whole = iter(self.tokens_of_whole([text for text, ids in zip(texts, found, strict=True) if ids is None]))
+        return [next(whole) if ids is None else ids for ids in found]
 
-    def tokens_of_whole(self, texts: list[str]) -> list[list[int]]:
+    def tokens_of_whole(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, tokenized whole."""
         if not texts:
             return []
         if not self._tokenizer.is_fast:
-            ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-            return ids
+            encoded = self._tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)
+            return list(encoded["input_ids"])
         self._set_defaults()
         # Straight from the backend, as transformers would ask it, but without the offsets that nobody reads here.
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-    def _remember(self, pieces: Set[str]) -> None:
-        if len(self._remembered) > _MOST_PIECES:
-            self._remembered.clear()
-        new = pieces - self._remembered.keys()
+    def _tokens_by_words(self, texts: Sequence[str]) -> list[list[int] | None]:
+        """Token ids of each text; None for those that cannot be cut."""
+        occurrences = pc.split_pattern(pa.array([self._cut(texts)], pa.large_string()), _CUT).values.dictionary_encode()
+        words = occurrences.dictionary.to_pylist()
+        which = occurrences.indices.to_numpy()
+        tokens = self._look_up(words)
+        counts = np.fromiter(map(len, tokens), np.int64, len(tokens)) // _TOKEN.itemsize
+        starts = np.cumsum(counts) - counts
+        lengths = counts[which]
+        ends = np.cumsum(lengths)
+        places = np.repeat(starts[which] - (ends - lengths), lengths) + np.arange(ends[-1])
+        ids: list[int] = np.frombuffer(b"".join(tokens), _TOKEN)[places].tolist()
+        closing = np.flatnonzero(which == words.index(_NEXT_TEXT))
+        bounds = [0, *ends[closing].tolist()]
+        found: list[list[int] | None] = [ids[first:last] for first, last in itertools.pairwise(bounds)]
+        for word in self._uncuttable.intersection(words):
+            for place in np.searchsorted(closing, np.flatnonzero(which == words.index(word))).tolist():
+                found[place] = None
+        return found
+
+    def _cut(self, texts: Sequence[str]) -> str:
+        """All texts as one, marked between words (before white space that follows something else) and after each text."""
+        text = _NEXT_TEXT.join([*texts, ""]).replace(" ", _CUT + " ")
+        if self._cuts_before_line_breaks:
+            text = text.replace("\n", _CUT + "\n")
+        for space in (" ", "\n"):
+            text = text.replace(space + _CUT, space)
+        return text.replace(_NEXT_TEXT, _CUT + _NEXT_TEXT + _CUT)
+
+    def _look_up(self, words: Sequence[str]) -> list[bytes]:
+        """Tokens of each word; none of those that cannot be tokenized apart from their text."""
+        if len(self._words) > _MOST_WORDS:
+            self._words.clear()
+            self._uncuttable.clear()
+        found = list(map(self._words.get, words))
+        if None in found:
+            self._learn([word for word, tokens in zip(words, found, strict=True) if tokens is None])
+            found = list(map(self._words.get, words))
+        return found  # type: ignore[return-value]
+
+    def _learn(self, words: Sequence[str]) -> None:
+        assert self.pieces is not None
+        by_pieces = dict(zip(words, map(self.pieces.findall, words), strict=True))
+        by_pieces[_NEXT_TEXT] = []
+        if _CANNOT_BE_CUT.search("".join(words)):
+            whole = [word for word in words if _CANNOT_BE_CUT.search(word)]
+            self._uncuttable.update(whole)
+            by_pieces.update((word, []) for word in whole)
+        self._learn_pieces(set(itertools.chain.from_iterable(by_pieces.values())))
+        tokens_of = self._pieces.__getitem__
+        self._words.update((word, b"".join(map(tokens_of, pieces))) for word, pieces in by_pieces.items())
+
+    def _learn_pieces(self, pieces: set[str]) -> None:
+        if len(self._pieces) > _MOST_WORDS:
+            self._pieces.clear()
+        new = pieces - self._pieces.keys()
         # Between a word and a blank is a cut, so words with a blank before them can be tokenized as one text.
-        words = [piece for piece in new if piece[0] == " " and piece[-1] not in " \n\r\t"]
+        words = [piece for piece in new if piece[0] == " " and " " not in piece[1:] and "\n" not in piece]
         others = list(new.difference(words))
-        # Tuples of numbers, unlike lists, do not slow the garbage collector down.
-        self._remembered.update(zip(others, map(tuple, self.tokens_of_whole(others)), strict=True))
-        self._remembered.update(zip(words, self._tokens_side_by_side(words), strict=True))
+        self._pieces.update(zip(others, _packed(self.tokens_of_whole(others)), strict=True))
+        self._pieces.update(zip(words, self._tokens_side_by_side(words), strict=True))
 
-    def _tokens_side_by_side(self, words: Sequence[str]) -> list[tuple[int, ...]]:
-        """Token ids of each word, from the one text that they make together."""
-        self._set_defaults()
-        encoding = self._backend.encode("".join(words), add_special_tokens=False)
-        starts = [start for start, _ in encoding.offsets]
-        bounds = [0, *np.searchsorted(starts, np.cumsum([len(word) for word in words])).tolist()]
-        ids = encoding.ids
-        return [tuple(ids[first:last]) for first, last in itertools.pairwise(bounds)]
+    def _tokens_side_by_side(self, words: Sequence[str]) -> Iterable[bytes]:
+        """Tokens of each word, from the one text that they make together; each word has a blank at its beginning only."""
+        if not words:
+            return []
+        [ids] = self.tokens_of_whole(["".join(words)])
+        packed = np.array(ids, _TOKEN)
+        starts = np.flatnonzero(self._begins_with_blank[packed])
+        if len(starts) != len(words):
+            return _packed(self.tokens_of_whole(words))
+        bounds = [*(starts * _TOKEN.itemsize).tolist(), packed.nbytes]
+        content = packed.tobytes()
+        return [content[first:last] for first, last in itertools.pairwise(bounds)]
+
+    @functools.cached_property
+    def _begins_with_blank(self) -> NDArray[np.bool_]:
+        """Which tokens of the vocabulary begin with a blank, in the byte-level alphabet or as it is."""
+        vocabulary = self._backend.get_vocab()
+        begins = np.zeros(max(vocabulary.values()) + 1, bool)
+        begins[[number for token, number in vocabulary.items() if token[0] in "Ġ "]] = True
+        return begins
 
     def _set_defaults(self) -> None:
         """An ordinary call sets truncation, padding and the like to their defaults."""
         self._tokenizer("", add_special_tokens=False)
+
+
+_TOKEN = np.dtype(np.uint32)
+
+
+def _packed(sequences: Iterable[Sequence[int]]) -> Iterable[bytes]:
+    return (np.array(ids, _TOKEN).tobytes() for ids in sequences)

@@ -13,6 +13,7 @@ from flanlab.data.encoding import PromptStyle
 from flanlab.data.mixture import OptionOrder
 from flanlab.data.rendering import BASELINE, Truncation, gold_value_of, group_of, open_row, prepare_row, render
 from flanlab.data.sources import Rows
+from flanlab.tasks.phrasing import Phrasing, phrased
 from flanlab.tasks.schema import Split, Task
 
 
@@ -27,6 +28,9 @@ class EvaluationSettings(BaseModel):
         None, gt=0, description="Forward templates each row is shown through, taking turns; all, where not given."
     )
     options: OptionOrder = Field("shuffled", description="Order of the OPTIONS block: shuffled, fixed, or none shown.")
+    instructions: Phrasing = Field(
+        "full", description="full; or, for ablations, name (of task type and data set) or none before the bare inputs."
+    )
     end_token: bool = Field(True, description="Count an option's end token in its score, as it was trained.")
     generate: bool = Field(True, description="Also generate an answer to each classification prompt.")
     pmi: bool = Field(
@@ -90,6 +94,7 @@ def plan_task(task: Task, rows: Rows, settings: EvaluationSettings, seed: int, e
     Raises:
         FlanlabError: `group` or `gold_value` gives nothing that can be used.
     """
+    task = phrased(task, settings.instructions)
     templates = task.forward_templates()
     groups = _groups(task, rows)
     chosen: list[list[int]] = []

@@ -12,14 +12,14 @@ from flanlab.evaluation.statistics import score_grid
 
 
 class RunningScores:
-    """The main metric of each task over the parts that are done: their mean, by questions.
+    """The main metric of each task over the parts that are done: the mean over them, by what they hold.
 
     For a metric that is a mean over rows that is its score so far; for others (correlations, BLEU) it comes close.
     """
 
     def __init__(self, end_token: bool) -> None:
         self._end_token = end_token
-        self._sums: dict[str, tuple[float, int]] = {}
+        self._sums: dict[str, tuple[float, float, int]] = {}
 
     def begin(self, parts_by_task: Sequence[Sequence[Part]], missing: Collection[Part]) -> None:
         """Take in what was done before, of the tasks that have something left to do."""
@@ -34,8 +34,10 @@ class RunningScores:
         task = part.unit.task
         predictions = pq.read_table(part.path).to_pylist()
         metric = metrics_for(task.metrics, predictions, end_token=self._end_token)[0]
-        total, count = self._sums.get(task.name, (0.0, 0))
-        total += score_grid(metric, predictions).mean() * len(predictions)
-        count += len(predictions)
-        self._sums[task.name] = total, count
-        return f"{task.name}: {metric.title} {100 * total / count:.1f} % after {count}"
+        grid = score_grid(metric, predictions)
+        weights = grid.shown.sum(axis=1)  # a part does not show all templates equally often
+        total, weight, questions = self._sums.get(task.name, (0.0, 0.0, 0))
+        total, weight = total + float(weights @ grid.by_template()), weight + float(weights.sum())
+        questions += len(predictions)
+        self._sums[task.name] = total, weight, questions
+        return f"{task.name}: {metric.title} {100 * total / weight:.1f} % after {questions}"

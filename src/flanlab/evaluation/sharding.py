@@ -8,9 +8,11 @@ shows that it is alive by a file that it rewrites every few seconds, and notices
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import itertools
 import os
+import signal
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -59,15 +61,25 @@ class Team:
     def show_life(self) -> None:
         """Show the others, from now on until this process ends, that it is alive."""
         path = self._folder / str(self.rank)
+        ends = threading.Event()
 
         def beat() -> None:
             for number in itertools.count():
                 write_text(path, f"{os.getpid()} {number}")
-                time.sleep(_SECONDS_BETWEEN_BEATS)
+                if ends.wait(_SECONDS_BETWEEN_BEATS):
+                    return
+
+        def leave() -> None:
+            ends.set()
+            thread.join()
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._folder.rmdir()  # by whoever leaves last
 
         # A daemon, so that it ends with the process however that ends. After a kill the file stays, and falls silent.
-        threading.Thread(target=beat, daemon=True).start()
-        atexit.register(path.unlink, missing_ok=True)
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        atexit.register(leave)
 
     def gone(self, others: Collection[int]) -> dict[int, str]:
         """Those of some processes that have ended or fallen silent, and which of the two."""
@@ -100,6 +112,15 @@ class Team:
             " any number of processes.",
         )
 
+    def stop(self, *_: object) -> NoReturn:
+        """End this process on SIGTERM, by which a launcher ends the rest where one has died; the first says so."""
+        if not self.speaks:
+            raise SystemExit(1)
+        raise FlanlabError(
+            "Stopped by SIGTERM, which torchrun sends where another process has died.",
+            mend="See what that one said last. What is done is kept: the same command goes on, with any number of processes.",
+        )
+
     def _read(self, rank: int) -> str | None:
         try:
             return (self._folder / str(rank)).read_text(encoding="utf-8")
@@ -124,4 +145,7 @@ def team_in(folder: Path) -> Team:
         )
     team = Team(folder, int(rank), int(count))
     team.show_life()
+    # A run that also trains has a way of its own to end.
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, team.stop)
     return team

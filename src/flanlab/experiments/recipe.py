@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,9 @@ from flanlab.tasks.loading import leave_out, load_collections, select_tasks
 from flanlab.tasks.schema import Split, Task
 from flanlab.training.settings import TrainingSettings
 from flanlab.yaml_files import read_yaml_model
+
+TasksReader = Callable[[Sequence[str]], list[Task]]
+RowsReader = Callable[[Task, Split, Path | None], Rows]
 
 QUICKSTART = "quickstart"
 """Name under which `flan run` finds the packaged recipe."""
@@ -47,6 +50,10 @@ class HoldOutSettings(_Strict):
 
     clusters: list[Cluster] = Field(min_length=1)
     overlap: OverlapPolicy = Field("error", description="What to do with training tasks that share sources with held-out ones.")
+    supervised: list[str] = Field(
+        default_factory=list,
+        description="Held-out tasks that train after all, and nothing beside them: supervised learning, to compare with.",
+    )
 
 
 class Recipe(_Strict):
@@ -89,38 +96,42 @@ def read_recipe(path: Path) -> Recipe:
     return recipe.model_copy(update={"tasks": recipe.tasks.model_copy(update={"collections": collections})})
 
 
-def make_plan(recipe: Recipe, mirror: Path | None) -> Plan:
+def make_plan(
+    recipe: Recipe, mirror: Path | None, *, read_tasks: TasksReader = load_collections, read_rows: RowsReader = load_rows
+) -> Plan:
     """Find the tasks, divide them by the hold-out, and reach for every row needed.
+
+    Who plans many recipes may pass readers that remember what they have read.
 
     Raises:
         FlanlabError: unknown names, an overlap under the policy `error`, nothing to train on or to test on.
         MissingDataError: lists every task whose rows cannot be reached.
     """
-    split = divide(recipe)
+    split = divide(recipe, read_tasks)
     # Once for all parts of a task.
     wholes = {task.whole.name: task.whole for task in split.test} if recipe.evaluation.shots else {}
     return Plan(
         recipe=recipe,
         split=split,
-        train_rows=_reach(split.train, "train", mirror),
-        test_rows=_reach(split.test, recipe.evaluation.split, mirror),
-        exemplar_rows=_reach(list(wholes.values()), "train", mirror),
+        train_rows=_reach(split.train, "train", mirror, read_rows),
+        test_rows=_reach(split.test, recipe.evaluation.split, mirror, read_rows),
+        exemplar_rows=_reach(list(wholes.values()), "train", mirror, read_rows),
     )
 
 
-def divide(recipe: Recipe) -> HoldOutSplit:
+def divide(recipe: Recipe, read_tasks: TasksReader = load_collections) -> HoldOutSplit:
     """Find a recipe's tasks and divide them by its hold-out; rows are not needed.
 
     Raises:
         FlanlabError: as `make_plan`.
     """
-    tasks = load_collections(recipe.tasks.collections)
+    tasks = read_tasks(recipe.tasks.collections)
     named: list[str] = []
     if recipe.tasks.include != "all":
         named = [name for name in recipe.tasks.include if name not in set(Cluster)]
         tasks = select_tasks(tasks, recipe.tasks.include)
     tasks = leave_out(tasks, recipe.tasks.exclude)
-    hold_out = HoldOut(tuple(recipe.hold_out.clusters), recipe.hold_out.overlap)
+    hold_out = HoldOut(tuple(recipe.hold_out.clusters), recipe.hold_out.overlap, tuple(recipe.hold_out.supervised))
     held_out_names = {task.name for task in tasks if set(task.clusters) & set(hold_out.clusters)}
     split = hold_out.split(tasks, named=set(named) - held_out_names, evaluated=recipe.evaluation.split)
     if not split.test:
@@ -133,12 +144,12 @@ def divide(recipe: Recipe) -> HoldOutSplit:
     return split
 
 
-def _reach(tasks: Sequence[Task], split: Split, mirror: Path | None) -> dict[str, Rows]:
+def _reach(tasks: Sequence[Task], split: Split, mirror: Path | None, read_rows: RowsReader) -> dict[str, Rows]:
     rows: dict[str, Rows] = {}
     missing: list[str] = []
     for task in tasks:
         try:
-            rows[task.name] = load_rows(task, split, mirror)
+            rows[task.name] = read_rows(task, split, mirror)
         except MissingDataError as error:
             missing.append(f"  {error.message}")
     if missing:

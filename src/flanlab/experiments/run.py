@@ -18,6 +18,7 @@ from flanlab.data.encoding import PromptStyle
 from flanlab.data.mixture import Mixture
 from flanlab.data.mixture_card import describe_mixture
 from flanlab.data.sources import load_rows
+from flanlab.data.token_cache import PreparedMixture, use_prepared
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.best_template import DEV_FOLDER, best_dev_template, dev_settings, plan_dev
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
@@ -46,7 +47,7 @@ RESULTS_FILE = "results.json"
 TUNED = "tuned"
 _DESCRIBED_EXAMPLES = 10_000
 """Head of the stream whose tokens a run counts before it begins; `flan mix` counts a whole cycle."""
-_TRAINING_COST = 3.3
+TRAINING_COST = 3.3
 """Computing a training token costs about this many times a scored one (forward, backward, update)."""
 
 
@@ -69,11 +70,11 @@ def _run(recipe: Recipe, folder: Path, mirror: Path | None) -> dict[str, Any]:
     started = time.time()
     plan, loaded = _plan(recipe, folder, mirror)
     # Who lets overlapping tasks train has asked for results that are marked as seen; anyone else is told before it costs.
-    allow_seen = recipe.hold_out.overlap == "allow"
+    allow_seen = recipe.hold_out.overlap == "allow" or bool(recipe.hold_out.supervised)
     refuse_seen(plan.split.test, loaded, allow_seen)
     units = plan_units(plan)
     dev_units = plan_dev_units(units, recipe.evaluation, recipe.seed, mirror)
-    mixture = make_mixture(plan)
+    mixture = _training_stream(plan, loaded)
     per_step = examples_per_step(mixture, loaded.encoder, recipe.training)
     styles = prompt_styles(loaded, plan.split.test)
     stamp = make_stamp(plan, loaded)
@@ -114,7 +115,7 @@ def train_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> Lo
     """
     with together():
         plan, loaded = _plan(recipe, folder, mirror)
-        mixture, stamp = make_mixture(plan), make_stamp(plan, loaded)
+        mixture, stamp = _training_stream(plan, loaded), make_stamp(plan, loaded)
         dev = make_dev_examples(plan, loaded, mirror)
         from_first(lambda: _claim(folder, recipe))
         return _tune(loaded, mixture, plan, stamp, folder, dev)
@@ -171,6 +172,14 @@ def make_dev_examples(plan: Plan, loaded: LoadedModel, mirror: Path | None) -> D
             "training.dev_every is set, but no task that is trained on has dev rows.", mend="Leave it out, or add a dev split."
         )
     return found
+
+
+def _training_stream(plan: Plan, loaded: LoadedModel) -> Mixture:
+    """The mixture, read from the cache folder as far as `flan mix --prepare` has put it there."""
+    mixture = use_prepared(make_mixture(plan), loaded.encoder)
+    if isinstance(mixture, PreparedMixture):
+        say(f"Reading prepared examples from {mixture.folder}")
+    return mixture
 
 
 def prompt_styles(loaded: LoadedModel, tasks: Sequence[Task]) -> list[PromptStyle]:
@@ -382,8 +391,8 @@ def _announce(
     before += dev * sum(style != "baseline" for style in styles)
     held_out = ", ".join(cluster.label for cluster in plan.split.hold_out.clusters)
     examples = per_step * training.steps
-    speed = _scoring_speed(loaded) * world_size()
-    train_seconds = examples * mixture.mean_length(loaded.encoder, 200) / speed * _TRAINING_COST
+    speed = scoring_speed(loaded) * world_size()
+    train_seconds = examples * mixture.mean_length(loaded.encoder, 200) / speed * TRAINING_COST
     test_seconds = (before + questions) * _mean_question_length(units, plan, loaded) * 1.3 / speed
     say(f"{plan.recipe.name}: {loaded.name} ({loaded.parameters / 1e6:.0f}M parameters) on {loaded.model.device}")
     say(f"  held out    {held_out}: {', '.join(task.name for task in plan.split.test)}")
@@ -397,7 +406,7 @@ def _announce(
     say(f"  takes       about {clock(train_seconds)} to train and {clock(test_seconds)} to evaluate on this machine")
 
 
-def _scoring_speed(loaded: LoadedModel) -> float:
+def scoring_speed(loaded: LoadedModel) -> float:
     """Tokens per second of a forward pass on this machine, measured on the spot."""
     prompts = [[*range(5, 68), 5 + number] for number in range(128 if loaded.model.device.type == "cuda" else 8)]
     questions = [Question(prompt, [[5]]) for prompt in prompts]

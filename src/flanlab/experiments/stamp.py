@@ -11,7 +11,7 @@ from flanlab import __version__
 from flanlab.experiments.recipe import Plan
 from flanlab.models.loading import LoadedModel
 
-_SHAPES_NOTHING = ("checkpoint_minutes", "workers", "parallel", "dev_every", "dev_examples", "track")
+SHAPES_NOTHING = ("checkpoint_minutes", "workers", "parallel", "dev_every", "dev_examples", "track")
 """Settings of training that leave the result as it is."""
 
 
@@ -48,8 +48,8 @@ def make_stamp(plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
 
 
 def training_key(stamp: Mapping[str, Any]) -> str:
-    """Hash of everything that shapes training; the evaluation section and `_SHAPES_NOTHING` do not."""
+    """Hash of everything that shapes training; the evaluation section and `SHAPES_NOTHING` do not."""
     recipe = {name: value for name, value in stamp["recipe"].items() if name not in ("evaluation", "description", "name")}
-    training = {name: value for name, value in recipe["training"].items() if name not in _SHAPES_NOTHING}
+    training = {name: value for name, value in recipe["training"].items() if name not in SHAPES_NOTHING}
     facts = {**stamp, "recipe": {**recipe, "training": training}}
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flanlab.errors import FlanlabError
-from flanlab.files import cache_folder
+from flanlab.files import cache_folder, filling_the_cache
 from flanlab.models.gguf import convert_gguf
 
 EMBEDDED_MODEL = "smollm2-135m-instruct"
@@ -34,6 +34,13 @@ def embedded_model_folder(say: Callable[[str], None] = lambda _: None) -> Path:
     folder = cache_folder() / "models" / f"{EMBEDDED_MODEL}-{_WHEEL_SHA256[:12]}"
     if folder.is_dir():
         return folder
+    with filling_the_cache():
+        if not folder.is_dir():
+            _fetch(folder, say)
+    return folder
+
+
+def _fetch(folder: Path, say: Callable[[str], None]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetching-") as name:
         work = Path(name)
@@ -43,7 +50,6 @@ def embedded_model_folder(say: Callable[[str], None] = lambda _: None) -> Path:
             archive.extract(_GGUF_FILE, work)
         say("Converting it to safetensors (once, about 20 seconds) ...")
         convert_gguf(work / _GGUF_FILE, folder)
-    return folder
 
 
 def _download(folder: Path) -> Path:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flanlab.errors import FlanlabError
-from flanlab.files import cache_folder
+from flanlab.files import cache_folder, filling_the_cache
 
 
 def is_gguf(name: str) -> bool:
@@ -34,18 +34,24 @@ def gguf_model_folder(path: Path, say: Callable[[str], None] = lambda _: None) -
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     folder = cache_folder() / "models" / f"gguf-{digest[:16]}"
     if not folder.is_dir():
-        say(f"Converting {path.name} to safetensors (once) ...")
-        try:
-            convert_gguf(path, folder)
-        except FlanlabError:
-            raise
-        except Exception as error:  # the reader's own errors are of every kind
-            raise FlanlabError(
-                f"{path}: could not be read as a GGUF model: {' '.join(str(error).split())[:400]}",
-                mend="The file must be whole and of an architecture and quantization that transformers reads from GGUF;"
-                " otherwise serve it with llama.cpp's Python server and use --endpoint.",
-            ) from error
+        with filling_the_cache():
+            if not folder.is_dir():
+                _convert_any(path, folder, say)
     return folder
+
+
+def _convert_any(path: Path, folder: Path, say: Callable[[str], None]) -> None:
+    say(f"Converting {path.name} to safetensors (once) ...")
+    try:
+        convert_gguf(path, folder)
+    except FlanlabError:
+        raise
+    except Exception as error:  # the reader's own errors are of every kind
+        raise FlanlabError(
+            f"{path}: could not be read as a GGUF model: {' '.join(str(error).split())[:400]}",
+            mend="The file must be whole and of an architecture and quantization that transformers reads from GGUF;"
+            " otherwise serve it with llama.cpp's Python server and use --endpoint.",
+        ) from error
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:

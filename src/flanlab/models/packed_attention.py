@@ -11,6 +11,14 @@ A token sees the earlier tokens of its own segment's prompt and of its own branc
 plain causal attention, so training (one target per prompt) and rank classification (k options per prompt, the prompt
 computed once) are the same forward pass.
 
+For scoring, what texts have in common is computed once: branches that begin alike share that beginning, and a prompt that
+begins as the one before it in the row does (another question through the same template, or about the same passage) sees
+the other's first tokens instead of having them again. They are the tokens it would have had itself, at the same positions
+and seeing the same:
+
+    tokens     h h h p p a b | p p p a b     <- the second segment sees h h h, too: its `context`
+    positions  0 1 2 3 4 5 5 | 3 4 5 6 6
+
 The function is registered with transformers under the name in `ATTENTION_NAME`; the model hands the `layout` keyword of its
 forward call through to it. A model that cannot isolate segments is refused by `check_isolation`, never trained with leaks.
 """
@@ -21,6 +29,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -29,6 +38,11 @@ from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from flanlab.errors import FlanlabError
 
 ATTENTION_NAME = "flanlab_packed"
+LEAST_SHARED = 8
+"""Tokens two prompts must have in common at their beginning for one to see the other's: fewer are not worth the mask."""
+
+Spans = tuple[tuple[int, int], ...]
+"""Stretches of a row, (start, length) each."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +50,7 @@ class PackedBatch:
     """One row of packed segments, ready for a model.
 
     input_ids and position_ids have shape [tokens]; `segments` holds (start, length, mask) per segment, where mask is None for
-    plain causal attention, else a bool tensor [length, length], True where a query may look at a key.
+    plain causal attention, else a bool tensor [length, context + length], True where a query may look at a key.
     """
 
     input_ids: Tensor
@@ -44,6 +58,8 @@ class PackedBatch:
     segments: list[tuple[int, int, Tensor | None]]
     boundaries: Tensor = field(repr=False)
     """Cumulative segment ends with a leading 0, int32 [segments + 1], as variable-length kernels want them."""
+    contexts: Sequence[Spans] = ()
+    """Per segment, tokens of earlier segments that its own follow and may see; none at all where nothing is shared."""
     longest: int = field(init=False)
     """Tokens of the longest segment."""
     causal: bool = field(init=False)
@@ -61,35 +77,114 @@ class PackedBatch:
             self.position_ids.to(device),
             [(start, length, None if mask is None else mask.to(device)) for start, length, mask in self.segments],
             self.boundaries.to(device),
+            self.contexts,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the tokens of one segment are in the row."""
+
+    prompt: Spans
+    """The prompt's, in order; those before the last span belong to earlier segments."""
+    branches: list[list[int]]
+    """Per branch, the place of each of its tokens; branches that begin alike have these places in common."""
 
 
 def pack_segments(segments: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> PackedBatch:
     """Lay (prompt, branches) token lists out as one row; branches may be empty, positions restart after the prompt."""
+    return _pack(segments, share=False)[0]
+
+
+def pack_sharing(segments: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> tuple[PackedBatch, list[Place]]:
+    """As `pack_segments`, but what prompts and branches have in common at their beginning is laid out once.
+
+    A prompt shares with the one before it alone, so they should come sorted by their tokens. Its last token is always its own.
+    """
+    return _pack(segments, share=True)
+
+
+def _pack(segments: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], share: bool) -> tuple[PackedBatch, list[Place]]:
     ids: list[int] = []
     positions: list[int] = []
     layout: list[tuple[int, int, Tensor | None]] = []
+    contexts: list[Spans] = []
+    places: list[Place] = []
     boundaries = [0]
+    before: Sequence[int] = ()
+    before_spans: Spans = ()
     for prompt, branches in segments:
-        start = len(ids)
-        ids.extend(prompt)
-        positions.extend(range(len(prompt)))
-        for branch in branches:
-            ids.extend(branch)
-            positions.extend(range(len(prompt), len(prompt) + len(branch)))
-        length = len(ids) - start
-        mask = _branch_mask(len(prompt), [len(branch) for branch in branches]) if len(branches) > 1 else None
-        layout.append((start, length, mask))
+        shared = shared_tokens(before, prompt) if share else 0
+        context = _first_tokens(before_spans, shared)
+        start, own = len(ids), len(prompt) - shared
+        ids.extend(prompt[shared:])
+        positions.extend(range(shared, len(prompt)))
+        parents = list(range(-1, own - 1))
+        found: list[list[int]] = []
+        known: dict[tuple[int, int], int] = {}
+        for number, branch in enumerate(branches):
+            node, depth = own - 1, len(prompt)
+            steps = []
+            for token in branch:
+                # What tells nodes apart is the node before and the token, and where nothing is shared also the branch.
+                key = (node, token) if share else (node, -1 - number)
+                if key not in known:
+                    known[key] = len(parents)
+                    parents.append(node)
+                    ids.append(token)
+                    positions.append(depth)
+                node, depth = known[key], depth + 1
+                steps.append(start + node)
+            found.append(steps)
+        length = len(parents)
+        layout.append((start, length, _mask(parents, shared)))
+        contexts.append(context)
         boundaries.append(len(ids))
-    return PackedBatch(torch.tensor(ids), torch.tensor(positions), layout, torch.tensor(boundaries, dtype=torch.int32))
+        before, before_spans = prompt, (*context, (start, own))
+        places.append(Place(before_spans, found))
+    packed = PackedBatch(
+        torch.tensor(ids),
+        torch.tensor(positions),
+        layout,
+        torch.tensor(boundaries, dtype=torch.int32),
+        contexts if any(contexts) else (),
+    )
+    return packed, places
 
 
-def _branch_mask(prompt_length: int, branch_lengths: Sequence[int]) -> Tensor:
-    """Causal inside the prompt and each branch; every branch sees the prompt, no branch sees another."""
-    branch_of = torch.repeat_interleave(torch.arange(len(branch_lengths) + 1), torch.tensor([prompt_length, *branch_lengths]))
-    same_branch = branch_of[:, None] == branch_of[None, :]
-    key_in_prompt = branch_of[None, :] == 0
-    return (same_branch | key_in_prompt).tril()
+def shared_tokens(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens a prompt shares with the one before it when packed; never its last, which must be its own."""
+    limit = min(len(first), len(second) - 1)
+    count = next((place for place in range(limit) if first[place] != second[place]), limit)
+    return count if count >= LEAST_SHARED else 0
+
+
+def _first_tokens(spans: Spans, count: int) -> Spans:
+    """The spans' first `count` tokens."""
+    taken: list[tuple[int, int]] = []
+    for start, length in spans:
+        if count <= 0:
+            break
+        taken.append((start, min(length, count)))
+        count -= length
+    return tuple(taken)
+
+
+def _mask(parents: Sequence[int], context: int) -> Tensor | None:
+    """What tokens see whose predecessors are `parents`: those before them, theirs, and the whole context.
+
+    None where that is plain causal attention: each follows the one before it, and there is no context.
+    """
+    length = len(parents)
+    if not context and all(parent == token - 1 for token, parent in enumerate(parents)):
+        return None
+    mask = np.zeros((length, context + length), dtype=bool)
+    mask[:, :context] = True
+    for token, parent in enumerate(parents):
+        if parent >= 0:
+            mask[token] = mask[parent]
+        mask[token, context + token] = True
+    return torch.from_numpy(mask)
 
 
 def packed_attention(
@@ -146,13 +241,13 @@ def packed_attention(
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and layout.causal and not dropout:
         return _varlen_attention(query, key, value, layout, scaling)[None], None
     pieces = []
-    for start, length, mask in layout.segments:
-        span = slice(start, start + length)
+    for number, (start, length, mask) in enumerate(layout.segments):
+        context = layout.contexts[number] if layout.contexts else ()
         pieces.append(
             functional.scaled_dot_product_attention(
-                query[:, :, span],
-                key[:, :, span],
-                value[:, :, span],
+                query[:, :, start : start + length],
+                _stretches(key, (*context, (start, length))),
+                _stretches(value, (*context, (start, length))),
                 attn_mask=mask,
                 dropout_p=dropout,
                 is_causal=mask is None,
@@ -160,6 +255,14 @@ def packed_attention(
             )
         )
     return torch.cat(pieces, dim=2).transpose(1, 2), None
+
+
+def _stretches(states: Tensor, spans: Spans) -> Tensor:
+    """The tokens of the spans, one after the other; `states` [1, heads, tokens, width]."""
+    if len(spans) == 1:
+        [(start, length)] = spans
+        return states[:, :, start : start + length]
+    return torch.cat([states[:, :, start : start + length] for start, length in spans], dim=2)
 
 
 def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, layout: PackedBatch, scaling: float | None) -> Tensor:

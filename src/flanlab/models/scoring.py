@@ -7,6 +7,9 @@ read:
 
     tokens     p p p p | a0 a1 | b0
     predicts   . . . a0b0  a1 </s> </s>      <- logits are computed under the named positions alone
+
+Questions are computed in the order of their tokens, so that those that begin alike (the same template, the same passage)
+stand beside each other and share that beginning.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from flanlab.errors import FlanlabError
-from flanlab.models.packed_attention import PackedBatch, pack_segments, packed_forward
+from flanlab.models.packed_attention import Place, Spans, pack_sharing, packed_forward, shared_tokens
 
 LOGIT_ROWS_PER_BATCH = 768
 """Bounds the memory of logits: rows x vocabulary x 4 bytes, 150 MB at a vocabulary of 49,152."""
+CPU_TOKENS = 1536
+"""Tokens scored at once on a CPU, where more no longer fit into its cache: 4,096 cost a tenth more time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ class Question:
 
     @property
     def length(self) -> int:
-        """Tokens that are computed: the prompt and each option but for its last token."""
+        """Tokens that are computed where nothing is shared: the prompt and each option but for its last token."""
         return len(self.prompt) + sum(len(option) - 1 for option in self.options)
 
     @property
@@ -71,11 +76,14 @@ class Answer:
 def answer_questions(
     model: PreTrainedModel, questions: Sequence[Question], token_budget: int = 4096
 ) -> Iterator[tuple[int, Answer]]:
-    """Answer questions in batches of up to `token_budget` tokens, longest first; yields (position, answer).
+    """Answer questions in batches of up to `token_budget` tokens; yields (position, answer).
 
-    The answers do not depend on the batching beyond rounding: every question is computed on its own tokens alone. See
+    The answers do not depend on the batching beyond rounding: every question sees its own tokens alone. See
     `answer_in_batches`.
     """
+    # Generation, token by token, wants as many questions at once as the budget allows.
+    if model.device.type == "cpu" and not any(question.max_new_tokens for question in questions):
+        token_budget = min(token_budget, CPU_TOKENS)
     return answer_in_batches(questions, token_budget, _batches, lambda batch, _: _answer_batch(model, batch), model.device)
 
 
@@ -124,78 +132,71 @@ def answer_in_batches(
 
 
 def _batches(questions: Sequence[Question], positions: Sequence[int], token_budget: int) -> Iterator[list[int]]:
-    batch: list[int] = []
+    """Questions that begin alike go together; batches with long questions come first."""
+    batches: list[list[int]] = []
     tokens = rows = 0
-    for position in sorted(positions, key=lambda position: -questions[position].length):
+    before: Sequence[int] = ()
+    for position in sorted(positions, key=lambda position: questions[position].prompt):
         question = questions[position]
-        full = tokens + question.length > token_budget or rows + question.logit_rows > LOGIT_ROWS_PER_BATCH
-        if batch and full:
-            yield batch
-            batch, tokens, rows = [], 0, 0
-        batch.append(position)
-        tokens += question.length
+        new = question.length - shared_tokens(before, question.prompt)
+        if not batches or tokens + new > token_budget or rows + question.logit_rows > LOGIT_ROWS_PER_BATCH:
+            batches.append([])
+            tokens, rows, new = 0, 0, question.length
+        batches[-1].append(position)
+        tokens += new
         rows += question.logit_rows
-    if batch:
-        yield batch
+        before = question.prompt
+    yield from sorted(batches, key=lambda batch: -max(questions[position].length for position in batch))
 
 
 @torch.inference_mode()
 def _answer_batch(model: PreTrainedModel, questions: Sequence[Question]) -> list[Answer]:
-    parts = [(question.prompt, [option[:-1] for option in question.options]) for question in questions]
-    packed = pack_segments(parts).to(model.device)
-    positions, targets, spans = _answer_positions(packed, questions)
+    packed, places = pack_sharing([(question.prompt, [option[:-1] for option in question.options]) for question in questions])
+    packed = packed.to(model.device)
+    positions, first_rows, targets = _answer_positions(places, questions)
     generates = any(question.max_new_tokens for question in questions)
-    logits, cache = packed_forward(model, packed, positions, use_cache=generates)
+    logits, cache = packed_forward(model, packed, torch.tensor(positions, device=model.device), use_cache=generates)
     logits = logits.float()
-    normalizer = logits.logsumexp(dim=-1)
-    # Row r of the logits is asked for the tokens targets[r]: several where the options part, right after the prompt.
+    # Row r of the logits is asked for the tokens targets[r]: several where options part.
     rows = torch.tensor([row for row, _ in targets], dtype=torch.long, device=logits.device)
     tokens = torch.tensor([token for _, token in targets], dtype=torch.long, device=logits.device)
-    token_scores = (logits[rows, tokens] - normalizer[rows]).double().cpu()
+    token_scores = iter((logits[rows, tokens] - logits.logsumexp(dim=-1)[rows]).double().tolist())
     generated: list[list[int]] = [[] for _ in questions]
     if generates:
-        last_of_prompt = torch.tensor([first for first, _ in spans], device=logits.device)
-        generated = _generate(model, cache, packed, questions, logits[last_of_prompt].argmax(dim=-1))
+        first_tokens = logits[torch.tensor(first_rows, device=logits.device)].argmax(dim=-1)
+        generated = _generate(model, cache, [place.prompt for place in places], questions, first_tokens)
     answers = []
-    for (_, option_spans), tokens_generated in zip(spans, generated, strict=True):
-        scores = [float(token_scores[start:stop].sum()) for start, stop in option_spans]
-        without_end = [float(token_scores[start : stop - 1].sum()) for start, stop in option_spans]
-        answers.append(Answer(scores, without_end, tokens_generated))
+    for question, tokens_generated in zip(questions, generated, strict=True):
+        parts = [[next(token_scores) for _ in option] for option in question.options]
+        answers.append(Answer([sum(part) for part in parts], [sum(part[:-1]) for part in parts], tokens_generated))
     return answers
 
 
 def _answer_positions(
-    packed: PackedBatch, questions: Sequence[Question]
-) -> tuple[Tensor, list[tuple[int, int]], list[tuple[int, list[tuple[int, int]]]]]:
+    places: Sequence[Place], questions: Sequence[Question]
+) -> tuple[list[int], list[int], list[tuple[int, int]]]:
     """Which token positions need logits, and which tokens each of them is asked for.
 
     Returns:
-        positions: int64 [rows], token positions whose logits are needed.
-        targets: (row, token) for every option token, options one after the other.
-        spans: per question, the row that predicts the first answer token, and per option its range within targets.
+        positions: token positions whose logits are needed, each once.
+        first_rows: per question, which of the positions predicts the first answer token.
+        targets: (row, token) for every option token, options one after the other; row r is that of positions[r].
     """
-    positions: list[int] = []
+    rows: dict[int, int] = {}
+    first_rows: list[int] = []
     targets: list[tuple[int, int]] = []
-    spans: list[tuple[int, list[tuple[int, int]]]] = []
-    for (start, _, _), question in zip(packed.segments, questions, strict=True):
-        first_row = len(positions)
-        positions.append(start + len(question.prompt) - 1)
-        token_position = start + len(question.prompt)
-        option_spans = []
-        for option in question.options:
-            begin = len(targets)
-            targets.append((first_row, option[0]))
-            for offset, token in enumerate(option[1:]):
-                targets.append((len(positions), token))
-                positions.append(token_position + offset)
-            token_position += len(option) - 1
-            option_spans.append((begin, len(targets)))
-        spans.append((first_row, option_spans))
-    return torch.tensor(positions, device=packed.input_ids.device), targets, spans
+    for place, question in zip(places, questions, strict=True):
+        start, length = place.prompt[-1]
+        last_of_prompt = start + length - 1
+        first_rows.append(rows.setdefault(last_of_prompt, len(rows)))
+        for option, branch in zip(question.options, place.branches, strict=True):
+            for token, position in zip(option, [last_of_prompt, *branch], strict=True):
+                targets.append((rows.setdefault(position, len(rows)), token))
+    return list(rows), first_rows, targets
 
 
 def _generate(
-    model: PreTrainedModel, cache: Any, packed: PackedBatch, questions: Sequence[Question], first: Tensor
+    model: PreTrainedModel, cache: Any, prompts: Sequence[Spans], questions: Sequence[Question], first: Tensor
 ) -> list[list[int]]:
     """Greedy decoding from the prompts' keys and values; `first` holds the first token of each answer, int64 [questions]."""
     generated: list[list[int]] = [[] for _ in questions]
@@ -204,8 +205,7 @@ def _generate(
     if not alive:
         return generated
     lengths = torch.tensor([len(questions[number].prompt) for number in alive], device=first.device)
-    starts = torch.tensor([packed.segments[number][0] for number in alive], device=first.device)
-    prompt_cache, visible = _gather_prompts(cache, starts, lengths)
+    prompt_cache, visible = _gather_prompts(cache, [prompts[number] for number in alive], lengths)
     tokens = first[torch.tensor(alive, device=first.device)]
     step = 0
     while alive:
@@ -244,15 +244,16 @@ def goes_on(question: Question, generated: list[int], token: int, number: int) -
     return number < question.max_new_tokens
 
 
-def _gather_prompts(cache: Any, starts: Tensor, lengths: Tensor) -> tuple[DynamicCache, Tensor]:
+def _gather_prompts(cache: Any, prompts: Sequence[Spans], lengths: Tensor) -> tuple[DynamicCache, Tensor]:
     """Lift the prompts out of a flat cache into a padded one; also what is no padding, bool [questions, longest]."""
-    offsets = torch.arange(int(lengths.max()), device=starts.device)
-    visible = offsets[None, :] < lengths[:, None]
-    index = torch.where(visible, starts[:, None] + offsets[None, :], 0)
-    prompts = DynamicCache()
+    longest = int(lengths.max())
+    visible = torch.arange(longest, device=lengths.device)[None, :] < lengths[:, None]
+    tokens = [[token for start, length in spans for token in range(start, start + length)] for spans in prompts]
+    index = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in tokens], device=lengths.device)
+    gathered = DynamicCache()
     for number, layer in enumerate(cache.layers):
         # [1, heads, tokens, width] -> [questions, heads, longest prompt, width]
         keys = layer.keys[0][:, index].transpose(0, 1).contiguous()
         values = layer.values[0][:, index].transpose(0, 1).contiguous()
-        prompts.update(keys, values, number)
-    return prompts, visible
+        gathered.update(keys, values, number)
+    return gathered, visible

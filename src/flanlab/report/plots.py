@@ -21,14 +21,17 @@ from flanlab.report.wording import count, number, signed
 
 # matplotlib knows no CSS: it draws in these colours, which stand for a variable each.
 _INK, _SOFT, _RULE, _PAPER = "#010001", "#010002", "#010003", "#010004"
-_SERIES = ("#010011", "#010012", "#010013")
+_SERIES = ("#010011", "#010012", "#010013", "#010014", "#010015", "#010016")
+_SINGLE = _SERIES[2]
+"""Colour of what stands alone."""
 _VARIABLES = {_INK: "ink", _SOFT: "soft", _RULE: "rule", _PAPER: "paper"} | {
     colour: f"series-{place}" for place, colour in enumerate(_SERIES)
 }
-MARKERS = ("o", "s", "D")
+MARKERS = ("o", "s", "D", "^", "v", "p")
 _PIXELS = 72
 """A figure's inch: one unit of the SVG is then one CSS pixel at its natural size."""
 _PANEL_WIDTH = 340.0
+_LINES_WIDTH = 420.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 8.0, 46.0, 30.0, 26.0
 _LABEL, _LINE, _GAP = 20.0, 15.0, 12.0
 
@@ -54,12 +57,23 @@ class DifferenceRow:
     strong: bool = False
 
 
+@dataclass(frozen=True)
+class Line:
+    """Scores by place on the axis, with the score that they are held against, if any."""
+
+    title: str
+    scores: Mapping[float, Score]
+    reference: Score | None = None
+    dashed: bool = False
+    strong: bool = False
+
+
 def score_panel(title: str, rows: Sequence[PanelRow], variants: Sequence[str], percent: bool, label: str) -> Markup:
     """Dots with 95 % intervals, one line per variant, rows from top to bottom; chance as a dashed tick.
 
     Args:
         title: the metric.
-        rows: tasks and the average; scores are 0 to 1 and drawn times 100.
+        rows: tasks and the average; scores are 0 to 1 and drawn times 100. A row may lack some of the variants.
         variants: order of the lines; colours and markers go by it.
         percent: whether the axis reaches from 0 to 100 whatever the scores.
         label: what a screen reader says.
@@ -87,7 +101,8 @@ def score_panel(title: str, rows: Sequence[PanelRow], variants: Sequence[str], p
             axes.plot([row.chance * 100] * 2, reach, "--", color=_SOFT, linewidth=1.5)
         for line, variant in enumerate(variants):
             middle = top + _LABEL + _LINE * (line + 0.5)
-            score = row.scores[variant]
+            if (score := row.scores.get(variant)) is None:
+                continue
             colour = _SERIES[line % len(_SERIES)]
             axes.plot([bound * 100 for bound in score.interval], [middle] * 2, color=colour, linewidth=2)
             axes.plot(
@@ -136,18 +151,57 @@ def difference_panel(title: str, rows: Sequence[DifferenceRow], label: str) -> M
         paper = {"facecolor": _PAPER, "edgecolor": "none", "pad": 1.0}
         style: dict[str, Any] = {"color": _INK, "fontsize": 12, "fontweight": weight, "parse_math": False, "bbox": paper}
         axes.text(-limit, top + _LABEL - 6, row.name, **style)
-        axes.plot([end * 100 for end in row.interval], [middle] * 2, color=_SERIES[-1], linewidth=2)
+        axes.plot([end * 100 for end in row.interval], [middle] * 2, color=_SINGLE, linewidth=2)
         clear = row.interval[0] > 0 or row.interval[1] < 0
         axes.plot(
             row.difference * 100,
             middle,
             MARKERS[0],
-            color=_SERIES[-1],
+            color=_SINGLE,
             markersize=7,
-            markerfacecolor=_SERIES[-1] if clear else _PAPER,
+            markerfacecolor=_SINGLE if clear else _PAPER,
             markeredgewidth=1.6,
         )
         axes.text(1.08 * limit, middle, signed(row.difference), va="center_baseline", fontsize=11, color=_SOFT)
+    return _svg(figure, label)
+
+
+def line_panel(lines: Sequence[Line], places: Mapping[float, str], axis: str, label: str) -> Markup:
+    """Scores with 95 % intervals against a number, a line for each; dashed across where a line has a reference.
+
+    Args:
+        lines: scores are 0 to 1 and drawn times 100.
+        places: ticks of the axis, with what is written there.
+        axis: what the number is.
+        label: what a screen reader says.
+    """
+    figure = Figure(figsize=(_LINES_WIDTH / _PIXELS, 300 / _PIXELS))
+    axes = _axes(figure, 34, 14, 14, 42)
+    ends = [end * 100 for line in lines for score in (*line.scores.values(), line.reference) if score for end in score.interval]
+    margin = max(1.0, 0.06 * (max(ends) - min(ends)))
+    axes.set_ylim(max(0.0, min(ends) - margin), max(ends) + margin)
+    reach = max(places) - min(places) or 1.0
+    axes.set_xlim(min(places) - 0.06 * reach, max(places) + 0.06 * reach)
+    axes.set_xticks(list(places), list(places.values()))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
+    axes.grid(axis="y", color=_RULE, linewidth=1)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(axis, color=_SOFT, fontsize=12)
+    for turn, line in enumerate(lines):
+        colour = _INK if line.strong else _SERIES[turn % len(_SERIES)]
+        marker = MARKERS[turn % len(MARKERS)]
+        # Beside each other, so that intervals of one place can be told apart.
+        shift = 0.012 * reach * (turn - (len(lines) - 1) / 2)
+        at = [place + shift for place in line.scores]
+        means = [score.mean * 100 for score in line.scores.values()]
+        for place, score in zip(at, line.scores.values(), strict=True):
+            axes.plot([place] * 2, [end * 100 for end in score.interval], color=colour, linewidth=1.2)
+        style: dict[str, Any] = {"color": colour, "markersize": 6.5, "linewidth": 2.4 if line.strong else 1.8}
+        if line.dashed:
+            style |= {"linestyle": "--", "markerfacecolor": _PAPER, "markeredgewidth": 1.6}
+        axes.plot(at, means, marker=marker, **style)
+        if line.reference is not None:
+            axes.axhline(line.reference.mean * 100, color=colour, linestyle="--", linewidth=1.4)
     return _svg(figure, label)
 
 
@@ -157,10 +211,10 @@ def learning_curve(steps: Sequence[TrainingStep], label: str) -> Markup:
     axes = _axes(figure, 42, 14, 46, 42)
     numbers = [step.step for step in steps]
     losses = [step.loss for step in steps]
-    axes.plot(numbers, losses, color=_SERIES[-1], linewidth=1, alpha=0.45)
+    axes.plot(numbers, losses, color=_SINGLE, linewidth=1, alpha=0.45)
     if len(steps) < 3:
-        axes.plot(numbers, losses, MARKERS[0], color=_SERIES[-1])
-    axes.plot(numbers, running_mean(steps), color=_SERIES[-1], linewidth=2.2)
+        axes.plot(numbers, losses, MARKERS[0], color=_SINGLE)
+    axes.plot(numbers, running_mean(steps), color=_SINGLE, linewidth=2.2)
     axes.set_xlim(min(numbers) - 0.5, max(numbers) + 0.5)
     axes.set_ylim(0, max(losses) * 1.05 or 1)
     axes.grid(axis="y", color=_RULE, linewidth=1)

@@ -242,7 +242,7 @@ def read_results(folder: Path) -> Results:
         FlanlabError: it is missing or damaged.
     """
     path = folder / "results.json"
-    return _parse(TypeAdapter(Results), path, read_json(path))
+    return parse(TypeAdapter(Results), path, read_json(path))
 
 
 def read_run(folder: Path) -> RunFiles:
@@ -256,15 +256,20 @@ def read_run(folder: Path) -> RunFiles:
     return RunFiles(
         folder,
         read_results(folder),
-        _parse(TypeAdapter(MixtureCard), mixture, read_json(mixture)) if mixture.exists() else None,
-        _parse(TypeAdapter(dict[str, Any]), facts, read_json(facts)) if facts.exists() else {},
+        parse(TypeAdapter(MixtureCard), mixture, read_json(mixture)) if mixture.exists() else None,
+        parse(TypeAdapter(dict[str, Any]), facts, read_json(facts)) if facts.exists() else {},
         recipe,
         end_token,
         _read_log(folder / "training" / "log.jsonl"),
     )
 
 
-def _parse(kind: TypeAdapter[Content], path: Path, content: Any) -> Content:
+def parse(kind: TypeAdapter[Content], path: Path, content: Any) -> Content:
+    """The content of a file, checked.
+
+    Raises:
+        FlanlabError: it is not what it should be.
+    """
     try:
         return kind.validate_python(content)
     except ValidationError as error:

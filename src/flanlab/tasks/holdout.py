@@ -24,6 +24,8 @@ class HoldOut:
 
     clusters: tuple[Cluster, ...]
     overlap: OverlapPolicy = "error"
+    supervised: tuple[str, ...] = ()
+    """Held-out tasks that train after all, and nothing beside them: the way of supervised learning, to compare with."""
 
     def excluded_clusters(self) -> frozenset[Cluster]:
         """The held-out clusters and those that say too much about them."""
@@ -46,6 +48,8 @@ class HoldOut:
         )
         tested = [part for task in test for part in task.evaluated_parts(evaluated)]
         ancestors = lineage([*tasks, *tested])
+        if self.supervised:
+            return self._supervised_split(tasks, test, tested, ancestors)
         train: list[Task] = []
         left_out: dict[str, str] = {}
         conflicts: dict[str, str] = {}
@@ -81,6 +85,20 @@ class HoldOut:
             allowed = conflicts
         else:
             left_out |= conflicts
+        return HoldOutSplit(self, tuple(train), tuple(tested), left_out, allowed, ancestors)
+
+    def _supervised_split(
+        self, tasks: Sequence[Task], held_out: Sequence[Task], tested: Sequence[Task], ancestors: Mapping[str, frozenset[str]]
+    ) -> HoldOutSplit:
+        train = [task for task in held_out if task.name in self.supervised and task.has_split("train")]
+        if missing := sorted(set(self.supervised) - {task.name for task in train}):
+            raise FlanlabError(
+                f"hold_out.supervised names {missing[0]}, which is no held-out task with a train split.",
+                mend="Name tasks of the clusters held out, and include them in the recipe.",
+            )
+        names = {task.name for task in train}
+        left_out = {task.name: "only what hold_out.supervised names trains" for task in tasks if task.name not in names}
+        allowed = dict.fromkeys(sorted(names), "is what is evaluated: this is supervised learning, not zero-shot")
         return HoldOutSplit(self, tuple(train), tuple(tested), left_out, allowed, ancestors)
 
     def _cluster_reason(self, task: Task, shared_clusters: Sequence[str]) -> str:

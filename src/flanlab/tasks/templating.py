@@ -64,6 +64,7 @@ _SINGLE_EXPRESSION = re.compile(r"\A\s*\{\{[-+]?((?:(?!\}\}|\{\{).)*?)-?\}\}\s*\
 
 
 Fill = Callable[[dict[str, Any]], Any]
+_ABSENT = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +85,8 @@ class Compiled:
         found = {}
         for name in self.names:
             for layer in layers:
-                if name in layer:
-                    found[name] = layer[name]
+                if (value := layer.get(name, _ABSENT)) is not _ABSENT:
+                    found[name] = value
                     break
             else:
                 if name in _GLOBALS:

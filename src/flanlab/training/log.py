@@ -91,8 +91,12 @@ def step_record(
     examples: Sequence[EncodedExample],
     padding: int,
     seconds: float,
+    waited: float,
 ) -> dict[str, Any]:
-    """A step's line of the log; `padding` counts the tokens that are computed beside those of the examples."""
+    """A step's line of the log; `padding` counts the tokens that are computed beside those of the examples.
+
+    Of its `seconds`, `waited` went by until the examples were at hand.
+    """
     tokens = sum(example.length for example in examples)
     return {
         "step": step,
@@ -104,6 +108,7 @@ def step_record(
         "target_tokens": sum(len(example.target) for example in examples),
         "padding": round(padding / (padding + tokens), 4) if tokens else 0.0,
         "seconds": round(seconds, 3),
+        "waiting_seconds": round(waited, 4),
     }
 
 

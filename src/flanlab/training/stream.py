@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 
 from torch.utils.data import DataLoader, Dataset
 
 from flanlab.data.encoding import TextEncoder
 from flanlab.data.mixture import EncodedExample, Mixture
+from flanlab.data.workers import settle_worker
 
 _STEPS_AHEAD = 4
 """Steps each worker keeps ready."""
@@ -29,7 +29,7 @@ def steps_of_examples(
         sampler=range(first, last),
         num_workers=workers,
         prefetch_factor=_STEPS_AHEAD if workers else None,
-        worker_init_fn=_settle_worker,
+        worker_init_fn=settle_worker,
     )
     return iter(loader)
 
@@ -48,10 +48,3 @@ class _Steps(Dataset[list[EncodedExample]]):
     def __getitem__(self, step: int) -> list[EncodedExample]:
         positions = range(step * self._per_step, (step + 1) * self._per_step)
         return [found for found in self._mixture.examples(positions, self._encoder) if isinstance(found, EncodedExample)]
-
-
-def _settle_worker(_: int) -> None:
-    # Ctrl-C reaches every process of the terminal, but stopping is the trainer's business.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Threads of the tokenizers library do not outlive a fork; the workers are the parallelism.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -85,6 +85,7 @@ def train(
         with interrupts, log, meter("Training", settings.steps, saved) as bar:
             started = time.monotonic()
             for step, examples in enumerate(stream, start=saved):
+                waited = time.monotonic() - started
                 learning_rate = settings.learning_rate_at(step)
                 loss, norm = train_step(model, optimizer, objective, examples, settings, learning_rate)
                 if not math.isfinite(loss) or not math.isfinite(norm):
@@ -95,7 +96,7 @@ def train(
                 seconds, started = now - started, now
                 batches = [batch for own in batches_by_process(objective, examples, settings) for batch in own]
                 padding = sum(objective.padding(batch) for batch in batches)
-                record = step_record(step + 1, loss, norm, learning_rate, examples, padding, seconds)
+                record = step_record(step + 1, loss, norm, learning_rate, examples, padding, seconds, waited)
                 if peak is not None:
                     record["mfu"] = round(operations * record["tokens"] / seconds / peak, 4)
                 if dev and settings.dev_every and ((step + 1) % settings.dev_every == 0 or step + 1 in (1, settings.steps)):

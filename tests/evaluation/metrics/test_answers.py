@@ -50,6 +50,18 @@ def test_a_number_keeps_its_sign_and_point_but_in_squad(left: str, right: str) -
     assert score("f1", [said(left, right)]) == 1.0
 
 
+@pytest.mark.parametrize("option", ["A", "An", "the", "?", "-", "+"])
+def test_an_option_of_which_the_normal_form_leaves_nothing_is_still_itself(option: str) -> None:
+    assert exact_match(said(option.lower(), option)) == 1.0
+    assert valid_answer(said(option, "B", options=("B", option))) == 1.0
+    for other in ("", "B", "a the", "!", "C"):
+        assert exact_match(said(other, option)) == 0.0
+
+
+def test_an_article_beside_a_word_does_not_count() -> None:
+    assert exact_match(said("A dog.", "the dog")) == 1.0
+
+
 def test_minus_sign_and_hyphen_are_one() -> None:
     assert exact_match(said("\N{MINUS SIGN}32", "-32")) == 1.0
 

@@ -23,9 +23,12 @@ _SPACED = str.maketrans(dict.fromkeys(string.punctuation + "\u2018\u2019\u00b4`"
 def normalize_answer(text: str) -> str:
     """Lower case, without punctuation, articles and extra space, as in SQuAD; but a number keeps its sign and point.
 
-    SQuAD's rule drops every punctuation mark, which would make -32 equal to 32 and 1.5 to 15.
+    SQuAD's rule drops every punctuation mark, which would make -32 equal to 32 and 1.5 to 15. Where it leaves nothing, as of
+    an option "A", articles stay, and if need be punctuation too.
     """
-    return squad_form(re.sub(r"(?<![\w.])-(?=[.]?\d)|(?<=\d)[.](?=\d)|(?<![\w.])[.](?=\d)", _protect, text))
+    protected = re.sub(r"(?<![\w.])-(?=[.]?\d)|(?<=\d)[.](?=\d)|(?<![\w.])[.](?=\d)", _protect, text)
+    plain = protected.lower()
+    return squad_form(protected) or " ".join(plain.translate(_REMOVED).split()) or " ".join(plain.split())
 
 
 def _protect(match: re.Match[str]) -> str:

@@ -1,0 +1,28 @@
+"""The paper's ablations: each module makes the cells of one from a base recipe. A module put here is found by its name."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Sequence
+from importlib import import_module
+
+from flanlab.errors import FlanlabError
+from flanlab.experiments.cells import Ablation
+from flanlab.experiments.recipe import Plan
+
+
+def ablation_names() -> list[str]:
+    """Names of the ablations, as `flan ablate` takes them."""
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+
+
+def make_ablation(name: str, plan: Plan, points: Sequence[str] = ()) -> Ablation:
+    """The cells of an ablation of a planned base recipe; `points` are other places of its grid than the usual ones.
+
+    Raises:
+        FlanlabError: no such ablation, or points that do not suit it.
+    """
+    if name not in ablation_names():
+        raise FlanlabError(f"There is no ablation called `{name}`.", mend=f"There are: {', '.join(ablation_names())}.")
+    ablation: Ablation = import_module(f"{__name__}.{name.replace('-', '_')}").ablation(plan, points)
+    return ablation

@@ -1,0 +1,47 @@
+"""Section 4.2: models of several sizes, tuned and untuned, on held-out tasks and on those they trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flanlab.errors import FlanlabError
+from flanlab.experiments.cells import Ablation, Cell, Comparison, Panel, Series, Training, changed
+from flanlab.experiments.recipe import Plan
+
+
+def ablation(plan: Plan, points: Sequence[str]) -> Ablation:
+    """Points: models (folders or Hub ids), smallest first; there are no usual ones."""
+    if len(points) < 2:
+        raise FlanlabError(
+            "The ablation of scale compares two models or more.",
+            mend="Name them, smallest first: --points small/model,large/model.",
+        )
+    cells: list[Cell] = []
+    for number, model in enumerate(points, start=1):
+        recipe = changed(plan.recipe, model=model)
+        for scope in ("held_out", "held_in"):
+            where = "held out" if scope == "held_out" else "trained on"
+            name = f"{scope.replace('_', '-')}-{number}"
+            cells.append(Cell(f"untuned-{name}", f"{model}, untuned, tasks {where}", recipe, None, scope))
+            cells.append(Cell(f"tuned-{name}", f"{model}, tuned, tasks {where}", recipe, Training(recipe), scope))
+    places = range(1, len(points) + 1)
+    lines = [
+        Series(f"{way}, tasks {where}", [(place, f"{way}-{scope}-{place}") for place in places], dashed=way == "untuned")
+        for scope, where in (("held-out", "held out"), ("held-in", "trained on"))
+        for way in ("tuned", "untuned")
+    ]
+    return Ablation(
+        "Scale",
+        "From which size on does instruction tuning help tasks that it did not train on (section 4.2)?",
+        cells,
+        [Panel("Mean over clusters by size of model", "line", lines, "model, smallest first", by_cluster=False)],
+        [
+            Comparison(f"untuned-{scope}-{place}", f"tuned-{scope}-{place}")
+            for scope in ("held-out", "held-in")
+            for place in reversed(places)
+        ],
+        [
+            *(f"Model {place}: {model}." for place, model in zip(places, points, strict=True)),
+            "The paper (422M to 137B): tuning helps held-out tasks at 68B and more, and hurts at 8B and less.",
+        ],
+    )

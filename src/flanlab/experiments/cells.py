@@ -1,0 +1,140 @@
+"""What an ablation is made of: cells (a trained or untuned model, and what it is evaluated on), and the figure they make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from flanlab.errors import FlanlabError
+from flanlab.experiments.recipe import Recipe
+
+UNTUNED = "untuned"
+"""Name of the cell of the model as it is."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A model to be trained: a recipe, carried out on its own model or on what another training leaves."""
+
+    recipe: Recipe
+    start: Training | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model evaluated in one way."""
+
+    name: str
+    """Unique in its ablation: lower case, digits and hyphens."""
+    title: str
+    recipe: Recipe
+    """Its hold-out and its evaluation say what is evaluated, and how."""
+    training: Training | None = None
+    """None: the recipe's model as it is, asked in every prompt style that it knows."""
+    scope: Literal["held_out", "held_in"] = "held_out"
+    """Whether the held-out tasks are evaluated, or those that the recipe trains on."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line of a figure: (place on the axis, name of a cell)."""
+
+    title: str
+    points: Sequence[tuple[float, str]]
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One figure, of the mean main metric with its interval.
+
+    `line`: against a number; each series a line for every cluster (`by_cluster`) or one of the mean over clusters; `reference`
+    is a cell drawn as dashed lines. `dots`: every cell of the only series beside the others, cluster by cluster.
+    """
+
+    title: str
+    kind: Literal["line", "dots"]
+    series: Sequence[Series]
+    axis: str = ""
+    reference: str | None = None
+    by_cluster: bool = True
+    logarithmic: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`after` minus `before`, two cells asked the same questions; the first of an ablation are told in its first sentences."""
+
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The grid of an ablation, and how it is told."""
+
+    title: str
+    question: str
+    cells: Sequence[Cell]
+    panels: Sequence[Panel]
+    comparisons: Sequence[Comparison]
+    notes: Sequence[str] = ()
+    """How it differs from the paper's, and what the paper found."""
+
+
+def changed(recipe: Recipe, **sections: Any) -> Recipe:
+    """A recipe with other values: `changed(recipe, mixture={"inverted": False})` leaves the rest of the section as it is.
+
+    Raises:
+        FlanlabError: a value that a recipe cannot have.
+    """
+    content = recipe.model_dump(mode="json")
+    for name, value in sections.items():
+        content[name] = {**content[name], **value} if isinstance(value, Mapping) else value
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise FlanlabError(
+            f"The recipe {recipe.name} cannot be varied so: `{place}`: {first['msg']}.",
+            mend="Use another ablation, or a base recipe that suits this one.",
+        ) from error
+
+
+def with_tasks(recipe: Recipe, names: Iterable[str]) -> Recipe:
+    """A recipe of just these tasks; of one that the recipe leaves parts out of, those parts stay out."""
+    include = sorted(set(names))
+    parts = [name for name in recipe.tasks.exclude if "." in name and name.partition(".")[0] in include]
+    return changed(recipe, tasks={"include": include, "exclude": sorted(parts)})
+
+
+def trained(name: str, title: str, recipe: Recipe) -> Cell:
+    """The cell of a recipe carried out, evaluated as it says."""
+    return Cell(name, title, recipe, Training(recipe))
+
+
+def untuned(recipe: Recipe) -> Cell:
+    """The cell of a recipe's model as it is."""
+    return Cell(UNTUNED, "untuned", recipe)
+
+
+def whole_numbers(points: Sequence[str], usual: Sequence[int], *, least: int = 1, most: int | None = None) -> list[int]:
+    """Points as whole numbers in rising order; `usual` where none are given, up to `most`.
+
+    Raises:
+        FlanlabError: a point that is no such number.
+    """
+    if not points:
+        return [number for number in usual if most is None or number <= most]
+    upper = "" if most is None else f" to {most}"
+    for point in points:
+        if not point.isdigit() or int(point) < least or (most is not None and int(point) > most):
+            raise FlanlabError(
+                f"--points: {point!r} is none of the numbers from {least}{upper or ' up'}.",
+                mend="Separate whole numbers by commas, such as --points 1,3,6.",
+            )
+    return sorted({int(point) for point in points})

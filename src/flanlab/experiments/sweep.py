@@ -1,0 +1,162 @@
+"""A sweep: an ablation's cells as jobs under one root, how far each is, and the engine that does them one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from flanlab import __version__
+from flanlab.experiments.cells import Ablation, Cell
+from flanlab.experiments.recipe import Recipe
+from flanlab.experiments.sweep_jobs import Job, State, carry_out, error_text, is_done, read_record
+from flanlab.files import write_json
+
+SWEEP_FILE = "sweep.json"
+Report = Callable[[Job, State, str], None]
+"""Told of each change: the job, its state, and the error where it failed."""
+
+
+class Engine(Protocol):
+    """Does jobs, each after the one it needs; the failure of one stops only those that need it."""
+
+    def __call__(self, jobs: Sequence[Job], report: Report) -> None:
+        """Do the jobs, in an order in which each comes after the one it needs."""
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell with the keys of the jobs that it stands on: trainings, and its evaluation last."""
+
+    cell: Cell
+    chain: tuple[str, ...]
+
+
+@dataclass
+class Sweep:
+    """An ablation planned under a root folder; `states` and `errors` follow the work."""
+
+    name: str
+    recipe: Recipe
+    ablation: Ablation
+    root: Path
+    cells: list[PlannedCell]
+    left_out: list[str]
+    """Names of cells that were not asked for."""
+    jobs: dict[str, Job]
+    """By key, each after those it needs."""
+    speed: str
+    """Where the expected seconds come from."""
+    states: dict[str, State] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.states = {key: "done" if is_done(job) else "waiting" for key, job in self.jobs.items()}
+
+    @property
+    def folder(self) -> Path:
+        """The sweep's own folder, with its page and its list of cells."""
+        return self.root / f"{self.name}-{self.recipe.name}"
+
+    def state_of(self, planned: PlannedCell) -> State:
+        """A cell is as far as its work."""
+        states = [self.states[key] for key in planned.chain]
+        if states[-1] == "done":
+            return "done"
+        return next((state for state in ("failed", "running") if state in states), "waiting")
+
+    def error_of(self, planned: PlannedCell) -> str:
+        """Why a cell failed; empty where it did not."""
+        return next((self.errors[key] for key in planned.chain if key in self.errors), "")
+
+    def failed(self) -> list[PlannedCell]:
+        """The cells that could not be done."""
+        return [planned for planned in self.cells if self.state_of(planned) == "failed"]
+
+    def waiting(self) -> list[Job]:
+        """The jobs still to be done, each after those it needs; none that only a finished evaluation stands on."""
+        wanted = {key for planned in self.cells if self.state_of(planned) != "done" for key in planned.chain}
+        return [job for key, job in self.jobs.items() if key in wanted and self.states[key] != "done"]
+
+    def expected_seconds(self) -> float:
+        """Of the jobs still to be done, one after another."""
+        return sum(job.cost["seconds"] for job in self.waiting())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of sweep.json: the grid, what it cost, and how to tell it; scores stay in the cells' folders."""
+        return {
+            "format": 1,
+            "flanlab": __version__,
+            "name": self.name,
+            "title": self.ablation.title,
+            "question": self.ablation.question,
+            "notes": list(self.ablation.notes),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "cells": [self._facts(planned) for planned in self.cells],
+            "left_out": self.left_out,
+            "panels": [asdict(panel) for panel in self.ablation.panels],
+            "comparisons": [asdict(comparison) for comparison in self.ablation.comparisons],
+            "expected": {"seconds": self.expected_seconds(), "from": self.speed},
+        }
+
+    def write(self) -> None:
+        """Write sweep.json."""
+        write_json(self.folder / SWEEP_FILE, self.as_dict())
+
+    def _facts(self, planned: PlannedCell) -> dict[str, Any]:
+        jobs = [self.jobs[key] for key in planned.chain]
+        return {
+            "name": planned.cell.name,
+            "title": planned.cell.title,
+            "state": self.state_of(planned),
+            "error": self.error_of(planned),
+            "folder": self._place(jobs[-1]),
+            "jobs": [
+                {
+                    "kind": job.kind,
+                    "key": job.key,
+                    "folder": self._place(job),
+                    "state": self.states[job.key],
+                    "seconds": read_record(job).get("seconds"),
+                    "expected": dict(job.cost),
+                }
+                for job in jobs
+            ],
+        }
+
+    def _place(self, job: Job) -> str:
+        """Seen from the sweep's own folder, so that the root can be moved."""
+        return f"../{job.folder.parent.name}/{job.folder.name}"
+
+
+def run_sweep(sweep: Sweep, engine: Engine, report: Report) -> None:
+    """Do what is still to be done of a sweep; sweep.json always says how far it is."""
+
+    def note(job: Job, state: State, error: str) -> None:
+        sweep.states[job.key] = state
+        if error:
+            sweep.errors[job.key] = error
+        sweep.write()
+        report(job, state, error)
+
+    sweep.write()
+    engine(sweep.waiting(), note)
+
+
+def run_locally(jobs: Sequence[Job], report: Report) -> None:
+    """Do jobs one after another in this process."""
+    lost: set[str] = set()
+    for job in jobs:
+        if job.needs in lost:
+            lost.add(job.key)
+            report(job, "skipped", "")
+            continue
+        report(job, "running", "")
+        try:
+            carry_out(job)
+        except Exception as error:  # whatever it is, the other cells do not depend on it
+            lost.add(job.key)
+            report(job, "failed", error_text(error))
+        else:
+            report(job, "done", "")

@@ -1,0 +1,273 @@
+"""Planning a sweep: each cell's work keyed by its content, so that equal work is done once, and told before it costs."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flanlab import __version__
+from flanlab.data.encoding import PromptStyle
+from flanlab.data.sources import Rows, load_rows
+from flanlab.errors import FlanlabError
+from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
+from flanlab.evaluation.questions import question_length
+from flanlab.experiments.ablations import make_ablation
+from flanlab.experiments.cells import Cell, Training, changed, with_tasks
+from flanlab.experiments.recipe import Plan, Recipe, make_plan
+from flanlab.experiments.run import TRAINING_COST, make_mixture, prompt_styles, scoring_speed
+from flanlab.experiments.stamp import SHAPES_NOTHING
+from flanlab.experiments.sweep import PlannedCell, Sweep
+from flanlab.experiments.sweep_jobs import JOBS, Job, is_done
+from flanlab.files import read_json
+from flanlab.models.loading import LoadedModel, load_model
+from flanlab.progress import meter, say
+from flanlab.tasks.loading import load_collections
+from flanlab.tasks.schema import Split, Task
+
+_PROTOCOL = "1"
+"""Raise it when code here changes what a key stands for."""
+_GENERATION_COST = 1.3
+"""Answering a question, a generated answer with it, to scoring its tokens once."""
+_MEASURED_QUESTIONS = 8
+_MEASURED_EXAMPLES = 200
+
+
+def plan_sweep(
+    name: str,
+    recipe: Recipe,
+    root: Path,
+    mirror: Path | None = None,
+    *,
+    points: Sequence[str] = (),
+    only: Sequence[str] = (),
+) -> Sweep:
+    """Plan an ablation: its cells, what of them is done already, and what the rest will cost. Nothing is written.
+
+    Args:
+        name: of the ablation.
+        recipe: the base recipe, which the ablation varies.
+        root: folder of all sweeps that may share trained models and evaluations.
+        mirror: of Hub data sets.
+        points: other places of the grid than the usual ones.
+        only: patterns of cell names, such as `tuned-*`; other cells are left out.
+
+    Raises:
+        FlanlabError: as `make_plan`, for any of the cells; no such ablation or point; a pattern that fits no cell.
+    """
+    planner = _Planner(root.absolute(), None if mirror is None else mirror.absolute())
+    ablation = make_ablation(name, planner.plan(recipe), points)
+    names = [cell.name for cell in ablation.cells]
+    for pattern in only:
+        if not fnmatch.filter(names, pattern):
+            raise FlanlabError(f"--only: no cell is called {pattern!r}.", mend=f"There are: {', '.join(names)}.")
+    chosen = [cell for cell in ablation.cells if not only or any(fnmatch.fnmatch(cell.name, pattern) for pattern in only)]
+    cells = []
+    with meter("Planning", len(chosen)) as bar:
+        for cell in chosen:
+            cells.append(planner.cell(cell))
+            bar.advance()
+    left_out = [name for name in names if name not in {cell.name for cell in chosen}]
+    return Sweep(name, recipe, ablation, root, cells, left_out, planner.jobs, planner.speed_from())
+
+
+class _Planner:
+    """What planning learns on the way: jobs by key, tasks and rows, plans of recipes, base models, lengths and speeds."""
+
+    def __init__(self, root: Path, mirror: Path | None) -> None:
+        self.jobs: dict[str, Job] = {}
+        self._root = root
+        self._mirror = mirror
+        self._tasks: dict[tuple[str, ...], list[Task]] = {}
+        self._rows: dict[tuple[str, str, Split], Rows] = {}
+        self._plans: dict[str, Plan] = {}
+        self._models: dict[str, LoadedModel] = {}
+        self._lengths: dict[str, float] = {}
+        self._earlier: dict[tuple[str, str], list[float]] = {}
+        self._measured: dict[str, float] = {}
+        self._remembered = False
+        for path in sorted((root / JOBS).glob("*.json")):
+            record = read_json(path)
+            if "tokens_per_second" in record:
+                self._earlier.setdefault((record["kind"], record["model"]), []).append(record["tokens_per_second"])
+
+    def plan(self, recipe: Recipe) -> Plan:
+        """The recipe's tasks and rows, found once."""
+        text = recipe.model_dump_json(exclude={"name", "description", "model", "training", "mixture"})
+        if text not in self._plans:
+            self._plans[text] = make_plan(recipe, self._mirror, read_tasks=self._read_tasks, read_rows=self._read_rows)
+        return self._plans[text].model_copy(update={"recipe": recipe})
+
+    def cell(self, cell: Cell) -> PlannedCell:
+        """The jobs of a cell; those that another cell has already are shared."""
+        training = None if cell.training is None else self._train(cell.training)
+        evaluation = self._evaluate(cell, training)
+        chain = [evaluation]
+        while (needed := chain[0].needs) is not None:
+            chain.insert(0, self.jobs[needed])
+        return PlannedCell(cell, tuple(job.key for job in chain))
+
+    def speed_from(self) -> str:
+        """Where the expected seconds come from."""
+        sources = ["earlier cells"] if self._remembered else []
+        sources += ["a measurement on this machine"] if self._measured else []
+        return " and ".join(sources)
+
+    def _read_tasks(self, collections: Sequence[str]) -> list[Task]:
+        names = tuple(collections)
+        if names not in self._tasks:
+            self._tasks[names] = load_collections(names)
+        return self._tasks[names]
+
+    def _read_rows(self, task: Task, split: Split, mirror: Path | None) -> Rows:
+        about = (task.name, task.hash, split)
+        if about not in self._rows:
+            self._rows[about] = load_rows(task, split, mirror)
+        return self._rows[about]
+
+    def _train(self, training: Training) -> Job:
+        start = None if training.start is None else self._train(training.start)
+        recipe, plan = training.recipe, self.plan(training.recipe)
+        base = recipe.model
+        model = _place(base) if start is None else str(start.folder / "model")
+        told = _told_alike(recipe, plan, model)
+        shaping = told.model_dump(
+            mode="json", exclude={"model": True, "tasks": {"collections"}, "training": set(SHAPES_NOTHING)}
+        )
+        rows = {task.name: [task.hash, plan.train_rows[task.name].source_hash] for task in plan.split.train}
+        key = _key("train", self._model(base).identity if start is None else start.key, shaping, rows)
+        if key not in self.jobs:
+            alone = plan.split.train[0].name
+            title = f"train on {f'{len(plan.split.train)} tasks' if len(plan.split.train) > 1 else alone}"
+            content = told.model_dump(mode="json")
+            job = Job(
+                "train", key, title, str(self._root), content, self._mirror_text, None if start is None else start.key, base
+            )
+            self.jobs[key] = self._priced(job, self._training_cost(job, plan, base))
+        return self.jobs[key]
+
+    def _evaluate(self, cell: Cell, training: Job | None) -> Job:
+        recipe, plan = cell.recipe, self.plan(cell.recipe)
+        loaded = self._model(recipe.model)
+        units = self._units(cell, plan)
+        tasks = [unit.task for unit in units]
+        styles: tuple[PromptStyle, ...] = ("instruction",) if training else tuple(prompt_styles(loaded, tasks))
+        seen = cell.scope == "held_in" or bool(recipe.hold_out.supervised) or recipe.hold_out.overlap == "allow"
+        asked = {
+            unit.task.name: [unit.task.hash, unit.rows.source_hash, unit.exemplars.source_hash if unit.exemplars else None]
+            for unit in units
+        }
+        settings = recipe.evaluation.model_dump(mode="json", exclude={"token_budget"})
+        key = _key("evaluate", training.key if training else loaded.identity, settings, asked, styles, recipe.seed, seen)
+        if key not in self.jobs:
+            model = _place(recipe.model) if training is None else str(training.folder / "model")
+            told = Recipe.model_validate(training.recipe) if training else changed(recipe, tasks=_places(recipe))
+            job = Job(
+                "evaluate",
+                key,
+                f"evaluate {cell.title}",
+                str(self._root),
+                changed(told, name=cell.name, evaluation=recipe.evaluation.model_dump(mode="json")).model_dump(mode="json"),
+                self._mirror_text,
+                training.key if training else None,
+                recipe.model,
+                model,
+                tuple(asked),
+                styles,
+                seen,
+            )
+            self.jobs[key] = self._priced(job, self._evaluation_cost(job, units, recipe, loaded))
+        return self.jobs[key]
+
+    def _units(self, cell: Cell, plan: Plan) -> list[EvaluationUnit]:
+        settings, seed = cell.recipe.evaluation, cell.recipe.seed
+        tasks: Sequence[Task] = plan.split.test
+        rows, exemplars = plan.test_rows, plan.exemplar_rows
+        if cell.scope == "held_in":
+            whole = [task for task in plan.split.train if task.has_split(settings.split)]
+            tasks = [part for task in whole for part in task.evaluated_parts(settings.split)]
+            rows = {task.name: self._read_rows(task, settings.split, self._mirror) for task in tasks}
+            exemplars = plan.train_rows if settings.shots else {}
+        return [plan_task(task, rows[task.name], settings, seed, exemplars.get(task.whole.name)) for task in tasks]
+
+    def _training_cost(self, job: Job, plan: Plan, base: str) -> dict[str, float]:
+        settings = plan.recipe.training
+        tokens = settings.steps * settings.tokens_per_step
+        if is_done(job):
+            return {"tokens": tokens}
+        encoder = self._model(base).encoder
+        # A step is as many examples as make up its tokens on average.
+        return {"tokens": tokens, "examples": round(tokens / make_mixture(plan).mean_length(encoder, _MEASURED_EXAMPLES))}
+
+    def _evaluation_cost(
+        self, job: Job, units: Sequence[EvaluationUnit], recipe: Recipe, loaded: LoadedModel
+    ) -> dict[str, float]:
+        questions = {unit.task.name: sum(len(unit.asked(style)) for style in job.styles) for unit in units}
+        if is_done(job):
+            return {"questions": sum(questions.values())}
+        tokens = sum(questions[unit.task.name] * self._length(unit, recipe, loaded) for unit in units)
+        return {"tokens": round(tokens), "questions": sum(questions.values())}
+
+    def _length(self, unit: EvaluationUnit, recipe: Recipe, loaded: LoadedModel) -> float:
+        """Mean tokens of a question, its options among them."""
+        settings = recipe.evaluation
+        asked = (unit.task.hash, unit.rows.source_hash, settings.model_dump_json(), recipe.seed, loaded.encoder.hash)
+        about = repr(asked)
+        if about not in self._lengths:
+            some = unit.pairs[:_MEASURED_QUESTIONS]
+            self._lengths[about] = statistics.fmean(
+                question_length(unit, *pair, settings, recipe.seed, loaded.encoder) for pair in some
+            )
+        return self._lengths[about]
+
+    def _priced(self, job: Job, cost: dict[str, float]) -> Job:
+        """The job with the seconds it is expected to take: none where it is done."""
+        if is_done(job):
+            return job.with_cost({**cost, "seconds": 0.0})
+        model = job.base
+        if known := self._earlier.get((job.kind, model)):
+            self._remembered = True
+            speed = statistics.fmean(known)
+        else:
+            if model not in self._measured:
+                self._measured[model] = scoring_speed(self._model(model))
+            speed = self._measured[model] / (TRAINING_COST if job.kind == "train" else _GENERATION_COST)
+        return job.with_cost({**cost, "seconds": round(cost["tokens"] / speed, 3)})
+
+    def _model(self, name: str) -> LoadedModel:
+        if name not in self._models:
+            self._models[name] = load_model(name, say=say)
+        return self._models[name]
+
+    @property
+    def _mirror_text(self) -> str | None:
+        return None if self._mirror is None else str(self._mirror)
+
+
+def _told_alike(recipe: Recipe, plan: Plan, model: str) -> Recipe:
+    """A recipe that trains the same, in the same words whichever cell it comes from: its tasks one by one, and no more of its
+    evaluation than decides which tasks are tested.
+    """
+    names = {task.name for task in plan.split.train} | {task.whole.name for task in plan.split.test}
+    alike = changed(with_tasks(recipe, names), name="trained", description="", model=model, tasks=_places(recipe))
+    return alike.model_copy(update={"evaluation": EvaluationSettings(split=recipe.evaluation.split)})
+
+
+def _places(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's collections as another process, in another folder, finds them."""
+    return {"collections": [_place(name) for name in recipe.tasks.collections]}
+
+
+def _place(name: str) -> str:
+    """A folder of this machine by its full path; any other name as it is."""
+    return str(Path(name).absolute()) if Path(name).exists() else name
+
+
+def _key(*facts: Any) -> str:
+    """A folder's name for content that follows from `facts`."""
+    text = json.dumps([_PROTOCOL, __version__, *facts], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

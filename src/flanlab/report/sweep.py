@@ -1,0 +1,265 @@
+"""A sweep read from its folder: the cells that are done, and what their results say about one another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, TypeAdapter
+
+from flanlab.errors import FlanlabError
+from flanlab.files import read_json
+from flanlab.report.comparison import compare_sides, open_side
+from flanlab.report.reading import MAIN_METRIC, FolderName, Number, Results, Score, parse, read_results
+from flanlab.report.wording import counted, listed, signed
+
+SWEEP_FILE = "sweep.json"
+_TOLD_FAILURES = 3
+
+
+class JobFacts(BaseModel):
+    """A piece of work that a cell stands on."""
+
+    kind: Literal["train", "evaluate"]
+    key: FolderName
+    folder: str
+    state: str
+    seconds: Number | None
+    expected: dict[str, Number]
+
+
+class CellFacts(BaseModel):
+    """A cell, and how far it is."""
+
+    name: str
+    title: str
+    state: Literal["waiting", "running", "done", "failed"]
+    error: str
+    folder: str
+    jobs: list[JobFacts]
+
+
+class SeriesFacts(BaseModel):
+    """Cells by place."""
+
+    title: str
+    points: list[tuple[Number, str]]
+    dashed: bool
+
+
+class PanelFacts(BaseModel):
+    """A figure, as the ablation wants it."""
+
+    title: str
+    kind: Literal["line", "dots"]
+    series: list[SeriesFacts]
+    axis: str
+    reference: str | None
+    by_cluster: bool
+
+
+class PairFacts(BaseModel):
+    """Two cells to be compared."""
+
+    before: str
+    after: str
+
+
+class Expected(BaseModel):
+    """What the rest will take."""
+
+    seconds: Number
+
+
+class SweepFacts(BaseModel):
+    """sweep.json."""
+
+    format: Literal[1]
+    flanlab: str
+    name: str
+    title: str
+    question: str
+    notes: list[str]
+    recipe: dict[str, Any]
+    cells: list[CellFacts]
+    left_out: list[str]
+    panels: list[PanelFacts]
+    comparisons: list[PairFacts]
+    expected: Expected
+
+
+@dataclass(frozen=True)
+class SweepCell:
+    """A cell with its results, where it is done."""
+
+    facts: CellFacts
+    folder: Path
+    results: Results | None
+
+    @property
+    def variant(self) -> str:
+        """The variant that stands for the cell: of an untuned model's prompts the one that does best on average."""
+        assert self.results is not None
+        return max(self.results.variants, key=lambda variant: self.mean(variant).mean)
+
+    def mean(self, variant: str) -> Score:
+        """The main metric, over clusters."""
+        assert self.results is not None
+        assert self.results.cluster_average is not None
+        return self.results.cluster_average.scores[MAIN_METRIC][variant]
+
+    def clusters(self, variant: str) -> dict[str, Score]:
+        """The main metric, by cluster."""
+        assert self.results is not None
+        return {name: part.scores[MAIN_METRIC][variant] for name, part in self.results.clusters.items()}
+
+    def tasks(self, variant: str) -> dict[str, Score]:
+        """Each task by its main metric."""
+        assert self.results is not None
+        return {name: task.scores[task.main_metric][variant] for name, task in self.results.tasks.items()}
+
+    def spread(self, variant: str) -> float:
+        """Standard deviation over templates, on average over tasks."""
+        spreads = [score.std for score in self.tasks(variant).values() if score.std is not None]
+        return sum(spreads) / len(spreads) if spreads else 0.0
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two cells on the same questions."""
+
+    before: SweepCell
+    after: SweepCell
+    found: Mapping[str, Any] | None
+    """As `compare_sides` has it; None where they cannot be paired."""
+    reason: str = ""
+    """Why not."""
+
+    @property
+    def over_clusters(self) -> Mapping[str, Any]:
+        """The difference of the means over clusters."""
+        assert self.found is not None
+        difference: Mapping[str, Any] = self.found["cluster_average"]["comparison"][MAIN_METRIC]
+        return difference
+
+
+@dataclass(frozen=True)
+class SweepRead:
+    """All that a sweep's page is made of."""
+
+    folder: Path
+    facts: SweepFacts
+    cells: Mapping[str, SweepCell]
+    """By name, in order."""
+    pairs: list[Pair]
+
+    def done(self, name: str | None) -> SweepCell | None:
+        """A cell, if it is one of this sweep and done."""
+        cell = None if name is None else self.cells.get(name)
+        return cell if cell is not None and cell.results is not None else None
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether the folder is a sweep's."""
+    return (folder / SWEEP_FILE).is_file()
+
+
+def read_sweep(folder: Path) -> SweepRead:
+    """Read a sweep's folder and the results of its cells.
+
+    Raises:
+        FlanlabError: a file is missing or damaged.
+    """
+    path = folder / SWEEP_FILE
+    facts = parse(TypeAdapter(SweepFacts), path, read_json(path))
+    cells = {}
+    for cell in facts.cells:
+        place = folder / cell.folder
+        cells[cell.name] = SweepCell(cell, place, read_results(place) if cell.state == "done" else None)
+    pairs = []
+    for pair in facts.comparisons:
+        before, after = cells.get(pair.before), cells.get(pair.after)
+        if before and after and before.results and after.results and before.folder != after.folder:
+            pairs.append(_paired(before, after))
+    return SweepRead(folder, facts, cells, pairs)
+
+
+def verdict(sweep: SweepRead) -> list[str]:
+    """What the sweep found, in sentences that claim no more than the numbers."""
+    return [*_unfinished(sweep), *_differences(sweep)]
+
+
+def told(pair: Pair) -> str:
+    """A comparison as a sentence."""
+    assert pair.found is not None
+    counts, over = pair.found["counts"], pair.found["cluster_average"]
+    low, high = (signed(bound) for bound in pair.over_clusters["interval"])
+    includes = "" if pair.over_clusters["excludes_zero"] else ", which includes zero"
+    clusters = f"the mean over {over['clusters']} clusters" if over["clusters"] > 1 else "the mean over tasks"
+    tasks = counted(counts["tests"], "task")
+    outcome = f"better with intervals excluding zero on {counts['better']} of {tasks}, worse on {counts['worse']}"
+    if not counts["better"] and not counts["worse"]:
+        where = f"on none of {tasks}" if counts["tests"] > 1 else "not on the one task"
+        outcome = f"the interval of the difference excludes zero {where}"
+    return (
+        f"“{pair.after.facts.title}” against “{pair.before.facts.title}”: {outcome}; {clusters} differs by"
+        f" {signed(pair.over_clusters['difference'])} points (95 % interval {low} to {high}{includes})."
+    )
+
+
+def _unfinished(sweep: SweepRead) -> Iterable[str]:
+    failed = [cell.facts.title for cell in sweep.cells.values() if cell.facts.state == "failed"]
+    if failed:
+        named = listed([f"“{title}”" for title in failed[:_TOLD_FAILURES]])
+        more = f" and {len(failed) - _TOLD_FAILURES} more" if len(failed) > _TOLD_FAILURES else ""
+        yield f"{counted(len(failed), 'cell')} failed ({named}{more}): the figure lacks {'it' if len(failed) == 1 else 'them'}."
+    waiting = sum(cell.facts.state in ("waiting", "running") for cell in sweep.cells.values())
+    if waiting:
+        yield f"{counted(waiting, 'cell')} of {len(sweep.cells)} {'is' if waiting == 1 else 'are'} not done yet."
+
+
+def _differences(sweep: SweepRead) -> Iterable[str]:
+    pairs = [pair for pair in sweep.pairs if pair.found is not None]
+    if not pairs:
+        yield "No two cells can be compared yet."
+        return
+    if len(pairs) > 1 and _share_no_task(pairs):
+        yield _together(pairs)
+        return
+    yield told(pairs[0])
+    if len(pairs) > 1:
+        higher = sum(pair.over_clusters["excludes_zero"] and pair.over_clusters["difference"] > 0 for pair in pairs)
+        lower = sum(pair.over_clusters["excludes_zero"] and pair.over_clusters["difference"] < 0 for pair in pairs)
+        yield (
+            f"Of the {len(pairs)} comparisons below, which share cells, {higher} {'shows' if higher == 1 else 'show'} a higher"
+            f" mean with an interval that excludes zero, {lower} a lower one, and {len(pairs) - higher - lower} no clear"
+            " difference."
+        )
+
+
+def _share_no_task(pairs: list[Pair]) -> bool:
+    names = [name for pair in pairs if pair.found for name in pair.found["tasks"]]
+    return len(names) == len(set(names))
+
+
+def _together(pairs: list[Pair]) -> str:
+    """Comparisons of different tasks each, counted together."""
+    counts = [pair.found["counts"] for pair in pairs if pair.found]
+    tests, better, worse = (sum(one[name] for one in counts) for name in ("tests", "better", "worse"))
+    clear = [pair for pair in pairs if pair.over_clusters["excludes_zero"]]
+    higher = sum(pair.over_clusters["difference"] > 0 for pair in clear)
+    return (
+        f"Over {len(pairs)} comparisons, each of tasks of its own: better with intervals excluding zero on {better} of"
+        f" {counted(tests, 'task')}, worse on {worse}; the mean over a comparison's tasks is clearly higher in {higher} and"
+        f" clearly lower in {len(clear) - higher}."
+    )
+
+
+def _paired(before: SweepCell, after: SweepCell) -> Pair:
+    sides = [open_side(f"{cell.folder}:{cell.variant}") for cell in (before, after)]
+    try:
+        return Pair(before, after, compare_sides(*sides))
+    except FlanlabError as error:
+        return Pair(before, after, None, error.message)

@@ -1,0 +1,316 @@
+"""The page of a sweep: figures, tables, and what they say, in one HTML file that opens offline."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from markupsafe import Markup
+
+from flanlab.files import write_text
+from flanlab.report.page import page_environment
+from flanlab.report.plots import Line, PanelRow, line_panel, score_panel
+from flanlab.report.published import PublishedModel, figures, published
+from flanlab.report.reading import Score
+from flanlab.report.sweep import PanelFacts, SeriesFacts, SweepCell, SweepRead, read_sweep, told, verdict
+from flanlab.report.wording import cluster_title, number
+
+PAGE_FILE = "report.html"
+CSV_FILE = "scores.csv"
+_MEAN = "mean over clusters"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawn panel."""
+
+    title: str
+    svg: Markup
+    download: str
+    """The same as a file of its own, as a data: address."""
+    legend: Sequence[Mapping[str, Any]]
+    caption: str
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """A line of a table; None where a column has no score."""
+
+    name: str
+    note: str
+    scores: Sequence[Score | None]
+    extra: Sequence[str] = ()
+    is_average: bool = False
+
+
+def write_sweep_page(folder: Path) -> Path:
+    """Write report.html, scores.csv and the figures into a sweep's folder, from the results files of its cells alone.
+
+    Raises:
+        FlanlabError: a file is missing or damaged.
+    """
+    sweep = read_sweep(folder)
+    drawn = [figure for panel in sweep.facts.panels if (figure := _figure(sweep, panel)) is not None]
+    scores = _csv(sweep)
+    page = (
+        page_environment()
+        .get_template("sweep.html.j2")
+        .render(
+            sweep=sweep.facts,
+            cells=sweep.cells.values(),
+            sentences=verdict(sweep),
+            figures=drawn,
+            tables=_tables(sweep),
+            pairs=[(pair, told(pair) if pair.found else "") for pair in sweep.pairs],
+            published=_published(sweep),
+            recipe=yaml.safe_dump(sweep.facts.recipe, sort_keys=False, allow_unicode=True),
+            csv=_data_address("text/csv", scores),
+            seconds=_seconds(sweep),
+            links={name: _links(cell) for name, cell in sweep.cells.items()},
+        )
+    )
+    for place, figure in enumerate(drawn, start=1):
+        write_text(folder / f"figure-{place}.svg", _standalone(figure.svg))
+    write_text(folder / CSV_FILE, scores)
+    write_text(folder / PAGE_FILE, page)
+    return folder / PAGE_FILE
+
+
+def _figure(sweep: SweepRead, panel: PanelFacts) -> Figure | None:
+    """None where no cell of it is done."""
+    if panel.kind == "line":
+        return _line_figure(sweep, panel)
+    return _dots_figure(sweep, panel)
+
+
+def _line_figure(sweep: SweepRead, panel: PanelFacts) -> Figure | None:
+    reference = sweep.done(panel.reference)
+    lines = [line for series in panel.series for line in _lines(sweep, panel, series, reference)]
+    places = {place: f"{place:g}" for series in panel.series for place, name in series.points if sweep.done(name) is not None}
+    if not lines:
+        return None
+    legend = [{"title": line.title, "dashed": line.dashed, "colour": "ink" if line.strong else ""} for line in lines]
+    dashes = f" Dashed: {reference.facts.title}, by its best prompt." if reference else ""
+    heard = [
+        f"{line.title}: "
+        + ", ".join(f"{number(score.mean)} at {places[place]}" for place, score in line.scores.items())
+        + (f"; {number(line.reference.mean)} dashed" if line.reference else "")
+        + "."
+        for line in lines
+    ]
+    label = f"{panel.title}, main metric times 100 against {panel.axis}. {' '.join(heard)}"
+    svg = line_panel(lines, places, panel.axis, label)
+    caption = f"Main metric of each task, times 100, with 95 % intervals over rows and templates.{dashes}"
+    return Figure(panel.title, svg, _data_address("image/svg+xml", _standalone(svg)), legend, caption)
+
+
+def _lines(sweep: SweepRead, panel: PanelFacts, series: SeriesFacts, reference: SweepCell | None) -> list[Line]:
+    """A line for each cluster and their mean, or the mean alone."""
+    cells = {place: cell for place, name in series.points if (cell := sweep.done(name)) is not None}
+    if not cells:
+        return []
+    means = {place: cell.mean(cell.variant) for place, cell in cells.items()}
+    if not panel.by_cluster:
+        return [Line(series.title, means, dashed=series.dashed)]
+    by_cluster = {place: cell.clusters(cell.variant) for place, cell in cells.items()}
+    names = list(dict.fromkeys(name for scores in by_cluster.values() for name in scores))
+    held_against = reference.clusters(reference.variant) if reference else {}
+    lines = [
+        Line(
+            cluster_title(name),
+            {place: scores[name] for place, scores in by_cluster.items() if name in scores},
+            held_against.get(name),
+        )
+        for name in names
+    ]
+    if len(names) > 1:
+        lines.append(Line(_MEAN, means, reference.mean(reference.variant) if reference else None, strong=True))
+    return lines
+
+
+def _dots_figure(sweep: SweepRead, panel: PanelFacts) -> Figure | None:
+    columns, rows = _dots(sweep, panel)
+    if not rows:
+        return None
+    panel_rows = [PanelRow(name, scores, frozenset(), None, name == _MEAN) for name, scores in rows.items()]
+    heard = [
+        f"{row.name}: " + ", ".join(f"{columns[key]} {number(score.mean)}" for key, score in row.scores.items()) + "."
+        for row in (panel_rows if len(panel_rows) <= 4 else panel_rows[-1:])
+    ]
+    label = f"{panel.title}, main metric times 100. {' '.join(heard)} All numbers stand in the table below."
+    svg = score_panel("Main metric, times 100", panel_rows, list(columns), False, label)
+    legend = [{"title": title, "dashed": False, "colour": ""} for title in columns.values()]
+    caption = "Main metric of each task, with 95 % intervals over rows and templates; an untuned model by its best prompt."
+    return Figure(panel.title, svg, _data_address("image/svg+xml", _standalone(svg)), legend, caption)
+
+
+def _dots(sweep: SweepRead, panel: PanelFacts) -> tuple[dict[str, str], dict[str, dict[str, Score]]]:
+    """Titles of the columns, and scores by row and column: cells by cluster, or several series by task."""
+    columns: dict[str, str] = {}
+    rows: dict[str, dict[str, Score]] = {}
+    if len(panel.series) == 1:
+        means: dict[str, Score] = {}
+        for _, name in panel.series[0].points:
+            if (cell := sweep.done(name)) is None:
+                continue
+            columns[name] = cell.facts.title
+            means[name] = cell.mean(cell.variant)
+            for cluster, score in cell.clusters(cell.variant).items():
+                rows.setdefault(cluster_title(cluster), {})[name] = score
+        if len(rows) > 1:
+            rows[_MEAN] = means
+        return columns, rows
+    for series in panel.series:
+        for _, name in series.points:
+            if (cell := sweep.done(name)) is None:
+                continue
+            columns[series.title] = series.title
+            for task, score in cell.tasks(cell.variant).items():
+                rows.setdefault(task, {})[series.title] = score
+    return columns, rows
+
+
+def _tables(sweep: SweepRead) -> list[dict[str, Any]]:
+    """One table of all cells and variants, or one by task where columns gather the cells of several."""
+    gathered = [panel for panel in sweep.facts.panels if panel.kind == "dots" and len(panel.series) > 1]
+    tables = [_task_table(sweep, panel) for panel in gathered]
+    return tables or [_cell_table(sweep)]
+
+
+def _cell_table(sweep: SweepRead) -> dict[str, Any]:
+    done = [cell for cell in sweep.cells.values() if cell.results is not None]
+    clusters = list(dict.fromkeys(name for cell in done if cell.results for name in cell.results.clusters))
+    rows = []
+    for cell in done:
+        assert cell.results is not None
+        for variant, title in cell.results.variants.items():
+            scores: list[Score | None] = [cell.clusters(variant).get(name) for name in clusters]
+            if len(clusters) > 1:
+                scores.append(cell.mean(variant))
+            note = title if len(cell.results.variants) > 1 else ""
+            rows.append(ScoreRow(cell.facts.title, note, scores, [number(cell.spread(variant))]))
+    columns = [cluster_title(name) for name in clusters] + ([_MEAN] if len(clusters) > 1 else [])
+    return {
+        "label": "Scores of all cells",
+        "columns": columns,
+        "extra": ["std over templates, mean over tasks"],
+        "rows": rows,
+    }
+
+
+def _task_table(sweep: SweepRead, panel: PanelFacts) -> dict[str, Any]:
+    columns: dict[tuple[str, str], str] = {}
+    scores: dict[str, dict[tuple[str, str], Score]] = {}
+    beside: dict[str, dict[str, float]] = {}
+    for series in panel.series:
+        for _, name in series.points:
+            cell = sweep.done(name)
+            if cell is None or cell.results is None:
+                continue
+            for variant, title in cell.results.variants.items():
+                several = len(cell.results.variants) > 1
+                columns[(series.title, variant)] = f"{series.title}, {title}" if several else series.title
+                for task, score in cell.tasks(variant).items():
+                    scores.setdefault(task, {})[(series.title, variant)] = score
+            for task, result in cell.results.tasks.items():
+                beside[task] = figures(result, result.main_metric)
+    models = [model for model in published().models if any(model in known for known in beside.values())]
+    ordered = {key: columns[key] for series in panel.series for key in columns if key[0] == series.title}
+    rows = [
+        ScoreRow(
+            task,
+            "",
+            [found.get(key) for key in ordered],
+            [number(beside[task][model]) if model in beside[task] else "" for model in models],
+        )
+        for task, found in scores.items()
+    ]
+    extra = [f"{published().models[model].title}, as published" for model in models]
+    return {"label": panel.title, "columns": list(ordered.values()), "extra": extra, "rows": rows}
+
+
+def _published(sweep: SweepRead) -> list[PublishedModel]:
+    """The models of whose published figures some are shown."""
+    found = {
+        model
+        for cell in sweep.cells.values()
+        if cell.results
+        for task in cell.results.tasks.values()
+        for model in figures(task, task.main_metric)
+    }
+    shown = any(len(panel.series) > 1 for panel in sweep.facts.panels if panel.kind == "dots")
+    return [facts for model, facts in published().models.items() if model in found and shown]
+
+
+def _links(cell: SweepCell) -> list[tuple[str, str]]:
+    """What there is to see of a cell, as (text, address)."""
+    links = []
+    for job in cell.facts.jobs:
+        if job.state == "done" and job.kind == "evaluate":
+            links.append(("report", f"{job.folder}/report.html"))
+        if job.kind == "train":
+            links.append(("recipe", f"{job.folder}/recipe.yaml"))
+    log = [job for job in cell.facts.jobs if (cell.folder.parent.parent / "jobs" / f"{job.key}.log").exists()]
+    links += [("log" if job.kind == "evaluate" else "training log", f"../jobs/{job.key}.log") for job in log]
+    return links
+
+
+def _seconds(sweep: SweepRead) -> dict[str, float]:
+    """What a cell took, by name: shared work counts in each; and under the empty name everything once."""
+    once = {job.key: job.seconds or 0.0 for cell in sweep.cells.values() for job in cell.facts.jobs}
+    return {
+        "": sum(once.values()),
+        **{name: sum(job.seconds or 0.0 for job in cell.facts.jobs) for name, cell in sweep.cells.items()},
+    }
+
+
+def _csv(sweep: SweepRead) -> str:
+    """Every score: a line for each cell, variant, and task, cluster or mean."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    header = ["cell", "title", "state", "variant", "of", "name", "metric", "score", "low", "high", "std_over_templates"]
+    writer.writerow(header)
+    for name, cell in sweep.cells.items():
+        facts = [name, cell.facts.title, cell.facts.state]
+        if cell.results is None:
+            writer.writerow([*facts, *[""] * (len(header) - len(facts))])
+            continue
+        for variant in cell.results.variants:
+            writer.writerows([*facts, variant, *line] for line in _csv_lines(cell, variant))
+    return buffer.getvalue()
+
+
+def _csv_lines(cell: SweepCell, variant: str) -> Iterable[list[Any]]:
+    assert cell.results is not None
+    for name, task in cell.results.tasks.items():
+        score = task.scores[task.main_metric][variant]
+        yield ["task", name, task.main_metric, score.mean, *score.interval, score.std]
+    for name, score in cell.clusters(variant).items():
+        yield ["cluster", name, "main metric", score.mean, *score.interval, ""]
+    score = cell.mean(variant)
+    yield ["mean over clusters", "", "main metric", score.mean, *score.interval, ""]
+
+
+def _standalone(svg: Markup) -> str:
+    """The figure as a file: the page's colours, by light, put into it."""
+    style = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
+    colours = dict(re.findall(r"--([\w-]+): (#\w+)", style.partition("@media")[0]))
+    text = re.sub(r"var\(--([\w-]+)\)", lambda found: colours[found.group(1)], str(svg))
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
+    assert box is not None
+    opening = f'<svg xmlns="http://www.w3.org/2000/svg" width="{box.group(1)}" height="{box.group(2)}" font-family="sans-serif"'
+    text = text.replace("font-family: inherit", "font-family: sans-serif")
+    paper = f'<rect width="100%" height="100%" fill="{colours["paper"]}"/>'
+    head, _, rest = text.removeprefix("<svg").partition(">")
+    return f"{opening}{head}>{paper}{rest}"
+
+
+def _data_address(kind: str, text: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(text.encode()).decode()}"

@@ -1,0 +1,44 @@
+"""A task asked without its instructions: by its inputs alone, or by them after the names of the task type and the data set.
+
+The paper compares these with natural instructions (section 4.3). The task stays what it is in all but its templates, so that
+everything downstream renders, trains and scores it as any other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Literal
+
+from flanlab.tasks.schema import Task, Template
+from flanlab.tasks.templating import variables_in
+
+Phrasing = Literal["full", "name", "none"]
+"""Natural instructions; "[Task type: data set]" before the inputs; the inputs alone."""
+
+
+def phrased(task: Task, phrasing: Phrasing) -> Task:
+    """The task as it is (`full`), or with one bare template for each kind of target that its forward templates have.
+
+    An input is a field that at least half of those templates show, in the order of the task's fields. A task that is phrased
+    so already comes out the same again.
+    """
+    if phrasing == "full":
+        return task
+    label = task.clusters[0].label
+    heading = f"[{label[:1].upper()}{label[1:]}: {task.whole.name.replace('_', ' ')}]\n" if phrasing == "name" else ""
+    forward = [task.templates[number - 1] for number in task.forward_templates()]
+    templates = []
+    for target in dict.fromkeys(template.target for template in forward):
+        shown = [variables_in(template.prompt) for template in forward if template.target == target]
+        # A missing value is no input: a template of the task's own would step over it with an `if`.
+        lines = [f'{{{{ "" if {name} is none else {name} }}}}' for name in _inputs(task, shown)]
+        templates.append(Template(prompt=heading + "\n".join(lines), target=target))
+    return task.model_copy(update={"templates": templates})
+
+
+def _inputs(task: Task, shown: list[frozenset[str]]) -> list[str]:
+    """Names that at least half of the prompts show."""
+    counts = Counter(name for names in shown for name in names)
+    often = {name for name, count in counts.items() if count * 2 >= len(shown)}
+    order = [name for name in task.fields if name in often] if task.fields else sorted(often)
+    return [name for name in order if name != "options"]

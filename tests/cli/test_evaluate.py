@@ -1,0 +1,117 @@
+"""`flan eval`: what its options choose."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from flanlab.cli.main import app
+from flanlab.evaluation.predict import read_predictions
+from flanlab.experiments import evaluate_model as module
+from flanlab.experiments.recipe import make_plan, read_recipe
+from flanlab.experiments.run import plan_units
+from flanlab.files import read_json
+from tests.tiny import tiny_folder, tiny_folders, write_tasks
+
+__all__ = ["tiny_folder", "tiny_folders"]
+
+
+@pytest.fixture
+def home(tmp_path: Path, tiny_folder: Path) -> Path:
+    """A folder with the tiny tasks and a recipe that holds `comments` out."""
+    write_tasks(tmp_path / "tasks")
+    recipe = {
+        "name": "tiny",
+        "seed": 5,
+        "model": str(tiny_folder),
+        "tasks": {"collections": ["tasks"]},
+        "hold_out": {"clusters": ["sentiment"]},
+        "training": {"steps": 1, "learning_rate": 0.01},
+        "evaluation": {"rows": 4, "templates_per_row": 2, "new_tokens": 4, "options": "none", "shots": 1},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return tmp_path
+
+
+def flan_eval(home: Path, model: Path, *arguments: str) -> Any:
+    return CliRunner().invoke(app, ["eval", "--model", str(model), "--out", str(home / "out"), *arguments])
+
+
+def told(home: Path, model: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict[str, Any]:
+    """What `flan eval` asks for."""
+    found: dict[str, Any] = {}
+
+    def listen(model: str, tasks: Any, settings: Any, folder: Path, **others: Any) -> dict[str, Any]:
+        found.update(tasks=[task.name for task in tasks], settings=settings, **others)
+        return {}
+
+    monkeypatch.setattr(module, "evaluate_model", listen)
+    result = flan_eval(home, model, *arguments)
+    assert result.exit_code == 0, result.output
+    return found
+
+
+def test_clusters_stand_beside_tasks(home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collection = ["--tasks", str(home / "tasks")]
+    both = ["--cluster", "sentiment", "--cluster", "miscellaneous"]
+    assert told(home, tiny_folder, monkeypatch, *collection, *both)["tasks"] == ["comments", "counting"]
+    assert told(home, tiny_folder, monkeypatch, *collection, "counting", *both[:2])["tasks"] == ["comments", "counting"]
+    assert told(home, tiny_folder, monkeypatch, *collection, *both[2:])["tasks"] == ["counting"]
+
+
+@pytest.mark.parametrize("written", [["--shots", "0,1,4,16"], ["--shots", "16", "--shots", "4, 1", "--shots", "0"]])
+def test_numbers_of_exemplars(written: list[str], home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = told(home, tiny_folder, monkeypatch, "--tasks", str(home / "tasks"), "comments", *written)
+    assert found["shots"] == [0, 1, 4, 16]
+
+
+def test_settings(home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = ["comments", "--tasks", str(home / "tasks")]
+    settings = told(home, tiny_folder, monkeypatch, *plain)["settings"]
+    assert (settings.rows, settings.prompt_tokens, settings.truncate, settings.pmi) == (200, 1024, "end", True)
+    chosen = ["--rows", "7", "--prompt-tokens", "99", "--truncate", "middle", "--no-pmi", "--choose-template"]
+    settings = told(home, tiny_folder, monkeypatch, *plain, *chosen)["settings"]
+    assert (settings.rows, settings.prompt_tokens, settings.truncate, settings.pmi) == (7, 99, "middle", False)
+    assert settings.choose_template
+
+
+def test_recipe_gives_tasks_settings_and_seed(home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = ["--recipe", str(home / "recipe.yaml")]
+    found = told(home, tiny_folder, monkeypatch, *recipe)
+    followed = read_recipe(home / "recipe.yaml")
+    assert (found["tasks"], found["settings"], found["seed"], found["shots"]) == (["comments"], followed.evaluation, 5, [1])
+    other = told(home, tiny_folder, monkeypatch, *recipe, "--rows", "2", "--shots", "0")
+    assert (other["settings"], other["shots"]) == (followed.evaluation.model_copy(update={"rows": 2}), [0])
+
+
+def test_recipe_asks_the_questions_of_its_run(home: Path, tiny_folder: Path) -> None:
+    result = flan_eval(home, tiny_folder, "--recipe", str(home / "recipe.yaml"), "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == read_json(home / "out" / "results.json")
+    [unit] = plan_units(make_plan(read_recipe(home / "recipe.yaml"), None))
+    rows = read_predictions(home / "out" / "predictions" / "instruction_1_shot" / "comments").to_pylist()
+    assert [(row["row"], row["template"]) for row in rows] == unit.pairs
+    assert not any("OPTIONS" in row["prompt"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["comments", "--shots", "0,17"], "'17' is no number from 0 to 16"),
+        (["comments", "--shots", "0,"], "'' is no number"),
+        (["comments", "--recipe", "recipe.yaml"], "name none beside it"),
+        (["--cluster", "sentiment", "--recipe", "recipe.yaml"], "name none beside it"),
+        ([], "Name tasks or clusters"),
+        (["--cluster", "feelings"], "feelings"),
+        (["comments", "--truncate", "start"], "start"),
+    ],
+)
+def test_wrong_use_is_told(arguments: list[str], message: str, home: Path, tiny_folder: Path) -> None:
+    result = flan_eval(home, tiny_folder, *arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())

@@ -1,0 +1,71 @@
+"""How tasks stand while they are evaluated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flanlab.data.sources import load_rows
+from flanlab.evaluation import predict, stage
+from flanlab.evaluation.planning import EvaluationSettings, plan_task
+from flanlab.evaluation.results import task_results
+from flanlab.evaluation.running import RunningScores
+from flanlab.evaluation.sharding import Team
+from flanlab.evaluation.stage import predict_units
+from flanlab.models.loading import LoadedModel
+from flanlab.progress import Meter
+from tests.tiny import tiny_tasks
+
+SETTINGS = EvaluationSettings(rows=8, new_tokens=5)
+
+
+def test_scores_are_told_part_by_part_and_end_at_the_result(
+    tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict, "_QUESTIONS_PER_PART", 5)
+    units = [plan_task(task, load_rows(task, "test"), SETTINGS, 0) for task in tiny_tasks(tmp_path / "tasks")]
+    told: list[str] = []
+    counted: list[int] = []
+
+    class Listening(Meter):
+        def __init__(self, title: str, total: int, done: int = 0) -> None:
+            super().__init__(title, total, done)
+            counted.append(done)
+
+        def advance(self, amount: int = 1, notes: str = "") -> None:
+            counted.append(amount)
+            told.append(notes)
+
+    monkeypatch.setattr(stage, "meter", Listening)
+
+    def evaluate() -> None:
+        told.clear()
+        counted.clear()
+        predict_units(tiny, units, SETTINGS, 0, "instruction", tmp_path / "out", Team(tmp_path), "test")
+
+    evaluate()
+    assert counted == [0, 5, 5, 5, 5, 4, 5, 5, 5, 1]
+    results = [task_results(unit.task, {"v": tmp_path / "out" / unit.task.name}, SETTINGS)[0] for unit in units]
+    means = [entry["scores"][entry["main_metric"]]["v"]["mean"] for entry in results]
+    whole = told.copy()
+    assert whole[4] == f"comments: accuracy {100 * means[0]:.1f} % after 24"
+    assert whole[8] == f"counting: exact match {100 * means[1]:.1f} % after 16"
+    assert [note.rsplit(maxsplit=1)[1] for note in whole[:5]] == ["5", "10", "15", "20", "24"]
+
+    # A task half done is told as a whole; one that is finished is not told again.
+    (tmp_path / "out" / "comments" / "part-00002.parquet").unlink()
+    evaluate()
+    assert counted == [35, 5]
+    assert told == [whole[4]]
+
+
+def test_any_metric_has_something_to_tell(tiny: LoadedModel, tmp_path: Path) -> None:
+    comments, _ = tiny_tasks(tmp_path / "tasks")
+    task = comments.model_copy(update={"metrics": ["matthews", "accuracy"]})
+    unit = plan_task(task, load_rows(task, "test"), SETTINGS, 0)
+    running: Any = RunningScores(end_token=True)
+    for part in predict.parts_of(tiny, unit, SETTINGS, 0, "instruction", tmp_path / "out"):
+        predict.predict_part(tiny, part, SETTINGS, 0, "instruction")
+        assert running.take_in(part).startswith("comments: Matthews correlation ")
