@@ -12,6 +12,5 @@ def settle_worker(_: int = 0) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A worker is ended by SIGTERM, and a forked one would do with it, and tell of it, as its parent has chosen for itself.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.set_wakeup_fd(-1)
     # Threads of the tokenizers library do not outlive a fork; the workers are the parallelism.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
