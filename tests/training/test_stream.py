@@ -6,6 +6,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from flanlab.data.mixture import EncodedExample
 from flanlab.data.token_cache import prepare, use_prepared
 from flanlab.data.workers import settle_worker
