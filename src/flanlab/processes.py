@@ -105,9 +105,8 @@ def all_do(work: Callable[[], Value]) -> list[Value]:
     except Exception as error:
         failure = error
     outcomes = everyone((result, failure))
-    for _, error in outcomes:
-        if error is not None:
-            raise failure or error
+    if failures := [failed for _, failed in outcomes if failed is not None]:
+        raise failure or failures[0]
     return [found for found, _ in outcomes]
 
 
@@ -164,15 +163,16 @@ def _join() -> None:
         return
     import torch
     import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
 
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    _store, number, count = next(dist.rendezvous("env://"))
+    _store, number, count = next(rendezvous("env://"))
     dist.init_process_group(
         # Notes of a few bytes go past the GPU.
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-        store=dist.PrefixStore("groups", _store),
+        store=dist.PrefixStore("groups", _store),  # type: ignore[attr-defined]
         rank=number,
         world_size=count,
         timeout=_LONGEST_COLLECTIVE,

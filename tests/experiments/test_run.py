@@ -348,6 +348,8 @@ def test_training_key_follows_what_shapes_training(home: Path, tiny_folder: Path
         return training_key(other)
 
     assert changed("recipe", "training", "checkpoint_minutes", value=3.0) == key
+    for name, value in {"workers": 2, "parallel": "fsdp", "dev_every": 5, "dev_examples": 7, "track": "wandb"}.items():
+        assert changed("recipe", "training", name, value=value) == key
     assert changed("recipe", "evaluation", "rows", value=9) == key
     assert changed("recipe", "name", value="other") == key
     assert changed("recipe", "training", "learning_rate", value=1e-4) != key
@@ -407,6 +409,22 @@ def test_run_tells_the_best_template_on_dev(tiny_folder: Path, tmp_path: Path) -
     assert results["stamped"] == {"untuned_instruction": False, "untuned_chat": False, "tuned": True}
     assert results["evaluation"]["settings"]["choose_template"] is True
     assert results["tasks"]["comments"]["hashes"]["task"] == load_task(path).hash
+
+
+def test_loss_on_dev_is_that_of_the_tasks_trained_on(tiny_folder: Path, tmp_path: Path) -> None:
+    write_tasks(tmp_path / "tasks")
+    path = tmp_path / "tasks" / "counting.yaml"
+    content = recipe_content(tiny_folder)
+    content["training"]["dev_every"] = 4
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(FlanlabError, match="no task that is trained on has dev rows"):
+        train_recipe(read_recipe(tmp_path / "recipe.yaml"), tmp_path / "run")
+    path.write_text(path.read_text().replace("train: all[:16]", "train: all[:12]\n    dev: all[12:16]"))
+    train_recipe(read_recipe(tmp_path / "recipe.yaml"), tmp_path / "run")
+    lines = (tmp_path / "run" / "training" / "log.jsonl").read_text().splitlines()
+    measured = [json.loads(line) for line in lines if "dev_loss" in line]
+    assert [record["step"] for record in measured] == [1, 4]
+    assert all(list(record["dev_loss"]) == ["miscellaneous"] for record in measured)
 
 
 def test_a_prepared_mixture_trains_the_same_model_and_is_not_rendered(

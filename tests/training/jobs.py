@@ -70,6 +70,7 @@ def _carry_out(job: dict[str, Any], model: str, tasks: Path, folder: Path) -> No
     try:
         trained = train_tiny(loaded, read_mixture(tasks), settings, folder / job["name"])
     except KeyboardInterrupt:
+        assert (folder / job["name"] / f"step-{stop_at:06d}").is_dir()
         return
     finally:
         trainer.train_step = original

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from flanlab.data.mixture import EncodedExample
 from flanlab.data.token_cache import prepare, use_prepared
+from flanlab.data.workers import settle_worker
 from flanlab.models.loading import LoadedModel
 from flanlab.training.stream import steps_of_examples, usual_workers
 from tests.training.stream import make_mixture
@@ -48,3 +51,26 @@ def test_prepared_steps_are_the_same_for_any_number_of_workers(
 def test_a_gpu_is_fed_by_workers_and_a_cpu_is_left_to_the_model() -> None:
     assert usual_workers("cpu") == 0
     assert 1 <= usual_workers("cuda") <= 8
+
+
+def test_workers_hear_signals_by_themselves() -> None:
+    """What this process does with SIGTERM, and whom it tells, is not for the workers that are forked from it."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    os.set_blocking(reading, False)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    woken = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    try:
+        child = os.fork()
+        if not child:
+            settle_worker()
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(1)
+        _, status = os.waitpid(child, 0)
+    finally:
+        signal.set_wakeup_fd(woken)
+        signal.signal(signal.SIGTERM, before)
+    assert status == signal.SIGTERM
+    # Something to read in any case; that a child has ended may be told too.
+    os.write(writing, b"\0")
+    assert signal.SIGTERM not in os.read(reading, 100)
