@@ -204,8 +204,11 @@ def measure(asked: dict[str, list[Question]], harness: Side, flanlab: Side, roun
                         [score - separator for score in scores]
                         for scores, separator in zip(answer["found"], turns.separators, strict=True)
                     ]
-            spent = {turn: times["processor_seconds"][-1] for turn, times in turns.times.items()}
-            say(f"round {number + 1}, {name}: processor " + ", ".join(f"{turn} {time:.1f} s" for turn, time in spent.items()))
+            spent = (
+                f"{turn} {times['seconds'][-1]:.1f} s (processor {times['processor_seconds'][-1]:.2f} s)"
+                for turn, times in turns.times.items()
+            )
+            say(f"round {number + 1}, {name}: {', '.join(spent)}")
     return measured
 
 

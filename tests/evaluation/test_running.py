@@ -39,6 +39,8 @@ def test_scores_are_told_part_by_part_and_end_at_the_result(
             told.append(notes)
 
     monkeypatch.setattr(stage, "meter", Listening)
+    said: list[str] = []
+    monkeypatch.setattr(stage, "say", said.append)
 
     def evaluate() -> None:
         told.clear()
@@ -53,6 +55,8 @@ def test_scores_are_told_part_by_part_and_end_at_the_result(
     assert whole[4] == f"comments: accuracy {100 * means[0]:.1f} % after 24"
     assert whole[8] == f"counting: exact match {100 * means[1]:.1f} % after 16"
     assert [note.rsplit(maxsplit=1)[1] for note in whole[:5]] == ["5", "10", "15", "20", "24"]
+
+    assert said == [f"  {whole[4]}"], "a task that is done is told in a line of its own, but for the last"
 
     # A task half done is told as a whole; one that is finished is not told again.
     (tmp_path / "out" / "comments" / "part-00002.parquet").unlink()

@@ -1,4 +1,4 @@
-"""`flan export`: tasks in the form of other programs."""
+"""`flan export`: tasks and models in the form of other programs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,27 @@ import typer
 from flanlab.cli.options import AsJson, Collections, Mirror
 from flanlab.errors import FlanlabError
 
-app = typer.Typer(help="Tasks and templates in the form of other programs.", no_args_is_help=True)
+app = typer.Typer(help="Tasks and tuned models in the form of other programs.", no_args_is_help=True)
+
+
+@app.command("model")
+def model(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or of a model that was tuned here.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model; an earlier export there is replaced.")],
+    merge: Annotated[bool, typer.Option("--merge", help="Put a LoRA adapter into its base: a whole model.")] = False,
+    push: Annotated[
+        str | None, typer.Option(help="Upload it to this repository of the Hub, OWNER/NAME; private if new.")
+    ] = None,
+) -> None:
+    """Write a tuned model as a plain Hugging Face folder with a model card.
+
+    Example: flan export model runs/holdout-nli --out exported
+    """
+    from flanlab.experiments.export_model import export_model, push_model
+
+    typer.echo(str(export_model(run, out, merge=merge)))
+    if push is not None:
+        typer.echo(push_model(out, push))
 
 
 @app.command("lm-eval")

@@ -32,11 +32,25 @@ def run(recipe: RecipeFile, out: Out = None, mirror: Mirror = None, as_json: AsJ
     _run(recipe, out or Path("runs") / recipe.stem, mirror, None, as_json)
 
 
-def train(recipe: RecipeFile, out: Out = None, mirror: Mirror = None) -> None:
+def train(
+    recipe: RecipeFile,
+    out: Out = None,
+    mirror: Mirror = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only print what it costs; nothing is loaded.")] = False,
+    device: Annotated[str | None, typer.Option(help="With --plan: cpu, or a GPU such as H100.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="With --plan: processes that train together.")] = 1,
+    flops: Annotated[float | None, typer.Option(help="With --plan: operations a second that a process really reaches.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --plan: print JSON for programs.")] = False,
+) -> None:
     """Tune a model as a recipe says, without evaluating it; the model ends up in OUT/model.
 
     Example: flan train recipes/holdout-nli.yaml --out runs/nli
     """
+    if plan:
+        from flanlab.cli.training_plan import show_training_plan
+
+        show_training_plan(recipe, mirror, device, processes, flops, as_json)
+        return
     from flanlab.experiments.recipe import read_recipe
     from flanlab.experiments.run import train_recipe
     from flanlab.processes import is_first

@@ -314,7 +314,7 @@ def _read_slices(task: Task, specification: str, paths: Mapping[str, Path]) -> t
             mend=f"The splits at hand are: {', '.join(paths) or 'none'}. Use one of them, or provide the file.",
         )
     tables = {name: read_table(paths[name]) for name in names}
-    # Whole splits, the usual case, need none of Hugging Face's library, which takes most of a second to import.
+    # Whole splits, the usual case, need none of Hugging Face's library, which takes its time to import.
     cuts = list(tables.values()) if specification in tables else _slices(task, specification, tables)
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(tables):

@@ -13,7 +13,7 @@ from flanlab.evaluation.questions import ask
 from flanlab.evaluation.running import RunningScores
 from flanlab.evaluation.sharding import Team, shares
 from flanlab.models.answering import Model
-from flanlab.progress import Meter, meter
+from flanlab.progress import Meter, meter, say
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _QUESTIONS_MEASURED = 4
@@ -69,7 +69,10 @@ def _take_in(missing: dict[Part, int], running: RunningScores, team: Team, bar: 
     """Count the parts that have been done meanwhile, by this process or another, and show how their tasks stand."""
     for part in [part for part in missing if part.is_done]:
         del missing[part]
-        bar.advance(len(part.pairs), running.take_in(part) if team.speaks else "")
+        note = running.take_in(part) if team.speaks else ""
+        bar.advance(len(part.pairs), note)
+        if missing and all(other.unit is not part.unit for other in missing):
+            say(f"  {note}")  # the task is done; of the last one the bar has told
 
 
 def _estimated_tokens(loaded: Model, part: Part, settings: EvaluationSettings, seed: int, style: PromptStyle) -> float:

@@ -127,7 +127,7 @@ def padded(sequences: Sequence[Sequence[int]], device: torch.device, filler: int
 def visible_places(sequences: Sequence[Sequence[int]], device: torch.device) -> Tensor:
     """1 where the padded sequences are no padding, else 0: int64 [sequences, longest]."""
     lengths = torch.tensor([len(tokens) for tokens in sequences], device=device)
-    return (torch.arange(int(lengths.max()), device=device) < lengths[:, None]).long()
+    return (torch.arange(max(map(len, sequences)), device=device) < lengths[:, None]).long()
 
 
 def _chunks(options: Sequence[Sequence[int]], prompt: int, token_budget: int) -> Iterator[list[int]]:

@@ -200,6 +200,13 @@ def _config_if_any(name: str) -> PreTrainedConfig | None:
     return config
 
 
+def base_source(name: str, say: Callable[[str], None] = lambda _: None) -> str:
+    """What transformers knows a model by, or, for an adapter, the whole model at its bottom."""
+    while (base := _adapted(Path(name))) is not None:
+        name = base
+    return _source(name, say)
+
+
 def _encoder(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig | None) -> TextEncoder:
     """The encoder that suits a model of this configuration."""
     if config is None or not config.is_encoder_decoder:

@@ -70,6 +70,11 @@ class PackedBatch:
         object.__setattr__(self, "longest", max((length for _, length, _ in self.segments), default=0))
         object.__setattr__(self, "causal", all(mask is None for _, _, mask in self.segments))
 
+    @property
+    def reach(self) -> int:
+        """Tokens of the longest segment with the longest of its branches alone."""
+        return self.longest if self.causal else int(self.position_ids.max()) + 1
+
     def to(self, device: torch.device) -> PackedBatch:
         """The batch on another device."""
         return PackedBatch(
@@ -227,7 +232,7 @@ def packed_attention(
             query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=grouped
         )
         return output.transpose(1, 2), None
-    if sliding_window is not None and (reach := int(layout.position_ids.max()) + 1) > sliding_window:
+    if sliding_window is not None and (reach := layout.reach) > sliding_window:
         raise FlanlabError(
             f"An example of {reach} tokens is longer than the model's attention window of {sliding_window}.",
             mend=f"Set the recipe's lengths so that prompt and target together stay within {sliding_window} tokens.",

@@ -160,7 +160,9 @@ def _answer_batch(model: PreTrainedModel, questions: Sequence[Question]) -> list
     # Row r of the logits is asked for the tokens targets[r]: several where options part.
     rows = torch.tensor([row for row, _ in targets], dtype=torch.long, device=logits.device)
     tokens = torch.tensor([token for _, token in targets], dtype=torch.long, device=logits.device)
-    token_scores = iter((logits[rows, tokens] - logits.logsumexp(dim=-1)[rows]).double().tolist())
+    # Some rows at a time, since a copy of the logits is made for it.
+    normalizer = torch.cat([some.logsumexp(dim=-1) for some in logits.split(64)])
+    token_scores = iter((logits[rows, tokens] - normalizer[rows]).double().tolist())
     generated: list[list[int]] = [[] for _ in questions]
     if generates:
         first_tokens = logits[torch.tensor(first_rows, device=logits.device)].argmax(dim=-1)

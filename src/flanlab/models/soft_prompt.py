@@ -12,6 +12,7 @@ They are saved as peft saves them, and peft computes the same from the files.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def first_soft_prompt(model: Any, length: int) -> Tensor:
     """
     words = model.get_input_embeddings().weight.detach()
     chosen = torch.randperm(len(words), generator=torch.Generator().manual_seed(0))[:length]
-    return words[chosen.to(words.device)].float().clone()
+    start: Tensor = words[chosen.to(words.device)].float().clone()
+    return start
 
 
 def soft_prompt_of(model: Any) -> SoftPromptEmbedding | None:
@@ -77,8 +79,8 @@ def virtual_tokens(model: Any) -> list[int]:
     return [] if found is None else list(range(found.vocabulary, found.vocabulary + len(found.prompt)))
 
 
-def save_soft_prompt(model: Any, folder: Path) -> None:
-    """Write a model's soft prompt as a peft adapter; see `read_soft_prompt`."""
+def save_soft_prompt(model: Any, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write a model's soft prompt as a peft adapter; `weights` are those of a model of which this process holds a part."""
     from peft import PromptTuningConfig
 
     found = soft_prompt_of(model)
@@ -94,7 +96,8 @@ def save_soft_prompt(model: Any, folder: Path) -> None:
         num_attention_heads=model.config.num_attention_heads,
         inference_mode=True,
     ).save_pretrained(str(folder))
-    save_file({_WEIGHTS_NAME: found.prompt.detach().cpu().contiguous()}, folder / _WEIGHTS_FILE)
+    prompt = found.prompt if weights is None else next(value for name, value in weights.items() if name.endswith(".prompt"))
+    save_file({_WEIGHTS_NAME: prompt.detach().cpu().contiguous()}, folder / _WEIGHTS_FILE)
 
 
 def read_soft_prompt(folder: Path) -> Tensor:

@@ -136,5 +136,15 @@ def peak_operations(device: torch.device) -> float | None:
     """Operations a second that all processes' devices could do at best in bfloat16; None where the device is not known."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak * world_size() for part, peak in _PEAKS.items() if part in name), None)
+    peak = peak_of(torch.cuda.get_device_name(device))
+    return None if peak is None else peak * world_size()
+
+
+def peak_of(device: str) -> float | None:
+    """Operations a second that a device of this name could do at best in bfloat16; None where it is not known."""
+    return next((peak for part, peak in _PEAKS.items() if part.lower() in device.lower()), None)
+
+
+def known_devices() -> list[str]:
+    """Names of the devices whose speed is known."""
+    return list(_PEAKS)

@@ -34,10 +34,25 @@ def check_method(model: str, settings: TrainingSettings) -> None:
 
 def prepare_for_training(loaded: LoadedModel, settings: TrainingSettings) -> nn.Module:
     """The model with the parameters trainable that the method trains, checked for leaks between packed examples."""
-    without_dropout(loaded.model)
-    has_encoder = bool(loaded.model.config.is_encoder_decoder)
+    if not loaded.model.config.is_encoder_decoder:
+        check_isolation(loaded.model)
+    if settings.method == "full":
+        # bfloat16 has too few digits to add small updates to; the computing is done in it nevertheless (see loss).
+        loaded.model.float()
+    model = make_trainable(loaded.model, settings)
     if settings.gradient_checkpointing:
         loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings.compile:
+        # Layer by layer: they are all alike, so the compiler works once.
+        for layer in model.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.compile(dynamic=True)
+    return model
+
+
+def make_trainable(model: Any, settings: TrainingSettings) -> nn.Module:
+    """Make those parameters of a language model trainable, in place, that the method trains, and no others."""
+    without_dropout(model)
     if settings.method == "lora":
         from peft import LoraConfig, get_peft_model
 
@@ -47,24 +62,17 @@ def prepare_for_training(loaded: LoadedModel, settings: TrainingSettings) -> nn.
             r=settings.lora_rank,
             lora_alpha=2 * settings.lora_rank,
             target_modules="all-linear",
-            task_type="SEQ_2_SEQ_LM" if has_encoder else "CAUSAL_LM",
+            task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
         )
-        model: nn.Module = get_peft_model(loaded.model, adapter)
-    elif settings.method == "prompt":
-        check_isolation(loaded.model)
-        model = loaded.model.requires_grad_(False)
+        adapted: nn.Module = get_peft_model(model, adapter)
+        return adapted
+    if settings.method == "prompt":
+        model.requires_grad_(False)
         add_soft_prompt(model, first_soft_prompt(model, settings.prompt_length))
     else:
-        if not has_encoder:
-            check_isolation(loaded.model)
-        # bfloat16 has too few digits to add small updates to; the computing is done in it nevertheless (see loss).
-        model = loaded.model.float().requires_grad_(True)
-    if settings.compile:
-        # Layer by layer: they are all alike, so the compiler works once.
-        for layer in model.modules():
-            if isinstance(layer, GradientCheckpointingLayer):
-                layer.compile(dynamic=True)
-    return model
+        model.requires_grad_(True)
+    trainable: nn.Module = model
+    return trainable
 
 
 def save_trained(model: Any, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
@@ -73,7 +81,7 @@ def save_trained(model: Any, folder: Path, weights: Mapping[str, Tensor] | None 
     `weights` are those of a model of which this process holds a part alone.
     """
     if soft_prompt_of(model) is not None:
-        save_soft_prompt(model, folder)
+        save_soft_prompt(model, folder, weights)
     else:
         model.save_pretrained(folder, state_dict=weights)
 

@@ -1,0 +1,132 @@
+"""What carrying out a recipe's training would cost, told before anything is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flanlab.errors import FlanlabError
+from flanlab.experiments.recipe import Recipe, make_plan
+from flanlab.experiments.run import make_mixture
+from flanlab.models.loading import load_encoder
+from flanlab.tasks.loading import load_collections
+from flanlab.training.estimate import Memory, estimate_training
+from flanlab.training.log import known_devices, peak_of
+from flanlab.training.methods import check_method
+from flanlab.training.trainer import examples_per_step
+
+ASSUMED_SHARE = {"gpu": 0.35, "cpu": 0.6}
+"""Share of the best speed that training reaches: of the peak in a GPU's data sheet, or of a plain matrix product on a CPU."""
+
+
+def plan_training(
+    recipe: Recipe,
+    mirror: Path | None = None,
+    *,
+    device: str | None = None,
+    processes: int = 1,
+    speed: float | None = None,
+) -> dict[str, Any]:
+    """Parameters, memory by part, tokens, time and disk of a recipe's training.
+
+    Of the model only the configuration is read. Examples are counted where that needs no Hub: with a mirror, or where all tasks
+    come with their rows.
+
+    Args:
+        recipe: the recipe.
+        mirror: rows for counting examples.
+        device: `cpu`, or a GPU by (a part of) its name; this machine's, where not given.
+        processes: how many train together.
+        speed: operations a second that a process really reaches, where that is known.
+
+    Returns:
+        A dict for JSON; bytes, seconds, counts.
+
+    Raises:
+        FlanlabError: the configuration is not within reach, the method does not fit the model, or an unknown device.
+    """
+    training = recipe.training
+    check_method(recipe.model, training)
+    device = device or (torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu")
+    estimate = estimate_training(recipe.model, training, recipe.mixture, on_gpu=device != "cpu", processes=processes)
+    speed_is = "as stated"
+    if speed is None:
+        peak = _best_speed(device)
+        share = ASSUMED_SHARE["cpu" if device == "cpu" else "gpu"]
+        speed = share * peak
+        of_what = "a matrix product in float32, measured now" if device == "cpu" else "the bfloat16 peak in its data sheet"
+        speed_is = f"assumed: {share:.0%} of {of_what} ({peak:.3g})"
+    examples = _examples(recipe, mirror)
+    return {
+        "name": recipe.name,
+        "model": recipe.model,
+        "method": training.method,
+        "optimizer": training.optimizer,
+        "parameters": estimate.parameters,
+        "trained_parameters": estimate.trained,
+        "device": device,
+        "processes": processes,
+        "parallel": training.parallel if processes > 1 else None,
+        "steps": training.steps,
+        "tokens": estimate.tokens,
+        "examples": examples,
+        "gradient_checkpointing": training.gradient_checkpointing,
+        "micro_batch_tokens": training.micro_batch_tokens,
+        "memory": {"plain": _by_part(estimate.plain), "gradient_checkpointing": _by_part(estimate.checkpointed)},
+        "operations": estimate.operations,
+        "operations_per_second": speed,
+        "speed_is": speed_is,
+        "seconds": estimate.operations / (speed * processes),
+        "disk": {
+            "checkpoint": estimate.checkpoint_bytes,
+            # Two are kept, and a third is written beside them.
+            "checkpoints_at_most": 3 * estimate.checkpoint_bytes,
+            "model": estimate.model_bytes,
+        },
+    }
+
+
+def _by_part(memory: Memory) -> dict[str, int]:
+    return {**dataclasses.asdict(memory), "total": memory.total}
+
+
+def _best_speed(device: str) -> float:
+    """Operations a second that a device of this name can do at best."""
+    if device == "cpu":
+        return _matrix_product_speed()
+    peak = peak_of(device)
+    if peak is None:
+        raise FlanlabError(
+            f"How fast the device {device} is, is not known.",
+            mend=f"Name cpu or one of: {', '.join(known_devices())}; or give what it reaches with --flops.",
+        )
+    return peak
+
+
+def _matrix_product_speed() -> float:
+    """Operations a second of a matrix product in float32 on this machine's CPU; the best of some."""
+    size = 1024
+    left, right = torch.ones(size, size), torch.ones(size, size)
+    seconds = []
+    for _ in range(4):
+        started = time.perf_counter()
+        torch.mm(left, right)
+        seconds.append(time.perf_counter() - started)
+    return 2.0 * size**3 / min(seconds)
+
+
+def _examples(recipe: Recipe, mirror: Path | None) -> int | None:
+    """Examples of the whole training; None where rows or the tokenizer would have to be fetched from the Hub."""
+    sources = [source for task in load_collections(recipe.tasks.collections) for source in task.sources.values()]
+    if mirror is None and any(source.hub is not None for source in sources):
+        return None
+    try:
+        mixture = make_mixture(make_plan(recipe, mirror))
+        return examples_per_step(mixture, load_encoder(recipe.model), recipe.training) * recipe.training.steps
+    except FlanlabError:
+        # The plan is about cost; what is wrong with rows or tokenizer is told by `flan mix`.
+        return None

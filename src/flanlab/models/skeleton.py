@@ -1,0 +1,52 @@
+"""A model without its weights, from its configuration alone: enough to count what it would cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig
+
+from flanlab.errors import FlanlabError
+from flanlab.models.loading import base_source
+from flanlab.models.packed_attention import ATTENTION_NAME
+
+
+def read_config(name: str) -> PreTrainedConfig:
+    """A model's configuration; an adapter's is its base's.
+
+    Raises:
+        FlanlabError: there is none within reach.
+    """
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(base_source(name), trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise FlanlabError(
+            f"The configuration of {name} is not within reach: {' '.join(str(error).split())[:300]}",
+            mend="See that the Hub can be reached (and, for a gated model, that its terms are accepted and HF_TOKEN is set), or"
+            " name a folder that holds the model's config.json.",
+        ) from error
+    return config
+
+
+def build_skeleton(name: str, config: PreTrainedConfig, dtype: torch.dtype) -> Any:
+    """A model of random or no weights: to be called where tensors have no content (a fake-tensor mode, the meta device).
+
+    Raises:
+        FlanlabError: there is no language model of this configuration.
+    """
+    kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    attention = {} if config.is_encoder_decoder else {"attn_implementation": ATTENTION_NAME}
+    try:
+        model = kind.from_config(config, dtype=dtype, trust_remote_code=False, **attention)
+    except (ValueError, ImportError) as error:
+        raise FlanlabError(
+            f"No language model can be built from the configuration of {name}: {' '.join(str(error).split())[:300]}",
+            mend="Name a causal or encoder-decoder language model.",
+        ) from error
+    if getattr(config, "scale_decoder_outputs", True) is False:
+        # T5 from version 1.1 on has an output layer of its own; transformers sees that only when it reads the weights.
+        head = model.get_output_embeddings()
+        head.weight = nn.Parameter(torch.empty_like(head.weight))
+    return model

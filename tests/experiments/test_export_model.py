@@ -1,0 +1,209 @@
+"""`flan export model`: folders that other programs load without flanlab, with a card that says what they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import HfApi
+from typer.testing import CliRunner
+
+from flanlab.cli.main import app
+from flanlab.errors import FlanlabError
+from flanlab.experiments.export_model import export_model, push_model
+from flanlab.experiments.recipe import read_recipe
+from flanlab.experiments.run import run_recipe, train_recipe
+from flanlab.models.loading import LoadedModel, load_model
+from flanlab.models.packed_attention import pack_segments, packed_logits
+from flanlab.models.soft_prompt import virtual_tokens
+from tests.tiny import write_tasks
+
+WITHOUT_FLANLAB = """
+import json, sys
+sys.modules["flanlab"] = None
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+folder, base, kind, start = sys.argv[1:5]
+automatic = AutoModelForSeq2SeqLM if kind == "t5" else AutoModelForCausalLM
+model = automatic.from_pretrained(base or folder)
+if base:
+    from peft import PeftModel
+    model = PeftModel.from_pretrained(model, folder)
+model.eval()
+AutoTokenizer.from_pretrained(folder)
+assert not any(name.startswith("flanlab.") for name in sys.modules)
+more = {"decoder_input_ids": torch.tensor([[int(start)]])} if kind == "t5" else {}
+with torch.inference_mode():
+    print(json.dumps(model(input_ids=torch.tensor([[5, 6, 7, 8, 9]]), **more).logits[0, -1].tolist()))
+"""
+
+
+def logits_without_flanlab(folder: Path, base: str = "", kind: str = "llama", start: int = 0) -> torch.Tensor:
+    """The last logits after five tokens, from a process that cannot import flanlab."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    arguments = [sys.executable, "-c", WITHOUT_FLANLAB, str(folder), base, kind, str(start)]
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return torch.tensor(json.loads(done.stdout.splitlines()[-1]))
+
+
+def logits_here(loaded: LoadedModel) -> torch.Tensor:
+    prompt = [*virtual_tokens(loaded.model), 5, 6, 7, 8, 9]
+    with torch.inference_mode():
+        return packed_logits(loaded.model, pack_segments([(prompt, [])]))[-1]
+
+
+def recipe_of(model: Path, home: Path, **training: Any) -> Path:
+    write_tasks(home / "tasks")
+    content = {
+        "name": "tiny",
+        "description": "does a tiny model learn?",
+        "model": str(model),
+        "tasks": {"collections": ["tasks"]},
+        "hold_out": {"clusters": ["sentiment"]},
+        "training": {"steps": 3, "tokens_per_step": 160, "micro_batch_tokens": 128, "learning_rate": 5e-3, **training},
+        "evaluation": {"rows": 4, "templates_per_row": 1, "new_tokens": 4},
+    }
+    (home / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return home / "recipe.yaml"
+
+
+@pytest.fixture(scope="module")
+def done(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a whole model, evaluated; not to be written to."""
+    home = tmp_path_factory.mktemp("home")
+    run_recipe(read_recipe(recipe_of(tiny_folder, home)), home / "run")
+    return home / "run"
+
+
+def train(model: Path, home: Path, **training: Any) -> Path:
+    train_recipe(read_recipe(recipe_of(model, home, **training)), home / "run")
+    return home / "run"
+
+
+def test_whole_model_loads_without_flanlab(done: Path, tmp_path: Path) -> None:
+    found = CliRunner().invoke(app, ["export", "model", str(done), "--out", str(tmp_path / "out")])
+    assert found.exit_code == 0, found.output
+    assert found.stdout.strip() == str(tmp_path / "out")
+    assert "flanlab_packed" not in (tmp_path / "out" / "config.json").read_text(encoding="utf-8")
+    expected = logits_here(load_model(str(done / "model"), device="cpu"))
+    torch.testing.assert_close(logits_without_flanlab(tmp_path / "out"), expected, rtol=0, atol=1e-4)
+    # It is the same model to flanlab too, with the same stamp.
+    ours, theirs = (load_model(str(folder), device="cpu") for folder in (done / "model", tmp_path / "out"))
+    assert (ours.identity, ours.stamp) == (theirs.identity, theirs.stamp)
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_lora_adapter_loads_without_flanlab(merge: bool, tiny_folder: Path, tmp_path: Path) -> None:
+    run = train(tiny_folder, tmp_path, method="lora", lora_rank=4)
+    out = export_model(run, tmp_path / "out", merge=merge)
+    assert (out / "adapter_config.json").exists() is not merge
+    assert (out / "model.safetensors").exists() is merge
+    expected = logits_here(load_model(str(run / "model"), device="cpu"))
+    found = logits_without_flanlab(out, "" if merge else str(tiny_folder))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    assert (logits_here(load_model(str(tiny_folder), device="cpu")) - expected).abs().max() > 1e-2
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert ("PeftModel" in card) is not merge
+
+
+def test_soft_prompt_loads_without_flanlab(tiny_folder: Path, tmp_path: Path) -> None:
+    run = train(tiny_folder, tmp_path, method="prompt", prompt_length=5, learning_rate=0.3)
+    with pytest.raises(FlanlabError, match="is a soft prompt, and no weights could take its place"):
+        export_model(run, tmp_path / "merged", merge=True)
+    assert not (tmp_path / "merged").exists()
+    out = export_model(run, tmp_path / "out")
+    expected = logits_here(load_model(str(run / "model"), device="cpu"))
+    torch.testing.assert_close(logits_without_flanlab(out, str(tiny_folder)), expected, rtol=0, atol=1e-4)
+
+
+def test_encoder_decoder_model_loads_without_flanlab(encoder_decoders: dict[str, Path], tmp_path: Path) -> None:
+    run = train(encoder_decoders["t5"], tmp_path)
+    out = export_model(run, tmp_path / "out")
+    loaded = load_model(str(run / "model"), device="cpu")
+    with torch.inference_mode():
+        ids, start = torch.tensor([[5, 6, 7, 8, 9]]), torch.tensor([[0]])
+        expected = loaded.model(input_ids=ids, decoder_input_ids=start).logits[0, -1]
+    torch.testing.assert_close(logits_without_flanlab(out, kind="t5"), expected, rtol=0, atol=1e-4)
+    assert "AutoModelForSeq2SeqLM" in (out / "README.md").read_text(encoding="utf-8")
+
+
+def test_card_says_what_the_model_is(done: Path, tmp_path: Path) -> None:
+    card = (export_model(done, tmp_path / "out") / "README.md").read_text(encoding="utf-8")
+    head = yaml.safe_load(card.split("---")[1])
+    assert head == {"library_name": "transformers", "tags": ["instruction-tuning", "flan", "flanlab"]}
+    assert "# tiny" in card
+    assert "Clusters: miscellaneous.\n" in card
+    assert "Clusters: sentiment. Tasks: comments." in card
+    results = json.loads((done / "results.json").read_text(encoding="utf-8"))
+    tuned = results["tasks"]["comments"]["scores"]["accuracy"]["tuned"]
+    assert f"{tuned['mean']:.3f} [{tuned['interval'][0]:.3f}, {tuned['interval'][1]:.3f}]" in card
+    mixture = json.loads((done / "mixture.json").read_text(encoding="utf-8"))["tasks"]["counting"]
+    assert f"| counting | miscellaneous | 16 | 100.0% | {mixture['examples']} | {mixture['tokens']:,} |" in card
+    assert "| CC0-1.0 | counting |" in card
+    assert "must not be used for" in card
+    assert "from transformers import AutoModelForCausalLM" in card
+
+
+def test_card_without_results_lists_the_tasks(tiny_folder: Path, tmp_path: Path) -> None:
+    out = export_model(train(tiny_folder, tmp_path), tmp_path / "out")
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "| counting | miscellaneous |" in card
+    assert "## Results" not in card
+
+
+def test_export_replaces_only_an_export(done: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work", encoding="utf-8")
+    with pytest.raises(FlanlabError, match="holds something else"):
+        export_model(done, tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+    for _ in range(2):
+        export_model(done, tmp_path / "out")
+    with pytest.raises(FlanlabError, match="holds no model that was tuned here") as caught:
+        export_model(tmp_path / "mine", tmp_path / "other")
+    assert "run" in caught.value.mend
+    with pytest.raises(FlanlabError, match="is the run itself"):
+        export_model(done / "model", done / "model")
+
+
+def test_adapter_of_a_base_that_others_do_not_know(tiny_folder: Path, tmp_path: Path) -> None:
+    first = train(tiny_folder, tmp_path / "first", method="lora", lora_rank=4) / "model"
+    second = train(first, tmp_path / "second", method="lora", lora_rank=4)
+    with pytest.raises(FlanlabError, match="which other programs do not know by that name") as caught:
+        export_model(second, tmp_path / "out")
+    assert "--merge" in caught.value.mend
+    out = export_model(second, tmp_path / "out", merge=True)
+    expected = logits_here(load_model(str(second / "model"), device="cpu"))
+    torch.testing.assert_close(logits_without_flanlab(out), expected, rtol=0, atol=1e-4)
+
+
+def test_push_uploads_the_folder(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(HfApi, "create_repo", lambda _, name, **given: calls.append((name, given)))
+
+    def upload(_: HfApi, **given: Any) -> str:
+        calls.append(sorted(path.name for path in Path(given["folder_path"]).iterdir()))
+        return f"https://hub/{given['repo_id']}"
+
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    found = CliRunner().invoke(app, ["export", "model", str(done), "--out", str(tmp_path / "out"), "--push", "me/tiny"])
+    assert found.exit_code == 0, found.output
+    assert found.stdout.splitlines() == [str(tmp_path / "out"), "https://hub/me/tiny"]
+    assert calls[0] == ("me/tiny", {"private": True, "exist_ok": True})
+    assert {"README.md", "config.json", "flanlab.json", "model.safetensors", "tokenizer.json"} <= set(calls[1])
+
+    def refuse(_: HfApi, **given: Any) -> str:
+        raise OSError("no way to the Hub")
+
+    monkeypatch.setattr(HfApi, "upload_folder", refuse)
+    with pytest.raises(FlanlabError, match="could not be uploaded to me/tiny: no way to the Hub") as caught:
+        push_model(tmp_path / "out", "me/tiny")
+    assert "hf auth login" in caught.value.mend
