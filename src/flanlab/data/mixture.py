@@ -212,6 +212,10 @@ def _garbage_collection_paused() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
+            if not gc.get_freeze_count():
+                # Puts what is there among the old objects, or the collector would first go through all the new ones.
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 

@@ -24,7 +24,7 @@ from flanlab.data.joins import cuts_before_line_breaks, pieces_pattern
 _CUT, _NEXT_TEXT = "\0", "\1"
 _CANNOT_BE_CUT = re.compile(r"[^\S \n]")
 """White space other than blanks and line breaks."""
-_MOST_WORDS = 200_000
+_MOST_WORDS = 500_000
 """Words, and pieces of words, whose tokens are kept: some 40 MB each."""
 
 
@@ -67,7 +67,9 @@ class WordTokenizer:
 
     def _tokens_by_words(self, texts: Sequence[str]) -> list[list[int] | None]:
         """Token ids of each text; None for those that cannot be cut."""
-        occurrences = pc.split_pattern(pa.array([self._cut(texts)], pa.large_string()), _CUT).values.dictionary_encode()
+        whole = self._cut(texts)
+        as_array = pa.LargeStringArray.from_buffers(1, pa.py_buffer(np.array([0, len(whole)])), pa.py_buffer(whole))
+        occurrences = pc.split_pattern(as_array, _CUT).values.dictionary_encode()
         words = occurrences.dictionary.to_pylist()
         which = occurrences.indices.to_numpy()
         tokens = self._look_up(words)
@@ -85,14 +87,13 @@ class WordTokenizer:
                 found[place] = None
         return found
 
-    def _cut(self, texts: Sequence[str]) -> str:
-        """All texts as one, marked between words (before white space that follows something else) and after each text."""
-        text = _NEXT_TEXT.join([*texts, ""]).replace(" ", _CUT + " ")
+    def _cut(self, texts: Sequence[str]) -> bytes:
+        """All texts as one in UTF-8, marked between words (before white space after something else) and after each text."""
+        # As bytes, since one rare character would make every character of the string four bytes wide.
+        text = _NEXT_TEXT.join([*texts, ""]).encode().replace(b" ", b"\0 ")
         if self._cuts_before_line_breaks:
-            text = text.replace("\n", _CUT + "\n")
-        for space in (" ", "\n"):
-            text = text.replace(space + _CUT, space)
-        return text.replace(_NEXT_TEXT, _CUT + _NEXT_TEXT + _CUT)
+            text = text.replace(b"\n", b"\0\n")
+        return text.replace(b" \0", b" ").replace(b"\n\0", b"\n").replace(b"\1", b"\0\1\0")
 
     def _look_up(self, words: Sequence[str]) -> list[bytes]:
         """Tokens of each word; none of those that cannot be tokenized apart from their text."""
@@ -101,8 +102,10 @@ class WordTokenizer:
             self._uncuttable.clear()
         found = list(map(self._words.get, words))
         if None in found:
-            self._learn([word for word, tokens in zip(words, found, strict=True) if tokens is None])
-            found = list(map(self._words.get, words))
+            new = [place for place, tokens in enumerate(found) if tokens is None]
+            self._learn([words[place] for place in new])
+            for place in new:
+                found[place] = self._words[words[place]]
         return found  # type: ignore[return-value]
 
     def _learn(self, words: Sequence[str]) -> None:
