@@ -97,7 +97,7 @@ class Choice(NamedTuple):
     order: Sequence[int] | None
 
 
-_EXAMPLES_AT_ONCE = 4_000
+_EXAMPLES_AT_ONCE = 10_000
 
 
 class Mixture:
