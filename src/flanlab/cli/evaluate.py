@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from flanlab.cli.options import AsJson, Collections, Mirror
 from flanlab.data.rendering import Truncation
@@ -101,9 +102,11 @@ def evaluate(
         chosen = select_tasks(load_collections(tasks or list(BUILT_IN_COLLECTIONS)), wanted)
     changes: dict[str, Any] = {"rows": rows, "prompt_tokens": prompt_tokens, "truncate": truncate}
     changes |= {"choose_template": choose_template or None, "pmi": False if no_pmi else None}
-    settings = EvaluationSettings(
-        **(settings.model_dump() | {name: value for name, value in changes.items() if value is not None})
-    )
+    given = {name: value for name, value in changes.items() if value is not None}
+    try:
+        settings = EvaluationSettings(**(settings.model_dump() | given))
+    except ValidationError as error:
+        raise typer.BadParameter(error.errors()[0]["msg"], param_hint="--recipe") from error
     styles: list[PromptStyle] = ["instruction"]
     if chat:
         styles.append("chat")

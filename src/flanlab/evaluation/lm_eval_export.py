@@ -32,6 +32,7 @@ _FIRST_LINE = r"\s*([^\n]+)"
 """An answer is the first line with text, as when flanlab generates."""
 
 # As flanlab's normalize_answer, in its order: lm-eval deletes what these match, one after the other, and then lowers the case.
+# It cannot be told to keep what would become nothing, such as an option "A".
 NORMALIZATION = (
     r"""[!"#$%&'()*+,/:;<=>?@\[\\\]^_`{|}~]|(?<=[\w.])-|-(?![.]?\d)|[.](?!\d)|(?<=[^\W\d])[.]|(?<=[.])[.]""",
     r"(?i)\b(?:an|a|the)\b",

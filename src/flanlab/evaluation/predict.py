@@ -19,7 +19,6 @@ from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit
 from flanlab.evaluation.questions import ask
 from flanlab.files import new_file
 from flanlab.models.answering import Model, Reply
-from flanlab.progress import Meter
 from flanlab.tasks.holdout import seen_reason
 from flanlab.tasks.schema import Task
 
@@ -126,27 +125,6 @@ def remove_stale_parts(folder: Path, parts: Sequence[Part]) -> None:
     """Remove what an evaluation of more questions has left in `folder`."""
     for path in set(folder.glob("part-*.parquet")) - {part.path for part in parts}:
         path.unlink()
-
-
-def predict(
-    loaded: Model,
-    unit: EvaluationUnit,
-    settings: EvaluationSettings,
-    seed: int,
-    style: PromptStyle,
-    folder: Path,
-    bar: Meter,
-) -> None:
-    """Answer every (row, template) pair of a unit; parts already in `folder` under the same key are kept.
-
-    A run killed at any moment loses at most the part it was at.
-    """
-    parts = parts_of(loaded, unit, settings, seed, style, folder)
-    for part in parts:
-        if not part.is_done:
-            predict_part(loaded, part, settings, seed, style)
-        bar.advance(len(part.pairs), unit.task.name)
-    remove_stale_parts(folder, parts)
 
 
 def prediction_key(loaded: Model, unit: EvaluationUnit, settings: EvaluationSettings, seed: int, style: PromptStyle) -> str:

@@ -65,7 +65,9 @@ class Team:
 
         def beat() -> None:
             for number in itertools.count():
-                write_text(path, f"{os.getpid()} {number}")
+                # One that fails (a full disk, the folder gone for a moment) is made good by the next.
+                with contextlib.suppress(OSError):
+                    write_text(path, f"{os.getpid()} {number}")
                 if ends.wait(_SECONDS_BETWEEN_BEATS):
                     return
 
