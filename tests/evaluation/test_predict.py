@@ -21,12 +21,13 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation import predict as module
 from flanlab.evaluation.neutral import NeutralScores
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
-from flanlab.evaluation.predict import PREDICTION_SCHEMA, predict, read_predictions, refuse_seen
+from flanlab.evaluation.predict import PREDICTION_SCHEMA, read_predictions, refuse_seen
 from flanlab.evaluation.results import task_results
+from flanlab.evaluation.sharding import Team
+from flanlab.evaluation.stage import predict_units
 from flanlab.models import loading
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.models.scoring import Question
-from flanlab.progress import Meter
 from flanlab.tasks.loading import load_task
 from flanlab.tasks.schema import Task
 from tests.tiny import SENTIMENT_TASK, stock_model, tiny_tasks, write_rows
@@ -60,8 +61,8 @@ def unit_of(task: Task, settings: EvaluationSettings = SETTINGS, seed: int = 0) 
 def run(
     loaded: LoadedModel, unit: EvaluationUnit, folder: Path, settings: EvaluationSettings = SETTINGS, style: Any = "instruction"
 ) -> list[dict[str, Any]]:
-    predict(loaded, unit, settings, 0, style, folder, Meter("test", len(unit.pairs)))
-    table = read_predictions(folder)
+    predict_units(loaded, [unit], settings, 0, style, folder, Team(folder), "test")
+    table = read_predictions(folder / unit.task.name)
     assert table.schema.equals(PREDICTION_SCHEMA)
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
@@ -311,18 +312,18 @@ def test_done_parts_are_kept(
 ) -> None:
     """18 questions in parts of 4: an interrupted evaluation asks only what is missing; a finished one nothing."""
     monkeypatch.setattr(module, "_QUESTIONS_PER_PART", 4)
-    unit, folder = unit_of(tasks[0]), tmp_path / "out"
+    unit, folder = unit_of(tasks[0]), tmp_path / "out" / "comments"
     assert len(unit.pairs) == 18
-    first = run(tiny, unit, folder)
+    first = run(tiny, unit, folder.parent)
     assert len(asked) == 18
     assert [pq.read_metadata(path).num_rows for path in sorted(folder.iterdir())] == [4, 4, 4, 4, 2]
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert run(tiny, unit, folder) == first
+    assert run(tiny, unit, folder.parent) == first
     assert len(asked) == 18
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     (folder / "part-00001.parquet").unlink()
     (folder / "part-00004.parquet").write_bytes(b"damaged")
-    assert run(tiny, unit, folder) == first
+    assert run(tiny, unit, folder.parent) == first
     assert len(asked) == 18 + 4 + 2
 
 
@@ -354,7 +355,8 @@ def test_stale_parts_are_removed(
     unit = unit_of(tasks[0], fewer)
     rows = run(tiny, unit, folder, fewer)
     assert [(row["row"], row["template"]) for row in rows] == unit.pairs
-    assert sorted(path.name for path in folder.iterdir()) == ["part-00000.parquet", "part-00001.parquet"]
+    left = sorted(path.name for path in (folder / "comments").iterdir())
+    assert left == ["part-00000.parquet", "part-00001.parquet"]
 
 
 def _other_model(loaded: LoadedModel, tmp_path: Path) -> LoadedModel:
@@ -393,9 +395,9 @@ def test_whatever_shapes_predictions_makes_them_anew(
         seed = 1
     else:
         settings = EvaluationSettings(**{**SETTINGS.model_dump(), "options": "none"})
-    predict(loaded, unit, settings, seed, style, folder, Meter("test", len(unit.pairs)))  # type: ignore[arg-type]
+    predict_units(loaded, [unit], settings, seed, style, folder, Team(folder), "test")  # type: ignore[arg-type]
     assert len(asked) == 18 + len(unit.pairs)
-    assert read_predictions(folder).to_pylist() != first
+    assert read_predictions(folder / "comments").to_pylist() != first
 
 
 def test_identical_content_elsewhere_is_not_asked_again(
