@@ -297,7 +297,7 @@ def test_long_prompts_may_lose_the_middle_of_their_text(tasks: tuple[Task, Task]
         assert re.search(r"At first word .* \[\.\.\.\] .* word *at last\.", row["prompt"])
         assert row["prompt"].count("[...]") == 1
         assert row["prompt"].count("OPTIONS:") == 1
-    entry, _ = task_results(task, {"v": tmp_path / "out"}, settings)
+    entry, _ = task_results(task, {"v": tmp_path / "out" / task.name}, settings)
     assert entry["shortened"] == sum(row["shortened"] for row in found) > 0
 
 

@@ -148,7 +148,7 @@ class WordTokenizer:
         """Which tokens of the vocabulary begin with a blank, in the byte-level alphabet or as it is."""
         vocabulary = self._backend.get_vocab()
         begins = np.zeros(max(vocabulary.values()) + 1, bool)
-        begins[[number for token, number in vocabulary.items() if token[0] in "Ġ "]] = True
+        begins[[number for token, number in vocabulary.items() if token.startswith(("Ġ", " "))]] = True
         return begins
 
     def _set_defaults(self) -> None:

@@ -38,7 +38,7 @@ def export_model(run: Path, out: Path, *, merge: bool = False) -> Path:
         raise FlanlabError(f"{run} holds no model that was tuned here.", mend="Name the folder of a run that is tuned.")
     if out.is_dir() and any(out.iterdir()) and not (out / STAMP_FILE).is_file():
         raise FlanlabError(f"{out} holds something else.", mend="Name another folder with --out.")
-    if out.resolve() in (run.resolve(), source.resolve()):
+    if out.resolve() == run.resolve() or source.resolve() in (out.resolve(), *out.resolve().parents):
         raise FlanlabError(f"{out} is the run itself.", mend="Name another folder with --out.")
     kind = _kind(source, stamp, merge)
     with new_folder(out) as temporary:

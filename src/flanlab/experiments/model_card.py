@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,8 @@ from typing import Any, Literal
 import yaml
 
 from flanlab.tasks.clusters import Cluster
+
+_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 Kind = Literal["whole", "merged", "lora", "prompt"]
 """A model that was tuned whole, a LoRA adapter merged into its base, a LoRA adapter, or a soft prompt."""
@@ -58,7 +61,7 @@ def _head(stamp: Mapping[str, Any], kind: Kind) -> str:
         "library_name": "peft" if kind in ("lora", "prompt") else "transformers",
         "tags": ["instruction-tuning", "flan", "flanlab"],
     }
-    if Path(facts["base_model"]).exists() or "/" not in facts["base_model"]:
+    if Path(facts["base_model"]).exists() or not _HUB_ID.fullmatch(facts["base_model"]):
         # Only ids of the Hub may stand there.
         del facts["base_model"]
     return f"---\n{yaml.safe_dump(facts, sort_keys=False)}---"
@@ -147,10 +150,12 @@ def _results(results: Mapping[str, Any] | None) -> str:
     if results is None:
         return ""
     variants = results["variants"]
+    shots = results["evaluation"]["settings"]["shots"]
     lines = [
         "## Results",
         "",
-        "Zero-shot on held-out tasks, main metric: mean over templates, with 95 % intervals over rows and templates.",
+        f"{f'{shots}-shot' if shots else 'Zero-shot'} on held-out tasks, main metric: mean over templates, with 95 % intervals"
+        " over rows and templates.",
         "",
     ]
     entries = {**results["tasks"]}

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from flanlab.data.sources import mirror_from_environment
 from flanlab.errors import FlanlabError
 from flanlab.experiments.recipe import Recipe, make_plan
 from flanlab.experiments.run import make_mixture
@@ -122,7 +123,7 @@ def _matrix_product_speed() -> float:
 def _examples(recipe: Recipe, mirror: Path | None) -> int | None:
     """Examples of the whole training; None where rows or the tokenizer would have to be fetched from the Hub."""
     sources = [source for task in load_collections(recipe.tasks.collections) for source in task.sources.values()]
-    if mirror is None and any(source.hub is not None for source in sources):
+    if (mirror or mirror_from_environment()) is None and any(source.hub is not None for source in sources):
         return None
     try:
         mixture = make_mixture(make_plan(recipe, mirror))

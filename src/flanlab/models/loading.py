@@ -79,7 +79,7 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class LoadedEncoderDecoder(LoadedModel):
-    """An encoder-decoder model ready for scoring; packed training does not fit it."""
+    """An encoder-decoder model, ready for scoring, and for training on padded rows."""
 
     encoder: SeparateTextEncoder
 
@@ -141,7 +141,7 @@ def _hash(weight: tuple[str, Any]) -> str:
     """Hash of a tensor's name, shape, type and numbers."""
     name, tensor = weight
     digest = hashlib.blake2b(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode(), digest_size=16)
-    digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
