@@ -20,7 +20,7 @@ from flanlab.evaluation.questions import question_length
 from flanlab.experiments.ablations import make_ablation
 from flanlab.experiments.cells import Cell, Training, changed, with_tasks
 from flanlab.experiments.recipe import Plan, Recipe, make_plan
-from flanlab.experiments.run import TRAINING_COST, make_mixture, prompt_styles, scoring_speed
+from flanlab.experiments.run import ANSWERING_COST, TRAINING_COST, make_mixture, prompt_styles, scoring_speed
 from flanlab.experiments.stamp import SHAPES_NOTHING
 from flanlab.experiments.sweep import PlannedCell, Sweep
 from flanlab.experiments.sweep_jobs import JOBS, Job, is_done
@@ -32,8 +32,6 @@ from flanlab.tasks.schema import Split, Task
 
 _PROTOCOL = "1"
 """Raise it when code here changes what a key stands for."""
-_GENERATION_COST = 1.3
-"""Answering a question, a generated answer with it, to scoring its tokens once."""
 _MEASURED_QUESTIONS = 8
 _MEASURED_EXAMPLES = 200
 
@@ -243,7 +241,7 @@ class _Planner:
         else:
             if model not in self._measured:
                 self._measured[model] = scoring_speed(self._model(model))
-            speed = self._measured[model] / (TRAINING_COST if job.kind == "train" else _GENERATION_COST)
+            speed = self._measured[model] / (TRAINING_COST if job.kind == "train" else ANSWERING_COST)
         return job.with_cost({**cost, "seconds": round(cost["tokens"] / speed, 3)})
 
     def _model(self, name: str) -> LoadedModel:

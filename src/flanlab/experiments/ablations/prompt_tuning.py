@@ -55,7 +55,8 @@ def ablation(plan: Plan, points: Sequence[str]) -> Ablation:
         [
             f"A prompt is learned for each held-out task, at a learning rate of {_LEARNING_RATE}, the model frozen; the tuned"
             " model has seen no task of the cluster before.",
-            "The paper (137B): prompts work better on the tuned model in every setting, often by more than 10 points with 32"
-            " rows; its figure has no numbers.",
+            "Rows are read as far as the steps reach, which may be less than all.",
+            "The paper (137B, on SuperGLUE): prompts work better on the tuned model in every setting, often by more than 10"
+            " points with 32 rows; its figure has no numbers.",
         ],
     )
