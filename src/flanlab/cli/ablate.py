@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from flanlab.cli.options import AsJson, Mirror, RecipeFile
+from flanlab.errors import FlanlabError
 
 if TYPE_CHECKING:
     from flanlab.experiments.sweep import Engine, PlannedCell, Report, Sweep
@@ -50,6 +51,13 @@ def ablate(
     """
     if engine != "ray" and any(option is not None for option in (address, cpus, gpus)):
         raise typer.BadParameter("is needed beside --address, --cpus and --gpus.", param_hint="--engine ray")
+
+    from flanlab.processes import world_size
+
+    if world_size() > 1:
+        raise FlanlabError(
+            "`flan ablate` runs as one process.", mend="Start it without torchrun; --engine ray does several cells at once."
+        )
 
     from flanlab.experiments.recipe import read_recipe
     from flanlab.experiments.sweep import run_sweep

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -111,6 +112,11 @@ def with_tasks(recipe: Recipe, names: Iterable[str]) -> Recipe:
     return changed(recipe, tasks={"include": include, "exclude": sorted(parts)})
 
 
+def hyphenated(name: str) -> str:
+    """The name of a task or cluster as a part of a cell's."""
+    return re.sub(r"[^a-z0-9]+", "-", name)
+
+
 def trained(name: str, title: str, recipe: Recipe) -> Cell:
     """The cell of a recipe carried out, evaluated as it says."""
     return Cell(name, title, recipe, Training(recipe))
@@ -131,7 +137,7 @@ def whole_numbers(points: Sequence[str], usual: Sequence[int], *, least: int = 1
         return [number for number in usual if most is None or number <= most]
     upper = "" if most is None else f" to {most}"
     for point in points:
-        if not point.isdigit() or int(point) < least or (most is not None and int(point) > most):
+        if not point.isdecimal() or int(point) < least or (most is not None and int(point) > most):
             raise FlanlabError(
                 f"--points: {point!r} is none of the numbers from {least}{upper or ' up'}.",
                 mend="Separate whole numbers by commas, such as --points 1,3,6.",

@@ -32,5 +32,5 @@ def training_clusters(plan: Plan) -> dict[Cluster, list[Task]]:
 
 def training_on(plan: Plan, tasks: Iterable[Task]) -> Recipe:
     """The plan's recipe with no other training tasks than these; what is held out stays."""
-    held_out = {task.whole.name for task in plan.split.test}
+    held_out = {task.name for task in plan.split.held_out}
     return with_tasks(plan.recipe, {task.name for task in tasks} | held_out)

@@ -49,6 +49,8 @@ _DESCRIBED_EXAMPLES = 10_000
 """Head of the stream whose tokens a run counts before it begins; `flan mix` counts a whole cycle."""
 TRAINING_COST = 3.3
 """Computing a training token costs about this many times a scored one (forward, backward, update)."""
+ANSWERING_COST = 1.3
+"""Answering a question, a generated answer with it, to scoring its tokens once."""
 
 
 def run_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> dict[str, Any]:
@@ -393,7 +395,7 @@ def _announce(
     examples = per_step * training.steps
     speed = scoring_speed(loaded) * world_size()
     train_seconds = examples * mixture.mean_length(loaded.encoder, 200) / speed * TRAINING_COST
-    test_seconds = (before + questions) * _mean_question_length(units, plan, loaded) * 1.3 / speed
+    test_seconds = (before + questions) * _mean_question_length(units, plan, loaded) * ANSWERING_COST / speed
     say(f"{plan.recipe.name}: {loaded.name} ({loaded.parameters / 1e6:.0f}M parameters) on {loaded.model.device}")
     say(f"  held out    {held_out}: {', '.join(task.name for task in plan.split.test)}")
     clusters = {task.clusters[0] for task in plan.split.train}

@@ -141,7 +141,14 @@ def run_sweep(sweep: Sweep, engine: Engine, report: Report) -> None:
         report(job, state, error)
 
     sweep.write()
-    engine(sweep.waiting(), note)
+    try:
+        engine(sweep.waiting(), note)
+    finally:
+        # Stopped in the middle, nothing runs any more.
+        for key, state in sweep.states.items():
+            if state == "running":
+                sweep.states[key] = "done" if is_done(sweep.jobs[key]) else "waiting"
+        sweep.write()
 
 
 def run_locally(jobs: Sequence[Job], report: Report) -> None:

@@ -24,7 +24,7 @@ from flanlab.experiments.run import RECIPE_FILE, RESULTS_FILE, train_recipe
 from flanlab.files import read_json, write_json, write_text
 from flanlab.models.loading import STAMP_FILE
 from flanlab.progress import say
-from flanlab.tasks.loading import load_collections, select_tasks
+from flanlab.tasks.loading import leave_out, load_collections, select_tasks
 
 State = Literal["waiting", "running", "done", "failed", "skipped"]
 TRAINED, CELLS, JOBS = "trained", "cells", "jobs"
@@ -119,6 +119,9 @@ def carry_out(job: Job) -> None:
 
 
 def _train(job: Job) -> None:
+    if (job.folder / RECIPE_FILE).exists():
+        # The key has vouched for all that shapes the model; the rest, such as the number of workers, may have changed since.
+        _write_recipe(job)
     train_recipe(Recipe.model_validate(job.recipe), job.folder, _path(job.mirror))
     # Three times the size of the model, and of no use any more.
     for checkpoint in (job.folder / "training").glob("step-*"):
@@ -131,10 +134,12 @@ def _evaluate(job: Job) -> None:
         # With these the cell's own report shows how its model came to be.
         trained = Path(job.root) / TRAINED / job.needs
         job.folder.mkdir(parents=True, exist_ok=True)
-        write_text(job.folder / RECIPE_FILE, yaml.safe_dump(job.recipe, sort_keys=False, allow_unicode=True))
+        _write_recipe(job)
         (job.folder / "training").mkdir(exist_ok=True)
         shutil.copyfile(trained / "training" / "log.jsonl", job.folder / "training" / "log.jsonl")
-    tasks = select_tasks(load_collections(recipe.tasks.collections), job.tasks)
+    # Without the parts left out, whose rows would be shown as exemplars otherwise.
+    known = leave_out(load_collections(recipe.tasks.collections), recipe.tasks.exclude)
+    tasks = select_tasks(known, job.tasks)
     results = evaluate_model(
         job.model,
         tasks,
@@ -149,6 +154,10 @@ def _evaluate(job: Job) -> None:
     # Not where the model lies on this machine, but what it is.
     model = f"{job.base}, tuned" if job.needs else job.base
     write_json(job.folder / RESULTS_FILE, results | {"name": job.title.removeprefix("evaluate "), "model": model})
+
+
+def _write_recipe(job: Job) -> None:
+    write_text(job.folder / RECIPE_FILE, yaml.safe_dump(job.recipe, sort_keys=False, allow_unicode=True))
 
 
 def error_text(error: BaseException) -> str:

@@ -15,24 +15,23 @@ from flanlab.data.encoding import PromptStyle
 from flanlab.data.sources import Rows, load_rows
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
+from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.questions import question_length
 from flanlab.experiments.ablations import make_ablation
 from flanlab.experiments.cells import Cell, Training, changed, with_tasks
 from flanlab.experiments.recipe import Plan, Recipe, make_plan
-from flanlab.experiments.run import TRAINING_COST, make_mixture, prompt_styles, scoring_speed
+from flanlab.experiments.run import ANSWERING_COST, TRAINING_COST, make_mixture, prompt_styles, scoring_speed
 from flanlab.experiments.stamp import SHAPES_NOTHING
 from flanlab.experiments.sweep import PlannedCell, Sweep
 from flanlab.experiments.sweep_jobs import JOBS, Job, is_done
 from flanlab.files import read_json
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.progress import meter, say
-from flanlab.tasks.loading import load_collections
+from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections
 from flanlab.tasks.schema import Split, Task
 
 _PROTOCOL = "1"
 """Raise it when code here changes what a key stands for."""
-_GENERATION_COST = 1.3
-"""Answering a question, a generated answer with it, to scoring its tokens once."""
 _MEASURED_QUESTIONS = 8
 _MEASURED_EXAMPLES = 200
 
@@ -155,12 +154,11 @@ class _Planner:
         loaded = self._model(recipe.model)
         units = self._units(cell, plan)
         tasks = [unit.task for unit in units]
+        # What the first model has seen; what a cell itself trains on is for its own results to say.
+        refuse_seen(tasks, loaded, cell.scope == "held_in" or recipe.hold_out.overlap == "allow")
         styles: tuple[PromptStyle, ...] = ("instruction",) if training else tuple(prompt_styles(loaded, tasks))
         seen = cell.scope == "held_in" or bool(recipe.hold_out.supervised) or recipe.hold_out.overlap == "allow"
-        asked = {
-            unit.task.name: [unit.task.hash, unit.rows.source_hash, unit.exemplars.source_hash if unit.exemplars else None]
-            for unit in units
-        }
+        asked = {unit.task.name: self._asked(unit, recipe.evaluation) for unit in units}
         settings = recipe.evaluation.model_dump(mode="json", exclude={"token_budget"})
         key = _key("evaluate", training.key if training else loaded.identity, settings, asked, styles, recipe.seed, seen)
         if key not in self.jobs:
@@ -191,8 +189,16 @@ class _Planner:
             whole = [task for task in plan.split.train if task.has_split(settings.split)]
             tasks = [part for task in whole for part in task.evaluated_parts(settings.split)]
             rows = {task.name: self._read_rows(task, settings.split, self._mirror) for task in tasks}
-            exemplars = plan.train_rows if settings.shots else {}
+            wholes = {task.whole.name: task.whole for task in tasks} if settings.shots else {}
+            exemplars = {name: self._read_rows(task, "train", self._mirror) for name, task in wholes.items()}
         return [plan_task(task, rows[task.name], settings, seed, exemplars.get(task.whole.name)) for task in tasks]
+
+    def _asked(self, unit: EvaluationUnit, settings: EvaluationSettings) -> list[str | None]:
+        """Identity of all that is read of a task for its evaluation."""
+        read = [unit.task.hash, unit.rows.source_hash, unit.exemplars.source_hash if unit.exemplars else None]
+        if settings.choose_template and unit.task.has_split("dev"):
+            read.append(self._read_rows(unit.task, "dev", self._mirror).source_hash)
+        return read
 
     def _training_cost(self, job: Job, plan: Plan, base: str) -> dict[str, float]:
         settings = plan.recipe.training
@@ -235,7 +241,7 @@ class _Planner:
         else:
             if model not in self._measured:
                 self._measured[model] = scoring_speed(self._model(model))
-            speed = self._measured[model] / (TRAINING_COST if job.kind == "train" else _GENERATION_COST)
+            speed = self._measured[model] / (TRAINING_COST if job.kind == "train" else ANSWERING_COST)
         return job.with_cost({**cost, "seconds": round(cost["tokens"] / speed, 3)})
 
     def _model(self, name: str) -> LoadedModel:
@@ -252,14 +258,15 @@ def _told_alike(recipe: Recipe, plan: Plan, model: str) -> Recipe:
     """A recipe that trains the same, in the same words whichever cell it comes from: its tasks one by one, and no more of its
     evaluation than decides which tasks are tested.
     """
-    names = {task.name for task in plan.split.train} | {task.whole.name for task in plan.split.test}
+    names = {task.name for task in plan.split.train} | {task.name for task in plan.split.held_out}
     alike = changed(with_tasks(recipe, names), name="trained", description="", model=model, tasks=_places(recipe))
     return alike.model_copy(update={"evaluation": EvaluationSettings(split=recipe.evaluation.split)})
 
 
 def _places(recipe: Recipe) -> dict[str, Any]:
     """The recipe's collections as another process, in another folder, finds them."""
-    return {"collections": [_place(name) for name in recipe.tasks.collections]}
+    names = recipe.tasks.collections
+    return {"collections": [name if name in BUILT_IN_COLLECTIONS else _place(name) for name in names]}
 
 
 def _place(name: str) -> str:

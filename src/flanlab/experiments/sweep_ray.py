@@ -105,7 +105,7 @@ def _run(ray: Any, remote: Any, jobs: Sequence[Job], report: Report) -> None:
             ready, _ = ray.wait(list(pending), num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS)
             for reference in ready:
                 job = pending.pop(reference)
-                report(job, *_outcome(ray, reference))
+                report(job, *_outcome(ray, reference, references.get(job.needs or "")))
             for job in pending.values():
                 if job.key not in running and read_record(job).get("state") == "running":
                     running.add(job.key)
@@ -118,10 +118,21 @@ def _run(ray: Any, remote: Any, jobs: Sequence[Job], report: Report) -> None:
         raise
 
 
-def _outcome(ray: Any, reference: Any) -> Outcome:
+def _outcome(ray: Any, reference: Any, needed: Any) -> Outcome:
     try:
         outcome: Outcome = ray.get(reference)
     except ray.exceptions.RayError as error:
+        if needed is not None and _died(ray, needed):
+            return "skipped", ""
         lines = str(error).strip().splitlines()
         return "failed", f"Its worker died {_RETRIES + 1} times, or could not start: {lines[0] if lines else error}"
     return outcome
+
+
+def _died(ray: Any, reference: Any) -> bool:
+    """Whether a job has come to no outcome of its own."""
+    try:
+        ray.get(reference)
+    except ray.exceptions.RayError:
+        return True
+    return False

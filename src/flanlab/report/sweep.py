@@ -120,10 +120,31 @@ class SweepCell:
         assert self.results is not None
         return {name: task.scores[task.main_metric][variant] for name, task in self.results.tasks.items()}
 
-    def spread(self, variant: str) -> float:
-        """Standard deviation over templates, on average over tasks."""
-        spreads = [score.std for score in self.tasks(variant).values() if score.std is not None]
-        return sum(spreads) / len(spreads) if spreads else 0.0
+    @property
+    def seen(self) -> dict[str, str]:
+        """Tasks that its model has seen, with the reason: their scores are no zero-shot results."""
+        assert self.results is not None
+        return {name: task.seen for name, task in self.results.tasks.items() if task.seen is not None}
+
+    @property
+    def seen_mark(self) -> str:
+        """How its scores are marked; empty where it has seen no task."""
+        assert self.results is not None
+        if not self.seen:
+            return ""
+        return "seen" if len(self.seen) == len(self.results.tasks) else f"{', '.join(self.seen)} seen"
+
+    def spread(self, variant: str) -> float | None:
+        """Standard deviation over templates, on average over tasks.
+
+        None where there is one prompt alone, or where each template was asked other rows: that tells more of the rows.
+        """
+        assert self.results is not None
+        if self.results.evaluation and self.results.evaluation.settings.get("templates_per_row") is not None:
+            return None
+        scores = self.tasks(variant).values()
+        spreads = [score.std for score in scores if score.std is not None and len(score.by_template) > 1]
+        return sum(spreads) / len(spreads) if spreads else None
 
 
 @dataclass(frozen=True)
@@ -204,9 +225,22 @@ def told(pair: Pair) -> str:
         where = f"excludes zero on none of {tasks}" if counts["tests"] > 1 else "includes zero on the one task"
         outcome = f"the interval of the difference {where}"
     return (
-        f"“{pair.after.facts.title}” against “{pair.before.facts.title}”: {outcome}; {clusters} differs by"
-        f" {signed(pair.over_clusters['difference'])} points (95 % interval {low} to {high}{includes})."
+        f"{_named(pair.after)} against {_named(pair.before)}: {outcome}; {clusters} differs by"
+        f" {signed(pair.over_clusters['difference'])} points (95 % interval {low} to {high}{includes}).{_seen(pair)}"
     )
+
+
+def _named(cell: SweepCell) -> str:
+    """A cell by its title, and by the prompt that stands for it where it has several."""
+    assert cell.results is not None
+    titles = cell.results.variants
+    return f"“{cell.facts.title}”" + (f" (by its best, {titles[cell.variant]})" if len(titles) > 1 else "")
+
+
+def _seen(pair: Pair) -> str:
+    """A sentence for each side that has seen what it is asked."""
+    sides = [(cell.facts.title, len(cell.seen)) for cell in (pair.after, pair.before) if cell.seen]
+    return "".join(f" The model of “{title}” has seen {counted(count, 'task')} of these." for title, count in sides)
 
 
 def _unfinished(sweep: SweepRead) -> Iterable[str]:

@@ -7,7 +7,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,7 @@ def write_sweep_page(folder: Path) -> Path:
             tables=_tables(sweep),
             pairs=[(pair, told(pair) if pair.found else "") for pair in sweep.pairs],
             published=_published(sweep),
+            seen=any(cell.seen for cell in sweep.cells.values() if cell.results),
             recipe=yaml.safe_dump(sweep.facts.recipe, sort_keys=False, allow_unicode=True),
             csv=_data_address("text/csv", scores),
             seconds=_seconds(sweep),
@@ -194,13 +195,18 @@ def _cell_table(sweep: SweepRead) -> dict[str, Any]:
             scores: list[Score | None] = [cell.clusters(variant).get(name) for name in clusters]
             if len(clusters) > 1:
                 scores.append(cell.mean(variant))
-            note = title if len(cell.results.variants) > 1 else ""
-            rows.append(ScoreRow(cell.facts.title, note, scores, [number(cell.spread(variant))]))
+            notes = [title if len(cell.results.variants) > 1 else "", cell.seen_mark]
+            spread = cell.spread(variant)
+            extra = "" if spread is None else number(spread)
+            rows.append(ScoreRow(cell.facts.title, "; ".join(filter(None, notes)), scores, [extra]))
+    has_spread = any(row.extra[0] for row in rows)
+    if not has_spread:
+        rows = [replace(row, extra=()) for row in rows]
     columns = [cluster_title(name) for name in clusters] + ([_MEAN] if len(clusters) > 1 else [])
     return {
         "label": "Scores of all cells",
         "columns": columns,
-        "extra": ["std over templates, mean over tasks"],
+        "extra": ["std over templates, mean over tasks"] if has_spread else [],
         "rows": rows,
     }
 
@@ -209,6 +215,7 @@ def _task_table(sweep: SweepRead, panel: PanelFacts) -> dict[str, Any]:
     columns: dict[tuple[str, str], str] = {}
     scores: dict[str, dict[tuple[str, str], Score]] = {}
     beside: dict[str, dict[str, float]] = {}
+    seen: dict[tuple[str, str], bool] = {}
     for series in panel.series:
         for _, name in series.points:
             cell = sweep.done(name)
@@ -217,6 +224,7 @@ def _task_table(sweep: SweepRead, panel: PanelFacts) -> dict[str, Any]:
             for variant, title in cell.results.variants.items():
                 several = len(cell.results.variants) > 1
                 columns[(series.title, variant)] = f"{series.title}, {title}" if several else series.title
+                seen |= {(series.title, variant): seen.get((series.title, variant), False) or bool(cell.seen)}
                 for task, score in cell.tasks(variant).items():
                     scores.setdefault(task, {})[(series.title, variant)] = score
             for task, result in cell.results.tasks.items():
@@ -233,7 +241,8 @@ def _task_table(sweep: SweepRead, panel: PanelFacts) -> dict[str, Any]:
         for task, found in scores.items()
     ]
     extra = [f"{published().models[model].title}, as published" for model in models]
-    return {"label": panel.title, "columns": list(ordered.values()), "extra": extra, "rows": rows}
+    titles = [f"{title} (seen)" if seen[key] else title for key, title in ordered.items()]
+    return {"label": panel.title, "columns": titles, "extra": extra, "rows": rows}
 
 
 def _published(sweep: SweepRead) -> list[PublishedModel]:
@@ -275,7 +284,7 @@ def _csv(sweep: SweepRead) -> str:
     """Every score: a line for each cell, variant, and task, cluster or mean."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    header = ["cell", "title", "state", "variant", "of", "name", "metric", "score", "low", "high", "std_over_templates"]
+    header = ["cell", "title", "state", "variant", "of", "name", "metric", "score", "low", "high", "std_over_templates", "seen"]
     writer.writerow(header)
     for name, cell in sweep.cells.items():
         facts = [name, cell.facts.title, cell.facts.state]
@@ -291,11 +300,11 @@ def _csv_lines(cell: SweepCell, variant: str) -> Iterable[list[Any]]:
     assert cell.results is not None
     for name, task in cell.results.tasks.items():
         score = task.scores[task.main_metric][variant]
-        yield ["task", name, task.main_metric, score.mean, *score.interval, score.std]
+        yield ["task", name, task.main_metric, score.mean, *score.interval, score.std, task.seen or ""]
     for name, score in cell.clusters(variant).items():
-        yield ["cluster", name, "main metric", score.mean, *score.interval, ""]
+        yield ["cluster", name, "main metric", score.mean, *score.interval, "", ""]
     score = cell.mean(variant)
-    yield ["mean over clusters", "", "main metric", score.mean, *score.interval, ""]
+    yield ["mean over clusters", "", "main metric", score.mean, *score.interval, "", cell.seen_mark]
 
 
 def _standalone(svg: Markup) -> str:

@@ -85,7 +85,7 @@ class HoldOut:
             allowed = conflicts
         else:
             left_out |= conflicts
-        return HoldOutSplit(self, tuple(train), tuple(tested), left_out, allowed, ancestors)
+        return HoldOutSplit(self, tuple(tasks), tuple(train), tuple(tested), left_out, allowed, ancestors)
 
     def _supervised_split(
         self, tasks: Sequence[Task], held_out: Sequence[Task], tested: Sequence[Task], ancestors: Mapping[str, frozenset[str]]
@@ -99,7 +99,7 @@ class HoldOut:
         names = {task.name for task in train}
         left_out = {task.name: "only what hold_out.supervised names trains" for task in tasks if task.name not in names}
         allowed = dict.fromkeys(sorted(names), "is what is evaluated: this is supervised learning, not zero-shot")
-        return HoldOutSplit(self, tuple(train), tuple(tested), left_out, allowed, ancestors)
+        return HoldOutSplit(self, tuple(tasks), tuple(train), tuple(tested), left_out, allowed, ancestors)
 
     def _cluster_reason(self, task: Task, shared_clusters: Sequence[str]) -> str:
         if set(task.clusters) & set(self.clusters):
@@ -112,6 +112,8 @@ class HoldOutSplit:
     """What a hold-out makes of a set of tasks."""
 
     hold_out: HoldOut
+    tasks: tuple[Task, ...]
+    """All that take part, whether they train, test or neither."""
     train: tuple[Task, ...]
     test: tuple[Task, ...]
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -120,6 +122,11 @@ class HoldOutSplit:
     """Overlapping tasks that train by the user's wish: name to reason."""
     lineage: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """For every task its own name and all it goes back to, worked out over all tasks together."""
+
+    @property
+    def held_out(self) -> tuple[Task, ...]:
+        """The tasks of the clusters held out, as they were chosen: a task with parts is one."""
+        return tuple(task for task in self.tasks if set(task.clusters) & set(self.hold_out.clusters))
 
 
 def lineage(tasks: Iterable[Task]) -> dict[str, frozenset[str]]:

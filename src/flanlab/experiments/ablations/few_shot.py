@@ -33,7 +33,10 @@ def ablation(plan: Plan, points: Sequence[str]) -> Ablation:
         [
             f"Exemplars are shown while they and the question stay within {plan.recipe.evaluation.shot_tokens} tokens: long"
             " rows get fewer.",
-            "The table gives the spread over templates beside each score. In the paper exemplars help every cluster, and make"
-            " that spread smaller; its figure has no numbers.",
+            "Training never sees exemplars here; the paper draws exemplars in training and at inference.",
+            "The table gives the spread over templates beside each score."
+            if plan.recipe.evaluation.templates_per_row is None
+            else "Each template is asked other rows (templates_per_row), so no spread over templates is given.",
+            "In the paper exemplars help every cluster, and make the spread over templates smaller; its figure has no numbers.",
         ],
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flanlab.errors import FlanlabError
-from flanlab.experiments.cells import Ablation, Cell, Comparison, Panel, Series, Training, changed, with_tasks
+from flanlab.experiments.cells import Ablation, Cell, Comparison, Panel, Series, Training, changed, hyphenated, with_tasks
 from flanlab.experiments.recipe import Plan
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.schema import Task
@@ -16,20 +16,19 @@ _SHOTS = 4
 
 def ablation(plan: Plan, points: Sequence[str]) -> Ablation:
     """Points: clusters to hold out; every one that has tasks."""
-    tasks = [*plan.split.train, *{task.whole.name: task.whole for task in plan.split.test}.values()]
-    members = {cluster: [task for task in tasks if task.clusters[0] == cluster] for cluster in Cluster}
+    members = {cluster: [task for task in plan.split.tasks if task.clusters[0] == cluster] for cluster in Cluster}
     known = [cluster.value for cluster in Cluster if members[cluster]]
     if unknown := [point for point in points if point not in known]:
         raise FlanlabError(f"--points: {unknown[0]!r} is no cluster of this recipe.", mend=f"There are: {', '.join(known)}.")
     cells: list[Cell] = []
     columns: dict[str, list[str]] = {title: [] for title in ("untuned", "untuned, few-shot", "tuned", "supervised")}
     comparisons: list[Comparison] = []
-    for value in points or known:
+    for value in dict.fromkeys(points or known):
         cluster = Cluster(value)
         recipe = changed(plan.recipe, hold_out={"clusters": [value]})
         shots = changed(recipe, evaluation={"shots": _SHOTS})
         few_shot_tasks = all(task.has_split("train") for task in members[cluster])
-        name = value.replace("_", "-")
+        name = hyphenated(value)
         made = {"untuned": Cell(f"untuned-{name}", f"untuned, {cluster.label}", recipe)}
         if few_shot_tasks:
             made["untuned, few-shot"] = Cell(f"untuned-few-shot-{name}", f"untuned, few-shot, {cluster.label}", shots)
@@ -65,4 +64,4 @@ def ablation(plan: Plan, points: Sequence[str]) -> Ablation:
 def _supervised(plan: Plan, cluster: Cluster, task: Task) -> Cell:
     hold_out = {"clusters": [cluster.value], "supervised": [task.name]}
     recipe = with_tasks(changed(plan.recipe, hold_out=hold_out), [task.name])
-    return Cell(f"supervised-{task.name.replace('_', '-')}", f"supervised, {task.name}", recipe, Training(recipe))
+    return Cell(f"supervised-{hyphenated(task.name)}", f"supervised, {task.name}", recipe, Training(recipe))

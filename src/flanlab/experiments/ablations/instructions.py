@@ -49,4 +49,4 @@ def ablation(plan: Plan, points: Sequence[str]) -> Ablation:
 
 
 def _phrased(way: str) -> dict[str, str]:
-    return {} if way == "full" else {"instructions": way, "options": "none"}
+    return {"instructions": "full"} if way == "full" else {"instructions": way, "options": "none"}

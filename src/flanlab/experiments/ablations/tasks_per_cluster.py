@@ -13,7 +13,7 @@ from flanlab.experiments.recipe import Plan
 def ablation(plan: Plan, points: Sequence[str]) -> Ablation:
     """Points: the most tasks of a cluster that train; 1, 2, 3 and 4."""
     clusters = training_clusters(plan)
-    numbers = whole_numbers(points, (1, 2, 3, 4))
+    numbers = whole_numbers(points, (1, 2, 3, 4), most=max(map(len, clusters.values())))
     cells = [untuned(plan.recipe)]
     for number in numbers:
         tasks = []
