@@ -25,7 +25,7 @@ _CUT, _NEXT_TEXT = "\0", "\1"
 _CANNOT_BE_CUT = re.compile(r"[^\S \n]")
 """White space other than blanks and line breaks."""
 _MOST_WORDS = 500_000
-"""Words, and pieces of words, whose tokens are kept: some 40 MB each."""
+"""Words, and pieces of words, whose tokens are kept: some 100 MB each."""
 
 
 class WordTokenizer:
