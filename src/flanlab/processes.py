@@ -26,8 +26,8 @@ _LONGEST_COLLECTIVE = timedelta(minutes=30)
 """What nobody should ever wait: a process that dies is noticed at once, by its closed connections or by the launcher."""
 _SECONDS_TO_ANSWER = 5.0
 """How long the others of a broken job may take to say that they are still there."""
-_SECONDS_TO_STOP = 12.0
-"""After a SIGTERM; `torchrun` kills what is left after 30."""
+_SECONDS_TO_STOP = 22.0
+"""After a SIGTERM, to save; with those to answer fewer than the 30 after which `torchrun` kills what is left."""
 
 _store: Any = None
 """Where the processes leave each other notes; None while there is one process."""
