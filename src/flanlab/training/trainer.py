@@ -16,7 +16,7 @@ from flanlab.data.encoding import TextEncoder
 from flanlab.data.mixture import EncodedExample, Mixture
 from flanlab.errors import FlanlabError
 from flanlab.models.loading import LoadedModel
-from flanlab.processes import from_first, is_first, rank, world_size
+from flanlab.processes import from_first, is_first, owners, rank, world_size
 from flanlab.progress import meter, say
 from flanlab.training.checkpoints import Progress, is_full, load_latest, no_room, save_checkpoint
 from flanlab.training.dev_loss import DevExamples
@@ -25,7 +25,7 @@ from flanlab.training.interrupts import HeldInterrupts
 from flanlab.training.log import TrainingLog, notes_of, operations_per_token, peak_operations, step_record
 from flanlab.training.loss import Objective, objective_for
 from flanlab.training.methods import make_optimizer, prepare_for_training
-from flanlab.training.parallel import add_up, add_up_gradients, clip_gradients, is_sharded, shares, spread
+from flanlab.training.parallel import add_up, add_up_gradients, clip_gradients, is_sharded, spread
 from flanlab.training.settings import TrainingSettings
 from flanlab.training.stream import steps_of_examples, usual_workers
 from flanlab.training.tracking import open_tracker, tracked
@@ -195,10 +195,13 @@ def dev_losses(model: nn.Module, objective: Objective, dev: DevExamples, setting
 def batches_by_process(
     objective: Objective, examples: Sequence[EncodedExample], settings: TrainingSettings
 ) -> list[list[list[EncodedExample]]]:
-    """The micro-batches of each process."""
+    """The micro-batches of each process; tokens are about the same for all."""
+    owner = owners([example.length for example in examples], world_size())
     return [
-        objective.batches([examples[position] for position in share], settings.micro_batch_tokens)
-        for share in shares([example.length for example in examples], world_size())
+        objective.batches(
+            [example for example, one in zip(examples, owner, strict=True) if one == process], settings.micro_batch_tokens
+        )
+        for process in range(world_size())
     ]
 
 
