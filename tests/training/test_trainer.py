@@ -20,7 +20,7 @@ from flanlab.experiments.run import save_tuned
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.training import loss as loss_module
 from flanlab.training import trainer
-from flanlab.training.log import TrainingLog, operations_per_token
+from flanlab.training.log import TrainingLog, operations_per_token, peak_of
 from flanlab.training.loss import PackedObjective, packed_loss
 from flanlab.training.methods import make_optimizer, prepare_for_training
 from flanlab.training.trainer import examples_per_step
@@ -494,3 +494,9 @@ def test_a_disk_too_full_for_the_log_to_begin_is_told(go: Any, monkeypatch: pyte
     monkeypatch.setattr("flanlab.training.log.write_text", full)
     with pytest.raises(FlanlabError, match=r"log could not be written: there is no room left.*step-000002 is kept"):
         go("begun", steps=2)
+
+
+def test_devices_are_known_by_whole_words() -> None:
+    assert peak_of("NVIDIA L4") == 121e12
+    assert peak_of("NVIDIA H100 80GB HBM3") == peak_of("NVIDIA H100-SXM5") == 989e12
+    assert peak_of("NVIDIA L40") is None
