@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -26,8 +26,8 @@ _LONGEST_COLLECTIVE = timedelta(minutes=30)
 """What nobody should ever wait: a process that dies is noticed at once, by its closed connections or by the launcher."""
 _SECONDS_TO_ANSWER = 5.0
 """How long the others of a broken job may take to say that they are still there."""
-_SECONDS_TO_STOP = 12.0
-"""After a SIGTERM; `torchrun` kills what is left after 30."""
+_SECONDS_TO_STOP = 22.0
+"""After a SIGTERM, to save; with those to answer fewer than the 30 after which `torchrun` kills what is left."""
 
 _store: Any = None
 """Where the processes leave each other notes; None while there is one process."""
@@ -38,12 +38,64 @@ _blocks = 0
 
 def rank() -> int:
     """Number of this process, from 0."""
-    return int(os.environ.get("RANK", 0)) if world_size() > 1 else 0
+    return numbered()[0]
 
 
 def world_size() -> int:
     """How many processes there are."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return numbered()[1]
+
+
+def numbered() -> tuple[int, int]:
+    """Number of this process and how many there are, as torchrun (or whoever does as it does) says in RANK and WORLD_SIZE.
+
+    Raises:
+        FlanlabError: the variables make no sense.
+    """
+    number, count = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    if count in (None, "1"):
+        return 0, 1
+    if not (number and count and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise FlanlabError(
+            f"RANK={number} and WORLD_SIZE={count} in the environment do not number this process among several.",
+            mend="Start several with `torchrun --nproc-per-node N -m flanlab ...`, or unset both.",
+        )
+    return int(number), int(count)
+
+
+def own_gpu() -> int | None:
+    """Number of this process's GPU, by torchrun's LOCAL_RANK, made the current one; None where there are none.
+
+    Raises:
+        FlanlabError: the machine has more processes than GPUs.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    number, count = os.environ.get("LOCAL_RANK", "0"), torch.cuda.device_count()
+    if not number.isdecimal() or int(number) >= count:
+        raise FlanlabError(
+            f"Process {number} of this machine has no GPU of its own: there are {count}.",
+            mend="Start as many processes as there are GPUs (torchrun --nproc-per-node).",
+        )
+    # Kernels that are compiled on the spot run on the current device, whatever their inputs'.
+    torch.cuda.set_device(int(number))
+    return int(number)
+
+
+def owners(costs: Sequence[float], count: int) -> list[int]:
+    """For each piece of work the process that it falls to: longest first, each to the process with least to do so far.
+
+    A pure function, so all processes come to the same result by themselves. The longest share is at most 4/3 of the
+    shortest possible (Graham 1969).
+    """
+    load = [0.0] * count
+    owner = [0] * len(costs)
+    for place in sorted(range(len(costs)), key=lambda place: -costs[place]):
+        owner[place] = min(range(count), key=load.__getitem__)
+        load[owner[place]] += costs[place]
+    return owner
 
 
 def is_first() -> bool:
@@ -161,13 +213,10 @@ def _join() -> None:
     global _store
     if _store is not None:
         return
-    import torch
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
 
-    on_gpu = torch.cuda.is_available()
-    if on_gpu:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    on_gpu = own_gpu() is not None
     _store, number, count = next(rendezvous("env://"))
     dist.init_process_group(
         # Notes of a few bytes go past the GPU.

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -215,6 +216,14 @@ def test_what_passes_a_filter_of_many_rows_is_found_out_once(
         path.write_bytes(path.read_bytes()[:-1])
     assert list(load_rows(task, "train")) == list(first)
     assert len(asked) == 5, "a damaged file is no answer"
+    for count, damaged in enumerate((b"", [1, 0], [0, 99]), start=6):
+        for path in (tmp_path / "cache" / "filters").iterdir():
+            if isinstance(damaged, bytes):
+                path.write_bytes(damaged)
+            else:
+                np.save(path, np.asarray(damaged))
+        assert list(load_rows(task, "train")) == list(first)
+        assert len(asked) == count
 
     monkeypatch.setenv("FLANLAB_CACHE", str(task.path))
     assert list(load_rows(task, "train")) == list(first), "a cache folder that cannot be written is no obstacle"

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from flanlab.errors import FlanlabError
 from flanlab.evaluation import sharding
 from flanlab.evaluation.planning import EvaluationSettings
-from flanlab.evaluation.sharding import Team, shares, team_in
+from flanlab.evaluation.sharding import Team, team_in
 from flanlab.experiments.evaluate_model import evaluate_model
 from flanlab.files import read_json
 from flanlab.models.completions import Endpoint
+from flanlab.processes import owners, world_size
 from tests.tiny import tiny_tasks, write_tasks
 
 # The command line, with small parts; STOP_AFTER kills this very process when it has made so many of them.
@@ -49,16 +50,16 @@ main()
 
 @given(st.lists(st.floats(0, 1e6), max_size=60), st.integers(1, 9))
 def test_shares_are_balanced(costs: list[float], count: int) -> None:
-    owners = shares(costs, count)
-    assert owners == shares(costs, count)
-    loads = [sum(cost for cost, owner in zip(costs, owners, strict=True) if owner == rank) for rank in range(count)]
+    owner = owners(costs, count)
+    assert owner == owners(costs, count)
+    loads = [sum(cost for cost, one in zip(costs, owner, strict=True) if one == rank) for rank in range(count)]
     assert sum(loads) == pytest.approx(sum(costs))
     # Nobody takes anything on who has more to do than another.
     assert max(loads) - min(loads) <= max(costs, default=0) * (1 + 1e-9)
 
 
 def test_long_work_is_shared_out_first() -> None:
-    assert shares([1, 1, 1, 1, 4], 2) == [1, 1, 1, 1, 0]
+    assert owners([1, 1, 1, 1, 4], 2) == [1, 1, 1, 1, 0]
 
 
 def started(folder: Path, out: Path, model: Path, count: int, **changes: dict[int, dict[str, str]]) -> list[Any]:
@@ -173,6 +174,8 @@ def test_environment_that_makes_no_sense(rank: str | None, count: str, tmp_path:
         monkeypatch.setenv("RANK", rank)
     with pytest.raises(FlanlabError, match=f"RANK={rank} and WORLD_SIZE={count}"):
         team_in(tmp_path)
+    with pytest.raises(FlanlabError, match=f"RANK={rank} and WORLD_SIZE={count}"):
+        world_size()
 
 
 def test_an_endpoint_is_asked_by_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

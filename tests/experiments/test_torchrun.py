@@ -93,6 +93,19 @@ def test_killed_process_ends_the_job_with_one_message_and_the_run_goes_on(home: 
     assert_near(home / "killed" / "training", home / "whole" / "training")
 
 
+def test_sigterm_saves_though_workers_render(home: Path, tiny_folder: Path) -> None:
+    """torchrun passes it on to each process's whole group, the rendering workers among it."""
+    recipe = write_recipe(home, tiny_folder, steps=100_000, workers=2)
+    run = torchrun("train", recipe, home / "ended")
+    log = home / "ended" / "training" / "log.jsonl"
+    while run.poll() is None and not (log.exists() and len(log.read_text().splitlines()) >= 5):
+        time.sleep(0.05)
+    run.terminate()
+    _, errors = run.communicate()
+    assert "DataLoader" not in errors
+    assert "Saved after step" in errors
+
+
 def test_refusal_is_told_once(home: Path, tiny_folder: Path) -> None:
     recipe = write_recipe(home, home / "no-such-model")
     run = torchrun("train", recipe, home / "out")

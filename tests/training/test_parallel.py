@@ -7,12 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from flanlab.training.parallel import shares
 from tests.tiny import tiny_tasks
 from tests.training.jobs import run_jobs
 from tests.training.stream import make_settings, read_log
@@ -85,19 +82,6 @@ def test_each_process_of_fsdp_writes_its_part_alone(runs: Path) -> None:
         pieces = [part[name] for part in parts if name in part]
         assert [len(piece) for piece in pieces] == [-(-len(tensor) // 2), len(tensor) // 2]
         torch.testing.assert_close(torch.cat(pieces), tensor, rtol=1e-4, atol=1e-4)
-
-
-@given(st.lists(st.integers(1, 500), max_size=60), st.integers(1, 9))
-def test_shares_are_all_examples_once_and_balanced(lengths: list[int], processes: int) -> None:
-    divided = shares(lengths, processes)
-    assert sorted(position for share in divided for position in share) == list(range(len(lengths)))
-    tokens = [sum(lengths[position] for position in share) for share in divided]
-    # Whoever has most would have no more than the one with fewest, without its last.
-    assert max(tokens) - min(tokens) <= max(lengths, default=0)
-
-
-def test_one_process_takes_the_step_as_it_is() -> None:
-    assert shares([5, 9, 2], 1) == [[0, 1, 2]]
 
 
 def test_what_cannot_be_divided_is_refused_under_fsdp() -> None:

@@ -86,3 +86,12 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
 
 def test_nothing_is_opened_where_nothing_is_wanted(tmp_path: Path) -> None:
     assert open_tracker(None, tmp_path, {}) is None
+
+
+def test_a_tracker_that_does_not_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: object) -> None:
+        raise RuntimeError("no key")
+
+    monkeypatch.setattr("accelerate.tracking.TrackioTracker.start", refused)
+    with pytest.raises(FlanlabError, match="trackio could not be started: "):
+        open_tracker("trackio", tmp_path / "run" / "training", {})

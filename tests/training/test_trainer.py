@@ -20,7 +20,7 @@ from flanlab.experiments.run import save_tuned
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.training import loss as loss_module
 from flanlab.training import trainer
-from flanlab.training.log import TrainingLog, operations_per_token
+from flanlab.training.log import TrainingLog, operations_per_token, peak_of
 from flanlab.training.loss import PackedObjective, packed_loss
 from flanlab.training.methods import make_optimizer, prepare_for_training
 from flanlab.training.trainer import examples_per_step
@@ -169,6 +169,19 @@ def test_second_ctrl_c_stops_at_once_and_saves_nothing(go: Any, monkeypatch: pyt
         go("stopped", checkpoint_minutes=1e6)
     assert len(calls) == 3
     assert list((tmp_path / "stopped").glob("step-*")) == []
+
+
+def test_ctrl_c_during_the_last_save_waits_for_it(go: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    original = trainer.save_checkpoint
+
+    def interrupted(*args: Any) -> Path:
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(*args)
+
+    monkeypatch.setattr(trainer, "save_checkpoint", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        go("saved", checkpoint_minutes=1e6)
+    assert last_checkpoint(tmp_path / "saved").name == "step-000008"
 
 
 KILLED_SCRIPT = """
@@ -470,3 +483,20 @@ def test_a_full_disk_stops_training_with_what_is_kept(go: Any, monkeypatch: pyte
     monkeypatch.setattr(TrainingLog, "write", original)
     whole = go("whole")
     assert_same_training(whole, go("full"))
+
+
+def test_a_disk_too_full_for_the_log_to_begin_is_told(go: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    go("begun", steps=2)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("flanlab.training.log.write_text", full)
+    with pytest.raises(FlanlabError, match=r"log could not be written: there is no room left.*step-000002 is kept"):
+        go("begun", steps=2)
+
+
+def test_devices_are_known_by_whole_words() -> None:
+    assert peak_of("NVIDIA L4") == 121e12
+    assert peak_of("NVIDIA H100 80GB HBM3") == peak_of("NVIDIA H100-SXM5") == 989e12
+    assert peak_of("NVIDIA L40") is None

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flanlab.cli.options import AsJson, Mirror, Out, RecipeFile
+from flanlab.errors import FlanlabError
 
 
 def quickstart(
@@ -39,7 +40,9 @@ def train(
     plan: Annotated[bool, typer.Option("--plan", help="Only print what it costs; nothing is loaded.")] = False,
     device: Annotated[str | None, typer.Option(help="With --plan: cpu, or a GPU such as H100.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="With --plan: processes that train together.")] = 1,
-    flops: Annotated[float | None, typer.Option(help="With --plan: operations a second that a process really reaches.")] = None,
+    flops: Annotated[
+        float | None, typer.Option(min=1, help="With --plan: operations a second that a process really reaches.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="With --plan: print JSON for programs.")] = False,
 ) -> None:
     """Tune a model as a recipe says, without evaluating it; the model ends up in OUT/model.
@@ -51,6 +54,8 @@ def train(
 
         show_training_plan(recipe, mirror, device, processes, flops, as_json)
         return
+    if device is not None or processes != 1 or flops is not None or as_json:
+        raise FlanlabError("--device, --processes, --flops and --json belong to --plan.", mend="Add --plan, or leave them out.")
     from flanlab.experiments.recipe import read_recipe
     from flanlab.experiments.run import train_recipe
     from flanlab.processes import is_first

@@ -216,9 +216,12 @@ def _kept_passing(task: Task, split: Split, rows: Rows) -> list[int]:
     """As `_passing`, with the outcome kept in the cache folder."""
     key = "".join((task.hash, split, rows.source_hash, code_hash()))
     path = cache_folder() / "filters" / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.npy"
-    with contextlib.suppress(OSError, ValueError):  # missing, or damaged
-        kept: list[int] = np.load(path).tolist()
-        return kept
+    with contextlib.suppress(OSError, ValueError, EOFError):  # missing, or damaged
+        found = np.load(path)
+        in_order = found.dtype == np.int64 and found.ndim == 1 and bool((np.diff(found, prepend=-1) > 0).all())
+        if in_order and (not len(found) or found[-1] < len(rows)):
+            kept: list[int] = found.tolist()
+            return kept
     passed = _passing(task, rows)
     # Where the cache folder cannot be written, the rows are there all the same.
     with contextlib.suppress(OSError), new_file(path) as temporary, temporary.open("wb") as file:

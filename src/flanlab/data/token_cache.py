@@ -118,15 +118,15 @@ def prepare(mixture: Mixture, encoder: TextEncoder, examples: int, workers: int)
         FlanlabError: a row cannot be rendered, the disk is full, or a worker was killed.
     """
     folder = prepared_folder(mixture, encoder)
-    write_json(folder / "mixture.json", _facts(mixture, encoder))
-    _remove_abandoned(folder)
     numbers = range(-(-examples // SHARD_EXAMPLES))
-    present = shards_in(folder)
-    missing = [number for number in numbers if number not in present or not _is_sound(present[number])]
     job = _Job(mixture, encoder, folder, np.min_scalar_type(max(encoder.tokenizer.get_vocab().values())))
-    if missing:
-        _announce(job, len(missing) * SHARD_EXAMPLES)
     try:
+        write_json(folder / "mixture.json", _facts(mixture, encoder))
+        _remove_abandoned(folder)
+        present = shards_in(folder)
+        missing = [number for number in numbers if number not in present or not _is_sound(present[number])]
+        if missing:
+            _announce(job, len(missing) * SHARD_EXAMPLES)
         done = (len(numbers) - len(missing)) * SHARD_EXAMPLES
         with meter("Preparing the mixture", len(numbers) * SHARD_EXAMPLES, done) as bar:
             for _ in _made(job, missing, workers):

@@ -15,30 +15,17 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NoReturn
 
 from flanlab.errors import FlanlabError
 from flanlab.files import write_text
+from flanlab.processes import numbered
 
 _SECONDS_BETWEEN_BEATS = 2.0
 _SILENCE_SECONDS = 90.0
 """A process from which nothing is heard for so long is gone; loading a model may keep one from its files for a while."""
-
-
-def shares(costs: Sequence[float], count: int) -> list[int]:
-    """For each piece of work the process that it falls to: longest first, each to the process with least to do so far.
-
-    A pure function, so all processes come to the same result by themselves. The longest share is at most 4/3 of the
-    shortest possible (Graham 1969).
-    """
-    load = [0.0] * count
-    owner = [0] * len(costs)
-    for place in sorted(range(len(costs)), key=lambda place: -costs[place]):
-        owner[place] = min(range(count), key=load.__getitem__)
-        load[owner[place]] += costs[place]
-    return owner
 
 
 class Team:
@@ -137,15 +124,10 @@ def team_in(folder: Path) -> Team:
     Raises:
         FlanlabError: the variables make no sense.
     """
-    rank, count = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
-    if count in (None, "1"):
+    rank, count = numbered()
+    if count == 1:
         return Team(folder)
-    if not (rank and count and rank.isdecimal() and count.isdecimal() and int(rank) < int(count)):
-        raise FlanlabError(
-            f"RANK={rank} and WORLD_SIZE={count} in the environment do not number this process among several.",
-            mend="Start several with `torchrun --nproc-per-node N -m flanlab ...`, or unset both.",
-        )
-    team = Team(folder, int(rank), int(count))
+    team = Team(folder, rank, count)
     team.show_life()
     # A run that also trains has a way of its own to end.
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and threading.current_thread() is threading.main_thread():

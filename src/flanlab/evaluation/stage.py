@@ -11,8 +11,9 @@ from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit
 from flanlab.evaluation.predict import Part, parts_of, predict_part, remove_stale_parts
 from flanlab.evaluation.questions import ask
 from flanlab.evaluation.running import RunningScores
-from flanlab.evaluation.sharding import Team, shares
+from flanlab.evaluation.sharding import Team
 from flanlab.models.answering import Model
+from flanlab.processes import owners
 from flanlab.progress import Meter, meter, say
 
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -40,10 +41,10 @@ def predict_units(
     by_unit = [parts_of(loaded, unit, settings, seed, style, folder / unit.task.name) for unit in units]
     parts = [part for unit_parts in by_unit for part in unit_parts]
     # Of all parts, done or not: a process that looks a moment later finds other parts done.
-    owners = [0] * len(parts)
+    takers = [0] * len(parts)
     if team.count > 1:
-        owners = shares([_estimated_tokens(loaded, part, settings, seed, style) for part in parts], team.count)
-    missing = {part: owner for part, owner in zip(parts, owners, strict=True) if not part.is_done}
+        takers = owners([_estimated_tokens(loaded, part, settings, seed, style) for part in parts], team.count)
+    missing = {part: owner for part, owner in zip(parts, takers, strict=True) if not part.is_done}
     running = RunningScores(settings.end_token)
     if team.speaks:
         running.begin(by_unit, missing)

@@ -36,6 +36,7 @@ from flanlab.models.gguf import gguf_model_folder, is_gguf
 from flanlab.models.packed_attention import ATTENTION_NAME, check_isolation
 from flanlab.models.scoring import Answer, Question, answer_questions
 from flanlab.models.soft_prompt import add_soft_prompt, read_soft_prompt, soft_prompt_of, virtual_tokens
+from flanlab.processes import own_gpu
 
 STAMP_FILE = "flanlab.json"
 """Beside the weights of every model tuned here: what it was trained on, and what was held out."""
@@ -146,18 +147,9 @@ def _hash(weight: tuple[str, Any]) -> str:
 
 
 def _own_device() -> torch.device:
-    """The GPU of this process, where there are any: torchrun numbers a machine's processes by LOCAL_RANK."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    number = int(os.environ.get("LOCAL_RANK", 0))
-    if number >= torch.cuda.device_count():
-        raise FlanlabError(
-            f"Process {number} of this machine has no GPU of its own: there are {torch.cuda.device_count()}.",
-            mend="Start as many processes as there are GPUs (torchrun --nproc-per-node).",
-        )
-    # Kernels that are compiled on the spot run on the current device, whatever their inputs'.
-    torch.cuda.set_device(number)
-    return torch.device("cuda", number)
+    """The GPU of this process, where there are any."""
+    number = own_gpu()
+    return torch.device("cpu") if number is None else torch.device("cuda", number)
 
 
 def load_encoder(name: str, *, say: Callable[[str], None] = lambda _: None) -> TextEncoder:

@@ -31,6 +31,7 @@ from flanlab.errors import FlanlabError
 from flanlab.files import write_json
 from flanlab.processes import all_do, everyone, from_first, is_first, rank, world_size
 from flanlab.progress import say
+from flanlab.training.parallel import is_sharded
 from flanlab.training.parts import PartsReader, divided_as, own_part, write_part
 
 _NAME = re.compile(r"step-(\d+)")
@@ -138,7 +139,10 @@ def load_latest(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The parameters that training changes; tied ones once."""
-    return {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+    tensors = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+    # Between forward and backward they would be whole, and rounded for computing.
+    assert not is_sharded(model) or all(isinstance(tensor, DTensor) for tensor in tensors.values())
+    return tensors
 
 
 def is_full(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,7 @@ def peak_operations(device: torch.device) -> float | None:
 
 def peak_of(device: str) -> float | None:
     """Operations a second that a device of this name could do at best in bfloat16; None where it is not known."""
-    return next((peak for part, peak in _PEAKS.items() if part.lower() in device.lower()), None)
+    return next((peak for part, peak in _PEAKS.items() if re.search(rf"\b{re.escape(part)}\b", device, re.IGNORECASE)), None)
 
 
 def known_devices() -> list[str]:

@@ -28,7 +28,8 @@ _BUCKET = 64 * 2**20
 def spread(model: nn.Module, settings: TrainingSettings) -> nn.Module:
     """Make a prepared model one of several processes' model: under FSDP each keeps a part of every parameter, else all.
 
-    Loaded from the same files everywhere; what the method added at random is the first process's.
+    Loaded from the same files everywhere; what the method added at random is the first process's under ddp, and under fsdp
+    made from the same seed in all.
     """
     if world_size() == 1:
         return model
@@ -51,20 +52,6 @@ def spread(model: nn.Module, settings: TrainingSettings) -> nn.Module:
 def is_sharded(model: nn.Module) -> bool:
     """Whether each process holds only a part of the model."""
     return isinstance(model, FSDPModule)
-
-
-def shares(lengths: Sequence[int], processes: int) -> list[list[int]]:
-    """The positions of `lengths` that each process takes, in ascending order; tokens are about the same for all.
-
-    Longest first, each to the process that has the fewest tokens.
-    """
-    own: list[list[int]] = [[] for _ in range(processes)]
-    tokens = [0] * processes
-    for position in sorted(range(len(lengths)), key=lambda position: (-lengths[position], position)):
-        process = tokens.index(min(tokens))
-        own[process].append(position)
-        tokens[process] += lengths[position]
-    return [sorted(positions) for positions in own]
 
 
 def trained(model: nn.Module) -> list[nn.Parameter]:

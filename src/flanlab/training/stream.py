@@ -29,7 +29,7 @@ def steps_of_examples(
         sampler=range(first, last),
         num_workers=workers,
         prefetch_factor=_STEPS_AHEAD if workers else None,
-        worker_init_fn=settle_worker,
+        worker_init_fn=_settle,
     )
     return iter(loader)
 
@@ -37,6 +37,12 @@ def steps_of_examples(
 def usual_workers(device: str) -> int:
     """Workers that keep a GPU fed; on a CPU, where the model itself needs every core, none."""
     return min(8, max(1, (os.cpu_count() or 2) - 1)) if device == "cuda" else 0
+
+
+def _settle(number: int) -> None:
+    # A launcher's signal goes to the whole process group, and only the trainer is to hear it: it saves, then ends the workers.
+    os.setpgid(0, 0)
+    settle_worker(number)
 
 
 class _Steps(Dataset[list[EncodedExample]]):

@@ -30,7 +30,7 @@ def open_tracker(kind: Tracking | None, folder: Path, settings: Mapping[str, Any
         settings: numbers and words that describe the run.
 
     Raises:
-        FlanlabError: the tracker's package is not installed.
+        FlanlabError: the tracker's package is not installed, or the tracker does not start.
     """
     if kind is None or not is_first():
         return None
@@ -50,6 +50,11 @@ def open_tracker(kind: Tracking | None, folder: Path, settings: Mapping[str, Any
         package = "'flanlab[tracking]'" if kind == "tensorboard" else kind
         raise FlanlabError(
             f"training.track is {kind}, which is not installed.", mend=f"pip install {package}, or leave training.track out."
+        ) from error
+    except Exception as error:
+        raise FlanlabError(
+            f"training.track: {kind} could not be started: {' '.join(str(error).split())[:300]}",
+            mend="Log in to it, or leave training.track out.",
         ) from error
     tracker.store_init_configuration({key: value for key, value in settings.items() if isinstance(value, str | int | float)})
     return tracker  # type: ignore[no-any-return]

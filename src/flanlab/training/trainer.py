@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from flanlab.data.encoding import TextEncoder
 from flanlab.data.mixture import EncodedExample, Mixture
 from flanlab.errors import FlanlabError
 from flanlab.models.loading import LoadedModel
-from flanlab.processes import from_first, is_first, rank, world_size
+from flanlab.processes import from_first, is_first, owners, rank, world_size
 from flanlab.progress import meter, say
 from flanlab.training.checkpoints import Progress, is_full, load_latest, no_room, save_checkpoint
 from flanlab.training.dev_loss import DevExamples
@@ -24,7 +25,7 @@ from flanlab.training.interrupts import HeldInterrupts
 from flanlab.training.log import TrainingLog, notes_of, operations_per_token, peak_operations, step_record
 from flanlab.training.loss import Objective, objective_for
 from flanlab.training.methods import make_optimizer, prepare_for_training
-from flanlab.training.parallel import add_up, add_up_gradients, clip_gradients, is_sharded, shares, spread
+from flanlab.training.parallel import add_up, add_up_gradients, clip_gradients, is_sharded, spread
 from flanlab.training.settings import TrainingSettings
 from flanlab.training.stream import steps_of_examples, usual_workers
 from flanlab.training.tracking import open_tracker, tracked
@@ -74,69 +75,71 @@ def train(
     per_step = examples_per_step(mixture, loaded.encoder, settings)
     workers = usual_workers(device.type) if settings.workers is None else settings.workers
     stream = steps_of_examples(mixture, loaded.encoder, per_step, saved, settings.steps, workers)
-    log = TrainingLog(folder / "log.jsonl", saved)
-    watch = LossWatch(from_first(lambda: log.losses))
     peak, operations = peak_operations(device), operations_per_token(model)
     tracker = open_tracker(settings.track, folder, settings.model_dump())
     last_saved = time.monotonic()
     model.train()
     interrupts = HeldInterrupts()
-    try:
-        with interrupts, log, meter("Training", settings.steps, saved) as bar:
-            started = time.monotonic()
-            for step, examples in enumerate(stream, start=saved):
-                waited = time.monotonic() - started
-                learning_rate = settings.learning_rate_at(step)
-                loss, norm = train_step(model, optimizer, objective, examples, settings, learning_rate)
-                if not math.isfinite(loss) or not math.isfinite(norm):
-                    _refuse(step, f"loss {loss}, gradient norm {norm}", examples)
-                progress = Progress(step + 1, training_key)
-                # Counted from the end of the step before, so that waiting for examples shows.
-                now = time.monotonic()
-                seconds, started = now - started, now
-                batches = [batch for own in batches_by_process(objective, examples, settings) for batch in own]
-                padding = sum(objective.padding(batch) for batch in batches)
-                record = step_record(step + 1, loss, norm, learning_rate, examples, padding, seconds, waited)
-                if peak is not None:
-                    record["mfu"] = round(operations * record["tokens"] / seconds / peak, 4)
-                if dev and settings.dev_every and ((step + 1) % settings.dev_every == 0 or step + 1 in (1, settings.steps)):
-                    found = record["dev_loss"] = dev_losses(model, objective, dev, settings)
-                    told = ", ".join(f"{cluster} {value:.3f}" for cluster, value in found.items())
-                    say(f"Step {step + 1}, loss on dev: {told}")
-                    started = time.monotonic()
-                log.write(record)
-                if tracker is not None:
-                    tracker.log(tracked(record), step=step + 1)
-                bar.advance(1, notes_of(record, seconds))
-                is_due = time.monotonic() - last_saved > settings.checkpoint_minutes * 60
-                # Signals and clocks are a process's own: what follows from them is done by all or none.
-                stopped, due = add_up([interrupts.count, is_due and is_first()], device)
-                if watch.has_exploded(loss):
-                    reason = (
-                        f"the median loss of the last {WINDOW} steps was {watch.lowest:.3g} before, and is {watch.median:.3g}"
-                    )
-                    _refuse(step, reason, examples)
-                if due and progress.step < settings.steps:
+    # To the end of every save: a signal that came in the midst of one would leave it half-written.
+    with interrupts:
+        try:
+            with TrainingLog(folder / "log.jsonl", saved) as log, meter("Training", settings.steps, saved) as bar:
+                watch = LossWatch(from_first(lambda: log.losses))
+                started = time.monotonic()
+                for step, examples in enumerate(stream, start=saved):
+                    waited = time.monotonic() - started
+                    learning_rate = settings.learning_rate_at(step)
+                    loss, norm = train_step(model, optimizer, objective, examples, settings, learning_rate)
+                    if not math.isfinite(loss) or not math.isfinite(norm):
+                        _refuse(step, f"loss {loss}, gradient norm {norm}", examples)
+                    progress = Progress(step + 1, training_key)
+                    # Counted from the end of the step before, so that waiting for examples shows.
+                    now = time.monotonic()
+                    seconds, started = now - started, now
+                    batches = [batch for own in batches_by_process(objective, examples, settings) for batch in own]
+                    padding = sum(objective.padding(batch) for batch in batches)
+                    record = step_record(step + 1, loss, norm, learning_rate, examples, padding, seconds, waited)
+                    if peak is not None:
+                        record["mfu"] = round(operations * record["tokens"] / seconds / peak, 4)
+                    if dev and settings.dev_every and ((step + 1) % settings.dev_every == 0 or step + 1 in (1, settings.steps)):
+                        found = record["dev_loss"] = dev_losses(model, objective, dev, settings)
+                        told = ", ".join(f"{cluster} {value:.3f}" for cluster, value in found.items())
+                        say(f"Step {step + 1}, loss on dev: {told}")
+                        started = time.monotonic()
+                    log.write(record)
+                    if tracker is not None:
+                        tracker.log(tracked(record), step=step + 1)
+                    bar.advance(1, notes_of(record, seconds))
+                    is_due = time.monotonic() - last_saved > settings.checkpoint_minutes * 60
+                    # Signals and clocks are a process's own: what follows from them is done by all or none.
+                    stopped, due = add_up([interrupts.count, is_due and is_first()], device)
+                    if watch.has_exploded(loss):
+                        medians = f"was {watch.lowest:.3g} before, and is {watch.median:.3g}"
+                        _refuse(step, f"the median loss of the last {WINDOW} steps {medians}", examples)
+                    if due and progress.step < settings.steps:
+                        save_checkpoint(folder, model, optimizer, progress, stamp)
+                        saved = progress.step
+                        last_saved = started = time.monotonic()
+                    if stopped:
+                        raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            if interrupts.count < 2 or world_size() > 1:
+                if progress.step > saved:
                     save_checkpoint(folder, model, optimizer, progress, stamp)
-                    saved = progress.step
-                    last_saved = started = time.monotonic()
-                if stopped:
-                    raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        if interrupts.count < 2 or world_size() > 1:
-            if progress.step > saved:
-                save_checkpoint(folder, model, optimizer, progress, stamp)
-            say(f"Saved after step {progress.step} of {settings.steps}; the same command goes on from there.")
-        raise
-    except OSError as error:
-        if is_full(error):
-            raise no_room(folder, f"Step {progress.step} could not be logged") from error
-        raise
-    finally:
-        if tracker is not None:
-            tracker.finish()
-    if progress.step > saved:
-        save_checkpoint(folder, model, optimizer, progress, stamp)
+                say(f"Saved after step {progress.step} of {settings.steps}; the same command goes on from there.")
+            raise
+        except OSError as error:
+            if is_full(error):
+                raise no_room(folder, "The training log could not be written") from error
+            raise
+        finally:
+            if tracker is not None:
+                tracker.finish()
+        if progress.step > saved:
+            save_checkpoint(folder, model, optimizer, progress, stamp)
+    # What was held back while the last checkpoint was written.
+    if add_up([interrupts.count], device)[0]:
+        raise KeyboardInterrupt
     model.eval()
     return model
 
@@ -181,6 +184,9 @@ def dev_losses(model: nn.Module, objective: Objective, dev: DevExamples, setting
         sum(objective.loss(model, batch).item() * counts for batch, counts in own_batches(model, objective, examples, settings))
         for examples in dev.values()
     ]
+    if isinstance(model, FSDPModule):
+        # Its root keeps whole weights, rounded for computing, until a backward pass: not what is to be saved or updated.
+        model.reshard()
     totals = add_up(sums, next(model.parameters()).device)
     target_tokens = [sum(len(example.target) for example in examples) for examples in dev.values()]
     return {cluster: total / tokens for cluster, total, tokens in zip(dev, totals, target_tokens, strict=True)}
@@ -189,10 +195,13 @@ def dev_losses(model: nn.Module, objective: Objective, dev: DevExamples, setting
 def batches_by_process(
     objective: Objective, examples: Sequence[EncodedExample], settings: TrainingSettings
 ) -> list[list[list[EncodedExample]]]:
-    """The micro-batches of each process."""
+    """The micro-batches of each process; tokens are about the same for all."""
+    owner = owners([example.length for example in examples], world_size())
     return [
-        objective.batches([examples[position] for position in share], settings.micro_batch_tokens)
-        for share in shares([example.length for example in examples], world_size())
+        objective.batches(
+            [example for example, one in zip(examples, owner, strict=True) if one == process], settings.micro_batch_tokens
+        )
+        for process in range(world_size())
     ]
 
 
@@ -215,5 +224,5 @@ def _refuse(step: int, what: str, examples: Sequence[EncodedExample]) -> None:
     named = ", ".join(f"{e.example.task}:{e.example.row} (template {e.example.template})" for e in examples[:8])
     raise FlanlabError(
         f"Training stopped at step {step + 1}: {what}. Examples of the step: {named}" + ", ..." * (len(examples) > 8) + ".",
-        mend="Lower training.learning_rate, or look at the examples with `flan tasks show`; the last checkpoint is kept.",
+        mend="Lower training.learning_rate and begin anew with another --out, or look at the examples with `flan tasks show`.",
     )
