@@ -12,7 +12,6 @@ They are saved as peft saves them, and peft computes the same from the files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +78,8 @@ def virtual_tokens(model: Any) -> list[int]:
     return [] if found is None else list(range(found.vocabulary, found.vocabulary + len(found.prompt)))
 
 
-def save_soft_prompt(model: Any, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
-    """Write a model's soft prompt as a peft adapter; `weights` are those of a model of which this process holds a part."""
+def save_soft_prompt(model: Any, folder: Path) -> None:
+    """Write a model's soft prompt as a peft adapter."""
     from peft import PromptTuningConfig
 
     found = soft_prompt_of(model)
@@ -96,8 +95,7 @@ def save_soft_prompt(model: Any, folder: Path, weights: Mapping[str, Tensor] | N
         num_attention_heads=model.config.num_attention_heads,
         inference_mode=True,
     ).save_pretrained(str(folder))
-    prompt = found.prompt if weights is None else next(value for name, value in weights.items() if name.endswith(".prompt"))
-    save_file({_WEIGHTS_NAME: prompt.detach().cpu().contiguous()}, folder / _WEIGHTS_FILE)
+    save_file({_WEIGHTS_NAME: found.prompt.detach().cpu().contiguous()}, folder / _WEIGHTS_FILE)
 
 
 def read_soft_prompt(folder: Path) -> Tensor:

@@ -81,7 +81,8 @@ def save_trained(model: Any, folder: Path, weights: Mapping[str, Tensor] | None 
     `weights` are those of a model of which this process holds a part alone.
     """
     if soft_prompt_of(model) is not None:
-        save_soft_prompt(model, folder, weights)
+        # Whole in every process: a soft prompt is never trained under FSDP.
+        save_soft_prompt(model, folder)
     else:
         model.save_pretrained(folder, state_dict=weights)
 
