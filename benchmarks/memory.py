@@ -35,7 +35,7 @@ def measure(model: str, changes: dict[str, Any]) -> None:
     from flanlab.training.loss import objective_for
     from flanlab.training.methods import make_optimizer, prepare_for_training
     from flanlab.training.settings import TrainingSettings
-    from flanlab.training.trainer import train_step
+    from flanlab.training.trainer import share_out, train_step
 
     settings = TrainingSettings(steps=STEPS, learning_rate=1e-4, **changes)
     length = settings.micro_batch_tokens - (settings.prompt_length if settings.method == "prompt" else 0)
@@ -49,7 +49,7 @@ def measure(model: str, changes: dict[str, Any]) -> None:
         example = Example("", "", 1, 0, "", "")
         examples = [EncodedExample(example, one[:-TARGET], one[-TARGET:], False) for one in tokens]
         started = time.perf_counter()
-        train_step(trained, optimizer, objective, examples, settings, 1e-4)
+        train_step(trained, optimizer, objective, share_out(objective, examples, settings), settings, 1e-4)
         seconds.append(time.perf_counter() - started)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({"peak": peak, "seconds": seconds[-1]}))

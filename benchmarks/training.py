@@ -35,7 +35,7 @@ from flanlab.tasks.loading import load_collection, select_tasks
 from flanlab.training.loss import PackedObjective
 from flanlab.training.methods import make_optimizer, prepare_for_training
 from flanlab.training.settings import TrainingSettings
-from flanlab.training.trainer import train_step
+from flanlab.training.trainer import share_out, train_step
 
 SEED = 0
 LEARNING_RATE = 1e-5
@@ -149,7 +149,10 @@ def train_with_flanlab(folder: str, examples: Sequence[dict[str, Any]]) -> dict[
     model = prepare_for_training(loaded, settings).train()
     optimizer = make_optimizer(model, settings)
     started, processor_started = time.perf_counter(), time.process_time()
-    losses = [train_step(model, optimizer, PackedObjective(), step, settings, LEARNING_RATE)[0] for step in steps]
+    losses = []
+    for step in steps:
+        shares = share_out(PackedObjective(), step, settings)
+        losses.append(train_step(model, optimizer, PackedObjective(), shares, settings, LEARNING_RATE)[0])
     return {
         "seconds": time.perf_counter() - started,
         "processor_seconds": time.process_time() - processor_started,

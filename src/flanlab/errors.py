@@ -13,3 +13,9 @@ class FlanlabError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  To mend it: {self.mend}" if self.mend else self.message
+
+
+def one_line(error: Exception, width: int = 300) -> str:
+    """An error's message on one line, shortened to `width` characters; its kind where it has none."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= width else text[: width - 1] + "…"

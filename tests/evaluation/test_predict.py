@@ -246,6 +246,7 @@ def test_options_alone_are_asked_once_for_a_part(
         return original(model, given, budget)
 
     monkeypatch.setattr(loading, "answer_questions", counting)
+    monkeypatch.setattr(module, "_QUESTIONS_OF_FIRST_PART", 8)
     run(tiny, unit_of(tasks[0]), tmp_path / "out")
     assert len(questions) == 18 + 2 * 2
     questions.clear()
@@ -310,13 +311,13 @@ def test_prompt_that_cannot_be_shortened_is_named(tasks: tuple[Task, Task], tiny
 def test_done_parts_are_kept(
     tasks: tuple[Task, Task], tiny: LoadedModel, tmp_path: Path, asked: list[Question], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """18 questions in parts of 4: an interrupted evaluation asks only what is missing; a finished one nothing."""
+    """18 questions in parts of 2 and then 4: an interrupted evaluation asks only what is missing; a finished one nothing."""
     monkeypatch.setattr(module, "_QUESTIONS_PER_PART", 4)
     unit, folder = unit_of(tasks[0]), tmp_path / "out" / "comments"
     assert len(unit.pairs) == 18
     first = run(tiny, unit, folder.parent)
     assert len(asked) == 18
-    assert [pq.read_metadata(path).num_rows for path in sorted(folder.iterdir())] == [4, 4, 4, 4, 2]
+    assert [pq.read_metadata(path).num_rows for path in sorted(folder.iterdir())] == [2, 4, 4, 4, 4]
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert run(tiny, unit, folder.parent) == first
     assert len(asked) == 18
@@ -324,7 +325,7 @@ def test_done_parts_are_kept(
     (folder / "part-00001.parquet").unlink()
     (folder / "part-00004.parquet").write_bytes(b"damaged")
     assert run(tiny, unit, folder.parent) == first
-    assert len(asked) == 18 + 4 + 2
+    assert len(asked) == 18 + 4 + 4
 
 
 def test_predictions_do_not_depend_on_parts_or_budget(

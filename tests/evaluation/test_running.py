@@ -24,7 +24,8 @@ SETTINGS = EvaluationSettings(rows=8, new_tokens=5)
 def test_scores_are_told_part_by_part_and_end_at_the_result(
     tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predict, "_QUESTIONS_PER_PART", 5)
+    for number in ("_QUESTIONS_PER_PART", "_QUESTIONS_OF_FIRST_PART"):
+        monkeypatch.setattr(predict, number, 5)
     units = [plan_task(task, load_rows(task, "test"), SETTINGS, 0) for task in tiny_tasks(tmp_path / "tasks")]
     told: list[str] = []
     counted: list[int] = []

@@ -30,7 +30,7 @@ import os, signal
 from flanlab.cli.main import main
 from flanlab.evaluation import predict, sharding, stage
 
-predict._QUESTIONS_PER_PART = 4
+predict._QUESTIONS_PER_PART = predict._QUESTIONS_OF_FIRST_PART = 4
 sharding._SECONDS_BETWEEN_BEATS = 0.2
 sharding._SILENCE_SECONDS = float(os.environ.get("SILENCE", 90))
 left = int(os.environ.get("STOP_AFTER", 1000))

@@ -166,6 +166,7 @@ def test_best_template_is_chosen_on_dev_and_not_asked_for_twice(
     tiny_folder: Path, tasks: Sequence[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`comments` with a dev split, `counting` without."""
+    monkeypatch.setattr(predict, "_QUESTIONS_OF_FIRST_PART", 8)
     counting = tasks[1]
     path = tmp_path / "tasks" / "comments.yaml"
     path.write_text(path.read_text().replace("train: all[:10]", "train: all[:4]\n    dev: all[4:10]"))

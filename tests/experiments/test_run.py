@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation import predict as predict_module
 from flanlab.evaluation.predict import read_predictions, refuse_seen
 from flanlab.experiments import run as module
+from flanlab.experiments.cost import scoring_speed
 from flanlab.experiments.recipe import Recipe, make_plan, read_recipe
 from flanlab.experiments.run import run_recipe, train_recipe
 from flanlab.experiments.stamp import make_stamp, training_key
 from flanlab.models import loading as loading_module
 from flanlab.models.loading import load_model
+from flanlab.models.scoring import Question
 from flanlab.tasks.loading import load_collection, load_task
 from flanlab.training import trainer
 from tests.tiny import write_tasks
@@ -449,3 +451,18 @@ def test_a_prepared_mixture_trains_the_same_model_and_is_not_rendered(
     ours, theirs = load_file(weights), load_file(tmp_path / "run" / "model" / weights.name)
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
     assert json.loads(CliRunner().invoke(app, ["mix", str(path), "--json"]).stdout)["tokens"] > 0
+
+
+def test_speed_is_measured_on_prompts_that_share_nothing(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What prompts have in common is computed once: a speed measured on such would be too good."""
+    prompts: list[list[int]] = []
+    original = loading_module.answer_questions
+
+    def listening(model: Any, questions: Sequence[Question], budget: int) -> Any:
+        prompts.extend(question.prompt for question in questions)
+        return original(model, questions, budget)
+
+    monkeypatch.setattr(loading_module, "answer_questions", listening)
+    assert scoring_speed(load_model(str(tiny_folder), device="cpu")) > 0
+    measured = prompts[: len(prompts) // 2]
+    assert len({prompt[0] for prompt in measured}) == len(measured) > 1

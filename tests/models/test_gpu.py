@@ -13,7 +13,7 @@ from flanlab.models.packed_attention import ATTENTION_NAME, check_isolation, pac
 from flanlab.models.scoring import Question, answer_questions
 from flanlab.training.loss import PackedObjective, packed_loss
 from flanlab.training.methods import make_optimizer, prepare_for_training
-from flanlab.training.trainer import train_step
+from flanlab.training.trainer import share_out, train_step
 from tests.models.test_packed_attention import example
 from tests.training.stream import make_settings
 
@@ -48,7 +48,8 @@ def test_training_loss_and_update_are_near_those_of_the_cpu(tiny_folder: Path) -
         model = prepare_for_training(loaded, settings)
         assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
         optimizer = make_optimizer(model, settings)
-        losses[device] = [train_step(model, optimizer, PackedObjective(), EXAMPLES, settings, 1e-3)[0] for _ in range(5)]
+        shares = share_out(PackedObjective(), EXAMPLES, settings)
+        losses[device] = [train_step(model, optimizer, PackedObjective(), shares, settings, 1e-3)[0] for _ in range(5)]
         weights[device] = torch.cat([parameter.detach().cpu().flatten() for parameter in model.parameters()])
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=2e-2)
     assert losses["cuda"][-1] < losses["cuda"][0]

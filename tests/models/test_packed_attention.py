@@ -23,7 +23,7 @@ from flanlab.models.packed_attention import (
 )
 from flanlab.training.loss import PackedObjective, packed_loss
 from flanlab.training.settings import TrainingSettings
-from flanlab.training.trainer import train_step
+from flanlab.training.trainer import share_out, train_step
 from tests.tiny import save_tiny, stock_model
 
 KINDS = ["llama", "qwen2", "gpt_neox"]
@@ -159,7 +159,8 @@ def test_update_is_the_same_whatever_the_micro_batches(method: str, tiny_folder:
             steps=10, learning_rate=1e-2, micro_batch_tokens=micro_batch_tokens, optimizer=method, gradient_clip=0.5
         )
         optimizer = make_optimizer(model, settings)
-        losses = [train_step(model, optimizer, PackedObjective(), EXAMPLES, settings, 1e-2)[0] for _ in range(2)]
+        shares = share_out(PackedObjective(), EXAMPLES, settings)
+        losses = [train_step(model, optimizer, PackedObjective(), shares, settings, 1e-2)[0] for _ in range(2)]
         updated.append((losses, {name: value.detach() for name, value in model.named_parameters()}))
     assert updated[0][0][1] < updated[0][0][0], "two steps on the same examples must lower the loss"
     for losses, parameters in updated[1:]:

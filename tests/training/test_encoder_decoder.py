@@ -15,7 +15,7 @@ from flanlab.models.loading import LoadedEncoderDecoder, load_model
 from flanlab.training import trainer
 from flanlab.training.loss import PaddedObjective, objective_for
 from flanlab.training.methods import make_optimizer, prepare_for_training
-from flanlab.training.trainer import train_step
+from flanlab.training.trainer import share_out, train_step
 from tests.tiny_encoder_decoder import KINDS, stock_encoder_decoder
 from tests.training.stream import assert_same_training, make_mixture, make_settings, train_tiny
 
@@ -88,7 +88,8 @@ def test_a_step_is_the_same_however_it_is_cut(kind: str, encoder_decoders: dict[
         examples = examples_of(loaded, tmp_path)
         settings = make_settings(micro_batch_tokens=tokens)
         model = prepare_for_training(loaded, settings).train()
-        results.append(train_step(model, make_optimizer(model, settings), objective, examples, settings, 1e-3))
+        shares = share_out(objective, examples, settings)
+        results.append(train_step(model, make_optimizer(model, settings), objective, shares, settings, 1e-3))
     assert results[0] == pytest.approx(results[1], rel=1e-5)
 
 
@@ -149,5 +150,6 @@ def test_tuning_lowers_the_loss(changes: dict[str, Any], encoder_decoders: dict[
     settings = make_settings(**changes)
     model = prepare_for_training(loaded, settings).train()
     optimizer = make_optimizer(model, settings)
-    losses = [train_step(model, optimizer, objective, examples, settings, 1e-2)[0] for _ in range(10)]
+    shares = share_out(objective, examples, settings)
+    losses = [train_step(model, optimizer, objective, shares, settings, 1e-2)[0] for _ in range(10)]
     assert losses[-1] < 0.8 * losses[0]

@@ -16,7 +16,7 @@ from flanlab.models.loading import load_model
 from flanlab.training.estimate import Memory, estimate_training
 from flanlab.training.loss import objective_for
 from flanlab.training.methods import make_optimizer, prepare_for_training
-from flanlab.training.trainer import train_step
+from flanlab.training.trainer import share_out, train_step
 from tests.training.stream import make_settings
 
 MIXTURE = MixtureSettings(prompt_tokens=48, target_tokens=16)
@@ -69,7 +69,7 @@ def test_parts_are_those_of_real_training(kind: str, changes: dict[str, Any], fo
     generous = 1.25 if has_encoder else 1.02
     assert 0.98 * activations < estimate.plain.activations < generous * activations
 
-    train_step(model, optimizer, objective, examples, settings, 1e-3)
+    train_step(model, optimizer, objective, share_out(objective, examples, settings), settings, 1e-3)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     assert estimate.trained == sum(parameter.numel() for parameter in trained)
     memory = estimate.plain
@@ -106,13 +106,16 @@ def test_sharded_parts_are_divided(tiny_folder: Path) -> None:
     for name in ("weights", "gradients", "optimizer"):
         assert getattr(parts.plain, name) == getattr(whole.plain, name) // 4
     assert parts.plain.gathered > 0 == whole.plain.gathered
+    assert parts.plain.loading == whole.plain.weights > 0 == whole.plain.loading
     assert parts.plain.activations == whole.plain.activations
     assert parts.checkpoint_bytes == whole.checkpoint_bytes
 
 
 def test_total_is_the_largest_at_a_time() -> None:
-    assert Memory(1, 2, 3, 4, 5, activations=10, lost=20, logits=30, arriving=40, update=99).total == 15 + 100
-    assert Memory(1, 2, 3, 4, 5, activations=10, lost=20, logits=30, arriving=40, update=101).total == 15 + 101
+    passing = {"activations": 10, "lost": 20, "logits": 30, "arriving": 40}
+    assert Memory(1, 2, 3, 4, 5, **passing, update=99, loading=114).total == 15 + 100
+    assert Memory(1, 2, 3, 4, 5, **passing, update=101, loading=114).total == 15 + 101
+    assert Memory(1, 2, 3, 4, 5, **passing, update=99, loading=120).total == 1 + 120
 
 
 def test_operations_are_those_of_kaplan(tiny_folder: Path, encoder_decoders: dict[str, Path]) -> None:

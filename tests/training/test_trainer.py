@@ -338,7 +338,8 @@ def test_gradient_is_clipped(tiny: LoadedModel, tmp_path: Path) -> None:
     model = prepare_for_training(tiny, settings)
     before = torch.cat([value.detach().flatten().clone() for value in model.parameters()])
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    _, norm = trainer.train_step(model, optimizer, PackedObjective(), examples, settings, learning_rate=0.5)
+    shares = trainer.share_out(PackedObjective(), examples, settings)
+    _, norm = trainer.train_step(model, optimizer, PackedObjective(), shares, settings, learning_rate=0.5)
     after = torch.cat([value.detach().flatten() for value in model.parameters()])
     assert norm > 0.125
     assert (after - before).norm().item() == pytest.approx(0.5 * 0.125, rel=1e-3)
@@ -348,7 +349,7 @@ def test_step_without_examples_changes_nothing(tiny: LoadedModel) -> None:
     model = prepare_for_training(tiny, make_settings())
     before = [value.detach().clone() for value in model.parameters()]
     optimizer = make_optimizer(model, make_settings(weight_decay=0.5))
-    assert trainer.train_step(model, optimizer, PackedObjective(), [], make_settings(), 0.1) == (0.0, 0.0)
+    assert trainer.train_step(model, optimizer, PackedObjective(), [[]], make_settings(), 0.1) == (0.0, 0.0)
     assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
 
 
@@ -378,7 +379,7 @@ def test_step_with_a_non_finite_loss_changes_no_weight(
     original = loss_module.packed_loss
     monkeypatch.setattr(loss_module, "packed_loss", lambda *given: original(*given) * float("nan"))
     settings = make_settings()
-    loss, _ = trainer.train_step(model, make_optimizer(model, settings), PackedObjective(), [found], settings, 0.1)
+    loss, _ = trainer.train_step(model, make_optimizer(model, settings), PackedObjective(), [[[found]]], settings, 0.1)
     assert loss != loss
     assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
 

@@ -19,6 +19,7 @@ _PARTS = {
     "arriving": "gradient arriving",
     "update": "within the update",
     "program": "the program itself",
+    "loading": "the whole, when loaded",
 }
 
 

@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from flanlab.data.code import code_hash
 from flanlab.data.generators import generated_files
-from flanlab.data.table_files import TABLE_SUFFIXES, one_line, read_table
-from flanlab.errors import FlanlabError
+from flanlab.data.table_files import TABLE_SUFFIXES, read_table
+from flanlab.errors import FlanlabError, one_line
 from flanlab.files import cache_folder, new_file
 from flanlab.tasks.schema import Source, Split, Task
 from flanlab.tasks.templating import TemplatingError, compile_source

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from flanlab.errors import FlanlabError
+from flanlab.errors import FlanlabError, one_line
 
 
 def read_table(path: Path) -> pa.Table:
@@ -113,9 +113,3 @@ _READERS: Mapping[str, Callable[[Path], pa.Table]] = {
 }
 
 TABLE_SUFFIXES = tuple(_READERS)
-
-
-def one_line(error: Exception, width: int = 300) -> str:
-    """An error's message on one line, shortened to `width` characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= width else text[: width - 1] + "…"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flanlab.errors import FlanlabError
+from flanlab.errors import FlanlabError, one_line
 from flanlab.experiments.model_card import Kind, model_card
 from flanlab.files import new_folder, read_json, write_json, write_text
 from flanlab.models.embedded import EMBEDDED_MODEL
@@ -77,7 +77,7 @@ def push_model(folder: Path, repository: str) -> str:
         done = api.upload_folder(folder_path=folder, repo_id=repository, commit_message="Upload a model tuned with flanlab")
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise FlanlabError(
-            f"{folder} could not be uploaded to {repository}: {' '.join(str(error).split())[:300]}",
+            f"{folder} could not be uploaded to {repository}: {one_line(error)}",
             mend="Name a repository of yours as OWNER/NAME, and log in with `hf auth login`; the folder is kept.",
         ) from error
     return str(done)

@@ -23,19 +23,18 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation.best_template import DEV_FOLDER, best_dev_template, dev_settings, plan_dev
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
 from flanlab.evaluation.predict import refuse_seen
-from flanlab.evaluation.questions import question_length
 from flanlab.evaluation.results import averages, compare, task_results
 from flanlab.evaluation.sharding import team_in
 from flanlab.evaluation.stage import predict_units
+from flanlab.experiments.announcement import announce
 from flanlab.experiments.recipe import Plan, Recipe, make_plan
 from flanlab.experiments.stamp import make_stamp, training_key
 from flanlab.files import new_folder, read_json, write_json, write_text
 from flanlab.models.answering import Model
 from flanlab.models.embedded import EMBEDDED_MODEL
 from flanlab.models.loading import STAMP_FILE, LoadedModel, load_model
-from flanlab.models.scoring import Question
-from flanlab.processes import first_before_others, from_first, together, world_size
-from flanlab.progress import clock, say
+from flanlab.processes import first_before_others, from_first, together
+from flanlab.progress import say
 from flanlab.tasks.schema import Split, Task
 from flanlab.training.dev_loss import DevExamples, dev_examples
 from flanlab.training.methods import check_method, save_trained
@@ -47,10 +46,6 @@ RESULTS_FILE = "results.json"
 TUNED = "tuned"
 _DESCRIBED_EXAMPLES = 10_000
 """Head of the stream whose tokens a run counts before it begins; `flan mix` counts a whole cycle."""
-TRAINING_COST = 3.3
-"""Computing a training token costs about this many times a scored one (forward, backward, update)."""
-ANSWERING_COST = 1.3
-"""Answering a question, a generated answer with it, to scoring its tokens once."""
 
 
 def run_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> dict[str, Any]:
@@ -83,7 +78,7 @@ def _run(recipe: Recipe, folder: Path, mirror: Path | None) -> dict[str, Any]:
     dev = make_dev_examples(plan, loaded, mirror)
 
     def begin() -> None:
-        _announce(plan, loaded, units, dev_units, mixture, per_step, styles)
+        announce(plan, loaded, units, dev_units, mixture, per_step, styles)
         _claim(folder, recipe)
         write_json(folder / "run.json", _facts(plan, loaded))
         planned = per_step * recipe.training.steps
@@ -374,58 +369,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _announce(
-    plan: Plan,
-    loaded: LoadedModel,
-    units: Sequence[EvaluationUnit],
-    dev_units: Sequence[EvaluationUnit],
-    mixture: Mixture,
-    per_step: int,
-    styles: Sequence[PromptStyle],
-) -> None:
-    """Say what will be done and about how long it takes on this machine."""
-    training = plan.recipe.training
-    dev = sum(len(unit.pairs) for unit in dev_units)
-    questions = sum(len(unit.pairs) for unit in units) + dev
-    before = sum(len(unit.asked(style)) for unit in units for style in styles)
-    before += dev * sum(style != "baseline" for style in styles)
-    held_out = ", ".join(cluster.label for cluster in plan.split.hold_out.clusters)
-    examples = per_step * training.steps
-    speed = scoring_speed(loaded) * world_size()
-    train_seconds = examples * mixture.mean_length(loaded.encoder, 200) / speed * TRAINING_COST
-    test_seconds = (before + questions) * _mean_question_length(units, plan, loaded) * ANSWERING_COST / speed
-    say(f"{plan.recipe.name}: {loaded.name} ({loaded.parameters / 1e6:.0f}M parameters) on {loaded.model.device}")
-    say(f"  held out    {held_out}: {', '.join(task.name for task in plan.split.test)}")
-    clusters = {task.clusters[0] for task in plan.split.train}
-    say(f"  trains on   {len(plan.split.train)} tasks of {len(clusters)} other clusters")
-    say(f"              {examples} examples in {training.steps} steps")
-    for name, reason in plan.split.left_out.items():
-        if reason != "held out":
-            say(f"  left out    {name}: {reason}")
-    say(f"  evaluates   {before} questions before tuning ({', '.join(styles)} prompts) and {questions} after")
-    say(f"  takes       about {clock(train_seconds)} to train and {clock(test_seconds)} to evaluate on this machine")
-
-
-def scoring_speed(loaded: LoadedModel) -> float:
-    """Tokens per second of a forward pass on this machine, measured on the spot."""
-    prompts = [[*range(5, 68), 5 + number] for number in range(128 if loaded.model.device.type == "cuda" else 8)]
-    questions = [Question(prompt, [[5]]) for prompt in prompts]
-    tokens = sum(question.length for question in questions)
-    list(loaded.answer(questions, tokens))
-    started = time.monotonic()
-    list(loaded.answer(questions, tokens))
-    return tokens / (time.monotonic() - started)
-
-
-def _mean_question_length(units: Sequence[EvaluationUnit], plan: Plan, loaded: LoadedModel) -> float:
-    lengths = [
-        question_length(unit, *pair, plan.recipe.evaluation, plan.recipe.seed, loaded.encoder)
-        for unit in units
-        for pair in unit.pairs[:20]
-    ]
-    return sum(lengths) / len(lengths)
 
 
 def _notes(plan: Plan, loaded: LoadedModel, units: Sequence[EvaluationUnit]) -> list[str]:

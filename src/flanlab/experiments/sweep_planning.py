@@ -19,8 +19,9 @@ from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.questions import question_length
 from flanlab.experiments.ablations import make_ablation
 from flanlab.experiments.cells import Cell, Training, changed, with_tasks
+from flanlab.experiments.cost import ANSWERING_COST, TRAINING_COST, scoring_speed
 from flanlab.experiments.recipe import Plan, Recipe, make_plan
-from flanlab.experiments.run import ANSWERING_COST, TRAINING_COST, make_mixture, prompt_styles, scoring_speed
+from flanlab.experiments.run import make_mixture, prompt_styles
 from flanlab.experiments.stamp import SHAPES_NOTHING
 from flanlab.experiments.sweep import PlannedCell, Sweep
 from flanlab.experiments.sweep_jobs import JOBS, Job, is_done

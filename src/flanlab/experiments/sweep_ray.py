@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flanlab.errors import FlanlabError
+from flanlab.errors import FlanlabError, one_line
 from flanlab.experiments.sweep import Engine, Report
 from flanlab.experiments.sweep_jobs import Job, State, carry_out, error_text, read_record
 from flanlab.progress import console, say
@@ -38,7 +38,7 @@ def ray_engine(address: str | None, cpus: float | None, gpus: float | None) -> E
         ray.init(address=address or "local", log_to_driver=False, include_dashboard=None if address else False)
     except (OSError, RuntimeError, ValueError) as error:
         raise FlanlabError(
-            f"There is no Ray cluster at {address}: {' '.join(str(error).split())[:300]}",
+            f"There is no Ray cluster at {address}: {one_line(error)}",
             mend="Start one with `ray start --head`, see that RAY_AUTH_TOKEN is the cluster's, or leave out --address.",
         ) from error
     remote = ray.remote(num_cpus=1 if cpus is None else cpus, num_gpus=gpus or 0, max_retries=_RETRIES)(_work)

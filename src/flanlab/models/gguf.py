@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from flanlab.errors import FlanlabError
+from flanlab.errors import FlanlabError, one_line
 from flanlab.files import cache_folder, filling_the_cache
 
 
@@ -48,7 +48,7 @@ def _convert_any(path: Path, folder: Path, say: Callable[[str], None]) -> None:
         raise
     except Exception as error:  # the reader's own errors are of every kind
         raise FlanlabError(
-            f"{path}: could not be read as a GGUF model: {' '.join(str(error).split())[:400]}",
+            f"{path}: could not be read as a GGUF model: {one_line(error, 400)}",
             mend="The file must be whole and of an architecture and quantization that transformers reads from GGUF;"
             " otherwise serve it with llama.cpp's Python server and use --endpoint.",
         ) from error

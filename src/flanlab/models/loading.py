@@ -27,7 +27,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from flanlab.data.encoding import SeparateTextEncoder, TextEncoder
-from flanlab.errors import FlanlabError
+from flanlab.errors import FlanlabError, one_line
 from flanlab.files import read_json
 from flanlab.models.answering import Reply
 from flanlab.models.embedded import EMBEDDED_MODEL, embedded_model_folder
@@ -125,7 +125,7 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise FlanlabError(
-            f"The model {name} could not be loaded: {' '.join(str(error).split())[:400]}",
+            f"The model {name} could not be loaded: {one_line(error, 400)}",
             mend="Name a folder or Hub id of a causal or encoder-decoder language model with safetensors weights, or"
             f" {EMBEDDED_MODEL}.",
         ) from error
@@ -158,7 +158,7 @@ def load_encoder(name: str, *, say: Callable[[str], None] = lambda _: None) -> T
         tokenizer = AutoTokenizer.from_pretrained(_source(name, say), trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise FlanlabError(
-            f"The tokenizer of {name} could not be loaded: {' '.join(str(error).split())[:400]}",
+            f"The tokenizer of {name} could not be loaded: {one_line(error, 400)}",
             mend=f"Name a model folder, a Hub id, or {EMBEDDED_MODEL}.",
         ) from error
     return _encoder(tokenizer, _config_if_any(name))

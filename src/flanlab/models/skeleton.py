@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig
 
-from flanlab.errors import FlanlabError
+from flanlab.errors import FlanlabError, one_line
 from flanlab.models.loading import base_source
 from flanlab.models.packed_attention import ATTENTION_NAME
 
@@ -23,7 +23,7 @@ def read_config(name: str) -> PreTrainedConfig:
         config: PreTrainedConfig = AutoConfig.from_pretrained(base_source(name), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise FlanlabError(
-            f"The configuration of {name} is not within reach: {' '.join(str(error).split())[:300]}",
+            f"The configuration of {name} is not within reach: {one_line(error)}",
             mend="See that the Hub can be reached (and, for a gated model, that its terms are accepted and HF_TOKEN is set), or"
             " name a folder that holds the model's config.json.",
         ) from error
@@ -42,7 +42,7 @@ def build_skeleton(name: str, config: PreTrainedConfig, dtype: torch.dtype) -> A
         model = kind.from_config(config, dtype=dtype, trust_remote_code=False, **attention)
     except (ValueError, ImportError) as error:
         raise FlanlabError(
-            f"No language model can be built from the configuration of {name}: {' '.join(str(error).split())[:300]}",
+            f"No language model can be built from the configuration of {name}: {one_line(error)}",
             mend="Name a causal or encoder-decoder language model.",
         ) from error
     if getattr(config, "scale_decoder_outputs", True) is False:

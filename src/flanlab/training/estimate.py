@@ -38,7 +38,7 @@ class Memory:
 
     program: int
     weights: int
-    """Of the whole model; trained ones in float32, others as they are loaded."""
+    """Those that a process keeps; trained ones in float32, others as they are loaded."""
     gathered: int
     """Layers put together for computing, where weights are sharded."""
     gradients: int
@@ -53,12 +53,15 @@ class Memory:
     """The gradient of one parameter more, before it is added to the others of the step."""
     update: int
     """What the optimizer needs for a moment; activations and logits are gone by then."""
+    loading: int
+    """Of weights that are sharded, the whole model, which a process reads before it keeps its share."""
 
     @property
     def total(self) -> int:
         """The largest sum of what is there at a time."""
         kept = self.program + self.weights + self.gathered + self.gradients + self.optimizer
-        return kept + max(self.activations + self.lost + self.logits + self.arriving, self.update)
+        training = kept + max(self.activations + self.lost + self.logits + self.arriving, self.update)
+        return max(training, self.program + self.loading)
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ def estimate_training(
     trained = [parameter.shape for parameter in trainable.parameters() if parameter.requires_grad]
     trained_count = sum(shape.numel() for shape in trained)
     state = sum(_state_bytes(shape, settings) for shape in trained)
+    weights = sum(parameter.nbytes for parameter in trainable.parameters())
     plain = kept.outside + sum(kept.layers)
     sharded = processes if settings.parallel == "fsdp" else 1
     # Where the output layer is the embedding, on a CPU both gradients and their sum lie beside what was used before.
@@ -117,7 +121,7 @@ def estimate_training(
     def memory(activations: int, lost: float) -> Memory:
         return Memory(
             program=_PROGRAM_ON_GPU if on_gpu else _PROGRAM_ON_CPU,
-            weights=sum(parameter.nbytes for parameter in trainable.parameters()) // sharded,
+            weights=weights // sharded,
             # A layer and the one after it, which is fetched ahead.
             gathered=0 if sharded == 1 else 2 * kept.largest_layer * (2 if on_gpu else 4),
             gradients=4 * trained_count // sharded,
@@ -127,6 +131,7 @@ def estimate_training(
             logits=kept.logits,
             arriving=4 * arriving * max(shape.numel() for shape in trained),
             update=_update_bytes(trained, settings) // sharded,
+            loading=0 if sharded == 1 else weights,
         )
 
     return Estimate(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from flanlab.errors import FlanlabError
+from flanlab.errors import FlanlabError, one_line
 from flanlab.processes import is_first
 from flanlab.training.settings import Tracking
 
@@ -53,7 +53,7 @@ def open_tracker(kind: Tracking | None, folder: Path, settings: Mapping[str, Any
         ) from error
     except Exception as error:
         raise FlanlabError(
-            f"training.track: {kind} could not be started: {' '.join(str(error).split())[:300]}",
+            f"training.track: {kind} could not be started: {one_line(error)}",
             mend="Log in to it, or leave training.track out.",
         ) from error
     tracker.store_init_configuration({key: value for key, value in settings.items() if isinstance(value, str | int | float)})

@@ -30,6 +30,9 @@ from flanlab.training.settings import TrainingSettings
 from flanlab.training.stream import steps_of_examples, usual_workers
 from flanlab.training.tracking import open_tracker, tracked
 
+Shares = list[list[list[EncodedExample]]]
+"""A step's micro-batches, process by process."""
+
 
 def examples_per_step(mixture: Mixture, encoder: TextEncoder, settings: TrainingSettings) -> int:
     """How many examples of the stream make up one step: a fixed number, so that step s begins at example s x this."""
@@ -89,15 +92,15 @@ def train(
                 for step, examples in enumerate(stream, start=saved):
                     waited = time.monotonic() - started
                     learning_rate = settings.learning_rate_at(step)
-                    loss, norm = train_step(model, optimizer, objective, examples, settings, learning_rate)
+                    shares = share_out(objective, examples, settings)
+                    loss, norm = train_step(model, optimizer, objective, shares, settings, learning_rate)
                     if not math.isfinite(loss) or not math.isfinite(norm):
                         _refuse(step, f"loss {loss}, gradient norm {norm}", examples)
                     progress = Progress(step + 1, training_key)
                     # Counted from the end of the step before, so that waiting for examples shows.
                     now = time.monotonic()
                     seconds, started = now - started, now
-                    batches = [batch for own in batches_by_process(objective, examples, settings) for batch in own]
-                    padding = sum(objective.padding(batch) for batch in batches)
+                    padding = sum(objective.padding(batch) for share in shares for batch in share)
                     record = step_record(step + 1, loss, norm, learning_rate, examples, padding, seconds, waited)
                     if peak is not None:
                         record["mfu"] = round(operations * record["tokens"] / seconds / peak, 4)
@@ -148,7 +151,7 @@ def train_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     objective: Objective,
-    examples: Sequence[EncodedExample],
+    shares: Shares,
     settings: TrainingSettings,
     learning_rate: float,
 ) -> tuple[float, float]:
@@ -157,12 +160,12 @@ def train_step(
     The loss of each micro-batch is divided by the target tokens of the whole step, so the update is the same however the
     step is cut into micro-batches and divided among processes. All processes are given the whole step.
     """
-    target_tokens = sum(len(example.target) for example in examples)
+    target_tokens = sum(len(example.target) for share in shares for batch in share for example in batch)
     if not target_tokens:
         return 0.0, 0.0
     optimizer.zero_grad(set_to_none=True)
     losses = []
-    for batch, counts in own_batches(model, objective, examples, settings):
+    for batch, counts in own_batches(model, shares):
         loss = objective.loss(model, batch) / target_tokens * counts
         loss.backward()
         losses.append(loss.detach())
@@ -181,7 +184,10 @@ def train_step(
 def dev_losses(model: nn.Module, objective: Objective, dev: DevExamples, settings: TrainingSettings) -> dict[str, float]:
     """Loss per target token of each cluster's dev examples, which the processes share as they share a step."""
     sums = [
-        sum(objective.loss(model, batch).item() * counts for batch, counts in own_batches(model, objective, examples, settings))
+        sum(
+            objective.loss(model, batch).item() * counts
+            for batch, counts in own_batches(model, share_out(objective, examples, settings))
+        )
         for examples in dev.values()
     ]
     if isinstance(model, FSDPModule):
@@ -192,9 +198,7 @@ def dev_losses(model: nn.Module, objective: Objective, dev: DevExamples, setting
     return {cluster: total / tokens for cluster, total, tokens in zip(dev, totals, target_tokens, strict=True)}
 
 
-def batches_by_process(
-    objective: Objective, examples: Sequence[EncodedExample], settings: TrainingSettings
-) -> list[list[list[EncodedExample]]]:
+def share_out(objective: Objective, examples: Sequence[EncodedExample], settings: TrainingSettings) -> Shares:
     """The micro-batches of each process; tokens are about the same for all."""
     owner = owners([example.length for example in examples], world_size())
     return [
@@ -205,18 +209,16 @@ def batches_by_process(
     ]
 
 
-def own_batches(
-    model: nn.Module, objective: Objective, examples: Sequence[EncodedExample], settings: TrainingSettings
-) -> list[tuple[list[EncodedExample], int]]:
-    """This process's micro-batches of `examples`, each with how often it counts: once, or not at all.
+def own_batches(model: nn.Module, shares: Shares) -> list[tuple[list[EncodedExample], int]]:
+    """This process's micro-batches, each with how often it counts: once, or not at all.
 
     The layers of a sharded model are put together by all processes for each batch, so where another has more batches this one
-    computes its shortest example again, for nothing.
+    computes the step's shortest example again, for nothing.
     """
-    batches = batches_by_process(objective, examples, settings)
-    own = batches[rank()]
-    idle = max(map(len, batches)) - len(own) if is_sharded(model) else 0
-    shortest = min(examples, key=lambda example: example.length)
+    own = shares[rank()]
+    idle = max(map(len, shares)) - len(own) if is_sharded(model) else 0
+    everything = (example for share in shares for batch in share for example in batch)
+    shortest = min(everything, key=lambda example: example.length)
     return [(batch, 1) for batch in own] + [([shortest], 0)] * idle
 
 

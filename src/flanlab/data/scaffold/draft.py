@@ -15,7 +15,7 @@ from flanlab.data.scaffold.columns import describe_columns, look_sorted, spoken
 from flanlab.data.scaffold.inputs import Input, Inputs, guess_inputs
 from flanlab.data.scaffold.splits import guess_splits, usable_rows
 from flanlab.data.sources import label_names
-from flanlab.errors import FlanlabError
+from flanlab.errors import FlanlabError, one_line
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.schema import Split
 
@@ -93,7 +93,7 @@ def _together(tables: Mapping[str, pa.Table]) -> pa.Table:
         return pa.concat_tables(tables.values(), promote_options="permissive")
     except pa.ArrowException as error:
         raise FlanlabError(
-            f"The splits {', '.join(tables)} do not go together: {' '.join(str(error).split())}",
+            f"The splits {', '.join(tables)} do not go together: {one_line(error)}",
             mend="Give a column the same type everywhere.",
         ) from error
 

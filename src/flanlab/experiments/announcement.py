@@ -1,0 +1,56 @@
+"""What a run says before it begins: what it will do, and about how long that takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flanlab.data.encoding import PromptStyle
+from flanlab.data.mixture import Mixture
+from flanlab.evaluation.planning import EvaluationUnit
+from flanlab.evaluation.questions import question_length
+from flanlab.experiments.cost import ANSWERING_COST, TRAINING_COST, scoring_speed
+from flanlab.experiments.recipe import Plan
+from flanlab.models.loading import LoadedModel
+from flanlab.processes import world_size
+from flanlab.progress import clock, say
+
+
+def announce(
+    plan: Plan,
+    loaded: LoadedModel,
+    units: Sequence[EvaluationUnit],
+    dev_units: Sequence[EvaluationUnit],
+    mixture: Mixture,
+    per_step: int,
+    styles: Sequence[PromptStyle],
+) -> None:
+    """Say what will be done and about how long it takes on this machine."""
+    training = plan.recipe.training
+    dev = sum(len(unit.pairs) for unit in dev_units)
+    questions = sum(len(unit.pairs) for unit in units) + dev
+    before = sum(len(unit.asked(style)) for unit in units for style in styles)
+    before += dev * sum(style != "baseline" for style in styles)
+    held_out = ", ".join(cluster.label for cluster in plan.split.hold_out.clusters)
+    examples = per_step * training.steps
+    speed = scoring_speed(loaded) * world_size()
+    train_seconds = examples * mixture.mean_length(loaded.encoder, 200) / speed * TRAINING_COST
+    test_seconds = (before + questions) * _mean_question_length(units, plan, loaded) * ANSWERING_COST / speed
+    say(f"{plan.recipe.name}: {loaded.name} ({loaded.parameters / 1e6:.0f}M parameters) on {loaded.model.device}")
+    say(f"  held out    {held_out}: {', '.join(task.name for task in plan.split.test)}")
+    clusters = {task.clusters[0] for task in plan.split.train}
+    say(f"  trains on   {len(plan.split.train)} tasks of {len(clusters)} other clusters")
+    say(f"              {examples} examples in {training.steps} steps")
+    for name, reason in plan.split.left_out.items():
+        if reason != "held out":
+            say(f"  left out    {name}: {reason}")
+    say(f"  evaluates   {before} questions before tuning ({', '.join(styles)} prompts) and {questions} after")
+    say(f"  takes       about {clock(train_seconds)} to train and {clock(test_seconds)} to evaluate on this machine")
+
+
+def _mean_question_length(units: Sequence[EvaluationUnit], plan: Plan, loaded: LoadedModel) -> float:
+    lengths = [
+        question_length(unit, *pair, plan.recipe.evaluation, plan.recipe.seed, loaded.encoder)
+        for unit in units
+        for pair in unit.pairs[:20]
+    ]
+    return sum(lengths) / len(lengths)
