@@ -33,7 +33,8 @@ def main() -> None:
     scores: dict[torch.dtype, dict[str, list[list[float]]]] = {}
     seconds: dict[torch.dtype, float] = {}
     for dtype in (torch.float32, torch.bfloat16):
-        loaded.model.to(device, dtype)
+        model: torch.nn.Module = loaded.model
+        model.to(device, dtype)
         started = time.perf_counter()
         scores[dtype] = {name: score(loaded, questions) for name, questions in asked.items()}
         seconds[dtype] = time.perf_counter() - started
