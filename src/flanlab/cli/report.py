@@ -15,7 +15,7 @@ def report(
     runs: Annotated[
         list[str],
         typer.Argument(
-            help="Folders of `flan run`, `flan eval` or a sweep of `flan ablate`; with --compare two, none of a sweep."
+            help="Folders of `flan run`, `flan eval` or a sweep of `flan ablate`; with --compare two of the first kinds."
         ),
     ],
     examples: Annotated[

@@ -30,6 +30,7 @@ class Column(BaseModel):
     """Tells it apart: the end of its folder's path or the cells' names, and the variant where there are several."""
     folder: str
     name: str
+    """As the results have it; of a cell, the sweep's title and its own."""
     model: str
     variant: str
     title: str
@@ -92,6 +93,8 @@ class Merged(BaseModel):
     """Sweeps with cells that are not done, in words."""
 
 
+_EQUAL = " = "
+"""Between names of what is the same."""
 _Place = tuple[str, ...]
 
 
@@ -104,6 +107,7 @@ class _Source:
 
     side: Side
     folder: str
+    names: tuple[str, ...]
     places: tuple[_Place, ...]
 
 
@@ -127,7 +131,7 @@ def merge(texts: Sequence[str]) -> Merged:
         else:
             own = open_sides(folder)
             chosen = [one_side(own, variant)] if variant else list(own.values())
-            opened += [_Source(side, str(folder), (folder.resolve().parts[1:],)) for side in chosen]
+            opened += [_Source(side, str(folder), (side.results.name,), (folder.resolve().parts[1:],)) for side in chosen]
     sources = _without_repeats(opened)
     sides = {letter: source.side for letter, source in zip(_letters(), sources, strict=False)}
     for side in sides.values():
@@ -169,14 +173,18 @@ def _cells(folder: Path, variant: str) -> tuple[list[_Source], list[str]]:
     if not done:
         raise FlanlabError(f"{folder}: no cell of the sweep is done yet.", mend="Go on with `flan ablate`, or leave it out.")
     sources = [
-        _Source(side, os.path.normpath(folder / cell.folder), ((*folder.resolve().parts[1:], cell.name),))
+        _Source(
+            side,
+            os.path.normpath(folder / cell.folder),
+            (f"{facts.title}: {cell.title}",),
+            ((*folder.resolve().parts[1:], cell.name),),
+        )
         for cell in done
         for side in open_sides(folder / cell.folder).values()
     ]
     missing = len(facts.cells) - len(done)
-    told = (
-        f"{counted(missing, 'cell')} of {len(facts.cells)} in {folder} {'is' if missing == 1 else 'are'} not done and left out."
-    )
+    verb = "is" if missing == 1 else "are"
+    told = f"{counted(missing, 'cell')} of {len(facts.cells)} in {folder} {verb} not done and left out."
     return sources, [told] if missing else []
 
 
@@ -185,8 +193,12 @@ def _without_repeats(opened: Sequence[_Source]) -> list[_Source]:
     found: dict[tuple[Path, str], _Source] = {}
     for source in opened:
         key = (source.side.folder.resolve(), source.side.variant)
-        earlier = found.get(key, source)
-        found[key] = replace(earlier, places=tuple(dict.fromkeys([*earlier.places, *source.places])))
+        if earlier := found.get(key):
+            names = tuple(dict.fromkeys([*earlier.names, *source.names]))
+            places = tuple(dict.fromkeys([*earlier.places, *source.places]))
+            found[key] = replace(earlier, names=names, places=places)
+        else:
+            found[key] = source
     return list(found.values())
 
 
@@ -225,7 +237,7 @@ def _columns(sources: Sequence[_Source], sides: Mapping[str, Side]) -> list[Colu
                 letter=letter,
                 label=f"{label}, {side.results.variants[side.variant]}" if len(side.results.variants) > 1 else label,
                 folder=source.folder,
-                name=side.results.name,
+                name=_EQUAL.join(source.names),
                 model=side.results.model,
                 variant=side.variant,
                 title=side.results.variants[side.variant],
@@ -242,8 +254,8 @@ def _columns(sources: Sequence[_Source], sides: Mapping[str, Side]) -> list[Colu
 
 def _label(source: _Source, sources: Sequence[_Source]) -> str:
     """The end of each of its places, as long as it takes to tell it from the others."""
-    others = [place for other in sources for place in other.places]
-    return " = ".join(dict.fromkeys(_end(place, [other for other in others if other != place]) for place in source.places))
+    others = [place for other in sources for place in other.places if place not in source.places]
+    return _EQUAL.join(dict.fromkeys(_end(place, others) for place in source.places))
 
 
 def _end(place: _Place, others: Sequence[_Place]) -> str:
@@ -329,7 +341,9 @@ def _average(cluster: str, tasks: Mapping[str, MergedTask], sides: Mapping[str, 
 def _over_clusters(clusters: Mapping[str, MergedCluster], sides: Mapping[str, Side]) -> MergedAverage:
     without = [cluster_title(name) for name, cluster in clusters.items() if not cluster.average.entries]
     if without:
-        return MergedAverage(entries={}, reason=f"no average, since there is none of {listed(without)}")
+        return MergedAverage(
+            entries={}, reason=f"no average, since {listed(without)} {'has' if len(without) == 1 else 'have'} none"
+        )
     tasks = [task for cluster in clusters.values() for task in cluster.tasks.values()]
     return _mean(sides, tasks, lambda side: side.results.cluster_average)
 

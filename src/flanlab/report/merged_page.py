@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from flanlab.files import write_text
 from flanlab.report.downloads import data_address, standalone
 from flanlab.report.merged import Column, Entry, Merged, MergedAverage, MergedCluster, MergedTask, verdict

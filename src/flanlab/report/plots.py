@@ -31,7 +31,7 @@ MARKERS = ("o", "s", "D", "^", "v", "p")
 _PIXELS = 72
 """A figure's inch: one unit of the SVG is then one CSS pixel at its natural size."""
 _PANEL_WIDTH = 340.0
-_LINES_WIDTH = 420.0
+_LINES_WIDTH = 360.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 8.0, 46.0, 30.0, 26.0
 _LABEL, _LINE, _GAP = 20.0, 15.0, 12.0
 _NAME = 14.0
