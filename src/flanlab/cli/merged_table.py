@@ -29,6 +29,8 @@ def print_merged(merged: Merged) -> None:
     for name, cluster in merged.clusters.items():
         if cluster.average.reason and len(cluster.tasks) > 1:
             console.print(f"  {cluster_title(name)}: {cluster.average.reason}.", markup=False, highlight=False)
+    if merged.cluster_average.reason:
+        console.print(f"  mean over clusters: {merged.cluster_average.reason}.", markup=False, highlight=False)
     for sentence in verdict(merged):
         console.print(sentence, markup=False, highlight=False)
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import count
-from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from flanlab.errors import FlanlabError
-from flanlab.report.comparison import Side, folder_and_variant, one_side, open_sides
+from flanlab.report.comparison import Side
+from flanlab.report.merged_sources import Source, label_of, open_sources
 from flanlab.report.reading import MAIN_METRIC, TUNED, Average, ClusterAverage, Score, TaskResult
-from flanlab.report.sweep import is_sweep, read_sweep_facts
 from flanlab.report.wording import cluster_title, counted, listed
 
 _SAME_ANSWERS = ("rows", "token_budget", "generate", "pmi", "choose_template")
@@ -93,24 +89,6 @@ class Merged(BaseModel):
     """Sweeps with cells that are not done, in words."""
 
 
-_EQUAL = " = "
-"""Between names of what is the same."""
-_Place = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A side with the places it comes from, each the parts of a path that a cell's name ends.
-
-    Cells share equal work, within a sweep and between sweeps: such a side has several places, and is one column.
-    """
-
-    side: Side
-    folder: str
-    names: tuple[str, ...]
-    places: tuple[_Place, ...]
-
-
 def merge(texts: Sequence[str]) -> Merged:
     """Lay folders side by side.
 
@@ -121,21 +99,8 @@ def merge(texts: Sequence[str]) -> Merged:
     Raises:
         FlanlabError: results are missing, damaged or too old, there is no such variant, or no cell of a sweep is done.
     """
-    opened: list[_Source] = []
-    left_out: list[str] = []
-    for folder, variant in map(folder_and_variant, texts):
-        if is_sweep(folder):
-            cells, waiting = _cells(folder, variant)
-            opened += cells
-            left_out += waiting
-        else:
-            own = open_sides(folder)
-            chosen = [one_side(own, variant)] if variant else list(own.values())
-            opened += [_Source(side, str(folder), (side.results.name,), (folder.resolve().parts[1:],)) for side in chosen]
-    sources = _without_repeats(opened)
+    sources, left_out = open_sources(texts)
     sides = {letter: source.side for letter, source in zip(_letters(), sources, strict=False)}
-    for side in sides.values():
-        _check_averages(side)
     homes: dict[str, list[str]] = {}
     for side in sides.values():
         for name, task in side.results.tasks.items():
@@ -155,51 +120,10 @@ def verdict(merged: Merged) -> list[str]:
     return [*_extent(merged), *_comparable(merged), *_seen_told(merged), *merged.left_out]
 
 
-def rows(merged: Merged) -> Iterable[tuple[str, MergedTask]]:
+def task_rows(merged: Merged) -> Iterable[tuple[str, MergedTask]]:
     """All tasks by name, cluster by cluster."""
     for cluster in merged.clusters.values():
         yield from cluster.tasks.items()
-
-
-def _cells(folder: Path, variant: str) -> tuple[list[_Source], list[str]]:
-    """The finished cells of a sweep, with a sentence for those that are not."""
-    if variant:
-        raise FlanlabError(
-            f"{folder}: is the folder of a sweep, whose cells have variants of their own.",
-            mend=f"Name it without :{variant}, or name a folder of one cell's results with it.",
-        )
-    facts = read_sweep_facts(folder)
-    done = [cell for cell in facts.cells if cell.state == "done"]
-    if not done:
-        raise FlanlabError(f"{folder}: no cell of the sweep is done yet.", mend="Go on with `flan ablate`, or leave it out.")
-    sources = [
-        _Source(
-            side,
-            os.path.normpath(folder / cell.folder),
-            (f"{facts.title}: {cell.title}",),
-            ((*folder.resolve().parts[1:], cell.name),),
-        )
-        for cell in done
-        for side in open_sides(folder / cell.folder).values()
-    ]
-    missing = len(facts.cells) - len(done)
-    verb = "is" if missing == 1 else "are"
-    told = f"{counted(missing, 'cell')} of {len(facts.cells)} in {folder} {verb} not done and left out."
-    return sources, [told] if missing else []
-
-
-def _without_repeats(opened: Sequence[_Source]) -> list[_Source]:
-    """Each side once, with all its places."""
-    found: dict[tuple[Path, str], _Source] = {}
-    for source in opened:
-        key = (source.side.folder.resolve(), source.side.variant)
-        if earlier := found.get(key):
-            names = tuple(dict.fromkeys([*earlier.names, *source.names]))
-            places = tuple(dict.fromkeys([*earlier.places, *source.places]))
-            found[key] = replace(earlier, names=names, places=places)
-        else:
-            found[key] = source
-    return list(found.values())
 
 
 def _letters() -> Iterable[str]:
@@ -212,22 +136,11 @@ def _letters() -> Iterable[str]:
         yield letters
 
 
-def _check_averages(side: Side) -> None:
-    """Refuse results without the means over clusters: they are of a version that did not compute them."""
-    results = side.results
-    homes = [results.clusters.get(task.clusters[0]) if task.clusters else None for task in results.tasks.values()]
-    if any(part is None or MAIN_METRIC not in part.scores for part in [*homes, results.cluster_average]):
-        raise FlanlabError(
-            f"{side.folder / 'results.json'}: lacks the means over clusters; it is from an older version of flanlab.",
-            mend="Run the command that wrote it again; predictions that are there are kept.",
-        )
-
-
-def _columns(sources: Sequence[_Source], sides: Mapping[str, Side]) -> list[Column]:
+def _columns(sources: Sequence[Source], sides: Mapping[str, Side]) -> list[Column]:
     first = sources[0].side
     columns = []
     for letter, source in zip(sides, sources, strict=True):
-        side, label = source.side, _label(source, sources)
+        side, label = source.side, label_of(source, sources)
         # Of a run's untuned model, and of what carries no stamp, the results do not say what it was trained on. What was
         # held out only a run says: an evaluation names there what it asked.
         tuned_here = side.variant == TUNED
@@ -237,7 +150,7 @@ def _columns(sources: Sequence[_Source], sides: Mapping[str, Side]) -> list[Colu
                 letter=letter,
                 label=f"{label}, {side.results.variants[side.variant]}" if len(side.results.variants) > 1 else label,
                 folder=source.folder,
-                name=_EQUAL.join(source.names),
+                name=source.name,
                 model=side.results.model,
                 variant=side.variant,
                 title=side.results.variants[side.variant],
@@ -250,19 +163,6 @@ def _columns(sources: Sequence[_Source], sides: Mapping[str, Side]) -> list[Colu
             )
         )
     return columns
-
-
-def _label(source: _Source, sources: Sequence[_Source]) -> str:
-    """The end of each of its places, as long as it takes to tell it from the others."""
-    others = [place for other in sources for place in other.places if place not in source.places]
-    return _EQUAL.join(dict.fromkeys(_end(place, others) for place in source.places))
-
-
-def _end(place: _Place, others: Sequence[_Place]) -> str:
-    length = 1
-    while length < len(place) and any(other[-length:] == place[-length:] for other in others):
-        length += 1
-    return "/".join(place[-length:])
 
 
 def _asked_otherwise(side: Side, first: Side) -> dict[str, str]:
@@ -377,7 +277,7 @@ def _some(names: Sequence[str]) -> str:
 
 def _extent(merged: Merged) -> Iterable[str]:
     tasks = sum(len(cluster.tasks) for cluster in merged.clusters.values())
-    common = sum(len(task.entries) == len(merged.columns) for _, task in rows(merged))
+    common = sum(len(task.entries) == len(merged.columns) for _, task in task_rows(merged))
     folders = len({column.folder for column in merged.columns})
     everywhere = "" if common == tasks else f", {common or 'none'} of them in all columns"
     yield (
@@ -387,10 +287,14 @@ def _extent(merged: Merged) -> Iterable[str]:
 
 
 def _comparable(merged: Merged) -> Iterable[str]:
-    marked = {letter: entry.differs for _, task in rows(merged) for letter, entry in task.entries.items() if entry.differs}
-    names = list(dict.fromkeys(name for _, task in rows(merged) for entry in task.entries.values() for name in entry.differs))
+    marked: dict[str, list[str]] = {}
+    for _, task in task_rows(merged):
+        for letter, entry in task.entries.items():
+            if entry.differs:
+                marked.setdefault(letter, []).extend(entry.differs)
     if marked:
         letters = [column.letter for column in merged.columns if column.letter in marked]
+        names = list(dict.fromkeys(name for letter in letters for name in marked[letter]))
         yield (
             f"Not everything was asked alike: in {'column' if len(letters) == 1 else 'columns'} {listed(letters)} scores marked"
             f" \N{NOT EQUAL TO} differ in {listed(names)} from the first score of their row, and cannot be compared with it."
@@ -404,7 +308,7 @@ def _comparable(merged: Merged) -> Iterable[str]:
 
 def _seen_told(merged: Merged) -> Iterable[str]:
     for column in merged.columns:
-        seen = [name for name, task in rows(merged) if column.letter in task.entries and task.entries[column.letter].seen]
+        seen = [name for name, task in task_rows(merged) if column.letter in task.entries and task.entries[column.letter].seen]
         if seen:
             yield f"Training has shown {column.letter} {_some(seen)}, or what is close: no zero-shot result there."
     unknown = [column.letter for column in merged.columns if not column.stamped]

@@ -11,7 +11,7 @@ from typing import Any
 
 from flanlab.files import write_text
 from flanlab.report.downloads import data_address, standalone
-from flanlab.report.merged import Column, Entry, Merged, MergedAverage, MergedCluster, MergedTask, verdict
+from flanlab.report.merged import Column, Entry, Merged, MergedAverage, MergedCluster, MergedTask, task_rows, verdict
 from flanlab.report.page import page_environment
 from flanlab.report.plots import PanelRow, score_panel
 from flanlab.report.wording import cluster_title, counted, is_percent, listed, number
@@ -43,6 +43,7 @@ def write_merged(merged: Merged, path: Path) -> Path:
     """
     scores = to_csv(merged)
     beside = path.with_suffix(".csv")
+    entries = [entry for _, task in task_rows(merged) for entry in task.entries.values()]
     page = (
         page_environment()
         .get_template("merged.html.j2")
@@ -54,8 +55,8 @@ def write_merged(merged: Merged, path: Path) -> Path:
             panels=_panels(merged),
             csv=data_address("text/csv", scores),
             csv_name=beside.name,
-            marks_seen=any(entry.seen for _, entry in _entries(merged)),
-            marks_differs=any(entry.differs for _, entry in _entries(merged)),
+            marks_seen=any(entry.seen for entry in entries),
+            marks_differs=any(entry.differs for entry in entries),
         )
     )
     write_text(beside, scores)
@@ -94,12 +95,6 @@ def _csv_numbers(entry: Entry, chance: float | None) -> list[Any]:
 
 def _joined(names: Iterable[str] | None) -> str:
     return "unknown" if names is None else "; ".join(names)
-
-
-def _entries(merged: Merged) -> Iterable[tuple[str, Entry]]:
-    for cluster in merged.clusters.values():
-        for task in cluster.tasks.values():
-            yield from task.entries.items()
 
 
 def _trainings(columns: Iterable[Column]) -> list[dict[str, Any]]:
