@@ -8,6 +8,7 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -132,9 +133,9 @@ def test_seen_counts_for_the_variant_that_has_a_stamp(run: Path, evaluation: Pat
     ],
 )
 def test_what_was_not_asked_alike_is_marked(
-    run: Path, evaluation: Path, how: object, differs: list[str], elsewhere: list[str]
+    run: Path, evaluation: Path, how: Any, differs: list[str], elsewhere: list[str]
 ) -> None:
-    change(evaluation, how)  # type: ignore[arg-type]
+    change(evaluation, how)
     found = merged(f"{run}:tuned", evaluation)
     tasks = found.clusters["sentiment"].tasks
     assert tasks["product_reviews"].entries["A"].differs == []
