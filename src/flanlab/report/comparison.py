@@ -57,23 +57,47 @@ def open_side(text: str) -> Side:
     Raises:
         FlanlabError: results.json is missing, damaged or too old, or there is no such variant.
     """
+    folder, variant = folder_and_variant(text)
+    sides = open_sides(folder)
+    return one_side(sides, variant or (TUNED if TUNED in sides else next(iter(sides))))
+
+
+def folder_and_variant(text: str) -> tuple[Path, str]:
+    """`folder` or `folder:variant` taken apart; the variant is empty where none is named."""
     folder, variant = Path(text), ""
     if not folder.exists() and ":" in text:
         start, _, variant = text.rpartition(":")
         folder = Path(start)
+    return folder, variant
+
+
+def open_sides(folder: Path) -> dict[str, Side]:
+    """All variants of a folder, by name.
+
+    Raises:
+        FlanlabError: results.json is missing, damaged or too old.
+    """
     results = read_results(folder)
-    if not variant:
-        variant = TUNED if TUNED in results.variants else next(iter(results.variants))
-    if variant not in results.variants:
-        raise FlanlabError(
-            f"{folder}: there is no variant {variant}.", mend=f"Name one of these after a colon: {', '.join(results.variants)}."
-        )
     if results.evaluation is None or any(task.hashes is None for task in results.tasks.values()):
         raise FlanlabError(
             f"{folder / 'results.json'}: does not say what was asked; it is from an older version of flanlab.",
             mend="Run the command that wrote it again; predictions that are there are kept.",
         )
-    return Side(folder, variant, results, results.evaluation)
+    return {variant: Side(folder, variant, results, results.evaluation) for variant in results.variants}
+
+
+def one_side(sides: Mapping[str, Side], variant: str) -> Side:
+    """The side of that name, of a folder's.
+
+    Raises:
+        FlanlabError: there is no such variant.
+    """
+    if variant not in sides:
+        folder = next(iter(sides.values())).folder
+        raise FlanlabError(
+            f"{folder}: there is no variant {variant}.", mend=f"Name one of these after a colon: {', '.join(sides)}."
+        )
+    return sides[variant]
 
 
 def compare_sides(first: Side, second: Side) -> dict[str, Any]:

@@ -31,9 +31,10 @@ MARKERS = ("o", "s", "D", "^", "v", "p")
 _PIXELS = 72
 """A figure's inch: one unit of the SVG is then one CSS pixel at its natural size."""
 _PANEL_WIDTH = 340.0
-_LINES_WIDTH = 420.0
+_LINES_WIDTH = 360.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 8.0, 46.0, 30.0, 26.0
 _LABEL, _LINE, _GAP = 20.0, 15.0, 12.0
+_NAME = 14.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ class Line:
     strong: bool = False
 
 
-def score_panel(title: str, rows: Sequence[PanelRow], variants: Sequence[str], percent: bool, label: str) -> Markup:
+def score_panel(
+    title: str, rows: Sequence[PanelRow], variants: Sequence[str], percent: bool, label: str, *, named: bool = False
+) -> Markup:
     """Dots with 95 % intervals, one line per variant, rows from top to bottom; chance as a dashed tick.
 
     Args:
@@ -77,11 +80,12 @@ def score_panel(title: str, rows: Sequence[PanelRow], variants: Sequence[str], p
         variants: order of the lines; colours and markers go by it.
         percent: whether the axis reaches from 0 to 100 whatever the scores.
         label: what a screen reader says.
+        named: write each variant's name, a letter or two, before its score: colours come again after the sixth.
     """
     row_height = _LABEL + _LINE * len(variants) + _GAP
     height = _TOP + row_height * len(rows) + _BOTTOM
     figure = Figure(figsize=(_PANEL_WIDTH / _PIXELS, height / _PIXELS))
-    axes = _axes(figure, _LEFT, _RIGHT, _TOP, _BOTTOM)
+    axes = _axes(figure, _LEFT, _RIGHT + (_NAME if named else 0), _TOP, _BOTTOM)
     limit = 100.0 if percent else _round_limit(rows)
     axes.set_xlim(-0.02 * limit, 1.02 * limit)
     axes.set_ylim(row_height * len(rows), 0)
@@ -115,7 +119,8 @@ def score_panel(title: str, rows: Sequence[PanelRow], variants: Sequence[str], p
                 markeredgewidth=1.6,
                 clip_on=False,
             )
-            axes.text(1.04 * limit, middle, number(score.mean), va="center_baseline", fontsize=11, color=_SOFT)
+            told = f"{variant} {number(score.mean)}" if named else number(score.mean)
+            axes.text(1.04 * limit, middle, told, va="center_baseline", fontsize=11, color=_SOFT)
     return _svg(figure, label)
 
 

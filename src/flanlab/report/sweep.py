@@ -187,14 +187,23 @@ def is_sweep(folder: Path) -> bool:
     return (folder / SWEEP_FILE).is_file()
 
 
+def read_sweep_facts(folder: Path) -> SweepFacts:
+    """Read sweep.json alone.
+
+    Raises:
+        FlanlabError: it is missing or damaged.
+    """
+    path = folder / SWEEP_FILE
+    return parse(TypeAdapter(SweepFacts), path, read_json(path))
+
+
 def read_sweep(folder: Path) -> SweepRead:
     """Read a sweep's folder and the results of its cells.
 
     Raises:
         FlanlabError: a file is missing or damaged.
     """
-    path = folder / SWEEP_FILE
-    facts = parse(TypeAdapter(SweepFacts), path, read_json(path))
+    facts = read_sweep_facts(folder)
     cells = {}
     for cell in facts.cells:
         place = folder / cell.folder

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +13,7 @@ import yaml
 from markupsafe import Markup
 
 from flanlab.files import write_text
+from flanlab.report.downloads import data_address, standalone
 from flanlab.report.page import page_environment
 from flanlab.report.plots import Line, PanelRow, line_panel, score_panel
 from flanlab.report.published import PublishedModel, figures, published
@@ -72,13 +71,13 @@ def write_sweep_page(folder: Path) -> Path:
             published=_published(sweep),
             seen=any(cell.seen for cell in sweep.cells.values() if cell.results),
             recipe=yaml.safe_dump(sweep.facts.recipe, sort_keys=False, allow_unicode=True),
-            csv=_data_address("text/csv", scores),
+            csv=data_address("text/csv", scores),
             seconds=_seconds(sweep),
             links={name: _links(cell) for name, cell in sweep.cells.items()},
         )
     )
     for place, figure in enumerate(drawn, start=1):
-        write_text(folder / f"figure-{place}.svg", _standalone(figure.svg))
+        write_text(folder / f"figure-{place}.svg", standalone(figure.svg))
     write_text(folder / CSV_FILE, scores)
     write_text(folder / PAGE_FILE, page)
     return folder / PAGE_FILE
@@ -109,7 +108,7 @@ def _line_figure(sweep: SweepRead, panel: PanelFacts) -> Figure | None:
     label = f"{panel.title}, main metric times 100 against {panel.axis}. {' '.join(heard)}"
     svg = line_panel(lines, places, panel.axis, label)
     caption = f"Main metric of each task, times 100, with 95 % intervals over rows and templates.{dashes}"
-    return Figure(panel.title, svg, _data_address("image/svg+xml", _standalone(svg)), legend, caption)
+    return Figure(panel.title, svg, data_address("image/svg+xml", standalone(svg)), legend, caption)
 
 
 def _lines(sweep: SweepRead, panel: PanelFacts, series: SeriesFacts, reference: SweepCell | None) -> list[Line]:
@@ -149,7 +148,7 @@ def _dots_figure(sweep: SweepRead, panel: PanelFacts) -> Figure | None:
     svg = score_panel("Main metric, times 100", panel_rows, list(columns), False, label)
     legend = [{"title": title, "dashed": False, "colour": ""} for title in columns.values()]
     caption = "Main metric of each task, with 95 % intervals over rows and templates; an untuned model by its best prompt."
-    return Figure(panel.title, svg, _data_address("image/svg+xml", _standalone(svg)), legend, caption)
+    return Figure(panel.title, svg, data_address("image/svg+xml", standalone(svg)), legend, caption)
 
 
 def _dots(sweep: SweepRead, panel: PanelFacts) -> tuple[dict[str, str], dict[str, dict[str, Score]]]:
@@ -305,21 +304,3 @@ def _csv_lines(cell: SweepCell, variant: str) -> Iterable[list[Any]]:
         yield ["cluster", name, "main metric", score.mean, *score.interval, "", ""]
     score = cell.mean(variant)
     yield ["mean over clusters", "", "main metric", score.mean, *score.interval, "", cell.seen_mark]
-
-
-def _standalone(svg: Markup) -> str:
-    """The figure as a file: the page's colours, by light, put into it."""
-    style = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
-    colours = dict(re.findall(r"--([\w-]+): (#\w+)", style.partition("@media")[0]))
-    text = re.sub(r"var\(--([\w-]+)\)", lambda found: colours[found.group(1)], str(svg))
-    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
-    assert box is not None
-    opening = f'<svg xmlns="http://www.w3.org/2000/svg" width="{box.group(1)}" height="{box.group(2)}" font-family="sans-serif"'
-    text = text.replace("font-family: inherit", "font-family: sans-serif")
-    paper = f'<rect width="100%" height="100%" fill="{colours["paper"]}"/>'
-    head, _, rest = text.removeprefix("<svg").partition(">")
-    return f"{opening}{head}>{paper}{rest}"
-
-
-def _data_address(kind: str, text: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(text.encode()).decode()}"

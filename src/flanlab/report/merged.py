@@ -1,0 +1,317 @@
+"""Several folders side by side, from their results files alone: a column for each variant, a row for each task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count
+from string import ascii_uppercase
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from flanlab.report.comparison import Side
+from flanlab.report.merged_sources import Source, label_of, open_sources
+from flanlab.report.reading import MAIN_METRIC, TUNED, Average, ClusterAverage, Score, TaskResult
+from flanlab.report.wording import cluster_title, counted, listed
+
+_SAME_ANSWERS = ("rows", "token_budget", "generate", "pmi", "choose_template")
+"""Settings that change no answer. How many rows were asked is compared task by task: a task may have no more."""
+
+
+class Column(BaseModel):
+    """A variant of a run, of an evaluation or of a sweep's cell."""
+
+    letter: str
+    label: str
+    """Tells it apart: the end of its folder's path or the cells' names, and the variant where there are several."""
+    folder: str
+    name: str
+    """As the results have it; of a cell, the sweep's title and its own."""
+    model: str
+    variant: str
+    title: str
+    stamped: bool
+    trained_on: dict[str, str] | None
+    """Task to cluster; None where nothing tells."""
+    held_out: list[str] | None
+    """Clusters; None where nothing tells."""
+    seed: int
+    settings: dict[str, Any]
+    asked_otherwise: dict[str, str]
+    """Seed and settings that differ from the first column's, with what they are there and here."""
+
+
+class Entry(BaseModel):
+    """A score in its column."""
+
+    score: Score
+    seen: str | None
+    """Why it is no zero-shot result."""
+    differs: list[str]
+    """In what it was not asked as the first score of its row; the two are then not comparable."""
+
+
+class MergedTask(BaseModel):
+    """A row: the main metric of a task."""
+
+    metric: str
+    """The metric's title in the first column that has the task."""
+    main_metric: str
+    chance: float | None
+    """The score of guessing; None where the metric is none that guessing has a level of."""
+    entries: dict[str, Entry]
+    """By the letter of the column; a column that was not asked the task is missing."""
+
+
+class MergedAverage(BaseModel):
+    """A mean of main metrics, where all columns have one over the same tasks."""
+
+    entries: dict[str, Entry]
+    reason: str = ""
+    """Why there is none, where `entries` is empty."""
+
+
+class MergedCluster(BaseModel):
+    """The tasks of a cluster."""
+
+    tasks: dict[str, MergedTask]
+    average: MergedAverage
+
+
+class Merged(BaseModel):
+    """All that the page, the table and the CSV file are made of."""
+
+    format: Literal[1] = 1
+    columns: list[Column]
+    clusters: dict[str, MergedCluster]
+    cluster_average: MergedAverage
+    left_out: list[str]
+    """Sweeps with cells that are not done, in words."""
+
+
+def merge(texts: Sequence[str]) -> Merged:
+    """Lay folders side by side.
+
+    Args:
+        texts: `folder`, for all its variants, or `folder:variant`; of a run, an evaluation or a sweep, whose finished cells
+            are then taken one by one.
+
+    Raises:
+        FlanlabError: results are missing, damaged or too old, there is no such variant, or no cell of a sweep is done.
+    """
+    sources, left_out = open_sources(texts)
+    sides = {letter: source.side for letter, source in zip(_letters(), sources, strict=False)}
+    homes: dict[str, list[str]] = {}
+    for side in sides.values():
+        for name, task in side.results.tasks.items():
+            if all(name not in names for names in homes.values()):
+                homes.setdefault(task.clusters[0], []).append(name)
+    clusters = {cluster: _cluster(cluster, names, sides) for cluster, names in homes.items()}
+    return Merged(
+        columns=_columns(sources, sides),
+        clusters=clusters,
+        cluster_average=_over_clusters(clusters, sides),
+        left_out=left_out,
+    )
+
+
+def verdict(merged: Merged) -> list[str]:
+    """What a reader must know before comparing columns, in sentences that claim no more than the numbers."""
+    return [*_extent(merged), *_comparable(merged), *_seen_told(merged), *merged.left_out]
+
+
+def task_rows(merged: Merged) -> Iterable[tuple[str, MergedTask]]:
+    """All tasks by name, cluster by cluster."""
+    for cluster in merged.clusters.values():
+        yield from cluster.tasks.items()
+
+
+def _letters() -> Iterable[str]:
+    """A to Z, then AA, AB and so on."""
+    for number in count(1):
+        letters = ""
+        while number:
+            number, place = divmod(number - 1, len(ascii_uppercase))
+            letters = ascii_uppercase[place] + letters
+        yield letters
+
+
+def _columns(sources: Sequence[Source], sides: Mapping[str, Side]) -> list[Column]:
+    first = sources[0].side
+    columns = []
+    for letter, source in zip(sides, sources, strict=True):
+        side, label = source.side, label_of(source, sources)
+        # Of a run's untuned model, and of what carries no stamp, the results do not say what it was trained on. What was
+        # held out only a run says: an evaluation names there what it asked.
+        tuned_here = side.variant == TUNED
+        told = side.stamped and (tuned_here or TUNED not in side.results.variants)
+        columns.append(
+            Column(
+                letter=letter,
+                label=f"{label}, {side.results.variants[side.variant]}" if len(side.results.variants) > 1 else label,
+                folder=source.folder,
+                name=source.name,
+                model=side.results.model,
+                variant=side.variant,
+                title=side.results.variants[side.variant],
+                stamped=side.stamped,
+                trained_on=side.results.trained_on if told else None,
+                held_out=side.results.hold_out if tuned_here else None,
+                seed=side.evaluation.seed,
+                settings=side.evaluation.settings,
+                asked_otherwise=_asked_otherwise(side, first),
+            )
+        )
+    return columns
+
+
+def _asked_otherwise(side: Side, first: Side) -> dict[str, str]:
+    """Seed and settings that differ, by name, with both values."""
+    ours, theirs = side.evaluation, first.evaluation
+    found = {} if ours.seed == theirs.seed else {"seed": f"{ours.seed}, in A {theirs.seed}"}
+    names = dict.fromkeys([*theirs.settings, *ours.settings])
+    for name in names:
+        here, there = ours.settings.get(name), theirs.settings.get(name)
+        if name not in _SAME_ANSWERS and here != there:
+            found[name.replace("_", " ")] = f"{_said(here)}, in A {_said(there)}"
+    return found
+
+
+def _said(value: Any) -> str:
+    return "not given" if value is None else str(value)
+
+
+def _differs(name: str, side: Side, first: Side) -> list[str]:
+    """In what a task was asked otherwise than in the column that its row begins with."""
+    ours, theirs = side.results.tasks[name], first.results.tasks[name]
+    same: Mapping[str, Callable[[TaskResult], Any]] = {
+        "task file": lambda task: task.hashes and task.hashes.task,
+        "rows": lambda task: (task.hashes and task.hashes.rows, task.rows),
+        "templates": lambda task: task.templates,
+        "metric": lambda task: task.main_metric,
+    }
+    found = [title for title, of in same.items() if of(ours) != of(theirs)]
+    if side.results.scoring != first.results.scoring:
+        found.append("scoring")
+    return [*found, *_asked_otherwise(side, first)]
+
+
+def _cluster(cluster: str, names: Sequence[str], sides: Mapping[str, Side]) -> MergedCluster:
+    tasks = {name: _task(name, sides) for name in names}
+    return MergedCluster(tasks=tasks, average=_average(cluster, tasks, sides))
+
+
+def _task(name: str, sides: Mapping[str, Side]) -> MergedTask:
+    having = {letter: side for letter, side in sides.items() if name in side.results.tasks}
+    first = next(iter(having.values()))
+    task = first.results.tasks[name]
+    # Where nothing could be ranked, exact match is held against the same level.
+    with_chance = task.main_metric.startswith("accuracy") or task.main_metric == "exact_match"
+    entries = {}
+    for letter, side in having.items():
+        own = side.results.tasks[name]
+        score = own.scores[own.main_metric][side.variant]
+        entries[letter] = Entry(score=score, seen=side.seen(name), differs=_differs(name, side, first))
+    return MergedTask(
+        metric=task.metrics[task.main_metric],
+        main_metric=task.main_metric,
+        chance=task.chance if with_chance else None,
+        entries=entries,
+    )
+
+
+def _average(cluster: str, tasks: Mapping[str, MergedTask], sides: Mapping[str, Side]) -> MergedAverage:
+    """The columns' own means, where all are over these tasks: results tell the interval of no other mean."""
+    others: list[str] = []
+    lacking: dict[tuple[str, ...], list[str]] = {}
+    for letter, side in sides.items():
+        own = {name for name, task in side.results.tasks.items() if task.clusters[0] == cluster}
+        if missing := tuple(name for name in tasks if name not in own):
+            lacking.setdefault(missing, []).append(letter)
+        elif own != set(tasks):
+            others.append(letter)
+    if not lacking and not others:
+        return _mean(sides, tasks.values(), lambda side: side.results.clusters[cluster])
+    told = [f"{listed(letters)} {_verb(letters, 'lack')} {_some(missing)}" for missing, letters in lacking.items()]
+    if others:
+        told.append(f"{listed(others)} {_verb(others, 'count')} further tasks to this cluster")
+    return MergedAverage(entries={}, reason=f"no average, since not all columns have the same tasks: {'; '.join(told)}")
+
+
+def _over_clusters(clusters: Mapping[str, MergedCluster], sides: Mapping[str, Side]) -> MergedAverage:
+    without = [cluster_title(name) for name, cluster in clusters.items() if not cluster.average.entries]
+    if without:
+        return MergedAverage(
+            entries={}, reason=f"no average, since {listed(without)} {'has' if len(without) == 1 else 'have'} none"
+        )
+    tasks = [task for cluster in clusters.values() for task in cluster.tasks.values()]
+    return _mean(sides, tasks, lambda side: side.results.cluster_average)
+
+
+def _mean(
+    sides: Mapping[str, Side], tasks: Iterable[MergedTask], part: Callable[[Side], Average | ClusterAverage | None]
+) -> MergedAverage:
+    """The mean of each column, marked with all that the tasks are marked with."""
+    tasks = list(tasks)
+    entries = {}
+    for letter, side in sides.items():
+        found = part(side)
+        assert found is not None
+        members = [task.entries[letter] for task in tasks]
+        entries[letter] = Entry(
+            score=found.scores[MAIN_METRIC][side.variant],
+            seen="with seen tasks" if any(member.seen for member in members) else None,
+            differs=list(dict.fromkeys(name for member in members for name in member.differs)),
+        )
+    return MergedAverage(entries=entries)
+
+
+def _verb(letters: Sequence[str], verb: str) -> str:
+    return f"{verb}s" if len(letters) == 1 else verb
+
+
+def _some(names: Sequence[str]) -> str:
+    """Few tasks by name, many by number."""
+    return listed(names) if len(names) <= 3 else counted(len(names), "task")
+
+
+def _extent(merged: Merged) -> Iterable[str]:
+    tasks = sum(len(cluster.tasks) for cluster in merged.clusters.values())
+    common = sum(len(task.entries) == len(merged.columns) for _, task in task_rows(merged))
+    folders = len({column.folder for column in merged.columns})
+    everywhere = "" if common == tasks else f", {common or 'none'} of them in all columns"
+    yield (
+        f"{counted(len(merged.columns), 'column')} from {counted(folders, 'folder')}:"
+        f" {counted(tasks, 'task')} in {counted(len(merged.clusters), 'cluster')}{everywhere}."
+    )
+
+
+def _comparable(merged: Merged) -> Iterable[str]:
+    marked: dict[str, list[str]] = {}
+    for _, task in task_rows(merged):
+        for letter, entry in task.entries.items():
+            if entry.differs:
+                marked.setdefault(letter, []).extend(entry.differs)
+    if marked:
+        letters = [column.letter for column in merged.columns if column.letter in marked]
+        names = list(dict.fromkeys(name for letter in letters for name in marked[letter]))
+        yield (
+            f"Not everything was asked alike: in {'column' if len(letters) == 1 else 'columns'} {listed(letters)} scores marked"
+            f" \N{NOT EQUAL TO} differ in {listed(names)} from the first score of their row, and cannot be compared with it."
+        )
+    elif len(merged.columns) > 1:
+        yield (
+            "What stands in one row of a table was asked of the same rows, through the same templates, with the same seed and"
+            " settings; but for the kind of prompt, where columns are named by it."
+        )
+
+
+def _seen_told(merged: Merged) -> Iterable[str]:
+    for column in merged.columns:
+        seen = [name for name, task in task_rows(merged) if column.letter in task.entries and task.entries[column.letter].seen]
+        if seen:
+            yield f"Training has shown {column.letter} {_some(seen)}, or what is close: no zero-shot result there."
+    unknown = [column.letter for column in merged.columns if not column.stamped]
+    if unknown:
+        verbs = ("have", "they carry") if len(unknown) > 1 else ("has", "it carries")
+        yield f"Whether {listed(unknown)} {verbs[0]} seen these tasks is unknown: {verbs[1]} no stamp."
