@@ -49,7 +49,7 @@ def test_a_sweep_from_plan_to_page(command: list[str], tmp_path: Path) -> None:
     assert told.exit_code == 0
     sweep = json.loads(told.stdout)
     assert {cell["state"] for cell in sweep["cells"]} == {"done"}
-    folder = tmp_path / "out" / "clusters-tiny"
+    folder = tmp_path / "out" / "clusters-tiny-1-2"
     page = (folder / "report.html").read_text(encoding="utf-8")
     links = re.findall(r'href="(\.\./[^"]+)"', page)
     assert len(links) == 3 + 2  # a report of each cell, and the recipe of each training
@@ -72,7 +72,7 @@ def test_a_failing_cell_is_told_at_the_end(command: list[str], tmp_path: Path, m
     assert told.exit_code == 1
     assert "Failed: clusters-1: the loss is no number" in told.output
     assert "1 cell failed" in told.stdout
-    page = (tmp_path / "out" / "clusters-tiny" / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "out" / "clusters-tiny-1-2" / "report.html").read_text(encoding="utf-8")
     assert "lower the learning rate" in page
     assert page.count('class="failed"') == 1
 
@@ -109,7 +109,7 @@ def test_a_terminal_shows_a_table_and_ctrl_c_leaves_all_resumable(command: list[
     assert interrupted, shown[-2000:]
     assert process.wait() != 0
     assert b"the same command goes on with it" in shown
-    sweep = json.loads((tmp_path / "out" / "clusters-tiny" / "sweep.json").read_text(encoding="utf-8"))
+    sweep = json.loads((tmp_path / "out" / "clusters-tiny-1-2" / "sweep.json").read_text(encoding="utf-8"))
     assert sweep["cells"][0]["state"] == "done"
     told = CliRunner().invoke(app, [*command, "--json"])
     assert {cell["state"] for cell in json.loads(told.stdout)["cells"]} == {"done"}

@@ -116,7 +116,7 @@ def test_no_difference_is_not_called_one(tmp_path: Path) -> None:
 
 
 def test_the_page_opens_offline_and_offers_its_data(done: Path) -> None:
-    page = write_sweep_page(done).read_text(encoding="utf-8")
+    page = write_sweep_page(read_sweep(done)).read_text(encoding="utf-8")
     assert not re.search(r'(?:src|href)="(?!\.\./|data:|#)', page)
     downloads = re.findall(r'href="data:([\w/+]+);base64,([^"]+)" download="([\w.-]+)"', page)
     assert [name for _, _, name in downloads] == ["clusters-1.svg", "clusters-2.svg", "clusters.csv"]
@@ -135,7 +135,7 @@ def test_the_page_opens_offline_and_offers_its_data(done: Path) -> None:
 
 
 def test_the_table_has_every_cell_and_variant(done: Path) -> None:
-    write_sweep_page(done)
+    write_sweep_page(read_sweep(done))
     lines = list(csv.DictReader(io.StringIO((done / "scores.csv").read_text(encoding="utf-8"))))
     means = {(line["cell"], line["variant"]): float(line["score"]) for line in lines if line["of"] == "mean over clusters"}
     assert means == pytest.approx(
@@ -154,7 +154,7 @@ def test_cells_that_are_not_done_are_told(tmp_path: Path) -> None:
     first, second = verdict(read_sweep(sweep))
     assert first == "1 cell of 3 is not done yet."
     assert "clusters-2” against “the cell untuned" in second
-    assert "waiting" in write_sweep_page(sweep).read_text(encoding="utf-8")
+    assert "waiting" in write_sweep_page(read_sweep(sweep)).read_text(encoding="utf-8")
 
 
 def test_a_failed_cell_is_told_with_its_error(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_failed_cell_is_told_with_its_error(tmp_path: Path) -> None:
     facts = read_sweep(sweep).facts.model_dump(mode="json")
     facts["cells"][1] |= {"state": "failed", "error": f"out of memory {HOSTILE}", "title": HOSTILE}
     write_json(sweep / "sweep.json", facts)
-    page = write_sweep_page(sweep).read_text(encoding="utf-8")
+    page = write_sweep_page(read_sweep(sweep)).read_text(encoding="utf-8")
     assert "1 cell failed" in page
     assert "out of memory" in page
     assert "<script" not in page
@@ -171,7 +171,7 @@ def test_a_failed_cell_is_told_with_its_error(tmp_path: Path) -> None:
 
 def test_nothing_done_is_a_page_too(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, {"untuned": None, "clusters-1": None})
-    assert "nothing to draw" in write_sweep_page(sweep).read_text(encoding="utf-8")
+    assert "nothing to draw" in write_sweep_page(read_sweep(sweep)).read_text(encoding="utf-8")
 
 
 def test_columns_gathered_from_several_cells_are_told_by_task(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_columns_gathered_from_several_cells_are_told_by_task(tmp_path: Path) ->
     ]
     panel = {"title": "Dots", "kind": "dots", "series": series, "axis": "", "reference": None, "by_cluster": True}
     rights = {"untuned": {"instruction": 3, "chat": 5}, "clusters-1": {"instruction": 7}}
-    page = write_sweep_page(make_sweep(tmp_path, rights, panels=[panel])).read_text(encoding="utf-8")
+    page = write_sweep_page(read_sweep(make_sweep(tmp_path, rights, panels=[panel]))).read_text(encoding="utf-8")
     assert "untuned, chat prompt" in page
     assert "product_<wbr>reviews" in page
 
@@ -190,4 +190,4 @@ def test_a_damaged_file_is_told(done: Path) -> None:
     (done / "sweep.json").write_text("{}", encoding="utf-8")
     assert is_sweep(done)
     with pytest.raises(FlanlabError, match=r"sweep\.json: is damaged"):
-        write_sweep_page(done)
+        write_sweep_page(read_sweep(done))
