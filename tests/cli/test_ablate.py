@@ -81,6 +81,29 @@ def test_options_of_ray_need_ray(command: list[str]) -> None:
     assert CliRunner().invoke(app, [*command, "--gpus", "1"]).exit_code == 2
 
 
+def test_gpus_of_a_cell_are_those_of_all_its_processes(command: list[str]) -> None:
+    told = CliRunner().invoke(app, [*command, "--engine", "ray", "--gpus", "1", "--processes", "2"])
+    assert told.exit_code == 2
+    assert "its 2 processes" in " ".join(told.output.replace("│", " ").split())
+
+
+def test_several_processes_are_sent_to_the_right_options(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused = CliRunner().invoke(app, [*command, "--plan"])
+    assert isinstance(refused.exception, FlanlabError)
+    assert "--processes" in refused.exception.mend
+
+
+def test_a_plan_in_a_pipe_is_not_cut_off(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    base_recipe(tmp_path, tiny_folder)
+    names = ["ablate", "prompt-tuning", str(tmp_path / "base.yaml"), "--out", str(tmp_path / "out"), "--points", "12345678"]
+    told = CliRunner().invoke(app, [*names, "--plan"])
+    assert re.search(r"untuned-12345678-everyday-entailment +\d+ .* waiting\b", told.stdout)
+    assert "…" not in told.stdout
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals and terminals are Unix's")
 def test_a_terminal_shows_a_table_and_ctrl_c_leaves_all_resumable(command: list[str], tmp_path: Path) -> None:
     """A real process on a terminal of its own."""

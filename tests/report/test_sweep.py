@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from flanlab.errors import FlanlabError
 from flanlab.files import write_json
-from flanlab.report.sweep import is_sweep, read_sweep, verdict
+from flanlab.report.sweep import is_sweep, read_sweep, told, verdict
 from flanlab.report.sweep_page import write_sweep_page
 from tests.report.synthetic import HOSTILE, make_run
 
@@ -106,6 +107,40 @@ def test_the_untuned_model_stands_with_its_best_prompt(done: Path) -> None:
     sweep = read_sweep(done)
     assert sweep.cells["untuned"].variant == "chat"
     assert sweep.pairs[1].over_clusters["difference"] == pytest.approx(0.3)
+
+
+def test_the_prompt_that_stands_for_a_side_is_named(done: Path) -> None:
+    against_untuned = told(read_sweep(done).pairs[1])
+    assert "“the cell clusters-2” against “the cell untuned” (by its best, chat prompt):" in against_untuned
+
+
+def test_what_a_model_has_seen_is_marked_wherever_its_scores_stand(done: Path) -> None:
+    path = done.parent / "cells" / "cc" / "results.json"
+    results = json.loads(path.read_text(encoding="utf-8"))
+    results["tasks"]["product_reviews"]["seen"] = "the model was trained on it"
+    write_json(path, results)
+    sweep = read_sweep(done)
+    assert "The model of “the cell clusters-2” has seen 1 task of these." in told(sweep.pairs[0])
+    page = write_sweep_page(sweep).read_text(encoding="utf-8")
+    assert "product_reviews seen" in page
+    assert "Scores marked as seen are no zero-shot results" in page
+    lines = list(csv.DictReader(io.StringIO((done / "scores.csv").read_text(encoding="utf-8"))))
+    seen = {(line["cell"], line["name"]): line["seen"] for line in lines if line["of"] == "task"}
+    assert seen.pop(("clusters-2", "product_reviews")) == "the model was trained on it"
+    assert set(seen.values()) == {""}
+    means = {line["cell"]: line["seen"] for line in lines if line["of"] == "mean over clusters"}
+    assert means == {"untuned": "", "clusters-1": "", "clusters-2": "product_reviews seen"}
+
+
+def test_there_is_no_spread_over_templates_that_were_asked_other_rows(done: Path) -> None:
+    title = "std over templates, mean over tasks"
+    assert title in write_sweep_page(read_sweep(done)).read_text(encoding="utf-8")
+    for key in KEYS.values():
+        path = done.parent / "cells" / key / "results.json"
+        results = json.loads(path.read_text(encoding="utf-8"))
+        results["evaluation"]["settings"]["templates_per_row"] = 1
+        write_json(path, results)
+    assert title not in write_sweep_page(read_sweep(done)).read_text(encoding="utf-8")
 
 
 def test_no_difference_is_not_called_one(tmp_path: Path) -> None:
