@@ -89,34 +89,49 @@ def test_processes_that_die_without_a_word_are_told(tmp_path: Path, tiny_folder:
 
 
 WAITS = """
-import os, sys, time
+import fcntl, os, signal, sys, time
 from pathlib import Path
 from flanlab.experiments.torchrun import end_with_launcher
+
+def stop(*_):
+    with open(sys.argv[2]) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            mine.write_text("locked")
+    os._exit(0)
+
+mine = Path(sys.argv[1], str(os.getpid()))
+signal.signal(signal.SIGTERM, stop)
 end_with_launcher()
-Path(sys.argv[1], str(os.getpid())).touch()
+mine.touch()
 time.sleep(300)
 """
 LAUNCHES = """
-import sys
+import fcntl, sys
 from pathlib import Path
 from flanlab.experiments.torchrun import launch
-launch("waits", [sys.argv[1]], 2, Path(sys.argv[1]).with_suffix(".log"))
+
+with open(sys.argv[2], "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    launch("waits", sys.argv[1:], 2, Path("waits.log"), held=[lock.fileno()])
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_processes_end_with_their_parent(number: signal.Signals, tmp_path: Path) -> None:
-    """However it ends."""
+def test_processes_end_with_their_parent_and_keep_its_lock_until_then(number: signal.Signals, tmp_path: Path) -> None:
     (tmp_path / "waits.py").write_text(WAITS, encoding="utf-8")
     started = tmp_path / "started"
     started.mkdir()
-    parent = subprocess.Popen([sys.executable, "-c", LAUNCHES, str(started)], cwd=tmp_path, stderr=subprocess.PIPE)
+    arguments = [str(started), str(tmp_path / "lock")]
+    parent = subprocess.Popen([sys.executable, "-c", LAUNCHES, *arguments], cwd=tmp_path, stderr=subprocess.PIPE)
     while parent.poll() is None and len(list(started.iterdir())) < 2:
         time.sleep(0.05)
     children = [psutil.Process(int(path.name)) for path in started.iterdir()]
     parent.send_signal(number)
     _, left = psutil.wait_procs(children, timeout=60)
     assert not left
+    assert [path.read_text(encoding="utf-8") for path in started.iterdir()] == ["locked"] * 2
     _, errors = parent.communicate()
     assert parent.returncode != 0
     assert (b"KeyboardInterrupt" in errors) == (number == signal.SIGINT)

@@ -136,7 +136,7 @@ def sweep_folder(root: Path, name: str, recipe: Recipe, points: Sequence[str]) -
     folder = f"{name}-{_cleaned(recipe.name)}"
     if not points:
         return root / folder
-    told = "-".join(points)
+    told = "-".join(dict.fromkeys(points))
     cleaned = _cleaned(told).strip("-.")
     if cleaned != told or len(cleaned) > _LONGEST_POINTS:
         # Others might come to the same name.
