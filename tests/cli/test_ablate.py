@@ -49,7 +49,7 @@ def test_a_sweep_from_plan_to_page(command: list[str], tmp_path: Path) -> None:
     assert told.exit_code == 0
     sweep = json.loads(told.stdout)
     assert {cell["state"] for cell in sweep["cells"]} == {"done"}
-    folder = tmp_path / "out" / "clusters-tiny"
+    folder = tmp_path / "out" / "clusters-tiny-1-2"
     page = (folder / "report.html").read_text(encoding="utf-8")
     links = re.findall(r'href="(\.\./[^"]+)"', page)
     assert len(links) == 3 + 2  # a report of each cell, and the recipe of each training
@@ -72,13 +72,36 @@ def test_a_failing_cell_is_told_at_the_end(command: list[str], tmp_path: Path, m
     assert told.exit_code == 1
     assert "Failed: clusters-1: the loss is no number" in told.output
     assert "1 cell failed" in told.stdout
-    page = (tmp_path / "out" / "clusters-tiny" / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "out" / "clusters-tiny-1-2" / "report.html").read_text(encoding="utf-8")
     assert "lower the learning rate" in page
     assert page.count('class="failed"') == 1
 
 
 def test_options_of_ray_need_ray(command: list[str]) -> None:
     assert CliRunner().invoke(app, [*command, "--gpus", "1"]).exit_code == 2
+
+
+def test_gpus_of_a_cell_are_those_of_all_its_processes(command: list[str]) -> None:
+    told = CliRunner().invoke(app, [*command, "--engine", "ray", "--gpus", "1", "--processes", "2"])
+    assert told.exit_code == 2
+    assert "its 2 processes" in " ".join(told.output.replace("│", " ").split())
+
+
+def test_several_processes_are_sent_to_the_right_options(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused = CliRunner().invoke(app, [*command, "--plan"])
+    assert isinstance(refused.exception, FlanlabError)
+    assert "--processes" in refused.exception.mend
+
+
+def test_a_plan_in_a_pipe_is_not_cut_off(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    base_recipe(tmp_path, tiny_folder)
+    names = ["ablate", "prompt-tuning", str(tmp_path / "base.yaml"), "--out", str(tmp_path / "out"), "--points", "12345678"]
+    told = CliRunner().invoke(app, [*names, "--plan"])
+    assert re.search(r"untuned-12345678-everyday-entailment +\d+ .* waiting\b", told.stdout)
+    assert "…" not in told.stdout
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals and terminals are Unix's")
@@ -109,7 +132,7 @@ def test_a_terminal_shows_a_table_and_ctrl_c_leaves_all_resumable(command: list[
     assert interrupted, shown[-2000:]
     assert process.wait() != 0
     assert b"the same command goes on with it" in shown
-    sweep = json.loads((tmp_path / "out" / "clusters-tiny" / "sweep.json").read_text(encoding="utf-8"))
+    sweep = json.loads((tmp_path / "out" / "clusters-tiny-1-2" / "sweep.json").read_text(encoding="utf-8"))
     assert sweep["cells"][0]["state"] == "done"
     told = CliRunner().invoke(app, [*command, "--json"])
     assert {cell["state"] for cell in json.loads(told.stdout)["cells"]} == {"done"}

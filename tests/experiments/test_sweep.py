@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from flanlab.experiments.recipe import Recipe, read_recipe
 from flanlab.experiments.sweep import Sweep, run_locally, run_sweep
 from flanlab.experiments.sweep_jobs import Job, carry_out, is_done
 from flanlab.experiments.sweep_planning import plan_sweep
+from flanlab.experiments.sweep_ray import _outcome
 
 CLUSTERS = ["sentiment", "closed_book_qa", "summarization", "natural_language_inference", "coreference"]
 
@@ -231,6 +233,25 @@ def test_a_failing_cell_stops_only_what_needs_it(recipe: Recipe, tmp_path: Path,
     assert states(again) == {"untuned": "done", "clusters-1": "waiting", "clusters-2": "done"}
     carry_through(again)
     assert set(states(again).values()) == {"done"}
+
+
+def test_on_ray_the_death_of_a_worker_fails_its_job_and_skips_what_needs_it() -> None:
+    """Ray itself is not needed: it raises its error for whatever stands on a task that died."""
+
+    class RayError(Exception):
+        pass
+
+    def get(reference: object) -> object:
+        if reference != "done":
+            raise RayError("The worker died.")
+        return "done", ""
+
+    ray = SimpleNamespace(get=get, exceptions=SimpleNamespace(RayError=RayError))
+    assert _outcome(ray, "needs the dead one", "died") == ("skipped", "")
+    for needed in (None, "done"):
+        state, error = _outcome(ray, "died", needed)
+        assert state == "failed"
+        assert "The worker died." in error
 
 
 def test_any_error_of_a_job_is_kept_with_it(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

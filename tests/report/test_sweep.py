@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from flanlab.errors import FlanlabError
 from flanlab.files import write_json
-from flanlab.report.sweep import is_sweep, read_sweep, verdict
+from flanlab.report.sweep import is_sweep, read_sweep, told, verdict
 from flanlab.report.sweep_page import write_sweep_page
 from tests.report.synthetic import HOSTILE, make_run
 
@@ -108,6 +109,40 @@ def test_the_untuned_model_stands_with_its_best_prompt(done: Path) -> None:
     assert sweep.pairs[1].over_clusters["difference"] == pytest.approx(0.3)
 
 
+def test_the_prompt_that_stands_for_a_side_is_named(done: Path) -> None:
+    against_untuned = told(read_sweep(done).pairs[1])
+    assert "“the cell clusters-2” against “the cell untuned” (by its best, chat prompt):" in against_untuned
+
+
+def test_what_a_model_has_seen_is_marked_wherever_its_scores_stand(done: Path) -> None:
+    path = done.parent / "cells" / "cc" / "results.json"
+    results = json.loads(path.read_text(encoding="utf-8"))
+    results["tasks"]["product_reviews"]["seen"] = "the model was trained on it"
+    write_json(path, results)
+    sweep = read_sweep(done)
+    assert "The model of “the cell clusters-2” has seen 1 task of these." in told(sweep.pairs[0])
+    page = write_sweep_page(sweep).read_text(encoding="utf-8")
+    assert "product_reviews seen" in page
+    assert "Scores marked as seen are no zero-shot results" in page
+    lines = list(csv.DictReader(io.StringIO((done / "scores.csv").read_text(encoding="utf-8"))))
+    seen = {(line["cell"], line["name"]): line["seen"] for line in lines if line["of"] == "task"}
+    assert seen.pop(("clusters-2", "product_reviews")) == "the model was trained on it"
+    assert set(seen.values()) == {""}
+    means = {line["cell"]: line["seen"] for line in lines if line["of"] == "mean over clusters"}
+    assert means == {"untuned": "", "clusters-1": "", "clusters-2": "product_reviews seen"}
+
+
+def test_there_is_no_spread_over_templates_that_were_asked_other_rows(done: Path) -> None:
+    title = "std over templates, mean over tasks"
+    assert title in write_sweep_page(read_sweep(done)).read_text(encoding="utf-8")
+    for key in KEYS.values():
+        path = done.parent / "cells" / key / "results.json"
+        results = json.loads(path.read_text(encoding="utf-8"))
+        results["evaluation"]["settings"]["templates_per_row"] = 1
+        write_json(path, results)
+    assert title not in write_sweep_page(read_sweep(done)).read_text(encoding="utf-8")
+
+
 def test_no_difference_is_not_called_one(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, {"clusters-1": {"instruction": 5}, "clusters-2": {"instruction": 5}})
     [first] = verdict(read_sweep(sweep))
@@ -116,7 +151,7 @@ def test_no_difference_is_not_called_one(tmp_path: Path) -> None:
 
 
 def test_the_page_opens_offline_and_offers_its_data(done: Path) -> None:
-    page = write_sweep_page(done).read_text(encoding="utf-8")
+    page = write_sweep_page(read_sweep(done)).read_text(encoding="utf-8")
     assert not re.search(r'(?:src|href)="(?!\.\./|data:|#)', page)
     downloads = re.findall(r'href="data:([\w/+]+);base64,([^"]+)" download="([\w.-]+)"', page)
     assert [name for _, _, name in downloads] == ["clusters-1.svg", "clusters-2.svg", "clusters.csv"]
@@ -135,7 +170,7 @@ def test_the_page_opens_offline_and_offers_its_data(done: Path) -> None:
 
 
 def test_the_table_has_every_cell_and_variant(done: Path) -> None:
-    write_sweep_page(done)
+    write_sweep_page(read_sweep(done))
     lines = list(csv.DictReader(io.StringIO((done / "scores.csv").read_text(encoding="utf-8"))))
     means = {(line["cell"], line["variant"]): float(line["score"]) for line in lines if line["of"] == "mean over clusters"}
     assert means == pytest.approx(
@@ -154,7 +189,7 @@ def test_cells_that_are_not_done_are_told(tmp_path: Path) -> None:
     first, second = verdict(read_sweep(sweep))
     assert first == "1 cell of 3 is not done yet."
     assert "clusters-2” against “the cell untuned" in second
-    assert "waiting" in write_sweep_page(sweep).read_text(encoding="utf-8")
+    assert "waiting" in write_sweep_page(read_sweep(sweep)).read_text(encoding="utf-8")
 
 
 def test_a_failed_cell_is_told_with_its_error(tmp_path: Path) -> None:
@@ -162,7 +197,7 @@ def test_a_failed_cell_is_told_with_its_error(tmp_path: Path) -> None:
     facts = read_sweep(sweep).facts.model_dump(mode="json")
     facts["cells"][1] |= {"state": "failed", "error": f"out of memory {HOSTILE}", "title": HOSTILE}
     write_json(sweep / "sweep.json", facts)
-    page = write_sweep_page(sweep).read_text(encoding="utf-8")
+    page = write_sweep_page(read_sweep(sweep)).read_text(encoding="utf-8")
     assert "1 cell failed" in page
     assert "out of memory" in page
     assert "<script" not in page
@@ -171,7 +206,7 @@ def test_a_failed_cell_is_told_with_its_error(tmp_path: Path) -> None:
 
 def test_nothing_done_is_a_page_too(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, {"untuned": None, "clusters-1": None})
-    assert "nothing to draw" in write_sweep_page(sweep).read_text(encoding="utf-8")
+    assert "nothing to draw" in write_sweep_page(read_sweep(sweep)).read_text(encoding="utf-8")
 
 
 def test_columns_gathered_from_several_cells_are_told_by_task(tmp_path: Path) -> None:
@@ -181,7 +216,7 @@ def test_columns_gathered_from_several_cells_are_told_by_task(tmp_path: Path) ->
     ]
     panel = {"title": "Dots", "kind": "dots", "series": series, "axis": "", "reference": None, "by_cluster": True}
     rights = {"untuned": {"instruction": 3, "chat": 5}, "clusters-1": {"instruction": 7}}
-    page = write_sweep_page(make_sweep(tmp_path, rights, panels=[panel])).read_text(encoding="utf-8")
+    page = write_sweep_page(read_sweep(make_sweep(tmp_path, rights, panels=[panel]))).read_text(encoding="utf-8")
     assert "untuned, chat prompt" in page
     assert "product_<wbr>reviews" in page
 
@@ -190,4 +225,4 @@ def test_a_damaged_file_is_told(done: Path) -> None:
     (done / "sweep.json").write_text("{}", encoding="utf-8")
     assert is_sweep(done)
     with pytest.raises(FlanlabError, match=r"sweep\.json: is damaged"):
-        write_sweep_page(done)
+        write_sweep_page(read_sweep(done))

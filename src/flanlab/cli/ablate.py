@@ -31,15 +31,26 @@ def ablate(
         typer.Option(help="Other places of the grid than the usual ones, separated by commas: 1,3,6 clusters, say."),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="Only cells with such names, for example 'tuned-*'. Repeatable.")
+        list[str] | None,
+        typer.Option(help="Do only cells with such names now, for example 'tuned-*'. Repeatable. What is done already stays."),
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", "--dry-run", help="Print the cells and their cost, and do nothing.")] = False,
     engine: Annotated[Literal["local", "ray"], typer.Option(help="One cell after another, or on a Ray cluster.")] = "local",
     address: Annotated[
         str | None, typer.Option(help="With ray: of the cluster, host:port or auto; else Ray is started on this machine.")
     ] = None,
-    cpus: Annotated[float | None, typer.Option(min=0, help="With ray: CPU cores for each cell; 1 if not given.")] = None,
-    gpus: Annotated[float | None, typer.Option(min=0, help="With ray: GPUs for each cell; none if not given.")] = None,
+    cpus: Annotated[
+        float | None,
+        typer.Option(min=0, help="With ray: CPU cores for each cell, all its processes together; one a process if not given."),
+    ] = None,
+    gpus: Annotated[
+        float | None,
+        typer.Option(min=0, help="With ray: GPUs for each cell, all its processes together; none if not given."),
+    ] = None,
+    processes: Annotated[
+        int,
+        typer.Option(min=1, help="Processes that torchrun starts for each training and evaluation, one on each GPU if any."),
+    ] = 1,
     mirror: Mirror = None,
     as_json: AsJson = False,
 ) -> None:
@@ -51,12 +62,15 @@ def ablate(
     """
     if engine != "ray" and any(option is not None for option in (address, cpus, gpus)):
         raise typer.BadParameter("is needed beside --address, --cpus and --gpus.", param_hint="--engine ray")
+    if gpus and gpus < processes and processes > 1:
+        raise typer.BadParameter(f"is for a whole cell: its {processes} processes take one each.", param_hint="--gpus")
 
     from flanlab.processes import world_size
 
     if world_size() > 1:
         raise FlanlabError(
-            "`flan ablate` runs as one process.", mend="Start it without torchrun; --engine ray does several cells at once."
+            "`flan ablate` runs as one process.",
+            mend="Start it without torchrun: --processes N starts it for each cell; --engine ray does several cells at once.",
         )
 
     from flanlab.experiments.recipe import read_recipe
@@ -65,14 +79,14 @@ def ablate(
     from flanlab.progress import say
 
     chosen = [point.strip() for point in points.split(",") if point.strip()] if points else []
-    sweep = plan_sweep(name, read_recipe(recipe), out, mirror, points=chosen, only=only or [])
+    sweep = plan_sweep(name, read_recipe(recipe), out, mirror, points=chosen, only=only or [], processes=processes)
     if plan and as_json:
         typer.echo(json.dumps(sweep.as_dict()))
     elif plan or not as_json:
         _print_plan(sweep)
     if plan:
         return
-    carry_out = _engine(engine, address, cpus, gpus)
+    carry_out = _engine(engine, address, processes if cpus is None else cpus, gpus)
     sweep.write()
     try:
         with _follow(sweep) as report:
@@ -81,16 +95,16 @@ def ablate(
         say(f"Stopped. What is done is kept in {out}: the same command goes on with it.")
         raise
     finally:
-        page = _write_pages(sweep)
+        page, sentences = _write_pages(sweep)
     if as_json:
         typer.echo(json.dumps(sweep.as_dict()))
     else:
-        _print_outcome(sweep, page)
+        _print_outcome(sweep, page, sentences)
     if sweep.failed():
         raise typer.Exit(1)
 
 
-def _engine(engine: str, address: str | None, cpus: float | None, gpus: float | None) -> Engine:
+def _engine(engine: str, address: str | None, cpus: float, gpus: float | None) -> Engine:
     from flanlab.experiments.sweep import run_locally
 
     if engine == "local":
@@ -102,9 +116,7 @@ def _engine(engine: str, address: str | None, cpus: float | None, gpus: float | 
 
 def _print_plan(sweep: Sweep) -> None:
     """The grid before anything costs: each cell with the work that it alone adds."""
-    from rich.console import Console
-
-    from flanlab.cli.tables import compact_table
+    from flanlab.cli.tables import compact_table, result_console
     from flanlab.progress import clock
     from flanlab.report.wording import counted
 
@@ -131,7 +143,7 @@ def _print_plan(sweep: Sweep) -> None:
             clock(seconds) if new else "",
             state,
         )
-    console = Console()
+    console = result_console()
     console.print(table)
     todo = sweep.waiting()
     if not todo:
@@ -189,22 +201,22 @@ def _doing(sweep: Sweep, planned: PlannedCell) -> str:
     return {"train": "training", "evaluate": "evaluation"}[doing[0].kind] if doing else ""
 
 
-def _write_pages(sweep: Sweep) -> Path:
-    """The reports of the cells that are done, and the sweep's page."""
+def _write_pages(sweep: Sweep) -> tuple[Path, list[str]]:
+    """The reports of the cells that are done, and the sweep's page; where that is, and what it says first."""
     from flanlab.report.html import REPORT_FILE, write_report
+    from flanlab.report.sweep import read_sweep, verdict
     from flanlab.report.sweep_page import write_sweep_page
 
     for planned in sweep.cells:
         folder = sweep.jobs[planned.chain[-1]].folder
         if sweep.state_of(planned) == "done" and not (folder / REPORT_FILE).exists():
             write_report(folder)
-    return write_sweep_page(sweep.folder)
+    found = read_sweep(sweep.folder)
+    return write_sweep_page(found), verdict(found)
 
 
-def _print_outcome(sweep: Sweep, page: Path) -> None:
-    from flanlab.report.sweep import read_sweep, verdict
-
-    for sentence in verdict(read_sweep(sweep.folder)):
+def _print_outcome(sweep: Sweep, page: Path, sentences: list[str]) -> None:
+    for sentence in sentences:
         typer.echo(sentence)
     for planned in sweep.failed():
         typer.echo(f"Failed: {planned.cell.name}: {sweep.error_of(planned)}", err=True)

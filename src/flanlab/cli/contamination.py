@@ -87,9 +87,7 @@ def contamination(
 
 
 def _print_summary(summary: dict[str, Any], folder: Path) -> None:
-    from rich.console import Console
-
-    from flanlab.cli.tables import compact_table
+    from flanlab.cli.tables import compact_table, result_console
 
     read = summary["corpus"]
     table = compact_table(f"Against {read['words']:,} words in {read['documents']:,} documents")
@@ -101,7 +99,7 @@ def _print_summary(summary: dict[str, Any], folder: Path) -> None:
             own, both = counts["input"], counts["input_and_answer"]
             cells = (size, own["rows"], own["overlapping"], own["clean"], own["too_short"], both["overlapping"])
             table.add_row("" if place else name, *map(str, cells))
-    console = Console()
+    console = result_console()
     console.print(table)
     frequent = {
         (name, size): count

@@ -63,9 +63,7 @@ def mix(
 
 
 def _print_card(card: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    from flanlab.cli.tables import compact_table
+    from flanlab.cli.tables import compact_table, result_console
 
     measured, planned = card["measured_examples"], card["planned_examples"]
     of_all = "" if measured == planned else f", measured on {measured:,}"
@@ -80,7 +78,7 @@ def _print_card(card: dict[str, Any]) -> None:
             table.add_row(f"  {name}", f"{entry['rows']:,}", *_counts(entry, f"{entry['epochs']:.2f}"))
         if len(members) > 1:
             table.add_row("  together", "", *_counts(totals, ""), style="dim")
-    console = Console()
+    console = result_console()
     console.print(table)
     console.print(f"{card['tokens']:,} tokens, {card['target_tokens']:,} of them targets", soft_wrap=True)
     for name, entry in card["tasks"].items():

@@ -60,11 +60,11 @@ def report(
         raise typer.BadParameter("one of these is needed beside --out and --json.", param_hint="--compare, --merge")
 
     from flanlab.report.html import write_report
-    from flanlab.report.sweep import is_sweep
+    from flanlab.report.sweep import is_sweep, read_sweep
     from flanlab.report.sweep_page import write_sweep_page
 
     for folder in map(Path, runs):
-        typer.echo(str(write_sweep_page(folder) if is_sweep(folder) else write_report(folder, examples=examples)))
+        typer.echo(str(write_sweep_page(read_sweep(folder)) if is_sweep(folder) else write_report(folder, examples=examples)))
 
 
 def _compare(first: str, second: str, out: Path | None, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from rich.table import Table
 from flanlab.report.wording import probability, unknown_models
 
 _OVER_CLUSTERS = "mean over clusters"
+_NO_LIMIT = 100_000
+"""Characters of a line that nobody sees on a screen."""
 
 
 def present_results(results: Mapping[str, Any], folder: Path, as_json: bool) -> None:
@@ -27,6 +30,14 @@ def present_results(results: Mapping[str, Any], folder: Path, as_json: bool) -> 
     else:
         print_results(results)
         typer.echo(f"Report: {page}")
+
+
+def result_console() -> Console:
+    """Where a command's result goes: as wide as the terminal, and in a pipe or file as wide as what is printed."""
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _NO_LIMIT
+    return console
 
 
 def compact_table(title: str) -> Table:
@@ -65,7 +76,7 @@ def print_results(results: Mapping[str, Any]) -> None:
                 main["comparison"] = {name: part["comparison"]["main_metric"]}
             seen = any("seen" in entry for entry in results["tasks"].values() if name in (entry["clusters"][0], _OVER_CLUSTERS))
             _add_metrics(table, main, {name: _spaced([name]) + (" (seen)" if seen else "")}, results["variants"], compared)
-    console = Console()
+    console = result_console()
     console.print(table)
     if compared:
         console.print("  * the interval excludes zero. The difference is to the better of the untuned model's prompts.")
@@ -79,7 +90,7 @@ def print_comparison(comparison: Mapping[str, Any]) -> None:
     """Two sides task by task: scores, the difference with its interval, and p-values; then what they come to."""
     from flanlab.report.comparison import seen_by, verdict
 
-    console = Console()
+    console = result_console()
     for side in ("a", "b"):
         facts = comparison[side]
         console.print(f"{side.upper()}: {facts['folder']} ({facts['title']}), {facts['model']}", markup=False, soft_wrap=True)

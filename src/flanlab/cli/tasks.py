@@ -49,8 +49,9 @@ def list_tasks(
         ancestors = known_lineage(found)
         typer.echo(json.dumps([facts(task, ancestors) for task in found]))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from flanlab.cli.tables import result_console
 
     table = Table()
     table.add_column("cluster", no_wrap=True)
@@ -69,7 +70,7 @@ def list_tasks(
         )
         last = title
     table.caption = "templates: forward + inverted"
-    Console().print(table)
+    result_console().print(table)
 
 
 @app.command("show")

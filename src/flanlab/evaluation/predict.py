@@ -57,8 +57,8 @@ null for generation; `references` are all right options, or all right texts; `ex
 `generated` is null where nothing was generated, `group` and `gold_value` where the task has none."""
 
 
-def refuse_seen(tasks: Sequence[Task], loaded: Model, allow_seen: bool) -> dict[str, str]:
-    """Which tasks the model has seen, with the reason; an error unless allowed.
+def refuse_seen(tasks: Sequence[Task], loaded: Model, allow_seen: bool, *, way: str = "pass --allow-seen") -> dict[str, str]:
+    """Which tasks the model has seen, with the reason; an error unless allowed, which tells the `way` of allowing it.
 
     Raises:
         FlanlabError: a stamped model would be scored on what it was trained on.
@@ -69,7 +69,7 @@ def refuse_seen(tasks: Sequence[Task], loaded: Model, allow_seen: bool) -> dict[
     if seen and not allow_seen:
         raise FlanlabError(
             f"{loaded.name} is no zero-shot model for:\n" + "\n".join(f"  {name}: {why}" for name, why in seen.items()),
-            mend="Evaluate other tasks, or pass --allow-seen: the results are then marked as seen.",
+            mend=f"Evaluate other tasks, or {way}: the results are then marked as seen.",
         )
     return seen
 

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from flanlab.errors import FlanlabError
 from flanlab.experiments.recipe import Recipe
 
+SWEEP_FILE = "sweep.json"
+"""In a sweep's folder: its cells, and how far they are."""
 UNTUNED = "untuned"
 """Name of the cell of the model as it is."""
 

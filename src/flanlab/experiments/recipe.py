@@ -25,6 +25,8 @@ RowsReader = Callable[[Task, Split, Path | None], Rows]
 
 QUICKSTART = "quickstart"
 """Name under which `flan run` finds the packaged recipe."""
+ALLOW_OVERLAP = "set `hold_out.overlap: allow` in the recipe (overlapping tasks then train, too)"
+"""How a recipe insists on results of what a model has seen."""
 
 
 class _Strict(BaseModel):

@@ -27,7 +27,7 @@ from flanlab.evaluation.results import averages, compare, task_results
 from flanlab.evaluation.sharding import team_in
 from flanlab.evaluation.stage import predict_units
 from flanlab.experiments.announcement import announce
-from flanlab.experiments.recipe import Plan, Recipe, make_plan
+from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_plan
 from flanlab.experiments.stamp import make_stamp, training_key
 from flanlab.files import new_folder, read_json, write_json, write_text
 from flanlab.models.answering import Model
@@ -68,7 +68,7 @@ def _run(recipe: Recipe, folder: Path, mirror: Path | None) -> dict[str, Any]:
     plan, loaded = _plan(recipe, folder, mirror)
     # Who lets overlapping tasks train has asked for results that are marked as seen; anyone else is told before it costs.
     allow_seen = recipe.hold_out.overlap == "allow" or bool(recipe.hold_out.supervised)
-    refuse_seen(plan.split.test, loaded, allow_seen)
+    refuse_seen(plan.split.test, loaded, allow_seen, way=ALLOW_OVERLAP)
     units = plan_units(plan)
     dev_units = plan_dev_units(units, recipe.evaluation, recipe.seed, mirror)
     mixture = _training_stream(plan, loaded)
@@ -90,7 +90,7 @@ def _run(recipe: Recipe, folder: Path, mirror: Path | None) -> dict[str, Any]:
         title = f"Untuned, {style} prompt"
         evaluate(loaded, units, dev_units, settings, seed, style, folder, _untuned(style), title)
     tuned = _tune(loaded, mixture, plan, stamp, folder, dev)
-    seen = refuse_seen(plan.split.test, tuned, allow_seen)
+    seen = refuse_seen(plan.split.test, tuned, allow_seen, way=ALLOW_OVERLAP)
     evaluate(tuned, units, dev_units, settings, seed, "instruction", folder, TUNED, "Tuned")
 
     def finish() -> dict[str, Any]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from flanlab import __version__
-from flanlab.experiments.cells import Ablation, Cell
+from flanlab.experiments.cells import SWEEP_FILE, Ablation, Cell
 from flanlab.experiments.recipe import Recipe
 from flanlab.experiments.sweep_jobs import Job, State, carry_out, error_text, is_done, read_record
 from flanlab.files import write_json
 
-SWEEP_FILE = "sweep.json"
+_LONGEST_POINTS = 40
+"""Characters of a folder's name that tell its points."""
 Report = Callable[[Job, State, str], None]
 """Told of each change: the job, its state, and the error where it failed."""
 
@@ -41,9 +44,12 @@ class Sweep:
     recipe: Recipe
     ablation: Ablation
     root: Path
+    folder: Path
+    """The sweep's own, with its page and its list of cells."""
     cells: list[PlannedCell]
+    """Those asked for now, and those that were asked for earlier and are done."""
     left_out: list[str]
-    """Names of cells that were not asked for."""
+    """Names of the other cells of the grid."""
     jobs: dict[str, Job]
     """By key, each after those it needs."""
     speed: str
@@ -53,11 +59,6 @@ class Sweep:
 
     def __post_init__(self) -> None:
         self.states = {key: "done" if is_done(job) else "waiting" for key, job in self.jobs.items()}
-
-    @property
-    def folder(self) -> Path:
-        """The sweep's own folder, with its page and its list of cells."""
-        return self.root / f"{self.name}-{self.recipe.name}"
 
     def state_of(self, planned: PlannedCell) -> State:
         """A cell is as far as its work."""
@@ -128,6 +129,24 @@ class Sweep:
     def _place(self, job: Job) -> str:
         """Seen from the sweep's own folder, so that the root can be moved."""
         return f"../{job.folder.parent.name}/{job.folder.name}"
+
+
+def sweep_folder(root: Path, name: str, recipe: Recipe, points: Sequence[str]) -> Path:
+    """The folder of a sweep under `root`; of other points than the usual ones, one that is named by them."""
+    folder = f"{name}-{_cleaned(recipe.name)}"
+    if not points:
+        return root / folder
+    told = "-".join(dict.fromkeys(points))
+    cleaned = _cleaned(told).strip("-.")
+    if cleaned != told or len(cleaned) > _LONGEST_POINTS:
+        # Others might come to the same name.
+        digest = hashlib.blake2b(told.encode(), digest_size=3).hexdigest()
+        cleaned = f"{cleaned[:_LONGEST_POINTS].strip('-.')}-{digest}"
+    return root / f"{folder}-{cleaned}"
+
+
+def _cleaned(name: str) -> str:
+    return re.sub(r"[^\w.-]", "-", name)
 
 
 def run_sweep(sweep: Sweep, engine: Engine, report: Report) -> None:

@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from flanlab.errors import FlanlabError
 from flanlab.experiments.evaluate_model import evaluate_model
 from flanlab.experiments.recipe import Recipe
 from flanlab.experiments.run import RECIPE_FILE, RESULTS_FILE, train_recipe
+from flanlab.experiments.torchrun import launch
 from flanlab.files import read_json, write_json, write_text
 from flanlab.models.loading import STAMP_FILE
 from flanlab.progress import say
@@ -54,6 +55,8 @@ class Job:
     """Whether tasks are evaluated that the model has seen."""
     cost: Mapping[str, float] = field(default_factory=dict)
     """What is expected: `tokens`, `examples` or `questions`, and `seconds`."""
+    processes: int = 1
+    """How many carry it out together. No part of the key: what they leave is the same, to rounding."""
 
     @property
     def folder(self) -> Path:
@@ -69,6 +72,11 @@ class Job:
     def log_file(self) -> Path:
         """What it says, where nobody watches."""
         return self.record_file.with_suffix(".log")
+
+    @property
+    def error_file(self) -> Path:
+        """Where several processes say why they failed, until that is in the record."""
+        return self.record_file.with_suffix(".error")
 
     def with_cost(self, cost: Mapping[str, float]) -> Job:
         """The job with what it is expected to cost."""
@@ -92,7 +100,7 @@ def carry_out(job: Job) -> None:
     Raises:
         FlanlabError, or any other error of the work; it is kept in the job's record.
     """
-    with _alone(job):
+    with _alone(job) as lock:
         if is_done(job):
             return
         earlier = read_record(job).get("seconds", 0.0)
@@ -100,47 +108,105 @@ def carry_out(job: Job) -> None:
         write_json(job.record_file, {**facts, "state": "running", "seconds": earlier})
         started = time.monotonic()
         try:
-            _train(job) if job.kind == "train" else _evaluate(job)
+            _begin(job)
+            work(job) if job.processes == 1 else _work_together(job, lock)
+            _finish(job)
         except BaseException as error:
             state = "failed" if isinstance(error, Exception) else "stopped"
             told = {"state": state, "seconds": earlier + time.monotonic() - started, "error": error_text(error)}
             write_json(job.record_file, {**facts, **told})
             raise
         finally:
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            _free_memory()
         seconds = earlier + time.monotonic() - started
-        record = {**facts, "state": "done", "seconds": seconds, "model": job.base}
+        record = {**facts, "state": "done", "seconds": seconds, "model": job.base, "processes": job.processes}
         if not earlier:
             # From these, later sweeps tell what theirs will take.
             record["tokens_per_second"] = job.cost["tokens"] / seconds
         write_json(job.record_file, record)
 
 
-def _train(job: Job) -> None:
-    if (job.folder / RECIPE_FILE).exists():
-        # The key has vouched for all that shapes the model; the rest, such as the number of workers, may have changed since.
-        _write_recipe(job)
-    train_recipe(Recipe.model_validate(job.recipe), job.folder, _path(job.mirror))
-    # Three times the size of the model, and of no use any more.
-    for checkpoint in (job.folder / "training").glob("step-*"):
-        shutil.rmtree(checkpoint)
+def work(job: Job) -> None:
+    """The part of a job that several processes share: each calls this."""
+    _train(job) if job.kind == "train" else _evaluate(job)
 
 
-def _evaluate(job: Job) -> None:
-    recipe = Recipe.model_validate(job.recipe)
-    if job.needs is not None:
+def read_job(path: Path) -> Job:
+    """A job as `_work_together` has written it for its processes."""
+    content = read_json(path)
+    return Job(**content | {name: tuple(content[name]) for name in ("tasks", "styles")})
+
+
+def _work_together(job: Job, lock: int) -> None:
+    """The same by several processes, started for it.
+
+    Raises:
+        FlanlabError: with what the first that failed said of it.
+    """
+    file = job.record_file.with_suffix(".job")
+    job.error_file.unlink(missing_ok=True)
+    write_json(file, asdict(job))
+    # The first of them takes this process's GPU.
+    _free_memory()
+    try:
+        status = launch(
+            f"{__package__}.sweep_child",
+            [str(file)],
+            job.processes,
+            job.log_file,
+            # As many together as this process would use.
+            threads=max(1, torch.get_num_threads() // job.processes),
+            # So that nobody begins the job anew while they end, should this process be killed.
+            held=[lock],
+        )
+        if status and job.error_file.exists():
+            raise FlanlabError(job.error_file.read_text(encoding="utf-8"))
+        if status:
+            raise FlanlabError(
+                f"Its {job.processes} processes ended with status {status}, and did not say why.",
+                mend=f"See the end of {job.log_file}. A process that the system kills has mostly been short of memory.",
+            )
+    finally:
+        file.unlink(missing_ok=True)
+        job.error_file.unlink(missing_ok=True)
+
+
+def _begin(job: Job) -> None:
+    if job.kind == "train":
+        if (job.folder / RECIPE_FILE).exists():
+            # The key has vouched for all that shapes the model; the rest, such as the number of workers, may have changed.
+            _write_recipe(job)
+    elif job.needs is not None:
         # With these the cell's own report shows how its model came to be.
         trained = Path(job.root) / TRAINED / job.needs
         job.folder.mkdir(parents=True, exist_ok=True)
         _write_recipe(job)
         (job.folder / "training").mkdir(exist_ok=True)
         shutil.copyfile(trained / "training" / "log.jsonl", job.folder / "training" / "log.jsonl")
+
+
+def _finish(job: Job) -> None:
+    if job.kind == "train":
+        # Three times the size of the model, and of no use any more.
+        for checkpoint in (job.folder / "training").glob("step-*"):
+            shutil.rmtree(checkpoint)
+        return
+    results = read_json(job.folder / RESULTS_FILE)
+    # Not where the model lies on this machine, but what it is.
+    model = f"{job.base}, tuned" if job.needs else job.base
+    write_json(job.folder / RESULTS_FILE, results | {"name": job.title.removeprefix("evaluate "), "model": model})
+
+
+def _train(job: Job) -> None:
+    train_recipe(Recipe.model_validate(job.recipe), job.folder, _path(job.mirror))
+
+
+def _evaluate(job: Job) -> None:
+    recipe = Recipe.model_validate(job.recipe)
     # Without the parts left out, whose rows would be shown as exemplars otherwise.
     known = leave_out(load_collections(recipe.tasks.collections), recipe.tasks.exclude)
     tasks = select_tasks(known, job.tasks)
-    results = evaluate_model(
+    evaluate_model(
         job.model,
         tasks,
         recipe.evaluation,
@@ -151,9 +217,6 @@ def _evaluate(job: Job) -> None:
         mirror=_path(job.mirror),
         allow_seen=job.seen,
     )
-    # Not where the model lies on this machine, but what it is.
-    model = f"{job.base}, tuned" if job.needs else job.base
-    write_json(job.folder / RESULTS_FILE, results | {"name": job.title.removeprefix("evaluate "), "model": model})
 
 
 def _write_recipe(job: Job) -> None:
@@ -167,13 +230,19 @@ def error_text(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text)
 
 
 @contextmanager
-def _alone(job: Job) -> Iterator[None]:
-    """Keeps two sweeps from doing the same job at once: the second waits, and finds it done."""
+def _alone(job: Job) -> Iterator[int]:
+    """Keeps two sweeps from doing the same job at once: the second waits, and finds it done. Gives the lock's descriptor."""
     import fcntl  # not on Windows, where everything else is
 
     lock = job.record_file.with_suffix(".lock")
@@ -185,4 +254,4 @@ def _alone(job: Job) -> Iterator[None]:
             say(f"Waiting for another sweep that is at the same: {job.title}.")
             # Released by the system when that process ends, however it ends.
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file.fileno()

@@ -18,12 +18,12 @@ from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.questions import question_length
 from flanlab.experiments.ablations import make_ablation
-from flanlab.experiments.cells import Cell, Training, changed, with_tasks
+from flanlab.experiments.cells import SWEEP_FILE, Cell, Training, changed, with_tasks
 from flanlab.experiments.cost import ANSWERING_COST, TRAINING_COST, scoring_speed
-from flanlab.experiments.recipe import Plan, Recipe, make_plan
+from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_plan
 from flanlab.experiments.run import make_mixture, prompt_styles
 from flanlab.experiments.stamp import SHAPES_NOTHING
-from flanlab.experiments.sweep import PlannedCell, Sweep
+from flanlab.experiments.sweep import PlannedCell, Sweep, sweep_folder
 from flanlab.experiments.sweep_jobs import JOBS, Job, is_done
 from flanlab.files import read_json
 from flanlab.models.loading import LoadedModel, load_model
@@ -45,6 +45,7 @@ def plan_sweep(
     *,
     points: Sequence[str] = (),
     only: Sequence[str] = (),
+    processes: int = 1,
 ) -> Sweep:
     """Plan an ablation: its cells, what of them is done already, and what the rest will cost. Nothing is written.
 
@@ -54,34 +55,49 @@ def plan_sweep(
         root: folder of all sweeps that may share trained models and evaluations.
         mirror: of Hub data sets.
         points: other places of the grid than the usual ones.
-        only: patterns of cell names, such as `tuned-*`; other cells are left out.
+        only: patterns of the names of the cells to do now, such as `tuned-*`; of the others those that earlier sweeps of the
+            same folder have done are kept, and the rest is left out.
+        processes: how many carry out each training and each evaluation together.
 
     Raises:
         FlanlabError: as `make_plan`, for any of the cells; no such ablation or point; a pattern that fits no cell.
     """
-    planner = _Planner(root.absolute(), None if mirror is None else mirror.absolute())
+    planner = _Planner(root.absolute(), None if mirror is None else mirror.absolute(), processes)
     ablation = make_ablation(name, planner.plan(recipe), points)
     names = [cell.name for cell in ablation.cells]
     for pattern in only:
         if not fnmatch.filter(names, pattern):
             raise FlanlabError(f"--only: no cell is called {pattern!r}.", mend=f"There are: {', '.join(names)}.")
-    chosen = [cell for cell in ablation.cells if not only or any(fnmatch.fnmatch(cell.name, pattern) for pattern in only)]
+    folder = sweep_folder(root, name, recipe, points)
+    chosen = {one for one in names if not only or any(fnmatch.fnmatch(one, pattern) for pattern in only)}
+    earlier = _asked_for_in(folder) - chosen
+    considered = [cell for cell in ablation.cells if cell.name in chosen | earlier]
     cells = []
-    with meter("Planning", len(chosen)) as bar:
-        for cell in chosen:
-            cells.append(planner.cell(cell))
+    with meter("Planning", len(considered)) as bar:
+        for cell in considered:
+            planned = planner.cell(cell) if cell.name in chosen else planner.cell_if_done(cell)
+            if planned is not None:
+                cells.append(planned)
             bar.advance()
-    left_out = [name for name in names if name not in {cell.name for cell in chosen}]
-    return Sweep(name, recipe, ablation, root, cells, left_out, planner.jobs, planner.speed_from())
+    shown = {planned.cell.name for planned in cells}
+    left_out = [one for one in names if one not in shown]
+    return Sweep(name, recipe, ablation, root, folder, cells, left_out, planner.jobs, planner.speed_from())
+
+
+def _asked_for_in(folder: Path) -> set[str]:
+    """Names of the cells that the sweep in a folder is made of so far."""
+    path = folder / SWEEP_FILE
+    return {cell["name"] for cell in read_json(path).get("cells", [])} if path.exists() else set()
 
 
 class _Planner:
     """What planning learns on the way: jobs by key, tasks and rows, plans of recipes, base models, lengths and speeds."""
 
-    def __init__(self, root: Path, mirror: Path | None) -> None:
+    def __init__(self, root: Path, mirror: Path | None, processes: int) -> None:
         self.jobs: dict[str, Job] = {}
         self._root = root
         self._mirror = mirror
+        self._processes = processes
         self._tasks: dict[tuple[str, ...], list[Task]] = {}
         self._rows: dict[tuple[str, str, Split], Rows] = {}
         self._plans: dict[str, Plan] = {}
@@ -92,7 +108,7 @@ class _Planner:
         self._remembered = False
         for path in sorted((root / JOBS).glob("*.json")):
             record = read_json(path)
-            if "tokens_per_second" in record:
+            if "tokens_per_second" in record and record.get("processes", 1) == processes:
                 self._earlier.setdefault((record["kind"], record["model"]), []).append(record["tokens_per_second"])
 
     def plan(self, recipe: Recipe) -> Plan:
@@ -110,6 +126,14 @@ class _Planner:
         while (needed := chain[0].needs) is not None:
             chain.insert(0, self.jobs[needed])
         return PlannedCell(cell, tuple(job.key for job in chain))
+
+    def cell_if_done(self, cell: Cell) -> PlannedCell | None:
+        """A cell that nobody asks for now: its jobs if it is done, by the content that it would have today."""
+        try:
+            planned = self.cell(cell)
+        except FlanlabError:  # its rows or its model, which were there once, are out of reach now
+            return None
+        return planned if is_done(self.jobs[planned.chain[-1]]) else None
 
     def speed_from(self) -> str:
         """Where the expected seconds come from."""
@@ -145,7 +169,15 @@ class _Planner:
             title = f"train on {f'{len(plan.split.train)} tasks' if len(plan.split.train) > 1 else alone}"
             content = told.model_dump(mode="json")
             job = Job(
-                "train", key, title, str(self._root), content, self._mirror_text, None if start is None else start.key, base
+                "train",
+                key,
+                title,
+                str(self._root),
+                content,
+                self._mirror_text,
+                None if start is None else start.key,
+                base,
+                processes=self._processes,
             )
             self.jobs[key] = self._priced(job, self._training_cost(job, plan, base))
         return self.jobs[key]
@@ -156,7 +188,7 @@ class _Planner:
         units = self._units(cell, plan)
         tasks = [unit.task for unit in units]
         # What the first model has seen; what a cell itself trains on is for its own results to say.
-        refuse_seen(tasks, loaded, cell.scope == "held_in" or recipe.hold_out.overlap == "allow")
+        refuse_seen(tasks, loaded, cell.scope == "held_in" or recipe.hold_out.overlap == "allow", way=ALLOW_OVERLAP)
         styles: tuple[PromptStyle, ...] = ("instruction",) if training else tuple(prompt_styles(loaded, tasks))
         seen = cell.scope == "held_in" or bool(recipe.hold_out.supervised) or recipe.hold_out.overlap == "allow"
         asked = {unit.task.name: self._asked(unit, recipe.evaluation) for unit in units}
@@ -178,6 +210,7 @@ class _Planner:
                 tuple(asked),
                 styles,
                 seen,
+                processes=self._processes,
             )
             self.jobs[key] = self._priced(job, self._evaluation_cost(job, units, recipe, loaded))
         return self.jobs[key]
@@ -241,7 +274,10 @@ class _Planner:
             speed = statistics.fmean(known)
         else:
             if model not in self._measured:
-                self._measured[model] = scoring_speed(self._model(model))
+                loaded = self._model(model)
+                # Each process has a GPU of its own, but cores are shared among them.
+                together = self._processes if loaded.model.device.type == "cuda" else 1
+                self._measured[model] = scoring_speed(loaded) * together
             speed = self._measured[model] / (TRAINING_COST if job.kind == "train" else ANSWERING_COST)
         return job.with_cost({**cost, "seconds": round(cost["tokens"] / speed, 3)})
 

@@ -10,12 +10,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, TypeAdapter
 
 from flanlab.errors import FlanlabError
+from flanlab.experiments.cells import SWEEP_FILE
 from flanlab.files import read_json
 from flanlab.report.comparison import compare_sides, open_side
 from flanlab.report.reading import MAIN_METRIC, FolderName, Number, Results, Score, parse, read_results
 from flanlab.report.wording import counted, listed, signed
 
-SWEEP_FILE = "sweep.json"
 _TOLD_FAILURES = 3
 
 

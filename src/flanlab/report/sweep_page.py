@@ -18,7 +18,7 @@ from flanlab.report.page import page_environment
 from flanlab.report.plots import Line, PanelRow, line_panel, score_panel
 from flanlab.report.published import PublishedModel, figures, published
 from flanlab.report.reading import Score
-from flanlab.report.sweep import PanelFacts, SeriesFacts, SweepCell, SweepRead, read_sweep, told, verdict
+from flanlab.report.sweep import PanelFacts, SeriesFacts, SweepCell, SweepRead, told, verdict
 from flanlab.report.wording import cluster_title, number
 
 PAGE_FILE = "report.html"
@@ -49,13 +49,9 @@ class ScoreRow:
     is_average: bool = False
 
 
-def write_sweep_page(folder: Path) -> Path:
-    """Write report.html, scores.csv and the figures into a sweep's folder, from the results files of its cells alone.
-
-    Raises:
-        FlanlabError: a file is missing or damaged.
-    """
-    sweep = read_sweep(folder)
+def write_sweep_page(sweep: SweepRead) -> Path:
+    """Write report.html, scores.csv and the figures into a sweep's folder, from what was read of it."""
+    folder = sweep.folder
     drawn = [figure for panel in sweep.facts.panels if (figure := _figure(sweep, panel)) is not None]
     scores = _csv(sweep)
     page = (

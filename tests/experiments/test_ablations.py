@@ -1,0 +1,102 @@
+"""The cells of the ablations, from planned recipes alone: no model, and no rows but made-up ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flanlab.experiments.ablations import make_ablation
+from flanlab.experiments.cells import Ablation, Cell, changed
+from flanlab.experiments.recipe import Recipe, make_plan, read_recipe
+from tests.experiments.test_sweep import base_recipe
+from tests.task_files import refusal, rows_in_memory, task_content, write_task_file
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    return base_recipe(tmp_path, Path("no/model"))
+
+
+def ablate(name: str, recipe: Recipe, points: Sequence[str] = ()) -> Ablation:
+    plan = make_plan(recipe, None, read_rows=lambda task, split, mirror: rows_in_memory([{}] * 10))
+    return make_ablation(name, plan, points)
+
+
+def cells(ablation: Ablation) -> dict[str, Cell]:
+    return {cell.name: cell for cell in ablation.cells}
+
+
+def test_clusters_that_the_base_leaves_out_are_held_out_in_their_turn() -> None:
+    """Paraphrase is too close to inference to train beside it, but can be held out itself."""
+    base = read_recipe(RECIPES / "ablation-base.yaml")
+    found = cells(ablate("holdouts", base, ["paraphrase"]))
+    assert {"untuned-paraphrase", "tuned-paraphrase", "supervised-mrpc"} <= set(found)
+    assert found["tuned-paraphrase"].recipe.hold_out.clusters == ["paraphrase"]
+    assert {name for name in cells(ablate("holdouts", base)) if name.startswith("tuned-")} >= {
+        "tuned-paraphrase", "tuned-natural-language-inference", "tuned-translation",
+    }  # fmt: skip
+
+
+def test_a_base_that_trains_on_what_it_holds_out_is_refused(recipe: Recipe) -> None:
+    supervised = changed(recipe, hold_out={"supervised": ["everyday_entailment"]})
+    for name in ("clusters", "prompt-tuning"):
+        assert "hold_out.supervised" in refusal(lambda name=name: ablate(name, supervised)).message
+
+
+def test_points_beyond_the_largest_cluster_do_not_exist(recipe: Recipe) -> None:
+    found = cells(ablate("tasks-per-cluster", recipe))
+    assert list(found) == ["untuned", "tasks-1", "tasks-2"]
+    assert "from 1 to 2" in refusal(lambda: ablate("tasks-per-cluster", recipe, ["3"])).message
+
+
+@pytest.mark.parametrize(
+    ("name", "point"), [("clusters", "²"), ("few-shot", "²"), ("prompt-tuning", "²"), ("prompt-tuning", "0")]
+)
+def test_points_that_are_no_plain_numbers_are_refused(name: str, point: str, recipe: Recipe) -> None:
+    assert repr(point) in refusal(lambda: ablate(name, recipe, [point])).message
+
+
+@pytest.mark.parametrize(
+    ("name", "points"),
+    [("holdouts", ["sentiment", "sentiment"]), ("prompt-tuning", ["8", "8"]), ("clusters", ["1", "1"])],
+)
+def test_a_point_named_twice_counts_once(name: str, points: list[str], recipe: Recipe) -> None:
+    twice, once = (ablate(name, recipe, chosen) for chosen in (points, points[:1]))
+    assert [cell.name for cell in twice.cells] == [cell.name for cell in once.cells]
+    assert twice.panels == once.panels
+
+
+def test_no_prompt_can_be_learned_where_nothing_held_out_has_train_rows(tmp_path: Path) -> None:
+    write_task_file(tmp_path / "tasks", task_content(source={"files": {"test": "reviews.jsonl"}}))
+    content: dict[str, Any] = {
+        "tasks": {"collections": ["sampler", "tasks"], "include": ["reviews", "summarization"]},
+        "hold_out": {"clusters": ["sentiment"]},
+    }
+    recipe = base_recipe(tmp_path, Path("no/model"), **content)
+    assert "No held-out task has a train split" in refusal(lambda: ablate("prompt-tuning", recipe)).message
+
+
+def test_with_fixed_rows_the_first_cell_is_that_of_the_plain_ablation(recipe: Recipe) -> None:
+    fixed, plain = (cells(ablate(name, recipe)) for name in ("clusters-fixed-examples", "clusters"))
+    assert fixed["clusters-1"] == plain["clusters-1"]
+    assert fixed["clusters-2"].recipe.mixture.train_cap < plain["clusters-2"].recipe.mixture.train_cap
+
+
+def test_full_instructions_are_full_whatever_the_base_says(recipe: Recipe) -> None:
+    bare = changed(recipe, mixture={"instructions": "none"}, evaluation={"instructions": "name"})
+    found = cells(ablate("instructions", bare))["full-full"].recipe
+    assert (found.mixture.instructions, found.evaluation.instructions) == ("full", "full")
+
+
+def test_few_shot_promises_a_spread_only_where_templates_share_rows(recipe: Recipe) -> None:
+    each, turns = (
+        " ".join(ablate("few-shot", changed(recipe, evaluation={"templates_per_row": count})).notes) for count in (None, 1)
+    )
+    assert "gives the spread over templates" in each
+    assert "no spread over templates is given" in turns
+    assert "gives the spread over templates" not in turns

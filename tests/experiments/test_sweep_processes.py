@@ -1,0 +1,137 @@
+"""Cells of several processes: the same scores as by one, one message where they fail, and an end when their parent ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from flanlab.cli.main import app
+from flanlab.experiments import sweep_child, sweep_jobs
+from flanlab.experiments.sweep_jobs import read_record
+from flanlab.experiments.sweep_planning import plan_sweep
+from tests.experiments.test_sweep import base_recipe, carry_through, chains, scores, states
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def own_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes import the tests' own copy of flanlab."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "src")]))
+
+
+def test_two_processes_come_to_the_scores_of_one(tmp_path: Path, tiny_folder: Path) -> None:
+    recipe = base_recipe(tmp_path, tiny_folder)
+    chosen = {"points": ["1"], "only": ["clusters-1"]}
+    one = plan_sweep("clusters", recipe, tmp_path / "one", **chosen)
+    carry_through(one)
+    command = ["ablate", "clusters", str(tmp_path / "base.yaml"), "--out", str(tmp_path / "two"), "--points", "1"]
+    told = CliRunner().invoke(app, [*command, "--only", "clusters-1", "--processes", "2"])
+    assert told.exit_code == 0, told.output
+    # The work has the same keys, whatever the number of processes: what two have done, one need not do.
+    two = plan_sweep("clusters", recipe, tmp_path / "two", **chosen)
+    assert states(two) == {"clusters-1": "done"}
+    found, expected = scores(two)["clusters-1"], scores(one)["clusters-1"]
+    for facts in ("name", "model", "trained_on", "variants", "evaluation"):
+        assert found[facts] == expected[facts]
+    assert found["tasks"].keys() == expected["tasks"].keys()
+    for name, task in expected["tasks"].items():
+        for metric, by_variant in task["scores"].items():
+            for variant, score in by_variant.items():
+                assert found["tasks"][name]["scores"][metric][variant]["mean"] == pytest.approx(score["mean"], abs=1e-3)
+    for key in chains(two)["clusters-1"]:
+        assert read_record(two.jobs[key])["processes"] == 2
+        assert two.jobs[key].log_file.stat().st_size
+    left = {path.suffix for path in (tmp_path / "two" / "jobs").iterdir()}
+    assert left == {".json", ".lock", ".log"}
+
+
+def test_processes_that_fail_are_told_in_one_message(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Two that fail alike, here one after the other in this process."""
+
+    def launch_here(module: str, arguments: Sequence[str], processes: int, *_: Any, **settings: Any) -> int:
+        return max(import_module(module).main(Path(arguments[0])) for _ in range(processes))
+
+    monkeypatch.setattr(sweep_jobs, "launch", launch_here)
+    monkeypatch.setattr(sweep_child, "end_with_launcher", lambda: None)
+    training = {"steps": 2, "tokens_per_step": 200, "micro_batch_tokens": 20, "learning_rate": 1e-3}
+    recipe = base_recipe(tmp_path, tiny_folder, training=training)
+    sweep = plan_sweep("clusters", recipe, tmp_path / "out", points=["1"], only=["clusters-1"], processes=2)
+    carry_through(sweep)
+    [failed] = sweep.failed()
+    error = sweep.error_of(failed)
+    assert error.count("micro_batch_tokens") == error.count("To mend it") == 1
+    assert read_record(sweep.jobs[failed.chain[0]])["error"] == error
+    assert capfd.readouterr().err.count(f"flan: {error}") == 1
+
+
+def test_processes_that_die_without_a_word_are_told(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep_jobs, "launch", lambda *_, **settings: 137)
+    recipe = base_recipe(tmp_path, tiny_folder)
+    sweep = plan_sweep("clusters", recipe, tmp_path / "out", points=["1"], only=["untuned"], processes=2)
+    carry_through(sweep)
+    [failed] = sweep.failed()
+    assert "2 processes ended with status 137" in sweep.error_of(failed)
+    assert str(sweep.jobs[failed.chain[0]].log_file) in sweep.error_of(failed)
+
+
+WAITS = """
+import fcntl, os, signal, sys, time
+from pathlib import Path
+from flanlab.experiments.torchrun import end_with_launcher
+
+def stop(*_):
+    with open(sys.argv[2]) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            mine.write_text("locked")
+    os._exit(0)
+
+mine = Path(sys.argv[1], str(os.getpid()))
+signal.signal(signal.SIGTERM, stop)
+end_with_launcher()
+mine.touch()
+time.sleep(300)
+"""
+LAUNCHES = """
+import fcntl, sys
+from pathlib import Path
+from flanlab.experiments.torchrun import launch
+
+with open(sys.argv[2], "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    launch("waits", sys.argv[1:], 2, Path("waits.log"), held=[lock.fileno()])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_processes_end_with_their_parent_and_keep_its_lock_until_then(number: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "waits.py").write_text(WAITS, encoding="utf-8")
+    started = tmp_path / "started"
+    started.mkdir()
+    arguments = [str(started), str(tmp_path / "lock")]
+    parent = subprocess.Popen([sys.executable, "-c", LAUNCHES, *arguments], cwd=tmp_path, stderr=subprocess.PIPE)
+    while parent.poll() is None and len(list(started.iterdir())) < 2:
+        time.sleep(0.05)
+    children = [psutil.Process(int(path.name)) for path in started.iterdir()]
+    parent.send_signal(number)
+    _, left = psutil.wait_procs(children, timeout=60)
+    assert not left
+    assert [path.read_text(encoding="utf-8") for path in started.iterdir()] == ["locked"] * 2
+    _, errors = parent.communicate()
+    assert parent.returncode != 0
+    assert (b"KeyboardInterrupt" in errors) == (number == signal.SIGINT)
