@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flanlab.tasks.clusters import Cluster
-from flanlab.tasks.loading import load_collection, load_collections, load_task, select_tasks
+from flanlab.tasks.loading import load_collection, load_collections, load_named, load_task, select_tasks
 from tests.task_files import generation_content, refusal, task_content, write_task_file
 
 
@@ -76,3 +76,17 @@ def test_an_unknown_name_gets_near_ones(folder: Path, wish: str, told: str) -> N
 def test_an_empty_cluster_is_told_from_an_unknown_one(folder: Path) -> None:
     error = refusal(lambda: select_tasks(load_collection(folder), [Cluster.TRANSLATION]))
     assert "holds no task" in error.message
+
+
+def test_named_tasks_are_those_selected_and_other_files_are_not_read(folder: Path) -> None:
+    tasks = load_collection(folder)
+    for names in (["reviews"], ["capitals", "comments"], ["sentiment"], ["sentiment", "capitals"], []):
+        assert load_named([folder], names) == select_tasks(tasks, names)
+    assert load_named(["library"], ["arc.easy"]) == select_tasks(load_collection("library"), ["arc.easy"])
+    told = refusal(lambda: load_named([folder], ["reviews", "capital"]))
+    assert "capitals" in told.mend
+    (folder / "broken.yaml").write_text("- a list\n")
+    assert [task.name for task in load_named([folder], ["reviews"])] == ["reviews"]
+    assert "broken.yaml" in refusal(lambda: load_named([folder], ["sentiment"])).message
+    write_task_file(folder / "other", task_content())
+    assert "`reviews`" in refusal(lambda: load_named([folder], ["reviews"])).message

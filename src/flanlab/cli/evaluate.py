@@ -90,7 +90,7 @@ def evaluate(
     from flanlab.experiments.evaluate_model import evaluate_model
     from flanlab.experiments.recipe import divide, read_recipe
     from flanlab.models.completions import Endpoint
-    from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections, select_tasks
+    from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_named
 
     settings, seed = EvaluationSettings(), 0
     if recipe is not None:
@@ -99,7 +99,7 @@ def evaluate(
         chosen = list(divide(followed).test)
     else:
         wanted = [*(names or []), *(one.value for one in cluster or [])]
-        chosen = select_tasks(load_collections(tasks or list(BUILT_IN_COLLECTIONS)), wanted)
+        chosen = load_named(tasks or list(BUILT_IN_COLLECTIONS), wanted)
     changes: dict[str, Any] = {"rows": rows, "prompt_tokens": prompt_tokens, "truncate": truncate}
     changes |= {"choose_template": choose_template or None, "pmi": False if no_pmi else None}
     given = {name: value for name, value in changes.items() if value is not None}

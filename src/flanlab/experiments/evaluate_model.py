@@ -10,10 +10,10 @@ from typing import Any
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.sources import load_rows
 from flanlab.errors import FlanlabError
+from flanlab.evaluation.evaluate import RESULTS_FILE, evaluate, plan_dev_units, score_units
 from flanlab.evaluation.planning import EvaluationSettings, plan_task
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.sharding import team_in
-from flanlab.experiments.run import RESULTS_FILE, evaluate, plan_dev_units, score_units
 from flanlab.files import write_json
 from flanlab.models.completions import Endpoint
 from flanlab.models.gguf import is_gguf

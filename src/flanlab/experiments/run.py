@@ -20,29 +20,24 @@ from flanlab.data.mixture_card import describe_mixture
 from flanlab.data.sources import load_rows
 from flanlab.data.token_cache import PreparedMixture, use_prepared
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.best_template import DEV_FOLDER, best_dev_template, dev_settings, plan_dev
-from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
+from flanlab.evaluation.evaluate import RESULTS_FILE, evaluate, plan_dev_units, score_units
+from flanlab.evaluation.planning import EvaluationUnit, plan_task
 from flanlab.evaluation.predict import refuse_seen
-from flanlab.evaluation.results import averages, compare, task_results
-from flanlab.evaluation.sharding import team_in
-from flanlab.evaluation.stage import predict_units
 from flanlab.experiments.announcement import announce
 from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_plan
 from flanlab.experiments.stamp import make_stamp, training_key
 from flanlab.files import new_folder, read_json, write_json, write_text
-from flanlab.models.answering import Model
 from flanlab.models.embedded import EMBEDDED_MODEL
 from flanlab.models.loading import STAMP_FILE, LoadedModel, load_model
 from flanlab.processes import first_before_others, from_first, together
 from flanlab.progress import say
-from flanlab.tasks.schema import Split, Task
+from flanlab.tasks.schema import Task
 from flanlab.training.dev_loss import DevExamples, dev_examples
 from flanlab.training.methods import check_method, save_trained
 from flanlab.training.parallel import whole_weights
 from flanlab.training.trainer import examples_per_step, train
 
 RECIPE_FILE = "recipe.yaml"
-RESULTS_FILE = "results.json"
 TUNED = "tuned"
 _DESCRIBED_EXAMPLES = 10_000
 """Head of the stream whose tokens a run counts before it begins; `flan mix` counts a whole cycle."""
@@ -135,19 +130,6 @@ def plan_units(plan: Plan) -> list[EvaluationUnit]:
     ]
 
 
-def plan_dev_units(
-    units: Sequence[EvaluationUnit], settings: EvaluationSettings, seed: int, mirror: Path | None
-) -> list[EvaluationUnit]:
-    """The dev rows that templates are chosen by, where the settings ask for that; of tasks that have a dev split.
-
-    Raises:
-        MissingDataError: rows cannot be reached.
-    """
-    if not settings.choose_template:
-        return []
-    return [plan_dev(unit, load_rows(unit.task, "dev", mirror), settings, seed) for unit in units if unit.task.has_split("dev")]
-
-
 def make_mixture(plan: Plan) -> Mixture:
     """The training stream of a plan."""
     return Mixture(plan.split.train, plan.train_rows, plan.recipe.mixture, plan.recipe.seed)
@@ -191,36 +173,13 @@ def prompt_styles(loaded: LoadedModel, tasks: Sequence[Task]) -> list[PromptStyl
     return styles
 
 
-def evaluate(
-    loaded: Model,
-    units: Sequence[EvaluationUnit],
-    dev_units: Sequence[EvaluationUnit],
-    settings: EvaluationSettings,
-    seed: int,
-    style: PromptStyle,
-    folder: Path,
-    variant: str,
-    title: str,
-) -> None:
-    """Predict every unit into `folder/predictions/<variant>/<task>`, dev rows first; what is there already is kept.
-
-    Of several processes, all must call this: each does its share, and returns when everything is there.
-    """
-    stages = [("predictions", units, settings, title)]
-    # The baseline is one prompt: there is nothing to choose.
-    if dev_units and style != "baseline":
-        stages.insert(0, (DEV_FOLDER, dev_units, dev_settings(settings), f"{title}, dev"))
-    for where, stage_units, stage_settings, stage_title in stages:
-        predict_units(loaded, stage_units, stage_settings, seed, style, folder / where / variant, team_in(folder), stage_title)
-
-
 def make_results(
     plan: Plan, units: Sequence[EvaluationUnit], styles: Sequence[PromptStyle], folder: Path, loaded: LoadedModel
 ) -> dict[str, Any]:
     """Results of a run, from the predictions in its folder."""
     variants = {_untuned(style): f"untuned, {style} prompt" for style in styles} | {TUNED: "tuned"}
     before = [_untuned(style) for style in styles]
-    scored = score_units(units, variants, folder, plan.recipe.evaluation, plan.recipe.seed, before)
+    scored = score_units(units, variants, folder, plan.recipe.evaluation, plan.recipe.seed, before, TUNED)
     return {
         "format": 1,
         "name": plan.recipe.name,
@@ -236,52 +195,6 @@ def make_results(
         **scored,
         "notes": _notes(plan, loaded, units),
     }
-
-
-def score_units(
-    units: Sequence[EvaluationUnit],
-    variants: Mapping[str, str],
-    folder: Path,
-    settings: EvaluationSettings,
-    seed: int,
-    before: Sequence[str] = (),
-) -> dict[str, Any]:
-    """How was evaluated, the tasks and their averages for results.json, from `folder/predictions/<variant>/<task>`.
-
-    With `before`, the tuned variant is compared with the better of those.
-    """
-    entries: dict[str, Any] = {}
-    resampled: dict[str, Any] = {}
-    for unit in units:
-        name = unit.task.name
-        folders = {variant: folder / "predictions" / variant / name for variant in variants}
-        entries[name], resampled[name] = task_results(unit.task, folders, settings)
-        entries[name]["source"] = _source(unit.task, settings.split)
-        entries[name]["hashes"] = {"task": unit.task.hash, "rows": unit.rows.source_hash}
-        if settings.choose_template:
-            entries[name]["best_dev_template"] = _best_dev_templates(unit.task, folders, folder / DEV_FOLDER, settings)
-        if before:
-            entries[name]["comparison"] = compare(entries[name]["scores"], resampled[name], before, TUNED)
-    evaluation = {"seed": seed, "settings": settings.model_dump(mode="json")}
-    return {"evaluation": evaluation, "tasks": entries, **averages(entries, resampled, before, TUNED)}
-
-
-def _best_dev_templates(
-    task: Task, folders: Mapping[str, Path], dev: Path, settings: EvaluationSettings
-) -> dict[str, Any] | None:
-    """Each variant's best template on dev; None where the task has no dev split."""
-    if not task.has_split("dev"):
-        return None
-    best = {variant: best_dev_template(task, dev / variant / task.name, test, settings) for variant, test in folders.items()}
-    return {variant: found for variant, found in best.items() if found is not None}
-
-
-def _source(task: Task, split: Split) -> dict[str, Any] | None:
-    """Where on the Hub the rows come from, so that published figures for just these can be put beside ours."""
-    sources = list(task.sources.values())
-    if len(sources) != 1 or sources[0].hub is None:
-        return None
-    return {"hub": sources[0].hub, "config": sources[0].config, "split": sources[0].split_spec(split)}
 
 
 def save_tuned(

@@ -18,9 +18,10 @@ import yaml
 
 from flanlab.data.encoding import PromptStyle
 from flanlab.errors import FlanlabError
+from flanlab.evaluation.evaluate import RESULTS_FILE
 from flanlab.experiments.evaluate_model import evaluate_model
 from flanlab.experiments.recipe import Recipe
-from flanlab.experiments.run import RECIPE_FILE, RESULTS_FILE, train_recipe
+from flanlab.experiments.run import RECIPE_FILE, train_recipe
 from flanlab.experiments.torchrun import launch
 from flanlab.files import read_json, write_json, write_text
 from flanlab.models.loading import STAMP_FILE

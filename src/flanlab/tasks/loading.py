@@ -38,6 +38,30 @@ def load_collection(collection: str | Path) -> list[Task]:
     Raises:
         FlanlabError: no such folder, no task files in it, a faulty file, or one name used twice.
     """
+    return _sorted_unique(load_task(path) for path in _task_files(collection))
+
+
+def load_collections(collections: Sequence[str | Path]) -> list[Task]:
+    """The tasks of several collections together; a name may occur once."""
+    return _sorted_unique(task for collection in collections for task in load_collection(collection))
+
+
+def load_named(collections: Sequence[str | Path], names: Sequence[str]) -> list[Task]:
+    """The tasks that `select_tasks` finds by these names. Where all are tasks' names, other files are not read: it takes time.
+
+    Raises:
+        FlanlabError: as `load_collection` and `select_tasks`.
+    """
+    paths = [path for collection in collections for path in _task_files(collection)]
+    wholes = {name.partition(".")[0] for name in names}
+    named = [path for path in paths if path.stem in wholes]
+    # A task file is called as its task.
+    if wholes.isdisjoint(cluster.value for cluster in Cluster) and wholes == {path.stem for path in named}:
+        paths = named
+    return select_tasks(_sorted_unique(map(load_task, paths)), names)
+
+
+def _task_files(collection: str | Path) -> list[Path]:
     if collection in BUILT_IN_COLLECTIONS:
         folder = Path(str(resources.files("flanlab.tasks"))) / str(collection)
     else:
@@ -50,12 +74,7 @@ def load_collection(collection: str | Path) -> list[Task]:
     paths = sorted(path for pattern in ("*.yaml", "*.yml") for path in folder.rglob(pattern))
     if not paths:
         raise FlanlabError(f"{folder}: holds no task file (*.yaml).", mend="See docs/add-a-task.md for the format.")
-    return _sorted_unique(load_task(path) for path in paths)
-
-
-def load_collections(collections: Sequence[str | Path]) -> list[Task]:
-    """The tasks of several collections together; a name may occur once."""
-    return _sorted_unique(task for collection in collections for task in load_collection(collection))
+    return paths
 
 
 def _sorted_unique(tasks: Iterable[Task]) -> list[Task]:
