@@ -11,6 +11,7 @@ import pytest
 from flanlab.data.mixture import EncodedExample
 from flanlab.data.token_cache import prepare, use_prepared
 from flanlab.data.workers import settle_worker
+from flanlab.errors import FlanlabError
 from flanlab.models.loading import LoadedModel
 from flanlab.training.stream import steps_of_examples, usual_workers
 from tests.training.stream import make_mixture
@@ -46,6 +47,21 @@ def test_prepared_steps_are_the_same_for_any_number_of_workers(
         for stream, workers in ((mixture, 0), (read, 0), (read, 3))
     )
     assert prepared == [rendered, rendered]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_faulty_row_is_told_alike_by_whoever_renders_it(
+    tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    mixture = make_mixture(tmp_path)
+
+    def refused(*_: object) -> None:
+        raise FlanlabError("comments.yaml, row 3: no answer", mend="Mend the row.")
+
+    monkeypatch.setattr(type(mixture), "examples", refused)
+    with pytest.raises(FlanlabError) as caught:
+        list(steps_of_examples(mixture, tiny.encoder, 3, 0, 4, workers))
+    assert str(caught.value) == "comments.yaml, row 3: no answer\n  To mend it: Mend the row."
 
 
 def test_a_gpu_is_fed_by_workers_and_a_cpu_is_left_to_the_model() -> None:

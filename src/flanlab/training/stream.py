@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from flanlab.data.encoding import TextEncoder
 from flanlab.data.mixture import EncodedExample, Mixture
 from flanlab.data.workers import settle_worker
+from flanlab.errors import FlanlabError
 
 _STEPS_AHEAD = 4
 """Steps each worker keeps ready."""
@@ -22,8 +23,11 @@ def steps_of_examples(
 
     What a step holds follows from its number alone, so the stream is the same for any number of workers; 0 renders in this
     process, as each step is asked for.
+
+    Raises:
+        FlanlabError: a row cannot be rendered; the same from a worker as from this process.
     """
-    loader: DataLoader[list[EncodedExample]] = DataLoader(
+    loader: DataLoader[list[EncodedExample] | FlanlabError] = DataLoader(
         _Steps(mixture, encoder, per_step),
         batch_size=None,
         sampler=range(first, last),
@@ -31,7 +35,10 @@ def steps_of_examples(
         prefetch_factor=_STEPS_AHEAD if workers else None,
         worker_init_fn=_settle,
     )
-    return iter(loader)
+    for step in loader:
+        if isinstance(step, FlanlabError):
+            raise step
+        yield step
 
 
 def usual_workers(device: str) -> int:
@@ -45,12 +52,16 @@ def _settle(number: int) -> None:
     settle_worker(number)
 
 
-class _Steps(Dataset[list[EncodedExample]]):
+class _Steps(Dataset[list[EncodedExample] | FlanlabError]):
     def __init__(self, mixture: Mixture, encoder: TextEncoder, per_step: int) -> None:
         self._mixture = mixture
         self._encoder = encoder
         self._per_step = per_step
 
-    def __getitem__(self, step: int) -> list[EncodedExample]:
+    def __getitem__(self, step: int) -> list[EncodedExample] | FlanlabError:
         positions = range(step * self._per_step, (step + 1) * self._per_step)
-        return [found for found in self._mixture.examples(positions, self._encoder) if isinstance(found, EncodedExample)]
+        try:
+            return [found for found in self._mixture.examples(positions, self._encoder) if isinstance(found, EncodedExample)]
+        except FlanlabError as error:
+            # Given back, for what a worker raises comes with its traceback as the message.
+            return error
