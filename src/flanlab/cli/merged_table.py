@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
-from flanlab.cli.tables import compact_table
+from flanlab.cli.tables import compact_table, result_console
 from flanlab.report.merged import Column, Entry, Merged, verdict
 from flanlab.report.wording import cluster_title, counted
 
@@ -16,7 +16,7 @@ _AVERAGE = "average"
 
 def print_merged(merged: Merged) -> None:
     """What the columns are; then tasks and averages cluster by cluster, as many columns at a time as there is room for."""
-    console = Console()
+    console = result_console()
     for column in merged.columns:
         facts = f"{column.letter}: {column.label}; {column.folder} ({column.title}), {column.model}{_trained(column)}"
         console.print(facts, markup=False, highlight=False, soft_wrap=True)
