@@ -44,6 +44,7 @@ def write_merged(merged: Merged, path: Path) -> Path:
     scores = to_csv(merged)
     beside = path.with_suffix(".csv")
     entries = [entry for _, task in task_rows(merged) for entry in task.entries.values()]
+    tables = _tables(merged)
     page = (
         page_environment()
         .get_template("merged.html.j2")
@@ -51,8 +52,8 @@ def write_merged(merged: Merged, path: Path) -> Path:
             merged=merged,
             sentences=verdict(merged),
             trainings=_trainings(merged.columns),
-            tables=_tables(merged),
-            panels=_panels(merged),
+            tables=tables,
+            panels=_panels(merged, tables),
             csv=data_address("text/csv", scores),
             csv_name=beside.name,
             marks_seen=any(entry.seen for entry in entries),
@@ -144,11 +145,11 @@ def _average_row(name: str, average: MergedAverage) -> Row:
     return Row(name, average.entries, average.reason, None, strong=True)
 
 
-def _panels(merged: Merged) -> list[dict[str, Any]]:
+def _panels(merged: Merged, tables: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A figure for each table: dots and intervals, a line for each column; rows without scores are left out."""
     panels = []
     metrics = {task.main_metric for part in merged.clusters.values() for task in part.tasks.values()}
-    for table in _tables(merged):
+    for table in tables:
         rows = [row for row in table["rows"] if row.entries]
         if not rows:
             continue
