@@ -8,7 +8,7 @@ from rich.console import Console
 
 from flanlab.cli.tables import compact_table, result_console
 from flanlab.report.merged import Column, Entry, Merged, verdict
-from flanlab.report.wording import cluster_title, counted
+from flanlab.report.wording import MEAN_OVER_CLUSTERS, cluster_title, counted
 
 _CELL_WIDTH = 15
 _AVERAGE = "average"
@@ -21,7 +21,7 @@ def print_merged(merged: Merged) -> None:
         facts = f"{column.letter}: {column.label}; {column.folder} ({column.title}), {column.model}{_trained(column)}"
         console.print(facts, markup=False, highlight=False, soft_wrap=True)
     names = [name for cluster in merged.clusters.values() for name in [*cluster.tasks, _AVERAGE]]
-    room = console.width - max(map(len, [*names, "mean over clusters"])) - 3
+    room = console.width - max(map(len, [*names, MEAN_OVER_CLUSTERS])) - 3
     at_once = max(1, room // _CELL_WIDTH)
     for start in range(0, len(merged.columns), at_once):
         _print_columns(console, merged, merged.columns[start : start + at_once])
@@ -30,7 +30,7 @@ def print_merged(merged: Merged) -> None:
         if cluster.average.reason and len(cluster.tasks) > 1:
             console.print(f"  {cluster_title(name)}: {cluster.average.reason}.", markup=False, highlight=False)
     if merged.cluster_average.reason:
-        console.print(f"  mean over clusters: {merged.cluster_average.reason}.", markup=False, highlight=False)
+        console.print(f"  {MEAN_OVER_CLUSTERS}: {merged.cluster_average.reason}.", markup=False, highlight=False)
     for sentence in verdict(merged):
         console.print(sentence, markup=False, highlight=False)
 
@@ -48,7 +48,7 @@ def _print_columns(console: Console, merged: Merged, columns: Sequence[Column]) 
             table.add_row(f"  {_AVERAGE}", *_cells(cluster.average.entries, columns))
         table.add_section()
     if merged.cluster_average.entries and len(merged.clusters) > 1:
-        table.add_row("[bold]mean over clusters[/bold]", *_cells(merged.cluster_average.entries, columns))
+        table.add_row(f"[bold]{MEAN_OVER_CLUSTERS}[/bold]", *_cells(merged.cluster_average.entries, columns))
     console.print(table)
 
 

@@ -13,9 +13,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from flanlab.report.wording import probability, unknown_models
+from flanlab.report.wording import MEAN_OVER_CLUSTERS, probability, unknown_models
 
-_OVER_CLUSTERS = "mean over clusters"
 _NO_LIMIT = 100_000
 """Characters of a line that nobody sees on a screen."""
 
@@ -74,7 +73,8 @@ def print_results(results: Mapping[str, Any]) -> None:
             main = {"scores": {name: part["scores"]["main_metric"]}}
             if compared:
                 main["comparison"] = {name: part["comparison"]["main_metric"]}
-            seen = any("seen" in entry for entry in results["tasks"].values() if name in (entry["clusters"][0], _OVER_CLUSTERS))
+            tasks = [task for task in results["tasks"].values() if name in (task["clusters"][0], MEAN_OVER_CLUSTERS)]
+            seen = any("seen" in task for task in tasks)
             _add_metrics(table, main, {name: _spaced([name]) + (" (seen)" if seen else "")}, results["variants"], compared)
     console = result_console()
     console.print(table)
@@ -106,7 +106,7 @@ def print_comparison(comparison: Mapping[str, Any]) -> None:
         table.add_section()
     table.add_row("[bold]main metric, by cluster[/bold]")
     for name, part in _cluster_parts(comparison):
-        seen = seen_by(comparison, None if name == _OVER_CLUSTERS else name)
+        seen = seen_by(comparison, None if name == MEAN_OVER_CLUSTERS else name)
         title = _spaced([name]) + (f" (seen by {seen})" if seen else "")
         _add_pair(table, title, part["scores"]["main_metric"], part["comparison"]["main_metric"])
     console.print(table)
@@ -148,7 +148,7 @@ def _best_templates(entry: Mapping[str, Any], variants: Iterable[str]) -> Iterab
 def _cluster_parts(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """Each cluster's averages, and those over clusters where there are several."""
     parts = list(results["clusters"].items())
-    return [*parts, (_OVER_CLUSTERS, results["cluster_average"])] if len(parts) > 1 else parts
+    return [*parts, (MEAN_OVER_CLUSTERS, results["cluster_average"])] if len(parts) > 1 else parts
 
 
 def _difference(comparison: Mapping[str, Any]) -> str:

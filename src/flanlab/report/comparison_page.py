@@ -14,7 +14,7 @@ from flanlab.files import write_text
 from flanlab.report.comparison import seen_by, verdict
 from flanlab.report.page import page_environment
 from flanlab.report.plots import DifferenceRow, difference_panel
-from flanlab.report.wording import cluster_title, counted, explanation_of, signed
+from flanlab.report.wording import MEAN_OVER_CLUSTERS, cluster_title, counted, explanation_of, signed
 
 
 def write_comparison(comparison: Mapping[str, Any], path: Path) -> None:
@@ -48,7 +48,7 @@ def _averages(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
         for name, part in comparison["clusters"].items()
     ]
     if len(rows) > 1:
-        rows.append({"name": "mean over clusters", "seen": seen_by(comparison), **_main(comparison["cluster_average"])})
+        rows.append({"name": MEAN_OVER_CLUSTERS, "seen": seen_by(comparison), **_main(comparison["cluster_average"])})
     return rows
 
 

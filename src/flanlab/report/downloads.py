@@ -1,10 +1,14 @@
-"""What a page offers for download: figures and tables as files of their own, held in the page itself."""
+"""What a page offers for download: figures and tables as files of their own, held in the page itself too."""
 
 from __future__ import annotations
 
 import base64
+import csv
+import io
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
@@ -21,6 +25,15 @@ def standalone(svg: Markup) -> str:
     paper = f'<rect width="100%" height="100%" fill="{colours["paper"]}"/>'
     head, _, rest = text.removeprefix("<svg").partition(">")
     return f"{opening}{head}>{paper}{rest}"
+
+
+def csv_text(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    """A table as a CSV file, the names of its columns first; None is an empty field."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(lines)
+    return buffer.getvalue()
 
 
 def data_address(kind: str, text: str) -> str:

@@ -213,7 +213,8 @@ def _cluster_rows(results: Results) -> list[MetricRow]:
     if over.clusters > 1:
         compared = over.comparison.get(MAIN_METRIC)
         seen = _some_seen(results.tasks.values())
-        rows.append(MetricRow("mean over clusters", over.scores[MAIN_METRIC], compared, None, None, seen, is_average=True))
+        mean = wording.MEAN_OVER_CLUSTERS
+        rows.append(MetricRow(mean, over.scores[MAIN_METRIC], compared, None, None, seen, is_average=True))
     return rows
 
 

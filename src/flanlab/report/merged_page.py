@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flanlab.files import write_text
-from flanlab.report.downloads import data_address, standalone
+from flanlab.report.downloads import csv_text, data_address, standalone
 from flanlab.report.merged import Column, Entry, Merged, MergedAverage, MergedCluster, MergedTask, task_rows, verdict
 from flanlab.report.page import page_environment
 from flanlab.report.plots import PanelRow, score_panel
-from flanlab.report.wording import cluster_title, counted, is_percent, listed, number
+from flanlab.report.wording import MEAN_OVER_CLUSTERS, cluster_title, counted, is_percent, listed, number
 
 _CSV_HEADER = (
     *("column", "label", "folder", "name", "model", "variant", "title", "stamped", "trained_on", "held_out", "seed"),
     *("of", "cluster", "task", "metric", "score", "low", "high", "std_over_templates", "chance", "seen", "differs"),
 )
-_OVER_CLUSTERS = "mean over clusters"
 
 
 @dataclass(frozen=True)
@@ -67,16 +64,14 @@ def write_merged(merged: Merged, path: Path) -> Path:
 
 def to_csv(merged: Merged) -> str:
     """Every score, one in each line, with what its column is."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_CSV_HEADER)
+    lines: list[list[Any]] = []
     for column in merged.columns:
         facts = [
             *(column.letter, column.label, column.folder, column.name, column.model, column.variant, column.title),
             *("yes" if column.stamped else "no", _joined(column.trained_on), _joined(column.held_out), column.seed),
         ]
-        writer.writerows([*facts, *line] for line in _csv_lines(merged, column.letter))
-    return buffer.getvalue()
+        lines.extend([*facts, *line] for line in _csv_lines(merged, column.letter))
+    return csv_text(_CSV_HEADER, lines)
 
 
 def _csv_lines(merged: Merged, letter: str) -> Iterable[list[Any]]:
@@ -87,7 +82,7 @@ def _csv_lines(merged: Merged, letter: str) -> Iterable[list[Any]]:
         if letter in part.average.entries:
             yield ["cluster", cluster, "", "main metric", *_csv_numbers(part.average.entries[letter], None)]
     if letter in merged.cluster_average.entries:
-        yield [_OVER_CLUSTERS, "", "", "main metric", *_csv_numbers(merged.cluster_average.entries[letter], None)]
+        yield [MEAN_OVER_CLUSTERS, "", "", "main metric", *_csv_numbers(merged.cluster_average.entries[letter], None)]
 
 
 def _csv_numbers(entry: Entry, chance: float | None) -> list[Any]:
@@ -127,7 +122,7 @@ def _tables(merged: Merged) -> list[dict[str, Any]]:
             Row(f"{cluster_title(name)}, {counted(len(part.tasks), 'task')}", part.average.entries, part.average.reason)
             for name, part in merged.clusters.items()
         ]
-        rows.append(_average_row(_OVER_CLUSTERS, merged.cluster_average))
+        rows.append(_average_row(MEAN_OVER_CLUSTERS, merged.cluster_average))
         tables.append({"id": "averages", "title": "Averages by cluster", "rows": rows})
     for name, part in merged.clusters.items():
         title = cluster_title(name)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,17 +11,16 @@ import yaml
 from markupsafe import Markup
 
 from flanlab.files import write_text
-from flanlab.report.downloads import data_address, standalone
+from flanlab.report.downloads import csv_text, data_address, standalone
 from flanlab.report.page import page_environment
 from flanlab.report.plots import Line, PanelRow, line_panel, score_panel
 from flanlab.report.published import PublishedModel, figures, published
 from flanlab.report.reading import Score
 from flanlab.report.sweep import PanelFacts, SeriesFacts, SweepCell, SweepRead, told, verdict
-from flanlab.report.wording import cluster_title, number
+from flanlab.report.wording import MEAN_OVER_CLUSTERS, cluster_title, number
 
 PAGE_FILE = "report.html"
 CSV_FILE = "scores.csv"
-_MEAN = "mean over clusters"
 
 
 @dataclass(frozen=True)
@@ -127,7 +124,7 @@ def _lines(sweep: SweepRead, panel: PanelFacts, series: SeriesFacts, reference: 
         for name in names
     ]
     if len(names) > 1:
-        lines.append(Line(_MEAN, means, reference.mean(reference.variant) if reference else None, strong=True))
+        lines.append(Line(MEAN_OVER_CLUSTERS, means, reference.mean(reference.variant) if reference else None, strong=True))
     return lines
 
 
@@ -135,7 +132,7 @@ def _dots_figure(sweep: SweepRead, panel: PanelFacts) -> Figure | None:
     columns, rows = _dots(sweep, panel)
     if not rows:
         return None
-    panel_rows = [PanelRow(name, scores, frozenset(), None, name == _MEAN) for name, scores in rows.items()]
+    panel_rows = [PanelRow(name, scores, frozenset(), None, name == MEAN_OVER_CLUSTERS) for name, scores in rows.items()]
     heard = [
         f"{row.name}: " + ", ".join(f"{columns[key]} {number(score.mean)}" for key, score in row.scores.items()) + "."
         for row in (panel_rows if len(panel_rows) <= 4 else panel_rows[-1:])
@@ -161,7 +158,7 @@ def _dots(sweep: SweepRead, panel: PanelFacts) -> tuple[dict[str, str], dict[str
             for cluster, score in cell.clusters(cell.variant).items():
                 rows.setdefault(cluster_title(cluster), {})[name] = score
         if len(rows) > 1:
-            rows[_MEAN] = means
+            rows[MEAN_OVER_CLUSTERS] = means
         return columns, rows
     for series in panel.series:
         for _, name in series.points:
@@ -197,7 +194,7 @@ def _cell_table(sweep: SweepRead) -> dict[str, Any]:
     has_spread = any(row.extra[0] for row in rows)
     if not has_spread:
         rows = [replace(row, extra=()) for row in rows]
-    columns = [cluster_title(name) for name in clusters] + ([_MEAN] if len(clusters) > 1 else [])
+    columns = [cluster_title(name) for name in clusters] + ([MEAN_OVER_CLUSTERS] if len(clusters) > 1 else [])
     return {
         "label": "Scores of all cells",
         "columns": columns,
@@ -277,18 +274,16 @@ def _seconds(sweep: SweepRead) -> dict[str, float]:
 
 def _csv(sweep: SweepRead) -> str:
     """Every score: a line for each cell, variant, and task, cluster or mean."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
     header = ["cell", "title", "state", "variant", "of", "name", "metric", "score", "low", "high", "std_over_templates", "seen"]
-    writer.writerow(header)
+    lines: list[list[Any]] = []
     for name, cell in sweep.cells.items():
         facts = [name, cell.facts.title, cell.facts.state]
         if cell.results is None:
-            writer.writerow([*facts, *[""] * (len(header) - len(facts))])
+            lines.append([*facts, *[""] * (len(header) - len(facts))])
             continue
         for variant in cell.results.variants:
-            writer.writerows([*facts, variant, *line] for line in _csv_lines(cell, variant))
-    return buffer.getvalue()
+            lines.extend([*facts, variant, *line] for line in _csv_lines(cell, variant))
+    return csv_text(header, lines)
 
 
 def _csv_lines(cell: SweepCell, variant: str) -> Iterable[list[Any]]:
@@ -299,4 +294,4 @@ def _csv_lines(cell: SweepCell, variant: str) -> Iterable[list[Any]]:
     for name, score in cell.clusters(variant).items():
         yield ["cluster", name, "main metric", score.mean, *score.interval, "", ""]
     score = cell.mean(variant)
-    yield ["mean over clusters", "", "main metric", score.mean, *score.interval, "", cell.seen_mark]
+    yield [MEAN_OVER_CLUSTERS, "", "main metric", score.mean, *score.interval, "", cell.seen_mark]

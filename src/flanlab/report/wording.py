@@ -10,6 +10,8 @@ from flanlab.report.reading import Results, TaskResult
 
 CLASSIFICATION_METRICS = ("valid_answers", "exact_match", "accuracy")
 """What is told of a task with options: does it answer at all, is the answer right, is the right option ranked first."""
+MEAN_OVER_CLUSTERS = "mean over clusters"
+"""The line beneath all clusters, wherever scores are listed."""
 _PERCENT = {
     *CLASSIFICATION_METRICS,
     "accuracy_per_token",
