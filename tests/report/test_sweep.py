@@ -165,8 +165,15 @@ def test_the_page_opens_offline_and_offers_its_data(done: Path) -> None:
     labels = re.findall(r'role="img" aria-label="([^"]+)"', page)
     assert "80.0 at 2" in labels[0]
     assert "50.0 dashed" in labels[0]
-    assert '<a href="../cells/cc/report.html">report</a>' in page
     assert "3 min" in page  # 60 s each
+
+
+def test_only_what_is_there_is_linked(done: Path) -> None:
+    report = done.parent / "cells" / "cc" / "report.html"
+    assert "../cells/cc/" not in write_sweep_page(read_sweep(done)).read_text(encoding="utf-8")
+    report.write_text("a report", encoding="utf-8")
+    page = write_sweep_page(read_sweep(done)).read_text(encoding="utf-8")
+    assert '<a href="../cells/cc/report.html">report</a>' in page
 
 
 def test_the_table_has_every_cell_and_variant(done: Path) -> None:

@@ -66,7 +66,7 @@ def write_sweep_page(sweep: SweepRead) -> Path:
             recipe=yaml.safe_dump(sweep.facts.recipe, sort_keys=False, allow_unicode=True),
             csv=data_address("text/csv", scores),
             seconds=_seconds(sweep),
-            links={name: _links(cell) for name, cell in sweep.cells.items()},
+            links={name: _links(sweep.folder, cell) for name, cell in sweep.cells.items()},
         )
     )
     for place, figure in enumerate(drawn, start=1):
@@ -250,17 +250,15 @@ def _published(sweep: SweepRead) -> list[PublishedModel]:
     return [facts for model, facts in published().models.items() if model in found and shown]
 
 
-def _links(cell: SweepCell) -> list[tuple[str, str]]:
-    """What there is to see of a cell, as (text, address)."""
+def _links(folder: Path, cell: SweepCell) -> list[tuple[str, str]]:
+    """What there is to see of a cell, as (text, address seen from the sweep's folder)."""
     links = []
     for job in cell.facts.jobs:
-        if job.state == "done" and job.kind == "evaluate":
-            links.append(("report", f"{job.folder}/report.html"))
-        if job.kind == "train":
-            links.append(("recipe", f"{job.folder}/recipe.yaml"))
-    log = [job for job in cell.facts.jobs if (cell.folder.parent.parent / "jobs" / f"{job.key}.log").exists()]
-    links += [("log" if job.kind == "evaluate" else "training log", f"../jobs/{job.key}.log") for job in log]
-    return links
+        if job.kind == "evaluate":
+            links += [("report", f"{job.folder}/report.html"), ("log", f"../jobs/{job.key}.log")]
+        else:
+            links += [("recipe", f"{job.folder}/recipe.yaml"), ("training log", f"../jobs/{job.key}.log")]
+    return [(text, address) for text, address in links if (folder / address).is_file()]
 
 
 def _seconds(sweep: SweepRead) -> dict[str, float]:
