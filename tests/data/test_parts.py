@@ -80,6 +80,8 @@ def test_a_part_is_selected_and_left_out_by_name(task: Task) -> None:
     (rest,) = leave_out([task], ["reviews.films"])
     assert texts(rest, "train") == ["hotels: Cold soup.", "hotels: Kind people."]
     assert leave_out([task], ["reviews"]) == []
+    films, hotels = select_tasks([task], ["reviews.films", "reviews.hotels"])
+    assert leave_out([films, hotels], ["reviews.films"]) == [hotels]
     assert leave_out([task], ["sentiment", "reviews.films"]) == []
     with pytest.raises(FlanlabError, match="no part `plays`"):
         select_tasks([task], ["reviews.plays"])

@@ -235,24 +235,28 @@ def _kind_of_adapter(folder: Path) -> str:
 def _read_weights(source: str, revision: str | None, dtype: torch.dtype, say: Callable[[str], None]) -> Any:
     """The model of a folder or Hub id; an adapter is merged into its base, which may be an adapter itself."""
     base = _adapted(Path(source))
-    if base is not None:
-        model = _read_weights(_source(base, say), revision, dtype, say)
-        if soft_prompt_of(model) is not None:
-            raise FlanlabError(
-                f"{source} is an adapter of {base}, which is a soft prompt itself.", mend="Use an adapter of a whole model."
-            )
-        if is_prompt_tuned(source):
-            add_soft_prompt(model, read_soft_prompt(Path(source)))
-            return model
-        from peft import PeftModel
+    if base is None:
+        return _read_whole_model(source, revision, dtype)
+    model = _read_weights(_source(base, say), revision, dtype, say)
+    if soft_prompt_of(model) is not None:
+        raise FlanlabError(
+            f"{source} is an adapter of {base}, which is a soft prompt itself.", mend="Use an adapter of a whole model."
+        )
+    if is_prompt_tuned(source):
+        add_soft_prompt(model, read_soft_prompt(Path(source)))
+        return model
+    from peft import PeftModel
 
-        adapted = PeftModel.from_pretrained(model, source)
-        if adapted.active_peft_config.is_prompt_learning:
-            raise FlanlabError(
-                f"{source} is an adapter of the kind {_kind_of_adapter(Path(source))}, which is not known here.",
-                mend="Use one that can be merged, such as LoRA, or PROMPT_TUNING.",
-            )
-        return adapted.merge_and_unload()
+    adapted = PeftModel.from_pretrained(model, source)
+    if adapted.active_peft_config.is_prompt_learning:
+        raise FlanlabError(
+            f"{source} is an adapter of the kind {_kind_of_adapter(Path(source))}, which is not known here.",
+            mend="Use one that can be merged, such as LoRA, or PROMPT_TUNING.",
+        )
+    return adapted.merge_and_unload()
+
+
+def _read_whole_model(source: str, revision: str | None, dtype: torch.dtype) -> Any:
     config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     kind: Any = AutoModelForCausalLM
     attention: dict[str, str] = {"attn_implementation": ATTENTION_NAME}

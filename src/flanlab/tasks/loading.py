@@ -113,9 +113,9 @@ def leave_out(tasks: Sequence[Task], names: Iterable[str]) -> list[Task]:
     for name in names:
         for task in _named(tasks, name):
             whole, _, part = task.name.partition(".")
-            if not part:
-                left.pop(whole, None)
-            elif whole in left:
+            # A part that was chosen by itself stands there by its own name.
+            left.pop(task.name, None)
+            if part and whole in left:
                 left[whole] = left[whole].without_part(part)
     return list(left.values())
 
