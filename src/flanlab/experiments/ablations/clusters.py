@@ -16,7 +16,7 @@ def ablation(plan: Plan, points: Sequence[str]) -> Ablation:
     cells = [untuned(plan.recipe)]
     for number in numbers:
         tasks = [task for members in list(clusters.values())[:number] for task in members]
-        title = f"{number} training cluster{'s' if number > 1 else ''}, {len(tasks)} tasks"
+        title = f"{number} training cluster{'s' if number > 1 else ''}, {len(tasks)} task{'s' if len(tasks) > 1 else ''}"
         cells.append(trained(f"clusters-{number}", title, training_on(plan, tasks)))
     line = Series("tuned", [(number, f"clusters-{number}") for number in numbers])
     ends = [Comparison(f"clusters-{numbers[0]}", f"clusters-{numbers[-1]}")] if len(numbers) > 1 else []
