@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder in which a folder for each model is made")
     out = parser.parse_args().out
     source = embedded_model_folder(print)
+    tokenizer = AutoTokenizer.from_pretrained(source)
     for name, size in SIZES.items():
         config = AutoConfig.from_pretrained(
             source,
@@ -42,7 +43,7 @@ def main() -> None:
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config)
         model.save_pretrained(out / name)
-        AutoTokenizer.from_pretrained(source).save_pretrained(out / name)
+        tokenizer.save_pretrained(out / name)
         print(f"{out / name}: {model.num_parameters():,} parameters")
 
 
