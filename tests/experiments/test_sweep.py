@@ -167,7 +167,7 @@ def test_supervised_learning_trains_on_its_task_alone(recipe: Recipe, tmp_path: 
     [results] = scores(sweep).values()
     assert list(results["tasks"]) == list(results["trained_on"]) == ["product_reviews"]
     assert results["tasks"]["product_reviews"]["seen"] == "the model was trained on it"
-    assert "tuned-sentiment" in sweep.left_out
+    assert "tuned-sentiment" in sweep.as_dict()["left_out"]
 
 
 def test_prompts_are_learned_from_the_tuned_and_the_untuned_model(recipe: Recipe, tmp_path: Path) -> None:
@@ -181,6 +181,37 @@ def test_prompts_are_learned_from_the_tuned_and_the_untuned_model(recipe: Recipe
     trained = {name: set(found["trained_on"]) for name, found in results.items()}
     assert trained["untuned-8-everyday-entailment"] == {"everyday_entailment"}
     assert trained["tuned-8-everyday-entailment"] > {"everyday_entailment", "product_reviews"}
+
+
+def test_commands_at_once_keep_what_each_other_has_done(recipe: Recipe, tmp_path: Path) -> None:
+    def told() -> tuple[list[tuple[str, str]], list[str]]:
+        content = json.loads((ours.folder / "sweep.json").read_text())
+        return [(cell["name"], cell["state"]) for cell in content["cells"]], content["left_out"]
+
+    ours, theirs = (plan_sweep("clusters", recipe, tmp_path, only=[cell]) for cell in ("clusters-1", "untuned"))
+    ours.write()
+    carry_through(theirs)
+    assert told() == ([("untuned", "done")], ["clusters-1", "clusters-2", "clusters-3"])
+    carry_through(ours)
+    assert told() == ([("untuned", "done"), ("clusters-1", "done")], ["clusters-2", "clusters-3"])
+    theirs.write()
+    assert told() == ([("untuned", "done"), ("clusters-1", "done")], ["clusters-2", "clusters-3"])
+
+
+def test_cells_that_hold_no_longer_are_left_out(recipe: Recipe, tmp_path: Path) -> None:
+    before = plan_sweep("clusters", recipe, tmp_path, only=["untuned"])
+    carry_through(before)
+    (before.jobs[chains(before)["untuned"][0]].folder / "results.json").unlink()
+    after = plan_sweep("clusters", recipe, tmp_path, only=["clusters-1"])
+    assert after.as_dict()["left_out"] == ["untuned", "clusters-2", "clusters-3"]
+
+
+def test_cells_of_another_recipe_of_the_same_name_are_left_out(recipe: Recipe, tmp_path: Path, tiny_folder: Path) -> None:
+    other = plan_sweep("clusters", base_recipe(tmp_path, tiny_folder, seed=1), tmp_path, only=["clusters-1"])
+    ours = plan_sweep("clusters", recipe, tmp_path, only=["untuned"])
+    assert ours.folder == other.folder
+    carry_through(ours)
+    assert other.as_dict()["left_out"] == ["untuned", "clusters-2", "clusters-3"]
 
 
 class Killed(BaseException):

@@ -9,11 +9,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from filelock import FileLock
+
 from flanlab import __version__
 from flanlab.experiments.cells import SWEEP_FILE, Ablation, Cell
 from flanlab.experiments.recipe import Recipe
 from flanlab.experiments.sweep_jobs import Job, State, carry_out, error_text, is_done, read_record
-from flanlab.files import write_json
+from flanlab.files import read_json, write_json
 
 _LONGEST_POINTS = 40
 """Characters of a folder's name that tell its points."""
@@ -48,8 +50,8 @@ class Sweep:
     """The sweep's own, with its page and its list of cells."""
     cells: list[PlannedCell]
     """Those asked for now, and those that were asked for earlier and are done."""
-    left_out: list[str]
-    """Names of the other cells of the grid."""
+    told_done: frozenset[str]
+    """Folders of the cells that sweep.json called done at planning; what is true of that is in `cells`."""
     jobs: dict[str, Job]
     """By key, each after those it needs."""
     speed: str
@@ -86,6 +88,9 @@ class Sweep:
 
     def as_dict(self) -> dict[str, Any]:
         """The content of sweep.json: the grid, what it cost, and how to tell it; scores stay in the cells' folders."""
+        recipe = self.recipe.model_dump(mode="json")
+        cells = self._done_by_others(recipe) | {planned.cell.name: self._facts(planned) for planned in self.cells}
+        names = [cell.name for cell in self.ablation.cells]
         return {
             "format": 1,
             "flanlab": __version__,
@@ -93,17 +98,27 @@ class Sweep:
             "title": self.ablation.title,
             "question": self.ablation.question,
             "notes": list(self.ablation.notes),
-            "recipe": self.recipe.model_dump(mode="json"),
-            "cells": [self._facts(planned) for planned in self.cells],
-            "left_out": self.left_out,
+            "recipe": recipe,
+            "cells": [cells[name] for name in names if name in cells],
+            "left_out": [name for name in names if name not in cells],
             "panels": [asdict(panel) for panel in self.ablation.panels],
             "comparisons": [asdict(comparison) for comparison in self.ablation.comparisons],
             "expected": {"seconds": self.expected_seconds(), "from": self.speed},
         }
 
     def write(self) -> None:
-        """Write sweep.json."""
-        write_json(self.folder / SWEEP_FILE, self.as_dict())
+        """Write sweep.json; what other commands over the same sweep have done since this one was planned stays in it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / ".lock"):
+            write_json(self.folder / SWEEP_FILE, self.as_dict())
+
+    def _done_by_others(self, recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """By name, cells of the same recipe that are done by now but were not at planning."""
+        told = read_told(self.folder)
+        if told.get("recipe") != recipe:
+            return {}
+        done = (cell for cell in told["cells"] if cell["state"] == "done")
+        return {cell["name"]: cell for cell in done if cell["folder"] not in self.told_done}
 
     def _facts(self, planned: PlannedCell) -> dict[str, Any]:
         jobs = [self.jobs[key] for key in planned.chain]
@@ -129,6 +144,12 @@ class Sweep:
     def _place(self, job: Job) -> str:
         """Seen from the sweep's own folder, so that the root can be moved."""
         return f"../{job.folder.parent.name}/{job.folder.name}"
+
+
+def read_told(folder: Path) -> dict[str, Any]:
+    """The sweep.json of a sweep's folder; empty where there is none yet."""
+    path = folder / SWEEP_FILE
+    return read_json(path) if path.exists() else {}
 
 
 def sweep_folder(root: Path, name: str, recipe: Recipe, points: Sequence[str]) -> Path:

@@ -18,12 +18,12 @@ from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.questions import question_length
 from flanlab.experiments.ablations import make_ablation
-from flanlab.experiments.cells import SWEEP_FILE, Cell, Training, changed, with_tasks
+from flanlab.experiments.cells import Cell, Training, changed, with_tasks
 from flanlab.experiments.cost import ANSWERING_COST, TRAINING_COST, scoring_speed
 from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_plan
 from flanlab.experiments.run import make_mixture, prompt_styles
 from flanlab.experiments.stamp import SHAPES_NOTHING
-from flanlab.experiments.sweep import PlannedCell, Sweep, sweep_folder
+from flanlab.experiments.sweep import PlannedCell, Sweep, read_told, sweep_folder
 from flanlab.experiments.sweep_jobs import JOBS, Job, is_done
 from flanlab.files import read_json
 from flanlab.models.loading import LoadedModel, load_model
@@ -70,7 +70,8 @@ def plan_sweep(
             raise FlanlabError(f"--only: no cell is called {pattern!r}.", mend=f"There are: {', '.join(names)}.")
     folder = sweep_folder(root, name, recipe, points)
     chosen = {one for one in names if not only or any(fnmatch.fnmatch(one, pattern) for pattern in only)}
-    earlier = _asked_for_in(folder) - chosen
+    told = read_told(folder).get("cells", [])
+    earlier = {cell["name"] for cell in told} - chosen
     considered = [cell for cell in ablation.cells if cell.name in chosen | earlier]
     cells = []
     with meter("Planning", len(considered)) as bar:
@@ -79,15 +80,8 @@ def plan_sweep(
             if planned is not None:
                 cells.append(planned)
             bar.advance()
-    shown = {planned.cell.name for planned in cells}
-    left_out = [one for one in names if one not in shown]
-    return Sweep(name, recipe, ablation, root, folder, cells, left_out, planner.jobs, planner.speed_from())
-
-
-def _asked_for_in(folder: Path) -> set[str]:
-    """Names of the cells that the sweep in a folder is made of so far."""
-    path = folder / SWEEP_FILE
-    return {cell["name"] for cell in read_json(path).get("cells", [])} if path.exists() else set()
+    told_done = frozenset(cell["folder"] for cell in told if cell["state"] == "done")
+    return Sweep(name, recipe, ablation, root, folder, cells, told_done, planner.jobs, planner.speed_from())
 
 
 class _Planner:
