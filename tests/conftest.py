@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import settings
 from transformers import PreTrainedTokenizerFast
 
@@ -19,6 +21,13 @@ from tests.tiny import make_tokenizer
 # The same examples every time, however slow the machine is at the moment.
 settings.register_profile("flanlab", deadline=None, derandomize=True)
 settings.load_profile("flanlab")
+
+
+def pytest_configure() -> None:
+    """Share the cores among the processes that test, and the programs that they start: each would take them all."""
+    threads = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+    torch.set_num_threads(threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'flan
 @pytest.fixture(autouse=True)
 def quiet_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    # Else its workers wait for whatever else the machine does.
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     # Workers import the tests' own copy of flanlab.
     root = Path(__file__).parents[2]
     paths = [str(root / "src"), str(root), os.environ.get("PYTHONPATH", "")]

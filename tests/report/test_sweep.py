@@ -176,6 +176,14 @@ def test_only_what_is_there_is_linked(done: Path) -> None:
     assert '<a href="../cells/cc/report.html">report</a>' in page
 
 
+def test_the_models_of_the_cells_are_named(done: Path) -> None:
+    assert "Base recipe: base, model some/model." in write_sweep_page(read_sweep(done)).read_text(encoding="utf-8")
+    results = done.parent / "cells" / "cc" / "results.json"
+    results.write_text(results.read_text(encoding="utf-8").replace("some/model", "larger/model, tuned"), encoding="utf-8")
+    page = write_sweep_page(read_sweep(done)).read_text(encoding="utf-8")
+    assert "Base recipe: base, models some/model and larger/model." in page
+
+
 def test_the_table_has_every_cell_and_variant(done: Path) -> None:
     write_sweep_page(read_sweep(done))
     lines = list(csv.DictReader(io.StringIO((done / "scores.csv").read_text(encoding="utf-8"))))

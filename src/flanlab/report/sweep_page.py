@@ -56,6 +56,7 @@ def write_sweep_page(sweep: SweepRead) -> Path:
         .get_template("sweep.html.j2")
         .render(
             sweep=sweep.facts,
+            models=_models(sweep),
             cells=sweep.cells.values(),
             sentences=verdict(sweep),
             figures=drawn,
@@ -235,6 +236,12 @@ def _task_table(sweep: SweepRead, panel: PanelFacts) -> dict[str, Any]:
     extra = [f"{published().models[model].title}, as published" for model in models]
     titles = [f"{title} (seen)" if seen[key] else title for key, title in ordered.items()]
     return {"label": panel.title, "columns": titles, "extra": extra, "rows": rows}
+
+
+def _models(sweep: SweepRead) -> list[str]:
+    """The models that the cells began with, which may vary with the cell; the base recipe's while no cell is done."""
+    found = [cell.results.model.removesuffix(", tuned") for cell in sweep.cells.values() if cell.results]
+    return list(dict.fromkeys(found)) or [sweep.facts.recipe["model"]]
 
 
 def _published(sweep: SweepRead) -> list[PublishedModel]:
