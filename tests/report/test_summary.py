@@ -38,7 +38,7 @@ def test_it_says_what_was_done(folder: Path) -> None:
     assert (
         "The model some/model (135 million parameters) was tuned on 2 tasks of 2 kinds (closed-book QA and"
         " commonsense), on 440 examples in 40 steps. One kind of task was held out, sentiment:"
-        " product_reviews and visitor_comments, asked in the same words before and after."
+        " product_reviews and visitor_comments, the same rows before and after."
     ) in text
     assert "NLI" not in text
 

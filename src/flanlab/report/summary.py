@@ -75,7 +75,7 @@ def _training(run: RunFiles) -> Iterable[str]:
     held_out = [cluster_title(cluster) for cluster in results.hold_out]
     yield (
         f"{'One kind of task was' if len(held_out) == 1 else f'{len(held_out)} kinds of task were'} held out,"
-        f" {listed(held_out)}: {_some(results.tasks)}, asked in the same words before and after."
+        f" {listed(held_out)}: {_some(results.tasks)}, the same rows before and after."
     )
     overlaps = list(results.allowed_overlaps)
     if overlaps:
