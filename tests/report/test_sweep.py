@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -23,11 +23,16 @@ from tests.report.synthetic import HOSTILE, make_run
 KEYS = {"untuned": "aa", "clusters-1": "bb", "clusters-2": "cc"}
 
 
-def make_sweep(root: Path, rights: Mapping[str, Mapping[str, int] | None], **changes: Any) -> Path:
+def make_sweep(
+    root: Path,
+    rights: Mapping[str, Mapping[str, int] | None],
+    tasks: Sequence[str] = ("product_reviews", "visitor_comments"),
+    **changes: Any,
+) -> Path:
     """A sweep of the cells in `rights`; None: not done."""
     for name, right in rights.items():
         if right is not None:
-            make_run(root / "cells" / KEYS[name], right, trained=False)
+            make_run(root / "cells" / KEYS[name], right, tasks=tasks, trained=False)
     cells = [
         {
             "name": name,
@@ -231,9 +236,20 @@ def test_columns_gathered_from_several_cells_are_told_by_task(tmp_path: Path) ->
     ]
     panel = {"title": "Dots", "kind": "dots", "series": series, "axis": "", "reference": None, "by_cluster": True}
     rights = {"untuned": {"instruction": 3, "chat": 5}, "clusters-1": {"instruction": 7}}
-    page = write_sweep_page(read_sweep(make_sweep(tmp_path, rights, panels=[panel]))).read_text(encoding="utf-8")
+    tasks = ("product_reviews", "everyday_entailment", "visitor_comments")
+    folder = make_sweep(tmp_path, rights, tasks, panels=[panel])
+    page = write_sweep_page(read_sweep(folder)).read_text(encoding="utf-8")
     assert "untuned, chat prompt" in page
     assert "product_<wbr>reviews" in page
+    # A drawing for each cluster, with a mean where it has several tasks.
+    inference, sentiment = re.findall(r'role="img" aria-label="Dots, ([^"]+)"', page)
+    assert sentiment.startswith("sentiment, main metric times 100. product_reviews: untuned")
+    assert "visitor_comments" in sentiment
+    assert "mean over tasks: untuned" in sentiment
+    assert inference.startswith("natural language inference, main metric times 100. everyday_entailment: untuned")
+    assert "mean over tasks" not in inference
+    assert len(list(folder.glob("figure-*.svg"))) == 2
+    assert re.findall(r'download="([\w.-]+)"', page) == ["clusters-1.svg", "clusters-2.svg", "clusters.csv"]
 
 
 def test_a_damaged_file_is_told(done: Path) -> None:

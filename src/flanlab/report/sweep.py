@@ -120,6 +120,16 @@ class SweepCell:
         assert self.results is not None
         return {name: task.scores[task.main_metric][variant] for name, task in self.results.tasks.items()}
 
+    def tasks_by_cluster(self, variant: str) -> dict[str, tuple[dict[str, Score], Score]]:
+        """By cluster its tasks, each by its main metric, and their mean."""
+        assert self.results is not None
+        scores = self.tasks(variant)
+        members = {name: task.clusters for name, task in self.results.tasks.items()}
+        return {
+            cluster: ({name: score for name, score in scores.items() if cluster in members[name]}, mean)
+            for cluster, mean in self.clusters(variant).items()
+        }
+
     @property
     def seen(self) -> dict[str, str]:
         """Tasks that its model has seen, with the reason: their scores are no zero-shot results."""

@@ -21,18 +21,39 @@ from flanlab.report.wording import MEAN_OVER_CLUSTERS, cluster_title, number
 
 PAGE_FILE = "report.html"
 CSV_FILE = "scores.csv"
+_MEAN_OVER_TASKS = "mean over tasks"
+_DOTS_CAPTION = (
+    "Main metric of each task, times 100, with 95 % intervals over rows and templates; an untuned model by its best prompt."
+)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """An SVG, on the page and as a file of its own."""
+
+    svg: Markup
+
+    @property
+    def standalone(self) -> str:
+        """The text of the file."""
+        return standalone(self.svg)
+
+    @property
+    def download(self) -> str:
+        """The file as a data: address."""
+        return data_address("image/svg+xml", self.standalone)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawn panel."""
+    """A panel of the ablation as it is drawn: in one drawing, or in one for each cluster."""
 
     title: str
-    svg: Markup
-    download: str
-    """The same as a file of its own, as a data: address."""
+    drawings: Sequence[Drawing]
     legend: Sequence[Mapping[str, Any]]
     caption: str
+    style: str = "differences"
+    """Its class in the style sheet."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +71,7 @@ def write_sweep_page(sweep: SweepRead) -> Path:
     """Write report.html, scores.csv and the figures into a sweep's folder, from what was read of it."""
     folder = sweep.folder
     drawn = [figure for panel in sweep.facts.panels if (figure := _figure(sweep, panel)) is not None]
+    drawings = [drawing for figure in drawn for drawing in figure.drawings]
     scores = _csv(sweep)
     page = (
         page_environment()
@@ -60,6 +82,7 @@ def write_sweep_page(sweep: SweepRead) -> Path:
             cells=sweep.cells.values(),
             sentences=verdict(sweep),
             figures=drawn,
+            drawings=drawings,
             tables=_tables(sweep),
             pairs=[(pair, told(pair) if pair.found else "") for pair in sweep.pairs],
             published=_published(sweep),
@@ -70,8 +93,8 @@ def write_sweep_page(sweep: SweepRead) -> Path:
             links={name: _links(sweep.folder, cell) for name, cell in sweep.cells.items()},
         )
     )
-    for place, figure in enumerate(drawn, start=1):
-        write_text(folder / f"figure-{place}.svg", standalone(figure.svg))
+    for place, drawing in enumerate(drawings, start=1):
+        write_text(folder / f"figure-{place}.svg", drawing.standalone)
     write_text(folder / CSV_FILE, scores)
     write_text(folder / PAGE_FILE, page)
     return folder / PAGE_FILE
@@ -81,7 +104,7 @@ def _figure(sweep: SweepRead, panel: PanelFacts) -> Figure | None:
     """None where no cell of it is done."""
     if panel.kind == "line":
         return _line_figure(sweep, panel)
-    return _dots_figure(sweep, panel)
+    return _gathered_figure(sweep, panel) if len(panel.series) > 1 else _cells_figure(sweep, panel)
 
 
 def _line_figure(sweep: SweepRead, panel: PanelFacts) -> Figure | None:
@@ -102,7 +125,7 @@ def _line_figure(sweep: SweepRead, panel: PanelFacts) -> Figure | None:
     label = f"{panel.title}, main metric times 100 against {panel.axis}. {' '.join(heard)}"
     svg = line_panel(lines, places, panel.axis, label)
     caption = f"Main metric of each task, times 100, with 95 % intervals over rows and templates.{dashes}"
-    return Figure(panel.title, svg, data_address("image/svg+xml", standalone(svg)), legend, caption)
+    return Figure(panel.title, [Drawing(svg)], legend, caption, style="lines")
 
 
 def _lines(sweep: SweepRead, panel: PanelFacts, series: SeriesFacts, reference: SweepCell | None) -> list[Line]:
@@ -129,46 +152,66 @@ def _lines(sweep: SweepRead, panel: PanelFacts, series: SeriesFacts, reference: 
     return lines
 
 
-def _dots_figure(sweep: SweepRead, panel: PanelFacts) -> Figure | None:
-    columns, rows = _dots(sweep, panel)
-    if not rows:
-        return None
-    panel_rows = [PanelRow(name, scores, frozenset(), None, name == MEAN_OVER_CLUSTERS) for name, scores in rows.items()]
-    heard = [
-        f"{row.name}: " + ", ".join(f"{columns[key]} {number(score.mean)}" for key, score in row.scores.items()) + "."
-        for row in (panel_rows if len(panel_rows) <= 4 else panel_rows[-1:])
-    ]
-    label = f"{panel.title}, main metric times 100. {' '.join(heard)} All numbers stand in the table below."
-    svg = score_panel("Main metric, times 100", panel_rows, list(columns), False, label)
-    legend = [{"title": title, "dashed": False, "colour": ""} for title in columns.values()]
-    caption = "Main metric of each task, with 95 % intervals over rows and templates; an untuned model by its best prompt."
-    return Figure(panel.title, svg, data_address("image/svg+xml", standalone(svg)), legend, caption)
-
-
-def _dots(sweep: SweepRead, panel: PanelFacts) -> tuple[dict[str, str], dict[str, dict[str, Score]]]:
-    """Titles of the columns, and scores by row and column: cells by cluster, or several series by task."""
+def _cells_figure(sweep: SweepRead, panel: PanelFacts) -> Figure | None:
+    """Cells beside each other, cluster by cluster."""
     columns: dict[str, str] = {}
     rows: dict[str, dict[str, Score]] = {}
-    if len(panel.series) == 1:
-        means: dict[str, Score] = {}
-        for _, name in panel.series[0].points:
-            if (cell := sweep.done(name)) is None:
-                continue
-            columns[name] = cell.facts.title
-            means[name] = cell.mean(cell.variant)
-            for cluster, score in cell.clusters(cell.variant).items():
-                rows.setdefault(cluster_title(cluster), {})[name] = score
-        if len(rows) > 1:
-            rows[MEAN_OVER_CLUSTERS] = means
-        return columns, rows
+    means: dict[str, Score] = {}
+    for _, name in panel.series[0].points:
+        if (cell := sweep.done(name)) is None:
+            continue
+        columns[name] = cell.facts.title
+        means[name] = cell.mean(cell.variant)
+        for cluster, score in cell.clusters(cell.variant).items():
+            rows.setdefault(cluster_title(cluster), {})[name] = score
+    if not rows:
+        return None
+    if len(rows) > 1:
+        rows[MEAN_OVER_CLUSTERS] = means
+    drawing = _dots("Main metric, times 100", rows, columns, panel.title)
+    return Figure(panel.title, [drawing], _dots_legend(columns), _DOTS_CAPTION)
+
+
+def _gathered_figure(sweep: SweepRead, panel: PanelFacts) -> Figure | None:
+    """A drawing for each cluster with its tasks, where what is compared stands on cells of its own for each cluster or task."""
+    columns: dict[str, str] = {}
+    by_cluster: dict[str, dict[str, dict[str, Score]]] = {}
+    means: dict[str, dict[str, Score]] = {}
     for series in panel.series:
         for _, name in series.points:
             if (cell := sweep.done(name)) is None:
                 continue
             columns[series.title] = series.title
-            for task, score in cell.tasks(cell.variant).items():
-                rows.setdefault(task, {})[series.title] = score
-    return columns, rows
+            for cluster, (tasks, mean) in cell.tasks_by_cluster(cell.variant).items():
+                rows = by_cluster.setdefault(cluster_title(cluster), {})
+                for task, score in tasks.items():
+                    rows.setdefault(task, {})[series.title] = score
+                if len(tasks) > 1:
+                    means.setdefault(cluster_title(cluster), {})[series.title] = mean
+    if not by_cluster:
+        return None
+    for cluster, mean_row in means.items():
+        by_cluster[cluster][_MEAN_OVER_TASKS] = mean_row
+    drawings = [_dots(cluster, rows, columns, f"{panel.title}, {cluster}") for cluster, rows in by_cluster.items()]
+    return Figure(panel.title, drawings, _dots_legend(columns), _DOTS_CAPTION, style="")
+
+
+def _dots(title: str, rows: Mapping[str, Mapping[str, Score]], columns: Mapping[str, str], about: str) -> Drawing:
+    """Scores by row and column, as dots with intervals."""
+    panel_rows = [
+        PanelRow(name, scores, frozenset(), None, name in (MEAN_OVER_CLUSTERS, _MEAN_OVER_TASKS))
+        for name, scores in rows.items()
+    ]
+    heard = [
+        f"{row.name}: " + ", ".join(f"{columns[key]} {number(score.mean)}" for key, score in row.scores.items()) + "."
+        for row in (panel_rows if len(panel_rows) <= 4 else panel_rows[-1:])
+    ]
+    label = f"{about}, main metric times 100. {' '.join(heard)} All numbers stand in the table below."
+    return Drawing(score_panel(title, panel_rows, list(columns), False, label))
+
+
+def _dots_legend(columns: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [{"title": title, "dashed": False, "colour": ""} for title in columns.values()]
 
 
 def _tables(sweep: SweepRead) -> list[dict[str, Any]]:
