@@ -200,7 +200,7 @@ def test_what_was_done_stays_on_the_page_of_a_command_that_names_fewer_cells(rec
     later = sweep(["clusters-2"])
     assert later.folder == run.folder
     assert states(later) == {"untuned": "done", "clusters-2": "waiting"}
-    assert later.left_out == ["clusters-1", "clusters-3"]
+    assert later.as_dict()["left_out"] == ["clusters-1", "clusters-3"]
     assert [job.kind for job in later.waiting()] == ["train", "evaluate"]
     later.write()
     assert list(read_sweep(later.folder).cells) == ["untuned", "clusters-2"]
