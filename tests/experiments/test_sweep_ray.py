@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from flanlab.errors import FlanlabError
 from flanlab.experiments.sweep import Sweep, run_sweep
@@ -25,6 +26,8 @@ def quiet_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     # Else its workers wait for whatever else the machine does.
     monkeypatch.setenv("RAY_worker_niceness", "0")
+    # Sums of other threads differ in their last digits.
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
     # Workers import the tests' own copy of flanlab.
     root = Path(__file__).parents[2]
     paths = [str(root / "src"), str(root), os.environ.get("PYTHONPATH", "")]
