@@ -39,7 +39,8 @@ def ray_engine(address: str | None, cpus: float | None, gpus: float | None) -> E
     except (OSError, RuntimeError, ValueError) as error:
         raise FlanlabError(
             f"There is no Ray cluster at {address}: {one_line(error)}",
-            mend="Start one with `ray start --head`, see that RAY_AUTH_TOKEN is the cluster's, or leave out --address.",
+            mend="Start one with `ray start --head`, see that RAY_AUTH_MODE and RAY_AUTH_TOKEN are the cluster's, or leave out"
+            " --address.",
         ) from error
     remote = ray.remote(num_cpus=1 if cpus is None else cpus, num_gpus=gpus or 0, max_retries=_RETRIES)(_work)
     wanted = {"CPU": 1 if cpus is None else cpus, "GPU": gpus or 0}
