@@ -51,7 +51,13 @@ def read_json(path: Path) -> Any:
 @contextmanager
 def filling_the_cache() -> Iterator[None]:
     """Let one process at a time fetch or convert something for the cache folder; the others wait, and find it there."""
-    folder = cache_folder()
+    with alone_in(cache_folder()):
+        yield
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Let one process at a time work in a folder, which is made where it is missing; the others wait."""
     folder.mkdir(parents=True, exist_ok=True)
     # The lock goes with the process that holds it, however that ends.
     with FileLock(folder / ".lock"):

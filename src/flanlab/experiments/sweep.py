@@ -9,13 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from filelock import FileLock
-
 from flanlab import __version__
 from flanlab.experiments.cells import SWEEP_FILE, Ablation, Cell
 from flanlab.experiments.recipe import Recipe
 from flanlab.experiments.sweep_jobs import Job, State, carry_out, error_text, is_done, read_record
-from flanlab.files import read_json, write_json
+from flanlab.files import alone_in, read_json, write_json
 
 _LONGEST_POINTS = 40
 """Characters of a folder's name that tell its points."""
@@ -108,8 +106,7 @@ class Sweep:
 
     def write(self) -> None:
         """Write sweep.json; what other commands over the same sweep have done since this one was planned stays in it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / ".lock"):
+        with alone_in(self.folder):
             write_json(self.folder / SWEEP_FILE, self.as_dict())
 
     def _done_by_others(self, recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:

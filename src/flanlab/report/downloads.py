@@ -7,10 +7,31 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of a page, offered as a file of its own."""
+
+    name: str
+    """Of the file, without its ending."""
+    svg: Markup
+
+    @cached_property
+    def file(self) -> str:
+        """The text of the file."""
+        return standalone(self.svg)
+
+    @property
+    def address(self) -> str:
+        """The file as a data: address."""
+        return data_address("image/svg+xml", self.file)
 
 
 def standalone(svg: Markup) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flanlab.files import write_text
-from flanlab.report.downloads import csv_text, data_address, standalone
+from flanlab.report.downloads import Drawing, csv_text, data_address
 from flanlab.report.merged import Column, Entry, Merged, MergedAverage, MergedCluster, MergedTask, task_rows, verdict
 from flanlab.report.page import page_environment
 from flanlab.report.plots import PanelRow, score_panel
@@ -50,7 +50,7 @@ def write_merged(merged: Merged, path: Path) -> Path:
             sentences=verdict(merged),
             trainings=_trainings(merged.columns),
             tables=tables,
-            panels=_panels(merged, tables),
+            drawings=_drawings(merged, tables),
             csv=data_address("text/csv", scores),
             csv_name=beside.name,
             marks_seen=any(entry.seen for entry in entries),
@@ -140,9 +140,9 @@ def _average_row(name: str, average: MergedAverage) -> Row:
     return Row(name, average.entries, average.reason, None, strong=True)
 
 
-def _panels(merged: Merged, tables: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _drawings(merged: Merged, tables: Iterable[Mapping[str, Any]]) -> list[Drawing]:
     """A figure for each table: dots and intervals, a line for each column; rows without scores are left out."""
-    panels = []
+    drawings = []
     metrics = {task.main_metric for part in merged.clusters.values() for task in part.tasks.values()}
     for table in tables:
         rows = [row for row in table["rows"] if row.entries]
@@ -167,8 +167,8 @@ def _panels(merged: Merged, tables: Iterable[Mapping[str, Any]]) -> list[dict[st
             f"{table['title']}, main metric times 100, with 95 % intervals. {_heard(rows)} All numbers stand in the tables.",
             named=True,
         )
-        panels.append({"id": table["id"], "svg": drawn, "download": data_address("image/svg+xml", standalone(drawn))})
-    return panels
+        drawings.append(Drawing(table["id"], drawn))
+    return drawings
 
 
 def _heard(rows: list[Row]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 from markupsafe import Markup
 
 from flanlab.files import write_text
-from flanlab.report.downloads import csv_text, data_address, standalone
+from flanlab.report.downloads import Drawing, csv_text, data_address
 from flanlab.report.page import page_environment
 from flanlab.report.plots import Line, PanelRow, line_panel, score_panel
 from flanlab.report.published import PublishedModel, figures, published
@@ -28,28 +29,11 @@ _DOTS_CAPTION = (
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """An SVG, on the page and as a file of its own."""
-
-    svg: Markup
-
-    @property
-    def standalone(self) -> str:
-        """The text of the file."""
-        return standalone(self.svg)
-
-    @property
-    def download(self) -> str:
-        """The file as a data: address."""
-        return data_address("image/svg+xml", self.standalone)
-
-
-@dataclass(frozen=True)
 class Figure:
     """A panel of the ablation as it is drawn: in one drawing, or in one for each cluster."""
 
     title: str
-    drawings: Sequence[Drawing]
+    svgs: Sequence[Markup]
     legend: Sequence[Mapping[str, Any]]
     caption: str
     style: str = "differences"
@@ -70,8 +54,9 @@ class ScoreRow:
 def write_sweep_page(sweep: SweepRead) -> Path:
     """Write report.html, scores.csv and the figures into a sweep's folder, from what was read of it."""
     folder = sweep.folder
-    drawn = [figure for panel in sweep.facts.panels if (figure := _figure(sweep, panel)) is not None]
-    drawings = [drawing for figure in drawn for drawing in figure.drawings]
+    figures = [figure for panel in sweep.facts.panels if (figure := _figure(sweep, panel)) is not None]
+    numbers = count(1)
+    drawn = [(figure, [Drawing(f"{sweep.facts.name}-{next(numbers)}", svg) for svg in figure.svgs]) for figure in figures]
     scores = _csv(sweep)
     page = (
         page_environment()
@@ -82,7 +67,6 @@ def write_sweep_page(sweep: SweepRead) -> Path:
             cells=sweep.cells.values(),
             sentences=verdict(sweep),
             figures=drawn,
-            drawings=drawings,
             tables=_tables(sweep),
             pairs=[(pair, told(pair) if pair.found else "") for pair in sweep.pairs],
             published=_published(sweep),
@@ -93,8 +77,8 @@ def write_sweep_page(sweep: SweepRead) -> Path:
             links={name: _links(sweep.folder, cell) for name, cell in sweep.cells.items()},
         )
     )
-    for place, drawing in enumerate(drawings, start=1):
-        write_text(folder / f"figure-{place}.svg", drawing.standalone)
+    for place, drawing in enumerate((drawing for _, drawings in drawn for drawing in drawings), start=1):
+        write_text(folder / f"figure-{place}.svg", drawing.file)
     write_text(folder / CSV_FILE, scores)
     write_text(folder / PAGE_FILE, page)
     return folder / PAGE_FILE
@@ -125,7 +109,7 @@ def _line_figure(sweep: SweepRead, panel: PanelFacts) -> Figure | None:
     label = f"{panel.title}, main metric times 100 against {panel.axis}. {' '.join(heard)}"
     svg = line_panel(lines, places, panel.axis, label)
     caption = f"Main metric of each task, times 100, with 95 % intervals over rows and templates.{dashes}"
-    return Figure(panel.title, [Drawing(svg)], legend, caption, style="lines")
+    return Figure(panel.title, [svg], legend, caption, style="lines")
 
 
 def _lines(sweep: SweepRead, panel: PanelFacts, series: SeriesFacts, reference: SweepCell | None) -> list[Line]:
@@ -168,8 +152,8 @@ def _cells_figure(sweep: SweepRead, panel: PanelFacts) -> Figure | None:
         return None
     if len(rows) > 1:
         rows[MEAN_OVER_CLUSTERS] = means
-    drawing = _dots("Main metric, times 100", rows, columns, panel.title)
-    return Figure(panel.title, [drawing], _dots_legend(columns), _DOTS_CAPTION)
+    svg = _dots("Main metric, times 100", rows, columns, panel.title)
+    return Figure(panel.title, [svg], _dots_legend(columns), _DOTS_CAPTION)
 
 
 def _gathered_figure(sweep: SweepRead, panel: PanelFacts) -> Figure | None:
@@ -192,11 +176,11 @@ def _gathered_figure(sweep: SweepRead, panel: PanelFacts) -> Figure | None:
         return None
     for cluster, mean_row in means.items():
         by_cluster[cluster][_MEAN_OVER_TASKS] = mean_row
-    drawings = [_dots(cluster, rows, columns, f"{panel.title}, {cluster}") for cluster, rows in by_cluster.items()]
-    return Figure(panel.title, drawings, _dots_legend(columns), _DOTS_CAPTION, style="")
+    svgs = [_dots(cluster, rows, columns, f"{panel.title}, {cluster}") for cluster, rows in by_cluster.items()]
+    return Figure(panel.title, svgs, _dots_legend(columns), _DOTS_CAPTION, style="")
 
 
-def _dots(title: str, rows: Mapping[str, Mapping[str, Score]], columns: Mapping[str, str], about: str) -> Drawing:
+def _dots(title: str, rows: Mapping[str, Mapping[str, Score]], columns: Mapping[str, str], about: str) -> Markup:
     """Scores by row and column, as dots with intervals."""
     panel_rows = [
         PanelRow(name, scores, frozenset(), None, name in (MEAN_OVER_CLUSTERS, _MEAN_OVER_TASKS))
@@ -207,7 +191,7 @@ def _dots(title: str, rows: Mapping[str, Mapping[str, Score]], columns: Mapping[
         for row in (panel_rows if len(panel_rows) <= 4 else panel_rows[-1:])
     ]
     label = f"{about}, main metric times 100. {' '.join(heard)} All numbers stand in the table below."
-    return Drawing(score_panel(title, panel_rows, list(columns), False, label))
+    return score_panel(title, panel_rows, list(columns), False, label)
 
 
 def _dots_legend(columns: Mapping[str, str]) -> list[dict[str, Any]]:
