@@ -1,7 +1,7 @@
 """Train, and be killed: `python -m tests.training.killed MODEL TASKS FOLDER SEED KILLS`.
 
-Everything is loaded once, then each sitting is a process of its own, forked off and sent SIGKILL at a random moment; the last
-is left to end. Prints the number of sittings killed and the most steps that one of them began anew.
+Everything is loaded once, then each sitting is a process of its own, forked off and sent SIGKILL at a random moment after it
+has written its share of the log; the last is left to end. Prints a line for each sitting killed.
 """
 
 from __future__ import annotations
@@ -22,17 +22,31 @@ from tests.training.stream import make_settings, read_mixture, train_tiny
 STEPS = 150
 
 
-def sitting(loaded: LoadedModel, mixture: Mixture, folder: Path) -> int:
-    """Fork off a process that trains, to the end if it may; this one's model stays as it is."""
+def sitting(loaded: LoadedModel, mixture: Mixture, folder: Path, waits: bool) -> int:
+    """Fork off a process that trains, to the end if it may; this one's model stays as it is.
+
+    One that `waits` does so at its end until it is killed: there is something left to kill on a machine of any speed.
+    """
     child = os.fork()
     if child:
         return child
     code = 1
     try:
         train_tiny(loaded, mixture, make_settings(steps=STEPS), folder)
+        if waits:
+            signal.pause()
         code = 0
     finally:
         os._exit(code)
+
+
+def steps_logged(folder: Path) -> int:
+    log = folder / "log.jsonl"
+    return log.read_bytes().count(b"\n") if log.exists() else 0
+
+
+def has_ended(child: int) -> bool:
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def main() -> None:
@@ -42,19 +56,21 @@ def main() -> None:
     loaded, mixture = load_model(sys.argv[1], device="cpu"), read_mixture(Path(sys.argv[2]))
     draw = random.Random(seed)
     started = time.monotonic()
-    _, status = os.waitpid(sitting(loaded, mixture, folder.with_name("whole")), 0)
+    _, status = os.waitpid(sitting(loaded, mixture, folder.with_name("whole"), waits=False), 0)
     assert status == 0
-    whole = time.monotonic() - started
-    for number in range(kills):
-        child = sitting(loaded, mixture, folder)
-        delay = draw.uniform(0, 1.8 * whole / kills)
-        time.sleep(delay)
+    step_seconds = (time.monotonic() - started) / STEPS
+    # By steps, not by the clock: how long a step takes changes from one sitting to the next.
+    for number, step in enumerate(sorted(draw.choices(range(STEPS * 9 // 10), k=kills)), start=1):
+        child = sitting(loaded, mixture, folder, waits=True)
+        while steps_logged(folder) < step and not has_ended(child):
+            time.sleep(step_seconds / 4)
+        time.sleep(draw.uniform(0, 3 * step_seconds))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
+        assert status == signal.SIGKILL, f"sitting {number} failed by itself"
         saved = max((path.name for path in folder.glob("step-*")), default="nothing")
-        print(f"sitting {number + 1}: after {delay:.3f} s, status {status}, saved {saved}", flush=True)
-        assert status == signal.SIGKILL, "it had ended before: there was nothing left to kill"
-    _, status = os.waitpid(sitting(loaded, mixture, folder), 0)
+        print(f"sitting {number}: killed from step {step} on, saved {saved}", flush=True)
+    _, status = os.waitpid(sitting(loaded, mixture, folder, waits=False), 0)
     assert status == 0
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.tiny import write_tasks
 from tests.training.jobs import REPOSITORY
+from tests.training.killed import STEPS
 from tests.training.stream import assert_same_training
 
 KILLS = 20
@@ -30,4 +31,5 @@ def test_killed_twenty_times_ends_bit_for_bit_as_never(seed: int, tiny_folder: P
     print(f"seed {seed}\n{done.stdout}")
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("sitting ") == KILLS
+    assert done.stdout.count(f"saved step-{STEPS:06}") < KILLS / 2, "most were killed in the midst of it"
     assert_same_training(tmp_path / "whole", tmp_path / "killed")
