@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ settings.load_profile("flanlab")
 
 
 def pytest_configure() -> None:
-    """Share the cores among the processes that test, and the programs that they start: each would take them all."""
+    """What programs that the tests start are to find."""
+    # What is started in the background of a script ignores Ctrl-C, and so would all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # The cores are shared among the processes that test: each, and all that it starts, would take them all.
     if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
         threads = max(1, (os.cpu_count() or 1) // int(workers))
         torch.set_num_threads(threads)
