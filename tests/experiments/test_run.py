@@ -84,6 +84,12 @@ def results_of(folder: Path) -> dict[str, Any]:
     return content
 
 
+def seconds_of(folder: Path) -> float:
+    """Of all sittings so far."""
+    path = folder / "seconds.json"
+    return float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.exists() else 0.0
+
+
 def predictions_of(folder: Path) -> Predictions:
     return {variant: read_predictions(folder / "predictions" / variant / "comments").to_pylist() for variant in VARIANTS}
 
@@ -228,7 +234,10 @@ def test_killed_run_goes_on_and_gives_equal_results(
         run_recipe(recipe, tmp_path / "killed")
     assert not (tmp_path / "killed" / "results.json").exists()
     monkeypatch.setattr(where, name, original)
+    stopped_after = seconds_of(tmp_path / "killed")
+    assert (stopped_after > 0) == (name != "describe_mixture"), "work had not begun there"
     run_recipe(recipe, tmp_path / "killed")
+    assert seconds_of(tmp_path / "killed") > stopped_after
     # Parts of another size change no answer; scores are the same to rounding, as batches differ.
     ours, theirs = results_of(tmp_path / "killed"), results_of(done)
     assert _rounded(ours) == _rounded(theirs)
@@ -261,6 +270,7 @@ def test_finished_run_is_not_done_again(
     monkeypatch.setattr(trainer, "train_step", never)
     run_recipe(read(home, tiny_folder), folder)
     assert_same_run(done, folder)
+    assert seconds_of(folder) == seconds_of(done)
 
 
 def test_tuning_alone_is_the_same_tuning(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +18,10 @@ from flanlab.experiments import sweep_jobs
 from flanlab.experiments.ablations import ablation_names
 from flanlab.experiments.recipe import Recipe, read_recipe
 from flanlab.experiments.sweep import Sweep, run_locally, run_sweep
-from flanlab.experiments.sweep_jobs import Job, carry_out, is_done
+from flanlab.experiments.sweep_jobs import Job, carry_out, is_done, read_record
 from flanlab.experiments.sweep_planning import plan_sweep
-from flanlab.experiments.sweep_ray import _outcome
+from flanlab.experiments.sweep_ray import _outcome, _run
+from flanlab.files import write_json
 
 CLUSTERS = ["sentiment", "closed_book_qa", "summarization", "natural_language_inference", "coreference"]
 
@@ -244,6 +246,19 @@ def test_a_killed_sweep_goes_on_where_it_was(recipe: Recipe, tmp_path: Path, mon
     assert scores(sweep) == scores(whole)
 
 
+def test_time_and_speed_of_a_job_whose_worker_was_killed(recipe: Recipe, tmp_path: Path) -> None:
+    sweep = plan_sweep("clusters", recipe, tmp_path, points=["1"], only=["untuned"])
+    [job] = sweep.waiting()
+    write_json(job.record_file, {"state": "running", "seconds": 1000.0})
+    began = job.record_file.stat().st_mtime
+    write_json(job.folder / "part", {})
+    os.utime(job.folder / "part", (began + 500, began + 500))
+    carry_out(job)
+    record = read_record(job)
+    assert 1500 <= record["seconds"] < 1600
+    assert "tokens_per_second" not in record, "it does not hold for the work before"
+
+
 def test_a_failing_cell_stops_only_what_needs_it(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = plan_sweep("clusters", recipe, tmp_path, points=["1", "2"])
     broken = chains(sweep)["clusters-1"][0]
@@ -283,6 +298,28 @@ def test_on_ray_the_death_of_a_worker_fails_its_job_and_skips_what_needs_it() ->
         state, error = _outcome(ray, "died", needed)
         assert state == "failed"
         assert "The worker died." in error
+
+
+def test_on_ray_a_worker_killed_long_ago_is_not_told_as_running(recipe: Recipe, tmp_path: Path) -> None:
+    """Ray itself is not needed: a look that finds nothing, one that finds the worker at it, and one that finds it done."""
+    sweep = plan_sweep("clusters", recipe, tmp_path, points=["1"], only=["untuned"])
+    [job] = sweep.waiting()
+    running = {"state": "running", "host": "a", "process": 1}
+    write_json(job.record_file, running)
+    looks = iter([[], [], ["reference"]])
+    told: list[str] = []
+
+    def wait(pending: list[object], **_: object) -> tuple[list[object], None]:
+        found = next(looks)
+        if told == ["nothing yet"]:
+            write_json(job.record_file, running | {"process": 2})
+        told.append("nothing yet")
+        return found, None
+
+    ray = SimpleNamespace(wait=wait, get=lambda _: ("done", ""), exceptions=SimpleNamespace(RayError=OSError))
+    remote = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: "reference"))
+    _run(ray, remote, [job], lambda _, state, __: told.append(state))
+    assert told == ["nothing yet", "nothing yet", "running", "nothing yet", "done"]
 
 
 def test_any_error_of_a_job_is_kept_with_it(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

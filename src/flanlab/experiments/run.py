@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from flanlab.experiments.stamp import make_stamp, training_key
 from flanlab.files import new_folder, read_json, write_json, write_text
 from flanlab.models.embedded import EMBEDDED_MODEL
 from flanlab.models.loading import STAMP_FILE, LoadedModel, load_model
-from flanlab.processes import first_before_others, from_first, together
+from flanlab.processes import first_before_others, from_first, is_first, together
 from flanlab.progress import say
 from flanlab.tasks.schema import Task
 from flanlab.training.dev_loss import DevExamples, dev_examples
@@ -59,7 +60,7 @@ def run_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> dict
 
 
 def _run(recipe: Recipe, folder: Path, mirror: Path | None) -> dict[str, Any]:
-    started = time.time()
+    started = time.monotonic()
     plan, loaded = _plan(recipe, folder, mirror)
     # Who lets overlapping tasks train has asked for results that are marked as seen; anyone else is told before it costs.
     allow_seen = recipe.hold_out.overlap == "allow" or bool(recipe.hold_out.supervised)
@@ -81,22 +82,23 @@ def _run(recipe: Recipe, folder: Path, mirror: Path | None) -> dict[str, Any]:
 
     from_first(begin)
     settings, seed = recipe.evaluation, recipe.seed
-    for style in styles:
-        title = f"Untuned, {style} prompt"
-        evaluate(loaded, units, dev_units, settings, seed, style, folder, _untuned(style), title)
-    tuned = _tune(loaded, mixture, plan, stamp, folder, dev)
-    seen = refuse_seen(plan.split.test, tuned, allow_seen, way=ALLOW_OVERLAP)
-    evaluate(tuned, units, dev_units, settings, seed, "instruction", folder, TUNED, "Tuned")
+    with _seconds_of(folder, started) as seconds:
+        for style in styles:
+            title = f"Untuned, {style} prompt"
+            evaluate(loaded, units, dev_units, settings, seed, style, folder, _untuned(style), title)
+        tuned = _tune(loaded, mixture, plan, stamp, folder, dev)
+        seen = refuse_seen(plan.split.test, tuned, allow_seen, way=ALLOW_OVERLAP)
+        evaluate(tuned, units, dev_units, settings, seed, "instruction", folder, TUNED, "Tuned")
 
-    def finish() -> dict[str, Any]:
-        results = make_results(plan, units, styles, folder, loaded)
-        for name, reason in seen.items():
-            results["tasks"][name]["seen"] = reason
-        results["seconds"] = _total_seconds(folder, time.time() - started)
-        write_json(folder / RESULTS_FILE, results)
-        return results
+        def finish() -> dict[str, Any]:
+            results = make_results(plan, units, styles, folder, loaded)
+            for name, reason in seen.items():
+                results["tasks"][name]["seen"] = reason
+            results["seconds"] = round(seconds(), 1)
+            write_json(folder / RESULTS_FILE, results)
+            return results
 
-    return from_first(finish)
+        return from_first(finish)
 
 
 def train_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> LoadedModel:
@@ -304,9 +306,21 @@ def _notes(plan: Plan, loaded: LoadedModel, units: Sequence[EvaluationUnit]) -> 
     return notes
 
 
-def _total_seconds(folder: Path, this_time: float) -> float:
-    """Seconds over all sittings, kept beside the run."""
+@contextmanager
+def _seconds_of(folder: Path, started: float) -> Iterator[Callable[[], float]]:
+    """Keeps the seconds of all sittings beside the run, and gives what they are by now.
+
+    A sitting that is killed outright is not counted, nor one that finds the run finished.
+    """
     path = folder / "seconds.json"
-    earlier = read_json(path)["seconds"] if path.exists() else 0.0
-    write_json(path, {"seconds": earlier + this_time})
-    return round(earlier + this_time, 1)
+    earlier: float = read_json(path)["seconds"] if path.exists() else 0.0
+    was_finished = (folder / RESULTS_FILE).exists()
+
+    def seconds() -> float:
+        return earlier if was_finished else earlier + time.monotonic() - started
+
+    try:
+        yield seconds
+    finally:
+        if is_first():
+            write_json(path, {"seconds": seconds()})

@@ -104,7 +104,8 @@ def carry_out(job: Job) -> None:
     with _alone(job) as lock:
         if is_done(job):
             return
-        earlier = read_record(job).get("seconds", 0.0)
+        before = read_record(job)
+        earlier = _seconds_worked(job, before)
         facts = {"kind": job.kind, "title": job.title, "host": socket.gethostname(), "process": os.getpid()}
         write_json(job.record_file, {**facts, "state": "running", "seconds": earlier})
         started = time.monotonic()
@@ -121,10 +122,19 @@ def carry_out(job: Job) -> None:
             _free_memory()
         seconds = earlier + time.monotonic() - started
         record = {**facts, "state": "done", "seconds": seconds, "model": job.base, "processes": job.processes}
-        if not earlier:
+        if not before:
             # From these, later sweeps tell what theirs will take.
             record["tokens_per_second"] = job.cost["tokens"] / seconds
         write_json(job.record_file, record)
+
+
+def _seconds_worked(job: Job, record: Mapping[str, Any]) -> float:
+    """Seconds of earlier sittings; one that was killed worked until the last thing that it wrote."""
+    seconds: float = record.get("seconds", 0.0)
+    if record.get("state") == "running":
+        began = job.record_file.stat().st_mtime
+        seconds += max([0.0, *(path.stat().st_mtime - began for path in job.folder.rglob("*"))])
+    return seconds
 
 
 def work(job: Job) -> None:

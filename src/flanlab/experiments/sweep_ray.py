@@ -96,6 +96,8 @@ def _log_to(path: Path) -> Iterator[None]:
 
 def _run(ray: Any, remote: Any, jobs: Sequence[Job], report: Report) -> None:
     references: dict[str, Any] = {}
+    # What a killed worker of an earlier sweep has left still says that it runs.
+    left = {job.key: _worker(job) for job in jobs}
     for job in jobs:
         # Ray itself waits for the outcome of what a job needs before it starts the job.
         references[job.key] = remote.options(name=job.title).remote(job, references.get(job.needs or ""))
@@ -108,7 +110,7 @@ def _run(ray: Any, remote: Any, jobs: Sequence[Job], report: Report) -> None:
                 job = pending.pop(reference)
                 report(job, *_outcome(ray, reference, references.get(job.needs or "")))
             for job in pending.values():
-                if job.key not in running and read_record(job).get("state") == "running":
+                if job.key not in running and _worker(job) not in (None, left[job.key]):
                     running.add(job.key)
                     report(job, "running", "")
     except KeyboardInterrupt:
@@ -117,6 +119,12 @@ def _run(ray: Any, remote: Any, jobs: Sequence[Job], report: Report) -> None:
         # Workers save a checkpoint when they are interrupted.
         ray.wait(list(pending), num_returns=len(pending), timeout=30)
         raise
+
+
+def _worker(job: Job) -> tuple[str, int] | None:
+    """Machine and process that do the job, by its record."""
+    record = read_record(job)
+    return (record["host"], record["process"]) if record.get("state") == "running" else None
 
 
 def _outcome(ray: Any, reference: Any, needed: Any) -> Outcome:
