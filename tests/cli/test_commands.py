@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from flanlab.cli.main import app
 from flanlab.cli.tasks import _rows_within_reach
 from flanlab.data import sources
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.loading import load_task
+from tests.report.synthetic import make_run
 from tests.task_files import REVIEWS, task_content, write_task_file
 
 
@@ -90,6 +94,24 @@ def test_bad_input_is_one_message_with_its_mend_and_no_traceback(arguments: list
     assert expected in result.stderr
     assert "To mend it:" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("out", ["notes.txt", "notes.txt/deeper"])
+@pytest.mark.parametrize("command", ["run quickstart", "ablate clusters quickstart", "eval some/model sst2", "export model x"])
+def test_a_file_in_the_place_of_a_folder_is_refused_at_once(command: str, out: str, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("kept")
+    result = CliRunner().invoke(app, [*command.split(), "--out", str(tmp_path / out)])
+    assert result.exit_code == 2
+    assert "is a file; name a folder" in " ".join(re.sub(r"[^\w.;/-]+", " ", result.output).split())
+    assert (tmp_path / "notes.txt").read_text() == "kept"
+
+
+def test_what_the_system_refuses_is_told_without_a_traceback(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", {"instruction": 3}, trained=False)
+    (folder / "report.html").mkdir()
+    result = flan("report", str(folder))
+    assert result.returncode == 1
+    assert result.stderr.strip() == f"flan: {folder / 'report.html'}: Is a directory. What was done before is kept."
 
 
 def test_the_list_of_tasks_in_the_documentation_is_current() -> None:

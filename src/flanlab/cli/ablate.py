@@ -12,7 +12,7 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
-from flanlab.cli.options import AsJson, Mirror, RecipeFile
+from flanlab.cli.options import AsJson, Mirror, RecipeFile, folder_to_write
 from flanlab.errors import FlanlabError
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 def ablate(
     name: Annotated[str, typer.Argument(help="clusters, instructions, few-shot, holdouts, ...; an unknown name lists all.")],
     recipe: RecipeFile,
-    out: Annotated[Path, typer.Option(help="Folder of all sweeps: what one of them has done, the others reuse.")] = Path(
-        "runs/ablations"
-    ),
+    out: Annotated[
+        Path, typer.Option(callback=folder_to_write, help="Folder of all sweeps: what one of them has done, the others reuse.")
+    ] = Path("runs/ablations"),
     points: Annotated[
         str | None,
         typer.Option(help="Other places of the grid than the usual ones, separated by commas: 1,3,6 clusters, say."),

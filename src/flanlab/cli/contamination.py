@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flanlab.cli.options import AsJson, Collections, Mirror
+from flanlab.cli.options import AsJson, Collections, Mirror, folder_to_write
 from flanlab.errors import FlanlabError
 
 
@@ -20,7 +20,9 @@ def contamination(
             " .jsonl and .parquet (.gz too), files or folders. May be repeated."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for contamination.parquet and contamination.json.")],
+    out: Annotated[
+        Path, typer.Option(callback=folder_to_write, help="Folder for contamination.parquet and contamination.json.")
+    ],
     names: Annotated[
         list[str] | None, typer.Argument(help="Tasks or clusters whose rows are looked for; with --predictions, all predicted.")
     ] = None,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from flanlab.cli.options import AsJson, Collections, Mirror
+from flanlab.cli.options import AsJson, Collections, Mirror, folder_to_write
 from flanlab.data.rendering import Truncation
 from flanlab.tasks.clusters import Cluster
 
@@ -20,7 +20,7 @@ def evaluate(
         str,
         typer.Option(help="A model folder, a GGUF file, a Hub id, smollm2-135m-instruct, or a name that the --endpoint knows."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for predictions, results and report.")],
+    out: Annotated[Path, typer.Option(callback=folder_to_write, help="Folder for predictions, results and report.")],
     names: Annotated[list[str] | None, typer.Argument(help="Tasks or clusters to evaluate.")] = None,
     cluster: Annotated[
         list[Cluster] | None, typer.Option(help="A cluster to evaluate, beside the tasks named. May be repeated.")

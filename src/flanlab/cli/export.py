@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flanlab.cli.options import AsJson, Collections, Mirror
+from flanlab.cli.options import AsJson, Collections, Mirror, folder_to_write
 from flanlab.errors import FlanlabError
 
 app = typer.Typer(help="Tasks and tuned models in the form of other programs.", no_args_is_help=True)
@@ -17,7 +17,9 @@ app = typer.Typer(help="Tasks and tuned models in the form of other programs.", 
 @app.command("model")
 def model(
     run: Annotated[Path, typer.Argument(help="Folder of a run, or of a model that was tuned here.")],
-    out: Annotated[Path, typer.Option(help="Folder for the model; an earlier export there is replaced.")],
+    out: Annotated[
+        Path, typer.Option(callback=folder_to_write, help="Folder for the model; an earlier export there is replaced.")
+    ],
     merge: Annotated[bool, typer.Option("--merge", help="Put a LoRA adapter into its base: a whole model.")] = False,
     push: Annotated[
         str | None, typer.Option(help="Upload it to this repository of the Hub, OWNER/NAME; private if new.")
@@ -36,7 +38,10 @@ def model(
 
 @app.command("lm-eval")
 def lm_eval(
-    out: Annotated[Path, typer.Option(help="Folder for the task files and rows; an earlier export there is replaced.")],
+    out: Annotated[
+        Path,
+        typer.Option(callback=folder_to_write, help="Folder for the task files and rows; an earlier export there is replaced."),
+    ],
     names: Annotated[list[str] | None, typer.Argument(help="Tasks or clusters; all, where none is named.")] = None,
     rows: Annotated[int, typer.Option(min=1, help="Rows of each task, chosen as by `flan eval`.")] = 200,
     split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",

@@ -52,3 +52,10 @@ def main() -> None:
         if may_tell():
             typer.echo(f"flan: {error}", err=True)
         sys.exit(1)
+    except OSError as error:
+        # A disk that is full, a folder that may not be written: the machine's fault, and no bug to be traced.
+        if error.filename is None:
+            raise
+        if may_tell():
+            typer.echo(f"flan: {error.filename2 or error.filename}: {error.strerror}. What was done before is kept.", err=True)
+        sys.exit(1)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flanlab.cli.options import Mirror
+from flanlab.cli.options import Mirror, folder_to_write
 from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections
@@ -28,7 +28,7 @@ def new_task(
     answer: Annotated[str | None, typer.Option(help="The column with the answer, where the guess is wrong.")] = None,
     config: Annotated[str | None, typer.Option(help="Configuration (subset) of the Hub data set.")] = None,
     revision: Annotated[str | None, typer.Option(help="Commit of the Hub data set.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the task file.")] = Path("my_tasks"),
+    out: Annotated[Path, typer.Option(callback=folder_to_write, help="Folder for the task file.")] = Path("my_tasks"),
     mirror: Mirror = None,
 ) -> None:
     """Write a first task file: what can be guessed from the rows is filled in, the rest marked TODO.

@@ -7,6 +7,15 @@ from typing import Annotated
 
 import typer
 
+
+def folder_to_write(folder: Path | None) -> Path | None:
+    """Refuse what cannot become a folder, before any work is done for it."""
+    for place in (folder, *folder.parents) if folder else ():
+        if place.exists() and not place.is_dir():
+            raise typer.BadParameter(f"{place} is a file; name a folder.")
+    return folder
+
+
 Mirror = Annotated[
     Path | None,
     typer.Option(
@@ -18,5 +27,7 @@ Collections = Annotated[
     typer.Option("--tasks", help="Where tasks are: library, extra, sampler, or a folder of your own. May be repeated."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-Out = Annotated[Path | None, typer.Option(help="Folder of the run; the same folder again goes on with it.")]
+Out = Annotated[
+    Path | None, typer.Option(callback=folder_to_write, help="Folder of the run; the same folder again goes on with it.")
+]
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe file, or `quickstart` for the packaged one.")]

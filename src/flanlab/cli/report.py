@@ -34,7 +34,9 @@ def report(
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="With --compare or --merge: write an HTML page; with --merge also a CSV file beside it."),
+        typer.Option(
+            dir_okay=False, help="With --compare or --merge: write an HTML page; with --merge also a CSV file beside it."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
