@@ -115,6 +115,15 @@ def test_entry_by_hand(comments: Task, tmp_path: Path) -> None:
     assert entry["scores"]["answer_probability"]["tuned"]["by_template"]["2"] == pytest.approx((share + 3 * (1 - share)) / 4)
 
 
+def test_there_is_a_spread_over_templates_only_where_all_were_asked_the_same_rows(comments: Task, tmp_path: Path) -> None:
+    apart = write(tmp_path / "apart", [prediction(row, 1 + row % 2, row < 3) for row in range(4)])
+    alone = write(tmp_path / "alone", [prediction(row, 1, row < 3) for row in range(4)])
+    scores = task_results(comments, {"apart": apart}, SETTINGS)[0]["scores"]["accuracy"]
+    scores |= task_results(comments, {"alone": alone}, SETTINGS)[0]["scores"]["accuracy"]
+    assert scores["apart"]["by_template"] == {"1": 1.0, "2": 0.5}
+    assert not {"std", "min", "max"} & (set(scores["apart"]) | set(scores["alone"]))
+
+
 def test_end_token_setting_decides_which_scores_count(comments: Task, tmp_path: Path) -> None:
     """The scores without the end token rank the other way round here."""
     folder = write(tmp_path / "tuned", [prediction(row, 1, True) for row in range(4)])

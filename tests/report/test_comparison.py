@@ -78,6 +78,7 @@ def test_same_folder_twice_is_no_difference(folders: tuple[Path, Path]) -> None:
     [
         (lambda r: r["evaluation"].update(seed=4), r"seed: 0 in A, 4 in B"),
         (lambda r: r["evaluation"]["settings"].update(options="none"), r"options: shuffled in A, none in B"),
+        (lambda r: r["evaluation"]["settings"].update(truncate="middle"), r"truncate: end in A, middle in B"),
         (lambda r: r["evaluation"]["settings"].update(end_token=False), r"end_token: True in A, False in B"),
         (
             lambda r: r["tasks"]["product_reviews"]["hashes"].update(rows="x"),

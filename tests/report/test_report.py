@@ -195,10 +195,12 @@ def test_examples_can_be_left_out(folder: Path) -> None:
     assert "left out of this copy" in page.text
 
 
-def test_scores_without_end_tokens_are_used_where_the_recipe_says_so(tmp_path: Path) -> None:
+def test_scores_without_end_tokens_are_used_where_the_results_were_made_so(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", {"untuned_instruction": 3, "tuned": 9})
     assert "Ranked the right answer first (144 of 160)" in page_of(folder).text
-    (folder / "recipe.yaml").write_text("evaluation: {end_token: false}\n")
+    results = read_json(folder / "results.json")
+    results["evaluation"]["settings"]["end_token"] = False
+    write_json(folder / "results.json", results)
     assert "Ranked the right answer first (16 of 160)" in page_of(folder).text
 
 
@@ -306,8 +308,6 @@ def damage(folder: Path, path: str, content: str | None) -> None:
         ("results.json", "{}"),
         ("mixture.json", '{"planned_examples": 1}'),
         ("run.json", "3"),
-        ("recipe.yaml", "a: [b"),
-        ("recipe.yaml", "just words"),
         ("training/log.jsonl", '{"step": 1, "loss": '),
         ("training/log.jsonl", '{"step": 1}\n'),
         ("predictions/tuned/product_reviews/part-00000.parquet", "no parquet"),

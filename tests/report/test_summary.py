@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from flanlab.files import read_json, write_json
+from flanlab.progress import clock
 from flanlab.report.reading import read_run
 from flanlab.report.summary import summary
-from flanlab.report.wording import duration, number, parameters, signed
+from flanlab.report.wording import number, parameters, signed
 from tests.report.synthetic import make_run
 
 
@@ -135,4 +136,4 @@ def test_differences_carry_their_sign() -> None:
 
 def test_sizes_and_times_are_said_in_words() -> None:
     assert [parameters(134_515_008), parameters(1.71e9), parameters(340)] == ["135 million", "1.7 billion", "340"]
-    assert [duration(45), duration(200), duration(5000)] == ["45 s", "3 min", "83 min"]
+    assert [clock(45), clock(200), clock(5000), clock(float("nan"))] == ["45 s", "3 min", "83 min", "?"]

@@ -8,6 +8,7 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -137,13 +138,16 @@ def test_what_a_model_has_seen_is_marked_wherever_its_scores_stand(done: Path) -
     assert means == {"untuned": "", "clusters-1": "", "clusters-2": "product_reviews seen"}
 
 
-def test_there_is_no_spread_over_templates_that_were_asked_other_rows(done: Path) -> None:
+def test_there_is_no_spread_over_templates_where_the_results_have_none(done: Path) -> None:
     title = "std over templates, mean over tasks"
     assert title in write_sweep_page(read_sweep(done)).read_text(encoding="utf-8")
     for key in KEYS.values():
         path = done.parent / "cells" / key / "results.json"
         results = json.loads(path.read_text(encoding="utf-8"))
-        results["evaluation"]["settings"]["templates_per_row"] = 1
+        for task in results["tasks"].values():
+            for scores in task["scores"].values():
+                for score in scores.values():
+                    del score["std"]
         write_json(path, results)
     assert title not in write_sweep_page(read_sweep(done)).read_text(encoding="utf-8")
 
@@ -250,6 +254,53 @@ def test_columns_gathered_from_several_cells_are_told_by_task(tmp_path: Path) ->
     assert "mean over tasks" not in inference
     assert len(list(folder.glob("figure-*.svg"))) == 2
     assert re.findall(r'download="([\w.-]+)"', page) == ["clusters-1.svg", "clusters-2.svg", "clusters.csv"]
+
+
+def test_the_mean_of_a_task_in_parts_is_no_mean_over_tasks(tmp_path: Path) -> None:
+    series = [
+        {"title": "untuned", "points": [[0, "untuned"]], "dashed": False},
+        {"title": "supervised", "points": [[0, "clusters-1"]], "dashed": False},
+    ]
+    panel = {"title": "Dots", "kind": "dots", "series": series, "axis": "", "reference": None, "by_cluster": True}
+    tasks = ("product_reviews", "visitor_comments")
+    folder = make_sweep(tmp_path, {"untuned": {"instruction": 3}, "clusters-1": {"instruction": 9}}, tasks, panels=[panel])
+    results = folder.parent / "cells" / "bb" / "results.json"
+    content = json.loads(results.read_text(encoding="utf-8"))
+    content["tasks"] = dict(zip(("product_reviews.old", "product_reviews.new"), content["tasks"].values(), strict=True))
+    write_json(results, content)
+    page = write_sweep_page(read_sweep(folder)).read_text(encoding="utf-8")
+    [drawn] = re.findall(r'role="img" aria-label="Dots, ([^"]+)"', page)
+    assert drawn.split(". ")[1] == "mean over tasks: untuned 30.0"
+
+
+def test_comparisons_that_share_no_cell_are_not_said_to(tmp_path: Path) -> None:
+    rights = {"untuned": {"instruction": 3}, "clusters-1": {"instruction": 5}, "clusters-2": {"instruction": 8}}
+    folder = make_sweep(tmp_path, rights)
+    sweep = read_sweep(folder)
+    apart = replace(sweep.pairs[1], before=replace(sweep.cells["untuned"]), after=replace(sweep.cells["clusters-2"]))
+    assert "Of the 2 comparisons below, 2 show" in verdict(replace(sweep, pairs=[sweep.pairs[0], apart]))[1]
+
+
+def test_comparisons_task_by_task_are_counted_together(tmp_path: Path) -> None:
+    """As prompt tuning has them: the same tasks with few rows, and with all."""
+    rights = {"untuned": {"instruction": 3}, "clusters-1": {"instruction": 5}, "clusters-2": {"instruction": 8}}
+    folder = make_sweep(tmp_path, rights)
+    sweep = read_sweep(folder)
+    whole = sweep.pairs[1]
+    assert whole.found is not None
+    pairs = []
+    for _ in ("few", "all"):
+        for task in ("product_reviews", "visitor_comments"):
+            counts = {"tests": 1, "better": 1, "worse": 0}
+            pairs.append(replace(whole, found={**whole.found, "tasks": {task: whole.found["tasks"][task]}, "counts": counts}))
+    few, everything = verdict(replace(sweep, pairs=pairs))
+    assert few == everything
+    assert few.startswith(
+        "Such as “the cell clusters-2” against “the cell untuned”: over 2 comparisons, each of tasks of its own"
+    )
+    assert "on 2 of 2 tasks, worse on 0" in few
+    [alone] = verdict(replace(sweep, pairs=pairs[:2]))
+    assert alone.startswith("Over 2 comparisons")
 
 
 def test_a_damaged_file_is_told(done: Path) -> None:

@@ -163,13 +163,17 @@ def compare(
 
 
 def summarize(grid: ScoreGrid, resampled: Floats) -> dict[str, Any]:
-    """One metric of one variant: mean over templates with its interval, and the spread over templates."""
+    """One metric of one variant: mean over templates with its interval, and the spread over templates where there is one.
+
+    Templates that were asked other rows each, as `templates_per_row` does it, differ by their rows more than by their wording.
+    """
     scores = grid.by_template()
+    spread = {}
+    if len(scores) > 1 and grid.shown.all():
+        spread = {"std": float(scores.std()), "min": float(scores.min()), "max": float(scores.max())}
     return {
         "mean": float(scores.mean()),
-        "std": float(scores.std()),
-        "min": float(scores.min()),
-        "max": float(scores.max()),
+        **spread,
         "interval": list(interval(resampled)),
         "by_template": {str(template): float(score) for template, score in zip(grid.templates, scores, strict=True)},
     }

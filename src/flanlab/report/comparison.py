@@ -15,9 +15,9 @@ from flanlab.evaluation.predict import read_predictions
 from flanlab.evaluation.results import MAIN_METRIC, averages, compare
 from flanlab.evaluation.statistics import LEVEL, holm
 from flanlab.report.reading import TUNED, Evaluation, Results, TaskResult, read_results
-from flanlab.report.wording import listed, signed
+from flanlab.report.wording import listed, signed, without_stamp
 
-_AGREED_SETTINGS = ("split", "options", "end_token", "prompt_tokens", "new_tokens")
+_AGREED_SETTINGS = ("split", "options", "end_token", "prompt_tokens", "truncate", "new_tokens")
 """Settings that shape what is asked or how it is scored. The others only say how much is asked."""
 
 
@@ -195,8 +195,7 @@ def _seen_told(comparison: Mapping[str, Any]) -> Iterable[str]:
             yield f"Training has shown {side.upper()} {listed(seen)}, or what is close: no zero-shot result there."
     unknown = [side.upper() for side in SIDES if not comparison[side]["stamped"]]
     if unknown:
-        verbs = ("have", "they carry") if len(unknown) > 1 else ("has", "it carries")
-        yield f"Whether {listed(unknown)} {verbs[0]} seen these tasks is unknown: {verbs[1]} no stamp."
+        yield without_stamp(unknown)
 
 
 def _counts(tested: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:

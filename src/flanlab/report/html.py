@@ -278,7 +278,7 @@ def _examples(run: RunFiles) -> dict[str, TaskExamples]:
     variant = _shown_variant(run.results)
     found = {}
     for name in run.results.tasks:
-        chosen = task_examples(run.folder / "predictions" / variant / name, run.end_token)
+        chosen = task_examples(run.folder / "predictions" / variant / name, run.results.end_token)
         if chosen is not None:
             found[name] = chosen
     return found

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from flanlab.report.comparison import Side
 from flanlab.report.merged_sources import Source, label_of, open_sources
 from flanlab.report.reading import MAIN_METRIC, TUNED, Average, ClusterAverage, Score, TaskResult
-from flanlab.report.wording import cluster_title, counted, listed
+from flanlab.report.wording import cluster_title, counted, listed, without_stamp
 
 _SAME_ANSWERS = ("rows", "token_budget", "generate", "pmi", "choose_template")
 """Settings that change no answer. How many rows were asked is compared task by task: a task may have no more."""
@@ -313,5 +313,4 @@ def _seen_told(merged: Merged) -> Iterable[str]:
             yield f"Training has shown {column.letter} {_some(seen)}, or what is close: no zero-shot result there."
     unknown = [column.letter for column in merged.columns if not column.stamped]
     if unknown:
-        verbs = ("have", "they carry") if len(unknown) > 1 else ("has", "it carries")
-        yield f"Whether {listed(unknown)} {verbs[0]} seen these tasks is unknown: {verbs[1]} no stamp."
+        yield without_stamp(unknown)

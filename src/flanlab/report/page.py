@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from flanlab.progress import clock
 from flanlab.report import wording
 from flanlab.report.plots import MARKERS
 
@@ -25,7 +26,7 @@ def page_environment() -> Environment:
         wording.count,
         wording.counted,
         wording.cluster_title,
-        wording.duration,
+        clock,
         wording.listed,
         wording.breakable,
         wording.metric_title,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
 from pydantic import BaseModel, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
 from flanlab.errors import FlanlabError
@@ -160,6 +159,11 @@ class Results(BaseModel):
     notes: list[str] = []
     seconds: Number | None = None
 
+    @property
+    def end_token(self) -> bool:
+        """Whether the options' scores that count include the end token."""
+        return self.evaluation is None or bool(self.evaluation.settings.get("end_token", True))
+
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
         for name, task in self.tasks.items():
@@ -230,8 +234,6 @@ class RunFiles:
     mixture: MixtureCard | None
     facts: Mapping[str, Any]
     recipe: str | None
-    end_token: bool
-    """Whether the options' scores that count include the end token."""
     steps: list[TrainingStep]
 
 
@@ -252,14 +254,13 @@ def read_run(folder: Path) -> RunFiles:
         FlanlabError: results.json is missing, or a file is damaged.
     """
     mixture, facts = folder / "mixture.json", folder / "run.json"
-    recipe, end_token = _read_recipe(folder / "recipe.yaml")
+    recipe = folder / "recipe.yaml"
     return RunFiles(
         folder,
         read_results(folder),
         parse(TypeAdapter(MixtureCard), mixture, read_json(mixture)) if mixture.exists() else None,
         parse(TypeAdapter(dict[str, Any]), facts, read_json(facts)) if facts.exists() else {},
-        recipe,
-        end_token,
+        recipe.read_text(encoding="utf-8") if recipe.exists() else None,
         _read_log(folder / "training" / "log.jsonl"),
     )
 
@@ -279,18 +280,6 @@ def parse(kind: TypeAdapter[Content], path: Path, content: Any) -> Content:
             f"{path}: is damaged, or from another version of flanlab ({f'{place}: ' if place else ''}{first['msg']}).",
             mend="Run the command that wrote it again; predictions that are there are kept.",
         ) from error
-
-
-def _read_recipe(path: Path) -> tuple[str | None, bool]:
-    """The recipe's text, and whether it counts end tokens in the scores of options."""
-    if not path.exists():
-        return None, True
-    text = path.read_text(encoding="utf-8")
-    try:
-        content = yaml.safe_load(text)
-        return text, bool(content.get("evaluation", {}).get("end_token", True))
-    except (yaml.YAMLError, AttributeError) as error:
-        raise FlanlabError(f"{path}: is damaged ({error}).", mend="Put back the recipe that the run was made with.") from error
 
 
 def _read_log(path: Path) -> list[TrainingStep]:

@@ -145,15 +145,8 @@ class SweepCell:
         return "seen" if len(self.seen) == len(self.results.tasks) else f"{', '.join(self.seen)} seen"
 
     def spread(self, variant: str) -> float | None:
-        """Standard deviation over templates, on average over tasks.
-
-        None where there is one prompt alone, or where each template was asked other rows: that tells more of the rows.
-        """
-        assert self.results is not None
-        if self.results.evaluation and self.results.evaluation.settings.get("templates_per_row") is not None:
-            return None
-        scores = self.tasks(variant).values()
-        spreads = [score.std for score in scores if score.std is not None and len(score.by_template) > 1]
+        """Standard deviation over templates, on average over the tasks that have one."""
+        spreads = [score.std for score in self.tasks(variant).values() if score.std is not None]
         return sum(spreads) / len(spreads) if spreads else None
 
 
@@ -278,35 +271,49 @@ def _differences(sweep: SweepRead) -> Iterable[str]:
     if not pairs:
         yield "No two cells can be compared yet."
         return
-    if len(pairs) > 1 and _share_no_task(pairs):
-        yield _together(pairs)
+    groups = _apart_by_task(pairs)
+    if all(len(group) > 1 for group in groups):
+        for group in groups:
+            like = f"Such as {_named(group[0].after)} against {_named(group[0].before)}: " if len(groups) > 1 else ""
+            yield _together(group, like)
         return
     yield told(pairs[0])
     if len(pairs) > 1:
         higher = sum(pair.over_clusters["excludes_zero"] and pair.over_clusters["difference"] > 0 for pair in pairs)
         lower = sum(pair.over_clusters["excludes_zero"] and pair.over_clusters["difference"] < 0 for pair in pairs)
+        sides = [id(cell) for pair in pairs for cell in (pair.before, pair.after)]
+        shared = ", which share cells" if len(sides) > len(set(sides)) else ""
         yield (
-            f"Of the {len(pairs)} comparisons below, which share cells, {higher} {'shows' if higher == 1 else 'show'} a higher"
-            f" mean with an interval that excludes zero, {lower} a lower one, and {len(pairs) - higher - lower} no clear"
-            " difference."
+            f"Of the {len(pairs)} comparisons below{shared}, {higher} {'shows' if higher == 1 else 'show'} a higher mean with"
+            f" an interval that excludes zero, {lower} a lower one, and {len(pairs) - higher - lower} no clear difference."
         )
 
 
-def _share_no_task(pairs: list[Pair]) -> bool:
-    names = [name for pair in pairs if pair.found for name in pair.found["tasks"]]
-    return len(names) == len(set(names))
+def _apart_by_task(pairs: list[Pair]) -> list[list[Pair]]:
+    """Groups of pairs, in their order, within which no task occurs twice."""
+    groups: list[list[Pair]] = []
+    met: set[str] = set()
+    for pair in pairs:
+        assert pair.found is not None
+        names = set(pair.found["tasks"])
+        if not groups or met & names:
+            groups.append([])
+            met = set()
+        groups[-1].append(pair)
+        met |= names
+    return groups
 
 
-def _together(pairs: list[Pair]) -> str:
-    """Comparisons of different tasks each, counted together."""
+def _together(pairs: list[Pair], like: str = "") -> str:
+    """Comparisons of different tasks each, counted together; `like` says which they are."""
     counts = [pair.found["counts"] for pair in pairs if pair.found]
     tests, better, worse = (sum(one[name] for one in counts) for name in ("tests", "better", "worse"))
     clear = [pair for pair in pairs if pair.over_clusters["excludes_zero"]]
     higher = sum(pair.over_clusters["difference"] > 0 for pair in clear)
     return (
-        f"Over {len(pairs)} comparisons, each of tasks of its own: better with intervals excluding zero on {better} of"
-        f" {counted(tests, 'task')}, worse on {worse}; the mean over a comparison's tasks is clearly higher in {higher} and"
-        f" clearly lower in {len(clear) - higher}."
+        f"{like}{'over' if like else 'Over'} {len(pairs)} comparisons, each of tasks of its own: better with intervals"
+        f" excluding zero on {better} of {counted(tests, 'task')}, worse on {worse}; the mean over a comparison's tasks is"
+        f" clearly higher in {higher} and clearly lower in {len(clear) - higher}."
     )
 
 

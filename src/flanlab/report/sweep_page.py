@@ -170,7 +170,7 @@ def _gathered_figure(sweep: SweepRead, panel: PanelFacts) -> Figure | None:
                 rows = by_cluster.setdefault(cluster_title(cluster), {})
                 for task, score in tasks.items():
                     rows.setdefault(task, {})[series.title] = score
-                if len(tasks) > 1:
+                if len({task.partition(".")[0] for task in tasks}) > 1:
                     means.setdefault(cluster_title(cluster), {})[series.title] = mean
     if not by_cluster:
         return None

@@ -91,19 +91,17 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a person reads them: 45 s, 3 min, 1 h 20 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def parameters(value: float) -> str:
     """Size of a model: 135 million, 1.7 billion."""
     if value >= 1e9:
         return f"{value / 1e9:.1f} billion"
     return f"{value / 1e6:.0f} million" if value >= 1e6 else count(value)
+
+
+def without_stamp(names: Sequence[str]) -> str:
+    """Of models that do not say what they were trained on."""
+    verbs = ("have", "they carry") if len(names) > 1 else ("has", "it carries")
+    return f"Whether {listed(names)} {verbs[0]} seen these tasks is unknown: {verbs[1]} no stamp."
 
 
 def probability(value: float) -> str:
