@@ -26,7 +26,7 @@ FolderName = Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*$")]
 
 
 class Score(BaseModel):
-    """One metric of one variant: the mean over templates (0 to 1), its interval, and the spread over templates."""
+    """One metric of one variant: the mean over templates (0 to 1), its interval, and the spread over templates, if any."""
 
     mean: Number
     interval: Interval
