@@ -173,6 +173,19 @@ def test_chain_of_derivations_is_a_conflict_and_is_seen(middle_known: bool) -> N
     assert seen_reason(far, stamp(split)) == "the model was trained on near, which shares squad with it"
 
 
+def test_a_step_that_takes_no_part_is_gone_through_all_the_same() -> None:
+    mine = task("mine", SENTIMENT, derived_from=("middle",))
+    middle = task("middle", PARAPHRASE, derived_from=("squad",))
+    tasks = [mine, task("squad", READING), task("other", SENTIMENT)]
+    split = HoldOut((READING,), "remove").split(tasks, known=[middle])
+    assert names(split.train) == ["other"]
+    assert names(split.tasks) == ["mine", "squad", "other"]
+    trained = HoldOut(()).split([task("squad", READING)])
+    assert seen_reason(mine, stamp(trained)) is None
+    ancestors = lineage([mine, middle])["mine"]
+    assert seen_reason(mine, stamp(trained), ancestors) == "the model was trained on squad, which shares squad with it"
+
+
 def test_a_task_derived_from_a_held_out_one_overlaps_with_it_and_the_other_way_round() -> None:
     tasks = [task("squad", READING), task("qnli", NLI, derived_from=("squad",))]
     for cluster in (READING, NLI):

@@ -89,6 +89,7 @@ def test_a_valid_generation_task() -> None:
         ({"templates": [{**ONE, "target": "{{ txet }}"}]}, "template 1: target uses txet"),
         ({"templates": [{"prompt": "{{ answer }}"}]}, "a forward prompt may not contain the answer"),
         ({"templates": [{"prompt": "{{ answer }}"}], "fields": {}}, "a forward prompt may not contain the answer"),
+        ({"templates": [{"prompt": "{{ row['a b'] }}"}], "fields": {}}, "name what the prompt shows of `row` in `fields`"),
         ({"templates": [{**ONE, "direction": "inverted"}]}, "at least one template must be forward"),
         ({"templates": [{**ONE, "direction": "backward"}]}, "`templates.1.direction`"),
         ({"templates": [{**ONE, "options": ["a", "b", "c"]}]}, "template 1: its options must match"),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flanlab.tasks.holdout import lineage
-from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections
+from flanlab.tasks.loading import known_lineage
 from flanlab.tasks.schema import Source, Task
 
 
@@ -27,11 +26,6 @@ def facts(task: Task, ancestors: Mapping[str, frozenset[str]]) -> dict[str, Any]
         "forward_templates": task.forward_templates(),
         "baseline": task.baseline is not None,
     }
-
-
-def known_lineage(tasks: Iterable[Task]) -> dict[str, frozenset[str]]:
-    """The lineage of tasks, with the steps that only flanlab's own tasks tell."""
-    return lineage([*load_collections(BUILT_IN_COLLECTIONS), *tasks])
 
 
 def lineage_in_words(task: Task, ancestors: Mapping[str, frozenset[str]]) -> list[str]:

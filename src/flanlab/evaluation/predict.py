@@ -20,6 +20,7 @@ from flanlab.evaluation.questions import ask
 from flanlab.files import new_file
 from flanlab.models.answering import Model, Reply
 from flanlab.tasks.holdout import seen_reason
+from flanlab.tasks.loading import known_lineage
 from flanlab.tasks.schema import Task
 
 _PROTOCOL = "5"
@@ -65,7 +66,9 @@ def refuse_seen(tasks: Sequence[Task], loaded: Model, allow_seen: bool, *, way: 
     """
     if loaded.stamp is None:
         return {}
-    seen = {task.name: reason for task in tasks if (reason := seen_reason(task, loaded.stamp)) is not None}
+    ancestors = known_lineage(tasks)
+    reasons = {task.name: seen_reason(task, loaded.stamp, ancestors[task.name]) for task in tasks}
+    seen = {name: reason for name, reason in reasons.items() if reason is not None}
     if seen and not allow_seen:
         raise FlanlabError(
             f"{loaded.name} is no zero-shot model for:\n" + "\n".join(f"  {name}: {why}" for name, why in seen.items()),

@@ -15,7 +15,7 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.holdout import HoldOut, HoldOutSplit, OverlapPolicy
-from flanlab.tasks.loading import leave_out, load_collections, select_tasks
+from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, leave_out, load_collections, select_tasks
 from flanlab.tasks.schema import Split, Task
 from flanlab.training.settings import TrainingSettings
 from flanlab.yaml_files import read_yaml_model
@@ -128,6 +128,7 @@ def divide(recipe: Recipe, read_tasks: TasksReader = load_collections) -> HoldOu
         FlanlabError: as `make_plan`.
     """
     tasks = read_tasks(recipe.tasks.collections)
+    known = [*read_tasks(BUILT_IN_COLLECTIONS), *tasks]
     named: list[str] = []
     if recipe.tasks.include != "all":
         named = [name for name in recipe.tasks.include if name not in set(Cluster)]
@@ -135,7 +136,7 @@ def divide(recipe: Recipe, read_tasks: TasksReader = load_collections) -> HoldOu
     tasks = leave_out(tasks, recipe.tasks.exclude)
     hold_out = HoldOut(tuple(recipe.hold_out.clusters), recipe.hold_out.overlap, tuple(recipe.hold_out.supervised))
     held_out_names = {task.name for task in tasks if set(task.clusters) & set(hold_out.clusters)}
-    split = hold_out.split(tasks, named=set(named) - held_out_names, evaluated=recipe.evaluation.split)
+    split = hold_out.split(tasks, named=set(named) - held_out_names, evaluated=recipe.evaluation.split, known=known)
     if not split.test:
         raise FlanlabError(
             f"No task of the held-out clusters ({', '.join(hold_out.clusters)}) takes part, so nothing could be evaluated.",

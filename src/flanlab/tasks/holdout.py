@@ -31,12 +31,20 @@ class HoldOut:
         """The held-out clusters and those that say too much about them."""
         return frozenset(related for cluster in self.clusters for related in related_clusters(cluster))
 
-    def split(self, tasks: Sequence[Task], *, named: Iterable[str] = (), evaluated: Split = "test") -> HoldOutSplit:
+    def split(
+        self,
+        tasks: Sequence[Task],
+        *,
+        named: Iterable[str] = (),
+        evaluated: Split = "test",
+        known: Iterable[Task] = (),
+    ) -> HoldOutSplit:
         """Divide tasks into those that train and those that test; of a task with parts each part that has the split
         `evaluated` is tested by itself.
 
         `named` are training tasks the user asked for one by one: those fall under the overlap policy too, where
-        everything else in an excluded cluster is simply left out.
+        everything else in an excluded cluster is simply left out. `known` are tasks that take no part, but may be a step
+        between two that do.
 
         Raises:
             FlanlabError: under the policy `error`, when a training task overlaps with a held-out one.
@@ -47,7 +55,7 @@ class HoldOut:
             *(related_clusters(cluster) for task in test for cluster in task.clusters)
         )
         tested = [part for task in test for part in task.evaluated_parts(evaluated)]
-        ancestors = lineage([*tasks, *tested])
+        ancestors = lineage([*known, *tasks, *tested])
         if self.supervised:
             return self._supervised_split(tasks, test, tested, ancestors)
         train: list[Task] = []
@@ -143,11 +151,12 @@ def lineage(tasks: Iterable[Task]) -> dict[str, frozenset[str]]:
     return {name: ancestors(name, frozenset()) for name in parents}
 
 
-def seen_reason(task: Task, stamp: Mapping[str, Any]) -> str | None:
+def seen_reason(task: Task, stamp: Mapping[str, Any], ancestors: Iterable[str] = ()) -> str | None:
     """Why a model with this stamp has seen `task` (it, its cluster, a related one, or a shared source), or None.
 
     Args:
         task: what is to be evaluated.
+        ancestors: all that it goes back to, as `lineage` tells over the tasks that are known now.
         stamp: content of the model's `flanlab.json`; its `tasks` maps each training task to its clusters and lineage,
             and its `lineage` each task held out to its own, with the steps that only the whole collection tells.
     """
@@ -155,7 +164,7 @@ def seen_reason(task: Task, stamp: Mapping[str, Any]) -> str | None:
     if task.name in trained:
         return "the model was trained on it"
     too_close = {related for cluster in task.clusters for related in related_clusters(cluster)}
-    own_lineage = {task.name, *task.derived_from, *stamp.get("lineage", {}).get(task.name, ())}
+    own_lineage = {task.name, *task.derived_from, *ancestors, *stamp.get("lineage", {}).get(task.name, ())}
     for name, facts in sorted(trained.items()):
         shared = sorted(too_close & {Cluster(value) for value in facts["clusters"]})
         if shared:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
+from flanlab.tasks.holdout import lineage
 from flanlab.tasks.schema import Task
 from flanlab.yaml_files import read_yaml_model
 
@@ -44,6 +45,11 @@ def load_collection(collection: str | Path) -> list[Task]:
 def load_collections(collections: Sequence[str | Path]) -> list[Task]:
     """The tasks of several collections together; a name may occur once."""
     return _sorted_unique(task for collection in collections for task in load_collection(collection))
+
+
+def known_lineage(tasks: Iterable[Task]) -> dict[str, frozenset[str]]:
+    """The lineage of tasks, with the steps that only flanlab's own tasks tell."""
+    return lineage([*load_collections(BUILT_IN_COLLECTIONS), *tasks])
 
 
 def load_named(collections: Sequence[str | Path], names: Sequence[str]) -> list[Task]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Literal
 
+from flanlab.errors import FlanlabError
 from flanlab.tasks.schema import Task, Template
 from flanlab.tasks.templating import variables_in
 
@@ -32,6 +33,11 @@ def phrased(task: Task, phrasing: Phrasing) -> Task:
         shown = [variables_in(template.prompt) for template in forward if template.target == target]
         # A missing value is no input: a template of the task's own would step over it with an `if`.
         lines = [f'{{{{ "" if {name} is none else {name} }}}}' for name in _inputs(task, shown)]
+        if not lines:
+            raise FlanlabError(
+                f"{task.path}: no input is shown by half of its prompts, so that nothing is left to ask without instructions.",
+                mend="Name the inputs in `fields` and show them in the prompts, or leave the task out.",
+            )
         templates.append(Template(prompt=heading + "\n".join(lines), target=target))
     return task.model_copy(update={"templates": templates})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -102,6 +103,11 @@ class Template(_Strict):
     def _valid_jinja(cls, value: str) -> str:
         return _checked_jinja(value)
 
+    @field_validator("target")
+    @classmethod
+    def _the_answer(cls, value: str) -> str:
+        return _as_the_answer(value)
+
     @property
     def hash(self) -> str:
         """Identity of the template's content: changes when any word of it does."""
@@ -119,6 +125,11 @@ class Baseline(_Strict):
     @classmethod
     def _valid_jinja(cls, value: str) -> str:
         return _checked_jinja(value)
+
+    @field_validator("target")
+    @classmethod
+    def _the_answer(cls, value: str) -> str:
+        return _as_the_answer(value)
 
     @field_validator("options")
     @classmethod
@@ -241,6 +252,8 @@ class Task(_Strict):
         if not self.fields:
             if not inverted and "answer" in variables_in(template.prompt):
                 raise ValueError(f"{where}: a forward prompt may not contain the answer")
+            if not inverted and "row" in variables_in(template.prompt):
+                raise ValueError(f"{where}: name what the prompt shows of `row` in `fields`: a whole row holds the answer too")
             return
         known = set(self.fields) | ({"options"} if self.options is not None else set())
         for part, source in (("prompt", template.prompt), ("target", template.target)):
@@ -370,6 +383,11 @@ def _checked_options(value: list[str]) -> list[str]:
         if option != option.strip():
             raise ValueError(f"the option {option!r} begins or ends with blank space")
     return value
+
+
+def _as_the_answer(target: str) -> str:
+    """A target that is the answer and nothing else, however it is spaced, in the one way that stands for all references."""
+    return "{{ answer }}" if re.fullmatch(r"\s*\{\{-?\s*answer\s*-?\}\}\s*", target) else target
 
 
 def _digest(text: str) -> str:
