@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,6 +15,8 @@ from typing import Any
 from filelock import FileLock
 
 from flanlab.errors import FlanlabError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def cache_folder() -> Path:
@@ -46,6 +49,12 @@ def read_json(path: Path) -> Any:
         raise FlanlabError(f"{path}: there is no such file.", mend="Name the folder of a run that has got that far.") from error
     except ValueError as error:
         raise FlanlabError(f"{path}: is damaged ({error}).", mend="Delete the file and run the command again.") from error
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether something failed because a disk, a quota or a limit on file sizes leaves no more room."""
+    # safetensors hands the system's errors on as text.
+    return getattr(error, "errno", None) in _FULL or any(f"os error {number})" in str(error) for number in _FULL)
 
 
 @contextmanager

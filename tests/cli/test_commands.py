@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flanlab.cli.main import app
+from flanlab.cli.main import app, main
 from flanlab.cli.tasks import _rows_within_reach
 from flanlab.data import sources
 from flanlab.tasks.clusters import Cluster
@@ -156,6 +158,8 @@ def test_a_task_is_shown_with_its_parts_its_whole_lineage_and_its_baseline(tmp_p
         assert line in shown
     assert "baseline, for untuned models" in shown
     assert "row number 0 It was bad" in shown
+    part = flan("tasks", "show", "young.second", "--tasks", str(tmp_path))
+    assert (part.returncode, "row number 0 It was bad" in part.stdout) == (0, True), "it has a test split alone"
     table = flan("tasks", "list", "--markdown", "--tasks", str(tmp_path)).stdout
     (line,) = (line for line in table.splitlines() if "`young`" in line)
     assert "`young`: first, second | CC0-1.0 \\| or so |" in line
@@ -188,6 +192,41 @@ templates: [{prompt: "Is this good or bad? {{ text }}"}]
     assert result.returncode == 1
     (report,) = json.loads(result.stdout)
     assert any(finding["level"] == "error" for finding in report["findings"])
+
+
+def test_lint_goes_on_past_a_task_whose_rows_fail(tmp_path: Path) -> None:
+    for name, faulty in (("one", {"filter": "{{ labl >= 0 }}"}), ("two", {})):
+        write_task_file(tmp_path, task_content(name=name, **faulty))
+    result = flan("tasks", "lint", "--tasks", str(tmp_path), "--json")
+    assert result.returncode == 1
+    one, two = json.loads(result.stdout)
+    assert "labl" in one["findings"][0]["message"]
+    assert two["rows_checked"]
+
+
+def test_an_export_of_nothing_leaves_an_earlier_one(tmp_path: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    content = task_content(source={"files": {"train": "reviews.jsonl", "test": "nowhere.jsonl"}})
+    write_task_file(tmp_path / "tasks", content)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "kept.yaml").write_text("kept")
+    result = flan("export", "lm-eval", "--tasks", "tasks", "--out", "out", folder=tmp_path)
+    assert result.returncode == 1
+    assert "The rows of no task are within reach" in result.stderr
+    assert (tmp_path / "out" / "kept.yaml").exists()
+
+
+def test_a_full_disk_is_told_without_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a file's `write` raises it: without a name."""
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("flanlab.cli.main.app", full)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == "flan: A disk is full. What was done before is kept.\n"
 
 
 def test_published_schema_is_current() -> None:

@@ -101,6 +101,12 @@ def test_references_are_every_acceptable_answer_once() -> None:
     assert example(generation(references="{{ names | join }}"), row=CAPITAL).references == ("SucreLa PazSucre",)
 
 
+@pytest.mark.parametrize("target", ["{{answer}}", "{{ answer }}\n", "{{- answer -}}"])
+def test_a_target_that_is_the_answer_has_all_references_however_it_is_written(target: str) -> None:
+    task = generation(templates=[{"prompt": "What is the capital of {{ country }}?", "target": target}])
+    assert example(task, row=CAPITAL).references == ("Sucre", "La Paz")
+
+
 def test_references_belong_to_the_tasks_own_direction() -> None:
     templates = [
         {"prompt": "What is the capital of {{ country }}?"},
@@ -188,6 +194,17 @@ def test_shortening_cuts_the_longest_field_at_a_word() -> None:
     assert len(cut) <= len(LONG["text"]) - 50
     assert LONG["text"].startswith(cut + " ")
     assert row.shown == row.fields
+
+
+@pytest.mark.parametrize("text", [100, 250, 300])
+def test_what_one_field_cannot_give_two_can(text: int) -> None:
+    task = task_in_memory(fields={"text": "{{ text }}", "note": "{{ note }}"})
+    row: PreparedRow | None = prepare_row(task, {"text": "word " * text, "note": "note " * 250, "label": 1}, 0)
+    rounds = 0
+    while row is not None and (left := sum(len(value) for value in row.shown.values())) > 500:
+        row, rounds = shorten_longest_field(row, left - 500), rounds + 1
+    assert row is not None
+    assert rounds < 12
 
 
 def test_shortening_ends_and_never_leaves_a_stump() -> None:

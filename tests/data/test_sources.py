@@ -57,6 +57,8 @@ def read(make_task: MakeTask, name: str, content: bytes, **changes: Any) -> list
         ("a.csv", "a,b\nNone,NA\nnull,\n", [{"a": "None", "b": "NA"}, {"a": "null", "b": None}]),
         ("a.csv", "a,b,c\ntrue,10:30,2020-01-01\nfalse,11:00,2020-01-02\n",
          [{"a": "true", "b": "10:30", "c": "2020-01-01"}, {"a": "false", "b": "11:00", "c": "2020-01-02"}]),
+        ("a.csv", "a,b,c,d\n02108,0,0.5,x\n90210,10,1.5,\n",
+         [{"a": "02108", "b": 0, "c": 0.5, "d": "x"}, {"a": "90210", "b": 10, "c": 1.5, "d": None}]),
         ("a.tsv", "a\tb\n1,5\tx\n", [{"a": "1,5", "b": "x"}]),
         ("A.JSONL", '{"a": 1}\n', [{"a": 1}]),
     ],

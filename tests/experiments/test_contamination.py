@@ -112,6 +112,18 @@ def test_predicted_rows_are_looked_for_and_scored_apart(tasks: list[Task], tiny_
     assert summary["corpus"] == {"read": [str(corpus)], "files": 2, "documents": 5, "words": 5 * len(WORDS) + 2}
 
 
+def test_predictions_without_instructions_and_of_another_split_are_read_as_they_were_made(
+    tasks: list[Task], tiny_folder: Path, tmp_path: Path
+) -> None:
+    settings = EvaluationSettings(rows=4, generate=False, instructions="none", split="train")
+    comments = [task for task in tasks if task.name == "comments"]
+    evaluate_model(str(tiny_folder), comments, settings, tmp_path / "eval")
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("nothing of it\n", encoding="utf-8")
+    summary = check_contamination(comments, [corpus], tmp_path / "out", AT_8, predictions=tmp_path / "eval")
+    assert summary["scores"]["comments"]["8"]["all"]["rows"] == 4
+
+
 def pairs(folder: Path, task: str) -> set[tuple[int, int]]:
     table = pq.read_table(folder / "predictions" / "instruction" / task)
     return set(zip(table["row"].to_pylist(), table["template"].to_pylist(), strict=True))

@@ -73,6 +73,10 @@ def lm_eval(
             if names:
                 raise
             say(f"{task.name}: left out. {error.message}")
+    if not units:
+        raise FlanlabError(
+            "The rows of no task are within reach.", mend="See that the Hub, or a --mirror that holds them, can be reached."
+        )
     facts = export_lm_eval(units, settings, 0, out)
     if as_json:
         typer.echo(json.dumps(facts))

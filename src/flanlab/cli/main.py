@@ -10,6 +10,7 @@ import typer
 from flanlab import __version__
 from flanlab.cli import ablate, contamination, evaluate, export, mix, report, run, tasks
 from flanlab.errors import FlanlabError
+from flanlab.files import is_full
 from flanlab.processes import may_tell
 
 app = typer.Typer(
@@ -54,8 +55,10 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:
         # A disk that is full, a folder that may not be written: the machine's fault, and no bug to be traced.
-        if error.filename is None:
+        place = error.filename2 or error.filename
+        if place is None and not is_full(error):
             raise
         if may_tell():
-            typer.echo(f"flan: {error.filename2 or error.filename}: {error.strerror}. What was done before is kept.", err=True)
+            told = f"{place}: {error.strerror}" if place else "A disk is full"
+            typer.echo(f"flan: {told}. What was done before is kept.", err=True)
         sys.exit(1)

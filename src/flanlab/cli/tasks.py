@@ -10,10 +10,10 @@ import typer
 
 from flanlab.cli import new_task
 from flanlab.cli.options import AsJson, Collections, Mirror
-from flanlab.cli.task_facts import facts, known_lineage, lineage_in_words, markdown, origin
+from flanlab.cli.task_facts import facts, lineage_in_words, markdown, origin
 from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
-from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections, select_tasks
+from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, known_lineage, load_collections, select_tasks
 from flanlab.tasks.schema import Source, Split, Task, json_schema
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from flanlab.data.lint import TaskLint
     from flanlab.data.sources import Rows
 
+_SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 app = typer.Typer(help="Tasks: data sets written as natural-language instructions.", no_args_is_help=True)
 app.command("new")(new_task.new_task)
 
@@ -77,7 +78,7 @@ def list_tasks(
 def show_task(
     name: Annotated[str, typer.Argument(help="Name of the task.")],
     row: Annotated[int, typer.Option(min=0, help="Which row, counting from 0.")] = 0,
-    split: Annotated[str, typer.Option(help="train, dev or test.")] = "train",
+    split: Annotated[str | None, typer.Option(help="train, dev or test; the first that the task has, by default.")] = None,
     tasks: Collections = None,
     mirror: Mirror = None,
 ) -> None:
@@ -94,6 +95,7 @@ def show_task(
 
     collection = _load(tasks)
     task = _one(name, collection)
+    ancestors = known_lineage([*collection, task])
     console = Console()
     console.print(f"[bold]{task.name}[/bold]  {', '.join(cluster.label for cluster in task.clusters)}")
     for label, value in (
@@ -101,12 +103,13 @@ def show_task(
         *((f"part {part}" if part else "from", _source(source)) for part, source in task.sources.items()),
         ("licence", task.licence),
         ("citation", task.citation),
-        *(("derived from", line) for line in lineage_in_words(task, known_lineage(collection)) or ["nothing: declared"]),
+        *(("derived from", line) for line in lineage_in_words(task, ancestors) or ["nothing: declared"]),
         ("metrics", ", ".join(task.metrics)),
         ("file", str(task.path)),
     ):
         console.print(f"  [dim]{label:13}[/dim]{escape(value)}", soft_wrap=True)
-    rows = load_rows(task, _split(split), mirror)
+    split = _split(split) if split else next(name for name in _SPLITS if task.has_split(name))
+    rows = load_rows(task, split, mirror)
     if row >= len(rows):
         raise FlanlabError(
             f"{task.name}: the {split} split has rows 0 to {len(rows) - 1}, not {row}.", mend="Ask for one of those."
@@ -140,7 +143,8 @@ def lint_tasks(
 
     Exits with 1 where there is an error. Example: flan tasks lint --tasks my_tasks
     """
-    from flanlab.data.lint import lint_task
+    from flanlab.data.lint import TaskLint, lint_task
+    from flanlab.data.lint_sample import Finding
     from flanlab.models.loading import load_encoder
     from flanlab.progress import say
 
@@ -150,7 +154,17 @@ def lint_tasks(
     reports: list[dict[str, Any]] = []
     errors = 0
     for task in chosen:
-        rows_by_split, missing = _rows_within_reach(task, mirror)
+        try:
+            rows_by_split, missing = _rows_within_reach(task, mirror)
+        except FlanlabError as error:
+            # The other tasks are checked all the same.
+            faults = [Finding("error", "rows", None, None, error.message, error.mend)]
+            report = TaskLint(task.name, faults, {})
+            reports.append({"task": task.name, "checked": True, "missing": [], **dataclasses.asdict(report)})
+            errors += 1
+            if not as_json:
+                _print_lint(task, report)
+            continue
         if not rows_by_split:
             say(f"{task.name}: not checked. {missing[0]}")
             reports.append({"task": task.name, "checked": False, "missing": missing})
@@ -179,8 +193,7 @@ def _rows_within_reach(task: Task, mirror: Path | None) -> tuple[dict[str, Rows]
 
     rows_by_split: dict[str, Rows] = {}
     missing: dict[str, None] = {}
-    splits: tuple[Split, ...] = ("train", "dev", "test")
-    for split in splits:
+    for split in _SPLITS:
         if not task.has_split(split):
             continue
         try:
@@ -266,6 +279,6 @@ def _one(name: str, tasks: list[Task]) -> Task:
 
 
 def _split(name: str) -> Split:
-    if name not in ("train", "dev", "test"):
+    if name not in _SPLITS:
         raise FlanlabError(f"There is no split called `{name}`.", mend="Use train, dev or test.")
-    return name  # type: ignore[return-value]
+    return name

@@ -239,15 +239,17 @@ def gold_value_of(task: Task, row: PreparedRow) -> float | None:
 
 
 def shorten_longest_field(row: PreparedRow, characters: int, where: Truncation = "end") -> PreparedRow | None:
-    """Cut at least `characters` out of the longest text field, at a word; None where nothing is left to cut.
+    """Cut `characters`, and the rest of a word, out of the longest text field; None where nothing is left to cut.
 
-    Instruction and OPTIONS stay whole: only an input of the task loses its end or its middle.
+    Half of the next longest is left at least: what is still too much, a second cut takes from that
+    one. Instruction and OPTIONS stay whole: only an input of the task loses its end or its middle.
     """
     texts = {name: value.strip() for name, value in row.shown.items() if isinstance(value, str)}
     if not texts:
         return None
     longest = max(texts, key=lambda name: len(texts[name]))
-    keep = len(texts[longest]) - characters
+    next_longest = max((len(text) for name, text in texts.items() if name != longest), default=0)
+    keep = max(len(texts[longest]) - characters, next_longest // 2)
     if keep < _SHORTEST_FIELD:
         return None
     # From the whole text, so that a second cut leaves one gap as well.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -54,7 +55,16 @@ def _read_csv(path: Path) -> pa.Table:
     table = read({})
     # Numbers are numbers, all else is text: "true" or "10:30" must not change because the whole column looks like that.
     texts = {column.name: pa.string() for column in table.schema if not _is_number(column.type)}
+    if len(texts) < len(table.schema):
+        as_written = read({name: pa.string() for name in table.column_names})
+        # So is "02108": a code keeps its zeros.
+        columns = zip(as_written.column_names, as_written.columns, strict=True)
+        texts |= {name: pa.string() for name, column in columns if _has_leading_zeros(column)}
     return read(texts) if texts else table
+
+
+def _has_leading_zeros(column: pa.ChunkedArray) -> bool:
+    return bool(pc.any(pc.match_substring_regex(column, r"^\s*[+-]?0\d")).as_py())
 
 
 def _is_number(kind: pa.DataType) -> bool:

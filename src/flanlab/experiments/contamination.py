@@ -26,13 +26,15 @@ from flanlab.evaluation.contamination import (
     scores_apart,
     summarize,
 )
+from flanlab.evaluation.evaluate import RESULTS_FILE
 from flanlab.evaluation.planning import EvaluationSettings, plan_task
 from flanlab.evaluation.predict import read_predictions
 from flanlab.experiments.recipe import QUICKSTART, Plan, make_plan, read_recipe
 from flanlab.experiments.run import RECIPE_FILE, make_mixture
-from flanlab.files import new_file, write_json
+from flanlab.files import new_file, read_json, write_json
 from flanlab.models.loading import load_encoder
 from flanlab.progress import meter, say
+from flanlab.tasks.phrasing import phrased
 from flanlab.tasks.schema import Task
 from flanlab.training.trainer import examples_per_step
 
@@ -165,7 +167,8 @@ def _predicted(tasks: Sequence[Task], folder: Path, settings: EvaluationSettings
             f"{folder}: holds no predictions.", mend="Name the folder that `flan eval` or `flan run` wrote with --out."
         )
     chosen = []
-    for task in (part for whole in tasks for part in whole.evaluated_parts(settings.split) if part.name in variants):
+    for own in (part for whole in tasks for part in whole.evaluated_parts(settings.split) if part.name in variants):
+        task = phrased(own, settings.instructions)
         rows = load_rows(task, settings.split, mirror)
         indices: dict[int, None] = {}
         for place in variants[task.name].values():
@@ -182,8 +185,10 @@ def _predicted(tasks: Sequence[Task], folder: Path, settings: EvaluationSettings
 
 
 def _predicted_settings(folder: Path) -> EvaluationSettings:
-    """As a run's recipe says; `flan eval` keeps to the defaults in all that matters here."""
-    recipe = folder / RECIPE_FILE
+    """As the results say, or the recipe of a run that has none yet."""
+    recipe, results = folder / RECIPE_FILE, folder / RESULTS_FILE
+    if results.is_file() and (made := read_json(results).get("evaluation")):
+        return EvaluationSettings.model_validate(made["settings"])
     return read_recipe(recipe).evaluation if recipe.is_file() else EvaluationSettings()
 
 

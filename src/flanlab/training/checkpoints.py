@@ -28,14 +28,13 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from flanlab.errors import FlanlabError
-from flanlab.files import write_json
+from flanlab.files import is_full, write_json
 from flanlab.processes import all_do, everyone, from_first, is_first, rank, world_size
 from flanlab.progress import say
 from flanlab.training.parallel import is_sharded
 from flanlab.training.parts import PartsReader, divided_as, own_part, write_part
 
 _NAME = re.compile(r"step-(\d+)")
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True)
@@ -143,12 +142,6 @@ def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
     # Between forward and backward they would be whole, and rounded for computing.
     assert not is_sharded(model) or all(isinstance(tensor, DTensor) for tensor in tensors.values())
     return tensors
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether something failed because a disk, a quota or a limit on file sizes leaves no more room."""
-    # safetensors hands the system's errors on as text.
-    return getattr(error, "errno", None) in _FULL or any(f"os error {number})" in str(error) for number in _FULL)
 
 
 def no_room(folder: Path, what: str, size: int | None = None) -> FlanlabError:

@@ -15,10 +15,11 @@ from torch.distributed.fsdp import FSDPModule
 from flanlab.data.encoding import TextEncoder
 from flanlab.data.mixture import EncodedExample, Mixture
 from flanlab.errors import FlanlabError
+from flanlab.files import is_full
 from flanlab.models.loading import LoadedModel
 from flanlab.processes import from_first, is_first, owners, rank, world_size
 from flanlab.progress import meter, say
-from flanlab.training.checkpoints import Progress, is_full, load_latest, no_room, save_checkpoint
+from flanlab.training.checkpoints import Progress, load_latest, no_room, save_checkpoint
 from flanlab.training.dev_loss import DevExamples
 from flanlab.training.explosion import WINDOW, LossWatch
 from flanlab.training.interrupts import HeldInterrupts
