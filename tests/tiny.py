@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
@@ -80,6 +81,9 @@ def make_config(kind: str, vocabulary: int, **changes: Any) -> PreTrainedConfig:
         return MistralConfig(**{**grouped, "bos_token_id": None, "head_dim": 8, **changes})
     if kind == "gemma2":
         return Gemma2Config(**{**grouped, "bos_token_id": None, "head_dim": 8, **changes})
+    if kind == "gpt2":
+        sizes = {"n_embd": SIZES["hidden_size"], "n_layer": SIZES["num_hidden_layers"], "n_head": 4}
+        return GPT2Config(vocab_size=vocabulary, **{"bos_token_id": None, "eos_token_id": 0, **sizes, **changes})
     raise AssertionError(kind)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -122,6 +123,28 @@ def test_damaged_file_of_responses(served: Served, tmp_path: Path) -> None:
     with pytest.raises(FlanlabError, match=r"kept\.sqlite: the responses kept there cannot be read") as caught:
         client(served, tmp_path)
     assert "Delete the file" in caught.value.mend
+
+
+def test_file_of_responses_damaged_within(served: Served, tmp_path: Path) -> None:
+    """Its beginning is whole, as after a crash of the machine."""
+    first = client(served, tmp_path)
+    first.complete(PAYLOAD)
+    first.close()
+    file = sqlite3.connect(tmp_path / "kept.sqlite")
+    file.execute("UPDATE responses SET response = x'00'")
+    file.commit()
+    file.close()
+    with pytest.raises(FlanlabError, match=r"kept\.sqlite: the responses kept there cannot be read"):
+        client(served, tmp_path).complete(PAYLOAD)
+
+
+def test_a_response_that_cannot_be_kept_is_no_damage(served: Served, tmp_path: Path) -> None:
+    full = client(served, tmp_path)
+    full._kept.execute("PRAGMA max_page_count = 1")
+    full._kept.execute("PRAGMA query_only = ON")
+    with pytest.raises(FlanlabError, match="a response could not be kept") as caught:
+        full.complete(PAYLOAD)
+    assert "Delete" not in caught.value.mend
 
 
 def test_stopped_requests_fail(served: Served, tmp_path: Path) -> None:

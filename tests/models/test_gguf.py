@@ -33,7 +33,7 @@ NAMES = {
 HEADS = {"q_proj": 4, "k_proj": 2}
 
 
-def write_gguf(folder: Path, target: Path) -> None:
+def write_gguf(folder: Path, target: Path, without: str = "nothing") -> None:
     """The tiny Llama as llama.cpp's converter writes it: other names, and pairs of rotary dimensions side by side."""
     tokenizer = make_tokenizer()
     writer = GGUFWriter(target, "llama")
@@ -54,7 +54,8 @@ def write_gguf(folder: Path, target: Path) -> None:
             values = np.ascontiguousarray(rows.swapaxes(1, 2).reshape(values.shape))
         for ours, theirs in NAMES.items():
             short = short.replace(ours, theirs)
-        writer.add_tensor(short, values)
+        if without not in short:
+            writer.add_tensor(short, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -116,6 +117,16 @@ def test_a_file_is_converted_once_whatever_its_name(
         file.seek(-1, 2)
         file.write(b"\x01")
     assert module.gguf_model_folder(other) != folder, "other weights, another folder"
+
+
+def test_weights_that_are_missing_are_not_made_up(cache: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    """As in the first of several files that a model is split over."""
+    path = tmp_path / "tiny-00001-of-00002.gguf"
+    write_gguf(tiny_folder, path, without="blk.1.")
+    with pytest.raises(FlanlabError, match=r"00001-of-00002\.gguf lacks weights: model\.layers\.1\.") as caught:
+        load_model(str(path))
+    assert "merged" in caught.value.mend
+    assert not any((cache / "models").iterdir())
 
 
 def test_missing_gguf_file(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,7 +19,8 @@ from flanlab.errors import FlanlabError
 from flanlab.models import embedded
 from flanlab.models import gguf as gguf_module
 from flanlab.models.loading import STAMP_FILE, load_model, read_stamp
-from tests.tiny import save_tiny
+from flanlab.models.scoring import Question
+from tests.tiny import save_tiny, stock_model
 
 
 @pytest.fixture
@@ -102,6 +104,67 @@ def test_damaged_config(copied: Path) -> None:
     (copied / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(FlanlabError, match="could not be loaded"):
         load_model(str(copied), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", {"hidden_size": "abc"}),
+        ("config.json", {"hidden_act": "no such function"}),
+        ("config.json", {"num_attention_heads": 0}),
+        ("tokenizer.json", None),
+        ("tokenizer_config.json", []),
+    ],
+)
+def test_files_that_make_no_sense(file: str, content: Any, copied: Path) -> None:
+    before = json.loads((copied / file).read_text(encoding="utf-8"))
+    spoilt = {**before, **content} if isinstance(content, dict) else content
+    (copied / file).write_text(json.dumps(spoilt), encoding="utf-8")
+    with pytest.raises(FlanlabError, match="could not be loaded"):
+        load_model(str(copied), device="cpu")
+
+
+def make_adapter(base: Path, folder: Path) -> Path:
+    from peft import LoraConfig, get_peft_model
+
+    adapter = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(stock_model(base), adapter).save_pretrained(folder)
+    shutil.copy(base / "tokenizer.json", folder)
+    shutil.copy(base / "tokenizer_config.json", folder)
+    facts = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    (folder / "adapter_config.json").write_text(json.dumps({**facts, "base_model_name_or_path": str(base)}), encoding="utf-8")
+    return folder
+
+
+def test_an_adapter_that_does_not_fit_is_not_scored_as_its_base(tiny_folder: Path, tmp_path: Path) -> None:
+    """peft would warn, and go on with the base's weights alone."""
+    folder = make_adapter(tiny_folder, tmp_path / "adapter")
+    assert load_model(str(folder), device="cpu").identity != load_model(str(tiny_folder), device="cpu").identity
+    path = folder / "adapter_model.safetensors"
+    weights = load_file(path)
+    left_out = next(iter(weights))
+    save_file({name: tensor for name, tensor in weights.items() if name != left_out}, path, metadata={"format": "pt"})
+    with pytest.raises(FlanlabError, match="does not fit .* it lacks " + re.escape(left_out)):
+        load_model(str(folder), device="cpu")
+    path.rename(folder / "adapter_model.bin")
+    with pytest.raises(FlanlabError, match=r"no .*adapter_model\.safetensors"):
+        load_model(str(folder), device="cpu")
+
+
+@pytest.mark.parametrize("content", [{}, {"base_model_name_or_path": None, "peft_type": "LORA"}, []])
+def test_an_adapter_without_a_base(content: Any, copied: Path) -> None:
+    (copied / "adapter_config.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(FlanlabError, match=r"adapter_config\.json: does not name a base model"):
+        load_model(str(copied), device="cpu")
+
+
+@pytest.mark.parametrize(("options", "new_tokens"), [([[5] * 30], 0), ([], 30)])
+def test_a_text_beyond_learned_positions_is_refused(options: list[list[int]], new_tokens: int, tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "gpt2", "gpt2", n_positions=64)
+    loaded = load_model(str(folder), device="cpu")
+    assert list(loaded.answer([Question([7] * 34, options, new_tokens)], 512))
+    with pytest.raises(FlanlabError, match="65 tokens, its answer included, is longer than the 64"):
+        list(loaded.answer([Question([7] * 35, options, new_tokens)], 512))
 
 
 def test_damaged_adapter_config(copied: Path) -> None:

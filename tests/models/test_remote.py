@@ -15,7 +15,7 @@ from flanlab.errors import FlanlabError
 from flanlab.models.answering import Model, Reply
 from flanlab.models.completions import Completions, Endpoint
 from flanlab.models.loading import LoadedModel
-from flanlab.models.remote import RemoteModel, open_remote_model
+from flanlab.models.remote import RemoteModel, _log_probabilities, _placed_tokens, open_remote_model
 from flanlab.models.scoring import Question
 from tests.completions_server import Served, fails, serve
 from tests.tiny import make_tokenizer, stock_model
@@ -137,6 +137,13 @@ def test_server_that_refuses_log_probabilities(served: Served, opened: Any) -> N
     remote = opened()
     assert remote.scoring == "generation"
     assert "echo is not supported" in remote.scoring_reason
+
+
+@pytest.mark.parametrize("found", [["a", "list"], "text", 3, {"token_logprobs": ["-1.0", "-2.0"]}])
+def test_log_probabilities_of_another_form_are_none(found: Any) -> None:
+    assert _log_probabilities({"choices": [{"text": "", "logprobs": found}]}) is None
+    with pytest.raises(FlanlabError, match="not found among the tokens"):
+        _placed_tokens({"choices": [{"text": "", "logprobs": found}]}, "a yes", 2)
 
 
 def test_log_probabilities_beside_the_wrong_tokens_are_noticed(served: Served, opened: Any) -> None:

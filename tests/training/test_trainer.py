@@ -452,9 +452,10 @@ def test_log_is_cut_back_by_steps_and_half_a_line_dropped(tmp_path: Path) -> Non
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [3, 4, 5, 6]
 
 
-def test_damaged_line_in_the_midst_of_the_log_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ['{"step": ', "5", '{"loss": 1}', '{"step": 2}'])
+def test_damaged_line_in_the_midst_of_the_log_is_told(line: str, tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    path.write_text('{"step": 1, "loss": 2.0}\n{"step": \n{"step": 3, "loss": 2.0}\n')
+    path.write_text(f'{{"step": 1, "loss": 2.0}}\n{line}\n{{"step": 3, "loss": 2.0}}\n')
     with pytest.raises(FlanlabError, match="line 2: is damaged"):
         TrainingLog(path, 3)
 

@@ -15,7 +15,8 @@ import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -35,7 +36,7 @@ _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
 _LONGEST_ASKED = 3600.0
 """Seconds that a server may ask to be left alone."""
 _SHORTEST_SECRET = 8
-_PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+_PASSING = frozenset({408, 409, 425, 429, *range(500, 600)} - {501, 505})
 """Statuses that another attempt may get past."""
 
 
@@ -62,6 +63,13 @@ class RefusedError(FlanlabError):
         self.status = status
 
 
+def _damaged(kept: Path, error: Exception) -> FlanlabError:
+    return FlanlabError(
+        f"{kept}: the responses kept there cannot be read ({error}).",
+        mend="Delete the file; its requests are then sent again.",
+    )
+
+
 class Completions:
     """`POST {endpoint}/completions` for one model; may be used from several threads."""
 
@@ -82,16 +90,14 @@ class Completions:
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         kept.parent.mkdir(parents=True, exist_ok=True)
+        self._file = kept
         try:
             self._kept = sqlite3.connect(kept, check_same_thread=False, isolation_level=None, timeout=60)
             # A killed process loses nothing; only a crash of the machine could cost the last responses.
             self._kept.execute("PRAGMA synchronous=OFF")
             self._kept.execute("CREATE TABLE IF NOT EXISTS responses (request TEXT PRIMARY KEY, response BLOB NOT NULL)")
         except sqlite3.DatabaseError as error:
-            raise FlanlabError(
-                f"{kept}: the responses kept there cannot be read ({error}).",
-                mend="Delete the file; its requests are then sent again.",
-            ) from error
+            raise _damaged(kept, error) from error
 
     def complete(self, payload: Mapping[str, Any], attempts_at_500: int = _ATTEMPTS) -> dict[str, Any]:
         """The response to a payload (without `model`), from the file of responses where it is there.
@@ -104,17 +110,29 @@ class Completions:
         """
         body = json.dumps({"model": self._model, **payload}, sort_keys=True, ensure_ascii=False)
         request = hashlib.blake2b(f"{self._url}\n{body}".encode(), digest_size=16).hexdigest()
-        with self._lock:
+        with self._lock, self._keeping():
             found = self._kept.execute("SELECT response FROM responses WHERE request = ?", (request,)).fetchone()
-        if found is None:
+            response = zlib.decompress(found[0]).decode() if found else ""
+        if not found:
             response = self._hidden(self._send(body, attempts_at_500))
             packed = zlib.compress(response.encode())
-            with self._lock:
+            with self._lock, self._keeping():
                 self._kept.execute("INSERT OR REPLACE INTO responses VALUES (?, ?)", (request, packed))
-        else:
-            response = zlib.decompress(found[0]).decode()
         content: dict[str, Any] = json.loads(response)
         return content
+
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            # Nothing wrong with what is there: a disk is full, say.
+            raise FlanlabError(
+                f"{self._file}: a response could not be kept ({error}).",
+                mend="See that there is room and that the file may be written; the same command then goes on.",
+            ) from error
+        except (sqlite3.DatabaseError, zlib.error) as error:
+            raise _damaged(self._file, error) from error
 
     def stop(self) -> None:
         """Let waiting and coming requests fail, since nobody waits for them any more."""

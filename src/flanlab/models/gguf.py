@@ -12,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from flanlab.errors import FlanlabError, one_line
 from flanlab.files import cache_folder, filling_the_cache
@@ -77,7 +78,16 @@ def _convert(gguf: Path, target: Path) -> None:
     logging.set_verbosity_error()
     # The reader draws a progress bar of its own, which no setting of transformers turns off.
     with contextlib.redirect_stderr(io.StringIO()):
-        quantized = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        model_and_report: Any = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32, output_loading_info=True
+        )
+    quantized, report = model_and_report
+    if missing := sorted(report["missing_keys"]):
+        # transformers would go on with random numbers in their place.
+        raise FlanlabError(
+            f"{gguf} lacks weights: {', '.join(missing[:5])}.",
+            mend="Fetch the file anew; a model split over several GGUF files must be merged first.",
+        )
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     config = quantized.config
     # transformers marks a model read from GGUF as quantized and will not save it; its weights are plain float32 by now.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 from transformers import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -123,7 +123,10 @@ def load_model(
     try:
         model = _read_weights(source, revision, dtype, say)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+    except FlanlabError:
+        raise
+    # What a damaged configuration or tokenizer brings about in transformers may be anything.
+    except Exception as error:
         raise FlanlabError(
             f"The model {name} could not be loaded: {one_line(error, 400)}",
             mend="Name a folder or Hub id of a causal or encoder-decoder language model with safetensors weights, or"
@@ -156,7 +159,9 @@ def load_encoder(name: str, *, say: Callable[[str], None] = lambda _: None) -> T
     """Only the tokenizer of a model, for work that needs no weights."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(_source(name, say), trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
+    except FlanlabError:
+        raise
+    except Exception as error:
         raise FlanlabError(
             f"The tokenizer of {name} could not be loaded: {one_line(error, 400)}",
             mend=f"Name a model folder, a Hub id, or {EMBEDDED_MODEL}.",
@@ -186,7 +191,7 @@ def _config_if_any(name: str) -> PreTrainedConfig | None:
         if name == EMBEDDED_MODEL or is_gguf(name):
             return None
         config: PreTrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, FlanlabError):
+    except Exception:
         # A folder with a tokenizer alone; or else who loads the model will be told what is wrong.
         return None
     return config
@@ -225,11 +230,21 @@ def _adapted(folder: Path) -> str | None:
         return None
     # The stamp names the base model as the user did; the adapter's own file may hold a path of another machine.
     stamp = read_stamp(folder)
-    return str(stamp["base_model"] if stamp else read_json(folder / "adapter_config.json")["base_model_name_or_path"])
+    return str(stamp["base_model"] if stamp else _adapter_facts(folder)["base_model_name_or_path"])
 
 
 def _kind_of_adapter(folder: Path) -> str:
-    return str(read_json(folder / "adapter_config.json").get("peft_type"))
+    return str(_adapter_facts(folder).get("peft_type"))
+
+
+def _adapter_facts(folder: Path) -> Mapping[str, Any]:
+    path = folder / "adapter_config.json"
+    content = read_json(path)
+    if not isinstance(content, dict) or not content.get("base_model_name_or_path"):
+        raise FlanlabError(
+            f"{path}: does not name a base model.", mend="Write base_model_name_or_path into it: a folder or a Hub id."
+        )
+    return content
 
 
 def _read_weights(source: str, revision: str | None, dtype: torch.dtype, say: Callable[[str], None]) -> Any:
@@ -246,14 +261,31 @@ def _read_weights(source: str, revision: str | None, dtype: torch.dtype, say: Ca
         add_soft_prompt(model, read_soft_prompt(Path(source)))
         return model
     from peft import PeftModel
+    from peft.utils import get_peft_model_state_dict
 
+    file = _adapter_weights(source)
     adapted = PeftModel.from_pretrained(model, source)
     if adapted.active_peft_config.is_prompt_learning:
         raise FlanlabError(
             f"{source} is an adapter of the kind {_kind_of_adapter(Path(source))}, which is not known here.",
             mend="Use one that can be merged, such as LoRA, or PROMPT_TUNING.",
         )
+    # peft would leave what the file lacks, or names otherwise, as if it had learned nothing.
+    with safe_open(file, framework="pt") as weights:
+        missing = sorted(set(get_peft_model_state_dict(adapted)) - set(weights.keys()))
+    if missing:
+        raise FlanlabError(
+            f"The adapter {source} does not fit {base}: it lacks {', '.join(missing[:3])}.",
+            mend="Name the adapter of this very model, with all its weights, or its base with the right revision.",
+        )
     return adapted.merge_and_unload()
+
+
+def _adapter_weights(source: str) -> Path:
+    path = Path(source) / "adapter_model.safetensors"
+    if not path.is_file():
+        raise FlanlabError(f"There is no {path}.", mend="Save the adapter's weights as safetensors; nothing else is read.")
+    return path
 
 
 def _read_whole_model(source: str, revision: str | None, dtype: torch.dtype) -> Any:

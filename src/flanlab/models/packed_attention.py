@@ -38,6 +38,8 @@ from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from flanlab.errors import FlanlabError
 
 ATTENTION_NAME = "flanlab_packed"
+_LEARNED_POSITIONS = frozenset({"biogpt", "codegen", "gpt2", "gpt_bigcode", "gpt_neo", "gptj", "opt"})
+"""Types of model that look positions up in a table, and have no more than it holds."""
 LEAST_SHARED = 8
 """Tokens two prompts must have in common at their beginning for one to see the other's: fewer are not worth the mask."""
 
@@ -354,3 +356,20 @@ def packed_forward(model: nn.Module, batch: PackedBatch, positions: Tensor | Non
         logits_to_keep=0 if positions is None else positions,
     )
     return output.logits[0], cache
+
+
+def check_reach(model: nn.Module, longest: int) -> None:
+    """Refuse texts longer than a model's table of learned positions; rotary models have none.
+
+    Raises:
+        FlanlabError: where GPT-2, say, would end in an index error, or on a GPU in one that tells nothing.
+    """
+    config: Any = getattr(getattr(model, "module", model), "config", None)
+    if getattr(config, "model_type", None) not in _LEARNED_POSITIONS or longest <= config.max_position_embeddings:
+        return
+    reach = config.max_position_embeddings
+    raise FlanlabError(
+        f"A text of {longest} tokens, its answer included, is longer than the {reach} that the model can read.",
+        mend="Lower mixture.prompt_tokens and target_tokens, and evaluation.prompt_tokens and new_tokens, until prompt and"
+        f" answer together stay within {reach}.",
+    )

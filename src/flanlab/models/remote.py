@@ -182,8 +182,15 @@ def _text(response: Mapping[str, Any]) -> str:
 
 
 def _log_probabilities(response: Mapping[str, Any]) -> list[float | None] | None:
-    found = (response["choices"][0].get("logprobs") or {}).get("token_logprobs")
-    return found if isinstance(found, list) else None
+    found = _logprobs(response).get("token_logprobs")
+    is_usable = isinstance(found, list) and all(value is None or isinstance(value, int | float) for value in found)
+    return found if is_usable else None
+
+
+def _logprobs(response: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the server says of tokens; empty where it says nothing, or in a form of its own."""
+    found = response["choices"][0].get("logprobs")
+    return found if isinstance(found, dict) else {}
 
 
 def _score_ids(completions: Completions, question: Question) -> list[list[float]]:
@@ -232,12 +239,13 @@ def _placed_tokens(response: Mapping[str, Any], text: str, join: int) -> list[_T
     The places that the server names are taken where the answer stands at them. Otherwise the tokens are counted off; some
     servers have a start token in front that is not in the text.
     """
-    choice = response["choices"][0]["logprobs"] or {}
-    tokens, values = choice.get("tokens") or [], choice.get("token_logprobs") or []
+    choice = _logprobs(response)
+    tokens = [token if isinstance(token, str) else "" for token in choice.get("tokens") or []]
+    values = _log_probabilities(response) or []
     counted = list(accumulate((len(token) for token in tokens), initial=0))[:-1]
     shift = "".join(tokens).rfind(text[max(join - _TAIL, 0) :]) - max(join - _TAIL, 0)
     for starts in (choice.get("text_offset") or [], [start - shift for start in counted]):
-        if len(starts) == len(tokens) == len(values):
+        if tokens and len(starts) == len(tokens) == len(values):
             placed = [_Token(*one) for one in zip(starts, [*starts[1:], len(text)], values, strict=True)]
             share = [number for number, place in enumerate(placed) if place.stop > join and place.start < len(text)]
             if "".join(tokens[number] for number in share) == text[placed[share[0]].start if share else join :]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from flanlab.errors import FlanlabError
-from flanlab.models.packed_attention import Place, Spans, pack_sharing, packed_forward, shared_tokens
+from flanlab.models.packed_attention import Place, Spans, check_reach, pack_sharing, packed_forward, shared_tokens
 
 LOGIT_ROWS_PER_BATCH = 768
 """Bounds the memory of logits: rows x vocabulary x 4 bytes, 150 MB at a vocabulary of 49,152."""
@@ -59,6 +59,11 @@ class Question:
     def logit_rows(self) -> int:
         """Positions whose logits are needed: the prompt's last, and each option token but the last."""
         return 1 + sum(len(option) - 1 for option in self.options)
+
+    @property
+    def reach(self) -> int:
+        """Tokens of the prompt with the longest answer that may follow it."""
+        return len(self.prompt) + max([self.max_new_tokens, *map(len, self.options)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +156,7 @@ def _batches(questions: Sequence[Question], positions: Sequence[int], token_budg
 
 @torch.inference_mode()
 def _answer_batch(model: PreTrainedModel, questions: Sequence[Question]) -> list[Answer]:
+    check_reach(model, max(question.reach for question in questions))
     packed, places = pack_sharing([(question.prompt, [option[:-1] for option in question.options]) for question in questions])
     packed = packed.to(model.device)
     positions, first_rows, targets = _answer_positions(places, questions)

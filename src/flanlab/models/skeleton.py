@@ -21,7 +21,9 @@ def read_config(name: str) -> PreTrainedConfig:
     """
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(base_source(name), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except FlanlabError:
+        raise
+    except Exception as error:
         raise FlanlabError(
             f"The configuration of {name} is not within reach: {one_line(error)}",
             mend="See that the Hub can be reached (and, for a gated model, that its terms are accepted and HF_TOKEN is set), or"

@@ -74,8 +74,10 @@ def _read(path: Path) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
-        except ValueError as error:
+            record = json.loads(line)
+            record["step"], record["loss"]
+            records.append(record)
+        except (ValueError, LookupError, TypeError) as error:
             # The last may be what a killed process, or a full disk, left of one.
             if number < len(lines):
                 raise FlanlabError(

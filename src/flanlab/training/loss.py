@@ -19,7 +19,7 @@ from flanlab.data.mixture import EncodedExample
 from flanlab.data.packing import best_fit
 from flanlab.errors import FlanlabError
 from flanlab.models.encoder_decoder import logits_of, padded, visible_places
-from flanlab.models.packed_attention import PackedBatch, pack_segments, packed_logits
+from flanlab.models.packed_attention import PackedBatch, check_reach, pack_segments, packed_logits
 from flanlab.models.soft_prompt import virtual_tokens
 
 
@@ -110,6 +110,7 @@ def packed_loss(model: nn.Module, examples: Sequence[EncodedExample]) -> Tensor:
 
     On a GPU weights and loss are float32, what lies between them bfloat16.
     """
+    check_reach(model, max((len(example.prompt) + len(example.target) for example in examples), default=0))
     device = next(model.parameters()).device
     batch = pack_segments([(example.prompt, [example.target]) for example in examples]).to(device)
     positions, targets = _target_positions(batch, examples)
