@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 from typer.testing import CliRunner
 
 from flanlab.cli.main import app, main
@@ -216,11 +217,20 @@ def test_an_export_of_nothing_leaves_an_earlier_one(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "kept.yaml").exists()
 
 
-def test_a_full_disk_is_told_without_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """As a file's `write` raises it: without a name."""
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_told_without_a_traceback(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a file's `write` raises it, without a name; and as safetensors does."""
 
     def full() -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise error
 
     monkeypatch.setattr("flanlab.cli.main.app", full)
     with pytest.raises(SystemExit) as caught:

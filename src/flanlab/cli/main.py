@@ -53,12 +53,12 @@ def main() -> None:
         if may_tell():
             typer.echo(f"flan: {error}", err=True)
         sys.exit(1)
-    except OSError as error:
+    except Exception as error:
         # A disk that is full, a folder that may not be written: the machine's fault, and no bug to be traced.
-        place = error.filename2 or error.filename
+        place = error.filename2 or error.filename if isinstance(error, OSError) else None
         if place is None and not is_full(error):
             raise
         if may_tell():
-            told = f"{place}: {error.strerror}" if place else "A disk is full"
+            told = f"{place}: {error.strerror}" if isinstance(error, OSError) and place else "A disk is full"
             typer.echo(f"flan: {told}. What was done before is kept.", err=True)
         sys.exit(1)
