@@ -274,8 +274,7 @@ def _differences(sweep: SweepRead) -> Iterable[str]:
     groups = _apart_by_task(pairs)
     if all(len(group) > 1 for group in groups):
         for group in groups:
-            like = f"Such as {_named(group[0].after)} against {_named(group[0].before)}: " if len(groups) > 1 else ""
-            yield _together(group, like)
+            yield _together(group, name_one=len(groups) > 1)
         return
     yield told(pairs[0])
     if len(pairs) > 1:
@@ -304,16 +303,22 @@ def _apart_by_task(pairs: list[Pair]) -> list[list[Pair]]:
     return groups
 
 
-def _together(pairs: list[Pair], like: str = "") -> str:
-    """Comparisons of different tasks each, counted together; `like` says which they are."""
+def _together(pairs: list[Pair], name_one: bool) -> str:
+    """Comparisons of different tasks each, counted together; one stands for them by name where there are others beside."""
     counts = [pair.found["counts"] for pair in pairs if pair.found]
     tests, better, worse = (sum(one[name] for one in counts) for name in ("tests", "better", "worse"))
+    told = f"Over {len(pairs)} comparisons, each of tasks of its own"
+    if name_one:
+        told = (
+            f"{_named(pairs[0].after)} against {_named(pairs[0].before)}, and {counted(len(pairs) - 1, 'comparison')} like it"
+        )
+    told += f": better with intervals excluding zero on {better} of {counted(tests, 'task')}, worse on {worse}"
+    if tests == len(pairs):
+        return f"{told}."
     clear = [pair for pair in pairs if pair.over_clusters["excludes_zero"]]
     higher = sum(pair.over_clusters["difference"] > 0 for pair in clear)
     return (
-        f"{like}{'over' if like else 'Over'} {len(pairs)} comparisons, each of tasks of its own: better with intervals"
-        f" excluding zero on {better} of {counted(tests, 'task')}, worse on {worse}; the mean over a comparison's tasks is"
-        f" clearly higher in {higher} and clearly lower in {len(clear) - higher}."
+        f"{told}; the mean over a comparison's tasks is clearly higher in {higher} and clearly lower in {len(clear) - higher}."
     )
 
 
