@@ -174,6 +174,7 @@ def test_tuned_model_is_a_plain_folder_with_its_stamp(done: Path, home: Path, ti
     assert list(loaded.stamp["tasks"]) == ["counting"]
     assert loaded.stamp["base_identity"] == load_model(str(tiny_folder), device="cpu").identity
     assert loaded.identity != loaded.stamp["base_identity"]
+    assert (done / "model").stat().st_mode == (done / "training").stat().st_mode, "others may read it as they may the rest"
     tasks = load_collection(home / "tasks")
     with pytest.raises(FlanlabError, match="counting: the model was trained on it"):
         refuse_seen(tasks, loaded, allow_seen=False)

@@ -40,7 +40,7 @@ def client(served: Served, tmp_path: Path, **changes: Any) -> Completions:
     return Completions(Endpoint(served.url, **changes), "tiny", tmp_path / "kept.sqlite")
 
 
-@pytest.mark.parametrize("fault", [fails(429), fails(500), fails(503), drops], ids=["429", "500", "503", "dropped"])
+@pytest.mark.parametrize("fault", [fails(429), fails(500), fails(522), drops], ids=["429", "500", "522", "dropped"])
 def test_passing_failures_are_got_past(fault: Any, served: Served, tmp_path: Path, waits: list[float]) -> None:
     served.faults = [fault, fault, fault]
     response = client(served, tmp_path).complete(PAYLOAD)
