@@ -145,7 +145,7 @@ def test_results_follow_from_the_predictions(done: Path) -> None:
         assert score["by_template"] == pytest.approx(by_template)
         means[variant] = np.mean(list(by_template.values()))
         assert score["mean"] == pytest.approx(means[variant])
-        assert score["std"] == pytest.approx(np.std(list(by_template.values())))
+        assert "std" not in score, "each template was asked other rows"
         assert score["interval"][0] <= score["mean"] <= score["interval"][1]
     before = max(VARIANTS[:2], key=lambda variant: means[variant])
     comparison = task["comparison"]["accuracy"]
@@ -236,7 +236,7 @@ def test_killed_run_goes_on_and_gives_equal_results(
     assert not (tmp_path / "killed" / "results.json").exists()
     monkeypatch.setattr(where, name, original)
     stopped_after = seconds_of(tmp_path / "killed")
-    assert (stopped_after > 0) == (name != "describe_mixture"), "work had not begun there"
+    assert (stopped_after > 0) == (tmp_path / "killed" / "predictions").exists(), "before that it is no work of the run"
     run_recipe(recipe, tmp_path / "killed")
     assert seconds_of(tmp_path / "killed") > stopped_after
     # Parts of another size change no answer; scores are the same to rounding, as batches differ.
