@@ -154,24 +154,20 @@ def lint_tasks(
     reports: list[dict[str, Any]] = []
     errors = 0
     for task in chosen:
+        missing: list[str] = []
         try:
             rows_by_split, missing = _rows_within_reach(task, mirror)
         except FlanlabError as error:
             # The other tasks are checked all the same.
-            faults = [Finding("error", "rows", None, None, error.message, error.mend)]
-            report = TaskLint(task.name, faults, {})
-            reports.append({"task": task.name, "checked": True, "missing": [], **dataclasses.asdict(report)})
-            errors += 1
-            if not as_json:
-                _print_lint(task, report)
-            continue
-        if not rows_by_split:
-            say(f"{task.name}: not checked. {missing[0]}")
-            reports.append({"task": task.name, "checked": False, "missing": missing})
-            continue
-        for message in missing:
-            say(f"{task.name}: checked in part. {message}")
-        report = lint_task(task, rows_by_split, encoders, rows_per_split=rows)
+            report = TaskLint(task.name, [Finding("error", "rows", None, None, error.message, error.mend)], {})
+        else:
+            if not rows_by_split:
+                say(f"{task.name}: not checked. {missing[0]}")
+                reports.append({"task": task.name, "checked": False, "missing": missing})
+                continue
+            for message in missing:
+                say(f"{task.name}: checked in part. {message}")
+            report = lint_task(task, rows_by_split, encoders, rows_per_split=rows)
         reports.append({"task": task.name, "checked": True, "missing": missing, **dataclasses.asdict(report)})
         errors += sum(finding.level == "error" for finding in report.findings)
         if not as_json:
