@@ -86,18 +86,18 @@ def write_task_file(folder: Path, content: Mapping[str, Any], rows: Sequence[Map
 
 
 def refusal(action: Callable[[], object]) -> FlanlabError:
-    """The FlanlabError that `action` raises; it must say how to mend things."""
+    """The FlanlabError that `action` raises; it must say how to hint things."""
     with pytest.raises(FlanlabError) as caught:
         action()
-    assert caught.value.mend
-    assert "\n  To mend it: " in str(caught.value)
+    assert caught.value.hint
+    assert "\n  Hint: " in str(caught.value)
     return caught.value
 
 
 def is_fine_or_refused(action: Callable[[], object]) -> bool:
-    """Whether `action` ends well or with a FlanlabError that says how to mend things; other exceptions pass through."""
+    """Whether `action` ends well or with a FlanlabError that says how to hint things; other exceptions pass through."""
     try:
         action()
     except FlanlabError as error:
-        return bool(error.mend)
+        return bool(error.hint)
     return True

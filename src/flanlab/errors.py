@@ -1,18 +1,18 @@
-"""The one error a person is meant to read: what went wrong, and how to mend it."""
+"""The one error a person is meant to read: what went wrong, and and how to fix it."""
 
 from __future__ import annotations
 
 
 class FlanlabError(Exception):
-    """Bad input or an impossible wish. `mend` says what to do about it; the command line prints both and no traceback."""
+    """Bad input or an impossible wish. `hint` says what to do about it; the command line prints both and no traceback."""
 
-    def __init__(self, message: str, *, mend: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.mend = mend
+        self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message}\n  To mend it: {self.mend}" if self.mend else self.message
+        return f"{self.message}\n  Hint: {self.hint}" if self.hint else self.message
 
 
 def one_line(error: Exception, width: int = 300) -> str:

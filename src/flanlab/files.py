@@ -45,9 +45,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise FlanlabError(f"{path}: there is no such file.", mend="Name the folder of a run that has got that far.") from error
+        raise FlanlabError(f"{path}: there is no such file.", hint="Name the folder of a run that has got that far.") from error
     except ValueError as error:
-        raise FlanlabError(f"{path}: is damaged ({error}).", mend="Delete the file and run the command again.") from error
+        raise FlanlabError(f"{path}: is damaged ({error}).", hint="Delete the file and run the command again.") from error
 
 
 def is_full(error: BaseException) -> bool:

@@ -58,7 +58,7 @@ def numbered() -> tuple[int, int]:
     if not (number and count and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
         raise FlanlabError(
             f"RANK={number} and WORLD_SIZE={count} in the environment do not number this process among several.",
-            mend="Start several with `torchrun --nproc-per-node N -m flanlab ...`, or unset both.",
+            hint="Start several with `torchrun --nproc-per-node N -m flanlab ...`, or unset both.",
         )
     return int(number), int(count)
 
@@ -77,7 +77,7 @@ def own_gpu() -> int | None:
     if not number.isdecimal() or int(number) >= count:
         raise FlanlabError(
             f"Process {number} of this machine has no GPU of its own: there are {count}.",
-            mend="Start as many processes as there are GPUs (torchrun --nproc-per-node).",
+            hint="Start as many processes as there are GPUs (torchrun --nproc-per-node).",
         )
     # Kernels that are compiled on the spot run on the current device, whatever their inputs'.
     torch.cuda.set_device(int(number))
@@ -281,5 +281,5 @@ def _why_it_broke() -> BaseException | None:
     return FlanlabError(
         f"Of the {world_size()} processes (0 to {world_size() - 1}), {named} died: killed, out of memory, or its machine is"
         " gone. The others have stopped too.",
-        mend="Give the same command again: it goes on from the last checkpoint, with as many processes as you like.",
+        hint="Give the same command again: it goes on from the last checkpoint, with as many processes as you like.",
     )

@@ -28,10 +28,10 @@ def read_yaml_model(path: Path, model: type[Model], what: str) -> Model:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise FlanlabError(f"{path}: cannot be read ({error.strerror}).", mend="Check the path.") from error
+        raise FlanlabError(f"{path}: cannot be read ({error.strerror}).", hint="Check the path.") from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise FlanlabError(f"{path}, line {line}: is not UTF-8.", mend=f"Save the {what} file with UTF-8 encoding.") from error
+        raise FlanlabError(f"{path}, line {line}: is not UTF-8.", hint=f"Save the {what} file with UTF-8 encoding.") from error
     try:
         loader = _Loader(text)
         tree = loader.get_single_node()
@@ -39,24 +39,24 @@ def read_yaml_model(path: Path, model: type[Model], what: str) -> Model:
         content = None if tree is None else loader.construct_document(tree)
     except yaml.reader.ReaderError as error:
         line = next(number for number, part in enumerate(text.split("\n"), start=1) if not _PRINTABLE.match(part))
-        raise FlanlabError(f"{path}, line {line}: holds a control character.", mend="Delete it.") from error
+        raise FlanlabError(f"{path}, line {line}: holds a control character.", hint="Delete it.") from error
     except RecursionError as error:
-        raise FlanlabError(f"{path}: is nested too deeply to be a {what} file.", mend="Check brackets.") from error
+        raise FlanlabError(f"{path}: is nested too deeply to be a {what} file.", hint="Check brackets.") from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise FlanlabError(
             f"{path}, line {line}: not valid YAML: {error.problem}.",
-            mend="Check indentation and quotes there; put text that contains ': ' or quotes into a | block.",
+            hint="Check indentation and quotes there; put text that contains ': ' or quotes into a | block.",
         ) from error
     if tree is None or not isinstance(content, dict):
-        raise FlanlabError(f"{path}: a {what} file is a list of `field: value` lines.", mend=f"See docs for the {what} format.")
+        raise FlanlabError(f"{path}: a {what} file is a list of `field: value` lines.", hint=f"See docs for the {what} format.")
     try:
         return model.model_validate(content)
     except ValidationError as error:
         faults = [_describe(fault, tree, model) for fault in _most_telling(error)]
         raise FlanlabError(
             "\n".join(f"{path}, line {line}: {text}" for line, text in faults),
-            mend=f"Mend the {'line' if len(faults) == 1 else 'lines'} named above.",
+            hint=f"Fix the {'line' if len(faults) == 1 else 'lines'} named above.",
         ) from error
 
 
@@ -78,7 +78,7 @@ def _check_nodes(path: Path, tree: yaml.Node | None) -> None:
                 if isinstance(key, yaml.ScalarNode) and key.value in known:
                     raise FlanlabError(
                         f"{path}, line {key.start_mark.line + 1}: the field `{key.value}` is given twice.",
-                        mend="Delete one of the two.",
+                        hint="Delete one of the two.",
                     )
                 known.add(str(key.value))
                 nodes.extend((key, value))
@@ -90,7 +90,7 @@ def _check_nodes(path: Path, tree: yaml.Node | None) -> None:
             except Exception as error:  # PyYAML lets whatever int(), date() and the like raise pass through
                 raise FlanlabError(
                     f"{path}, line {node.start_mark.line + 1}: YAML cannot read {node.value!r}: {error}.",
-                    mend="Put it in quotes if it is text.",
+                    hint="Put it in quotes if it is text.",
                 ) from error
 
 

@@ -64,7 +64,7 @@ def test_a_sweep_from_plan_to_page(command: list[str], tmp_path: Path) -> None:
 def test_a_failing_cell_is_told_at_the_end(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def breaks(job: Job) -> None:
         if job.title == "train on 2 tasks":
-            raise FlanlabError("the loss is no number", mend="lower the learning rate")
+            raise FlanlabError("the loss is no number", hint="lower the learning rate")
         carry_out(job)
 
     monkeypatch.setattr(sweep_module, "carry_out", breaks)
@@ -92,7 +92,7 @@ def test_several_processes_are_sent_to_the_right_options(command: list[str], mon
     monkeypatch.setenv("WORLD_SIZE", "2")
     refused = CliRunner().invoke(app, [*command, "--plan"])
     assert isinstance(refused.exception, FlanlabError)
-    assert "--processes" in refused.exception.mend
+    assert "--processes" in refused.exception.hint
 
 
 def test_a_plan_in_a_pipe_is_not_cut_off(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

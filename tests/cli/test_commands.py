@@ -95,7 +95,7 @@ def test_bad_input_is_one_message_with_its_mend_and_no_traceback(arguments: list
     result = flan(*arguments, folder=tmp_path)
     assert result.returncode == 1
     assert expected in result.stderr
-    assert "To mend it:" in result.stderr
+    assert "Hint:" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -120,7 +120,7 @@ def test_what_the_system_refuses_is_told_without_a_traceback(tmp_path: Path) -> 
 def test_the_list_of_tasks_in_the_documentation_is_current() -> None:
     published = Path(__file__).parents[2] / "docs" / "tasks.md"
     current = flan("tasks", "list", "--markdown").stdout
-    assert published.read_text(encoding="utf-8") == current, "mend it with: flan tasks list --markdown > docs/tasks.md"
+    assert published.read_text(encoding="utf-8") == current, "hint it with: flan tasks list --markdown > docs/tasks.md"
 
 
 TASK = """

@@ -129,5 +129,5 @@ def test_bad_input_is_refused_and_nothing_written(rows: str, options: dict[str, 
     mirrored(folder, "our/sets", "de-en")
     error = refusal(lambda: new(rows, **options))
     assert told in error.message
-    assert "de-en" in error.mend or told != "does not hold our/sets"
+    assert "de-en" in error.hint or told != "does not hold our/sets"
     assert not list(folder.rglob("*.yaml"))

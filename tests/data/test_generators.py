@@ -57,7 +57,7 @@ def test_a_generator_that_fails_leaves_nothing_behind() -> None:
 def test_what_is_not_installed_cannot_be_called() -> None:
     with pytest.raises(FlanlabError, match="no generator called `os:system`") as caught:
         generated_files("os:system", None)
-    assert "broken, count_up" in str(caught.value.mend)
+    assert "broken, count_up" in str(caught.value.hint)
 
 
 def test_a_split_that_is_not_generated(make_task: Callable[..., Task]) -> None:

@@ -125,7 +125,7 @@ def test_answer_that_is_no_option_is_told_once_for_all_templates() -> None:
     assert "12 of 120 rows" in finding.message
     assert "'perhaps' is not among the options" in finding.message
     assert finding.row == 9
-    assert finding.mend
+    assert finding.hint
 
 
 def test_target_that_is_no_option_names_its_template() -> None:
@@ -199,7 +199,7 @@ def test_opposite_directions_of_one_prompt_are_not_alike() -> None:
 def test_prompt_without_a_field() -> None:
     finding = only(lint(make_task(templates=with_prompt("Is this friendly?"))))
     assert about(finding) == ("error", "no-field", 1)
-    assert "text" in finding.mend
+    assert "text" in finding.hint
 
 
 def test_inverted_prompt_without_a_field() -> None:

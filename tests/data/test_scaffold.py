@@ -316,7 +316,7 @@ def test_names_that_come_out_the_same_are_told_apart(draft: Any) -> None:
 
 def test_row_by_itself_needs_its_name_free(draft: Any) -> None:
     rows = [{"row": row["text"], "Review Text": row["text"], "label": row["label"]} for row in labelled(["good", "bad"])]
-    assert "Rename one of the two" in refusal(lambda: draft(rows)).mend
+    assert "Rename one of the two" in refusal(lambda: draft(rows)).hint
 
 
 def test_texts_that_are_missing_or_nan(draft: Any) -> None:

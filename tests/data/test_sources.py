@@ -297,7 +297,7 @@ def test_a_split_the_mirror_does_not_hold(mirror: Path, make_task: MakeTask) -> 
     error = refusal(lambda: load_rows(make_task(source={**HUB, "splits": {"test": "test"}}), "test", mirror))
     assert isinstance(error, MissingDataError)
     assert "`test`" in error.message
-    assert "train, validation" in error.mend
+    assert "train, validation" in error.hint
 
 
 def test_a_slice_that_leaves_no_row_of_a_small_mirror(mirror: Path, make_task: MakeTask) -> None:
@@ -340,7 +340,7 @@ def test_a_mirror_folder_that_is_not_there(tmp_path: Path, make_task: MakeTask) 
     error = refusal(lambda: load_rows(make_task(source=HUB), "train", tmp_path / "nowhere"))
     assert isinstance(error, MissingDataError)
     assert str(tmp_path / "nowhere") in error.message
-    assert MIRROR_VARIABLE in error.mend
+    assert MIRROR_VARIABLE in error.hint
 
 
 def test_a_damaged_mirror_file_is_named(mirror: Path, make_task: MakeTask) -> None:
@@ -358,7 +358,7 @@ def test_an_unreachable_hub_says_how_to_go_on(make_task: MakeTask, monkeypatch: 
     error = refusal(lambda: load_rows(make_task(source=HUB), "train"))
     assert isinstance(error, MissingDataError)
     assert "owner/data" in error.message
-    assert "--mirror" in error.mend
+    assert "--mirror" in error.hint
 
 
 DIALOGUES = [
@@ -408,7 +408,7 @@ def test_row_by_itself_reaches_columns_of_any_name(make_task: MakeTask) -> None:
     assert {example.target for example in examples} == {"positive"}
     assert list(kept[0]) == ["Review Text", "answer"]
     mistaken = make_task(rows, fields={"text": "{{ row['Review'] }}"})
-    assert "Review Text" in refusal(lambda: prepare_row(mistaken, load_rows(mistaken, "train")[0], 0)).mend
+    assert "Review Text" in refusal(lambda: prepare_row(mistaken, load_rows(mistaken, "train")[0], 0)).hint
 
 
 def test_a_column_called_row_is_that_column(make_task: MakeTask) -> None:

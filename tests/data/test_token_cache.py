@@ -277,7 +277,7 @@ def test_a_faulty_row_is_told_as_ever(workers: int, encoder: TextEncoder) -> Non
     expected = refusal(lambda: list(make_mixture(rows=rows).stream(range(EXAMPLES), encoder)))
     assert "row 17" in expected.message
     told = refusal(lambda: prepare(make_mixture(rows=rows), encoder, EXAMPLES, workers))
-    assert (told.message, told.mend) == (expected.message, expected.mend)
+    assert (told.message, told.hint) == (expected.message, expected.hint)
 
 
 def test_a_full_disk_is_told_before_it_is_full_and_when_it_is(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +291,7 @@ def test_a_full_disk_is_told_before_it_is_full_and_when_it_is(encoder: TextEncod
     monkeypatch.setattr(token_cache, "write_shard", full)
     error = refusal(lambda: prepare(make_mixture(), encoder, EXAMPLES, 1))
     assert "No space left" in error.message
-    assert "FLANLAB_CACHE" in error.mend
+    assert "FLANLAB_CACHE" in error.hint
 
 
 def test_tokens_of_large_vocabularies_survive_and_too_large_ones_are_an_error(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_group_or_gold_value_that_is_none_is_told_before_the_model_is_asked(
     with pytest.raises(FlanlabError, match=message) as caught:
         unit_of(judging(tmp_path, **{field: expression}))
     assert "judging.yaml" in caught.value.message
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("style", ["instruction", "chat"])
@@ -435,7 +435,7 @@ def test_stamped_model_is_not_scored_on_what_it_has_seen(
     with pytest.raises(FlanlabError, match=reason) as caught:
         refuse_seen(tasks, loaded, allow_seen=False)
     assert "counting" not in caught.value.message
-    assert "--allow-seen" in caught.value.mend
+    assert "--allow-seen" in caught.value.hint
     seen = refuse_seen(tasks, loaded, allow_seen=True)
     assert list(seen) == ["comments"]
     assert reason in seen["comments"]

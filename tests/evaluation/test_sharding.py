@@ -184,4 +184,4 @@ def test_an_endpoint_is_asked_by_one_process(tmp_path: Path, monkeypatch: pytest
         evaluate_model(
             "m", tiny_tasks(tmp_path), EvaluationSettings(), tmp_path / "out", endpoint=Endpoint("http://127.0.0.1:1/v1")
         )
-    assert "--parallel" in caught.value.mend
+    assert "--parallel" in caught.value.hint

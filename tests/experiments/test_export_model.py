@@ -169,7 +169,7 @@ def test_export_replaces_only_an_export(done: Path, tmp_path: Path) -> None:
         export_model(done, tmp_path / "out")
     with pytest.raises(FlanlabError, match="holds no model that was tuned here") as caught:
         export_model(tmp_path / "mine", tmp_path / "other")
-    assert "run" in caught.value.mend
+    assert "run" in caught.value.hint
     with pytest.raises(FlanlabError, match="is the run itself"):
         export_model(done / "model", done / "model")
 
@@ -179,7 +179,7 @@ def test_adapter_of_a_base_that_others_do_not_know(tiny_folder: Path, tmp_path: 
     second = train(first, tmp_path / "second", method="lora", lora_rank=4)
     with pytest.raises(FlanlabError, match="which other programs do not know by that name") as caught:
         export_model(second, tmp_path / "out")
-    assert "--merge" in caught.value.mend
+    assert "--merge" in caught.value.hint
     out = export_model(second, tmp_path / "out", merge=True)
     expected = logits_here(load_model(str(second / "model"), device="cpu"))
     torch.testing.assert_close(logits_without_flanlab(out), expected, rtol=0, atol=1e-4)
@@ -206,4 +206,4 @@ def test_push_uploads_the_folder(done: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(HfApi, "upload_folder", refuse)
     with pytest.raises(FlanlabError, match="could not be uploaded to me/tiny: no way to the Hub") as caught:
         push_model(tmp_path / "out", "me/tiny")
-    assert "hf auth login" in caught.value.mend
+    assert "hf auth login" in caught.value.hint

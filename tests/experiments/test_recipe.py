@@ -129,7 +129,7 @@ def test_unknown_task_is_told_with_near_names(tmp_path: Path) -> None:
     text = RECIPE.replace("[tasks]", "[tasks]\n  include: [countin, sentiment]")
     with pytest.raises(FlanlabError, match="no task or cluster called `countin`") as caught:
         make_plan(read_recipe(write(tmp_path, text)), None)
-    assert "counting" in caught.value.mend
+    assert "counting" in caught.value.hint
 
 
 def test_nothing_to_evaluate(tmp_path: Path) -> None:
@@ -169,4 +169,4 @@ def test_every_task_out_of_reach_is_told(tmp_path: Path) -> None:
         make_plan(read_recipe(write(tmp_path)), tmp_path / "mirror")
     assert "far_one" in caught.value.message
     assert "far_two" in caught.value.message
-    assert "exclude" in caught.value.mend
+    assert "exclude" in caught.value.hint

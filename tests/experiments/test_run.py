@@ -308,7 +308,7 @@ def test_another_recipe_in_the_same_folder_is_refused(done: Path, home: Path, ti
     before = {path: path.stat().st_mtime_ns for path in done.rglob("*")}
     with pytest.raises(FlanlabError, match="holds a run of another recipe") as caught:
         run_recipe(read(home, tiny_folder, steps=5), done)
-    assert "--out" in caught.value.mend
+    assert "--out" in caught.value.hint
     assert {path: path.stat().st_mtime_ns for path in done.rglob("*")} == before
 
 

@@ -265,7 +265,7 @@ def test_a_failing_cell_stops_only_what_needs_it(recipe: Recipe, tmp_path: Path,
 
     def breaks(job: Job) -> None:
         if job.key == broken:
-            raise FlanlabError("the loss is no number", mend="lower the learning rate")
+            raise FlanlabError("the loss is no number", hint="lower the learning rate")
         carry_out(job)
 
     monkeypatch.setattr(sweep_module, "carry_out", breaks)

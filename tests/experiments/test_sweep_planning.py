@@ -74,8 +74,8 @@ def test_a_first_model_that_has_seen_the_tasks_is_refused_before_it_costs(
     points = {"prompt-tuning": ["8"], "holdouts": ["natural_language_inference"]}.get(name, [])
     error = refusal(lambda: plan_sweep(name, base, tmp_path / "out", points=points))
     assert "everyday_entailment: the model was trained on it" in error.message
-    assert "hold_out.overlap: allow" in error.mend
-    assert "--allow-seen" not in error.mend
+    assert "hold_out.overlap: allow" in error.hint
+    assert "--allow-seen" not in error.hint
 
 
 def test_a_part_named_alone_is_evaluated_alone_by_every_cell(tmp_path: Path, tiny_folder: Path, tasks: Path) -> None:

@@ -106,7 +106,7 @@ def test_speed_is_stated_assumed_or_measured(recipe: Recipe) -> None:
     assert on_cpu["parallel"] is None
     with pytest.raises(FlanlabError, match="How fast the device some new device is, is not known") as caught:
         plan_training(recipe, device="some new device")
-    assert "--flops" in caught.value.mend
+    assert "--flops" in caught.value.hint
 
 
 def test_examples_are_counted_where_rows_and_tokenizer_are_at_hand(recipe: Recipe, tiny_folder: Path) -> None:

@@ -80,12 +80,12 @@ def test_lasting_failure_is_an_error(served: Served, tmp_path: Path, waits: list
     assert max(waits) <= 60
 
 
-@pytest.mark.parametrize(("status", "mend"), [(400, "server says"), (401, "OPENAI_API_KEY"), (404, "--model")])
-def test_refusals_are_not_repeated(status: int, mend: str, served: Served, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("status", "hint"), [(400, "server says"), (401, "OPENAI_API_KEY"), (404, "--model")])
+def test_refusals_are_not_repeated(status: int, hint: str, served: Served, tmp_path: Path) -> None:
     served.faults = [fails(status, "no")]
     with pytest.raises(RefusedError, match=f"answers {status}: no") as caught:
         client(served, tmp_path).complete(PAYLOAD)
-    assert mend in caught.value.mend
+    assert hint in caught.value.hint
     assert len(served.asked) == 1
 
 
@@ -93,7 +93,7 @@ def test_unreachable_server(tmp_path: Path, waits: list[float]) -> None:
     nowhere = Completions(Endpoint("http://127.0.0.1:9/v1"), "tiny", tmp_path / "kept.sqlite")
     with pytest.raises(FlanlabError, match=r"127\.0\.0\.1:9/v1 could not be reached") as caught:
         nowhere.complete(PAYLOAD)
-    assert "server runs" in caught.value.mend
+    assert "server runs" in caught.value.hint
 
 
 def test_rate_is_kept(served: Served, tmp_path: Path, waits: list[float]) -> None:
@@ -122,7 +122,7 @@ def test_damaged_file_of_responses(served: Served, tmp_path: Path) -> None:
     (tmp_path / "kept.sqlite").write_bytes(b"damaged" * 1000)
     with pytest.raises(FlanlabError, match=r"kept\.sqlite: the responses kept there cannot be read") as caught:
         client(served, tmp_path)
-    assert "Delete the file" in caught.value.mend
+    assert "Delete the file" in caught.value.hint
 
 
 def test_file_of_responses_damaged_within(served: Served, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_response_that_cannot_be_kept_is_no_damage(served: Served, tmp_path: P
     full._kept.execute("PRAGMA query_only = ON")
     with pytest.raises(FlanlabError, match="a response could not be kept") as caught:
         full.complete(PAYLOAD)
-    assert "Delete" not in caught.value.mend
+    assert "Delete" not in caught.value.hint
 
 
 def test_stopped_requests_fail(served: Served, tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def test_prompt_beyond_the_models_positions_is_told(encoder_decoders: dict[str, 
     loaded = load_model(str(encoder_decoders["bart"]), device="cpu")
     error = refusal(lambda: list(loaded.answer([Question([5] * 257, [[5, 2]])], 4096)))
     assert "257 tokens is longer than the 256" in error.message
-    assert "prompt_tokens" in error.mend
+    assert "prompt_tokens" in error.hint
     assert list(loaded.answer([Question([5] * 256, [[5, 2]])], 4096))
 
 

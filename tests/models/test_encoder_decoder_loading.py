@@ -97,7 +97,7 @@ def test_other_kinds_of_encoder_decoder_are_refused(copied: Path) -> None:
     WhisperConfig().save_pretrained(copied)
     error = refusal(lambda: load_model(str(copied), device="cpu"))
     assert "(whisper) has an encoder and a decoder, but does not answer texts" in error.message
-    assert "T5 or BART" in error.mend
+    assert "T5 or BART" in error.hint
 
 
 def test_missing_weights_are_not_made_up(copied: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_decoder_that_starts_by_no_known_token_is_refused(copied: Path) -> Non
     change_config(copied, decoder_start_token_id=None)
     error = refusal(lambda: load_model(str(copied), device="cpu"))
     assert "decoder starts" in error.message
-    assert "decoder_start_token_id" in error.mend
+    assert "decoder_start_token_id" in error.hint
 
 
 def test_the_encoder_alone_is_that_of_the_model(encoder_decoders: dict[str, Path], tiny_folder: Path, tmp_path: Path) -> None:

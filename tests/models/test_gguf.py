@@ -125,7 +125,7 @@ def test_weights_that_are_missing_are_not_made_up(cache: Path, tiny_folder: Path
     write_gguf(tiny_folder, path, without="blk.1.")
     with pytest.raises(FlanlabError, match=r"00001-of-00002\.gguf lacks weights: model\.layers\.1\.") as caught:
         load_model(str(path))
-    assert "merged" in caught.value.mend
+    assert "merged" in caught.value.hint
     assert not any((cache / "models").iterdir())
 
 
@@ -139,5 +139,5 @@ def test_damaged_gguf_file(kept: int, cache: Path, tiny_gguf: Path) -> None:
     tiny_gguf.write_bytes(tiny_gguf.read_bytes()[:kept])
     with pytest.raises(FlanlabError, match=r"tiny\.Q\.gguf: could not be read as a GGUF model") as caught:
         load_model(str(tiny_gguf))
-    assert "--endpoint" in caught.value.mend
+    assert "--endpoint" in caught.value.hint
     assert not any((cache / "models").iterdir())

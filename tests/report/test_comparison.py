@@ -62,7 +62,7 @@ def test_another_variant_after_a_colon(folders: tuple[Path, Path]) -> None:
     assert not found["a"]["stamped"]
     with pytest.raises(FlanlabError, match="no variant chat") as caught:
         open_side(f"{folders[0]}:chat")
-    assert "untuned_chat" in caught.value.mend
+    assert "untuned_chat" in caught.value.hint
 
 
 def test_same_folder_twice_is_no_difference(folders: tuple[Path, Path]) -> None:
@@ -91,7 +91,7 @@ def test_what_was_not_asked_alike_is_not_paired(folders: tuple[Path, Path], how:
     change(folders[1], how)
     with pytest.raises(FlanlabError, match=told) as caught:
         compared(*folders)
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_how_much_was_asked_may_differ(folders: tuple[Path, Path]) -> None:

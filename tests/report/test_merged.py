@@ -86,7 +86,7 @@ def test_one_folder_and_one_variant(run: Path) -> None:
     assert "asked alike" not in " ".join(verdict(merged(f"{run}:tuned")))
     with pytest.raises(FlanlabError, match="no variant chat") as caught:
         merged(f"{run}:chat")
-    assert "untuned_chat" in caught.value.mend
+    assert "untuned_chat" in caught.value.hint
 
 
 def test_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_nothing_of_a_sweep_is_done(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, {"untuned": None})
     with pytest.raises(FlanlabError, match="no cell of the sweep is done yet") as caught:
         merged(sweep)
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_unreadable_and_old_results_are_named_with_the_mend(run: Path, evaluation: Path, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_unreadable_and_old_results_are_named_with_the_mend(run: Path, evaluatio
         with pytest.raises(FlanlabError, match=told) as caught:
             merged(run, evaluation)
         assert str(evaluation) in caught.value.message
-        assert "again" in caught.value.mend
+        assert "again" in caught.value.hint
 
 
 def test_columns_after_the_twenty_sixth_have_two_letters(tmp_path: Path) -> None:

@@ -318,7 +318,7 @@ def test_damaged_files_are_named_and_nothing_is_written(tmp_path: Path, path: st
     damage(folder, path, content)
     with pytest.raises(FlanlabError, match=re.escape(path)) as caught:
         write_report(folder)
-    assert caught.value.mend
+    assert caught.value.hint
     assert not list(folder.glob("*report*"))
 
 

@@ -167,7 +167,7 @@ def test_chain_of_derivations_is_a_conflict_and_is_seen(middle_known: bool) -> N
         return
     error = refusal(lambda: HoldOut((NLI,)).split(tasks))
     assert "near: shares squad with the held-out far" in error.message
-    assert "remove" in error.mend
+    assert "remove" in error.hint
     split = HoldOut((NLI,), "allow").split(tasks)
     assert split.allowed == {"near": "shares squad with the held-out far"}
     assert seen_reason(far, stamp(split)) == "the model was trained on near, which shares squad with it"

@@ -40,7 +40,7 @@ def test_a_name_may_occur_once_over_all_collections(folder: Path, tmp_path_facto
 def test_a_folder_that_is_not_there_and_one_without_tasks(tmp_path: Path) -> None:
     error = refusal(lambda: load_collection(tmp_path / "nowhere"))
     assert str(tmp_path / "nowhere") in error.message
-    assert "library" in error.mend
+    assert "library" in error.hint
     assert str(tmp_path) in refusal(lambda: load_collection(tmp_path)).message
 
 
@@ -70,7 +70,7 @@ def test_tasks_are_selected_by_name_and_by_cluster(folder: Path) -> None:
 def test_an_unknown_name_gets_near_ones(folder: Path, wish: str, told: str) -> None:
     error = refusal(lambda: select_tasks(load_collection(folder), [wish]))
     assert f"`{wish}`" in error.message
-    assert told in error.mend
+    assert told in error.hint
 
 
 def test_an_empty_cluster_is_told_from_an_unknown_one(folder: Path) -> None:
@@ -84,7 +84,7 @@ def test_named_tasks_are_those_selected_and_other_files_are_not_read(folder: Pat
         assert load_named([folder], names) == select_tasks(tasks, names)
     assert load_named(["library"], ["arc.easy"]) == select_tasks(load_collection("library"), ["arc.easy"])
     told = refusal(lambda: load_named([folder], ["reviews", "capital"]))
-    assert "capitals" in told.mend
+    assert "capitals" in told.hint
     (folder / "broken.yaml").write_text("- a list\n")
     assert [task.name for task in load_named([folder], ["reviews"])] == ["reviews"]
     assert "broken.yaml" in refusal(lambda: load_named([folder], ["sentiment"])).message

@@ -99,7 +99,7 @@ def test_full_disk_is_told_before_a_byte_is_written(tmp_path: Path, monkeypatch:
         saved(tmp_path, 3)
     assert "Step 3 could not be saved" in caught.value.message
     assert "step-000002 is kept" in caught.value.message
-    assert "same command" in caught.value.mend
+    assert "same command" in caught.value.hint
     assert [path.name for path in tmp_path.iterdir()] == ["step-000002"]
     assert {path: path.read_bytes() for path in (tmp_path / "step-000002").iterdir()} == before
 
@@ -171,7 +171,7 @@ def test_damaged_checkpoints_alone_are_refused(tmp_path: Path) -> None:
         damage(saved(tmp_path, steps) / "trained.safetensors", "flipped")
     with pytest.raises(FlanlabError, match=r"step-000003: is damaged .*step-000002: is damaged") as caught:
         load_latest(tmp_path, *make(1), KEY)
-    assert str(tmp_path) in caught.value.mend
+    assert str(tmp_path) in caught.value.hint
 
 
 def test_damage_beyond_the_one_before_it_is_cleared_away(tmp_path: Path) -> None:
@@ -197,6 +197,6 @@ def test_other_settings_are_refused_and_nothing_is_changed(tmp_path: Path) -> No
     before = [value.detach().clone() for value in model.parameters()]
     with pytest.raises(FlanlabError, match="another recipe, data or version") as caught:
         load_latest(tmp_path, model, optimizer, "another key")
-    assert "--out" in caught.value.mend
+    assert "--out" in caught.value.hint
     assert path.is_dir()
     assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))

@@ -111,11 +111,11 @@ def test_too_long_an_example_is_told(encoder_decoders: dict[str, Path], tmp_path
     example = examples_of(loaded, tmp_path)[0]
     with pytest.raises(FlanlabError, match="does not fit into a batch of 5") as caught:
         objective.batches([example], 5)
-    assert "micro_batch_tokens" in caught.value.mend
+    assert "micro_batch_tokens" in caught.value.hint
     long = EncodedExample(example.example, [5] * 257, example.target, False)
     with pytest.raises(FlanlabError, match="257 tokens is longer than the 256") as caught:
         objective.loss(loaded.model, [long])
-    assert "mixture.prompt_tokens" in caught.value.mend
+    assert "mixture.prompt_tokens" in caught.value.hint
 
 
 def test_interrupted_tuning_goes_on_bit_for_bit(

@@ -140,7 +140,7 @@ def test_a_soft_prompt_counts_for_the_size_of_a_batch(tiny_folder: Path, tmp_pat
 def test_what_cannot_be_tuned_is_told(encoder_decoders: dict[str, Path], tuned: dict[str, Path]) -> None:
     with pytest.raises(FlanlabError, match="is an encoder-decoder model, and soft prompts") as caught:
         check_method(str(encoder_decoders["t5"]), SETTINGS)
-    assert "training.method" in caught.value.mend
+    assert "training.method" in caught.value.hint
     with pytest.raises(FlanlabError, match="is a soft prompt before another model"):
         check_method(str(tuned["llama"]), make_settings())
     check_method(str(encoder_decoders["t5"]), make_settings(method="lora"))

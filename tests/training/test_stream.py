@@ -56,12 +56,12 @@ def test_a_faulty_row_is_told_alike_by_whoever_renders_it(
     mixture = make_mixture(tmp_path)
 
     def refused(*_: object) -> None:
-        raise FlanlabError("comments.yaml, row 3: no answer", mend="Mend the row.")
+        raise FlanlabError("comments.yaml, row 3: no answer", hint="Fix the row.")
 
     monkeypatch.setattr(type(mixture), "examples", refused)
     with pytest.raises(FlanlabError) as caught:
         list(steps_of_examples(mixture, tiny.encoder, 3, 0, 4, workers))
-    assert str(caught.value) == "comments.yaml, row 3: no answer\n  To mend it: Mend the row."
+    assert str(caught.value) == "comments.yaml, row 3: no answer\n  Hint: Fix the row."
 
 
 def test_a_gpu_is_fed_by_workers_and_a_cpu_is_left_to_the_model() -> None:

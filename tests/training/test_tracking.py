@@ -68,7 +68,7 @@ def test_a_tracker_that_is_not_installed_is_told_with_the_mend(tmp_path: Path, m
     monkeypatch.setattr("accelerate.tracking.TrackioTracker.start", missing)
     with pytest.raises(FlanlabError, match="which is not installed") as caught:
         open_tracker("trackio", tmp_path / "run" / "training", {})
-    assert "pip install trackio" in caught.value.mend
+    assert "pip install trackio" in caught.value.hint
 
 
 def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:

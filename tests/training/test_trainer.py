@@ -275,7 +275,7 @@ def test_non_finite_loss_stops_with_step_and_examples(
         go("bad", schedule="constant")
     assert "counting:" in caught.value.message
     assert "(template " in caught.value.message
-    assert "learning_rate" in caught.value.mend
+    assert "learning_rate" in caught.value.hint
     # The checkpoint before it is sound: those of two good steps.
     assert last_checkpoint(tmp_path / "bad").name == "step-000002"
     for name, value in weights(tmp_path / "bad").items():
@@ -315,7 +315,7 @@ def test_checkpoint_of_other_settings_is_refused(go: Any, tiny: LoadedModel, tmp
     folder = go("one", steps=2)
     with pytest.raises(FlanlabError, match="another recipe") as caught:
         train_tiny(tiny, make_mixture(tmp_path / "tasks"), make_settings(), folder, key="another key")
-    assert str(folder) in caught.value.mend
+    assert str(folder) in caught.value.hint
 
 
 def test_optimizers_take_their_settings(tiny: LoadedModel) -> None:
@@ -419,7 +419,7 @@ def test_loss_that_explodes_stops_with_step_examples_and_mend(go: Any, monkeypat
         go("thrown", steps=60, schedule="constant", checkpoint_minutes=1e6)
     assert 26 <= len(losses) <= 25 + 20
     assert "(template " in caught.value.message
-    assert "learning_rate" in caught.value.mend
+    assert "learning_rate" in caught.value.hint
 
 
 def test_loss_on_dev_is_measured_now_and_then_and_changes_nothing(go: Any, tiny: LoadedModel, tmp_path: Path) -> None:
@@ -481,7 +481,7 @@ def test_a_full_disk_stops_training_with_what_is_kept(go: Any, monkeypatch: pyte
     with pytest.raises(FlanlabError, match="there is no room left") as caught:
         go("full")
     assert "step-000003 is kept" in caught.value.message
-    assert "same command" in caught.value.mend
+    assert "same command" in caught.value.hint
     monkeypatch.setattr(TrainingLog, "write", original)
     whole = go("whole")
     assert_same_training(whole, go("full"))

@@ -70,7 +70,7 @@ def ablate(
     if world_size() > 1:
         raise FlanlabError(
             "`flan ablate` runs as one process.",
-            mend="Start it without torchrun: --processes N starts it for each cell; --engine ray does several cells at once.",
+            hint="Start it without torchrun: --processes N starts it for each cell; --engine ray does several cells at once.",
         )
 
     from flanlab.experiments.recipe import read_recipe

@@ -61,14 +61,14 @@ def contamination(
     wanted = names or (predicted_tasks(predictions) if predictions is not None else [])
     if not wanted:
         raise FlanlabError(
-            "Nothing says whose rows are looked for.", mend="Name tasks or clusters, or a folder with --predictions."
+            "Nothing says whose rows are looked for.", hint="Name tasks or clusters, or a folder with --predictions."
         )
     if predictions is not None and (rows is not None or split is not None):
-        raise FlanlabError("The rows are those that were predicted.", mend="Leave --rows and --split out.")
+        raise FlanlabError("The rows are those that were predicted.", hint="Leave --rows and --split out.")
     if frequent_in not in ("evaluation", "corpus", "nowhere"):
-        raise FlanlabError(f"Places cannot be counted in `{frequent_in}`.", mend="Use evaluation, corpus or nowhere.")
+        raise FlanlabError(f"Places cannot be counted in `{frequent_in}`.", hint="Use evaluation, corpus or nowhere.")
     if split not in (None, "train", "dev", "test"):
-        raise FlanlabError(f"There is no split called `{split}`.", mend="Use train, dev or test.")
+        raise FlanlabError(f"There is no split called `{split}`.", hint="Use train, dev or test.")
     try:
         summary = check_contamination(
             select_tasks(load_collections(tasks or list(BUILT_IN_COLLECTIONS)), wanted),

@@ -60,7 +60,7 @@ def lm_eval(
     from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections, select_tasks
 
     if split not in ("train", "dev", "test"):
-        raise FlanlabError(f"There is no split called `{split}`.", mend="Use train, dev or test.")
+        raise FlanlabError(f"There is no split called `{split}`.", hint="Use train, dev or test.")
     settings = EvaluationSettings(rows=rows, split=split)
     found = load_collections(tasks or list(BUILT_IN_COLLECTIONS))
     chosen = select_tasks(found, names) if names else [task for task in found if task.has_split(settings.split)]
@@ -75,7 +75,7 @@ def lm_eval(
             say(f"{task.name}: left out. {error.message}")
     if not units:
         raise FlanlabError(
-            "The rows of no task are within reach.", mend="See that the Hub, or a --mirror that holds them, can be reached."
+            "The rows of no task are within reach.", hint="See that the Hub, or a --mirror that holds them, can be reached."
         )
     facts = export_lm_eval(units, settings, 0, out)
     if as_json:

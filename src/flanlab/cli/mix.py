@@ -41,7 +41,7 @@ def mix(
     from flanlab.training.trainer import examples_per_step
 
     if out is not None and out.suffix not in (".parquet", ".jsonl"):
-        raise FlanlabError(f"{out}: cannot write files of this kind.", mend="Name a .parquet or a .jsonl file.")
+        raise FlanlabError(f"{out}: cannot write files of this kind.", hint="Name a .parquet or a .jsonl file.")
     plan = make_plan(read_recipe(recipe), mirror)
     encoder = load_encoder(plan.recipe.model, say=say)
     mixture = make_mixture(plan)

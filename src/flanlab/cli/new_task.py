@@ -40,7 +40,7 @@ def new_task(
 
     path, hub = _file_or_hub(rows)
     if path is not None and (config or revision):
-        raise FlanlabError("--config and --revision belong to data sets of the Hub.", mend="Leave them out for a file.")
+        raise FlanlabError("--config and --revision belong to data sets of the Hub.", hint="Leave them out for a file.")
     name = name or _name_after(f"{rows.rpartition('/')[2]} {config or ''}" if path is None else path.stem)
     target = out / f"{name}.yaml"
     built_in = load_collections(BUILT_IN_COLLECTIONS)
@@ -55,7 +55,7 @@ def new_task(
     try:
         draft = scaffold_task(tables, name=name, cluster=cluster, place=place, answer=answer, same_rows=same_rows)
     except FlanlabError as error:
-        raise FlanlabError(f"{rows}: {error.message}", mend=error.mend) from error
+        raise FlanlabError(f"{rows}: {error.message}", hint=error.hint) from error
     write_text(target, draft.text)
     _report(target, draft.guesses, mirror)
 
@@ -80,14 +80,14 @@ def _file_or_hub(rows: str) -> tuple[Path | None, str | None]:
     path = Path(rows)
     if path.is_dir():
         raise FlanlabError(
-            f"{rows} is a folder.", mend="Name one file in it; `source.files` in the task file can list several."
+            f"{rows} is a folder.", hint="Name one file in it; `source.files` in the task file can list several."
         )
     if path.is_file() or path.suffix.lower() in TABLE_SUFFIXES:
         if not path.is_file():
-            raise FlanlabError(f"{rows}: there is no such file.", mend="Check the path.")
+            raise FlanlabError(f"{rows}: there is no such file.", hint="Check the path.")
         return path, None
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", rows):
-        raise FlanlabError(f"{rows}: there is no such file, and it is no Hub id.", mend="Write a Hub id as owner/name.")
+        raise FlanlabError(f"{rows}: there is no such file, and it is no Hub id.", hint="Write a Hub id as owner/name.")
     return None, rows
 
 
@@ -100,17 +100,17 @@ def _refuse_taken(name: str, target: Path, built_in: Sequence[Task]) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise FlanlabError(
             f"{name!r} cannot be the name of a task.",
-            mend=f"Use small letters, digits and _, such as --name {_name_after(name)}.",
+            hint=f"Use small letters, digits and _, such as --name {_name_after(name)}.",
         )
     if target.exists():
-        raise FlanlabError(f"{target} exists already.", mend="Name another with --name or --out, or delete the file first.")
+        raise FlanlabError(f"{target} exists already.", hint="Name another with --name or --out, or delete the file first.")
     if not target.parent.is_dir() and target.parent.exists():
-        raise FlanlabError(f"{target.parent} is no folder.", mend="Name a folder with --out.")
+        raise FlanlabError(f"{target.parent} is no folder.", hint="Name a folder with --out.")
     if name in set(Cluster):
-        raise FlanlabError(f"`{name}` is the name of a cluster.", mend="Choose another with --name.")
+        raise FlanlabError(f"`{name}` is the name of a cluster.", hint="Choose another with --name.")
     if any(task.name == name for task in built_in):
         raise FlanlabError(
-            f"flanlab has a task called `{name}` (`flan tasks show {name}`).", mend="Choose another with --name."
+            f"flanlab has a task called `{name}` (`flan tasks show {name}`).", hint="Choose another with --name."
         )
 
 

@@ -55,7 +55,7 @@ def train(
         show_training_plan(recipe, mirror, device, processes, flops, as_json)
         return
     if device is not None or processes != 1 or flops is not None or as_json:
-        raise FlanlabError("--device, --processes, --flops and --json belong to --plan.", mend="Add --plan, or leave them out.")
+        raise FlanlabError("--device, --processes, --flops and --json belong to --plan.", hint="Add --plan, or leave them out.")
     from flanlab.experiments.recipe import read_recipe
     from flanlab.experiments.run import train_recipe
     from flanlab.processes import is_first

@@ -112,7 +112,7 @@ def show_task(
     rows = load_rows(task, split, mirror)
     if row >= len(rows):
         raise FlanlabError(
-            f"{task.name}: the {split} split has rows 0 to {len(rows) - 1}, not {row}.", mend="Ask for one of those."
+            f"{task.name}: the {split} split has rows 0 to {len(rows) - 1}, not {row}.", hint="Ask for one of those."
         )
     prepared = prepare_row(task, rows[row], row)
     count = option_count(task, prepared)
@@ -159,7 +159,7 @@ def lint_tasks(
             rows_by_split, missing = _rows_within_reach(task, mirror)
         except FlanlabError as error:
             # The other tasks are checked all the same.
-            report = TaskLint(task.name, [Finding("error", "rows", None, None, error.message, error.mend)], {})
+            report = TaskLint(task.name, [Finding("error", "rows", None, None, error.message, error.hint)], {})
         else:
             if not rows_by_split:
                 say(f"{task.name}: not checked. {missing[0]}")
@@ -252,7 +252,7 @@ def _print_lint(task: Task, report: TaskLint) -> None:
         colour = "red" if finding.level == "error" else "yellow"
         place = "" if finding.template is None else f"{template_list([finding.template])}: "
         console.print(f"  [{colour}]{finding.level}[/{colour}] {finding.rule}: {escape(place + finding.message)}")
-        console.print(f"      [dim]{escape(finding.mend)}[/dim]")
+        console.print(f"      [dim]{escape(finding.hint)}[/dim]")
 
 
 def _source(source: Source) -> str:
@@ -269,12 +269,12 @@ def _one(name: str, tasks: list[Task]) -> Task:
     if len(found) != 1:
         raise FlanlabError(
             f"`{name}` is a cluster of {len(found)} tasks.",
-            mend=f"Name one of them: {', '.join(task.name for task in found)}.",
+            hint=f"Name one of them: {', '.join(task.name for task in found)}.",
         )
     return found[0]
 
 
 def _split(name: str) -> Split:
     if name not in _SPLITS:
-        raise FlanlabError(f"There is no split called `{name}`.", mend="Use train, dev or test.")
+        raise FlanlabError(f"There is no split called `{name}`.", hint="Use train, dev or test.")
     return name

@@ -38,12 +38,12 @@ def corpus_files(paths: Sequence[Path]) -> list[Path]:
         if path.is_dir():
             inside = [file for file in sorted(path.rglob("*")) if file.is_file() and _suffix(file)]
             if not inside:
-                raise FlanlabError(f"{path}: holds no text to read.", mend=f"Put files there of: {', '.join(SUFFIXES)}.")
+                raise FlanlabError(f"{path}: holds no text to read.", hint=f"Put files there of: {', '.join(SUFFIXES)}.")
             files.update(dict.fromkeys(inside))
         elif not path.is_file():
-            raise FlanlabError(f"{path}: there is no such file or folder.", mend="Correct the path of the corpus.")
+            raise FlanlabError(f"{path}: there is no such file or folder.", hint="Correct the path of the corpus.")
         elif not _suffix(path):
-            raise FlanlabError(f"{path}: cannot read text from files of this kind.", mend=f"Use: {', '.join(SUFFIXES)}.")
+            raise FlanlabError(f"{path}: cannot read text from files of this kind.", hint=f"Use: {', '.join(SUFFIXES)}.")
         else:
             files[path] = None
     return list(files)
@@ -83,7 +83,7 @@ def _pieces(path: Path, columns: Sequence[str]) -> Iterator[tuple[Piece, int]]:
             for piece in _text_pieces(path, file) if is_text else _json_pieces(path, file, columns):
                 yield piece, raw.tell()
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-        raise FlanlabError(f"{path}: {error}", mend="The file is damaged: get it anew, or leave it out.") from error
+        raise FlanlabError(f"{path}: {error}", hint="The file is damaged: get it anew, or leave it out.") from error
 
 
 def _suffix(path: Path) -> str:
@@ -114,11 +114,11 @@ def _json_pieces(path: Path, file: _Bytes, columns: Sequence[str]) -> Iterator[P
             record = json.loads(_decoded(path, number, line))
         except (ValueError, RecursionError) as error:
             raise FlanlabError(
-                f"{path}, line {number}: not valid JSON: {error}", mend='Each line is one object: {"text": "...", ...}.'
+                f"{path}, line {number}: not valid JSON: {error}", hint='Each line is one object: {"text": "...", ...}.'
             ) from error
         if not isinstance(record, dict):
             raise FlanlabError(
-                f"{path}, line {number}: is not an object.", mend='Each line is one object: {"text": "...", ...}.'
+                f"{path}, line {number}: is not an object.", hint='Each line is one object: {"text": "...", ...}.'
             )
         where = f"line {number}"
         chosen = _chosen_columns(f"{path}, {where}", list(record), columns)
@@ -144,7 +144,7 @@ def _decoded(path: Path, line: int, content: bytes) -> str:
     except UnicodeDecodeError as error:
         line += content.count(b"\n", 0, error.start)
         raise FlanlabError(
-            f"{path}, line {line}: is not UTF-8.", mend="Save the file with UTF-8 encoding, for example with iconv."
+            f"{path}, line {line}: is not UTF-8.", hint="Save the file with UTF-8 encoding, for example with iconv."
         ) from error
 
 
@@ -152,7 +152,7 @@ def _chosen_columns(where: str, there: Sequence[str], wanted: Sequence[str]) -> 
     chosen = wanted or (_MIXTURE_COLUMNS if set(_MIXTURE_COLUMNS) <= set(there) else (_TEXT_COLUMN,))
     if missing := [name for name in chosen if name not in there]:
         raise FlanlabError(
-            f"{where}: has no column {missing[0]}.", mend=f"Name one that holds text with --column: {', '.join(there)}."
+            f"{where}: has no column {missing[0]}.", hint=f"Name one that holds text with --column: {', '.join(there)}."
         )
     return chosen
 
@@ -165,7 +165,7 @@ def _text_of(where: str, record: Mapping[str, Any], columns: Sequence[str]) -> s
         if not all(isinstance(part, str) for part in parts):
             raise FlanlabError(
                 f"{where}: the column {name} holds {str(value)[:100]!r}, which is no text.",
-                mend="Name a column of text (or of lists of texts) with --column.",
+                hint="Name a column of text (or of lists of texts) with --column.",
             )
         texts.extend(parts)
     return "\n".join(texts)

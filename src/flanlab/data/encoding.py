@@ -146,7 +146,7 @@ class TextEncoder(Encoder):
         if tokenizer.eos_token_id is None:
             raise FlanlabError(
                 "The tokenizer has no end-of-sequence token, so an answer could not be ended.",
-                mend="Use a model whose tokenizer defines eos_token.",
+                hint="Use a model whose tokenizer defines eos_token.",
             )
         self.tokenizer = tokenizer
         self.end: int = tokenizer.eos_token_id
@@ -184,7 +184,7 @@ class TextEncoder(Encoder):
     def _dialogue(self, prompt: str, exemplars: Sequence[tuple[str, str]]) -> str:
         if not self.has_chat_template:
             raise FlanlabError(
-                "The model's tokenizer has no chat template.", mend="Score it with the plain instruction instead."
+                "The model's tokenizer has no chat template.", hint="Score it with the plain instruction instead."
             )
         turns = [turn for example, target in exemplars for turn in (("user", example), ("assistant", target))]
         messages = [{"role": role, "content": content} for role, content in (*turns, ("user", prompt))]
@@ -235,7 +235,7 @@ class SeparateTextEncoder(TextEncoder):
 
     def _dialogue(self, prompt: str, exemplars: Sequence[tuple[str, str]]) -> str:
         raise FlanlabError(
-            "An encoder-decoder model has no chat template.", mend="Score it with the plain instruction instead."
+            "An encoder-decoder model has no chat template.", hint="Score it with the plain instruction instead."
         )
 
     def _encode(self, questions: Sequence[tuple[str, Sequence[str]]], style: PromptStyle) -> list[EncodedQuestion]:
@@ -270,7 +270,7 @@ class CharacterEncoder(Encoder):
     def _dialogue(self, prompt: str, exemplars: Sequence[tuple[str, str]]) -> str:
         raise FlanlabError(
             "The model's tokenizer is not known, and so neither is its chat template.",
-            mend="Name the tokenizer with --tokenizer, or ask with the plain instruction.",
+            hint="Name the tokenizer with --tokenizer, or ask with the plain instruction.",
         )
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:

@@ -165,7 +165,7 @@ class _Failures:
         for (rule, template), cases in self._found.items():
             row, fault = cases[0]
             message = f"{len(cases)} of {total} rows: {fault.message}"
-            findings.append(Finding("error", rule, template, row, message, fault.mend))
+            findings.append(Finding("error", rule, template, row, message, fault.hint))
         return findings
 
 

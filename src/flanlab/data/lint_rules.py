@@ -210,10 +210,10 @@ def targets_vary(sample: Sample) -> Iterator[Finding]:
 def layout_is_sound(sample: Sample) -> Iterator[Finding]:
     """No line break written as backslash and n, no gaps of three blank lines."""
     for number, shown in sample.by_template.items():
-        for rule, pattern, what, mend in _LAYOUT:
+        for rule, pattern, what, hint in _LAYOUT:
             hits = [item for item in shown if pattern.search(f"{item.example.prompt}\0{item.example.target}")]
             if len(hits) > FEW * len(shown):
-                yield rows_finding("warning", rule, number, hits, len(shown), what, mend)
+                yield rows_finding("warning", rule, number, hits, len(shown), what, hint)
 
 
 FEW = 0.02

@@ -27,7 +27,7 @@ class Finding:
     template: int | None
     row: int | None
     message: str
-    mend: str
+    hint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +103,11 @@ def _printed(node: nodes.Node, asked: frozenset[str]) -> Iterator[str]:
         yield from _printed(child, asked)
 
 
-def rows_finding(level: Level, rule: str, template: int, hits: Sequence[Shown], total: int, what: str, mend: str) -> Finding:
+def rows_finding(level: Level, rule: str, template: int, hits: Sequence[Shown], total: int, what: str, hint: str) -> Finding:
     """A finding about rows of one template: how many of `total`, and the first of them."""
     first = hits[0]
     where = count_of(len(hits), total, first.split, first.row.index)
-    return Finding(level, rule, template, first.row.index, f"{what} in {where}.", mend)
+    return Finding(level, rule, template, first.row.index, f"{what} in {where}.", hint)
 
 
 def count_of(hits: int, total: int, split: str, row: int) -> str:

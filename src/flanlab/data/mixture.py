@@ -105,7 +105,7 @@ class Mixture:
 
     def __init__(self, tasks: Sequence[Task], rows: Mapping[str, Rows], settings: MixtureSettings, seed: int) -> None:
         if not tasks:
-            raise FlanlabError("No task is left to train on.", mend="Hold out fewer clusters, or include more tasks.")
+            raise FlanlabError("No task is left to train on.", hint="Hold out fewer clusters, or include more tasks.")
         self.tasks = tuple(phrased(task, settings.instructions) for task in tasks)
         self.settings = settings
         self.seed = seed
@@ -170,7 +170,7 @@ class Mixture:
         lengths = [found.length for found in head if isinstance(found, EncodedExample)]
         if not lengths:
             raise FlanlabError(
-                "No example fits into the lengths set.", mend="Raise mixture.prompt_tokens or mixture.target_tokens."
+                "No example fits into the lengths set.", hint="Raise mixture.prompt_tokens or mixture.target_tokens."
             )
         return float(np.mean(lengths))
 

@@ -25,7 +25,7 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
         if length > capacity:
             raise FlanlabError(
                 f"An example of {length} tokens does not fit into a row of {capacity}.",
-                mend="Raise training.micro_batch_tokens, or lower mixture.prompt_tokens and target_tokens.",
+                hint="Raise training.micro_batch_tokens, or lower mixture.prompt_tokens and target_tokens.",
             )
         found = bisect.bisect_left(room, (length, -1))
         if found == len(room):

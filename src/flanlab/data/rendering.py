@@ -137,14 +137,14 @@ def render(task: Task, template_number: int, row: PreparedRow, option_order: Seq
         if not text:
             raise FlanlabError(
                 f"{task.path}, row {row.index}, {where}: the {part} is empty.",
-                mend="Filter out rows with empty text, for example with `filter`.",
+                hint="Filter out rows with empty text, for example with `filter`.",
             )
     forward = isinstance(template, Baseline) or template.direction == "forward"
     if forward and options:
         if target not in options:
             raise FlanlabError(
                 f"{task.path}, row {row.index}, {where}: the target {target!r} is none of the options {list(options)!r}.",
-                mend="Leave the template's `target` out, or give the template `options` in those words.",
+                hint="Leave the template's `target` out, or give the template `options` in those words.",
             )
         if option_order is not None and isinstance(template, Template):
             prompt += "\n\nOPTIONS:\n" + "\n".join(f"- {options[position]}" for position in option_order)
@@ -179,7 +179,7 @@ def _answers(
     if unknown := [text for text in (answer, *right) if options and text not in options]:
         raise FlanlabError(
             f"{task.path}, row {row.index}, {where}: the answer {unknown[0]!r} is not among the options {list(options)!r}.",
-            mend="Check `answer`, `references`, `options` and the label ids of the data; filter out rows without a label.",
+            hint="Check `answer`, `references`, `options` and the label ids of the data; filter out rows without a label.",
         )
     if template.options is not None:
         # Other words for the same answers: they correspond by position.
@@ -187,7 +187,7 @@ def _answers(
         if len(other_words) != len(options):
             raise FlanlabError(
                 f"{task.path}, row {row.index}, {where}: {len(other_words)} options stand for the task's {len(options)}.",
-                mend="Give as many options as the task has, in the same order.",
+                hint="Give as many options as the task has, in the same order.",
             )
         in_other_words = dict(zip(options, other_words, strict=True))
         answer, right = in_other_words[answer], tuple(in_other_words[text] for text in right)
@@ -212,7 +212,7 @@ def group_of(task: Task, row: PreparedRow) -> str | None:
     if not value:
         raise FlanlabError(
             f"{task.path}, row {row.index}: `group` gives nothing.",
-            mend="Write an expression that has a value in every row, or leave such rows out with `filter`.",
+            hint="Write an expression that has a value in every row, or leave such rows out with `filter`.",
         )
     return value
 
@@ -233,7 +233,7 @@ def gold_value_of(task: Task, row: PreparedRow) -> float | None:
     if not math.isfinite(number):
         raise FlanlabError(
             f"{task.path}, row {row.index}: `gold_value` gives {value!r}, which is no number.",
-            mend="Write an expression that gives a number, or leave such rows out with `filter`.",
+            hint="Write an expression that gives a number, or leave such rows out with `filter`.",
         )
     return number
 
@@ -285,7 +285,7 @@ class _OptionList(list[str]):
         if not isinstance(index, slice) and index not in range(len(self)):
             raise TemplatingError(
                 f"options[{index!r}] is no option: a label counts from 0 to {len(self) - 1} here",
-                mend='Leave rows without a label out, for example with `filter: "{{ label >= 0 }}"`.',
+                hint='Leave rows without a label out, for example with `filter: "{{ label >= 0 }}"`.',
             )
         return super().__getitem__(index)
 
@@ -295,7 +295,7 @@ def _template(task: Task, number: int) -> Template | Baseline:
         return task.templates[number - 1]
     if task.baseline is None:
         raise FlanlabError(
-            f"{task.path}: the task {task.name} has no baseline prompt.", mend="Write `baseline` in the task file."
+            f"{task.path}: the task {task.name} has no baseline prompt.", hint="Write `baseline` in the task file."
         )
     return task.baseline
 
@@ -308,13 +308,13 @@ def _option_texts(task: Task, index: int, source: Options, *layers: Mapping[str,
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise FlanlabError(
             f"{task.path}, row {index}: `options` gives {values!r}, which is not a list.",
-            mend='Write one expression that gives a list, such as "{{ choices }}" or "{{ [first, second] }}".',
+            hint='Write one expression that gives a list, such as "{{ choices }}" or "{{ [first, second] }}".',
         )
     options = tuple(_text(value) for value in values)
     if len(options) < 2 or len(set(options)) != len(options) or not all(options):
         raise FlanlabError(
             f"{task.path}, row {index}: the options {list(options)!r} must be two or more, different and not empty.",
-            mend="Filter such rows out with `filter`.",
+            hint="Filter such rows out with `filter`.",
         )
     return options
 
@@ -327,7 +327,7 @@ def _references(task: Task, row: PreparedRow, *layers: Mapping[str, Any]) -> tup
     if values is None or not isinstance(values, Sequence):
         raise FlanlabError(
             f"{task.path}, row {row.index}: `references` gives {values!r}, which is not a list.",
-            mend='Write one expression that gives a list of texts, such as "{{ answers }}".',
+            hint='Write one expression that gives a list of texts, such as "{{ answers }}".',
         )
     return tuple(dict.fromkeys(text for value in values if (text := _text(value))))
 
@@ -338,7 +338,7 @@ def _evaluate(task: Task, index: int, what: str, source: str, *layers: Mapping[s
     except _RowError:
         raise  # from a field that the source needs, and told as that field's
     except TemplatingError as error:
-        raise _RowError(f"{task.path}, row {index}, {what}: {error.message}", mend=error.mend) from error
+        raise _RowError(f"{task.path}, row {index}, {what}: {error.message}", hint=error.hint) from error
 
 
 class _RowError(TemplatingError):

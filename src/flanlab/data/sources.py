@@ -141,7 +141,7 @@ def load_rows(task: Task, split: Split, mirror: Path | None = None) -> Rows:
     if not sources:
         raise FlanlabError(
             f"{task.path}: the task {task.name} has no {split} split.",
-            mend=f"Add `{split}` to source.splits, or leave the task out.",
+            hint=f"Add `{split}` to source.splits, or leave the task out.",
         )
     mirror = mirror or mirror_from_environment()
     read = {part: _read_source(task, part, source, split, mirror) for part, source in sources.items()}
@@ -158,7 +158,7 @@ def load_rows(task: Task, split: Split, mirror: Path | None = None) -> Rows:
         given = ", ".join(str(source.split_spec(split)) for source in sources.values())
         raise FlanlabError(
             f"{task.path}: no row of the {split} split ({given}) is left for {task.name}.",
-            mend="Check source.splits and the task's filter.",
+            hint="Check source.splits and the task's filter.",
         )
     return rows
 
@@ -191,7 +191,7 @@ def _joined(tables: Sequence[pa.Table], what: str) -> pa.Table:
         return pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
         raise FlanlabError(
-            f"{what} do not go together: {one_line(error)}", mend="Give a column the same type everywhere."
+            f"{what} do not go together: {one_line(error)}", hint="Give a column the same type everywhere."
         ) from error
 
 
@@ -238,7 +238,7 @@ def _taken_apart(task: Task, rows: Rows) -> Rows:
         if not isinstance(count, int):
             raise FlanlabError(
                 f"{task.path}, row {index}: `turns` gives {count!r}, which is no whole number.",
-                mend='Write how many examples the row holds, such as "{{ questions | length }}".',
+                hint='Write how many examples the row holds, such as "{{ questions | length }}".',
             )
         kept.extend([rows.kept[index]] * count)
         turns.extend(range(count))
@@ -252,7 +252,7 @@ def _each_row(task: Task, rows: Rows, what: str, source: str) -> Iterator[Any]:
         try:
             yield evaluate(row)
         except TemplatingError as error:
-            raise TemplatingError(f"{task.path}, row {index}: {what}: {error.message}", mend=error.mend) from error
+            raise TemplatingError(f"{task.path}, row {index}: {what}: {error.message}", hint=error.hint) from error
 
 
 def _read_local(task: Task, source: Source, specification: str) -> tuple[pa.Table, str]:
@@ -273,12 +273,12 @@ def _read_mirror(task: Task, name: str, source: Source, specification: str, mirr
     return _read_slices(task, specification, paths)
 
 
-def _mirror_files(name: str, hubs: Sequence[str], config: str | None, mirror: Path, mend: str | None) -> dict[str, Path]:
+def _mirror_files(name: str, hubs: Sequence[str], config: str | None, mirror: Path, hint: str | None) -> dict[str, Path]:
     """Split to file of one configuration of a data set, under the first of its names that the mirror holds."""
     if not mirror.is_dir():
         raise MissingDataError(
             f"There is no mirror folder at {mirror}.",
-            mend=f"Correct --mirror or {MIRROR_VARIABLE}, or unset it to use the Hub.",
+            hint=f"Correct --mirror or {MIRROR_VARIABLE}, or unset it to use the Hub.",
         )
     folders = [folder for hub in hubs if (folder := mirror / hub / (config or "default")).is_dir()]
     if not folders:
@@ -286,10 +286,10 @@ def _mirror_files(name: str, hubs: Sequence[str], config: str | None, mirror: Pa
             {path.parent.name for hub in hubs for path in (mirror / hub).glob("*/*") if path.suffix in TABLE_SUFFIXES}
         )
         if others:
-            mend = mend or f"It holds the configurations {', '.join(others)}: name one (source.config, or --config)."
+            hint = hint or f"It holds the configurations {', '.join(others)}: name one (source.config, or --config)."
         raise MissingDataError(
             f"{name}: the mirror {mirror} does not hold {hubs[0]}" + (f" ({config})." if config else "."),
-            mend=mend
+            hint=hint
             or "Leave the task out, or add the data set to the mirror as <hub id>/<config or default>/<split>.parquet.",
         )
     return {path.stem: path for path in sorted(folders[0].iterdir()) if path.suffix in TABLE_SUFFIXES}
@@ -314,7 +314,7 @@ def _read_slices(task: Task, specification: str, paths: Mapping[str, Path]) -> t
         place = f": {paths[absent[0]]}" if absent[0] in paths else ""
         raise MissingDataError(
             f"{task.path}: source.splits: {specification!r}{place}: {what}.",
-            mend=f"The splits at hand are: {', '.join(paths) or 'none'}. Use one of them, or provide the file.",
+            hint=f"The splits at hand are: {', '.join(paths) or 'none'}. Use one of them, or provide the file.",
         )
     tables = {name: read_table(paths[name]) for name in names}
     # Whole splits, the usual case, need none of Hugging Face's library, which takes its time to import.
@@ -326,7 +326,7 @@ def _read_slices(task: Task, specification: str, paths: Mapping[str, Path]) -> t
         there = ", ".join(f"{name} has {len(table)} rows" for name, table in tables.items())
         raise MissingDataError(
             f"{task.path}: source.splits: no row is left for {task.name} by {specification!r} ({there}).",
-            mend="Take a smaller slice, or provide more rows.",
+            hint="Take a smaller slice, or provide more rows.",
         )
     return _joined(cuts, f"{task.path}: source.splits: the slices of {specification!r}"), digest.hexdigest()
 
@@ -339,7 +339,7 @@ def _slices(task: Task, specification: str, tables: Mapping[str, pa.Table]) -> l
     except (ValueError, AssertionError) as error:
         raise FlanlabError(
             f"{task.path}: source.splits: {specification!r} cannot be read here: {error}",
-            mend=f"Use Hugging Face slicing over the splits there are: {', '.join(tables)}.",
+            hint=f"Use Hugging Face slicing over the splits there are: {', '.join(tables)}.",
         ) from error
     return [tables[cut.splitname].slice(cut.from_, max(cut.to - cut.from_, 0)) for cut in slices]
 
@@ -350,7 +350,7 @@ def _split_names(specification: str) -> list[str]:
 
 def _read_hub(name: str, source: Source, specification: str) -> tuple[pa.Table, str]:
     if source.obtain is not None:
-        raise MissingDataError(f"{name}: no copy on the Hub can be loaded.", mend=str(_how_to_obtain(source)))
+        raise MissingDataError(f"{name}: no copy on the Hub can be loaded.", hint=str(_how_to_obtain(source)))
     where: dict[str, Any] = {"name": source.config}
     if source.revision == CONVERSION and source.config is not None:
         # The conversion holds no list of its configurations, only a folder for each; nor do splits of any name load there.
@@ -365,11 +365,11 @@ def _from_hub(name: str, hub: str | None, options: Mapping[str, Any]) -> Any:
     try:
         return load_dataset(hub, **options)
     except Exception as error:  # the Hub's client raises many kinds, none of them ours to tell apart
-        mend = "Check the network, or name a folder with the data with --mirror DIR."
+        hint = "Check the network, or name a folder with the data with --mirror DIR."
         if "scripts are no longer supported" in str(error):
-            mend = f"Give source.revision: {CONVERSION}, the Hub's own conversion, or use a --mirror DIR with its rows."
+            hint = f"Give source.revision: {CONVERSION}, the Hub's own conversion, or use a --mirror DIR with its rows."
         elif "Config name is missing" in str(error):
-            mend = "Name one of its configurations (source.config, or --config)."
+            hint = "Name one of its configurations (source.config, or --config)."
         raise MissingDataError(
-            f"{name}: {hub} could not be read from the Hugging Face Hub: {one_line(error)}", mend=mend
+            f"{name}: {hub} could not be read from the Hugging Face Hub: {one_line(error)}", hint=hint
         ) from error

@@ -24,17 +24,17 @@ def read_table(path: Path) -> pa.Table:
     """
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise FlanlabError(f"{path}: cannot read files of this kind.", mend=f"Use one of: {', '.join(TABLE_SUFFIXES)}.")
+        raise FlanlabError(f"{path}: cannot read files of this kind.", hint=f"Use one of: {', '.join(TABLE_SUFFIXES)}.")
     try:
         table = reader(path)
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise FlanlabError(f"{path}, line {line}: is not UTF-8.", mend="Save the file with UTF-8 encoding.") from error
+        raise FlanlabError(f"{path}, line {line}: is not UTF-8.", hint="Save the file with UTF-8 encoding.") from error
     except (pa.ArrowException, OSError) as error:
-        raise FlanlabError(f"{path}: {one_line(error)}", mend="Mend what is named, or write the file anew.") from error
+        raise FlanlabError(f"{path}: {one_line(error)}", hint="Fix what is named, or write the file again.") from error
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if twice:
-        raise FlanlabError(f"{path}: the column {twice[0]} occurs twice.", mend="Rename or remove one of the two.")
+        raise FlanlabError(f"{path}: the column {twice[0]} occurs twice.", hint="Rename or remove one of the two.")
     return table
 
 
@@ -82,16 +82,16 @@ def _read_json_lines(path: Path) -> pa.Table:
         except (ValueError, RecursionError) as error:
             raise FlanlabError(
                 f"{path}, line {number}: not valid JSON: {one_line(error)}",
-                mend='Each line is one complete object in braces: {"column": value, ...}.',
+                hint='Each line is one complete object in braces: {"column": value, ...}.',
             ) from error
         if not isinstance(row, dict):
             raise FlanlabError(
                 f"{path}, line {number}: is not an object.",
-                mend='Each line is one complete object in braces: {"column": value, ...}.',
+                hint='Each line is one complete object in braces: {"column": value, ...}.',
             )
         rows.append((number, row))
     if not rows:
-        raise FlanlabError(f"{path}: holds no rows.", mend="Write one JSON object on each line.")
+        raise FlanlabError(f"{path}: holds no rows.", hint="Write one JSON object on each line.")
     names = dict.fromkeys(name for _, row in rows for name in row)
     return pa.table({name: _column(path, name, [(number, row.get(name)) for number, row in rows]) for name in names})
 
@@ -103,7 +103,7 @@ def _column(path: Path, name: str, cells: Sequence[tuple[int, Any]]) -> pa.Array
         first = bisect.bisect_left(range(1, len(cells)), True, key=lambda count: not _of_one_type(cells[:count]))
         raise FlanlabError(
             f"{path}, line {cells[first][0]}: the column {name} holds {cells[first][1]!r} here: {one_line(error)}",
-            mend="Give a column values of one type in all rows; a missing value is null.",
+            hint="Give a column values of one type in all rows; a missing value is null.",
         ) from error
 
 

@@ -132,11 +132,11 @@ def prepare(mixture: Mixture, encoder: TextEncoder, examples: int, workers: int)
             for _ in _made(job, missing, workers):
                 bar.advance(SHARD_EXAMPLES)
     except OSError as error:
-        raise FlanlabError(f"{folder}: cannot be written ({error}).", mend=_MORE_ROOM) from error
+        raise FlanlabError(f"{folder}: cannot be written ({error}).", hint=_MORE_ROOM) from error
     except BrokenProcessPool as error:
         raise FlanlabError(
             "A process that prepared the mixture was killed, perhaps for want of memory.",
-            mend="Use fewer with --workers; the same command goes on where it stopped.",
+            hint="Use fewer with --workers; the same command goes on where it stopped.",
         ) from error
     paths = shards_in(folder).values()
     return Prepared(folder, len(paths) * SHARD_EXAMPLES, sum(path.stat().st_size for path in paths))
@@ -151,7 +151,7 @@ def _announce(job: _Job, examples: int) -> None:
     free = shutil.disk_usage(job.folder).free
     if needed > free:
         raise FlanlabError(
-            f"{job.folder}: {needed / 1e9:.1f} GB are needed, and {free / 1e9:.1f} GB are free.", mend=_MORE_ROOM
+            f"{job.folder}: {needed / 1e9:.1f} GB are needed, and {free / 1e9:.1f} GB are free.", hint=_MORE_ROOM
         )
     say(f"Preparing {examples:,} examples, about {needed / 1e6:,.0f} MB, in {job.folder}")
 

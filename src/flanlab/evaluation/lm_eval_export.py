@@ -56,7 +56,7 @@ def export_lm_eval(units: Sequence[EvaluationUnit], settings: EvaluationSettings
         FlanlabError: the folder holds something else; two tasks that would get one name.
     """
     if folder.exists() and not (folder / EXPORT_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FlanlabError(f"{folder} is not empty, and holds no export.", mend="Name another folder with --out.")
+        raise FlanlabError(f"{folder} is not empty, and holds no export.", hint="Name another folder with --out.")
     _refuse_one_name_twice(units)
     facts: dict[str, Any] = {
         "flanlab": __version__,
@@ -103,7 +103,7 @@ def _refuse_one_name_twice(units: Sequence[EvaluationUnit]) -> None:
     if twice := [name for name, count in names.items() if count > 1]:
         raise FlanlabError(
             f"Two tasks, or a task and a cluster, would both be called {twice[0]} in lm-evaluation-harness.",
-            mend="Export them into folders of their own.",
+            hint="Export them into folders of their own.",
         )
 
 

@@ -45,7 +45,7 @@ def paired_results(
     metrics = [metric for metric in metrics_for(declared, kept[0], end_token=end_token) if metric.name in known]
     if not metrics:
         raise FlanlabError(
-            f"{name}: no metric can be computed from both.", mend="Evaluate one of them again with other settings."
+            f"{name}: no metric can be computed from both.", hint="Evaluate one of them again with other settings."
         )
     grids = {metric.name: [score_grid(metric, predictions) for predictions in kept] for metric in metrics}
     some = grids[metrics[0].name]
@@ -85,7 +85,7 @@ def _common(name: str, *sides: Sequence[Prediction]) -> list[list[Prediction]]:
 
     both = {question(prediction) for prediction in sides[0]} & {question(prediction) for prediction in sides[1]}
     if not both:
-        raise FlanlabError(f"{name}: the two were asked no row through the same template.", mend="Evaluate more rows.")
+        raise FlanlabError(f"{name}: the two were asked no row through the same template.", hint="Evaluate more rows.")
     kept = [[prediction for prediction in side if question(prediction) in both] for side in sides]
     # A template may have answers in words of its own, so these can only be the same for the same template.
     same = ("answer", "group") if by_row else ("answer", "group", "options", "references")
@@ -94,6 +94,6 @@ def _common(name: str, *sides: Sequence[Prediction]) -> list[list[Prediction]]:
         if facts[question(prediction)] != [prediction[field] for field in same]:
             raise FlanlabError(
                 f"{name}, row {prediction['row']}, template {prediction['template']}: the two were asked different questions.",
-                mend="Evaluate both again with the same tasks and rows.",
+                hint="Evaluate both again with the same tasks and rows.",
             )
     return kept

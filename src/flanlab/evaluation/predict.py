@@ -72,7 +72,7 @@ def refuse_seen(tasks: Sequence[Task], loaded: Model, allow_seen: bool, *, way: 
     if seen and not allow_seen:
         raise FlanlabError(
             f"{loaded.name} is no zero-shot model for:\n" + "\n".join(f"  {name}: {why}" for name, why in seen.items()),
-            mend=f"Evaluate other tasks, or {way}: the results are then marked as seen.",
+            hint=f"Evaluate other tasks, or {way}: the results are then marked as seen.",
         )
     return seen
 
@@ -147,7 +147,7 @@ def read_predictions(folder: Path) -> pa.Table:
     """
     parts = sorted(folder.glob("part-*.parquet"))
     if not parts:
-        raise FlanlabError(f"{folder}: holds no predictions.", mend="Run the evaluation first.")
+        raise FlanlabError(f"{folder}: holds no predictions.", hint="Run the evaluation first.")
     return pa.concat_tables([pq.read_table(part).replace_schema_metadata(None) for part in parts])
 
 

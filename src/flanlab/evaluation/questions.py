@@ -67,7 +67,7 @@ def ask(
         raise FlanlabError(
             f"{task.path}, row {row_index}, template {template}: the prompt is longer than {settings.prompt_tokens} tokens"
             " and has no field left to shorten.",
-            mend="Raise evaluation.prompt_tokens.",
+            hint="Raise evaluation.prompt_tokens.",
         )
     encoded, exemplars = _after_exemplars(unit, row, example, encoded, settings, seed, style, encoder)
     stop = frozenset({encoder.end})

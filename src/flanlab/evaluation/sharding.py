@@ -97,7 +97,7 @@ class Team:
         named = " and ".join(f"process {other} {what}" for other, what in sorted(gone.items()))
         raise FlanlabError(
             f"Of {self.count} processes (0 to {self.count - 1}), {named}, but its share is not done.",
-            mend="See what it said last; all must see the same folder. What is done is kept: the same command goes on, with"
+            hint="See what it said last; all must see the same folder. What is done is kept: the same command goes on, with"
             " any number of processes.",
         )
 
@@ -107,7 +107,7 @@ class Team:
             raise SystemExit(1)
         raise FlanlabError(
             "Stopped by SIGTERM, which torchrun sends where another process has died.",
-            mend="See what that one said last. What is done is kept: the same command goes on, with any number of processes.",
+            hint="See what that one said last. What is done is kept: the same command goes on, with any number of processes.",
         )
 
     def _read(self, rank: int) -> str | None:

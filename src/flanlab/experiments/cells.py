@@ -103,7 +103,7 @@ def changed(recipe: Recipe, **sections: Any) -> Recipe:
         place = ".".join(str(part) for part in first["loc"])
         raise FlanlabError(
             f"The recipe {recipe.name} cannot be varied so: `{place}`: {first['msg']}.",
-            mend="Use another ablation, or a base recipe that suits this one.",
+            hint="Use another ablation, or a base recipe that suits this one.",
         ) from error
 
 
@@ -142,6 +142,6 @@ def whole_numbers(points: Sequence[str], usual: Sequence[int], *, least: int = 1
         if not point.isdecimal() or int(point) < least or (most is not None and int(point) > most):
             raise FlanlabError(
                 f"--points: {point!r} is none of the numbers from {least}{upper or ' up'}.",
-                mend="Separate whole numbers by commas, such as --points 1,3,6.",
+                hint="Separate whole numbers by commas, such as --points 1,3,6.",
             )
     return sorted({int(point) for point in points})

@@ -92,7 +92,7 @@ def check_contamination(
     """
     if too_small := [size for size in settings.sizes if size < SHORTEST]:
         raise FlanlabError(
-            f"{too_small[0]}-grams are too short to tell: they are found anywhere.", mend=f"Use {SHORTEST} words or more."
+            f"{too_small[0]}-grams are too short to tell: they are found anywhere.", hint=f"Use {SHORTEST} words or more."
         )
     recipes = [path for path in corpus if path.suffix in (".yaml", ".yml") or str(path) == QUICKSTART]
     files = corpus_files([path for path in corpus if path not in recipes])
@@ -164,7 +164,7 @@ def _predicted(tasks: Sequence[Task], folder: Path, settings: EvaluationSettings
         variants.setdefault(place.name, {})[place.parent.name] = place
     if not variants:
         raise FlanlabError(
-            f"{folder}: holds no predictions.", mend="Name the folder that `flan eval` or `flan run` wrote with --out."
+            f"{folder}: holds no predictions.", hint="Name the folder that `flan eval` or `flan run` wrote with --out."
         )
     chosen = []
     for own in (part for whole in tasks for part in whole.evaluated_parts(settings.split) if part.name in variants):
@@ -179,7 +179,7 @@ def _predicted(tasks: Sequence[Task], folder: Path, settings: EvaluationSettings
     if not chosen:
         raise FlanlabError(
             f"{folder}: holds predictions of {', '.join(sorted(variants))}, none of which is among the tasks chosen.",
-            mend="Name tasks that were predicted, or none; --tasks tells where they are.",
+            hint="Name tasks that were predicted, or none; --tasks tells where they are.",
         )
     return chosen
 

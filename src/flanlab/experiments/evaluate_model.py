@@ -57,7 +57,7 @@ def evaluate_model(
     if endpoint is not None and team.count > 1:
         raise FlanlabError(
             "An endpoint is asked by one process, which has many requests under way at once.",
-            mend="Start `flan eval` without torchrun, and choose the number of requests with --parallel.",
+            hint="Start `flan eval` without torchrun, and choose the number of requests with --parallel.",
         )
     tasks = [part for task in tasks for part in task.evaluated_parts(settings.split)]
     # Once for all parts of a task.
@@ -122,7 +122,7 @@ def _remote_settings(settings: EvaluationSettings, model: RemoteModel) -> Evalua
     """Settings that a remote model can be evaluated with."""
     if model.scoring == "generation" and not settings.generate:
         raise FlanlabError(
-            f"Options cannot be ranked: {model.scoring_reason}.", mend="Let answers be generated, or use another server."
+            f"Options cannot be ranked: {model.scoring_reason}.", hint="Let answers be generated, or use another server."
         )
     if model.scoring == "generation":
         settings = settings.model_copy(update={"pmi": False})

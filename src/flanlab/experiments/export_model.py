@@ -35,11 +35,11 @@ def export_model(run: Path, out: Path, *, merge: bool = False) -> Path:
     source = run / "model" if (run / "model").is_dir() else run
     stamp = read_stamp(source) if source.is_dir() else None
     if stamp is None:
-        raise FlanlabError(f"{run} holds no model that was tuned here.", mend="Name the folder of a run that is tuned.")
+        raise FlanlabError(f"{run} holds no model that was tuned here.", hint="Name the folder of a run that is tuned.")
     if out.is_dir() and any(out.iterdir()) and not (out / STAMP_FILE).is_file():
-        raise FlanlabError(f"{out} holds something else.", mend="Name another folder with --out.")
+        raise FlanlabError(f"{out} holds something else.", hint="Name another folder with --out.")
     if out.resolve() == run.resolve() or source.resolve() in (out.resolve(), *out.resolve().parents):
-        raise FlanlabError(f"{out} is the run itself.", mend="Name another folder with --out.")
+        raise FlanlabError(f"{out} is the run itself.", hint="Name another folder with --out.")
     kind = _kind(source, stamp, merge)
     with new_folder(out) as temporary:
         if kind == "merged":
@@ -78,7 +78,7 @@ def push_model(folder: Path, repository: str) -> str:
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise FlanlabError(
             f"{folder} could not be uploaded to {repository}: {one_line(error)}",
-            mend="Name a repository of yours as OWNER/NAME, and log in with `hf auth login`; the folder is kept.",
+            hint="Name a repository of yours as OWNER/NAME, and log in with `hf auth login`; the folder is kept.",
         ) from error
     return str(done)
 
@@ -91,7 +91,7 @@ def _kind(source: Path, stamp: Mapping[str, Any], merge: bool) -> Kind:
         if merge:
             raise FlanlabError(
                 f"{source} is a soft prompt, and no weights could take its place.",
-                mend="Export it without --merge; peft loads it with its base model.",
+                hint="Export it without --merge; peft loads it with its base model.",
             )
         kind: Kind = "prompt"
     else:
@@ -100,7 +100,7 @@ def _kind(source: Path, stamp: Mapping[str, Any], merge: bool) -> Kind:
     if kind != "merged" and (base == EMBEDDED_MODEL or is_gguf(base) or (Path(base) / _ADAPTER_CONFIG).is_file()):
         raise FlanlabError(
             f"The base of the adapter in {source} is {base}, which other programs do not know by that name.",
-            mend="Export a whole model with --merge."
+            hint="Export a whole model with --merge."
             if kind == "lora"
             else "Tune a soft prompt before a model from the Hub or a folder with weights.",
         )

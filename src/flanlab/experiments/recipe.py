@@ -140,10 +140,10 @@ def divide(recipe: Recipe, read_tasks: TasksReader = load_collections) -> HoldOu
     if not split.test:
         raise FlanlabError(
             f"No task of the held-out clusters ({', '.join(hold_out.clusters)}) takes part, so nothing could be evaluated.",
-            mend="Include their tasks in the recipe: they are kept out of training and evaluated.",
+            hint="Include their tasks in the recipe: they are kept out of training and evaluated.",
         )
     if not split.train:
-        raise FlanlabError("The hold-out leaves no task to train on.", mend="Include more tasks, or hold out fewer clusters.")
+        raise FlanlabError("The hold-out leaves no task to train on.", hint="Include more tasks, or hold out fewer clusters.")
     return split
 
 
@@ -158,6 +158,6 @@ def _reach(tasks: Sequence[Task], split: Split, mirror: Path | None, read_rows: 
     if missing:
         raise MissingDataError(
             "Rows are not within reach:\n" + "\n".join(missing),
-            mend="Add those tasks to tasks.exclude in the recipe, or see that the Hub or a --mirror with them can be reached.",
+            hint="Add those tasks to tasks.exclude in the recipe, or see that the Hub or a --mirror with them can be reached.",
         )
     return rows

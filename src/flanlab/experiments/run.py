@@ -150,7 +150,7 @@ def make_dev_examples(plan: Plan, loaded: LoadedModel, mirror: Path | None) -> D
     found = dev_examples(plan.split.train, rows, recipe.mixture, recipe.seed, loaded.encoder, training.dev_examples)
     if not found:
         raise FlanlabError(
-            "training.dev_every is set, but no task that is trained on has dev rows.", mend="Leave it out, or add a dev split."
+            "training.dev_every is set, but no task that is trained on has dev rows.", hint="Leave it out, or add a dev split."
         )
     return found
 
@@ -242,10 +242,10 @@ def _check_folder(folder: Path, recipe: Recipe) -> None:
     if path.exists() and path.read_text(encoding="utf-8") != _as_text(recipe):
         raise FlanlabError(
             f"{folder} holds a run of another recipe.",
-            mend="Name another folder with --out, or delete that one.",
+            hint="Name another folder with --out, or delete that one.",
         )
     if not path.exists() and folder.is_dir() and any(folder.iterdir()):
-        raise FlanlabError(f"{folder} is not empty and holds no run.", mend="Name another folder with --out.")
+        raise FlanlabError(f"{folder} is not empty and holds no run.", hint="Name another folder with --out.")
 
 
 def _claim(folder: Path, recipe: Recipe) -> None:

@@ -175,7 +175,7 @@ def _work_together(job: Job, lock: int) -> None:
         if status:
             raise FlanlabError(
                 f"Its {job.processes} processes ended with status {status}, and did not say why.",
-                mend=f"See the end of {job.log_file}. A process that the system kills has mostly been short of memory.",
+                hint=f"See the end of {job.log_file}. A process that the system kills has mostly been short of memory.",
             )
     finally:
         file.unlink(missing_ok=True)

@@ -67,7 +67,7 @@ def plan_sweep(
     names = [cell.name for cell in ablation.cells]
     for pattern in only:
         if not fnmatch.filter(names, pattern):
-            raise FlanlabError(f"--only: no cell is called {pattern!r}.", mend=f"There are: {', '.join(names)}.")
+            raise FlanlabError(f"--only: no cell is called {pattern!r}.", hint=f"There are: {', '.join(names)}.")
     folder = sweep_folder(root, name, recipe, points)
     chosen = {one for one in names if not only or any(fnmatch.fnmatch(one, pattern) for pattern in only)}
     told = read_told(folder).get("cells", [])

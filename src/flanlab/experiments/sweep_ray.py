@@ -31,7 +31,7 @@ def ray_engine(address: str | None, cpus: float | None, gpus: float | None) -> E
     try:
         import ray
     except ImportError as error:
-        raise FlanlabError("Ray is not installed.", mend='Install it: pip install "flanlab[ray]".') from error
+        raise FlanlabError("Ray is not installed.", hint='Install it: pip install "flanlab[ray]".') from error
     try:
         _reach(address)
         # "local" starts one even where this machine belongs to a cluster, which is joined only when asked for.
@@ -39,7 +39,7 @@ def ray_engine(address: str | None, cpus: float | None, gpus: float | None) -> E
     except (OSError, RuntimeError, ValueError) as error:
         raise FlanlabError(
             f"There is no Ray cluster at {address}: {one_line(error)}",
-            mend="Start one with `ray start --head`, see that RAY_AUTH_MODE and RAY_AUTH_TOKEN are the cluster's, or leave out"
+            hint="Start one with `ray start --head`, see that RAY_AUTH_MODE and RAY_AUTH_TOKEN are the cluster's, or leave out"
             " --address.",
         ) from error
     remote = ray.remote(num_cpus=1 if cpus is None else cpus, num_gpus=gpus or 0, max_retries=_RETRIES)(_work)

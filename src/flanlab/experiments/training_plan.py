@@ -103,7 +103,7 @@ def _best_speed(device: str) -> float:
     if peak is None:
         raise FlanlabError(
             f"How fast the device {device} is, is not known.",
-            mend=f"Name cpu or one of: {', '.join(known_devices())}; or give what it reaches with --flops.",
+            hint=f"Name cpu or one of: {', '.join(known_devices())}; or give what it reaches with --flops.",
         )
     return peak
 

@@ -58,15 +58,15 @@ class Endpoint:
 class RefusedError(FlanlabError):
     """The server answered, and would not do what was asked; `status` is the HTTP status."""
 
-    def __init__(self, message: str, *, mend: str, status: int) -> None:
-        super().__init__(message, mend=mend)
+    def __init__(self, message: str, *, hint: str, status: int) -> None:
+        super().__init__(message, hint=hint)
         self.status = status
 
 
 def _damaged(kept: Path, error: Exception) -> FlanlabError:
     return FlanlabError(
         f"{kept}: the responses kept there cannot be read ({error}).",
-        mend="Delete the file; its requests are then sent again.",
+        hint="Delete the file; its requests are then sent again.",
     )
 
 
@@ -129,7 +129,7 @@ class Completions:
             # Nothing wrong with what is there: a disk is full, say.
             raise FlanlabError(
                 f"{self._file}: a response could not be kept ({error}).",
-                mend="See that there is room and that the file may be written; the same command then goes on.",
+                hint="See that there is room and that the file may be written; the same command then goes on.",
             ) from error
         except (sqlite3.DatabaseError, zlib.error) as error:
             raise _damaged(self._file, error) from error
@@ -157,7 +157,7 @@ class Completions:
             except (httpx2.TransportError, httpx2.DecodingError) as error:
                 failure = FlanlabError(
                     f"{self._url} could not be reached: {self._hidden(str(error)) or type(error).__name__}",
-                    mend="Check that the server runs and the address is right; the same command then goes on.",
+                    hint="Check that the server runs and the address is right; the same command then goes on.",
                 )
                 continue
             if response.status_code == 200:
@@ -165,7 +165,7 @@ class Completions:
                     return response.text
                 failure = FlanlabError(
                     f"{self._url}/completions sent something that is no completion: {self._hidden(response.text[:200])}",
-                    mend="Name the address of an OpenAI-compatible server, which mostly ends in /v1.",
+                    hint="Name the address of an OpenAI-compatible server, which mostly ends in /v1.",
                 )
                 continue
             failure = self._refusal(response)
@@ -188,17 +188,17 @@ class Completions:
 
     def _pause(self, seconds: float) -> None:
         if self._stopped.wait(max(seconds, 0.0)):
-            raise FlanlabError("The evaluation was stopped.", mend="The same command goes on with it.")
+            raise FlanlabError("The evaluation was stopped.", hint="The same command goes on with it.")
 
     def _refusal(self, response: httpx2.Response) -> RefusedError:
         message = f"{self._url}/completions answers {response.status_code}: {self._hidden(_error_message(response.text))}"
         if response.status_code in (401, 403):
-            mend = f"Put a key that the server accepts into the environment variable {self._key_variable}."
+            hint = f"Put a key that the server accepts into the environment variable {self._key_variable}."
         elif response.status_code == 404:
-            mend = "Check --model against the names that the server serves, and that --endpoint ends right, mostly in /v1."
+            hint = "Check --model against the names that the server serves, and that --endpoint ends right, mostly in /v1."
         else:
-            mend = "See what the server says; the same command goes on with what is missing."
-        return RefusedError(message, mend=mend, status=response.status_code)
+            hint = "See what the server says; the same command goes on with what is missing."
+        return RefusedError(message, hint=hint, status=response.status_code)
 
     def _hidden(self, text: str) -> str:
         """Text of the server without the key, should it have sent it back."""
@@ -212,12 +212,12 @@ def _checked_url(text: str) -> str:
     except httpx2.InvalidURL:
         url = httpx2.URL("")
     if url.scheme not in ("http", "https") or not url.host:
-        raise FlanlabError("--endpoint is no web address.", mend="Give it as http://127.0.0.1:8000/v1.")
+        raise FlanlabError("--endpoint is no web address.", hint="Give it as http://127.0.0.1:8000/v1.")
     if url.userinfo or url.query or url.fragment:
         # The address is written into results, so nothing secret may be in it.
         raise FlanlabError(
             "--endpoint may hold no password, query or fragment.",
-            mend=f"Put the key into the environment variable {_KEY_VARIABLE}, or name another with --api-key-variable.",
+            hint=f"Put the key into the environment variable {_KEY_VARIABLE}, or name another with --api-key-variable.",
         )
     return text.rstrip("/")
 
@@ -225,12 +225,12 @@ def _checked_url(text: str) -> str:
 def _key(variable: str | None) -> str | None:
     key = os.environ.get(variable or _KEY_VARIABLE, "").strip()
     if not key and variable is not None:
-        raise FlanlabError(f"The environment variable {variable} is not set.", mend=f"Put the server's key into {variable}.")
+        raise FlanlabError(f"The environment variable {variable} is not set.", hint=f"Put the server's key into {variable}.")
     # Such a header would be refused with a message that shows it.
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise FlanlabError(
             f"The environment variable {variable or _KEY_VARIABLE} holds what cannot be a key: spaces or special characters.",
-            mend="Set it to the key alone.",
+            hint="Set it to the key alone.",
         )
     return key or None
 

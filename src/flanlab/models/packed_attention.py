@@ -217,13 +217,13 @@ def packed_attention(
     if softcap is not None or s_aux is not None:
         raise FlanlabError(
             f"{type(module).__name__} uses soft-capped or sink attention, which packed attention does not compute.",
-            mend="Use a model with plain softmax attention.",
+            hint="Use a model with plain softmax attention.",
         )
     if layout is None:
         if attention_mask is None:
             raise FlanlabError(
                 "Packed attention was called without a layout or a mask, so segments could not be kept apart.",
-                mend="Call the model through flanlab.models, or load it with another attention implementation.",
+                hint="Call the model through flanlab.models, or load it with another attention implementation.",
             )
         if sliding_window is not None:
             # Counted back from the newest, so that padding between prompt and answer takes no place in the window.
@@ -237,7 +237,7 @@ def packed_attention(
     if sliding_window is not None and (reach := layout.reach) > sliding_window:
         raise FlanlabError(
             f"An example of {reach} tokens is longer than the model's attention window of {sliding_window}.",
-            mend=f"Set the recipe's lengths so that prompt and target together stay within {sliding_window} tokens.",
+            hint=f"Set the recipe's lengths so that prompt and target together stay within {sliding_window} tokens.",
         )
     # Under autocast the rotary embedding turns queries and keys, but not values, back into float32.
     query, key = query.to(value.dtype), key.to(value.dtype)
@@ -327,7 +327,7 @@ def check_isolation(model: PreTrainedModel) -> None:
     if not (isolated and reads_prompt):
         raise FlanlabError(
             f"{type(model).__name__} cannot keep packed sequences apart: a change in one changes the other.",
-            mend="Use a model whose attention goes through transformers' attention interface (Llama, Qwen, Mistral, ...).",
+            hint="Use a model whose attention goes through transformers' attention interface (Llama, Qwen, Mistral, ...).",
         )
 
 
@@ -370,6 +370,6 @@ def check_reach(model: nn.Module, longest: int) -> None:
     reach = config.max_position_embeddings
     raise FlanlabError(
         f"A text of {longest} tokens, its answer included, is longer than the {reach} that the model can read.",
-        mend="Lower mixture.prompt_tokens and target_tokens, and evaluation.prompt_tokens and new_tokens, until prompt and"
+        hint="Lower mixture.prompt_tokens and target_tokens, and evaluation.prompt_tokens and new_tokens, until prompt and"
         f" answer together stay within {reach}.",
     )

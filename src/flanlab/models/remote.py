@@ -126,7 +126,7 @@ def open_remote_model(name: str, endpoint: Endpoint, kept: Path) -> RemoteModel:
     if isinstance(encoder, SeparateTextEncoder):
         raise FlanlabError(
             f"{endpoint.tokenizer} is an encoder-decoder model, which does not continue a text as endpoints are asked to.",
-            mend="Evaluate it from its folder or Hub id, without --endpoint.",
+            hint="Evaluate it from its folder or Hub id, without --endpoint.",
         )
     completions = Completions(endpoint, name, kept)
     reason = _why_not_ranked(completions, encoder)
@@ -152,7 +152,7 @@ def _why_not_ranked(completions: Completions, encoder: Encoder) -> str:
             completions.complete(plain)
         except RefusedError as other:
             if isinstance(prompt, list):
-                other.mend += " If it takes no token ids, leave --tokenizer out."
+                other.hint += " If it takes no token ids, leave --tokenizer out."
             raise
         return f"the server does not give log-probabilities of a prompt ({error.message})"
     one, other_one = _log_probabilities(echoed), _log_probabilities(generated)
@@ -161,7 +161,7 @@ def _why_not_ranked(completions: Completions, encoder: Encoder) -> str:
     if isinstance(prompt, list) and _PROBE not in _text(echoed):
         raise FlanlabError(
             f"The tokenizer is not that of the model behind the endpoint: a prompt came back as {_text(echoed)[:80]!r}.",
-            mend="Name the model's own tokenizer with --tokenizer, or leave it out.",
+            hint="Name the model's own tokenizer with --tokenizer, or leave it out.",
         )
     if one[-1] is None or other_one[-1] is None or abs(one[-1] - other_one[-1]) > _TOLERANCE:
         return "the server's log-probabilities of a prompt do not belong to the tokens they stand beside"
@@ -204,7 +204,7 @@ def _score_ids(completions: Completions, question: Question) -> list[list[float]
         if len(found) != len(sent) + generated:
             raise FlanlabError(
                 f"The server returned {len(found)} log-probabilities for {len(sent)} tokens sent and {generated} generated.",
-                mend="Leave --tokenizer out: text is then sent, and tokens are found by their places in it.",
+                hint="Leave --tokenizer out: text is then sent, and tokens are found by their places in it.",
             )
         scores.append(_numbers(found[len(question.prompt) : len(sent)]))
     return scores
@@ -252,11 +252,11 @@ def _placed_tokens(response: Mapping[str, Any], text: str, join: int) -> list[_T
                 return placed
     raise FlanlabError(
         f"The answer {text[join:]!r} is not found among the tokens that the server returned.",
-        mend="Name the model's tokenizer with --tokenizer: the answer's tokens are then known by count.",
+        hint="Name the model's tokenizer with --tokenizer: the answer's tokens are then known by count.",
     )
 
 
 def _numbers(values: Sequence[float | None]) -> list[float]:
     if any(not isinstance(value, int | float) or math.isnan(value) for value in values):
-        raise FlanlabError("The server left the log-probability of an answer's token out.", mend="Score with another server.")
+        raise FlanlabError("The server left the log-probability of an answer's token out.", hint="Score with another server.")
     return [float(value) for value in values if value is not None]

@@ -130,7 +130,7 @@ def answer_in_batches(
             if token_budget <= largest:
                 raise FlanlabError(
                     f"The memory of {device} does not suffice for a question of {largest} tokens.",
-                    mend="Lower evaluation.prompt_tokens, or use a smaller model or a larger device.",
+                    hint="Lower evaluation.prompt_tokens, or use a smaller model or a larger device.",
                 ) from error
             token_budget = max(token_budget // 2, largest)
             torch.cuda.empty_cache()

@@ -26,7 +26,7 @@ def read_config(name: str) -> PreTrainedConfig:
     except Exception as error:
         raise FlanlabError(
             f"The configuration of {name} is not within reach: {one_line(error)}",
-            mend="See that the Hub can be reached (and, for a gated model, that its terms are accepted and HF_TOKEN is set), or"
+            hint="See that the Hub can be reached (and, for a gated model, that its terms are accepted and HF_TOKEN is set), or"
             " name a folder that holds the model's config.json.",
         ) from error
     return config
@@ -45,7 +45,7 @@ def build_skeleton(name: str, config: PreTrainedConfig, dtype: torch.dtype) -> A
     except (ValueError, ImportError) as error:
         raise FlanlabError(
             f"No language model can be built from the configuration of {name}: {one_line(error)}",
-            mend="Name a causal or encoder-decoder language model.",
+            hint="Name a causal or encoder-decoder language model.",
         ) from error
     if getattr(config, "scale_decoder_outputs", True) is False:
         # T5 from version 1.1 on has an output layer of its own; transformers sees that only when it reads the weights.

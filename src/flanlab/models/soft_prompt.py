@@ -50,7 +50,7 @@ def add_soft_prompt(model: Any, prompt: Tensor) -> None:
     if prompt.shape[1] != width:
         raise FlanlabError(
             f"The soft prompt is {prompt.shape[1]} wide and the model's embeddings {width}.",
-            mend="Use it with the model that it was tuned for.",
+            hint="Use it with the model that it was tuned for.",
         )
     model.set_input_embeddings(SoftPromptEmbedding(words, vocabulary, prompt.to(words.weight.device)))
 
@@ -106,5 +106,5 @@ def read_soft_prompt(folder: Path) -> Tensor:
     """
     tensors = load_file(folder / _WEIGHTS_FILE)
     if _WEIGHTS_NAME not in tensors:
-        raise FlanlabError(f"{folder / _WEIGHTS_FILE}: holds no {_WEIGHTS_NAME}.", mend="Restore the folder that peft wrote.")
+        raise FlanlabError(f"{folder / _WEIGHTS_FILE}: holds no {_WEIGHTS_NAME}.", hint="Restore the folder that peft wrote.")
     return tensors[_WEIGHTS_NAME]

@@ -81,7 +81,7 @@ def open_sides(folder: Path) -> dict[str, Side]:
     if results.evaluation is None or any(task.hashes is None for task in results.tasks.values()):
         raise FlanlabError(
             f"{folder / 'results.json'}: does not say what was asked; it is from an older version of flanlab.",
-            mend="Run the command that wrote it again; predictions that are there are kept.",
+            hint="Run the command that wrote it again; predictions that are there are kept.",
         )
     return {variant: Side(folder, variant, results, results.evaluation) for variant in results.variants}
 
@@ -95,7 +95,7 @@ def one_side(sides: Mapping[str, Side], variant: str) -> Side:
     if variant not in sides:
         folder = next(iter(sides.values())).folder
         raise FlanlabError(
-            f"{folder}: there is no variant {variant}.", mend=f"Name one of these after a colon: {', '.join(sides)}."
+            f"{folder}: there is no variant {variant}.", hint=f"Name one of these after a colon: {', '.join(sides)}."
         )
     return sides[variant]
 
@@ -214,7 +214,7 @@ def _check_agreement(first: Side, second: Side) -> None:
     if not common:
         raise FlanlabError(
             f"{first.folder} and {second.folder} have no task in common.",
-            mend="Evaluate both on the same tasks.",
+            hint="Evaluate both on the same tasks.",
         )
     ours, theirs = first.evaluation, second.evaluation
     differences = [f"seed: {ours.seed} in A, {theirs.seed} in B"] if ours.seed != theirs.seed else []
@@ -228,7 +228,7 @@ def _check_agreement(first: Side, second: Side) -> None:
         raise FlanlabError(
             f"{first.folder} (A) and {second.folder} (B) were not asked the same:\n"
             + "\n".join(f"  {difference}" for difference in differences),
-            mend="Evaluate both with the same tasks, rows, seed and settings.",
+            hint="Evaluate both with the same tasks, rows, seed and settings.",
         )
 
 
@@ -249,6 +249,6 @@ def _predictions(side: Side, task: str) -> list[dict[str, Any]]:
         records: list[dict[str, Any]] = read_predictions(folder).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise FlanlabError(
-            f"{folder}: is damaged ({error}).", mend="Delete the damaged part and run the command that wrote it again."
+            f"{folder}: is damaged ({error}).", hint="Delete the damaged part and run the command that wrote it again."
         ) from error
     return records

@@ -75,12 +75,12 @@ def _cells(folder: Path, variant: str) -> tuple[list[Source], list[str]]:
     if variant:
         raise FlanlabError(
             f"{folder}: is the folder of a sweep, whose cells have variants of their own.",
-            mend=f"Name it without :{variant}, or name a folder of one cell's results with it.",
+            hint=f"Name it without :{variant}, or name a folder of one cell's results with it.",
         )
     facts = read_sweep_facts(folder)
     done = [cell for cell in facts.cells if cell.state == "done"]
     if not done:
-        raise FlanlabError(f"{folder}: no cell of the sweep is done yet.", mend="Go on with `flan ablate`, or leave it out.")
+        raise FlanlabError(f"{folder}: no cell of the sweep is done yet.", hint="Go on with `flan ablate`, or leave it out.")
     sources = [
         Source(
             side,
@@ -119,7 +119,7 @@ def _check_averages(side: Side) -> None:
     if any(part is None or MAIN_METRIC not in part.scores for part in parts):
         raise FlanlabError(
             f"{side.folder / 'results.json'}: lacks the means over clusters; it is from an older version of flanlab.",
-            mend="Run the command that wrote it again; predictions that are there are kept.",
+            hint="Run the command that wrote it again; predictions that are there are kept.",
         )
 
 

@@ -278,7 +278,7 @@ def parse(kind: TypeAdapter[Content], path: Path, content: Any) -> Content:
         place = ".".join(str(part) for part in first["loc"])
         raise FlanlabError(
             f"{path}: is damaged, or from another version of flanlab ({f'{place}: ' if place else ''}{first['msg']}).",
-            mend="Run the command that wrote it again; predictions that are there are kept.",
+            hint="Run the command that wrote it again; predictions that are there are kept.",
         ) from error
 
 
@@ -291,6 +291,6 @@ def _read_log(path: Path) -> list[TrainingStep]:
             steps.append(TrainingStep.model_validate(json.loads(line)))
         except ValueError as error:
             raise FlanlabError(
-                f"{path}, line {number}: is damaged.", mend="Delete the file: the report then leaves the curve out."
+                f"{path}, line {number}: is damaged.", hint="Delete the file: the report then leaves the curve out."
             ) from error
     return steps

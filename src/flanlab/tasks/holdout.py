@@ -86,7 +86,7 @@ class HoldOut:
             raise FlanlabError(
                 "Training tasks overlap with what is held out:\n"
                 + "\n".join(f"  {name}: {reason}" for name, reason in sorted(conflicts.items())),
-                mend="Set `hold_out.overlap: remove` in the recipe to leave them out, or `allow` to train on them anyway.",
+                hint="Set `hold_out.overlap: remove` in the recipe to leave them out, or `allow` to train on them anyway.",
             )
         if self.overlap == "allow":
             train = [task for task in tasks if task in train or task.name in conflicts]
@@ -102,7 +102,7 @@ class HoldOut:
         if missing := sorted(set(self.supervised) - {task.name for task in train}):
             raise FlanlabError(
                 f"hold_out.supervised names {missing[0]}, which is no held-out task with a train split.",
-                mend="Name tasks of the clusters held out, and include them in the recipe.",
+                hint="Name tasks of the clusters held out, and include them in the recipe.",
             )
         names = {task.name for task in train}
         left_out = {task.name: "only what hold_out.supervised names trains" for task in tasks if task.name not in names}

@@ -27,7 +27,7 @@ def load_task(path: Path) -> Task:
     if task.name != path.stem:
         raise FlanlabError(
             f"{path}, line 1: the task is called `{task.name}`, but its file `{path.name}`.",
-            mend=f"Rename the file to {task.name}.yaml, or the task to {path.stem}.",
+            hint=f"Rename the file to {task.name}.yaml, or the task to {path.stem}.",
         )
     task._path = path
     return task
@@ -75,11 +75,11 @@ def _task_files(collection: str | Path) -> list[Path]:
     if not folder.is_dir():
         raise FlanlabError(
             f"There is no folder of tasks at {folder}.",
-            mend=f"Name a folder with task files, or one of: {', '.join(BUILT_IN_COLLECTIONS)}.",
+            hint=f"Name a folder with task files, or one of: {', '.join(BUILT_IN_COLLECTIONS)}.",
         )
     paths = sorted(path for pattern in ("*.yaml", "*.yml") for path in folder.rglob(pattern))
     if not paths:
-        raise FlanlabError(f"{folder}: holds no task file (*.yaml).", mend="See docs/add-a-task.md for the format.")
+        raise FlanlabError(f"{folder}: holds no task file (*.yaml).", hint="See docs/add-a-task.md for the format.")
     return paths
 
 
@@ -89,7 +89,7 @@ def _sorted_unique(tasks: Iterable[Task]) -> list[Task]:
         if task.name in by_name:
             raise FlanlabError(
                 f"{task.path}: a task called `{task.name}` exists already, in {by_name[task.name].path}.",
-                mend="Give one of the two another name.",
+                hint="Give one of the two another name.",
             )
         by_name[task.name] = task
     return [by_name[name] for name in sorted(by_name)]
@@ -135,7 +135,7 @@ def _named(tasks: Sequence[Task], name: str) -> list[Task]:
     if not found and name not in known_clusters:
         near = difflib.get_close_matches(name, [*(task.name for task in tasks), *known_clusters], n=3)
         hint = f"Did you mean {' or '.join(near)}?" if near else "`flan tasks list` shows what there is."
-        raise FlanlabError(f"There is no task or cluster called `{name}`.", mend=hint)
+        raise FlanlabError(f"There is no task or cluster called `{name}`.", hint=hint)
     if not found:
-        raise FlanlabError(f"The cluster `{name}` holds no task here.", mend="`flan tasks list` shows what there is.")
+        raise FlanlabError(f"The cluster `{name}` holds no task here.", hint="`flan tasks list` shows what there is.")
     return found

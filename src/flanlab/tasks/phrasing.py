@@ -36,7 +36,7 @@ def phrased(task: Task, phrasing: Phrasing) -> Task:
         if not lines:
             raise FlanlabError(
                 f"{task.path}: no input is shown by half of its prompts, so that nothing is left to ask without instructions.",
-                mend="Name the inputs in `fields` and show them in the prompts, or leave the task out.",
+                hint="Name the inputs in `fields` and show them in the prompts, or leave the task out.",
             )
         templates.append(Template(prompt=heading + "\n".join(lines), target=target))
     return task.model_copy(update={"templates": templates})

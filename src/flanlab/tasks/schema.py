@@ -291,7 +291,7 @@ class Task(_Strict):
         if name not in self.parts:
             raise FlanlabError(
                 f"{self.path}: the task {self.name} has no part `{name}`.",
-                mend=f"Its parts are: {', '.join(self.parts)}." if self.parts else "It has no parts: name it alone.",
+                hint=f"Its parts are: {', '.join(self.parts)}." if self.parts else "It has no parts: name it alone.",
             )
         lineage = {**self.derived_from, self.name: "a part of it"}
         part = self.model_copy(
@@ -309,7 +309,7 @@ class Task(_Strict):
         self.part(name)
         if len(self.parts) == 1:
             raise FlanlabError(
-                f"{self.path}: {name} is the only part of {self.name}.", mend=f"Leave out {self.name} as a whole."
+                f"{self.path}: {name} is the only part of {self.name}.", hint=f"Leave out {self.name} as a whole."
             )
         return self.model_copy(update={"parts": {part: source for part, source in self.parts.items() if part != name}})
 

@@ -25,7 +25,7 @@ def _refuse_null(value: Any) -> Any:
     if value is None:
         raise TemplatingError(
             "a value is missing (null), and would be written as the word None",
-            mend="Leave such rows out with `filter`, or write {{ name or '' }}.",
+            hint="Leave such rows out with `filter`, or write {{ name or '' }}.",
         )
     return value
 
@@ -118,7 +118,7 @@ def compile_source(source: str) -> Compiled:
             fill = _filling_names(source, parts, names, fill)
         return Compiled(source, names, fill)
     except (SyntaxError, RecursionError, MemoryError) as error:
-        raise TemplatingError("too deeply nested", mend="Write it simpler.") from error
+        raise TemplatingError("too deeply nested", hint="Write it simpler.") from error
 
 
 def _filling_in_value(expression: nodes.Expr) -> Fill:
@@ -166,10 +166,10 @@ def check_syntax(source: str) -> None:
     except TemplateSyntaxError as error:
         raise TemplatingError(
             f"not valid jinja2 (line {error.lineno} of the template): {(error.message or '').rstrip('.')}",
-            mend="Write variables as {{ name }} and blocks as {% if ... %} ... {% endif %}.",
+            hint="Write variables as {{ name }} and blocks as {% if ... %} ... {% endif %}.",
         ) from error
     except RecursionError as error:
-        raise TemplatingError("too deeply nested", mend="Write it simpler.") from error
+        raise TemplatingError("too deeply nested", hint="Write it simpler.") from error
 
 
 @functools.lru_cache(maxsize=64)
@@ -216,20 +216,20 @@ def _refuse_undefined(value: Any) -> None:
 
 
 def _explained(error: Exception, source: str, layers: Sequence[Mapping[str, Any]]) -> TemplatingError:
-    """The error as one that a person can mend."""
+    """The error as one that a person can fix."""
     where = f"in: {_shorten(source)}"
     if isinstance(error, TemplatingError):
-        return TemplatingError(f"{error.message} {where}", mend=error.mend)
+        return TemplatingError(f"{error.message} {where}", hint=error.hint)
     if isinstance(error, UndefinedError):
         known = sorted(map(str, frozenset().union(*layers)))
-        return TemplatingError(f"{error.message} {where}", mend=f"Known here: {', '.join(known) or 'nothing'}.")
+        return TemplatingError(f"{error.message} {where}", hint=f"Known here: {', '.join(known) or 'nothing'}.")
     if isinstance(error, SecurityError):
         return TemplatingError(
             f"refused by the sandbox: {error} {where}",
-            mend="Templates may only read the row's values; they cannot reach Python internals.",
+            hint="Templates may only read the row's values; they cannot reach Python internals.",
         )
     return TemplatingError(
-        f"{type(error).__name__}: {error} {where}", mend="Check the types of the row's values with `flan tasks show`."
+        f"{type(error).__name__}: {error} {where}", hint="Check the types of the row's values with `flan tasks show`."
     )
 
 

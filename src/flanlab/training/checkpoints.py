@@ -119,7 +119,7 @@ def load_latest(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
             if record["training_key"] != training_key:
                 raise FlanlabError(
                     f"{path}: was written under another recipe, data or version.",
-                    mend=f"Go on with the old recipe, use another --out folder, or delete {folder} to start anew.",
+                    hint=f"Go on with the old recipe, use another --out folder, or delete {folder} to start anew.",
                 )
             # Each process looks at its share of the files.
             share = sorted(record["files"].items())[rank() :: world_size()]
@@ -132,7 +132,7 @@ def load_latest(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
         _load(path, record, model, optimizer)
         return Progress(record["step"], training_key)
     if damages:
-        raise FlanlabError(" ".join(damages), mend=f"Delete {folder}; training then starts anew.")
+        raise FlanlabError(" ".join(damages), hint=f"Delete {folder}; training then starts anew.")
     return None
 
 
@@ -151,7 +151,7 @@ def no_room(folder: Path, what: str, size: int | None = None) -> FlanlabError:
     free = f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB are free for {folder}. "
     return FlanlabError(
         f"{what}: there is no room left. {needed}{free}" + (f"{kept[-1]} is kept." if kept else "None was saved before."),
-        mend="Make room, then give the same command: it goes on from the checkpoint kept."
+        hint="Make room, then give the same command: it goes on from the checkpoint kept."
         if kept
         else "Make room, then give the same command.",
     )

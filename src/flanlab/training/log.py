@@ -81,7 +81,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
             # The last may be what a killed process, or a full disk, left of one.
             if number < len(lines):
                 raise FlanlabError(
-                    f"{path}, line {number}: is damaged.", mend="Delete the line; the report then leaves that step out."
+                    f"{path}, line {number}: is damaged.", hint="Delete the line; the report then leaves that step out."
                 ) from error
     return records
 

@@ -79,7 +79,7 @@ class PaddedObjective:
             if len(example.prompt) + read > tokens:
                 raise FlanlabError(
                     f"An example of {len(example.prompt) + read} tokens does not fit into a batch of {tokens}.",
-                    mend="Raise training.micro_batch_tokens, or lower mixture.prompt_tokens and target_tokens.",
+                    hint="Raise training.micro_batch_tokens, or lower mixture.prompt_tokens and target_tokens.",
                 )
             prompt, target = max(prompt, len(example.prompt)), max(target, read)
             if not found or (len(found[-1]) + 1) * (prompt + target) > tokens:
@@ -164,7 +164,7 @@ def _check_reach(model: nn.Module, prompts: Sequence[Sequence[int]], read: Seque
     if reach is not None and longest > reach:
         raise FlanlabError(
             f"An example of {longest} tokens is longer than the {reach} that the model can read.",
-            mend=f"Set mixture.prompt_tokens and mixture.target_tokens to {reach - 1} or less.",
+            hint=f"Set mixture.prompt_tokens and mixture.target_tokens to {reach - 1} or less.",
         )
 
 

@@ -24,11 +24,11 @@ def check_method(model: str, settings: TrainingSettings) -> None:
         FlanlabError: the method does not fit the model.
     """
     if is_prompt_tuned(model):
-        raise FlanlabError(f"{model} is a soft prompt before another model.", mend="Tune the other model.")
+        raise FlanlabError(f"{model} is a soft prompt before another model.", hint="Tune the other model.")
     if settings.method == "prompt" and is_encoder_decoder(model):
         raise FlanlabError(
             f"{model} is an encoder-decoder model, and soft prompts are learned for decoder-only models alone.",
-            mend="Set training.method to lora or full.",
+            hint="Set training.method to lora or full.",
         )
 
 

@@ -49,12 +49,12 @@ def open_tracker(kind: Tracking | None, folder: Path, settings: Mapping[str, Any
     except ImportError as error:
         package = "'flanlab[tracking]'" if kind == "tensorboard" else kind
         raise FlanlabError(
-            f"training.track is {kind}, which is not installed.", mend=f"pip install {package}, or leave training.track out."
+            f"training.track is {kind}, which is not installed.", hint=f"pip install {package}, or leave training.track out."
         ) from error
     except Exception as error:
         raise FlanlabError(
             f"training.track: {kind} could not be started: {one_line(error)}",
-            mend="Log in to it, or leave training.track out.",
+            hint="Log in to it, or leave training.track out.",
         ) from error
     tracker.store_init_configuration({key: value for key, value in settings.items() if isinstance(value, str | int | float)})
     return tracker  # type: ignore[no-any-return]

@@ -227,5 +227,5 @@ def _refuse(step: int, what: str, examples: Sequence[EncodedExample]) -> None:
     named = ", ".join(f"{e.example.task}:{e.example.row} (template {e.example.template})" for e in examples[:8])
     raise FlanlabError(
         f"Training stopped at step {step + 1}: {what}. Examples of the step: {named}" + ", ..." * (len(examples) > 8) + ".",
-        mend="Lower training.learning_rate and begin anew with another --out, or look at the examples with `flan tasks show`.",
+        hint="Lower training.learning_rate and begin anew with another --out, or look at the examples with `flan tasks show`.",
     )

@@ -42,7 +42,7 @@ def _entry_point(name: str) -> EntryPoint:
     if name not in installed:
         raise FlanlabError(
             f"There is no generator called `{name}`.",
-            mend=f"Installed generators: {', '.join(sorted(installed)) or 'none'}. A package offers one as an entry point"
+            hint=f"Installed generators: {', '.join(sorted(installed)) or 'none'}. A package offers one as an entry point"
             f" of the group {GROUP}.",
         )
     return installed[name]

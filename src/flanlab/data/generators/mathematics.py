@@ -76,14 +76,14 @@ def _module(config: str | None, level: str) -> Callable[[], Any]:
     except ImportError as error:
         raise FlanlabError(
             f"The package mathematics_dataset, which makes these rows, cannot be used: {error}.",
-            mend='Install it with: pip install "flanlab[mathematics]".',
+            hint='Install it with: pip install "flanlab[mathematics]".',
         ) from error
     found: Any = modules.test() if level == "test" else modules.train(_entropy_range(level))
     for name in (config or "").split("__"):
         found = found.get(name) if isinstance(found, dict) else None
     if not callable(found):
         raise FlanlabError(
-            f"The mathematics set has no module `{config}`.", mend="Write source.config as area__module: algebra__linear_1d."
+            f"The mathematics set has no module `{config}`.", hint="Write source.config as area__module: algebra__linear_1d."
         )
     make: Callable[[], Any] = found
     return make

@@ -79,11 +79,11 @@ def _answer_column(columns: Sequence[Column], wanted: str | None) -> tuple[Colum
     by_name = {column.name: column for column in columns}
     if wanted is not None:
         if wanted not in by_name:
-            raise FlanlabError(f"There is no column called `{wanted}`.", mend=f"The columns are: {', '.join(by_name)}.")
+            raise FlanlabError(f"There is no column called `{wanted}`.", hint=f"The columns are: {', '.join(by_name)}.")
         if by_name[wanted].kind != "nested" and by_name[wanted].distinct < 2:
             raise FlanlabError(
                 f"The column `{wanted}` holds no two different answers.",
-                mend="Add rows with other answers, or name another column with --answer.",
+                hint="Add rows with other answers, or name another column with --answer.",
             )
         return by_name[wanted], "as asked"
     usable = [column for column in columns if column.kind == "nested" or column.distinct >= 2]
@@ -97,7 +97,7 @@ def _answer_column(columns: Sequence[Column], wanted: str | None) -> tuple[Colum
     if same := [column.name for column in columns if _rank(column) is not None]:
         raise FlanlabError(
             f"The column `{same[0]}` would be the answer, going by its name, but it holds no two different answers.",
-            mend="Add rows with other answers, or name another column with --answer.",
+            hint="Add rows with other answers, or name another column with --answer.",
         )
     usable = [column for column in usable if not column.is_identity]
     few = [c for c in usable if c.kind in ("text", "whole", "truth") and _repeats(c, 2) and c.distinct <= MOST_CLASSES_UNNAMED]
@@ -108,7 +108,7 @@ def _answer_column(columns: Sequence[Column], wanted: str | None) -> tuple[Colum
         return texts[-1], "the last column of text; no name or value says which it is"
     raise FlanlabError(
         f"No column looks like the answer. The columns are: {', '.join(by_name)}.",
-        mend="Name it with --answer COLUMN. A task needs a column for the answer and one for what it is asked about.",
+        hint="Name it with --answer COLUMN. A task needs a column for the answer and one for what it is asked about.",
     )
 
 
@@ -283,7 +283,7 @@ def _of_text(column: Column, reason: str, cluster: Cluster) -> Answer:
         return Answer(column, _noun(column, "answer"), source, metrics, why, filters=filters)
     found = [(source, leaf) for source, leaf in leaves(kind, x) if is_text(leaf) or is_list_of_texts(leaf)]
     if not found:
-        raise FlanlabError(f"The column `{column.name}` holds no text.", mend="Name another with --answer COLUMN.")
+        raise FlanlabError(f"The column `{column.name}` holds no text.", hint="Name another with --answer COLUMN.")
     if pa.types.is_struct(kind) and len(found) > 1 and all(is_text(leaf) for _, leaf in found):
         *inputs, (source, _) = found
         why = f"`{column.name}` ({reason}): its last text, from the others"

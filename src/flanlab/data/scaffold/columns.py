@@ -136,7 +136,7 @@ def describe_columns(table: pa.Table, label_names: Mapping[str, Sequence[str]]) 
     if out_of_reach:
         raise FlanlabError(
             f"The column {out_of_reach[0]!r} can only be written row['...'] in a template, but a column is called row too.",
-            mend="Rename one of the two.",
+            hint="Rename one of the two.",
         )
     for name, cells in zip(table.column_names, table.columns, strict=True):
         if pa.types.is_dictionary(cells.type):
@@ -164,7 +164,7 @@ def reach(name: str) -> str:
     plain = name.isprintable() and "'" not in name and "\\" not in name
     source = f"row['{name}']" if plain else f"row[{json.dumps(name)}]"
     if not _gives_the_cell(source, name):
-        raise FlanlabError(f"The column {name!r} has a name that templates cannot use.", mend="Rename the column.")
+        raise FlanlabError(f"The column {name!r} has a name that templates cannot use.", hint="Rename the column.")
     return source
 
 

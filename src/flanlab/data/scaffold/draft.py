@@ -52,14 +52,14 @@ def scaffold_task(
     """
     tables = {split: table for split, table in tables.items() if table.num_rows}
     if not tables:
-        raise FlanlabError("There are column names but no rows.", mend="Put the rows below the line with the column names.")
+        raise FlanlabError("There are column names but no rows.", hint="Put the rows below the line with the column names.")
     whole = _together(tables)
     columns = describe_columns(whole, {name: names for table in tables.values() for name, names in label_names(table).items()})
     if len(columns) == 1 and columns[0].kind != "nested":
         separator = next((mark for mark in (";", "\t", "|") if mark in columns[0].name), None)
         raise FlanlabError(
             f"There is one column alone, {columns[0].name!r}: a task needs an answer and something it is asked about.",
-            mend="Separate columns by commas (by tabs in a .tsv file)." if separator else "Add the other column.",
+            hint="Separate columns by commas (by tabs in a .tsv file)." if separator else "Add the other column.",
         )
     unlabelled = {column.name for column in columns if column.kind == "whole" and _never_labelled(tables, column.name)}
     found = guess_answer(columns, answer, cluster, unlabelled)
@@ -94,7 +94,7 @@ def _together(tables: Mapping[str, pa.Table]) -> pa.Table:
     except pa.ArrowException as error:
         raise FlanlabError(
             f"The splits {', '.join(tables)} do not go together: {one_line(error)}",
-            mend="Give a column the same type everywhere.",
+            hint="Give a column the same type everywhere.",
         ) from error
 
 

@@ -66,7 +66,7 @@ def guess_inputs(columns: Sequence[Column], answer: Answer) -> Inputs:
     if not inputs.used:
         raise FlanlabError(
             f"Beside the answer `{answer.column.name}` no column could be an input.",
-            mend="Name another answer with --answer COLUMN, or add a column with what is asked about.",
+            hint="Name another answer with --answer COLUMN, or add a column with what is asked about.",
         )
     for column in left:
         if column not in chosen[:MOST_FIELDS]:

@@ -46,7 +46,7 @@ def guess_splits(usable: Mapping[str, tuple[list[int], int]]) -> tuple[dict[Spli
     test = "test" if "test" in kept else None
     others = [split for split in kept if split not in (dev, test)] or ([dev] if dev else [])
     if not others:
-        raise FlanlabError("No row has both an answer and an input.", mend="Name another answer with --answer COLUMN.")
+        raise FlanlabError("No row has both an answer and an input.", hint="Name another answer with --answer COLUMN.")
     train = "train" if "train" in kept else max(others, key=lambda split: len(kept[split]))
     dev = None if dev == train else dev
     if dev and test:
@@ -59,7 +59,7 @@ def guess_splits(usable: Mapping[str, tuple[list[int], int]]) -> tuple[dict[Spli
     if len(rows) < 3:
         raise FlanlabError(
             f"Only {len(rows)} rows have an answer and an input.",
-            mend="Three are the least: one each to train on, to choose by, and to test on.",
+            hint="Three are the least: one each to train on, to choose by, and to test on.",
         )
     # Of few rows more are kept aside, so that there is something to test on.
     first, second = (80, 90) if len(rows) >= FEW_ROWS else (50, 75)

@@ -23,10 +23,10 @@ def make_ablation(name: str, plan: Plan, points: Sequence[str] = ()) -> Ablation
         FlanlabError: no such ablation, points that do not suit it, or a base recipe that trains on what it holds out.
     """
     if name not in ablation_names():
-        raise FlanlabError(f"There is no ablation called `{name}`.", mend=f"There are: {', '.join(ablation_names())}.")
+        raise FlanlabError(f"There is no ablation called `{name}`.", hint=f"There are: {', '.join(ablation_names())}.")
     if plan.recipe.hold_out.supervised:
         raise FlanlabError(
-            "hold_out.supervised trains on what is held out.", mend="Leave it out of the base recipe of an ablation."
+            "hold_out.supervised trains on what is held out.", hint="Leave it out of the base recipe of an ablation."
         )
     ablation: Ablation = import_module(f"{__name__}.{name.replace('-', '_')}").ablation(plan, points)
     return ablation

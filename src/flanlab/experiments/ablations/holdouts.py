@@ -19,7 +19,7 @@ def ablation(plan: Plan, points: Sequence[str]) -> Ablation:
     members = {cluster: [task for task in plan.split.tasks if task.clusters[0] == cluster] for cluster in Cluster}
     known = [cluster.value for cluster in Cluster if members[cluster]]
     if unknown := [point for point in points if point not in known]:
-        raise FlanlabError(f"--points: {unknown[0]!r} is no cluster of this recipe.", mend=f"There are: {', '.join(known)}.")
+        raise FlanlabError(f"--points: {unknown[0]!r} is no cluster of this recipe.", hint=f"There are: {', '.join(known)}.")
     cells: list[Cell] = []
     columns: dict[str, list[str]] = {title: [] for title in ("untuned", "untuned, few-shot", "tuned", "supervised")}
     comparisons: list[Comparison] = []

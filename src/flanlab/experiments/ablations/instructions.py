@@ -20,7 +20,7 @@ _ROWS = {
 def ablation(plan: Plan, points: Sequence[str]) -> Ablation:
     """Points: some of the four cells, as training-evaluation: none-full, name-full, name-name and full-full."""
     if unknown := [point for point in points if point not in _ROWS]:
-        raise FlanlabError(f"--points: {unknown[0]!r} is no cell of this ablation.", mend=f"There are: {', '.join(_ROWS)}.")
+        raise FlanlabError(f"--points: {unknown[0]!r} is no cell of this ablation.", hint=f"There are: {', '.join(_ROWS)}.")
     cells = [untuned(plan.recipe)]
     for name, title in _ROWS.items():
         if points and name not in points:

@@ -18,13 +18,13 @@ def ablation(plan: Plan, points: Sequence[str]) -> Ablation:
     """Points: how many training rows a prompt is learned from: 32, and `full` for all."""
     for point in points:
         if point != "full" and not (point.isdecimal() and int(point)):
-            raise FlanlabError(f"--points: {point!r} is no number of rows.", mend="Use --points 32,full, say.")
+            raise FlanlabError(f"--points: {point!r} is no number of rows.", hint="Use --points 32,full, say.")
     tuning = Training(plan.recipe)
     split = plan.recipe.evaluation.split
     tasks = [task for task in plan.split.held_out if task.has_split("train") and task.has_split(split)]
     if not tasks:
         raise FlanlabError(
-            "No held-out task has a train split, so no prompt could be learned.", mend="Hold out another cluster, or add one."
+            "No held-out task has a train split, so no prompt could be learned.", hint="Hold out another cluster, or add one."
         )
     cells: list[Cell] = []
     columns: dict[str, list[str]] = {}

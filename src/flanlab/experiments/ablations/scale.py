@@ -14,7 +14,7 @@ def ablation(plan: Plan, points: Sequence[str]) -> Ablation:
     if len(points) < 2:
         raise FlanlabError(
             "The ablation of scale compares two models or more.",
-            mend="Name them, smallest first: --points small/model,large/model.",
+            hint="Name them, smallest first: --points small/model,large/model.",
         )
     cells: list[Cell] = []
     for number, model in enumerate(points, start=1):
