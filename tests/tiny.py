@@ -133,10 +133,11 @@ def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def windowed_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of tiny models with sliding windows by architecture; not to be written to."""
+def windowed_folders(tmp_path_factory: pytest.TempPathFactory, tiny_folders: dict[str, Path]) -> dict[str, Path]:
+    """As `tiny_folders`, and with them models with sliding windows."""
     root = tmp_path_factory.mktemp("windowed-models")
-    return {kind: save_tiny(root / kind, kind, sliding_window=WINDOW, **changes) for kind, changes in WINDOWED.items()}
+    windowed = {kind: save_tiny(root / kind, kind, sliding_window=WINDOW, **changes) for kind, changes in WINDOWED.items()}
+    return {**tiny_folders, **windowed}
 
 
 @pytest.fixture(scope="session")

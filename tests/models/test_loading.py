@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.models.llama import modeling_llama
 
 from flanlab.errors import FlanlabError
 from flanlab.models import embedded
@@ -173,9 +174,11 @@ def test_damaged_adapter_config(copied: Path) -> None:
         load_model(str(copied), device="cpu")
 
 
-def test_leaking_architecture_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FlanlabError, match="soft-capped"):
-        load_model(str(save_tiny(tmp_path, "gemma2")), device="cpu")
+def test_leaking_architecture_is_refused(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = modeling_llama.LlamaMLP.forward
+    monkeypatch.setattr(modeling_llama.LlamaMLP, "forward", lambda self, x: forward(self, x + 0.5 * torch.roll(x, 1, dims=1)))
+    with pytest.raises(FlanlabError, match="cannot keep packed sequences apart"):
+        load_model(str(tiny_folder), device="cpu")
 
 
 def test_stamp_is_read(copied: Path) -> None:

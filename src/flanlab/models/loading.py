@@ -30,6 +30,7 @@ from flanlab.data.encoding import SeparateTextEncoder, TextEncoder
 from flanlab.errors import FlanlabError, one_line
 from flanlab.files import read_json
 from flanlab.models.answering import Reply
+from flanlab.models.attention_features import NOT_THROUGH_THE_INTERFACE, check_features, unsupported_attention
 from flanlab.models.embedded import EMBEDDED_MODEL, embedded_model_folder
 from flanlab.models.encoder_decoder import answer_from_encoder, check_padding
 from flanlab.models.gguf import gguf_model_folder, is_gguf
@@ -104,8 +105,8 @@ def load_model(
     """Load a language model: the embedded one, a folder (full weights or an adapter), a GGUF file, or a Hub id.
 
     On a GPU where there is one, of several processes each on its own. float32 on a CPU, bfloat16 on a GPU; never float16, in
-    which T5 overflows. A causal model is checked once for leaks between packed segments, an encoder-decoder model for padding
-    that is read.
+    which T5 overflows. A causal model is checked once for attention that is not supported and for leaks between packed segments, an
+    encoder-decoder model for padding that is read.
 
     Raises:
         FlanlabError: no such model, no safetensors weights, or an architecture that cannot be scored.
@@ -137,6 +138,7 @@ def load_model(
     if isinstance(encoder, SeparateTextEncoder):
         check_padding(model, encoder.answer_start)
         return LoadedEncoderDecoder(model, encoder, name, folder, stamp)
+    check_features(model)
     check_isolation(model)
     return (LoadedModel if soft_prompt_of(model) is None else LoadedPromptTuned)(model, encoder, name, folder, stamp)
 
@@ -299,15 +301,21 @@ def _read_whole_model(source: str, revision: str | None, dtype: torch.dtype) -> 
                 hint="Name a causal language model, or an encoder-decoder model of the T5 or BART family.",
             )
         kind, attention = AutoModelForSeq2SeqLM, {}
-    model_and_report: Any = kind.from_pretrained(
-        source,
-        output_loading_info=True,
-        revision=revision,
-        dtype=dtype,
-        **attention,
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
+    try:
+        model_and_report: Any = kind.from_pretrained(
+            source,
+            output_loading_info=True,
+            revision=revision,
+            dtype=dtype,
+            **attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except KeyError as error:
+        # What a model with a table of attentions of its own says of one that is not in it.
+        if error.args == (ATTENTION_NAME,):
+            raise unsupported_attention(f"The model {source} ({config.model_type})", NOT_THROUGH_THE_INTERFACE) from None
+        raise
     model, report = model_and_report
     if report["missing_keys"]:
         # transformers would go on with random numbers in their place.

@@ -80,7 +80,7 @@ class PackedBatch:
         """The masks of the segments in a layer with a sliding window, or without one."""
         return [mask for _, _, mask in self.segments] if window is None else self._masks_within(window)
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _masks_within(self, window: int) -> list[Tensor | None]:
         # Made once per window, since many layers have the same.
         if window not in self._windowed:
@@ -97,7 +97,7 @@ class PackedBatch:
             return whole.tril_().triu_(1 - window)
         keys = _stretches(self.position_ids[:, None], self.spans(number))
         queries = self.position_ids[start : start + length, None]
-        return mask & (keys.T > queries - window)
+        return mask & (queries - keys.T < window)
 
     def spans(self, number: int) -> Spans:
         """The stretches that hold the keys of a segment: its context, then its own tokens."""
@@ -239,7 +239,8 @@ def packed_attention(
     """Attention as transformers calls it: query [1, heads, tokens, width] in, [1, tokens, heads, width] out.
 
     With a `layout`, block-diagonal over its segments. Without one, the step of a batch that decodes with a cache: then the
-    explicit 4-D mask says what each row may see. `softcap` bounds the scores (Gemma 2), `s_aux` holds a sink per head (GPT-OSS).
+    explicit 4-D mask says what each row may see. `softcap` bounds the scores (Gemma 2); `s_aux` has a sink's score per head
+    (GPT-OSS).
     """
     if layout is None:
         if attention_mask is None:
@@ -252,7 +253,7 @@ def packed_attention(
             newest_first = attention_mask.flip(-1).cumsum(-1).flip(-1)
             attention_mask = attention_mask & (newest_first <= sliding_window)
         output = _attend(query, key, value, attention_mask, scaling, dropout, softcap, s_aux)
-        return output.transpose(1, 2), None
+        return output.transpose(1, 2).contiguous(), None
     # Under autocast the rotary embedding turns queries and keys, but not values, back into float32.
     query, key = query.to(value.dtype), key.to(value.dtype)
     groups = query.shape[1] // key.shape[1]
@@ -269,7 +270,8 @@ def packed_attention(
         piece = query[:, :, start : start + length]
         keys, values = _stretches(key, spans), _stretches(value, spans)
         pieces.append(_attend(piece, keys, values, mask, scaling, dropout, softcap, s_aux))
-    return torch.cat(pieces, dim=2).transpose(1, 2), None
+    # Contiguous, since some models view it in another shape; the kernel lays its output out this way.
+    return torch.cat([piece.transpose(1, 2) for piece in pieces], dim=1).contiguous(), None
 
 
 def _stretches(states: Tensor, spans: Spans) -> Tensor:
