@@ -58,7 +58,7 @@ WINDOWED: dict[str, dict[str, Any]] = {
     "mistral": {},
     "qwen3": {"use_sliding_window": True, "max_window_layers": 1},
 }
-"""Architectures with sliding windows, and what makes a tiny model use all of their attention; two kinds of layers but in Mistral."""
+"""Architectures with sliding windows, and the settings with which a tiny model has all kinds of their layers."""
 WINDOW = 8
 """Tokens that one token sees in a sliding layer of a windowed tiny model."""
 

@@ -44,7 +44,7 @@ def model_of(config: PreTrainedConfig) -> PreTrainedModel:
         (Llama4TextConfig(**HEADS, num_local_experts=2, intermediate_size_mlp=48), "layers of the kind chunked_attention"),
         (Gemma3TextConfig(**HEADS, use_bidirectional_attention=True), "bidirectional attention"),
         (
-            Qwen2MoeConfig(**GROUPED, num_experts=4, use_sliding_window=True, sliding_window=8, max_window_layers=0),
+            Qwen2MoeConfig(**GROUPED, num_experts=4, use_sliding_window=True, sliding_window=8, max_window_layers=1),
             "sliding window of which its attention function is not told",
         ),
         (XGLMConfig(**XGLM), "attention that does not go through transformers' attention interface"),

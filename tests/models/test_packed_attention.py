@@ -318,13 +318,9 @@ def test_softmax_is_computed_in_float32(features: dict[str, Any]) -> None:
     """In bfloat16 the result is as near as the rounding of weights and output allows."""
     torch.manual_seed(0)
     layout = pack_segments([(list(range(300)), [])])
-    query, key, value = (
-        (10 * torch.randn(1, 4, 300, 16)).bfloat16(),
-        torch.randn(1, 4, 300, 16).bfloat16(),
-        torch.ones(1, 4, 300, 1),
-    )
+    query, key, value = torch.randn(3, 1, 4, 300, 16).bfloat16()
     exact, _ = packed_attention(nn.Identity(), query.double(), key.double(), value.double(), None, layout=layout, **features)
-    rounded, _ = packed_attention(nn.Identity(), query, key, value.bfloat16(), None, layout=layout, **features)
+    rounded, _ = packed_attention(nn.Identity(), query, key, value, None, layout=layout, **features)
     assert rounded.dtype == torch.bfloat16
     torch.testing.assert_close(rounded.double(), exact, rtol=0, atol=6e-3)
 

@@ -265,7 +265,7 @@ def packed_attention(
         return _varlen_attention(query, key, value, layout, scaling, sliding_window)[None], None
     pieces = []
     for number, mask in enumerate(layout.masks(sliding_window)):
-        start, length, _ = layout.segments[number]
+        start, length = layout.segments[number][:2]
         spans = layout.spans(number)
         piece = query[:, :, start : start + length]
         keys, values = _stretches(key, spans), _stretches(value, spans)
