@@ -105,8 +105,8 @@ def load_model(
     """Load a language model: the embedded one, a folder (full weights or an adapter), a GGUF file, or a Hub id.
 
     On a GPU where there is one, of several processes each on its own. float32 on a CPU, bfloat16 on a GPU; never float16, in
-    which T5 overflows. A causal model is checked once for attention that is not supported and for leaks between packed segments,
-    an encoder-decoder model for padding that is read.
+    which T5 overflows. A causal model is checked once for unsupported attention and for leaks between packed segments, an
+    encoder-decoder model for padding that is read.
 
     Raises:
         FlanlabError: no such model, no safetensors weights, or an architecture that cannot be scored.
