@@ -45,6 +45,7 @@ def recipe_content(model: Path) -> dict[str, Any]:
         "training": {
             "steps": 4,
             "tokens_per_step": 160,
+            "compute_dtype": "float32",
             "micro_batch_tokens": 128,
             "learning_rate": 5e-3,
             "checkpoint_minutes": 1e-9,
@@ -107,6 +108,7 @@ def test_folder_of_a_run(done: Path) -> None:
     names = {path.name for path in done.iterdir()}
     assert names == {
         "recipe.yaml", "run.json", "mixture.json", "predictions", "training", "model", "results.json", "seconds.json",
+        "settled.json",
     }  # fmt: skip
     assert sorted(path.name for path in (done / "predictions").iterdir()) == sorted(VARIANTS)
     assert Recipe.model_validate(yaml.safe_load((done / "recipe.yaml").read_text())).name == "tiny"

@@ -14,6 +14,7 @@ from flanlab.errors import FlanlabError
 from flanlab.models.loading import LoadedModel, is_encoder_decoder, is_prompt_tuned
 from flanlab.models.packed_attention import check_isolation
 from flanlab.models.soft_prompt import add_soft_prompt, first_soft_prompt, save_soft_prompt, soft_prompt_of
+from flanlab.training.precision import trains_embeddings, vocabulary_weights
 from flanlab.training.settings import TrainingSettings
 
 
@@ -71,6 +72,9 @@ def make_trainable(model: Any, settings: TrainingSettings) -> nn.Module:
         add_soft_prompt(model, first_soft_prompt(model, settings.prompt_length))
     else:
         model.requires_grad_(True)
+        if not trains_embeddings(settings, model):
+            for weight in vocabulary_weights(model):
+                weight.requires_grad_(False)
     trainable: nn.Module = model
     return trainable
 
