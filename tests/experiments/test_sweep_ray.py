@@ -57,7 +57,8 @@ def kill_first_worker(sweep: Sweep, key: str, killed: list[int]) -> None:
 
 def test_a_worker_is_killed_and_the_sweep_ends_complete_and_equal(tmp_path: Path, tiny_folder: Path) -> None:
     training = {
-        "steps": 200, "compute_dtype": "float32", "tokens_per_step": 200, "micro_batch_tokens": 2048, "learning_rate": 1e-3, "checkpoint_minutes": 1e-9,
+        "steps": 200, "compute_dtype": "float32", "tokens_per_step": 200,
+        "micro_batch_tokens": 2048, "learning_rate": 1e-3, "checkpoint_minutes": 1e-9,
     }  # fmt: skip
     recipe = base_recipe(tmp_path, tiny_folder, training=training)
     alone = plan_sweep("clusters", recipe, tmp_path / "alone", points=["1"])

@@ -9,11 +9,15 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from flanlab.data.mixture import EncodedExample
 from flanlab.experiments.run import save_tuned
 from flanlab.models.loading import LoadedModel, load_model
-from flanlab.training.methods import prepare_for_training
+from flanlab.training.loss import PackedObjective, packed_loss
+from flanlab.training.methods import make_optimizer, prepare_for_training
 from flanlab.training.precision import bfloat16_gain, settle, trains_embeddings, vocabulary_weights
+from flanlab.training.trainer import share_out, train_step
 from tests.tiny import save_tiny
 from tests.training.stream import STAMP, assert_same_training, make_mixture, make_settings, read_log, train_tiny, weights
 
@@ -96,9 +100,6 @@ def test_frozen_embeddings_are_unchanged_bit_for_bit(tied: bool, dtype: str, tra
 
 def test_gradients_of_the_rest_are_those_of_whole_training(tiny_folder: Path, tmp_path: Path) -> None:
     """Freezing takes gradients away and changes none."""
-    from flanlab.data.mixture import EncodedExample
-    from flanlab.training.loss import packed_loss
-
     found: dict[bool, dict[str, torch.Tensor]] = {}
     for trains in (True, False):
         loaded = load_model(str(tiny_folder), device="cpu")
@@ -124,3 +125,39 @@ def test_other_methods_do_not_train_embeddings(tiny: LoadedModel) -> None:
     assert settle(make_settings(method="lora"), tiny.model).train_embeddings is False
     with pytest.raises(ValidationError, match="method: lora does not train embeddings"):
         make_settings(method="lora", train_embeddings=True)
+
+
+def test_a_frozen_output_layer_computes_as_under_autocast(tiny: LoadedModel, tmp_path: Path) -> None:
+    example = make_mixture(tmp_path / "tasks").example(0, tiny.encoder)
+    assert isinstance(example, EncodedExample)
+    settings = make_settings(train_embeddings=False, compute_dtype="bfloat16")
+    head, states = tiny.model.get_output_embeddings(), torch.randn(5, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = head(states)
+    before = head.weight.clone()
+    prepare_for_training(tiny, settings)
+    assert "forward" in vars(head)
+    assert torch.equal(head(states), expected)
+    assert torch.equal(head.weight, before)
+
+
+def test_weights_are_cast_once_a_step(tiny: LoadedModel, tmp_path: Path) -> None:
+    """Many micro-batches cost no more casts of weights than one, and give the same update."""
+    mixture = make_mixture(tmp_path / "tasks")
+    examples = [found for place in range(8) if isinstance(found := mixture.example(place, tiny.encoder), EncodedExample)]
+    weight = next(value for name, value in tiny.model.named_parameters() if name.endswith("gate_proj.weight"))
+    casts = []
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if function is torch.ops.aten._to_copy.default and args[0] is weight:
+                casts.append(function)
+            return function(*args, **(kwargs or {}))
+
+    settings = make_settings(compute_dtype="bfloat16", micro_batch_tokens=max(one.length for one in examples))
+    model = prepare_for_training(tiny, settings).train()
+    shares = share_out(PackedObjective(), examples, settings)
+    assert len(shares[0]) > 1
+    with Counting():
+        train_step(model, make_optimizer(model, settings), PackedObjective(), shares, settings, 1e-3)
+    assert len(casts) == 1

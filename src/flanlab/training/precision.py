@@ -103,6 +103,19 @@ def vocabulary_weights(model: Any) -> list[nn.Parameter]:
     return list(weights.values())
 
 
+def keep_rounded_output(model: Any) -> None:
+    """Cast the weight of an output layer that is not trained to bfloat16 once, for good; autocast would for every micro-batch.
+
+    The layer computes what it would under autocast. Its weight stays as it is, and is what is saved.
+    """
+    layer = model.get_output_embeddings()
+    if type(layer) is not nn.Linear or layer.weight.requires_grad:
+        return
+    weight = layer.weight.detach().bfloat16()
+    bias = None if layer.bias is None else layer.bias.bfloat16()
+    layer.forward = lambda states: functional.linear(states.bfloat16(), weight, bias)
+
+
 def trains_embeddings(settings: TrainingSettings, model: nn.Module) -> bool:
     """Whether the vocabulary's weights are trained: as the settings say, by `auto` unless they are most of the parameters."""
     if settings.method != "full":

@@ -25,6 +25,7 @@ from flanlab.training.explosion import WINDOW, LossWatch
 from flanlab.training.interrupts import HeldInterrupts
 from flanlab.training.log import TrainingLog, notes_of, operations_per_token, peak_operations, step_record
 from flanlab.training.loss import Objective, objective_for
+from flanlab.training.memory import kept_memory
 from flanlab.training.methods import make_optimizer, prepare_for_training
 from flanlab.training.parallel import add_up, add_up_gradients, clip_gradients, is_sharded, spread
 from flanlab.training.precision import computing
@@ -86,7 +87,7 @@ def train(
     model.train()
     interrupts = HeldInterrupts()
     # To the end of every save: a signal that came in the midst of one would leave it half-written.
-    with interrupts:
+    with kept_memory(device), interrupts:
         try:
             with TrainingLog(folder / "log.jsonl", saved) as log, meter("Training", settings.steps, saved) as bar:
                 watch = LossWatch(from_first(lambda: log.losses))
@@ -168,11 +169,13 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     losses = []
     device = next(model.parameters()).device
-    for batch, counts in own_batches(model, shares):
-        with computing(settings, device):
+    # One context for the whole step: weights are cast to bfloat16 once, not for each micro-batch.
+    with computing(settings, device):
+        for batch, counts in own_batches(model, shares):
             loss = objective.loss(model, batch) / target_tokens * counts
-        loss.backward()
-        losses.append(loss.detach())
+            with torch.autocast(device.type, enabled=False):
+                loss.backward()
+            losses.append(loss.detach())
     total = add_up([torch.stack(losses).sum().item() if losses else 0.0], device)[0]
     add_up_gradients(model)
     norm = clip_gradients(model, settings.gradient_clip)
