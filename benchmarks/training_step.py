@@ -46,16 +46,18 @@ def main() -> None:
     parser.add_argument(
         "--ways", nargs="+", choices=WAYS, default=list(WAYS), help="ways to measure; the first is compared with"
     )
+    parser.add_argument("--layers", type=int, help="layers of the model to keep; all, if not given")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.way:
-        print(json.dumps(measure(arguments.model, arguments.way, arguments.examples, arguments.steps)))
+        print(json.dumps(measure(arguments.model, arguments.way, arguments.examples, arguments.steps, arguments.layers)))
         return
     print(f"{'':42}{'tokens/s':>9}{'ratio':>7}{'cpu s':>7}{'ratio':>7}{'faults':>10}{'peak MB':>9}{'loss':>9}")
     first: dict[str, Any] = {}
     for way in arguments.ways:
         command = [sys.executable, __file__, "--way", way, "--model", arguments.model]
         command += ["--examples", str(arguments.examples), "--steps", str(arguments.steps)]
+        command += ["--layers", str(arguments.layers)] if arguments.layers else []
         found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
         first = first or found
         clock, processor = first["seconds"] / found["seconds"], first["processor"] / found["processor"]
@@ -66,10 +68,12 @@ def main() -> None:
         )
 
 
-def measure(name: str, way: str, count: int, steps: int) -> dict[str, Any]:
+def measure(name: str, way: str, count: int, steps: int, layers: int | None) -> dict[str, Any]:
     changes, keeps = WAYS[way]
     settings = TrainingSettings(steps=steps + 1, learning_rate=1e-5, micro_batch_tokens=512, **changes)
     loaded = load_model(name, device="cpu")
+    if layers is not None:
+        del loaded.model.model.layers[layers:]
     model = prepare_for_training(loaded, settings).train()
     optimizer, objective = make_optimizer(model, settings), PackedObjective()
     draw = random.Random(0)

@@ -21,8 +21,8 @@ def faults_of_a_large_block() -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc alone")
 def test_a_freed_block_is_used_again_without_page_faults() -> None:
     usual = min(faults_of_a_large_block() for _ in range(3))
-    assert usual > 1000 or usual == 0
+    assert usual > 0
     with kept_memory(torch.device("cpu")):
         faults_of_a_large_block()
-        assert faults_of_a_large_block() < 100
+        assert faults_of_a_large_block() <= usual // 10
     assert min(faults_of_a_large_block() for _ in range(3)) >= usual // 2
