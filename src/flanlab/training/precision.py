@@ -113,7 +113,7 @@ def keep_rounded_output(model: Any) -> None:
         return
     weight = layer.weight.detach().bfloat16()
     bias = None if layer.bias is None else layer.bias.bfloat16()
-    layer.forward = lambda states: functional.linear(states.bfloat16(), weight, bias)
+    layer.forward = lambda states: functional.linear(states.bfloat16(), weight, bias)  # type: ignore[method-assign, assignment]
 
 
 def trains_embeddings(settings: TrainingSettings, model: nn.Module) -> bool:
