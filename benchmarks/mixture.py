@@ -311,6 +311,7 @@ def wait_for_examples(mixture: Mixture, model: str, arguments: argparse.Namespac
         micro_batch_tokens=1280,
         optimizer="adafactor",
         learning_rate=1e-5,
+        compute_dtype="float32",
         workers=0,
     )
     target = folder / arguments.turn

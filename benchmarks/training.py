@@ -189,7 +189,9 @@ def train_unpacked(folder: str, examples: Sequence[dict[str, Any]]) -> dict[str,
 
 
 def settings_for(steps: int) -> TrainingSettings:
-    return TrainingSettings(steps=steps, micro_batch_tokens=ROW_TOKENS, learning_rate=LEARNING_RATE, schedule="constant")
+    return TrainingSettings(
+        steps=steps, micro_batch_tokens=ROW_TOKENS, learning_rate=LEARNING_RATE, schedule="constant", compute_dtype="float32"
+    )
 
 
 def train_with_trl(folder: str, examples: Sequence[dict[str, Any]], packed: bool) -> dict[str, Any]:

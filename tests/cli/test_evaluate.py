@@ -31,7 +31,7 @@ def home(tmp_path: Path, tiny_folder: Path) -> Path:
         "model": str(tiny_folder),
         "tasks": {"collections": ["tasks"]},
         "hold_out": {"clusters": ["sentiment"]},
-        "training": {"steps": 1, "learning_rate": 0.01},
+        "training": {"steps": 1, "compute_dtype": "float32", "learning_rate": 0.01},
         "evaluation": {"rows": 4, "templates_per_row": 2, "new_tokens": 4, "options": "none", "shots": 1},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")

@@ -28,7 +28,7 @@ from flanlab.models import loading as loading_module
 from flanlab.models.loading import load_model
 from flanlab.models.scoring import Question
 from flanlab.tasks.loading import load_collection, load_task
-from flanlab.training import trainer
+from flanlab.training import precision, trainer
 from tests.tiny import write_tasks
 
 Predictions = dict[str, list[dict[str, Any]]]
@@ -45,6 +45,7 @@ def recipe_content(model: Path) -> dict[str, Any]:
         "training": {
             "steps": 4,
             "tokens_per_step": 160,
+            "compute_dtype": "float32",
             "micro_batch_tokens": 128,
             "learning_rate": 5e-3,
             "checkpoint_minutes": 1e-9,
@@ -107,6 +108,7 @@ def test_folder_of_a_run(done: Path) -> None:
     names = {path.name for path in done.iterdir()}
     assert names == {
         "recipe.yaml", "run.json", "mixture.json", "predictions", "training", "model", "results.json", "seconds.json",
+        "settled.json",
     }  # fmt: skip
     assert sorted(path.name for path in (done / "predictions").iterdir()) == sorted(VARIANTS)
     assert Recipe.model_validate(yaml.safe_load((done / "recipe.yaml").read_text())).name == "tiny"
@@ -477,3 +479,26 @@ def test_speed_is_measured_on_prompts_that_share_nothing(tiny_folder: Path, monk
     assert scoring_speed(load_model(str(tiny_folder), device="cpu")) > 0
     measured = prompts[: len(prompts) // 2]
     assert len({prompt[0] for prompt in measured}) == len(measured) > 1
+
+
+def test_precision_is_chosen_once_and_written_everywhere(
+    home: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` is settled when the run begins; another machine resumes in the same numbers."""
+    recipe = read(home, tiny_folder, compute_dtype="auto")
+    monkeypatch.setattr(precision, "bfloat16_gain", lambda _: 5.0)
+    results = run_recipe(recipe, tmp_path / "run")
+    assert results["precision"] == {"training": "bfloat16", "scoring": "float32"}
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["precision"] == results["precision"]
+    assert facts["train_embeddings"] is True
+    stamp = json.loads((tmp_path / "run" / "model" / "flanlab.json").read_text())
+    assert stamp["recipe"]["training"]["compute_dtype"] == "bfloat16"
+    written = (tmp_path / "run" / "model" / "flanlab.json").stat().st_mtime_ns
+    monkeypatch.setattr(precision, "bfloat16_gain", lambda _: 0.1)
+    assert run_recipe(recipe, tmp_path / "run")["precision"] == results["precision"]
+    assert (tmp_path / "run" / "model" / "flanlab.json").stat().st_mtime_ns == written, "trained again"
+    other = run_recipe(recipe, tmp_path / "other")
+    assert other["precision"]["training"] == "float32"
+    keys = [json.loads((tmp_path / name / "training" / "finished.json").read_text()) for name in ("run", "other")]
+    assert keys[0] != keys[1]

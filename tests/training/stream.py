@@ -47,6 +47,7 @@ def make_settings(**changes: Any) -> TrainingSettings:
         "learning_rate": 5e-3,
         "warmup_steps": 2,
         "checkpoint_minutes": 1e-9,
+        "compute_dtype": "float32",
     }
     return TrainingSettings(**{**values, **changes})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
@@ -52,6 +52,10 @@ def evaluate(
     no_pmi: Annotated[
         bool, typer.Option("--no-pmi", help="Do without accuracy by PMI, which asks about options without their question.")
     ] = False,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"] | None,
+        typer.Option(help="Numbers to compute in: float32 on a CPU and bfloat16 on a GPU if not given."),
+    ] = None,
     choose_template: Annotated[
         bool,
         typer.Option("--choose-template", help="Also score the template that is best on at most 200 dev rows of each task."),
@@ -100,7 +104,7 @@ def evaluate(
     else:
         wanted = [*(names or []), *(one.value for one in cluster or [])]
         chosen = load_named(tasks or list(BUILT_IN_COLLECTIONS), wanted)
-    changes: dict[str, Any] = {"rows": rows, "prompt_tokens": prompt_tokens, "truncate": truncate}
+    changes: dict[str, Any] = {"rows": rows, "prompt_tokens": prompt_tokens, "truncate": truncate, "dtype": dtype}
     changes |= {"choose_template": choose_template or None, "pmi": False if no_pmi else None}
     given = {name: value for name, value in changes.items() if value is not None}
     try:

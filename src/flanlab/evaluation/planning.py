@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -49,6 +49,9 @@ class EvaluationSettings(BaseModel):
         " again as that.",
     )
     token_budget: int = Field(4096, gt=0, description="Tokens computed at once; bounds memory, changes no result.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Numbers that a model computes answers in; auto: float32 on a CPU, bfloat16 on a GPU."
+    )
     choose_template: bool = Field(
         False, description="Also tell the score of the template that is best on the dev split (at most 200 rows of it)."
     )

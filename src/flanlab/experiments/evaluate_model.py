@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from flanlab.models.loading import LoadedModel, load_model
 from flanlab.models.remote import RemoteModel, open_remote_model
 from flanlab.progress import console, say
 from flanlab.tasks.schema import Task
+from flanlab.training.precision import warn_of_slow_bfloat16
 
 RESPONSES_FILE = "responses.sqlite"
 """In an evaluation's folder: what a remote model's server has answered so far."""
@@ -70,7 +71,11 @@ def evaluate_model(
     dev_units = plan_dev_units(units, settings, seed, mirror)
     loaded: LoadedModel | RemoteModel
     if endpoint is None:
-        loaded = load_model(model, say=say)
+        loaded = load_model(model, dtype=settings.dtype, say=say)
+        if settings.dtype == "bfloat16":
+            warn_of_slow_bfloat16(loaded.model)
+    elif settings.dtype != "auto":
+        raise FlanlabError("The numbers that a server computes in cannot be chosen here.", hint="Leave --dtype out.")
     else:
         loaded = open_remote_model(model, endpoint, folder / RESPONSES_FILE)
         settings = _remote_settings(settings, loaded)
@@ -101,6 +106,10 @@ def evaluate_model(
         "trained_on": {name: facts["clusters"][0] for name, facts in loaded.stamp["tasks"].items()} if loaded.stamp else {},
         "model": loaded.name,
         "parameters": loaded.parameters if isinstance(loaded, LoadedModel) else None,
+        "precision": {
+            "training": _trained_in(loaded.stamp),
+            "scoring": loaded.dtype if isinstance(loaded, LoadedModel) else None,
+        },
         "scoring": loaded.scoring if isinstance(loaded, RemoteModel) else "log-probabilities",
         "variants": variants,
         "stamped": dict.fromkeys(variants, loaded.stamp is not None),
@@ -109,6 +118,12 @@ def evaluate_model(
     }
     write_json(folder / RESULTS_FILE, results)
     return results
+
+
+def _trained_in(stamp: Mapping[str, Any] | None) -> str | None:
+    """Numbers that a model's training computed in, where it is known."""
+    training: Mapping[str, Any] = (stamp or {}).get("recipe", {}).get("training", {})
+    return training.get("compute_dtype")
 
 
 def _variant(style: PromptStyle, shots: int) -> tuple[str, str]:

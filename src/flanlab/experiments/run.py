@@ -24,7 +24,7 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation.evaluate import RESULTS_FILE, evaluate, plan_dev_units, score_units
 from flanlab.evaluation.planning import EvaluationUnit, plan_task
 from flanlab.evaluation.predict import refuse_seen
-from flanlab.experiments.announcement import announce
+from flanlab.experiments.announcement import announce, announce_training
 from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_plan
 from flanlab.experiments.stamp import make_stamp, training_key
 from flanlab.files import new_folder, read_json, write_json, write_text
@@ -36,9 +36,12 @@ from flanlab.tasks.schema import Task
 from flanlab.training.dev_loss import DevExamples, dev_examples
 from flanlab.training.methods import check_method, save_trained
 from flanlab.training.parallel import whole_weights
+from flanlab.training.precision import settle
 from flanlab.training.trainer import examples_per_step, train
 
 RECIPE_FILE = "recipe.yaml"
+_SETTLED_FILE = "settled.json"
+"""What `auto` came to when the run began; it stays so, also where the run is resumed on another machine."""
 TUNED = "tuned"
 _DESCRIBED_EXAMPLES = 10_000
 """Head of the stream whose tokens a run counts before it begins; `flan mix` counts a whole cycle."""
@@ -72,11 +75,15 @@ def _run(recipe: Recipe, folder: Path, mirror: Path | None) -> dict[str, Any]:
     styles = prompt_styles(loaded, plan.split.test)
     stamp = make_stamp(plan, loaded)
     dev = make_dev_examples(plan, loaded, mirror)
+    # Training begins from weights that are not rounded.
+    scored = loaded
+    if recipe.evaluation.dtype not in ("auto", loaded.dtype):
+        scored = load_model(recipe.model, dtype=recipe.evaluation.dtype, say=say)
 
     def begin() -> None:
         announce(plan, loaded, units, dev_units, mixture, per_step, styles)
-        _claim(folder, recipe)
-        write_json(folder / "run.json", _facts(plan, loaded))
+        _claim(folder, recipe, plan)
+        write_json(folder / "run.json", _facts(plan, loaded, scored))
         planned = per_step * recipe.training.steps
         write_json(folder / "mixture.json", describe_mixture(mixture, loaded.encoder, planned, most=_DESCRIBED_EXAMPLES))
 
@@ -85,13 +92,14 @@ def _run(recipe: Recipe, folder: Path, mirror: Path | None) -> dict[str, Any]:
     with _seconds_of(folder, started) as seconds:
         for style in styles:
             title = f"Untuned, {style} prompt"
-            evaluate(loaded, units, dev_units, settings, seed, style, folder, _untuned(style), title)
+            evaluate(scored, units, dev_units, settings, seed, style, folder, _untuned(style), title)
         tuned = _tune(loaded, mixture, plan, stamp, folder, dev)
         seen = refuse_seen(plan.split.test, tuned, allow_seen, way=ALLOW_OVERLAP)
         evaluate(tuned, units, dev_units, settings, seed, "instruction", folder, TUNED, "Tuned")
 
         def finish() -> dict[str, Any]:
             results = make_results(plan, units, styles, folder, loaded)
+            results["precision"] = _precision(plan, scored)
             for name, reason in seen.items():
                 results["tasks"][name]["seen"] = reason
             results["seconds"] = round(seconds(), 1)
@@ -111,7 +119,8 @@ def train_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> Lo
         plan, loaded = _plan(recipe, folder, mirror)
         mixture, stamp = _training_stream(plan, loaded), make_stamp(plan, loaded)
         dev = make_dev_examples(plan, loaded, mirror)
-        from_first(lambda: _claim(folder, recipe))
+        from_first(lambda: _claim(folder, recipe, plan))
+        announce_training(plan, loaded)
         return _tune(loaded, mixture, plan, stamp, folder, dev)
 
 
@@ -120,7 +129,16 @@ def _plan(recipe: Recipe, folder: Path, mirror: Path | None) -> tuple[Plan, Load
     from_first(lambda: _check_folder(folder, recipe))
     check_method(recipe.model, recipe.training)
     with first_before_others():
-        return make_plan(recipe, mirror), load_model(recipe.model, say=say)
+        plan, loaded = make_plan(recipe, mirror), load_model(recipe.model, say=say)
+    settled = from_first(lambda: _settled_earlier(folder))
+    training = settle(recipe.training.model_copy(update=settled), loaded.model)
+    return plan.model_copy(update={"recipe": recipe.model_copy(update={"training": training})}), loaded
+
+
+def _settled_earlier(folder: Path) -> dict[str, Any]:
+    """The settings of training that this run was begun with, in place of `auto`; none for a new run."""
+    path = folder / _SETTLED_FILE
+    return dict(read_json(path)) if path.exists() else {}
 
 
 def plan_units(plan: Plan) -> list[EvaluationUnit]:
@@ -233,7 +251,7 @@ def _tune(
             write_json(finished, {"training_key": key})
 
         from_first(finish)
-    return load_model(str(target))
+    return load_model(str(target), dtype=plan.recipe.evaluation.dtype)
 
 
 def _check_folder(folder: Path, recipe: Recipe) -> None:
@@ -248,9 +266,10 @@ def _check_folder(folder: Path, recipe: Recipe) -> None:
         raise FlanlabError(f"{folder} is not empty and holds no run.", hint="Name another folder with --out.")
 
 
-def _claim(folder: Path, recipe: Recipe) -> None:
+def _claim(folder: Path, recipe: Recipe, plan: Plan) -> None:
     """Take a folder for a recipe: once it is planned, so that a faulty one leaves the folder free for the mended one."""
     write_text(folder / RECIPE_FILE, _as_text(recipe))
+    write_json(folder / _SETTLED_FILE, plan.recipe.training.model_dump(include={"compute_dtype", "train_embeddings"}))
 
 
 def _as_text(recipe: Recipe) -> str:
@@ -261,7 +280,12 @@ def _untuned(style: PromptStyle) -> str:
     return f"untuned_{style}"
 
 
-def _facts(plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
+def _precision(plan: Plan, scored: LoadedModel) -> dict[str, str]:
+    """Numbers that training and scoring compute in."""
+    return {"training": plan.recipe.training.compute_dtype, "scoring": scored.dtype}
+
+
+def _facts(plan: Plan, loaded: LoadedModel, scored: LoadedModel) -> dict[str, Any]:
     """Versions and hashes: what it takes to know whether two runs were the same."""
     return {
         "flanlab": __version__,
@@ -271,6 +295,8 @@ def _facts(plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
         },
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "device": str(loaded.model.device)},
         "model": {"name": loaded.name, "identity": loaded.identity, "tokenizer": loaded.encoder.hash},
+        "precision": _precision(plan, scored),
+        "train_embeddings": plan.recipe.training.train_embeddings,
         "tasks": {
             task.name: {"task": task.hash, "rows": rows[task.name].source_hash}
             for tasks, rows in ((plan.split.train, plan.train_rows), (plan.split.test, plan.test_rows))

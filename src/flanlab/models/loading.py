@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
@@ -39,6 +39,7 @@ from flanlab.models.scoring import Answer, Question, answer_questions
 from flanlab.models.soft_prompt import add_soft_prompt, read_soft_prompt, soft_prompt_of, virtual_tokens
 from flanlab.processes import own_gpu
 
+Dtype = Literal["auto", "float32", "bfloat16"]
 STAMP_FILE = "flanlab.json"
 """Beside the weights of every model tuned here: what it was trained on, and what was held out."""
 
@@ -62,6 +63,11 @@ class LoadedModel:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             hashes = list(pool.map(_hash, sorted(self.model.state_dict().items())))
         return hashlib.blake2b("".join([*hashes, self.encoder.hash]).encode(), digest_size=16).hexdigest()
+
+    @property
+    def dtype(self) -> str:
+        """Numbers that it computes in: float32 or bfloat16."""
+        return str(self.model.dtype).removeprefix("torch.")
 
     @cached_property
     def parameters(self) -> int:
@@ -100,13 +106,18 @@ class LoadedPromptTuned(LoadedModel):
 
 
 def load_model(
-    name: str, *, device: str | None = None, revision: str | None = None, say: Callable[[str], None] = lambda _: None
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: Dtype = "auto",
+    revision: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> LoadedModel:
     """Load a language model: the embedded one, a folder (full weights or an adapter), a GGUF file, or a Hub id.
 
-    On a GPU where there is one, of several processes each on its own. float32 on a CPU, bfloat16 on a GPU; never float16, in
-    which T5 overflows. A causal model is checked once for unsupported attention and for leaks between packed segments, an
-    encoder-decoder model for padding that is read.
+    On a GPU where there is one, of several processes each on its own. `dtype` is that of its weights and of what it computes;
+    auto: float32 on a CPU, bfloat16 on a GPU. Never float16, in which T5 overflows. A causal model is checked once for
+    unsupported attention and for leaks between packed segments, an encoder-decoder model for padding that is read.
 
     Raises:
         FlanlabError: no such model, no safetensors weights, or an architecture that cannot be scored.
@@ -120,9 +131,9 @@ def load_model(
         raise FlanlabError(f"There is no model folder at {name}.", hint=f"Name a folder, a Hub id, or {EMBEDDED_MODEL}.")
     target_device = torch.device(device) if device else _own_device()
     stamp = read_stamp(folder) if folder else None
-    dtype = torch.bfloat16 if target_device.type == "cuda" else torch.float32
+    rounded = dtype == "bfloat16" or (dtype == "auto" and target_device.type == "cuda")
     try:
-        model = _read_weights(source, revision, dtype, say)
+        model = _read_weights(source, revision, torch.bfloat16 if rounded else torch.float32, say)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     except FlanlabError:
         raise

@@ -44,6 +44,7 @@ class Side:
             "variant": self.variant,
             "title": self.results.variants[self.variant],
             "stamped": self.stamped,
+            "precision": self.results.precision.get("scoring"),
         }
 
     def seen(self, task: str) -> str | None:
@@ -157,7 +158,7 @@ def seen_by(comparison: Mapping[str, Any], cluster: str | None = None) -> str:
 
 def verdict(comparison: Mapping[str, Any]) -> list[str]:
     """The comparison in sentences that claim no more than the numbers."""
-    return [*_differences_told(comparison), *_seen_told(comparison)]
+    return [*_differences_told(comparison), *_precision_told(comparison), *_seen_told(comparison)]
 
 
 def _differences_told(comparison: Mapping[str, Any]) -> Iterable[str]:
@@ -187,6 +188,12 @@ def _differences_told(comparison: Mapping[str, Any]) -> Iterable[str]:
         f"On average over {members}, B minus A is {signed(compared['difference'])} points of the main metric (95 % interval"
         f" {low} to {high}{includes})."
     )
+
+
+def _precision_told(comparison: Mapping[str, Any]) -> Iterable[str]:
+    first, second = (comparison[side].get("precision") for side in SIDES)
+    if first and second and first != second:
+        yield f"A was scored in {first} and B in {second}: rounding alone makes some answers differ."
 
 
 def _seen_told(comparison: Mapping[str, Any]) -> Iterable[str]:

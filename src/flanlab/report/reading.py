@@ -146,6 +146,8 @@ class Results(BaseModel):
     trained_on: dict[str, str] = {}
     model: str
     parameters: int | None = None
+    precision: dict[str, str | None] = {}
+    """Numbers that `training` and `scoring` computed in; empty in results of an older version."""
     scoring: Literal["log-probabilities", "generation"] = "log-probabilities"
     """Whether options were ranked, or answers generated and compared with the options."""
     variants: dict[FolderName, str] = Field(min_length=1)

@@ -106,16 +106,12 @@ def objective_for(model: nn.Module, encoder: TextEncoder) -> Objective:
 
 
 def packed_loss(model: nn.Module, examples: Sequence[EncodedExample]) -> Tensor:
-    """Sum of the cross-entropy of all target tokens (natural log), the examples packed into one row.
-
-    On a GPU weights and loss are float32, what lies between them bfloat16.
-    """
+    """Sum of the cross-entropy of all target tokens (natural log), the examples packed into one row."""
     check_reach(model, max((len(example.prompt) + len(example.target) for example in examples), default=0))
     device = next(model.parameters()).device
     batch = pack_segments([(example.prompt, [example.target]) for example in examples]).to(device)
     positions, targets = _target_positions(batch, examples)
-    with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-        logits = packed_logits(model, batch, positions.to(device))
+    logits = packed_logits(model, batch, positions.to(device))
     return functional.cross_entropy(logits.float(), targets.to(device), reduction="sum")
 
 
@@ -126,8 +122,7 @@ def padded_loss(model: nn.Module, answer_start: Sequence[int], examples: Sequenc
     decoder   <start> t0 t1           the target's last token, its end, is predicted but never read
     predicts  t0      t1 </s>
 
-    What the decoder reads before an answer is not learned: it is the same for all. On a GPU weights and loss are float32, what
-    lies between them bfloat16; never float16, in which T5 overflows.
+    What the decoder reads before an answer is not learned: it is the same for all.
 
     Raises:
         FlanlabError: an example is longer than the model can read.
@@ -143,10 +138,7 @@ def padded_loss(model: nn.Module, answer_start: Sequence[int], examples: Sequenc
         for offset in range(len(example.target))
     ]
     targets = torch.tensor([token for example in examples for token in example.target], device=device)
-    with (
-        torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"),
-        logits_of(model, torch.tensor(places, device=device), (len(examples), time)),
-    ):
+    with logits_of(model, torch.tensor(places, device=device), (len(examples), time)):
         output = model(
             input_ids=padded(prompts, device),
             attention_mask=visible_places(prompts, device),
