@@ -50,9 +50,14 @@ def printable(value: Any) -> Any:
     return value
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:
-    """jinja2's `tojson` for prompts, not for web pages: quotes, < and other scripts stay as they are."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _to_json(value: Any) -> str:
+    """jinja2's `tojson` for prompts, not for web pages: quotes, < and other scripts stay as they are, and so do numbers."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_to_json(str(name))}: {_to_json(part)}" for name, part in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_to_json, value)) + "]"
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number else json.dumps(value, ensure_ascii=False)
 
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
