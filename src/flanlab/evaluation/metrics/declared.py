@@ -109,7 +109,7 @@ def signatures(names: Sequence[str], predictions: Sequence[Prediction]) -> dict[
     if "bleu" in names:
         signatures["bleu"] = bleu_signature(predictions)
     if "rouge" in names:
-        signatures["rouge"] = rouge_signature()
+        signatures["rouge"] = rouge_signature(predictions)
     return signatures
 
 
