@@ -167,6 +167,14 @@ def test_a_task_is_shown_with_its_parts_its_whole_lineage_and_its_baseline(tmp_p
     assert "| 1 + 0 *b* | accuracy | middle, old, qnli, squad | files beside the task file |" in line
 
 
+def test_a_terminal_that_knows_only_ascii_shows_escapes(tmp_path: Path) -> None:
+    rows = [{"text": "\u4eca\u5929", "label": 1}]
+    write_task_file(tmp_path, task_content(), rows)
+    result = flan("tasks", "show", "reviews", "--tasks", str(tmp_path), PYTHONIOENCODING="ascii")
+    assert result.returncode == 0, result.stderr
+    assert "\\u4eca\\u5929" in result.stdout
+
+
 def test_wrong_use_exits_with_two() -> None:
     assert flan("tasks", "list", "--no-such-option").returncode == 2
 

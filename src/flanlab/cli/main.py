@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
@@ -47,6 +48,10 @@ def _options(
 
 def main() -> None:
     """Run the command line: exit 0 fine, 1 failed (with what to do about it), 2 wrong use."""
+    for stream in (sys.stdout, sys.stderr):
+        # Texts may hold signs that the terminal's encoding lacks: better an escape such as \\u4eca than a traceback.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except FlanlabError as error:
