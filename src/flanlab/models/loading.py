@@ -30,7 +30,7 @@ from flanlab.data.encoding import SeparateTextEncoder, TextEncoder
 from flanlab.errors import FlanlabError, one_line
 from flanlab.files import read_json
 from flanlab.models.answering import Reply
-from flanlab.models.embedded import EMBEDDED_MODEL, embedded_model_folder
+from flanlab.models.built_in import BUILT_IN_MODELS, built_in_model_folder
 from flanlab.models.encoder_decoder import answer_from_encoder, check_padding
 from flanlab.models.gguf import gguf_model_folder, is_gguf
 from flanlab.models.packed_attention import ATTENTION_NAME, check_isolation
@@ -101,7 +101,7 @@ class LoadedPromptTuned(LoadedModel):
 def load_model(
     name: str, *, device: str | None = None, revision: str | None = None, say: Callable[[str], None] = lambda _: None
 ) -> LoadedModel:
-    """Load a language model: the embedded one, a folder (full weights or an adapter), a GGUF file, or a Hub id.
+    """Load a language model: a built-in one, a folder (full weights or an adapter), a GGUF file, or a Hub id.
 
     On a GPU where there is one, of several processes each on its own. float32 on a CPU, bfloat16 on a GPU; never float16, in
     which T5 overflows. A causal model is checked once for leaks between packed segments, an encoder-decoder model for padding
@@ -116,7 +116,7 @@ def load_model(
     place = Path(source)
     folder = place if place.is_dir() else None
     if folder is None and (name.startswith((".", "/")) or name.count("/") > 1):
-        raise FlanlabError(f"There is no model folder at {name}.", hint=f"Name a folder, a Hub id, or {EMBEDDED_MODEL}.")
+        raise FlanlabError(f"There is no model folder at {name}.", hint="Name a folder, a Hub id, or one of `flan models`.")
     target_device = torch.device(device) if device else _own_device()
     stamp = read_stamp(folder) if folder else None
     dtype = torch.bfloat16 if target_device.type == "cuda" else torch.float32
@@ -130,7 +130,7 @@ def load_model(
         raise FlanlabError(
             f"The model {name} could not be loaded: {one_line(error, 400)}",
             hint="Name a folder or Hub id of a causal or encoder-decoder language model with safetensors weights, or"
-            f" {EMBEDDED_MODEL}.",
+            " one of `flan models`.",
         ) from error
     model = model.to(target_device).eval()
     encoder = _encoder(tokenizer, model.config)
@@ -164,7 +164,7 @@ def load_encoder(name: str, *, say: Callable[[str], None] = lambda _: None) -> T
     except Exception as error:
         raise FlanlabError(
             f"The tokenizer of {name} could not be loaded: {one_line(error, 400)}",
-            hint=f"Name a model folder, a Hub id, or {EMBEDDED_MODEL}.",
+            hint="Name a model folder, a Hub id, or one of `flan models`.",
         ) from error
     return _encoder(tokenizer, _config_if_any(name))
 
@@ -183,12 +183,12 @@ def is_prompt_tuned(name: str) -> bool:
 def _config_if_any(name: str) -> PreTrainedConfig | None:
     """A model's configuration, an adapter's being its base's; None where none is within reach.
 
-    The embedded model and GGUF files, which would have to be converted first, are never encoder-decoder models.
+    Built-in models and GGUF files, which would have to be converted first, are never encoder-decoder models.
     """
     try:
         while (base := _adapted(Path(name))) is not None:
             name = base
-        if name == EMBEDDED_MODEL or is_gguf(name):
+        if name in BUILT_IN_MODELS or is_gguf(name):
             return None
         config: PreTrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception:
@@ -218,9 +218,9 @@ def _encoder(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig | None
 
 
 def _source(name: str, say: Callable[[str], None]) -> str:
-    """What transformers knows a model by: a folder in the cache for the embedded model and for GGUF files, else the name."""
-    if name == EMBEDDED_MODEL:
-        return str(embedded_model_folder(say))
+    """What transformers knows a model by: a folder in the cache for built-in models and for GGUF files, else the name."""
+    if name in BUILT_IN_MODELS:
+        return str(built_in_model_folder(name, say))
     return str(gguf_model_folder(Path(name), say)) if is_gguf(name) else name
 
 
