@@ -26,6 +26,8 @@ Collections = Annotated[
     list[str] | None,
     typer.Option("--tasks", help="Where tasks are: library, extra, sampler, or a folder of your own. May be repeated."),
 ]
+
+
 def _accept_gemma_terms(accepted: bool) -> None:
     if accepted:
         from flanlab.models.built_in import accept_gemma_terms

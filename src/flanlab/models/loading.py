@@ -132,6 +132,7 @@ def load_model(
             hint="Name a folder or Hub id of a causal or encoder-decoder language model with safetensors weights, or"
             " one of `flan models`.",
         ) from error
+    _check_vocabulary(name, model, tokenizer)
     model = model.to(target_device).eval()
     encoder = _encoder(tokenizer, model.config)
     if isinstance(encoder, SeparateTextEncoder):
@@ -139,6 +140,30 @@ def load_model(
         return LoadedEncoderDecoder(model, encoder, name, folder, stamp)
     check_isolation(model)
     return (LoadedModel if soft_prompt_of(model) is None else LoadedPromptTuned)(model, encoder, name, folder, stamp)
+
+
+def _check_vocabulary(name: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer with tokens that the model has no embedding for.
+
+    Special tokens that no text is encoded to may lie past the end, as Gemma 3's image token does in its text-only sizes.
+    """
+    prompt = soft_prompt_of(model)
+    rows = prompt.vocabulary if prompt is not None else len(model.get_input_embeddings().weight)
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    needed = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    beyond = {
+        number: token
+        for token, number in tokenizer.get_vocab().items()
+        if number >= rows and (number in needed or number not in special)
+    }
+    if beyond:
+        first = min(beyond)
+        raise FlanlabError(
+            f"The tokenizer of {name} has {len(beyond)} tokens that the model does not know: its embedding has {rows} rows, and"
+            f" {beyond[first]!r} is number {first}.",
+            hint="Use the tokenizer that the model was trained with, or enlarge the embedding (resize_token_embeddings) and"
+            " save the model again.",
+        )
 
 
 def _hash(weight: tuple[str, Any]) -> str:
