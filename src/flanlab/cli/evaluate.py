@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic import ValidationError
 
-from flanlab.cli.options import AsJson, Collections, Mirror, folder_to_write
+from flanlab.cli.options import AcceptGemmaTerms, AsJson, Collections, Mirror, folder_to_write
 from flanlab.data.rendering import Truncation
 from flanlab.tasks.clusters import Cluster
 
@@ -18,7 +18,7 @@ _MOST_SHOTS = 16
 def evaluate(
     model: Annotated[
         str,
-        typer.Option(help="A model folder, a GGUF file, a Hub id, smollm2-135m-instruct, or a name that the --endpoint knows."),
+        typer.Option(help="A model folder, a GGUF file, a Hub id, one of `flan models`, or a name that the --endpoint knows."),
     ],
     out: Annotated[Path, typer.Option(callback=folder_to_write, help="Folder for predictions, results and report.")],
     names: Annotated[list[str] | None, typer.Argument(help="Tasks or clusters to evaluate.")] = None,
@@ -74,6 +74,7 @@ def evaluate(
     api_key_variable: Annotated[
         str | None, typer.Option(help="Environment variable that holds the server's key, if not OPENAI_API_KEY.")
     ] = None,
+    accept_gemma_terms: AcceptGemmaTerms = False,
     as_json: AsJson = False,
 ) -> None:
     """Score a model on the forward templates of tasks; refused where the model has seen them.

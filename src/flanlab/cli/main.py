@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flanlab import __version__
-from flanlab.cli import ablate, contamination, evaluate, export, mix, report, run, tasks
+from flanlab.cli import ablate, contamination, evaluate, export, mix, models, report, run, tasks
 from flanlab.errors import FlanlabError
 from flanlab.files import is_full
 from flanlab.processes import may_tell
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(export.app, name="export")
+app.command("models")(models.models)
 app.command("quickstart")(run.quickstart)
 app.command("run")(run.run)
 app.command("mix")(mix.mix)

@@ -15,6 +15,7 @@ from flanlab.evaluation.planning import EvaluationSettings, plan_task
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.sharding import team_in
 from flanlab.files import write_json
+from flanlab.models.built_in import BUILT_IN_MODELS
 from flanlab.models.completions import Endpoint
 from flanlab.models.gguf import is_gguf
 from flanlab.models.loading import LoadedModel, load_model
@@ -166,6 +167,8 @@ def _notes(model: LoadedModel | RemoteModel) -> list[str]:
                 f" {_CHARACTERS_PER_TOKEN} characters for each token allowed."
             )
         return notes
+    if built_in := BUILT_IN_MODELS.get(model.name):
+        notes.append(f"The model is {built_in.description}")
     if is_gguf(model.name):
         notes.append("The weights are those of a GGUF file, turned back into float32; a quantized file holds rounded weights.")
     if model.stamp:

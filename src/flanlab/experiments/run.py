@@ -28,7 +28,7 @@ from flanlab.experiments.announcement import announce, announce_training
 from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_plan
 from flanlab.experiments.stamp import make_stamp, training_key
 from flanlab.files import new_folder, read_json, write_json, write_text
-from flanlab.models.embedded import EMBEDDED_MODEL
+from flanlab.models.built_in import BUILT_IN_MODELS
 from flanlab.models.loading import STAMP_FILE, LoadedModel, load_model
 from flanlab.processes import first_before_others, from_first, is_first, together
 from flanlab.progress import say
@@ -315,11 +315,8 @@ def _version(package: str) -> str | None:
 def _notes(plan: Plan, loaded: LoadedModel, units: Sequence[EvaluationUnit]) -> list[str]:
     """What a reader must know to judge the numbers."""
     notes = []
-    if loaded.name == EMBEDDED_MODEL:
-        notes.append(
-            "The untuned model is SmolLM2-135M-Instruct: it is already instruction-tuned, on data that may include these"
-            " task types, and its weights are those of a 4-bit GGUF file (Q4_1) turned back into float32."
-        )
+    if built_in := BUILT_IN_MODELS.get(loaded.name):
+        notes.append(f"The untuned model is {built_in.description}")
     elif loaded.encoder.has_chat_template:
         notes.append("The untuned model has a chat template: it is probably instruction-tuned already.")
     if loaded.stamp is not None:

@@ -31,7 +31,7 @@ from flanlab.errors import FlanlabError, one_line
 from flanlab.files import read_json
 from flanlab.models.answering import Reply
 from flanlab.models.attention_features import NOT_THROUGH_THE_INTERFACE, check_features, unsupported_attention
-from flanlab.models.embedded import EMBEDDED_MODEL, embedded_model_folder
+from flanlab.models.built_in import BUILT_IN_MODELS, built_in_model_folder
 from flanlab.models.encoder_decoder import answer_from_encoder, check_padding
 from flanlab.models.gguf import gguf_model_folder, is_gguf
 from flanlab.models.packed_attention import ATTENTION_NAME, check_isolation
@@ -113,7 +113,7 @@ def load_model(
     revision: str | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> LoadedModel:
-    """Load a language model: the embedded one, a folder (full weights or an adapter), a GGUF file, or a Hub id.
+    """Load a language model: a built-in one, a folder (full weights or an adapter), a GGUF file, or a Hub id.
 
     On a GPU where there is one, of several processes each on its own. `dtype` is that of its weights and of what it computes;
     auto: float32 on a CPU, bfloat16 on a GPU. Never float16, in which T5 overflows. A causal model is checked once for
@@ -128,7 +128,7 @@ def load_model(
     place = Path(source)
     folder = place if place.is_dir() else None
     if folder is None and (name.startswith((".", "/")) or name.count("/") > 1):
-        raise FlanlabError(f"There is no model folder at {name}.", hint=f"Name a folder, a Hub id, or {EMBEDDED_MODEL}.")
+        raise FlanlabError(f"There is no model folder at {name}.", hint="Name a folder, a Hub id, or one of `flan models`.")
     target_device = torch.device(device) if device else _own_device()
     stamp = read_stamp(folder) if folder else None
     rounded = dtype == "bfloat16" or (dtype == "auto" and target_device.type == "cuda")
@@ -142,8 +142,9 @@ def load_model(
         raise FlanlabError(
             f"The model {name} could not be loaded: {one_line(error, 400)}",
             hint="Name a folder or Hub id of a causal or encoder-decoder language model with safetensors weights, or"
-            f" {EMBEDDED_MODEL}.",
+            " one of `flan models`.",
         ) from error
+    _check_vocabulary(name, model, tokenizer)
     model = model.to(target_device).eval()
     encoder = _encoder(tokenizer, model.config)
     if isinstance(encoder, SeparateTextEncoder):
@@ -152,6 +153,30 @@ def load_model(
     check_features(model)
     check_isolation(model)
     return (LoadedModel if soft_prompt_of(model) is None else LoadedPromptTuned)(model, encoder, name, folder, stamp)
+
+
+def _check_vocabulary(name: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer with tokens that the model has no embedding for.
+
+    Special tokens that no text is encoded to may lie past the end, as Gemma 3's image token does in its text-only sizes.
+    """
+    prompt = soft_prompt_of(model)
+    rows = prompt.vocabulary if prompt is not None else len(model.get_input_embeddings().weight)
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    needed = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    beyond = {
+        number: token
+        for token, number in tokenizer.get_vocab().items()
+        if number >= rows and (number in needed or number not in special)
+    }
+    if beyond:
+        first = min(beyond)
+        raise FlanlabError(
+            f"The tokenizer of {name} has {len(beyond)} tokens that the model does not know: its embedding has {rows} rows, and"
+            f" {beyond[first]!r} is number {first}.",
+            hint="Use the tokenizer that the model was trained with, or enlarge the embedding (resize_token_embeddings) and"
+            " save the model again.",
+        )
 
 
 def _hash(weight: tuple[str, Any]) -> str:
@@ -177,7 +202,7 @@ def load_encoder(name: str, *, say: Callable[[str], None] = lambda _: None) -> T
     except Exception as error:
         raise FlanlabError(
             f"The tokenizer of {name} could not be loaded: {one_line(error, 400)}",
-            hint=f"Name a model folder, a Hub id, or {EMBEDDED_MODEL}.",
+            hint="Name a model folder, a Hub id, or one of `flan models`.",
         ) from error
     return _encoder(tokenizer, _config_if_any(name))
 
@@ -196,12 +221,12 @@ def is_prompt_tuned(name: str) -> bool:
 def _config_if_any(name: str) -> PreTrainedConfig | None:
     """A model's configuration, an adapter's being its base's; None where none is within reach.
 
-    The embedded model and GGUF files, which would have to be converted first, are never encoder-decoder models.
+    Built-in models and GGUF files, which would have to be converted first, are never encoder-decoder models.
     """
     try:
         while (base := _adapted(Path(name))) is not None:
             name = base
-        if name == EMBEDDED_MODEL or is_gguf(name):
+        if name in BUILT_IN_MODELS or is_gguf(name):
             return None
         config: PreTrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception:
@@ -231,9 +256,9 @@ def _encoder(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig | None
 
 
 def _source(name: str, say: Callable[[str], None]) -> str:
-    """What transformers knows a model by: a folder in the cache for the embedded model and for GGUF files, else the name."""
-    if name == EMBEDDED_MODEL:
-        return str(embedded_model_folder(say))
+    """What transformers knows a model by: a folder in the cache for built-in models and for GGUF files, else the name."""
+    if name in BUILT_IN_MODELS:
+        return str(built_in_model_folder(name, say))
     return str(gguf_model_folder(Path(name), say)) if is_gguf(name) else name
 
 
