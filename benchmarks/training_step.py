@@ -20,7 +20,7 @@ import torch
 
 from flanlab.data.mixture import EncodedExample
 from flanlab.data.rendering import Example
-from flanlab.models.embedded import EMBEDDED_MODEL
+from flanlab.models.built_in import SMOLLM2
 from flanlab.models.loading import load_model
 from flanlab.training.loss import PackedObjective
 from flanlab.training.memory import kept_memory
@@ -40,7 +40,7 @@ WAYS: dict[str, tuple[dict[str, Any], bool]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=EMBEDDED_MODEL, help="folder, Hub id or name of the model")
+    parser.add_argument("--model", default=SMOLLM2, help="folder, Hub id or name of the model")
     parser.add_argument("--examples", type=int, default=10, help="examples of a step")
     parser.add_argument("--steps", type=int, default=2, help="steps measured of each way, after one to warm up")
     parser.add_argument(

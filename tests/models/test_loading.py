@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from transformers.models.llama import modeling_llama
 
 from flanlab.errors import FlanlabError
-from flanlab.models.loading import STAMP_FILE, load_model, read_stamp
+from flanlab.models.loading import STAMP_FILE, load_encoder, load_model, read_stamp
 from flanlab.models.scoring import Question
-from tests.tiny import save_tiny, stock_model
+from tests.tiny import make_tokenizer, save_tiny, stock_model
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_unreachable_hub_id_is_an_error_with_a_mend(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", offline)
     with pytest.raises(FlanlabError, match=r"someone/model could not be loaded: We couldn't connect") as caught:
         load_model("someone/model")
-    assert "safetensors" in caught.value.hint
+    assert "Hub" in caught.value.hint
 
 
 def test_pickled_weights_are_never_read(copied: Path) -> None:
@@ -131,6 +131,92 @@ def make_adapter(base: Path, folder: Path) -> Path:
     facts = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     (folder / "adapter_config.json").write_text(json.dumps({**facts, "base_model_name_or_path": str(base)}), encoding="utf-8")
     return folder
+
+
+def test_an_adapter_without_a_tokenizer_takes_its_bases(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = make_adapter(tiny_folder, tmp_path / "adapter")
+    with_its_own = load_model(str(folder), device="cpu")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / file).unlink()
+    loaded = load_model(str(folder), device="cpu")
+    assert loaded.encoder.hash == load_model(str(tiny_folder), device="cpu").encoder.hash
+    assert loaded.identity != load_model(str(tiny_folder), device="cpu").identity
+    assert with_its_own.encoder.end == loaded.encoder.end
+    assert load_encoder(str(folder)).hash == loaded.encoder.hash
+
+
+def test_an_adapter_with_added_tokens_brings_their_embeddings(tiny_folder: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    folder = make_adapter(tiny_folder, tmp_path / "adapter")
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["<new>", "<other>"])
+    model = stock_model(tiny_folder)
+    model.config.tie_word_embeddings = False
+    model.resize_token_embeddings(len(tokenizer) + 3)  # and padded
+    kept = ["embed_tokens", "lm_head"]
+    tuned = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=kept, task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        tuned.get_input_embeddings().weight[-4] = 3.0
+    tuned.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    facts = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    facts["base_model_name_or_path"] = str(tiny_folder)
+    (folder / "adapter_config.json").write_text(json.dumps(facts), encoding="utf-8")
+    loaded = load_model(str(folder), device="cpu")
+    embedding = loaded.model.get_input_embeddings().weight
+    assert len(embedding) == len(tokenizer) + 3
+    assert embedding[-4].eq(3.0).all()
+    [(_, reply)] = loaded.answer([Question([len(tokenizer) - 1, 5], [[6, 0]], 2)], 64)
+    assert not reply.failed
+
+
+def test_a_base_folder_that_is_gone_is_named(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = make_adapter(tiny_folder, tmp_path / "adapter")
+    facts = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    facts["base_model_name_or_path"] = "./gone"
+    (folder / "adapter_config.json").write_text(json.dumps(facts), encoding="utf-8")
+    with pytest.raises(FlanlabError, match=r"adapter of the base model \./gone, and there is no such folder"):
+        load_model(str(folder), device="cpu")
+
+
+def test_a_padded_vocabulary_is_loaded_and_its_padding_decodes_to_nothing(tmp_path: Path) -> None:
+    vocabulary = len(make_tokenizer())
+    folder = save_tiny(tmp_path / "padded", vocab_size=vocabulary + 20)
+    loaded = load_model(str(folder), device="cpu")
+    assert loaded.model.get_input_embeddings().num_embeddings == vocabulary + 20
+    assert loaded.encoder.decode([vocabulary + 3]) == ""
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("config.json", {"rope_parameters": {"rope_theta": 77.0, "rope_type": "default"}}),
+        ("config.json", {"rms_norm_eps": 1e-3}),
+        ("generation_config.json", {"eos_token_id": [0, 5]}),
+    ],
+)
+def test_identity_follows_the_configuration(file: str, changes: dict[str, Any], copied: Path, tiny_folder: Path) -> None:
+    content = json.loads((copied / file).read_text(encoding="utf-8"))
+    (copied / file).write_text(json.dumps(content | {"transformers_version": "4.0"}), encoding="utf-8")
+    identity = load_model(str(tiny_folder), device="cpu").identity
+    assert load_model(str(copied), device="cpu").identity == identity, "who wrote the file changes no answer"
+    (copied / file).write_text(json.dumps(content | changes), encoding="utf-8")
+    assert load_model(str(copied), device="cpu").identity != identity
+
+
+def test_ends_of_generation_are_those_of_the_configuration(copied: Path) -> None:
+    (copied / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 5]}), encoding="utf-8")
+    assert load_model(str(copied), device="cpu").encoder.ends == {0, 5}
+    assert load_encoder(str(copied)).hash == load_model(str(copied), device="cpu").encoder.hash
+
+
+def test_weights_that_are_no_numbers_are_refused(copied: Path) -> None:
+    weights = load_file(copied / "model.safetensors")
+    weights["model.norm.weight"][:] = float("nan")
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(FlanlabError, match="computes no numbers"):
+        load_model(str(copied), device="cpu")
 
 
 def test_an_adapter_that_does_not_fit_is_not_scored_as_its_base(tiny_folder: Path, tmp_path: Path) -> None:

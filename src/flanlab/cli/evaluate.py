@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,6 +37,10 @@ def evaluate(
     mirror: Mirror = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Rows of each task; 200 if not given.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Ask through the model's chat template too.")] = False,
+    chat_template_arg: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Hand this to the chat template: enable_thinking=false. May be repeated."),
+    ] = None,
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Ask with the tasks' baseline prompts too, as suits an untuned model.")
     ] = False,
@@ -87,6 +92,10 @@ def evaluate(
         raise typer.BadParameter("says itself which tasks are evaluated: name none beside it.", param_hint="--recipe")
     if recipe is None and not (names or cluster):
         raise typer.BadParameter("Name tasks or clusters, or a --recipe.", param_hint="NAMES")
+    if chat_template_arg and not chat:
+        raise typer.BadParameter(
+            "is needed beside it: without it nothing is asked through the chat template.", param_hint="--chat"
+        )
     counts = _counts(shots or [])
 
     from flanlab.cli.tables import present_results
@@ -106,6 +115,7 @@ def evaluate(
         wanted = [*(names or []), *(one.value for one in cluster or [])]
         chosen = load_named(tasks or list(BUILT_IN_COLLECTIONS), wanted)
     changes: dict[str, Any] = {"rows": rows, "prompt_tokens": prompt_tokens, "truncate": truncate, "dtype": dtype}
+    changes["chat_template_args"] = _template_args(chat_template_arg or []) or None
     changes |= {"choose_template": choose_template or None, "pmi": False if no_pmi else None}
     given = {name: value for name, value in changes.items() if value is not None}
     try:
@@ -134,6 +144,21 @@ def evaluate(
     )
     if results:
         present_results(results, out, as_json)
+
+
+def _template_args(given: list[str]) -> dict[str, Any]:
+    """Arguments of a chat template as they were written: NAME=VALUE, the value as JSON has it, or else a text."""
+    found = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not (equals and name.isidentifier()):
+            raise typer.BadParameter(f"{text!r} is not of the form NAME=VALUE.", param_hint="--chat-template-arg")
+        try:
+            content = json.loads(value)
+        except ValueError:
+            content = {"true": True, "false": False}.get(value.lower(), value)
+        found[name] = content if isinstance(content, bool | int | float | str) else value
+    return found
 
 
 def _counts(shots: list[str]) -> list[int]:

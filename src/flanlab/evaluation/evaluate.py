@@ -47,6 +47,7 @@ def evaluate(
 
     Of several processes, all must call this: each does its share, and returns when everything is there.
     """
+    loaded.encoder.chat_template_args = settings.chat_template_args
     stages = [("predictions", units, settings, title)]
     # The baseline is one prompt: there is nothing to choose.
     if dev_units and style != "baseline":

@@ -48,6 +48,10 @@ class EvaluationSettings(BaseModel):
         description="Most tokens of a generated free-text answer; a task whose longest reference is shorter gets half as much"
         " again as that.",
     )
+    chat_template_args: dict[str, bool | int | float | str] = Field(
+        default_factory=dict,
+        description="Handed to the model's chat template, where it is asked through one: `enable_thinking: false`, say.",
+    )
     token_budget: int = Field(4096, gt=0, description="Tokens computed at once; bounds memory, changes no result.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Numbers that a model computes answers in; auto: float32 on a CPU, bfloat16 on a GPU."

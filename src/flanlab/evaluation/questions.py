@@ -67,10 +67,10 @@ def ask(
         raise FlanlabError(
             f"{task.path}, row {row_index}, template {template}: the prompt is longer than {settings.prompt_tokens} tokens"
             " and has no field left to shorten.",
-            hint="Raise evaluation.prompt_tokens.",
+            hint="Raise prompt_tokens: evaluation.prompt_tokens in a recipe, --prompt-tokens of `flan eval`.",
         )
     encoded, exemplars = _after_exemplars(unit, row, example, encoded, settings, seed, style, encoder)
-    stop = frozenset({encoder.end})
+    stop = encoder.ends
     # Where the answer is one line, a model that goes on after its first line has answered.
     one_line = style == "baseline" or not any("\n" in reference for reference in example.references)
     line_breaks = encoder.newline_tokens if one_line else frozenset()

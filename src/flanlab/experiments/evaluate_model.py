@@ -81,6 +81,7 @@ def evaluate_model(
         loaded = open_remote_model(model, endpoint, folder / RESPONSES_FILE)
         settings = _remote_settings(settings, loaded)
     seen = refuse_seen(tasks, loaded, allow_seen)
+    loaded.encoder.chat_template_args = settings.chat_template_args
     for style in styles:
         loaded.encoder.encode("", [], style)  # refuses a style that the model lacks, before anything is computed
     variants: dict[str, str] = {}
@@ -163,7 +164,8 @@ def _notes(model: LoadedModel | RemoteModel) -> list[str]:
             notes.append("Scoring: log-probabilities. Options were ranked by the log-probabilities that the server returned.")
         if not model.knows_tokens:
             notes.append(
-                "The tokenizer was not known: text was sent, scores are without the end token, and prompts were cut at"
+                "The tokenizer was not known: text was sent, in which the server may read special tokens such as </s> as such;"
+                " scores are without the end token, and prompts were cut at"
                 f" {_CHARACTERS_PER_TOKEN} characters for each token allowed."
             )
         return notes

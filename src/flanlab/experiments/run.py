@@ -186,7 +186,7 @@ def prompt_styles(loaded: LoadedModel, tasks: Sequence[Task]) -> list[PromptStyl
     tasks' baseline prompts where all of them have one.
     """
     styles: list[PromptStyle] = ["instruction"]
-    if loaded.encoder.has_chat_template:
+    if loaded.encoder.takes_dialogues:
         styles.append("chat")
     if all(task.baseline is not None for task in tasks):
         styles.append("baseline")

@@ -382,6 +382,7 @@ def check_isolation(model: PreTrainedModel) -> None:
     other_branch = _logits(model, [(first, []), (second, ([21, 20], branches[1]))])
     other_prompt = _logits(model, [(first, []), (second[::-1], branches)])
     model.train(was_training)
+    refuse_no_numbers(model, plain)
     in_second, in_last_branch = slice(len(first), None), slice(len(first) + len(second) + 2, None)
     isolated = all(
         torch.allclose(one[part], other[part], rtol=0, atol=1e-4)
@@ -396,6 +397,19 @@ def check_isolation(model: PreTrainedModel) -> None:
         raise FlanlabError(
             f"{type(model).__name__} cannot keep packed sequences apart: a change in one changes the other.",
             hint="Use a model whose attention goes through transformers' attention interface (Llama, Qwen, Mistral, ...).",
+        )
+
+
+def refuse_no_numbers(model: nn.Module, logits: Tensor) -> None:
+    """Refuse a model that computes NaN or infinity for plain tokens.
+
+    Raises:
+        FlanlabError: its weights are damaged, or overflow.
+    """
+    if not logits.isfinite().all():
+        raise FlanlabError(
+            f"{type(model).__name__} computes no numbers (NaN or infinity): its weights are damaged, or training diverged.",
+            hint="Fetch the model again, or use an earlier checkpoint.",
         )
 
 
@@ -438,6 +452,6 @@ def check_reach(model: nn.Module, longest: int) -> None:
     reach = config.max_position_embeddings
     raise FlanlabError(
         f"A text of {longest} tokens, its answer included, is longer than the {reach} that the model can read.",
-        hint="Lower mixture.prompt_tokens and target_tokens, and evaluation.prompt_tokens and new_tokens, until prompt and"
-        f" answer together stay within {reach}.",
+        hint=f"Keep prompt and answer together within {reach} tokens: with --prompt-tokens of `flan eval`, or in a recipe with"
+        " prompt_tokens and target_tokens of mixture, and prompt_tokens and new_tokens of evaluation.",
     )
