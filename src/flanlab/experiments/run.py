@@ -147,7 +147,9 @@ def make_dev_examples(plan: Plan, loaded: LoadedModel, mirror: Path | None) -> D
     if training.dev_every is None:
         return {}
     rows = {task.name: load_rows(task, "dev", mirror) for task in plan.split.train if task.has_split("dev")}
-    found = dev_examples(plan.split.train, rows, recipe.mixture, recipe.seed, loaded.encoder, training.dev_examples)
+    found = dev_examples(
+        plan.split.train, rows, plan.train_rows, recipe.mixture, recipe.seed, loaded.encoder, training.dev_examples
+    )
     if not found:
         raise FlanlabError(
             "training.dev_every is set, but no task that is trained on has dev rows.", hint="Leave it out, or add a dev split."
