@@ -134,7 +134,7 @@ def prediction_key(loaded: Model, unit: EvaluationUnit, settings: EvaluationSett
     """Hash of everything that shapes the predictions: model, tokenizer, task, rows, settings, protocol."""
     # The task's hash tells how it is phrased.
     shaping = settings.model_dump(exclude={"token_budget", "choose_template", "instructions"})
-    exemplars = unit.exemplars.source_hash if unit.exemplars is not None and settings.shots else None
+    exemplars = unit.exemplars.source_hash if unit.exemplars is not None and settings.shot_count else None
     facts = [_PROTOCOL, loaded.identity, unit.task.hash, unit.rows.source_hash, exemplars, shaping, seed, style]
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 

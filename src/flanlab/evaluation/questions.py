@@ -47,7 +47,7 @@ def ask(
     style: PromptStyle,
     encoder: Encoder,
 ) -> Asked:
-    """The question for a row and a template: a pure function of its arguments.
+    """The question for a row and a template: a pure function of its arguments, `settings` being one arm of an evaluation's.
 
     Raises:
         FlanlabError: the row cannot be rendered, or nothing is left to shorten of a prompt that is too long.
@@ -69,7 +69,7 @@ def ask(
             hint="Raise evaluation.prompt_tokens.",
         )
     exemplars: tuple[int, ...] = ()
-    if settings.shots and unit.exemplars is not None:
+    if settings.shot_count and unit.exemplars is not None:
         encoded, (exemplars, _) = put_exemplars_before(
             example,
             answers,
@@ -77,7 +77,7 @@ def ask(
             task=task,
             row=row,
             pool=Pool(unit.exemplars, range(len(unit.exemplars))),
-            count=settings.shots,
+            count=settings.shot_count,
             tokens=settings.shot_tokens,
             order=lambda drawn: evaluation_order(task, drawn, settings, seed),
             key=(seed, task.name, row.index),
@@ -110,7 +110,7 @@ def evaluation_order(task: Task, row: PreparedRow, settings: EvaluationSettings,
     """Order in which a row's options are shown, the same through every template; None shows none."""
     count = option_count(task, row)
     # The epoch -1 keeps evaluation's orders apart from those of any training epoch.
-    return option_order(settings.options, count, (seed, task.name, row.index, -1)) if count else None
+    return option_order(settings.order, count, (seed, task.name, row.index, -1)) if count else None
 
 
 def _ever_shorter(
