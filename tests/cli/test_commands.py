@@ -60,7 +60,7 @@ def test_tasks_list_prints_json_for_programs() -> None:
 
 
 def test_tasks_list_keeps_to_a_cluster() -> None:
-    result = flan("tasks", "list", "--json", "--cluster", "sentiment")
+    result = flan("tasks", "list", "--json", "sentiment")
     assert {cluster for task in json.loads(result.stdout) for cluster in task["clusters"]} == {"sentiment"}
 
 
@@ -74,7 +74,7 @@ def test_tasks_show_renders_every_template_of_a_row() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["tasks", "show", "product_review"], "Did you mean product_reviews"),
+        (["tasks", "show", "product_revews"], "Did you mean product_reviews"),
         (["tasks", "show", "sentiment"], "is a cluster"),
         (["tasks", "show", "product_reviews", "--row", "9999"], "not 9999"),
         (["tasks", "show", "product_reviews", "--split", "validation"], "Use train, dev or test"),
