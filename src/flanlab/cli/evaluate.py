@@ -50,6 +50,12 @@ def evaluate(
             metavar="NUMBERS", help="Exemplars from the train split before each question: 0,4,16, say. May be repeated."
         ),
     ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORDERS", help="Show OPTIONS shuffled, fixed, or not at all: shuffled,none, say. May be repeated."
+        ),
+    ] = None,
     prompt_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longer prompts lose some of their longest field; 1024 if not given.")
     ] = None,
@@ -117,11 +123,12 @@ def evaluate(
     changes: dict[str, Any] = {"rows": rows, "prompt_tokens": prompt_tokens, "truncate": truncate, "dtype": dtype}
     changes["chat_template_args"] = _template_args(chat_template_arg or []) or None
     changes |= {"choose_template": choose_template or None, "pmi": False if no_pmi else None}
+    changes |= {"options": _split(options or []) or None, "shots": counts or None}
     given = {name: value for name, value in changes.items() if value is not None}
     try:
         settings = EvaluationSettings(**(settings.model_dump() | given))
     except ValidationError as error:
-        raise typer.BadParameter(error.errors()[0]["msg"], param_hint="--recipe") from error
+        raise typer.BadParameter(error.errors()[0]["msg"]) from error
     styles: list[PromptStyle] = ["instruction"]
     if chat:
         styles.append("chat")
@@ -136,7 +143,6 @@ def evaluate(
         settings,
         out,
         styles=styles,
-        shots=counts or [settings.shots],
         seed=seed,
         mirror=mirror,
         allow_seen=allow_seen,
@@ -161,9 +167,13 @@ def _template_args(given: list[str]) -> dict[str, Any]:
     return found
 
 
+def _split(texts: list[str]) -> list[str]:
+    return [part.strip() for text in texts for part in text.split(",")]
+
+
 def _counts(shots: list[str]) -> list[int]:
     """Numbers of exemplars as they were written: 0,1,4,16, or one after the other."""
-    parts = [part.strip() for text in shots for part in text.split(",")]
+    parts = _split(shots)
     if wrong := [part for part in parts if not (part.isdecimal() and int(part) <= _MOST_SHOTS)]:
         raise typer.BadParameter(f"{wrong[0]!r} is no number from 0 to {_MOST_SHOTS}.", param_hint="--shots")
     return sorted({int(part) for part in parts})

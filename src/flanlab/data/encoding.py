@@ -36,6 +36,12 @@ that Llama 3's templates write where there is no clock."""
 _PROBE = "Zebra"
 
 
+def after_exemplars(prompt: str, exemplars: Sequence[tuple[str, str]], *, before_answer: str = ANSWER_SEPARATOR) -> str:
+    """The text of a prompt after exemplars, prompt and target each."""
+    shown = (f"{example}{before_answer}{target}{EXEMPLAR_SEPARATOR}" for example, target in exemplars)
+    return "".join(shown) + prompt
+
+
 class EncodedQuestion(NamedTuple):
     """A prompt and its possible answers as token ids; each answer ends with the end token of the prompt style."""
 
@@ -143,9 +149,9 @@ class Encoder(ABC):
     def _context(self, prompt: str, style: PromptStyle, exemplars: Sequence[tuple[str, str]]) -> str:
         if style == "chat":
             return self._dialogue(prompt, exemplars)
-        before_answer, end = (" ", "") if style == "baseline" else (ANSWER_SEPARATOR, ANSWER_SEPARATOR)
-        shown = (f"{example}{before_answer}{target}{EXEMPLAR_SEPARATOR}" for example, target in exemplars)
-        return as_text("".join(shown) + prompt) + end
+        if style == "baseline":
+            return as_text(after_exemplars(prompt, exemplars, before_answer=" "))
+        return as_text(after_exemplars(prompt, exemplars)) + ANSWER_SEPARATOR
 
     @abstractmethod
     def _dialogue(self, prompt: str, exemplars: Sequence[tuple[str, str]]) -> str:

@@ -59,7 +59,7 @@ def export_lm_eval(units: Sequence[EvaluationUnit], settings: EvaluationSettings
         "flanlab": __version__,
         "split": settings.split,
         "rows": settings.rows,
-        "options": settings.options,
+        "options": settings.order,
         "seed": seed,
         "tasks": {},
     }

@@ -143,7 +143,7 @@ def prediction_key(loaded: Model, unit: EvaluationUnit, settings: EvaluationSett
             *([] if style == "chat" else ["chat_template_args"]),
         }
     )
-    exemplars = unit.exemplars.source_hash if unit.exemplars is not None and settings.shots else None
+    exemplars = unit.exemplars.source_hash if unit.exemplars is not None and settings.shot_count else None
     facts = [_PROTOCOL, loaded.identity, unit.task.hash, unit.rows.source_hash, exemplars, shaping, seed, style]
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 

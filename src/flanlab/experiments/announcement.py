@@ -28,9 +28,10 @@ def announce(
     """Say what will be done and about how long it takes on this machine."""
     training = plan.recipe.training
     dev = sum(len(unit.pairs) for unit in dev_units)
-    questions = sum(len(unit.pairs) for unit in units) + dev
-    before = sum(len(unit.asked(style)) for unit in units for style in styles)
-    before += dev * sum(style != "baseline" for style in styles)
+    arms = {style: len(plan.recipe.evaluation.arms(style)) for style in styles}
+    questions = (sum(len(unit.pairs) for unit in units) + dev) * arms["instruction"]
+    before = sum(len(unit.asked(style)) * count for unit in units for style, count in arms.items())
+    before += dev * sum(count for style, count in arms.items() if style != "baseline")
     held_out = ", ".join(cluster.label for cluster in plan.split.hold_out.clusters)
     examples = per_step * training.steps
     speed = scoring_speed(loaded) * world_size()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from flanlab.data.encoding import PromptStyle
 from flanlab.data.sources import load_rows
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.evaluate import RESULTS_FILE, evaluate, plan_dev_units, score_units
-from flanlab.evaluation.planning import EvaluationSettings, plan_task
+from flanlab.evaluation.planning import EvaluationSettings, plan_task, variant_of
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.sharding import team_in
 from flanlab.files import write_json
@@ -36,7 +35,6 @@ def evaluate_model(
     folder: Path,
     *,
     styles: Sequence[PromptStyle] = ("instruction",),
-    shots: Sequence[int] = (0,),
     seed: int = 0,
     mirror: Path | None = None,
     allow_seen: bool = False,
@@ -44,8 +42,9 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """Score a model on every row and forward template of the tasks; predictions already in `folder` are kept.
 
-    With `endpoint`, `model` is a name that the server there knows. Every prompt style is tried with each number of exemplars in
-    `shots`. Several processes, as torchrun starts them, share the work; the first computes results and speaks to people.
+    With `endpoint`, `model` is a name that the server there knows. Every prompt style is tried with each number of
+    exemplars and each way to show OPTIONS in `settings`. Several processes, as torchrun starts them, share the work; the first
+    computes results and speaks to people.
 
     Returns:
         The content of results.json; tasks the model has seen are marked there. Empty in all processes but the first.
@@ -63,7 +62,7 @@ def evaluate_model(
         )
     tasks = [part for task in tasks for part in task.evaluated_parts(settings.split)]
     # Once for all parts of a task.
-    wholes = {task.whole.name: task.whole for task in tasks} if any(shots) else {}
+    wholes = {task.whole.name: task.whole for task in tasks} if any(settings.shot_counts) else {}
     exemplars = {name: load_rows(whole, "train", mirror) for name, whole in wholes.items()}
     units = [
         plan_task(task, load_rows(task, settings.split, mirror), settings, seed, exemplars.get(task.whole.name))
@@ -85,11 +84,11 @@ def evaluate_model(
     for style in styles:
         loaded.encoder.encode("", [], style)  # refuses a style that the model lacks, before anything is computed
     variants: dict[str, str] = {}
-    for style, count in itertools.product(styles, shots):
-        name, title = _variant(style, count)
-        variants[name] = title
-        with_shots = settings.model_copy(update={"shots": count})
-        evaluate(loaded, units, dev_units, with_shots, seed, style, folder, name, f"{loaded.name}, {title}")
+    for style in styles:
+        for arm in settings.arms(style):
+            name, title = variant_of(style, f"{style} prompt", arm, settings, style, plain_shots=0)
+            variants[name] = title
+            evaluate(loaded, units, dev_units, arm, seed, style, folder, name, f"{loaded.name}, {title}")
     if isinstance(loaded, RemoteModel):
         loaded.completions.close()
     if not team.speaks:
@@ -126,13 +125,6 @@ def _trained_in(stamp: Mapping[str, Any] | None) -> str | None:
     """Numbers that a model's training computed in, where it is known."""
     training: Mapping[str, Any] = (stamp or {}).get("recipe", {}).get("training", {})
     return training.get("compute_dtype")
-
-
-def _variant(style: PromptStyle, shots: int) -> tuple[str, str]:
-    """Name of a variant in files, and for people."""
-    if not shots:
-        return style, f"{style} prompt"
-    return f"{style}_{shots}_shot", f"{style} prompt, {shots} shot{'s' if shots > 1 else ''}"
 
 
 def _remote_settings(settings: EvaluationSettings, model: RemoteModel) -> EvaluationSettings:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
+from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.tasks.clusters import Cluster
 
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
@@ -150,7 +151,7 @@ def _results(results: Mapping[str, Any] | None) -> str:
     if results is None:
         return ""
     variants = results["variants"]
-    shots = results["evaluation"]["settings"]["shots"]
+    shots = EvaluationSettings.model_validate(results["evaluation"]["settings"]).shot_count
     lines = [
         "## Results",
         "",

@@ -111,7 +111,7 @@ def make_plan(
     """
     split = divide(recipe, read_tasks)
     # Once for all parts of a task.
-    wholes = {task.whole.name: task.whole for task in split.test} if recipe.evaluation.shots else {}
+    wholes = {task.whole.name: task.whole for task in split.test} if any(recipe.evaluation.shot_counts) else {}
     return Plan(
         recipe=recipe,
         split=split,

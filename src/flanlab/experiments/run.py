@@ -22,7 +22,7 @@ from flanlab.data.sources import load_rows
 from flanlab.data.token_cache import PreparedMixture, use_prepared
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.evaluate import RESULTS_FILE, evaluate, plan_dev_units, score_units
-from flanlab.evaluation.planning import EvaluationUnit, plan_task
+from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task, variant_of
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.experiments.announcement import announce, announce_training
 from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_plan
@@ -91,11 +91,14 @@ def _run(recipe: Recipe, folder: Path, mirror: Path | None) -> dict[str, Any]:
     settings, seed = recipe.evaluation, recipe.seed
     with _seconds_of(folder, started) as seconds:
         for style in styles:
-            title = f"Untuned, {style} prompt"
-            evaluate(scored, units, dev_units, settings, seed, style, folder, _untuned(style), title)
+            for arm in settings.arms(style):
+                name, title = _untuned_variant(style, arm, settings)
+                evaluate(scored, units, dev_units, arm, seed, style, folder, name, title[:1].upper() + title[1:])
         tuned = _tune(loaded, mixture, plan, stamp, folder, dev)
         seen = refuse_seen(plan.split.test, tuned, allow_seen, way=ALLOW_OVERLAP)
-        evaluate(tuned, units, dev_units, settings, seed, "instruction", folder, TUNED, "Tuned")
+        for arm in settings.arms():
+            name, title = _tuned_variant(arm, settings)
+            evaluate(tuned, units, dev_units, arm, seed, "instruction", folder, name, title[:1].upper() + title[1:])
 
         def finish() -> dict[str, Any]:
             results = make_results(plan, units, styles, folder, loaded)
@@ -165,7 +168,9 @@ def make_dev_examples(plan: Plan, loaded: LoadedModel, mirror: Path | None) -> D
     if training.dev_every is None:
         return {}
     rows = {task.name: load_rows(task, "dev", mirror) for task in plan.split.train if task.has_split("dev")}
-    found = dev_examples(plan.split.train, rows, recipe.mixture, recipe.seed, loaded.encoder, training.dev_examples)
+    found = dev_examples(
+        plan.split.train, rows, plan.train_rows, recipe.mixture, recipe.seed, loaded.encoder, training.dev_examples
+    )
     if not found:
         raise FlanlabError(
             "training.dev_every is set, but no task that is trained on has dev rows.", hint="Leave it out, or add a dev split."
@@ -197,8 +202,12 @@ def make_results(
     plan: Plan, units: Sequence[EvaluationUnit], styles: Sequence[PromptStyle], folder: Path, loaded: LoadedModel
 ) -> dict[str, Any]:
     """Results of a run, from the predictions in its folder."""
-    variants = {_untuned(style): f"untuned, {style} prompt" for style in styles} | {TUNED: "tuned"}
-    before = [_untuned(style) for style in styles]
+    settings = plan.recipe.evaluation
+    arms = {_untuned_variant(style, arm, settings): arm for style in styles for arm in settings.arms(style)}
+    tuned = dict(_tuned_variant(arm, settings) for arm in settings.arms())
+    variants = dict(list(arms)) | tuned
+    # Credited with the better of all ways to ask it after as many exemplars; the tuned model has its main way alone.
+    before = [name for (name, _), arm in arms.items() if arm.shot_count == settings.shot_count]
     scored = score_units(units, variants, folder, plan.recipe.evaluation, plan.recipe.seed, before, TUNED)
     return {
         "format": 1,
@@ -211,7 +220,7 @@ def make_results(
         "model": loaded.name,
         "parameters": loaded.parameters,
         "variants": variants,
-        "stamped": dict.fromkeys(before, loaded.stamp is not None) | {TUNED: True},
+        "stamped": {name: name in tuned or loaded.stamp is not None for name in variants},
         **scored,
         "notes": _notes(plan, loaded, units),
     }
@@ -276,8 +285,12 @@ def _as_text(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _untuned(style: PromptStyle) -> str:
-    return f"untuned_{style}"
+def _untuned_variant(style: PromptStyle, arm: EvaluationSettings, settings: EvaluationSettings) -> tuple[str, str]:
+    return variant_of(f"untuned_{style}", f"untuned, {style} prompt", arm, settings, style, settings.shot_count)
+
+
+def _tuned_variant(arm: EvaluationSettings, settings: EvaluationSettings) -> tuple[str, str]:
+    return variant_of(TUNED, "tuned", arm, settings, "instruction", settings.shot_count)
 
 
 def _precision(plan: Plan, scored: LoadedModel) -> dict[str, str]:

@@ -223,7 +223,6 @@ def _evaluate(job: Job) -> None:
         recipe.evaluation,
         job.folder,
         styles=job.styles,
-        shots=[recipe.evaluation.shots],
         seed=recipe.seed,
         mirror=_path(job.mirror),
         allow_seen=job.seen,

@@ -217,7 +217,7 @@ class _Planner:
             whole = [task for task in plan.split.train if task.has_split(settings.split)]
             tasks = [part for task in whole for part in task.evaluated_parts(settings.split)]
             rows = {task.name: self._read_rows(task, settings.split, self._mirror) for task in tasks}
-            wholes = {task.whole.name: task.whole for task in tasks} if settings.shots else {}
+            wholes = {task.whole.name: task.whole for task in tasks} if any(settings.shot_counts) else {}
             exemplars = {name: self._read_rows(task, "train", self._mirror) for name, task in wholes.items()}
         return [plan_task(task, rows[task.name], settings, seed, exemplars.get(task.whole.name)) for task in tasks]
 
@@ -240,7 +240,8 @@ class _Planner:
     def _evaluation_cost(
         self, job: Job, units: Sequence[EvaluationUnit], recipe: Recipe, loaded: LoadedModel
     ) -> dict[str, float]:
-        questions = {unit.task.name: sum(len(unit.asked(style)) for style in job.styles) for unit in units}
+        arms = {style: len(recipe.evaluation.arms(style)) for style in job.styles}
+        questions = {unit.task.name: sum(len(unit.asked(style)) * count for style, count in arms.items()) for unit in units}
         if is_done(job):
             return {"questions": sum(questions.values())}
         tokens = sum(questions[unit.task.name] * self._length(unit, recipe, loaded) for unit in units)

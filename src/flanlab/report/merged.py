@@ -143,7 +143,7 @@ def _columns(sources: Sequence[Source], sides: Mapping[str, Side]) -> list[Colum
         side, label = source.side, label_of(source, sources)
         # Of a run's untuned model, and of what carries no stamp, the results do not say what it was trained on. What was
         # held out only a run says: an evaluation names there what it asked.
-        tuned_here = side.variant == TUNED
+        tuned_here = side.variant.startswith(TUNED)
         told = side.stamped and (tuned_here or TUNED not in side.results.variants)
         columns.append(
             Column(

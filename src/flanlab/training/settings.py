@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+LossAverage = Literal["tokens", "examples", "sqrt"]
 Tracking = Literal["tensorboard", "trackio", "wandb"]
 
 
@@ -23,6 +24,10 @@ class TrainingSettings(BaseModel):
     )
     lora_rank: int = Field(16, gt=0)
     prompt_length: int = Field(20, gt=0, description="Virtual tokens of a soft prompt; the gain beyond 20 is small.")
+    loss_average: LossAverage = Field(
+        "tokens",
+        description="What counts alike in a step's loss: target tokens, or examples whatever their length; sqrt lies between.",
+    )
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     learning_rate: float = Field(gt=0)
     schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="Shape of the decay after warm-up.")

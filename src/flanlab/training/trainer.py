@@ -24,7 +24,7 @@ from flanlab.training.dev_loss import DevExamples
 from flanlab.training.explosion import WINDOW, LossWatch
 from flanlab.training.interrupts import HeldInterrupts
 from flanlab.training.log import TrainingLog, notes_of, operations_per_token, peak_operations, step_record
-from flanlab.training.loss import Objective, objective_for
+from flanlab.training.loss import Objective, example_weight, objective_for
 from flanlab.training.memory import kept_memory
 from flanlab.training.methods import make_optimizer, prepare_for_training
 from flanlab.training.parallel import add_up, add_up_gradients, clip_gradients, is_sharded, spread
@@ -158,13 +158,15 @@ def train_step(
     settings: TrainingSettings,
     learning_rate: float,
 ) -> tuple[float, float]:
-    """One update; returns the loss per target token and the gradient's norm before clipping.
+    """One update; returns the mean loss, as `settings.loss_average` says, and the gradient's norm before clipping.
 
-    The loss of each micro-batch is divided by the target tokens of the whole step, so the update is the same however the
-    step is cut into micro-batches and divided among processes. All processes are given the whole step.
+    The loss of each micro-batch is divided by the weights of all target tokens of the whole step, so the update is the same
+    however the step is cut into micro-batches and divided among processes. All processes are given the whole step.
     """
-    target_tokens = sum(len(example.target) for share in shares for batch in share for example in batch)
-    if not target_tokens:
+    average = settings.loss_average
+    everything = [example for share in shares for batch in share for example in batch]
+    total_weight = math.fsum(len(example.target) * example_weight(example, average) for example in everything)
+    if not total_weight:
         return 0.0, 0.0
     optimizer.zero_grad(set_to_none=True)
     losses = []
@@ -172,7 +174,8 @@ def train_step(
     # One context for the whole step: weights are cast to bfloat16 once, not for each micro-batch.
     with computing(settings, device):
         for batch, counts in own_batches(model, shares):
-            loss = objective.loss(model, batch) / target_tokens * counts
+            weights = None if average == "tokens" else [example_weight(example, average) for example in batch]
+            loss = objective.loss(model, batch, weights) / total_weight * counts
             with torch.autocast(device.type, enabled=False):
                 loss.backward()
             losses.append(loss.detach())
