@@ -55,7 +55,9 @@ def read_table(path: Path) -> pa.Table:
     suffix = table_suffix(path)
     if suffix is None:
         raise FlanlabError(f"{path}: cannot read files of this kind.", hint=f"Use one of: {', '.join(TABLE_SUFFIXES)}.")
-    kind, compression = next(((suffix.removesuffix(end), how) for end, how in _COMPRESSED.items() if suffix.endswith(end)), (suffix, None))
+    kind, compression = next(
+        ((suffix.removesuffix(end), how) for end, how in _COMPRESSED.items() if suffix.endswith(end)), (suffix, None)
+    )
     try:
         if kind in _BINARY:
             table = readable(_BINARY[kind](path))

@@ -95,7 +95,9 @@ def test_punctuation_and_forms_of_any_script_say_nothing(left: str, right: str) 
     assert score("exact_match", [said(left, right)]) == score("exact_match", [said(right, left)]) == 1.0
 
 
-@pytest.mark.parametrize("options", [("C", "C++", "C#"), ("x < y", "x > y", "x = y"), ("5%", "5"), ("A", "a"), ("so!", "so", "So")])
+@pytest.mark.parametrize(
+    "options", [("C", "C++", "C#"), ("x < y", "x > y", "x = y"), ("5%", "5"), ("A", "a"), ("so!", "so", "So")]
+)
 def test_options_that_differ_are_never_the_same_answer(options: tuple[str, ...]) -> None:
     for given in options:
         for right in options:

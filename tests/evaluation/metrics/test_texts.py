@@ -80,14 +80,17 @@ def test_rouge_counts_words_between_spaces_and_characters_where_none_are_written
 @pytest.mark.parametrize(
     ("given", "reference"),
     [
-        ("The na\u00efve caf\u00e9 of Beyonc\u00e9 was r\u00e9opened \u2014 today\u2019s news", "Beyonce\u2019s naive caf\u00e9, reopened today"),
+        (
+            "The na\u00efve caf\u00e9 of Beyonc\u00e9 was r\u00e9opened \u2014 today\u2019s news",
+            "Beyonce\u2019s naive caf\u00e9, reopened today",
+        ),
         ("Alpha (\u03b1) synuclein in \u5317\u4eac", "The \u03b1-synuclein protein, found in laboratories of many countries"),
         ("The answer is \u5317\u4eac \u5317\u4eac", "The answer"),
     ],
 )
 def test_rouge_of_latin_references_is_that_of_rouge_score(kind: str, given: str, reference: str) -> None:
     expected = RougeScorer([kind], use_stemmer=True).score(reference, given)[kind].fmeasure
-    assert 0 < score(kind, [said(given, reference)], "rouge") == pytest.approx(expected)
+    assert score(kind, [said(given, reference)], "rouge") == pytest.approx(expected)
     assert "tok:" not in rouge_signature([said(given, reference)])
 
 
@@ -106,7 +109,9 @@ def test_bleu_takes_the_tokenizer_of_the_references_script(tokenizer: str, chose
 
 
 def test_rouge_signature_names_version_and_rules() -> None:
-    assert rouge_signature([said('a', 'b')]).startswith("refs:best|stemmer:porter|measure:f|average:mean|version:rouge_score-0.")
+    assert rouge_signature([said("a", "b")]).startswith(
+        "refs:best|stemmer:porter|measure:f|average:mean|version:rouge_score-0."
+    )
 
 
 HYPOTHESES = [
