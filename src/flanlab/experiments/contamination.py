@@ -150,7 +150,7 @@ def _write(table: pa.Table, summary: Mapping[str, Any], folder: Path) -> None:
 def _planned(tasks: Sequence[Task], settings: EvaluationSettings, mirror: Path | None) -> list[_Evaluated]:
     """The rows that `flan eval` would take."""
     chosen = []
-    for task in (part for whole in tasks for part in whole.evaluated_parts(settings.split)):
+    for task in (subtask for whole in tasks for subtask in whole.evaluated_subtasks(settings.split)):
         rows = load_rows(task, settings.split, mirror)
         pairs = plan_task(task, rows, settings, seed=0).pairs
         chosen.append(_Evaluated(task, evaluated_rows(task, rows, dict.fromkeys(row for row, _ in pairs)), {}))
@@ -167,7 +167,7 @@ def _predicted(tasks: Sequence[Task], folder: Path, settings: EvaluationSettings
             f"{folder}: holds no predictions.", hint="Name the folder that `flan eval` or `flan run` wrote with --out."
         )
     chosen = []
-    for own in (part for whole in tasks for part in whole.evaluated_parts(settings.split) if part.name in variants):
+    for own in (subtask for whole in tasks for subtask in whole.evaluated_subtasks(settings.split) if subtask.name in variants):
         task = phrased(own, settings.instructions)
         rows = load_rows(task, settings.split, mirror)
         indices: dict[int, None] = {}

@@ -60,7 +60,7 @@ def evaluate_model(
             "An endpoint is asked by one process, which has many requests under way at once.",
             hint="Start `flan eval` without torchrun, and choose the number of requests with --parallel.",
         )
-    tasks = [part for task in tasks for part in task.evaluated_parts(settings.split)]
+    tasks = [subtask for task in tasks for subtask in task.evaluated_subtasks(settings.split)]
     # Once for all parts of a task.
     wholes = {task.whole.name: task.whole for task in tasks} if any(settings.shot_counts) else {}
     exemplars = {name: load_rows(whole, "train", mirror) for name, whole in wholes.items()}

@@ -215,7 +215,7 @@ class _Planner:
         rows, exemplars = plan.test_rows, plan.exemplar_rows
         if cell.scope == "held_in":
             whole = [task for task in plan.split.train if task.has_split(settings.split)]
-            tasks = [part for task in whole for part in task.evaluated_parts(settings.split)]
+            tasks = [subtask for task in whole for subtask in task.evaluated_subtasks(settings.split)]
             rows = {task.name: self._read_rows(task, settings.split, self._mirror) for task in tasks}
             wholes = {task.whole.name: task.whole for task in tasks} if any(settings.shot_counts) else {}
             exemplars = {name: self._read_rows(task, "train", self._mirror) for name, task in wholes.items()}
