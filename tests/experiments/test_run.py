@@ -13,9 +13,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
-from flanlab.cli.main import app
 from flanlab.errors import FlanlabError
 from flanlab.evaluation import predict as predict_module
 from flanlab.evaluation.predict import read_predictions, refuse_seen
@@ -440,30 +438,6 @@ def test_loss_on_dev_is_that_of_the_tasks_trained_on(tiny_folder: Path, tmp_path
     measured = [json.loads(line) for line in lines if "dev_loss" in line]
     assert [record["step"] for record in measured] == [1, 4]
     assert all(list(record["dev_loss"]) == ["miscellaneous"] for record in measured)
-
-
-def test_a_prepared_mixture_trains_the_same_model_and_is_not_rendered(
-    home: Path, tiny_folder: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FLANLAB_CACHE", str(tmp_path / "cache"))
-    recipe = read(home, tiny_folder)
-    path = home / "recipe-of-test.yaml"
-    shown = CliRunner().invoke(app, ["mix", str(path), "--prepare", "--workers", "1", "--json"])
-    assert shown.exit_code == 0, shown.output
-    told = json.loads(shown.stdout)["prepared"]
-    assert Path(told["folder"]).parent == tmp_path / "cache" / "mixtures"
-    assert told["bytes"] == sum(file.stat().st_size for file in Path(told["folder"]).glob("*.arrow"))
-    assert told["examples"] >= json.loads(shown.stdout)["planned_examples"]
-
-    def never(*_: Any) -> Any:
-        raise AssertionError("the examples are there")
-
-    monkeypatch.setattr("flanlab.data.mixture.encode_within", never)
-    train_recipe(recipe, tmp_path / "run")
-    (weights,) = (done / "model").glob("*.safetensors")
-    ours, theirs = load_file(weights), load_file(tmp_path / "run" / "model" / weights.name)
-    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
-    assert json.loads(CliRunner().invoke(app, ["mix", str(path), "--json"]).stdout)["tokens"] > 0
 
 
 def test_speed_is_measured_on_prompts_that_share_nothing(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

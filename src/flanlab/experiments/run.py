@@ -19,7 +19,6 @@ from flanlab.data.encoding import PromptStyle
 from flanlab.data.mixture import Mixture
 from flanlab.data.mixture_card import describe_mixture
 from flanlab.data.sources import load_rows
-from flanlab.data.token_cache import PreparedMixture, use_prepared
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.evaluate import RESULTS_FILE, evaluate, plan_dev_units, score_units
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task, variant_of
@@ -70,7 +69,7 @@ def _run(recipe: Recipe, folder: Path, mirror: Path | None) -> dict[str, Any]:
     refuse_seen(plan.split.test, loaded, allow_seen, way=ALLOW_OVERLAP)
     units = plan_units(plan)
     dev_units = plan_dev_units(units, recipe.evaluation, recipe.seed, mirror)
-    mixture = _training_stream(plan, loaded)
+    mixture = make_mixture(plan)
     per_step = examples_per_step(mixture, loaded.encoder, recipe.training)
     styles = prompt_styles(loaded, plan.split.test)
     stamp = make_stamp(plan, loaded)
@@ -120,7 +119,7 @@ def train_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> Lo
     """
     with together():
         plan, loaded = _plan(recipe, folder, mirror)
-        mixture, stamp = _training_stream(plan, loaded), make_stamp(plan, loaded)
+        mixture, stamp = make_mixture(plan), make_stamp(plan, loaded)
         dev = make_dev_examples(plan, loaded, mirror)
         from_first(lambda: _claim(folder, recipe, plan))
         announce_training(plan, loaded)
@@ -176,14 +175,6 @@ def make_dev_examples(plan: Plan, loaded: LoadedModel, mirror: Path | None) -> D
             "training.dev_every is set, but no task that is trained on has dev rows.", hint="Leave it out, or add a dev split."
         )
     return found
-
-
-def _training_stream(plan: Plan, loaded: LoadedModel) -> Mixture:
-    """The mixture, read from the cache folder as far as `flan mix --prepare` has put it there."""
-    mixture = use_prepared(make_mixture(plan), loaded.encoder)
-    if isinstance(mixture, PreparedMixture):
-        say(f"Reading prepared examples from {mixture.folder}")
-    return mixture
 
 
 def prompt_styles(loaded: LoadedModel, tasks: Sequence[Task]) -> list[PromptStyle]:
