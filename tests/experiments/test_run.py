@@ -25,6 +25,7 @@ from flanlab.experiments.stamp import make_stamp, training_key
 from flanlab.models import loading as loading_module
 from flanlab.models.loading import load_model
 from flanlab.models.scoring import Question
+from flanlab.report.html import write_report
 from flanlab.tasks.loading import load_collection, load_task
 from flanlab.training import precision, trainer
 from tests.tiny import write_tasks
@@ -422,6 +423,33 @@ def test_run_tells_the_best_template_on_dev(tiny_folder: Path, tmp_path: Path) -
     assert results["stamped"] == {"untuned_instruction": False, "untuned_chat": False, "tuned": True}
     assert results["evaluation"]["settings"]["choose_template"] is True
     assert results["tasks"]["comments"]["hashes"]["task"] == load_task(path).hash
+
+
+def test_run_trains_on_arms_and_reports_with_and_without_options(tiny_folder: Path, tmp_path: Path) -> None:
+    write_tasks(tmp_path / "tasks")
+    content = recipe_content(tiny_folder)
+    content["mixture"] = {"options": "mixed", "shots": {0: 0.5, 2: 0.5}}
+    content["training"]["loss_average"] = "examples"
+    content["evaluation"] |= {"options": ["none", "shuffled"], "shots": [0, 1]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    run = tmp_path / "run"
+    results = run_recipe(read_recipe(tmp_path / "recipe.yaml"), run)
+    arms = ["", "_options_shuffled", "_1_shot", "_1_shot_options_shuffled"]
+    names = [f"{way}{arm}" for way in ("untuned_instruction", "untuned_chat", "tuned") for arm in arms]
+    assert list(results["variants"]) == names
+    assert results["variants"]["tuned_1_shot_options_shuffled"] == "tuned, 1 shot, OPTIONS shuffled"
+    assert results["stamped"] == {name: name.startswith("tuned") for name in names}
+    for name in names:
+        rows = read_predictions(run / "predictions" / name / "comments").to_pylist()
+        assert {"OPTIONS:" in row["prompt"] for row in rows} == {"shuffled" in name}
+        assert {len(row["exemplars"]) for row in rows} == {int("1_shot" in name)}
+    for compared in results["tasks"]["comments"]["comparison"].values():
+        assert compared["after"] == "tuned"
+        assert "1_shot" not in compared["before"]
+    assert {"0", "2"} == set(json.loads((run / "mixture.json").read_text())["exemplars"])
+    # Read back from its own recipe, the run is the same one.
+    assert run_recipe(read_recipe(tmp_path / "recipe.yaml"), run)["tasks"] == results["tasks"]
+    assert write_report(run).is_file()
 
 
 def test_loss_on_dev_is_that_of_the_tasks_trained_on(tiny_folder: Path, tmp_path: Path) -> None:
