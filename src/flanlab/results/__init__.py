@@ -1,0 +1,1 @@
+"""Results as data: scores with their uncertainty."""
