@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 from flanlab.data.rendering import BASELINE
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.paired import paired_results
-from flanlab.evaluation.statistics import DRAWS
 from tests.evaluation.test_results import is_right, prediction, random_predictions
 
 
@@ -28,16 +26,16 @@ def test_only_common_rows_and_templates_count() -> None:
     assert entry["scores"]["accuracy"]["b"]["mean"] == 0.75
 
 
-def test_sides_are_drawn_together() -> None:
+def test_sides_are_paired() -> None:
     first = random_predictions(1)
-    second = [prediction(one["row"], one["template"], is_right(one) or one["row"] % 8 == 0, one["answer"]) for one in first]
-    _, resampled = paired(first, second[::-1])
-    differences = resampled["accuracy"]["b"] - resampled["accuracy"]["a"]
-    assert len(differences) == 5 * DRAWS
-    assert differences.min() >= 0, "every row of the second is as good or better"
-    assert np.std(differences) < np.std(resampled["accuracy"]["a"])
-    # Draws are not the same ones five times over.
-    assert not np.array_equal(differences[:DRAWS], differences[DRAWS : 2 * DRAWS])
+    second = [prediction(one["row"], one["template"], is_right(one) or one["row"] % 4 == 0, one["answer"]) for one in first]
+    _, found = paired(first, second[::-1])
+    difference = found.difference("accuracy", "a", "b")
+    assert difference.low > 0, "every row of the second is as good or better"
+    assert difference.standard_error < 0.7 * found.estimate("accuracy", "a").standard_error
+    assert difference.losses == 0
+    assert difference.wins is not None
+    assert difference.wins > 0
 
 
 def test_baseline_is_paired_by_row_with_all_templates() -> None:

@@ -13,7 +13,7 @@ import pytest
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.predict import PREDICTION_SCHEMA
 from flanlab.evaluation.results import averages, compare, task_results
-from flanlab.evaluation.statistics import interval
+from flanlab.results.statistics import mean_of
 from flanlab.tasks.schema import Task
 from tests.tiny import tiny_tasks
 
@@ -90,7 +90,7 @@ def test_entry_by_hand(comments: Task, tmp_path: Path) -> None:
         prediction(2, 2, True, 1),
         prediction(3, 2, False, 1),
     ]
-    entry, resampled = task_results(comments, {"tuned": write(tmp_path / "tuned", predictions, parts=3)}, SETTINGS)
+    entry, found = task_results(comments, {"tuned": write(tmp_path / "tuned", predictions, parts=3)}, SETTINGS)
     assert entry["clusters"] == ["sentiment"]
     assert entry["rows"] == 4
     assert entry["templates"] == [1, 2]
@@ -108,7 +108,7 @@ def test_entry_by_hand(comments: Task, tmp_path: Path) -> None:
     score = entry["scores"]["accuracy"]["tuned"]
     assert score["by_template"] == {"1": 0.75, "2": 0.25}
     assert (score["mean"], score["min"], score["max"], score["std"]) == (0.5, 0.25, 0.75, 0.25)
-    assert score["interval"] == list(interval(resampled["accuracy"]["tuned"]))
+    assert score["interval"] == [found.estimate("accuracy", "tuned").low, found.estimate("accuracy", "tuned").high]
     assert entry["scores"]["valid_answers"]["tuned"]["by_template"] == {"1": 0.75, "2": 1.0}
     assert entry["scores"]["exact_match"]["tuned"]["by_template"] == {"1": 0.75, "2": 0.25}
     share = 1 / (1 + np.exp(-1))
@@ -140,26 +140,27 @@ def test_results_are_the_same_twice(comments: Task, tmp_path: Path) -> None:
 def test_identical_predictions_differ_by_exactly_nothing(comments: Task, tmp_path: Path) -> None:
     predictions = random_predictions(1)
     folders = {"before": write(tmp_path / "a", predictions), "after": write(tmp_path / "b", predictions)}
-    entry, resampled = task_results(comments, folders, SETTINGS)
-    for comparison in compare(entry["scores"], resampled, ["before"], "after").values():
+    entry, found = task_results(comments, folders, SETTINGS)
+    for comparison in compare(entry["scores"], found, ["before"], "after").values():
         assert comparison["difference"] == 0.0
-        assert comparison["interval"] == [0.0, 0.0]
+        low, high = comparison["interval"]
+        assert low == -high < 0, "40 rows without a difference do not show that there is none"
         assert comparison["excludes_zero"] is False
 
 
 def test_comparison_is_paired_by_row_and_template(comments: Task, tmp_path: Path) -> None:
     """Rows differ wildly, but every row of `after` is as good or better: unpaired intervals would overlap."""
     before = random_predictions(1)
-    after = [prediction(one["row"], one["template"], is_right(one) or one["row"] % 8 == 0, one["answer"]) for one in before]
+    after = [prediction(one["row"], one["template"], is_right(one) or one["row"] % 4 == 0, one["answer"]) for one in before]
     folders = {"before": write(tmp_path / "a", before), "after": write(tmp_path / "b", after[::-1])}
-    entry, resampled = task_results(comments, folders, SETTINGS)
-    found = compare(entry["scores"], resampled, ["before"], "after")["accuracy"]
+    entry, found = task_results(comments, folders, SETTINGS)
+    compared = compare(entry["scores"], found, ["before"], "after")["accuracy"]
     by_hand = np.mean([is_right(one) for one in after]) - np.mean([is_right(one) for one in before])
-    assert found["difference"] == pytest.approx(by_hand)
-    assert found["interval"][0] >= 0
+    assert compared["difference"] == pytest.approx(by_hand)
+    assert compared["interval"][0] >= 0
     low, high = entry["scores"]["accuracy"]["before"]["interval"]
     assert low < entry["scores"]["accuracy"]["after"]["mean"] < high, "each score alone could not tell them apart"
-    width = found["interval"][1] - found["interval"][0]
+    width = compared["interval"][1] - compared["interval"][0]
     assert width < 0.7 * (high - low)
 
 
@@ -168,9 +169,9 @@ def test_clear_difference_excludes_zero(comments: Task, tmp_path: Path) -> None:
         "before": write(tmp_path / "a", random_predictions(1, chance=0.3)),
         "after": write(tmp_path / "b", random_predictions(2, chance=0.95)),
     }
-    entry, resampled = task_results(comments, folders, SETTINGS)
-    assert compare(entry["scores"], resampled, ["before"], "after")["accuracy"]["excludes_zero"] is True
-    worse = compare(entry["scores"], resampled, ["after"], "before")["accuracy"]
+    entry, found = task_results(comments, folders, SETTINGS)
+    assert compare(entry["scores"], found, ["before"], "after")["accuracy"]["excludes_zero"] is True
+    worse = compare(entry["scores"], found, ["after"], "before")["accuracy"]
     assert worse["excludes_zero"] is True
     assert worse["difference"] < 0
 
@@ -183,12 +184,12 @@ def test_untuned_model_is_given_the_better_of_its_prompt_styles_by_metric(commen
         "chat": write(tmp_path / "b", chat),
         "tuned": write(tmp_path / "c", [prediction(row, 1, row < 9) for row in range(10)]),
     }
-    entry, resampled = task_results(comments, folders, SETTINGS)
-    found = compare(entry["scores"], resampled, ["plain", "chat"], "tuned")
-    assert found["accuracy"]["before"] == "chat"
-    assert found["accuracy"]["difference"] == pytest.approx(-0.1)
-    assert found["exact_match"]["before"] == "plain"
-    assert found["exact_match"]["difference"] == pytest.approx(0.4)
+    entry, found = task_results(comments, folders, SETTINGS)
+    compared = compare(entry["scores"], found, ["plain", "chat"], "tuned")
+    assert compared["accuracy"]["before"] == "chat"
+    assert compared["accuracy"]["difference"] == pytest.approx(-0.1)
+    assert compared["exact_match"]["before"] == "plain"
+    assert compared["exact_match"]["difference"] == pytest.approx(0.4)
 
 
 def test_incomplete_design_and_generation_task(tmp_path: Path) -> None:
@@ -198,7 +199,7 @@ def test_incomplete_design_and_generation_task(tmp_path: Path) -> None:
         for row in range(9)
         for turn in range(2)
     ]
-    entry, resampled = task_results(counting, {"tuned": write(tmp_path / "tuned", predictions)}, SETTINGS)
+    entry, _ = task_results(counting, {"tuned": write(tmp_path / "tuned", predictions)}, SETTINGS)
     assert entry["main_metric"] == "exact_match"
     assert entry["chance"] is None
     assert entry["majority"] is None
@@ -206,7 +207,8 @@ def test_incomplete_design_and_generation_task(tmp_path: Path) -> None:
         chosen = [p for p in predictions if p["template"] == int(template)]
         assert len(chosen) == 6
         assert score == pytest.approx(np.mean([p["row"] % 2 for p in chosen]))
-    assert np.isfinite(resampled["f1"]["tuned"]).all()
+    low, high = entry["scores"]["f1"]["tuned"]["interval"]
+    assert 0 <= low < entry["scores"]["f1"]["tuned"]["mean"] < high <= 1
 
 
 def changed(task: Task, **changes: Any) -> Task:
@@ -238,14 +240,14 @@ def test_questions_of_several_rows(comments: Task, tmp_path: Path) -> None:
         for template in (1, 2)
         for row, (answer, is_right, group) in enumerate(zip(answers, right, groups, strict=True))
     ]
-    entry, resampled = task_results(task, {"tuned": write(tmp_path / "tuned", predictions, parts=2)}, SETTINGS)
+    entry, found = task_results(task, {"tuned": write(tmp_path / "tuned", predictions, parts=2)}, SETTINGS)
     assert (entry["rows"], entry["groups"], entry["main_metric"]) == (7, 3, "multirc_f1a")
     assert entry["scores"]["multirc_exact_match"]["tuned"]["mean"] == pytest.approx(2 / 3)
     assert entry["scores"]["multirc_f1a"]["tuned"]["mean"] == pytest.approx(6 / 7)
     assert entry["levels"]["multirc_f1a"] == pytest.approx({"chance": 6 / 13, "majority": 0.6})
     assert entry["levels"]["multirc_exact_match"] == pytest.approx({"chance": (1 / 8 + 1 / 4 + 1 / 4) / 3, "majority": 1 / 3})
     assert entry["levels"]["matthews"] == {"chance": 0.0, "majority": 0.0}
-    assert set(np.round(resampled["multirc_exact_match"]["tuned"] * 3)) == {0, 1, 2, 3}
+    assert found.estimate("multirc_exact_match", "tuned").units == 3
 
 
 def test_commonest_answer_of_a_task_without_options(tmp_path: Path) -> None:
@@ -269,16 +271,16 @@ def test_average_over_tasks(tmp_path: Path) -> None:
     first = task_results(comments, {"tuned": write(tmp_path / "a", random_predictions(1))}, SETTINGS)
     answers = [free_answer(row, 1, "x" if row < 3 else "y", "x") for row in range(4)]
     second = task_results(counting, {"tuned": write(tmp_path / "b", answers)}, SETTINGS)
-    entries, resampled = {"comments": first[0], "counting": second[0]}, {"comments": first[1], "counting": second[1]}
-    found = averages(entries, resampled)
+    entries, scores = {"comments": first[0], "counting": second[0]}, {"comments": first[1], "counting": second[1]}
+    found = averages(entries, scores)
     average = found["average"]
     assert average["tasks"] == 2
     assert list(average["scores"]) == ["exact_match"], "only what both tasks are measured by"
     mean = average["scores"]["exact_match"]["tuned"]["mean"]
     assert mean == pytest.approx((first[0]["scores"]["exact_match"]["tuned"]["mean"] + 0.75) / 2)
-    together = (first[1]["exact_match"]["tuned"] + second[1]["exact_match"]["tuned"]) / 2
+    together = mean_of([scores.estimate("exact_match", "tuned") for _, scores in (first, second)])
     low, high = average["scores"]["exact_match"]["tuned"]["interval"]
-    assert (low, high) == pytest.approx(interval(together))
+    assert (low, high) == (together.low, together.high)
     assert low < mean < high
 
 
@@ -287,18 +289,21 @@ def test_clusters_count_alike_and_so_do_their_tasks(tmp_path: Path) -> None:
     shares = {"one.r1": 2, "one.r2": 4, "two": 8, "three": 5}
     clusters = {"one.r1": ["x"], "one.r2": ["x"], "two": ["x"], "three": ["y", "x"]}
     comments = tiny_tasks(tmp_path / "tasks")[0]
-    entries, resampled = {}, {}
+    entries, scores = {}, {}
     for name, share in shares.items():
+        # Of `two`, four right options are not the answer generated, which is its main metric.
+        unsaid = 4 if name == "two" else 0
+        task = changed(comments, name=name, metrics=["exact_match", "accuracy"] if unsaid else ["accuracy"])
         folders = {
-            "plain": write(tmp_path / name / "a", [prediction(row, 1, row < share) for row in range(10)]),
-            "tuned": write(tmp_path / name / "b", [prediction(row, 1, row < share + 1) for row in range(10)]),
+            variant: write(
+                tmp_path / name / variant,
+                [prediction(row, 1, row < right, **({"generated": "?"} if row < unsaid else {})) for row in range(10)],
+            )
+            for variant, right in (("plain", share), ("tuned", share + 1))
         }
-        entries[name], resampled[name] = task_results(changed(comments, name=name), folders, SETTINGS)
+        entries[name], scores[name] = task_results(task, folders, SETTINGS)
         entries[name]["clusters"] = clusters[name]
-    entries["two"]["main_metric"] = "exact_match"
-    for variant in ("plain", "tuned"):
-        entries["two"]["scores"]["exact_match"][variant]["mean"] -= 0.4
-    found = averages(entries, resampled, ["plain"], "tuned")
+    found = averages(entries, scores, ["plain"], "tuned")
     x, y = found["clusters"]["x"], found["clusters"]["y"]
     assert (x["tasks"], y["tasks"], found["cluster_average"]["clusters"]) == (2, 1, 2)
     assert x["scores"]["accuracy"]["plain"]["mean"] == pytest.approx((0.3 + 0.8) / 2)

@@ -11,10 +11,12 @@ from typing import Any
 
 from flanlab.data.rendering import BASELINE
 from flanlab.data.sources import Rows
+from flanlab.evaluation.grids import score_grid
 from flanlab.evaluation.metrics.declared import metrics_for
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
 from flanlab.evaluation.predict import read_predictions
-from flanlab.evaluation.statistics import interval, make_draws, score_grid
+from flanlab.evaluation.results import interval_of
+from flanlab.results.statistics import estimate
 from flanlab.tasks.schema import Task
 
 DEV_FOLDER = "dev_predictions"
@@ -62,13 +64,13 @@ def best_dev_template(task: Task, dev: Path, test: Path, settings: EvaluationSet
     # The metric anew: what it knows of all answers must come from the test rows.
     metric = metrics_for(task.metrics, predictions, end_token=settings.end_token)[0]
     chosen = score_grid(metric, [prediction for prediction in predictions if prediction["template"] == best])
-    draws = make_draws(chosen.shown.shape[1], 1, task.name)
+    found = estimate(chosen)
     return {
         "template": best,
         "metric": metric.name,
         "dev_score": dev_scores[best],
         "dev_rows": len({prediction["row"] for prediction in tried}),
         "dev_scores": {str(template): score for template, score in dev_scores.items()},
-        "score": chosen.mean(),
-        "interval": list(interval(chosen.resampled(draws))),
+        "score": found.mean,
+        "interval": interval_of(found),
     }

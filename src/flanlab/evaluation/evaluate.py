@@ -10,7 +10,7 @@ from flanlab.data.encoding import PromptStyle
 from flanlab.data.sources import load_rows
 from flanlab.evaluation.best_template import DEV_FOLDER, best_dev_template, dev_settings, plan_dev
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit
-from flanlab.evaluation.results import averages, compare, task_results
+from flanlab.evaluation.results import TaskScores, averages, compare, task_results
 from flanlab.evaluation.sharding import team_in
 from flanlab.evaluation.stage import predict_units
 from flanlab.models.answering import Model
@@ -69,19 +69,19 @@ def score_units(
     With `before`, the variant `after` is compared with the better of those.
     """
     entries: dict[str, Any] = {}
-    resampled: dict[str, Any] = {}
+    scores: dict[str, TaskScores] = {}
     for unit in units:
         name = unit.task.name
         folders = {variant: folder / "predictions" / variant / name for variant in variants}
-        entries[name], resampled[name] = task_results(unit.task, folders, settings)
+        entries[name], scores[name] = task_results(unit.task, folders, settings)
         entries[name]["source"] = _source(unit.task, settings.split)
         entries[name]["hashes"] = {"task": unit.task.hash, "rows": unit.rows.source_hash}
         if settings.choose_template:
             entries[name]["best_dev_template"] = _best_dev_templates(unit.task, folders, folder / DEV_FOLDER, settings)
         if before:
-            entries[name]["comparison"] = compare(entries[name]["scores"], resampled[name], before, after)
+            entries[name]["comparison"] = compare(entries[name]["scores"], scores[name], before, after)
     evaluation = {"seed": seed, "settings": settings.model_dump(mode="json")}
-    return {"evaluation": evaluation, "tasks": entries, **averages(entries, resampled, before, after)}
+    return {"evaluation": evaluation, "tasks": entries, **averages(entries, scores, before, after)}
 
 
 def _best_dev_templates(

@@ -5,24 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from flanlab.data.rendering import BASELINE
 from flanlab.errors import FlanlabError
+from flanlab.evaluation.grids import score_grid
 from flanlab.evaluation.metrics.declared import metrics_for
-from flanlab.evaluation.metrics.metric import Floats, Prediction
-from flanlab.evaluation.results import summarize
-from flanlab.evaluation.statistics import make_draws, score_grid
+from flanlab.evaluation.metrics.metric import Prediction
+from flanlab.evaluation.results import TaskScores, summarize
 
 SIDES = ("a", "b")
-_TURNS = 5
-"""So many times DRAWS resamplings: the smallest p-value must survive the correction for dozens of tasks."""
 
 
 def paired_results(
     name: str, declared: Sequence[str], first: Sequence[Prediction], second: Sequence[Prediction], *, end_token: bool
-) -> tuple[dict[str, Any], dict[str, dict[str, Floats]]]:
-    """Scores of two models on the rows and templates that both were asked, resampled together.
+) -> tuple[dict[str, Any], TaskScores]:
+    """Scores of two models on the rows and templates that both were asked.
 
     A baseline is a single prompt beside the templates' many, so one that is paired with templates is paired by row alone.
 
@@ -35,7 +31,7 @@ def paired_results(
 
     Returns:
         `main_metric`, `metrics`, `definitions`, `rows`, `templates`, `left_aside` (predictions without a counterpart, by
-        side) and `scores`; and for each metric and side the resampled scores [draws]. Metrics are those that both have.
+        side) and `scores`; and the scores for comparisons. Metrics are those that both have.
 
     Raises:
         FlanlabError: nothing is common, or what should be the same question has another answer.
@@ -47,20 +43,14 @@ def paired_results(
         raise FlanlabError(
             f"{name}: no metric can be computed from both.", hint="Evaluate one of them again with other settings."
         )
-    grids = {metric.name: [score_grid(metric, predictions) for predictions in kept] for metric in metrics}
-    some = grids[metrics[0].name]
-    units, templates = some[0].shown.shape[1], max(len(grid.templates) for grid in some)
-    resampled: dict[str, dict[str, Floats]] = {metric: {side: np.empty(0) for side in SIDES} for metric in grids}
-    # In turns, since all draws of ten thousand rows at once would take gigabytes.
-    for turn in range(_TURNS):
-        draws = make_draws(units, templates, f"{name}/{turn}")
-        for metric, pair in grids.items():
-            for side, grid in zip(SIDES, pair, strict=True):
-                more = grid.resampled(draws.over(grid.templates))
-                resampled[metric][side] = np.concatenate([resampled[metric][side], more])
+    grids = {
+        metric.name: {side: score_grid(metric, predictions) for side, predictions in zip(SIDES, kept, strict=True)}
+        for metric in metrics
+    }
+    found = TaskScores(grids, metrics[0].name)
     entry = {
         "rows": len({prediction["row"] for prediction in kept[0]}),
-        "templates": sorted({template for grid in some for template in grid.templates}),
+        "templates": sorted({template for grid in grids[metrics[0].name].values() for template in grid.templates}),
         "left_aside": {
             side: len(given) - len(chosen) for side, given, chosen in zip(SIDES, (first, second), kept, strict=True)
         },
@@ -68,11 +58,11 @@ def paired_results(
         "metrics": {metric.name: metric.title for metric in metrics},
         "definitions": {metric.name: metric.definition for metric in metrics},
         "scores": {
-            metric: {side: summarize(grid, resampled[metric][side]) for side, grid in zip(SIDES, pair, strict=True)}
+            metric: {side: summarize(grid, found.estimate(metric, side)) for side, grid in pair.items()}
             for metric, pair in grids.items()
         },
     }
-    return entry, resampled
+    return entry, found
 
 
 def _common(name: str, *sides: Sequence[Prediction]) -> list[list[Prediction]]:

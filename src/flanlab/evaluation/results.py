@@ -4,29 +4,73 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from flanlab.evaluation.grids import score_grid
 from flanlab.evaluation.levels import levels
 from flanlab.evaluation.metrics.declared import metrics_for, signatures
-from flanlab.evaluation.metrics.metric import Floats
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.predict import read_predictions
-from flanlab.evaluation.statistics import ScoreGrid, interval, make_draws, score_grid, two_sided_p
+from flanlab.results.grids import ScoreGrid
+from flanlab.results.statistics import Difference, Estimate, difference, estimate, mean_difference, mean_of
 from flanlab.tasks.schema import Task
 
 MAIN_METRIC = "main_metric"
 """Stands in averages for the main metric of each task, whichever that is."""
 
-Resampled = Mapping[str, Mapping[str, Floats]]
-"""Metric to variant to its resampled scores, [draws]."""
+
+@dataclass(frozen=True)
+class TaskScores:
+    """Scores of one task and their differences, from its grids: metric to variant to grid."""
+
+    grids: Mapping[str, Mapping[str, ScoreGrid]]
+    main_metric: str
+    _estimates: dict[tuple[str, str], Estimate] = field(default_factory=dict, repr=False)
+    _differences: dict[tuple[str, str, str], Difference] = field(default_factory=dict, repr=False)
+
+    @property
+    def metrics(self) -> list[str]:
+        """Its metrics, the main one first."""
+        return list(self.grids)
+
+    def estimate(self, metric: str, variant: str) -> Estimate:
+        """Score of a variant; MAIN_METRIC stands for the main metric."""
+        metric = self.main_metric if metric == MAIN_METRIC else metric
+        if (metric, variant) not in self._estimates:
+            self._estimates[metric, variant] = estimate(self.grids[metric][variant])
+        return self._estimates[metric, variant]
+
+    def difference(self, metric: str, before: str, after: str) -> Difference:
+        """A variant's score minus another's, paired."""
+        metric = self.main_metric if metric == MAIN_METRIC else metric
+        if (metric, before, after) not in self._differences:
+            variants = self.grids[metric]
+            self._differences[metric, before, after] = difference(variants[before], variants[after])
+        return self._differences[metric, before, after]
 
 
-def task_results(
-    task: Task, variants: Mapping[str, Path], settings: EvaluationSettings
-) -> tuple[dict[str, Any], dict[str, dict[str, Floats]]]:
+@dataclass(frozen=True)
+class MeanScores:
+    """Weighted means over tasks, or over clusters of tasks, of the metrics that all of them have."""
+
+    members: Sequence[TaskScores | MeanScores]
+    weights: Sequence[float]
+    metrics: Sequence[str]
+
+    def estimate(self, metric: str, variant: str) -> Estimate:
+        """Mean score of a variant."""
+        return mean_of([member.estimate(metric, variant) for member in self.members], self.weights)
+
+    def difference(self, metric: str, before: str, after: str) -> Difference:
+        """Mean of the members' differences."""
+        return mean_difference([member.difference(metric, before, after) for member in self.members], self.weights)
+
+
+def task_results(task: Task, variants: Mapping[str, Path], settings: EvaluationSettings) -> tuple[dict[str, Any], TaskScores]:
     """Results of one task under several variants (a model and a prompt style).
 
     Args:
@@ -35,18 +79,14 @@ def task_results(
         settings: as the predictions were made.
 
     Returns:
-        The task's entry of results.json, and for each metric and variant the resampled scores [draws].
+        The task's entry of results.json, and its scores for comparisons and means.
     """
     predictions = {name: read_predictions(folder).to_pylist() for name, folder in variants.items()}
     first = next(iter(predictions.values()))
     metrics = metrics_for(task.metrics, first, end_token=settings.end_token)
     grids = {metric.name: {name: score_grid(metric, rows) for name, rows in predictions.items()} for metric in metrics}
     some = next(iter(grids[metrics[0].name].values()))
-    draws = make_draws(some.shown.shape[1], some.shown.shape[0], task.name)
-    resampled = {
-        metric: {name: grid.resampled(draws.over(grid.templates)) for name, grid in by_variant.items()}
-        for metric, by_variant in grids.items()
-    }
+    found = TaskScores(grids, metrics[0].name)
     by_answering_blindly = levels(task.metrics, [metric.name for metric in metrics], first)
     # Where nothing could be ranked, generated answers are held against the same levels.
     blindly = by_answering_blindly.get("accuracy") or by_answering_blindly.get("exact_match", {})
@@ -66,16 +106,16 @@ def task_results(
         "chance": blindly["chance"] if task.is_classification else None,
         "majority": blindly["majority"] if task.is_classification else None,
         "scores": {
-            metric: {name: summarize(grid, resampled[metric][name]) for name, grid in by_variant.items()}
+            metric: {name: summarize(grid, found.estimate(metric, name)) for name, grid in by_variant.items()}
             for metric, by_variant in grids.items()
         },
     }
-    return entry, resampled
+    return entry, found
 
 
 def averages(
     entries: Mapping[str, Mapping[str, Any]],
-    resampled: Mapping[str, Resampled],
+    scores: Mapping[str, TaskScores],
     before: Sequence[str] = (),
     after: str = "",
 ) -> dict[str, Any]:
@@ -88,56 +128,54 @@ def averages(
         `average`: over all tasks; `clusters`: over the tasks of each cluster; `cluster_average`: over those. The last two
         have the metric MAIN_METRIC too, whatever each task's main metric is, as the paper's averages of clusters do.
     """
-    scores = {name: entry["scores"] for name, entry in entries.items()}
-    average, draws = _mean_over(scores, resampled)
-    found: dict[str, Any] = {"average": average, "clusters": {}}
-    all_draws = [(average, draws)]
-    main = {name: entry["main_metric"] for name, entry in entries.items()}
+    variants = list(next(iter(next(iter(scores.values())).grids.values())))
+    average = _mean_over(scores)
     home = {name: entry["clusters"][0] for name, entry in entries.items()}
-    cluster_draws: dict[str, dict[str, dict[str, Floats]]] = {}
-    for cluster in sorted(set(home.values())):
-        members = [name for name in entries if home[name] == cluster]
-        found["clusters"][cluster], cluster_draws[cluster] = _mean_over(
-            {name: scores[name] | {MAIN_METRIC: scores[name][main[name]]} for name in members},
-            {name: {**resampled[name], MAIN_METRIC: resampled[name][main[name]]} for name in members},
-        )
-        all_draws.append((found["clusters"][cluster], cluster_draws[cluster]))
-    over, draws = _mean_over({name: part["scores"] for name, part in found["clusters"].items()}, cluster_draws)
-    found["cluster_average"] = {"clusters": over["tasks"], "scores": over["scores"]}
-    all_draws.append((found["cluster_average"], draws))
-    if before:
-        for part, draws in all_draws:
-            part["comparison"] = compare(part["scores"], draws, before, after)
-    return found
+    clusters = {
+        cluster: _mean_over({name: scores[name] for name in entries if home[name] == cluster}, MAIN_METRIC)
+        for cluster in sorted(set(home.values()))
+    }
+    shared = _shared_metrics(list(clusters.values()))
+    over = MeanScores(list(clusters.values()), [1.0] * len(clusters), shared)
 
-
-def _mean_over(
-    scores: Mapping[str, Mapping[str, Mapping[str, Any]]], resampled: Mapping[str, Resampled]
-) -> tuple[dict[str, Any], dict[str, dict[str, Floats]]]:
-    """The mean of every metric that all of `scores` have, and its resampled values; their draws are independent."""
-    first = next(iter(scores.values()))
-    shared = [metric for metric in first if all(metric in each for each in scores.values())]
-    parts = Counter(name.partition(".")[0] for name in scores)
-    weights = np.array([1 / (len(parts) * parts[name.partition(".")[0]]) for name in scores])
-    means: dict[str, Any] = {}
-    draws: dict[str, dict[str, Floats]] = {}
-    for metric in shared:
-        draws[metric] = {
-            variant: weights @ np.array([resampled[name][metric][variant] for name in scores]) for variant in first[metric]
-        }
-        means[metric] = {
-            variant: {
-                "mean": float(weights @ np.array([each[metric][variant]["mean"] for each in scores.values()])),
-                "interval": list(interval(draws[metric][variant])),
+    def told(mean: MeanScores) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "scores": {
+                metric: {variant: _of_mean(mean.estimate(metric, variant)) for variant in variants} for metric in mean.metrics
             }
-            for variant in first[metric]
         }
-    return {"tasks": len(parts), "scores": means}, draws
+        if before:
+            found["comparison"] = compare(found["scores"], mean, before, after)
+        return found
+
+    def tasks(names: Sequence[str]) -> int:
+        return len({name.partition(".")[0] for name in names})
+
+    return {
+        "average": {"tasks": tasks(list(entries)), **told(average)},
+        "clusters": {
+            cluster: {"tasks": tasks([name for name in entries if home[name] == cluster]), **told(mean)}
+            for cluster, mean in clusters.items()
+        },
+        "cluster_average": {"clusters": len(clusters), **told(over)},
+    }
+
+
+def _mean_over(scores: Mapping[str, TaskScores], *more_metrics: str) -> MeanScores:
+    """The mean over tasks, those of one name before the point counting as one."""
+    parts = Counter(name.partition(".")[0] for name in scores)
+    weights = [1 / parts[name.partition(".")[0]] for name in scores]
+    return MeanScores(list(scores.values()), weights, [*_shared_metrics(list(scores.values())), *more_metrics])
+
+
+def _shared_metrics(members: Sequence[TaskScores | MeanScores]) -> list[str]:
+    first, *others = members
+    return [metric for metric in first.metrics if all(metric in other.metrics for other in others)]
 
 
 def compare(
     scores: Mapping[str, Mapping[str, Mapping[str, Any]]],
-    resampled: Mapping[str, Mapping[str, Floats]],
+    measured: TaskScores | MeanScores,
     before: Sequence[str],
     after: str,
 ) -> dict[str, Any]:
@@ -149,20 +187,28 @@ def compare(
     compared = {}
     for metric, by_variant in scores.items():
         best = max(before, key=lambda name: by_variant[name]["mean"])
-        differences = resampled[metric][after] - resampled[metric][best]
-        low, high = interval(differences)
+        found = measured.difference(metric, best, after)
         compared[metric] = {
             "before": best,
             "after": after,
-            "difference": by_variant[after]["mean"] - by_variant[best]["mean"],
-            "interval": [low, high],
-            "excludes_zero": low > 0 or high < 0,
-            "p_value": two_sided_p(differences),
+            "difference": found.difference,
+            "interval": interval_of(found),
+            "excludes_zero": found.excludes_zero,
+            "p_value": 1.0 if np.isnan(found.p_value) else found.p_value,
         }
     return compared
 
 
-def summarize(grid: ScoreGrid, resampled: Floats) -> dict[str, Any]:
+def _of_mean(found: Estimate) -> dict[str, Any]:
+    return {"mean": found.mean, "interval": interval_of(found)}
+
+
+def interval_of(found: Estimate | Difference) -> list[float]:
+    """The interval for results.json; where it cannot be estimated, everything that could be."""
+    return list(found.bounds) if np.isnan(found.low) else [found.low, found.high]
+
+
+def summarize(grid: ScoreGrid, found: Estimate) -> dict[str, Any]:
     """One metric of one variant: mean over templates with its interval, and the spread over templates where there is one.
 
     Templates that were asked other rows each, as `templates_per_row` does it, differ by their rows more than by their wording.
@@ -172,8 +218,8 @@ def summarize(grid: ScoreGrid, resampled: Floats) -> dict[str, Any]:
     if len(scores) > 1 and grid.shown.all():
         spread = {"std": float(scores.std()), "min": float(scores.min()), "max": float(scores.max())}
     return {
-        "mean": float(scores.mean()),
+        "mean": found.mean,
         **spread,
-        "interval": list(interval(resampled)),
+        "interval": interval_of(found),
         "by_template": {str(template): float(score) for template, score in zip(grid.templates, scores, strict=True)},
     }

@@ -12,10 +12,11 @@ import pyarrow as pa
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.paired import SIDES, paired_results
 from flanlab.evaluation.predict import read_predictions
-from flanlab.evaluation.results import MAIN_METRIC, averages, compare
-from flanlab.evaluation.statistics import LEVEL, holm
+from flanlab.evaluation.results import MAIN_METRIC, TaskScores, averages, compare
 from flanlab.report.reading import TUNED, Evaluation, Results, TaskResult, read_results
 from flanlab.report.wording import listed, signed, without_stamp
+from flanlab.results.intervals import LEVEL
+from flanlab.results.statistics import holm
 
 _AGREED_SETTINGS = ("split", "options", "end_token", "prompt_tokens", "truncate", "new_tokens")
 """Settings that shape what is asked or how it is scored. The others only say how much is asked."""
@@ -114,10 +115,10 @@ def compare_sides(first: Side, second: Side) -> dict[str, Any]:
     _check_agreement(first, second)
     common = [name for name in first.results.tasks if name in second.results.tasks]
     entries: dict[str, Any] = {}
-    resampled: dict[str, Any] = {}
+    scores: dict[str, TaskScores] = {}
     for name in common:
         task = first.results.tasks[name]
-        entry, resampled[name] = paired_results(
+        entry, scores[name] = paired_results(
             name,
             task.declared_metrics,
             _predictions(first, name),
@@ -128,7 +129,7 @@ def compare_sides(first: Side, second: Side) -> dict[str, Any]:
             "clusters": task.clusters,
             "seen": {side: each.seen(name) for side, each in zip(SIDES, (first, second), strict=True)},
             **entry,
-            "comparison": compare(entry["scores"], resampled[name], ["a"], "b"),
+            "comparison": compare(entry["scores"], scores[name], ["a"], "b"),
         }
     tested = {name: entry["comparison"][entry["main_metric"]] for name, entry in entries.items()}
     for name, corrected in holm({name: one["p_value"] for name, one in tested.items()}).items():
@@ -145,7 +146,7 @@ def compare_sides(first: Side, second: Side) -> dict[str, Any]:
         "family": list(entries),
         "counts": _counts(tested),
         "tasks": entries,
-        **averages(entries, resampled, ["a"], "b"),
+        **averages(entries, scores, ["a"], "b"),
     }
 
 
