@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from flanlab.cli.options import AsJson, Collections, Mirror, folder_to_write
 from flanlab.data.rendering import Truncation
@@ -84,29 +83,20 @@ def evaluate(
         raise typer.BadParameter("Name tasks or clusters, or a --recipe.", param_hint="NAMES")
     counts = _counts(shots or [])
 
+    from flanlab import api
     from flanlab.cli.tables import present_results
     from flanlab.data.encoding import PromptStyle
     from flanlab.evaluation.planning import EvaluationSettings
-    from flanlab.experiments.evaluate_model import evaluate_model
     from flanlab.experiments.recipe import divide, read_recipe
     from flanlab.models.completions import Endpoint
-    from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_named
+    from flanlab.tasks.schema import Task
 
     settings, seed = EvaluationSettings(), 0
+    chosen: list[str] | list[Task] = [*(names or []), *(one.value for one in cluster or [])]
     if recipe is not None:
         followed = read_recipe(recipe)
         settings, seed = followed.evaluation, followed.seed
         chosen = list(divide(followed).test)
-    else:
-        wanted = [*(names or []), *(one.value for one in cluster or [])]
-        chosen = load_named(tasks or list(BUILT_IN_COLLECTIONS), wanted)
-    changes: dict[str, Any] = {"rows": rows, "prompt_tokens": prompt_tokens, "truncate": truncate}
-    changes |= {"choose_template": choose_template or None, "pmi": False if no_pmi else None}
-    given = {name: value for name, value in changes.items() if value is not None}
-    try:
-        settings = EvaluationSettings(**(settings.model_dump() | given))
-    except ValidationError as error:
-        raise typer.BadParameter(error.errors()[0]["msg"], param_hint="--recipe") from error
     styles: list[PromptStyle] = ["instruction"]
     if chat:
         styles.append("chat")
@@ -115,20 +105,26 @@ def evaluate(
     server = None
     if endpoint is not None:
         server = Endpoint(endpoint, tokenizer, requests_per_minute, parallel or Endpoint.parallel, api_key_variable)
-    results = evaluate_model(
+    done = api.evaluate(
         model,
         chosen,
-        settings,
-        out,
+        out=out,
         styles=styles,
-        shots=counts or [settings.shots],
+        shots=counts or None,
         seed=seed,
         mirror=mirror,
+        collections=tasks,
         allow_seen=allow_seen,
         endpoint=server,
+        settings=settings,
+        rows=rows,
+        prompt_tokens=prompt_tokens,
+        truncate=truncate,
+        choose_template=choose_template or None,
+        pmi=False if no_pmi else None,
     )
-    if results:
-        present_results(results, out, as_json)
+    if done is not None:
+        present_results(done, as_json)
 
 
 def _counts(shots: list[str]) -> list[int]:

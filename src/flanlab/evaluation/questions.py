@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from flanlab.data.choices import choose
-from flanlab.data.encoding import EncodedQuestion, Encoder, PromptStyle
+from flanlab.data.encoding import EncodedQuestion
 from flanlab.data.mixture import option_order
 from flanlab.data.rendering import (
     Example,
@@ -19,6 +19,7 @@ from flanlab.data.rendering import (
 )
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit
+from flanlab.evaluation.setup import Setup
 from flanlab.models.scoring import Question
 from flanlab.tasks.schema import Task
 
@@ -40,23 +41,15 @@ class Asked:
     """Rows of the train split that stand before it, in order."""
 
 
-def ask(
-    unit: EvaluationUnit,
-    row_index: int,
-    template: int,
-    settings: EvaluationSettings,
-    seed: int,
-    style: PromptStyle,
-    encoder: Encoder,
-) -> Asked:
+def ask(setup: Setup, unit: EvaluationUnit, row_index: int, template: int) -> Asked:
     """The question for a row and a template: a pure function of its arguments.
 
     Raises:
         FlanlabError: the row cannot be rendered, or nothing is left to shorten of a prompt that is too long.
     """
-    task = unit.task
+    task, settings, style, encoder = unit.task, setup.settings, setup.style, setup.model.encoder
     row = prepare_row(task, unit.rows[row_index], row_index)
-    order = evaluation_order(task, row, settings, seed)
+    order = evaluation_order(task, row, settings, setup.seed)
     shortened = False
     for example in _ever_shorter(task, template, row, order, settings.truncate):
         encoded = encoder.encode(example.prompt, example.options or [example.target], style)
@@ -69,7 +62,7 @@ def ask(
             " and has no field left to shorten.",
             hint="Raise evaluation.prompt_tokens.",
         )
-    encoded, exemplars = _after_exemplars(unit, row, example, encoded, settings, seed, style, encoder)
+    encoded, exemplars = _after_exemplars(setup, unit, row, example, encoded)
     stop = frozenset({encoder.end})
     # Where the answer is one line, a model that goes on after its first line has answered.
     one_line = style == "baseline" or not any("\n" in reference for reference in example.references)
@@ -85,30 +78,16 @@ def ask(
     return Asked(question, example, shortened, exemplars)
 
 
-def question_length(
-    unit: EvaluationUnit, row: int, template: int, settings: EvaluationSettings, seed: int, encoder: Encoder
-) -> int:
-    """Tokens of one question with all its options."""
-    return ask(unit, row, template, settings, seed, "instruction", encoder).question.length
-
-
 def _after_exemplars(
-    unit: EvaluationUnit,
-    row: PreparedRow,
-    example: Example,
-    alone: EncodedQuestion,
-    settings: EvaluationSettings,
-    seed: int,
-    style: PromptStyle,
-    encoder: Encoder,
+    setup: Setup, unit: EvaluationUnit, row: PreparedRow, example: Example, alone: EncodedQuestion
 ) -> tuple[EncodedQuestion, tuple[int, ...]]:
     """The question after up to `settings.shots` exemplars through the same template, as many as fit (section 4.4).
 
     Exemplars are rows of the train split, drawn for each question anew and kept in the order drawn; never the question itself.
     """
+    task, settings, seed = unit.task, setup.settings, setup.seed
     if not settings.shots or unit.exemplars is None:
         return alone, ()
-    task = unit.task
     shown: list[tuple[str, str]] = []
     rows: list[int] = []
     encoded = alone
@@ -123,7 +102,7 @@ def _after_exemplars(
             continue
         exemplar = render(task, example.template, drawn, evaluation_order(task, drawn, settings, seed))
         longer = [*shown, (exemplar.prompt, exemplar.target)]
-        found = encoder.encode(example.prompt, example.options or [example.target], style, longer)
+        found = setup.model.encoder.encode(example.prompt, example.options or [example.target], setup.style, longer)
         if len(found.prompt) > settings.shot_tokens:
             break
         shown, encoded = longer, found

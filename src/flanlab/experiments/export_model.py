@@ -13,6 +13,7 @@ from flanlab.files import new_folder, read_json, write_json, write_text
 from flanlab.models.embedded import EMBEDDED_MODEL
 from flanlab.models.gguf import is_gguf
 from flanlab.models.loading import STAMP_FILE, is_encoder_decoder, is_prompt_tuned, load_model, read_stamp
+from flanlab.results.files import RESULTS_FILE, read_results
 
 CARD_FILE = "README.md"
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -53,7 +54,8 @@ def export_model(run: Path, out: Path, *, merge: bool = False) -> Path:
             config = read_json(temporary / _ADAPTER_CONFIG)
             write_json(temporary / _ADAPTER_CONFIG, {**config, "base_model_name_or_path": stamp["base_model"]})
         write_json(temporary / STAMP_FILE, stamp)
-        mixture, results = _if_any(run / "mixture.json"), _if_any(run / "results.json")
+        mixture = _if_any(run / "mixture.json")
+        results = read_results(run) if (run / RESULTS_FILE).is_file() else None
         card = model_card(stamp, kind, mixture, results, has_encoder=is_encoder_decoder(str(source)))
         write_text(temporary / CARD_FILE, card)
     return out

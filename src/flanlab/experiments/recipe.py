@@ -10,7 +10,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from flanlab.data.mixture import MixtureSettings
-from flanlab.data.sources import MissingDataError, Rows, load_rows
+from flanlab.data.reader import RowReader
+from flanlab.data.sources import MissingDataError, Rows
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.tasks.clusters import Cluster
@@ -21,7 +22,6 @@ from flanlab.training.settings import TrainingSettings
 from flanlab.yaml_files import read_yaml_model
 
 TasksReader = Callable[[Sequence[str]], list[Task]]
-RowsReader = Callable[[Task, Split, Path | None], Rows]
 
 QUICKSTART = "quickstart"
 """Name under which `flan run` finds the packaged recipe."""
@@ -98,26 +98,28 @@ def read_recipe(path: Path) -> Recipe:
     return recipe.model_copy(update={"tasks": recipe.tasks.model_copy(update={"collections": collections})})
 
 
-def make_plan(
-    recipe: Recipe, mirror: Path | None, *, read_tasks: TasksReader = load_collections, read_rows: RowsReader = load_rows
-) -> Plan:
-    """Find the tasks, divide them by the hold-out, and reach for every row needed.
+def make_plan(recipe: Recipe, rows: RowReader | None = None, *, read_tasks: TasksReader = load_collections) -> Plan:
+    """Find the tasks, divide them by the hold-out, and read every row needed.
 
-    Who plans many recipes may pass readers that remember what they have read.
+    Args:
+        recipe: what is planned.
+        rows: where rows come from.
+        read_tasks: for the planner of many recipes, who remembers the tasks it has read.
 
     Raises:
         FlanlabError: unknown names, an overlap under the policy `error`, nothing to train on or to test on.
         MissingDataError: lists every task whose rows cannot be reached.
     """
     split = divide(recipe, read_tasks)
+    rows = rows or RowReader()
     # Once for all parts of a task.
     wholes = {task.whole.name: task.whole for task in split.test} if recipe.evaluation.shots else {}
     return Plan(
         recipe=recipe,
         split=split,
-        train_rows=_reach(split.train, "train", mirror, read_rows),
-        test_rows=_reach(split.test, recipe.evaluation.split, mirror, read_rows),
-        exemplar_rows=_reach(list(wholes.values()), "train", mirror, read_rows),
+        train_rows=_reach(split.train, "train", rows),
+        test_rows=_reach(split.test, recipe.evaluation.split, rows),
+        exemplar_rows=_reach(list(wholes.values()), "train", rows),
     )
 
 
@@ -147,12 +149,12 @@ def divide(recipe: Recipe, read_tasks: TasksReader = load_collections) -> HoldOu
     return split
 
 
-def _reach(tasks: Sequence[Task], split: Split, mirror: Path | None, read_rows: RowsReader) -> dict[str, Rows]:
+def _reach(tasks: Sequence[Task], split: Split, reader: RowReader) -> dict[str, Rows]:
     rows: dict[str, Rows] = {}
     missing: list[str] = []
     for task in tasks:
         try:
-            rows[task.name] = read_rows(task, split, mirror)
+            rows[task.name] = reader.read(task, split)
         except MissingDataError as error:
             missing.append(f"  {error.message}")
     if missing:

@@ -18,12 +18,13 @@ from flanlab import __version__
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.mixture import Mixture
 from flanlab.data.mixture_card import describe_mixture
-from flanlab.data.sources import load_rows
+from flanlab.data.reader import RowReader
 from flanlab.data.token_cache import PreparedMixture, use_prepared
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.evaluate import RESULTS_FILE, evaluate, plan_dev_units, score_units
+from flanlab.evaluation.evaluate import evaluate, plan_dev_units, score_units
 from flanlab.evaluation.planning import EvaluationUnit, plan_task
 from flanlab.evaluation.predict import refuse_seen
+from flanlab.evaluation.setup import Setup
 from flanlab.experiments.announcement import announce
 from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_plan
 from flanlab.experiments.stamp import make_stamp, training_key
@@ -32,6 +33,8 @@ from flanlab.models.embedded import EMBEDDED_MODEL
 from flanlab.models.loading import STAMP_FILE, LoadedModel, load_model
 from flanlab.processes import first_before_others, from_first, is_first, together
 from flanlab.progress import say
+from flanlab.results.files import RESULTS_FILE, read_results, write_results
+from flanlab.results.schema import Results
 from flanlab.tasks.schema import Task
 from flanlab.training.dev_loss import DevExamples, dev_examples
 from flanlab.training.methods import check_method, save_trained
@@ -44,34 +47,36 @@ _DESCRIBED_EXAMPLES = 10_000
 """Head of the stream whose tokens a run counts before it begins; `flan mix` counts a whole cycle."""
 
 
-def run_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> dict[str, Any]:
-    """Carry a recipe out in `folder`; a folder that holds part of it already is gone on with.
+def run_recipe(recipe: Recipe, folder: Path, rows: RowReader | None = None, model: LoadedModel | None = None) -> Results:
+    """Carry a recipe out in `folder`; a folder that holds part of it already is resumed.
 
     Several processes, as torchrun starts them, share the work; the first writes what is not a share of theirs.
 
     Returns:
-        The content of results.json.
+        The results, as they are written into the folder.
 
     Raises:
         FlanlabError: the recipe cannot be carried out, or the folder holds a run of another recipe.
     """
     with together():
-        return _run(recipe, folder, mirror)
+        return _run(recipe, folder, rows or RowReader(), model)
 
 
-def _run(recipe: Recipe, folder: Path, mirror: Path | None) -> dict[str, Any]:
+def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | None) -> Results:
     started = time.monotonic()
-    plan, loaded = _plan(recipe, folder, mirror)
+    plan, loaded = _plan(recipe, folder, rows, model)
     # Who lets overlapping tasks train has asked for results that are marked as seen; anyone else is told before it costs.
     allow_seen = recipe.hold_out.overlap == "allow" or bool(recipe.hold_out.supervised)
     refuse_seen(plan.split.test, loaded, allow_seen, way=ALLOW_OVERLAP)
-    units = plan_units(plan)
-    dev_units = plan_dev_units(units, recipe.evaluation, recipe.seed, mirror)
+    units = plan_test_units(plan)
+    dev_units = plan_dev_units(units, recipe.evaluation, recipe.seed, rows)
     mixture = _training_stream(plan, loaded)
     per_step = examples_per_step(mixture, loaded.encoder, recipe.training)
     styles = prompt_styles(loaded, plan.split.test)
     stamp = make_stamp(plan, loaded)
-    dev = make_dev_examples(plan, loaded, mirror)
+    dev = make_dev_examples(plan, loaded, rows)
+    settings, seed = recipe.evaluation, recipe.seed
+    untuned = [Setup(loaded, settings, seed, style, _untuned(style), f"untuned, {style} prompt") for style in styles]
 
     def begin() -> None:
         announce(plan, loaded, units, dev_units, mixture, per_step, styles)
@@ -81,49 +86,71 @@ def _run(recipe: Recipe, folder: Path, mirror: Path | None) -> dict[str, Any]:
         write_json(folder / "mixture.json", describe_mixture(mixture, loaded.encoder, planned, most=_DESCRIBED_EXAMPLES))
 
     from_first(begin)
-    settings, seed = recipe.evaluation, recipe.seed
+    # Before training, which a LoRA adapter is put into the model for.
+    variants = {setup.name: setup.variant() for setup in untuned}
     with _seconds_of(folder, started) as seconds:
-        for style in styles:
-            title = f"Untuned, {style} prompt"
-            evaluate(loaded, units, dev_units, settings, seed, style, folder, _untuned(style), title)
-        tuned = _tune(loaded, mixture, plan, stamp, folder, dev)
-        seen = refuse_seen(plan.split.test, tuned, allow_seen, way=ALLOW_OVERLAP)
-        evaluate(tuned, units, dev_units, settings, seed, "instruction", folder, TUNED, "Tuned")
+        for setup in untuned:
+            evaluate(setup, units, dev_units, folder)
+        tuned = Setup(_tune(loaded, mixture, plan, stamp, folder, dev), settings, seed, "instruction", TUNED, "tuned")
+        seen = refuse_seen(plan.split.test, tuned.model, allow_seen, way=ALLOW_OVERLAP)
+        evaluate(tuned, units, dev_units, folder)
+        variants[TUNED] = tuned.variant(model=f"{loaded.name}, tuned", trained_on=_trained_on(plan))
 
-        def finish() -> dict[str, Any]:
-            results = make_results(plan, units, styles, folder, loaded)
-            for name, reason in seen.items():
-                results["tasks"][name]["seen"] = reason
-            results["seconds"] = round(seconds(), 1)
-            write_json(folder / RESULTS_FILE, results)
-            return results
+        def finish() -> None:
+            results = score_units(
+                units,
+                settings,
+                variants,
+                folder,
+                before=[setup.name for setup in untuned],
+                after=TUNED,
+                seen=seen,
+                name=recipe.name,
+                description=recipe.description,
+                hold_out=[cluster.value for cluster in plan.split.hold_out.clusters],
+                left_out=dict(plan.split.left_out),
+                allowed_overlaps=dict(plan.split.allowed),
+                notes=_notes(plan, loaded, units),
+                seconds=round(seconds(), 1),
+            )
+            write_results(results, folder)
 
-        return from_first(finish)
+        from_first(finish)
+        return read_results(folder)
 
 
-def train_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> LoadedModel:
+def train_recipe(recipe: Recipe, folder: Path, rows: RowReader | None = None, model: LoadedModel | None = None) -> LoadedModel:
     """Only the tuning of a recipe; the model is left in `folder/model`.
 
     Raises:
         FlanlabError: as `run_recipe`.
     """
     with together():
-        plan, loaded = _plan(recipe, folder, mirror)
+        rows = rows or RowReader()
+        plan, loaded = _plan(recipe, folder, rows, model)
         mixture, stamp = _training_stream(plan, loaded), make_stamp(plan, loaded)
-        dev = make_dev_examples(plan, loaded, mirror)
+        dev = make_dev_examples(plan, loaded, rows)
         from_first(lambda: _claim(folder, recipe))
         return _tune(loaded, mixture, plan, stamp, folder, dev)
 
 
-def _plan(recipe: Recipe, folder: Path, mirror: Path | None) -> tuple[Plan, LoadedModel]:
-    """The plan and the model, unless the folder holds something else or the model cannot be tuned so."""
+def _plan(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | None) -> tuple[Plan, LoadedModel]:
+    """The plan and the model, unless the folder holds something else or the model cannot be tuned so.
+
+    A model in memory is taken as it is; only all of its weights can be tuned, since an adapter names its base by a place.
+    """
+    if model is not None and model.folder is None and recipe.training.method != "full":
+        raise FlanlabError(
+            f"A model in memory cannot be tuned with `method: {recipe.training.method}`: the adapter could not name its base.",
+            hint="Save the model with save_pretrained and give the folder's name, or tune all weights (method: full).",
+        )
     from_first(lambda: _check_folder(folder, recipe))
     check_method(recipe.model, recipe.training)
     with first_before_others():
-        return make_plan(recipe, mirror), load_model(recipe.model, say=say)
+        return make_plan(recipe, rows), model or load_model(recipe.model, say=say)
 
 
-def plan_units(plan: Plan) -> list[EvaluationUnit]:
+def plan_test_units(plan: Plan) -> list[EvaluationUnit]:
     """What is evaluated of each held-out task."""
     recipe = plan.recipe
     return [
@@ -137,7 +164,7 @@ def make_mixture(plan: Plan) -> Mixture:
     return Mixture(plan.split.train, plan.train_rows, plan.recipe.mixture, plan.recipe.seed)
 
 
-def make_dev_examples(plan: Plan, loaded: LoadedModel, mirror: Path | None) -> DevExamples:
+def make_dev_examples(plan: Plan, loaded: LoadedModel, rows: RowReader) -> DevExamples:
     """What the loss is measured on while training, where the recipe asks for that; of the tasks that have a dev split.
 
     Raises:
@@ -146,8 +173,8 @@ def make_dev_examples(plan: Plan, loaded: LoadedModel, mirror: Path | None) -> D
     recipe, training = plan.recipe, plan.recipe.training
     if training.dev_every is None:
         return {}
-    rows = {task.name: load_rows(task, "dev", mirror) for task in plan.split.train if task.has_split("dev")}
-    found = dev_examples(plan.split.train, rows, recipe.mixture, recipe.seed, loaded.encoder, training.dev_examples)
+    found_rows = {task.name: rows.read(task, "dev") for task in plan.split.train if task.has_split("dev")}
+    found = dev_examples(plan.split.train, found_rows, recipe.mixture, recipe.seed, loaded.encoder, training.dev_examples)
     if not found:
         raise FlanlabError(
             "training.dev_every is set, but no task that is trained on has dev rows.", hint="Leave it out, or add a dev split."
@@ -175,28 +202,9 @@ def prompt_styles(loaded: LoadedModel, tasks: Sequence[Task]) -> list[PromptStyl
     return styles
 
 
-def make_results(
-    plan: Plan, units: Sequence[EvaluationUnit], styles: Sequence[PromptStyle], folder: Path, loaded: LoadedModel
-) -> dict[str, Any]:
-    """Results of a run, from the predictions in its folder."""
-    variants = {_untuned(style): f"untuned, {style} prompt" for style in styles} | {TUNED: "tuned"}
-    before = [_untuned(style) for style in styles]
-    scored = score_units(units, variants, folder, plan.recipe.evaluation, plan.recipe.seed, before, TUNED)
-    return {
-        "format": 1,
-        "name": plan.recipe.name,
-        "description": plan.recipe.description,
-        "hold_out": [cluster.value for cluster in plan.split.hold_out.clusters],
-        "left_out": dict(plan.split.left_out),
-        "allowed_overlaps": dict(plan.split.allowed),
-        "trained_on": {task.name: task.clusters[0].value for task in plan.split.train},
-        "model": loaded.name,
-        "parameters": loaded.parameters,
-        "variants": variants,
-        "stamped": dict.fromkeys(before, loaded.stamp is not None) | {TUNED: True},
-        **scored,
-        "notes": _notes(plan, loaded, units),
-    }
+def _trained_on(plan: Plan) -> dict[str, str]:
+    """Task to cluster."""
+    return {task.name: task.clusters[0].value for task in plan.split.train}
 
 
 def save_tuned(

@@ -13,7 +13,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from flanlab.errors import FlanlabError
 from flanlab.files import new_file, read_json, write_text
-from flanlab.results.schema import FORMAT, Results
+from flanlab.results.schema import FORMAT, Difference, Results
 
 RESULTS_FILE = "results.json"
 SCORES_FILE = "scores.parquet"
@@ -31,15 +31,22 @@ _SCORE_COLUMNS = pa.schema(
         ("mean", pa.float64()),
         ("low", pa.float64()),
         ("high", pa.float64()),
+        ("standard_error", pa.float64()),
         ("std", pa.float64()),
         ("min", pa.float64()),
         ("max", pa.float64()),
         ("rows", pa.int64()),
         ("members", pa.int64()),
         ("seen", pa.bool_()),
+        ("note", pa.string()),
     ]
 )
 """The fields of Score, in the order of the table."""
+_DIFFERENCE_TYPES = {
+    **dict.fromkeys(("before", "after"), pa.string()),
+    **dict.fromkeys(("difference", "p_value", "p_holm"), pa.float64()),
+    **dict.fromkeys(("wins", "losses", "ties"), pa.int64()),
+}
 _ASKED_COLUMNS = ("title", "model", "identity", "parameters", "dtype", "stamped", "scoring", "style", "seed")
 """What is told of the variant in every row; its settings follow, a column each."""
 
@@ -96,6 +103,14 @@ def score_table(results: Results) -> pa.Table:
         if name not in columns:
             columns[name] = pa.array([variant.settings.get(name) for variant in asked])
     return pa.table(columns)
+
+
+def difference_table(results: Results) -> pa.Table:
+    """The differences as a table with a row for each; columns are the fields of `Difference`."""
+    names = [name for name in Difference.model_fields if name != "level"]
+    names.insert(names.index("metric"), "level")
+    kinds = {**dict(zip(_SCORE_COLUMNS.names, _SCORE_COLUMNS.types, strict=True)), **_DIFFERENCE_TYPES}
+    return pa.table({name: pa.array([getattr(row, name) for row in results.differences], kinds[name]) for name in names})
 
 
 def parse(kind: TypeAdapter[Content], path: Path, content: Any) -> Content:

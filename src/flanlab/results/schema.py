@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-FORMAT = 2
+FORMAT: Final = 2
 MAIN_METRIC = "main_metric"
 """In means over clusters: the main metric of each task, whichever that is."""
 MEAN = "mean"
@@ -58,7 +58,9 @@ class Score(_Row):
     mean: Number
     low: Number | None = None
     high: Number | None = None
-    """Ends of the 95 % interval; None for a single template."""
+    """Ends of the 95 % interval, or the lowest and the highest possible score where none can be estimated (then `note` says
+    why). None for a single template, of which no interval is computed."""
+    standard_error: Number | None = None
     std: Number | None = None
     min: Number | None = None
     max: Number | None = None
@@ -69,11 +71,15 @@ class Score(_Row):
     """Tasks or clusters that a mean is over."""
     seen: bool | None = None
     """Whether the model was trained on the task or on what is close to it; None where nothing is known of its training."""
+    note: str = ""
+    """What to know of the interval."""
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The ends of the interval; the mean twice where there is none."""
-        return (self.mean if self.low is None else self.low, self.mean if self.high is None else self.high)
+        """The ends of the 95 % interval."""
+        assert self.low is not None
+        assert self.high is not None
+        return self.low, self.high
 
 
 class Difference(_Row):
@@ -85,6 +91,12 @@ class Difference(_Row):
     low: Number
     high: Number
     p_value: Number
+    standard_error: Number | None = None
+    wins: int | None = None
+    losses: int | None = None
+    ties: int | None = None
+    """Rows (or groups of rows) on which `after` is better, worse and equal, by their means over templates."""
+    note: str = ""
     p_holm: Number | None = None
     """Corrected over the family of tests that it belongs to (Holm 1979); None where it belongs to none."""
 
@@ -197,7 +209,7 @@ class Variant(_Frozen):
 class Results(_Frozen):
     """The content of results.json."""
 
-    format: Literal[2] = FORMAT
+    format: Literal[2] = 2
     flanlab: str = ""
     name: str
     description: str | None = ""
@@ -229,6 +241,10 @@ class Results(_Frozen):
         """After minus before."""
         return self._differences.get((level, name, metric))
 
+    def members(self, level: Level, name: str | None = None, metric: str = MAIN_METRIC) -> int:
+        """How many tasks or clusters a mean is over; 0 where there is no such mean."""
+        return next((score.members or 0 for score in self.scored(level, name, metric).values()), 0)
+
     @property
     def clusters(self) -> dict[str, list[str]]:
         """Home cluster to its tasks, in order."""
@@ -236,6 +252,10 @@ class Results(_Frozen):
         for name, task in sorted(self.tasks.items(), key=lambda item: item[1].clusters[0]):
             homes.setdefault(task.clusters[0], []).append(name)
         return homes
+
+    def seen_tasks(self, variant: str) -> list[str]:
+        """The tasks on which a variant's score is marked as seen, by the main metric."""
+        return [name for name in self.tasks if self.main_scores(name)[variant].seen]
 
     def seen(self, variant: str, name: str) -> str | None:
         """Why a variant's score on a task is not zero-shot; None where it is, or where nothing is known."""
