@@ -31,7 +31,8 @@ from flanlab.data.mixture import Mixture, MixtureSettings  # noqa: E402
 from flanlab.data.rendering import open_row, render  # noqa: E402
 from flanlab.data.sources import MissingDataError, Rows, load_rows, mirror_from_environment  # noqa: E402
 from flanlab.data.token_cache import prepare, use_prepared  # noqa: E402
-from flanlab.models.embedded import EMBEDDED_MODEL, embedded_model_folder  # noqa: E402
+from flanlab.models.built_in import SMOLLM2  # noqa: E402
+from flanlab.models.loading import base_source  # noqa: E402
 from flanlab.progress import say  # noqa: E402
 from flanlab.tasks.loading import load_collection  # noqa: E402
 from flanlab.tasks.schema import Task  # noqa: E402
@@ -72,7 +73,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mirror", type=Path, help="folder with Hub data sets (else FLANLAB_MIRROR, else the sampler)")
-    parser.add_argument("--model", default=EMBEDDED_MODEL, help="folder or Hub id of the model whose tokenizer is used")
+    parser.add_argument("--model", default=SMOLLM2, help="folder or Hub id of the model whose tokenizer is used")
     parser.add_argument("--examples", type=int, default=1_500_000, help="examples rendered and tokenized")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes of each side")
     parser.add_argument("--rounds", type=int, default=1, help="how often the sides take turns")
@@ -89,7 +90,7 @@ def turn_in_own_process(turn: str, arguments: argparse.Namespace, folder: Path) 
     command = [sys.executable, __file__, *sys.argv[1:], "--turn", turn]
     caches = {"FLANLAB_CACHE": str(folder / "flanlab"), "HF_DATASETS_CACHE": str(folder / "datasets")}
     quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    model = str(embedded_model_folder(say)) if arguments.model == EMBEDDED_MODEL else arguments.model
+    model = base_source(arguments.model, say)
     environment = {**os.environ, **caches, **quiet, "BENCHMARK_MODEL": model, "BENCHMARK_FOLDER": str(folder)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     peak = [0]
@@ -311,6 +312,7 @@ def wait_for_examples(mixture: Mixture, model: str, arguments: argparse.Namespac
         micro_batch_tokens=1280,
         optimizer="adafactor",
         learning_rate=1e-5,
+        compute_dtype="float32",
         workers=0,
     )
     target = folder / arguments.turn

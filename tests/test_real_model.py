@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from flanlab.files import read_json
-from flanlab.models.embedded import EMBEDDED_MODEL, embedded_model_folder
+from flanlab.models.built_in import SMOLLM2, built_in_model_folder
 from flanlab.models.loading import load_model
 from flanlab.models.scoring import Question, answer_questions
 from flanlab.results.files import read_results
@@ -26,7 +26,7 @@ RUN = [sys.executable, "-m", "flanlab", "run"]
 
 @pytest.fixture(scope="module")
 def small_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    embedded_model_folder()
+    built_in_model_folder(SMOLLM2)
     content = yaml.safe_load((resources.files("flanlab.experiments") / "quickstart.yaml").read_text(encoding="utf-8"))
     content["training"] |= {"steps": 4, "tokens_per_step": 150, "warmup_steps": 1, "checkpoint_minutes": 1e-6}
     content["evaluation"] |= {"rows": 4, "templates_per_row": 1}
@@ -74,7 +74,7 @@ def test_a_killed_run_goes_on_to_the_very_same_result(small_recipe: Path, tmp_pa
 
 
 def test_scores_do_not_depend_on_the_batch() -> None:
-    loaded = load_model(EMBEDDED_MODEL)
+    loaded = load_model(SMOLLM2)
     questions = []
     for number in range(6):
         encoded = loaded.encoder.encode(

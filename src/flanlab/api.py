@@ -117,7 +117,6 @@ def evaluate(
     *,
     out: str | Path | None = None,
     styles: Sequence[PromptStyle] = ("instruction",),
-    shots: int | Sequence[int] | None = None,
     seed: int = 0,
     mirror: str | Path | None = None,
     collections: Sequence[str | Path] | None = None,
@@ -134,14 +133,13 @@ def evaluate(
         out: folder for predictions, results and report; what it holds already is kept and not computed again. A temporary
             folder, where not given.
         styles: prompt styles to ask in; each is a variant of the results.
-        shots: number of exemplars before each question, or several numbers, each a variant.
         seed: decides which rows, and the order of templates and options.
         mirror: folder that mirrors Hub data sets; else FLANLAB_MIRROR, else the Hub.
         collections: where names are looked up: `library`, `extra`, `sampler`, or folders; all three, where not given.
         allow_seen: score tasks that the model was trained on too, and mark them as seen.
         endpoint: of a server that knows `model` by its name.
         settings: what is asked, and how much; `EvaluationSettings` describes the fields.
-        **changes: single fields of `EvaluationSettings`, such as `rows=100` or `options="none"`.
+        **changes: single fields of `EvaluationSettings`, such as `rows=100`, `shots=[0, 4]` (two variants) or `options="none"`.
 
     Returns:
         The evaluation, with `scores`, `predictions` and `write_report`. Where torchrun started several processes, they share
@@ -158,14 +156,12 @@ def evaluate(
     chosen = find_tasks(tasks, collections)
     settings = changed_settings(settings or EvaluationSettings(), changes)
     folder = Path(tempfile.mkdtemp(prefix="flanlab-") if out is None else out)
-    counts = [settings.shots] if shots is None else [shots] if isinstance(shots, int) else list(shots)
     found = evaluate_model(
         str(model) if isinstance(model, Path) else model,
         chosen,
         settings,
         folder,
         styles=styles,
-        shots=counts,
         seed=seed,
         rows=RowReader(None if mirror is None else Path(mirror)),
         allow_seen=allow_seen,

@@ -60,7 +60,7 @@ def test_tasks_list_prints_json_for_programs() -> None:
 
 
 def test_tasks_list_keeps_to_a_cluster() -> None:
-    result = flan("tasks", "list", "--json", "--cluster", "sentiment")
+    result = flan("tasks", "list", "--json", "sentiment")
     assert {cluster for task in json.loads(result.stdout) for cluster in task["clusters"]} == {"sentiment"}
 
 
@@ -74,7 +74,7 @@ def test_tasks_show_renders_every_template_of_a_row() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["tasks", "show", "product_review"], "Did you mean product_reviews"),
+        (["tasks", "show", "product_revews"], "Did you mean product_reviews"),
         (["tasks", "show", "sentiment"], "is a cluster"),
         (["tasks", "show", "product_reviews", "--row", "9999"], "not 9999"),
         (["tasks", "show", "product_reviews", "--split", "validation"], "Use train, dev or test"),
@@ -165,6 +165,14 @@ def test_a_task_is_shown_with_its_parts_its_whole_lineage_and_its_baseline(tmp_p
     (line,) = (line for line in table.splitlines() if "`young`" in line)
     assert "`young`: first, second | CC0-1.0 \\| or so |" in line
     assert "| 1 + 0 *b* | accuracy | middle, old, qnli, squad | files beside the task file |" in line
+
+
+def test_a_terminal_that_knows_only_ascii_shows_escapes(tmp_path: Path) -> None:
+    rows = [{"text": "\u4eca\u5929", "label": 1}]
+    write_task_file(tmp_path, task_content(), rows)
+    result = flan("tasks", "show", "reviews", "--tasks", str(tmp_path), PYTHONIOENCODING="ascii")
+    assert result.returncode == 0, result.stderr
+    assert "\\u4eca\\u5929" in result.stdout
 
 
 def test_wrong_use_exits_with_two() -> None:

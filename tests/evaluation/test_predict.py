@@ -21,7 +21,7 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation import predict as module
 from flanlab.evaluation.neutral import NeutralScores
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
-from flanlab.evaluation.predict import refuse_seen
+from flanlab.evaluation.predict import parts_of, predict_part, refuse_seen
 from flanlab.evaluation.scores import score_task
 from flanlab.evaluation.setup import Setup
 from flanlab.evaluation.sharding import Team
@@ -32,6 +32,7 @@ from flanlab.models.scoring import Question
 from flanlab.results.predictions import PREDICTION_SCHEMA, read_predictions
 from flanlab.tasks.loading import load_task
 from flanlab.tasks.schema import Task
+from tests.task_files import refusal
 from tests.tiny import SENTIMENT_TASK, stock_model, tiny_tasks, write_rows
 
 SETTINGS = EvaluationSettings(rows=6, new_tokens=5, token_budget=256)
@@ -307,6 +308,23 @@ def test_prompt_that_cannot_be_shortened_is_named(tasks: tuple[Task, Task], tiny
     settings = EvaluationSettings(rows=2, prompt_tokens=5)
     with pytest.raises(FlanlabError, match=r"comments\.yaml, row \d+, template \d: the prompt is longer than 5"):
         run(tiny, unit_of(tasks[0], settings), tmp_path / "out", settings)
+
+
+@pytest.mark.parametrize("which", ["comments", "counting"])
+def test_an_answer_that_is_no_number_is_named_and_what_was_done_is_kept(
+    which: str, tasks: tuple[Task, Task], tiny: LoadedModel, tmp_path: Path
+) -> None:
+    task = next(task for task in tasks if task.name == which)
+    unit = unit_of(task)
+    done, *_ = parts_of(Setup(tiny, SETTINGS), unit, tmp_path / "spoilt" / which)
+    predict_part(Setup(tiny, SETTINGS), done)
+    row, template = unit.pairs[len(done.pairs)]
+    with torch.no_grad():
+        tiny.model.model.norm.weight.fill_(float("nan"))
+    error = refusal(lambda: run(tiny, unit, tmp_path / "spoilt"))
+    assert f"{which}, row {row}, template {template}: the model computes no number" in error.message
+    assert "kept" in error.hint
+    assert done.path.is_file()
 
 
 def test_done_parts_are_kept(

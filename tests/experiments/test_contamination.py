@@ -57,7 +57,7 @@ def recipe(tmp_path: Path, tiny_folder: Path) -> Path:
         "model": str(tiny_folder),
         "tasks": {"collections": ["tasks"]},
         "hold_out": {"clusters": ["sentiment"]},
-        "training": {"steps": 40, "learning_rate": 1e-3, "tokens_per_step": 500},
+        "training": {"steps": 40, "compute_dtype": "float32", "learning_rate": 1e-3, "tokens_per_step": 500},
     }
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path

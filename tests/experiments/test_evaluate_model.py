@@ -214,3 +214,26 @@ def test_best_template_is_chosen_on_dev_and_not_asked_for_twice(
     assert plain.scores == [score for score in found.scores if score.template != BEST_ON_DEV]
     assert "no dev split" in write_report(tmp_path / "out").read_text(encoding="utf-8")
     print_results(found)
+
+
+def test_bfloat16_is_marked_and_keyed(tasks: Sequence[Task], tiny_folder: Path, tmp_path: Path) -> None:
+    exact = evaluate_model(str(tiny_folder), tasks, SETTINGS, tmp_path / "both")
+    assert exact["precision"] == {"training": None, "scoring": "float32"}
+    before = predictions(tmp_path / "both")
+    rounded = evaluate_model(str(tiny_folder), tasks, SETTINGS.model_copy(update={"dtype": "bfloat16"}), tmp_path / "both")
+    assert rounded["precision"]["scoring"] == "bfloat16"
+    after = predictions(tmp_path / "both")
+    assert after != before, "predictions of float32 were taken for those of bfloat16"
+    pairs = [
+        pair
+        for one, other in zip(before, after, strict=True)
+        for pair in zip(one["option_scores"] or [], other["option_scores"] or [], strict=True)
+    ]
+    assert pairs
+    assert all(other == pytest.approx(one, rel=0.1, abs=0.3) for one, other in pairs)
+
+
+def test_the_numbers_of_a_server_cannot_be_chosen(tasks: Sequence[Task], tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"dtype": "bfloat16"})
+    with pytest.raises(FlanlabError, match="numbers that a server computes in"):
+        evaluate_model("tiny", tasks, settings, tmp_path, endpoint=Endpoint("http://localhost:1/v1", None))

@@ -69,7 +69,14 @@ def recipe_of(model: Path, home: Path, **training: Any) -> Path:
         "model": str(model),
         "tasks": {"collections": ["tasks"]},
         "hold_out": {"clusters": ["sentiment"]},
-        "training": {"steps": 3, "tokens_per_step": 160, "micro_batch_tokens": 128, "learning_rate": 5e-3, **training},
+        "training": {
+            "steps": 3,
+            "compute_dtype": "float32",
+            "tokens_per_step": 160,
+            "micro_batch_tokens": 128,
+            "learning_rate": 5e-3,
+            **training,
+        },
         "evaluation": {"rows": 4, "templates_per_row": 1, "new_tokens": 4},
     }
     (home / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")

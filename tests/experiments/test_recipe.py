@@ -127,8 +127,8 @@ def test_include_and_exclude(tmp_path: Path) -> None:
 
 def test_unknown_task_is_told_with_near_names(tmp_path: Path) -> None:
     write_tasks(tmp_path / "tasks")
-    text = RECIPE.replace("[tasks]", "[tasks]\n  include: [countin, sentiment]")
-    with pytest.raises(FlanlabError, match="no task or cluster called `countin`") as caught:
+    text = RECIPE.replace("[tasks]", "[tasks]\n  include: [countign, sentiment]")
+    with pytest.raises(FlanlabError, match="no task or cluster called `countign`") as caught:
         make_plan(read_recipe(write(tmp_path, text)))
     assert "counting" in caught.value.hint
 

@@ -31,7 +31,7 @@ from flanlab.results.files import read_results
 from flanlab.results.predictions import read_predictions
 from flanlab.results.schema import BEST_ON_DEV
 from flanlab.tasks.loading import load_collection, load_task
-from flanlab.training import trainer
+from flanlab.training import precision, trainer
 from tests.tiny import write_tasks
 
 Predictions = dict[str, list[dict[str, Any]]]
@@ -48,6 +48,7 @@ def recipe_content(model: Path) -> dict[str, Any]:
         "training": {
             "steps": 4,
             "tokens_per_step": 160,
+            "compute_dtype": "float32",
             "micro_batch_tokens": 128,
             "learning_rate": 5e-3,
             "checkpoint_minutes": 1e-9,
@@ -109,7 +110,7 @@ def assert_same_run(left: Path, right: Path) -> None:
 def test_folder_of_a_run(done: Path) -> None:
     names = {path.name for path in done.iterdir()}
     assert names == {
-        "recipe.yaml", "run.json", "mixture.json", "predictions", "training", "model", "seconds.json",
+        "recipe.yaml", "run.json", "mixture.json", "predictions", "training", "model", "seconds.json", "settled.json",
         "results.json", "scores.parquet",
     }  # fmt: skip
     assert sorted(path.name for path in (done / "predictions").iterdir()) == sorted(VARIANTS)
@@ -493,3 +494,26 @@ def test_speed_is_measured_on_prompts_that_share_nothing(tiny_folder: Path, monk
     assert scoring_speed(load_model(str(tiny_folder), device="cpu")) > 0
     measured = prompts[: len(prompts) // 2]
     assert len({prompt[0] for prompt in measured}) == len(measured) > 1
+
+
+def test_precision_is_chosen_once_and_written_everywhere(
+    home: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` is settled when the run begins; another machine resumes in the same numbers."""
+    recipe = read(home, tiny_folder, compute_dtype="auto")
+    monkeypatch.setattr(precision, "bfloat16_gain", lambda _: 5.0)
+    results = run_recipe(recipe, tmp_path / "run")
+    assert results["precision"] == {"training": "bfloat16", "scoring": "float32"}
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["precision"] == results["precision"]
+    assert facts["train_embeddings"] is True
+    stamp = json.loads((tmp_path / "run" / "model" / "flanlab.json").read_text())
+    assert stamp["recipe"]["training"]["compute_dtype"] == "bfloat16"
+    written = (tmp_path / "run" / "model" / "flanlab.json").stat().st_mtime_ns
+    monkeypatch.setattr(precision, "bfloat16_gain", lambda _: 0.1)
+    assert run_recipe(recipe, tmp_path / "run")["precision"] == results["precision"]
+    assert (tmp_path / "run" / "model" / "flanlab.json").stat().st_mtime_ns == written, "trained again"
+    other = run_recipe(recipe, tmp_path / "other")
+    assert other["precision"]["training"] == "float32"
+    keys = [json.loads((tmp_path / name / "training" / "finished.json").read_text()) for name in ("run", "other")]
+    assert keys[0] != keys[1]

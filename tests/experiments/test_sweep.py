@@ -34,7 +34,13 @@ def base_recipe(folder: Path, model: Path, **changes: Any) -> Recipe:
         "model": str(model),
         "tasks": {"collections": ["sampler"], "include": CLUSTERS},
         "hold_out": {"clusters": ["natural_language_inference", "coreference"]},
-        "training": {"steps": 2, "tokens_per_step": 200, "micro_batch_tokens": 2048, "learning_rate": 5e-3},
+        "training": {
+            "steps": 2,
+            "compute_dtype": "float32",
+            "tokens_per_step": 200,
+            "micro_batch_tokens": 2048,
+            "learning_rate": 5e-3,
+        },
         "evaluation": {"rows": 3, "templates_per_row": 1, "generate": False, "pmi": False},
     }
     path = folder / "base.yaml"
@@ -122,7 +128,15 @@ def test_equal_work_is_shared_between_cells_and_ablations(recipe: Recipe, tmp_pa
     [
         {"seed": 1},
         {"mixture": {"train_cap": 5}},
-        {"training": {"steps": 3, "tokens_per_step": 200, "micro_batch_tokens": 2048, "learning_rate": 5e-3}},
+        {
+            "training": {
+                "steps": 3,
+                "compute_dtype": "float32",
+                "tokens_per_step": 200,
+                "micro_batch_tokens": 2048,
+                "learning_rate": 5e-3,
+            }
+        },
         {"hold_out": {"clusters": ["natural_language_inference"]}},
     ],
 )

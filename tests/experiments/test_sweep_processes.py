@@ -70,7 +70,7 @@ def test_processes_that_fail_are_told_in_one_message(
 
     monkeypatch.setattr(sweep_jobs, "launch", launch_here)
     monkeypatch.setattr(sweep_child, "end_with_launcher", lambda: None)
-    training = {"steps": 2, "tokens_per_step": 200, "micro_batch_tokens": 20, "learning_rate": 1e-3}
+    training = {"steps": 2, "compute_dtype": "float32", "tokens_per_step": 200, "micro_batch_tokens": 20, "learning_rate": 1e-3}
     recipe = base_recipe(tmp_path, tiny_folder, training=training)
     sweep = plan_sweep("clusters", recipe, tmp_path / "out", points=["1"], only=["clusters-1"], processes=2)
     carry_through(sweep)

@@ -198,3 +198,10 @@ def test_command_prints_a_table_or_json(folders: tuple[Path, Path], tmp_path: Pa
     assert Results.model_validate(json.loads(result.output)) == compared(*folders)
     assert CliRunner().invoke(app, ["report", "--compare", first]).exit_code == 2
     assert CliRunner().invoke(app, ["report", first, "--json"]).exit_code == 2
+
+
+def test_two_precisions_are_flagged(folders: tuple[Path, Path]) -> None:
+    assert not any("scored in" in sentence for sentence in verdict(compared(*folders)))
+    for folder, dtype in zip(folders, ("float32", "bfloat16"), strict=True):
+        change(folder, lambda results, dtype=dtype: results.update(precision={"scoring": dtype}))  # type: ignore[misc]
+    assert any("A was scored in float32 and B in bfloat16" in sentence for sentence in verdict(compared(*folders)))

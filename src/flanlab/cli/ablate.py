@@ -12,7 +12,7 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
-from flanlab.cli.options import AsJson, Mirror, RecipeFile, folder_to_write
+from flanlab.cli.options import AcceptGemmaTerms, AsJson, Mirror, RecipeFile, folder_to_write
 from flanlab.errors import FlanlabError
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def ablate(
         typer.Option(min=1, help="Processes that torchrun starts for each training and evaluation, one on each GPU if any."),
     ] = 1,
     mirror: Mirror = None,
+    accept_gemma_terms: AcceptGemmaTerms = False,
     as_json: AsJson = False,
 ) -> None:
     """Carry out one of the paper's ablations with RECIPE as its base: plan, cells, one page with the figure.

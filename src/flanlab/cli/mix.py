@@ -57,6 +57,8 @@ def _print_card(card: dict[str, Any]) -> None:
     console = result_console()
     console.print(table)
     console.print(f"{card['tokens']:,} tokens, {card['target_tokens']:,} of them targets", soft_wrap=True)
+    exemplars = ", ".join(f"{number}: {count:,}" for number, count in card["exemplars"].items())
+    console.print(f"OPTIONS shown in {card['options_shown']:,} examples; examples by exemplars: {exemplars}", soft_wrap=True)
     for name, entry in card["tasks"].items():
         if lost := _losses(entry):
             console.print(f"did not fit: {name} ({lost})", soft_wrap=True)

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from flanlab.cli.options import AsJson, Mirror, Out, RecipeFile
+from flanlab.cli.options import AcceptGemmaTerms, AsJson, Mirror, Out, RecipeFile
 from flanlab.errors import FlanlabError
 
 
 def quickstart(
     out: Out = None,
-    model: Annotated[str | None, typer.Option(help="Another model: a folder or a Hub id.")] = None,
+    model: Annotated[str | None, typer.Option(help="Another model: a folder, a Hub id, or one of `flan models`.")] = None,
+    accept_gemma_terms: AcceptGemmaTerms = False,
     as_json: AsJson = False,
 ) -> None:
     """Tune a small model on eleven clusters and measure it on the twelfth, in a few minutes.
@@ -25,7 +26,13 @@ def quickstart(
     _run(Path(QUICKSTART), out or Path("runs/quickstart"), None, model, as_json)
 
 
-def run(recipe: RecipeFile, out: Out = None, mirror: Mirror = None, as_json: AsJson = False) -> None:
+def run(
+    recipe: RecipeFile,
+    out: Out = None,
+    mirror: Mirror = None,
+    accept_gemma_terms: AcceptGemmaTerms = False,
+    as_json: AsJson = False,
+) -> None:
     """Carry a recipe out: mix, score the untuned model, tune, score again, report.
 
     Example: flan run recipes/holdout-nli.yaml --mirror path/to/mirror
@@ -43,6 +50,7 @@ def train(
     flops: Annotated[
         float | None, typer.Option(min=1, help="With --plan: operations a second that a process really reaches.")
     ] = None,
+    accept_gemma_terms: AcceptGemmaTerms = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --plan: print JSON for programs.")] = False,
 ) -> None:
     """Tune a model as a recipe says, without evaluating it; the model ends up in OUT/model.

@@ -12,7 +12,6 @@ from flanlab.cli import new_task
 from flanlab.cli.options import AsJson, Collections, Mirror
 from flanlab.cli.task_facts import facts, lineage_in_words, markdown, origin
 from flanlab.errors import FlanlabError
-from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, known_lineage, load_collections, select_tasks
 from flanlab.tasks.schema import Source, Split, Task, json_schema
 
@@ -29,23 +28,21 @@ app.command("new")(new_task.new_task)
 
 @app.command("list")
 def list_tasks(
-    cluster: Annotated[list[Cluster] | None, typer.Option(help="Only this cluster. May be repeated.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Only these tasks or clusters; all, where none is named.")] = None,
     tasks: Collections = None,
     as_json: AsJson = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print all there is to say as Markdown tables.")] = False,
 ) -> None:
     """List tasks by cluster.
 
-    Example: flan tasks list --cluster sentiment
+    Example: flan tasks list sentiment
     """
-
-    def load(collections: list[str] | None) -> list[Task]:
-        return [task for task in _load(collections) if not cluster or set(task.clusters) & set(cluster)]
-
     if as_markdown:
-        typer.echo(markdown({name: load([name]) for name in tasks or BUILT_IN_COLLECTIONS}), nl=False)
+        typer.echo(markdown({name: _load([name]) for name in tasks or BUILT_IN_COLLECTIONS}), nl=False)
         return
-    found = load(tasks)
+    found = _load(tasks)
+    if names:
+        found = select_tasks(found, names)
     if as_json:
         ancestors = known_lineage(found)
         typer.echo(json.dumps([facts(task, ancestors) for task in found]))

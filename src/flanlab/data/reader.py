@@ -46,7 +46,7 @@ def example_of(
     mirror: str | Path | None = None,
 ) -> Example:
     """One row through one template; see `Task.render`."""
-    chosen: Split = split or next(name for name in _SPLITS if task.has_split(name))
+    chosen = next(name for name in _SPLITS if task.has_split(name)) if split is None else split
     rows = load_rows(task, chosen, None if mirror is None else Path(mirror))
     if not 0 <= row < len(rows):
         raise FlanlabError(

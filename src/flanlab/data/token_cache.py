@@ -35,7 +35,7 @@ from flanlab.errors import FlanlabError
 from flanlab.files import cache_folder, write_json
 from flanlab.progress import meter, say
 
-_FORMAT = 1
+_FORMAT = 2
 _ABANDONED_SECONDS = 3_600
 """A temporary file older than this was left by a process that was killed."""
 _OPEN_SHARDS = 4
@@ -46,7 +46,7 @@ class PreparedMixture(Mixture):
     """A mixture whose stream is read from shards, where they hold it; its examples have tokens and names, but no texts."""
 
     def __init__(self, mixture: Mixture, encoder: TextEncoder, folder: Path) -> None:
-        super().__init__(mixture.tasks, mixture.rows, mixture.settings, mixture.seed)
+        super().__init__(mixture.tasks, mixture.rows, mixture.settings, mixture.seed, mixture.exemplar_rows)
         self.folder = folder
         self._encoder = encoder
         self._shards = shards_in(folder)

@@ -5,6 +5,7 @@ A row for each position:
     tokens           the prompt's, then the target's, in the smallest unsigned type that holds the vocabulary
     prompt_tokens    how many of them are the prompt's
     task, row, template, shortened    what the example was made of; its texts are not kept
+    options_shown, exemplars          whether it shows OPTIONS, and the rows of its exemplars
     dropped          why the position is empty, or null
 
 A shard's name carries the checksum of its content, and a shard appears under it whole. So what is there is sound, or is
@@ -25,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import DTypeLike, NDArray
 
+from flanlab.data.exemplars import Exemplars
 from flanlab.data.mixture import Dropped, EncodedExample
 from flanlab.data.rendering import Example
 from flanlab.errors import FlanlabError
@@ -58,6 +60,8 @@ class Shard:
         self._tasks: NDArray[np.int32] = columns["task"].indices.to_numpy()
         self._names: list[str] = columns["task"].dictionary.to_pylist()
         self._shortened: list[bool] = columns["shortened"].to_pylist()
+        self._options_shown: list[bool] = columns["options_shown"].to_pylist()
+        self._exemplars: pa.ListArray = columns["exemplars"]
         self._dropped: list[str | None] = columns["dropped"].to_pylist()
         self._clusters = clusters
 
@@ -69,7 +73,14 @@ class Shard:
         tokens: list[int] = self._tokens[self._offsets[index] : self._offsets[index + 1]].tolist()
         prompt = int(self._prompts[index])
         name = ExampleName(task, self._clusters[task], template, row)
-        return EncodedExample(cast(Example, name), tokens[:prompt], tokens[prompt:], self._shortened[index])
+        return EncodedExample(
+            cast(Example, name),
+            tokens[:prompt],
+            tokens[prompt:],
+            self._shortened[index],
+            self._options_shown[index],
+            Exemplars(tuple(self._exemplars[index].as_py()), ()),
+        )
 
 
 class DamagedShardError(FlanlabError):
@@ -126,6 +137,10 @@ def _as_arrow_file(found: Sequence[EncodedExample | Dropped], token_type: DTypeL
             "row": pa.array(rows, pa.int32()),
             "template": pa.array(templates, pa.int32()),
             "shortened": pa.array([isinstance(one, EncodedExample) and one.shortened for one in found]),
+            "options_shown": pa.array([isinstance(one, EncodedExample) and one.options_shown for one in found]),
+            "exemplars": pa.array(
+                [list(one.exemplars.rows) if isinstance(one, EncodedExample) else [] for one in found], pa.list_(pa.int32())
+            ),
             "dropped": pa.array([one.reason if isinstance(one, Dropped) else None for one in found], pa.string()),
         }
     )

@@ -34,7 +34,7 @@ def plan_units(tasks: Sequence[Task], settings: EvaluationSettings, seed: int, r
             rows.read(part, settings.split),
             settings,
             seed,
-            rows.read(part.whole, "train") if settings.shots else None,
+            rows.read(part.whole, "train") if any(settings.shot_counts) else None,
         )
         for part in parts
     ]
@@ -58,6 +58,7 @@ def evaluate(setup: Setup, units: Sequence[EvaluationUnit], dev_units: Sequence[
 
     Of several processes, all must call this: each does its share, and returns when everything is there.
     """
+    setup.model.encoder.chat_template_args = setup.settings.chat_template_args
     title = setup.title[:1].upper() + setup.title[1:]
     stages = [(PREDICTIONS, units, setup, title)]
     # The baseline is one prompt: there is nothing to choose.

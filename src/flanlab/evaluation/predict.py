@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,16 +15,17 @@ from flanlab.data.rendering import gold_value_of, group_of, open_row
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.neutral import NeutralScores
 from flanlab.evaluation.planning import EvaluationUnit
-from flanlab.evaluation.questions import ask
+from flanlab.evaluation.questions import Asked, ask
 from flanlab.evaluation.setup import Setup
 from flanlab.files import new_file
 from flanlab.models.answering import Model, Reply
+from flanlab.models.scoring import Question
 from flanlab.results.predictions import PREDICTION_SCHEMA
 from flanlab.tasks.holdout import seen_reason
 from flanlab.tasks.loading import known_lineage
 from flanlab.tasks.schema import Task
 
-_PROTOCOL = "5"
+_PROTOCOL = "6"
 """Raise it when code here or in models/scoring changes what a prediction is: old predictions are then made anew."""
 _QUESTIONS_PER_PART = 64
 _QUESTIONS_OF_FIRST_PART = 2
@@ -103,21 +104,40 @@ def remove_stale_parts(folder: Path, parts: Sequence[Part]) -> None:
 
 def prediction_key(setup: Setup, unit: EvaluationUnit) -> str:
     """Hash of everything that shapes the predictions: model, tokenizer, task, rows, settings, protocol."""
-    # The task's hash tells how it is phrased.
-    settings = setup.settings
-    shaping = settings.model_dump(exclude={"token_budget", "choose_template", "instructions"})
-    exemplars = unit.exemplars.source_hash if unit.exemplars is not None and settings.shots else None
-    facts = [
-        _PROTOCOL,
-        setup.model.identity,
-        unit.task.hash,
-        unit.rows.source_hash,
-        exemplars,
-        shaping,
-        setup.seed,
-        setup.style,
-    ]
+    settings, style = setup.settings, setup.style
+    # The task's hash tells how it is phrased, and the model's identity what numbers it computes in.
+    shaping = settings.model_dump(
+        exclude={
+            "token_budget",
+            "choose_template",
+            "instructions",
+            "dtype",
+            *([] if style == "chat" else ["chat_template_args"]),
+        }
+    )
+    exemplars = unit.exemplars.source_hash if unit.exemplars is not None and settings.shot_count else None
+    facts = [_PROTOCOL, setup.model.identity, unit.task.hash, unit.rows.source_hash, exemplars, shaping, setup.seed, style]
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _refuse_failed(
+    unit: EvaluationUnit, asked: Sequence[Asked], questions: Sequence[Question], replies: Mapping[int, Reply]
+) -> None:
+    """Refuse answers that mean nothing: the likeliest of options without a number would be an arbitrary one."""
+    for position in sorted(replies):
+        if not replies[position].failed:
+            continue
+        if position < len(asked):
+            example = asked[position].example
+            where = f"{unit.task.name}, row {example.row}, template {example.template}"
+        else:
+            where = f"{unit.task.name}, options without their question (for accuracy by PMI)"
+        raise FlanlabError(
+            f"{where}: the model computes no number (NaN or infinity) for this question of"
+            f" {questions[position].length} tokens.",
+            hint="It is a fault of the model: check its weights, or load it in float32 or bfloat16 if it overflows. What was"
+            " done before is kept.",
+        )
 
 
 def _predict_pairs(setup: Setup, unit: EvaluationUnit, pairs: Sequence[tuple[int, int]]) -> pa.Table:
@@ -128,6 +148,7 @@ def _predict_pairs(setup: Setup, unit: EvaluationUnit, pairs: Sequence[tuple[int
     alone = neutral.questions([one.example.options for one in asked if one.example.options]) if settings.pmi else []
     questions = [one.question for one in asked] + alone
     replies: dict[int, Reply] = dict(model.answer(questions, settings.token_budget))
+    _refuse_failed(unit, asked, questions, replies)
     neutral.learn(alone, [replies[len(asked) + number] for number in range(len(alone))])
     records = []
     for position, one in enumerate(asked):

@@ -24,15 +24,6 @@ class Setup:
     title: str = ""
     """Of the variant, for people."""
 
-    @classmethod
-    def of_evaluation(cls, model: Model, settings: EvaluationSettings, seed: int, style: PromptStyle) -> Setup:
-        """A setup that is named by its prompt style and its number of exemplars."""
-        name, title = str(style), f"{style} prompt"
-        if settings.shots:
-            name = f"{style}_{settings.shots}_shot"
-            title += f", {settings.shots} shot{'s' if settings.shots > 1 else ''}"
-        return cls(model, settings, seed, style, name, title)
-
     def with_settings(self, settings: EvaluationSettings) -> Setup:
         """The same with other settings, as for dev rows."""
         return replace(self, settings=settings)
@@ -46,6 +37,7 @@ class Setup:
             "identity": self.model.identity,
             "parameters": self.model.parameters,
             "dtype": self.model.dtype,
+            "trained_in": (stamp or {}).get("recipe", {}).get("training", {}).get("compute_dtype"),
             "stamped": stamp is not None,
             "trained_on": None if stamp is None else {name: one["clusters"][0] for name, one in stamp["tasks"].items()},
             "scoring": self.model.scoring,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,11 +9,12 @@ from flanlab.data.encoding import PromptStyle
 from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.evaluate import evaluate, plan_dev_units, plan_units, score_units
-from flanlab.evaluation.planning import EvaluationSettings
+from flanlab.evaluation.planning import EvaluationSettings, variant_of
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.setup import Setup
 from flanlab.evaluation.sharding import team_in
 from flanlab.models.answering import Model
+from flanlab.models.built_in import BUILT_IN_MODELS
 from flanlab.models.completions import Endpoint
 from flanlab.models.gguf import is_gguf
 from flanlab.models.loading import load_model
@@ -23,6 +23,7 @@ from flanlab.progress import console, say
 from flanlab.results.files import write_results
 from flanlab.results.schema import Results, Variant
 from flanlab.tasks.schema import Task
+from flanlab.training.precision import warn_of_slow_bfloat16
 
 RESPONSES_FILE = "responses.sqlite"
 """In an evaluation's folder: what a remote model's server has answered so far."""
@@ -36,7 +37,6 @@ def evaluate_model(
     folder: Path,
     *,
     styles: Sequence[PromptStyle] = ("instruction",),
-    shots: Sequence[int] | None = None,
     seed: int = 0,
     rows: RowReader | None = None,
     allow_seen: bool = False,
@@ -45,8 +45,9 @@ def evaluate_model(
 ) -> Results | None:
     """Score a model on every row and forward template of the tasks; predictions already in `folder` are kept.
 
-    With `endpoint`, `model` is a name that the server there knows. Every prompt style is tried with each number of exemplars in
-    `shots`. Several processes, as torchrun starts them, share the work; the first computes results and speaks to people.
+    With `endpoint`, `model` is a name that the server there knows. Every prompt style is tried with each number of
+    exemplars and each way to show OPTIONS in `settings`. Several processes, as torchrun starts them, share the work; the first
+    computes results and speaks to people.
 
     Args:
         model: a name, or a model in memory.
@@ -54,7 +55,6 @@ def evaluate_model(
         settings: what is asked, and how much.
         folder: for predictions and results.
         styles: prompt styles.
-        shots: numbers of exemplars; that of the settings, where not given.
         seed: decides rows, templates and the order of options.
         rows: where rows come from.
         allow_seen: evaluate tasks that the model has seen, and mark them.
@@ -76,23 +76,31 @@ def evaluate_model(
             hint="Start `flan eval` without torchrun, and choose the number of requests with --parallel.",
         )
     rows = rows or RowReader()
-    counts = [settings.shots] if shots is None else shots
-    units = plan_units(tasks, settings.model_copy(update={"shots": max(counts)}), seed, rows)
+    units = plan_units(tasks, settings, seed, rows)
     dev_units = plan_dev_units(units, settings, seed, rows)
     loaded: Model
     if endpoint is not None:
+        if settings.dtype != "auto":
+            raise FlanlabError("The numbers that a server computes in cannot be chosen here.", hint="Leave --dtype out.")
         loaded = open_remote_model(str(model), endpoint, folder / RESPONSES_FILE)
         settings = _remote_settings(settings, loaded)
+    elif isinstance(model, str):
+        loaded = load_model(model, dtype=settings.dtype, say=say)
+        if settings.dtype == "bfloat16":
+            warn_of_slow_bfloat16(loaded.model)
     else:
-        loaded = load_model(model, say=say) if isinstance(model, str) else model
+        loaded = model
     seen = refuse_seen([unit.task for unit in units], loaded, allow_seen)
+    loaded.encoder.chat_template_args = settings.chat_template_args
     for style in styles:
         loaded.encoder.encode("", [], style)  # refuses a style that the model lacks, before anything is computed
     variants: dict[str, Variant] = {}
-    for style, count in itertools.product(styles, counts):
-        setup = Setup.of_evaluation(loaded, settings.model_copy(update={"shots": count}), seed, style)
-        evaluate(setup, units, dev_units, folder)
-        variants[setup.name] = setup.variant(model=(named or {}).get("model", loaded.name))
+    for style in styles:
+        for arm in settings.arms(style):
+            name, title = variant_of(style, f"{style} prompt", arm, settings, style, plain_shots=0)
+            setup = Setup(loaded, arm, seed, style, name, title)
+            evaluate(setup, units, dev_units, folder)
+            variants[name] = setup.variant(model=(named or {}).get("model", loaded.name))
     if isinstance(loaded, RemoteModel):
         loaded.completions.close()
     if not team.speaks:
@@ -140,10 +148,13 @@ def _notes(model: Model) -> list[str]:
             notes.append("Scoring: log-probabilities. Options were ranked by the log-probabilities that the server returned.")
         if not model.knows_tokens:
             notes.append(
-                "The tokenizer was not known: text was sent, scores are without the end token, and prompts were cut at"
+                "The tokenizer was not known: text was sent, in which the server may read special tokens such as </s> as such;"
+                " scores are without the end token, and prompts were cut at"
                 f" {_CHARACTERS_PER_TOKEN} characters for each token allowed."
             )
         return notes
+    if built_in := BUILT_IN_MODELS.get(model.name):
+        notes.append(f"The model is {built_in.description}")
     if is_gguf(model.name):
         notes.append("The weights are those of a GGUF file, turned back into float32; a quantized file holds rounded weights.")
     if model.stamp:

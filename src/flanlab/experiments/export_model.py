@@ -10,7 +10,7 @@ from typing import Any
 from flanlab.errors import FlanlabError, one_line
 from flanlab.experiments.model_card import Kind, model_card
 from flanlab.files import new_folder, read_json, write_json, write_text
-from flanlab.models.embedded import EMBEDDED_MODEL
+from flanlab.models.built_in import BUILT_IN_MODELS
 from flanlab.models.gguf import is_gguf
 from flanlab.models.loading import STAMP_FILE, is_encoder_decoder, is_prompt_tuned, load_model, read_stamp
 from flanlab.results.files import RESULTS_FILE, read_results
@@ -99,7 +99,7 @@ def _kind(source: Path, stamp: Mapping[str, Any], merge: bool) -> Kind:
     else:
         kind = "merged" if merge else "lora"
     base = str(stamp["base_model"])
-    if kind != "merged" and (base == EMBEDDED_MODEL or is_gguf(base) or (Path(base) / _ADAPTER_CONFIG).is_file()):
+    if kind != "merged" and (base in BUILT_IN_MODELS or is_gguf(base) or (Path(base) / _ADAPTER_CONFIG).is_file()):
         raise FlanlabError(
             f"The base of the adapter in {source} is {base}, which other programs do not know by that name.",
             hint="Export a whole model with --merge."

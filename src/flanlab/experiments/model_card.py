@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
+from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.results.schema import Results, Score
 from flanlab.tasks.clusters import Cluster
 
@@ -151,7 +152,7 @@ def _results(results: Results | None) -> str:
     if results is None:
         return ""
     variants = results.variants
-    shots = next(iter(variants.values())).settings.get("shots", 0)
+    shots = EvaluationSettings.model_validate(next(iter(variants.values())).settings).shot_count
     lines = [
         "## Results",
         "",

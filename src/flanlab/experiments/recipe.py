@@ -16,7 +16,7 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.holdout import HoldOut, HoldOutSplit, OverlapPolicy
-from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, leave_out, load_collections, select_tasks
+from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, leave_out, load_collections, resolve_name, select_tasks
 from flanlab.tasks.schema import Split, Task
 from flanlab.training.settings import TrainingSettings
 from flanlab.yaml_files import read_yaml_model
@@ -113,7 +113,7 @@ def make_plan(recipe: Recipe, rows: RowReader | None = None, *, read_tasks: Task
     split = divide(recipe, read_tasks)
     rows = rows or RowReader()
     # Once for all parts of a task.
-    wholes = {task.whole.name: task.whole for task in split.test} if recipe.evaluation.shots else {}
+    wholes = {task.whole.name: task.whole for task in split.test} if any(recipe.evaluation.shot_counts) else {}
     return Plan(
         recipe=recipe,
         split=split,
@@ -133,7 +133,8 @@ def divide(recipe: Recipe, read_tasks: TasksReader = load_collections) -> HoldOu
     known = [*read_tasks(BUILT_IN_COLLECTIONS), *tasks]
     named: list[str] = []
     if recipe.tasks.include != "all":
-        named = [name for name in recipe.tasks.include if name not in set(Cluster)]
+        found = [resolve_name(tasks, name) for name in recipe.tasks.include]
+        named = [task.name for task in found if isinstance(task, Task)]
         tasks = select_tasks(tasks, recipe.tasks.include)
     tasks = leave_out(tasks, recipe.tasks.exclude)
     hold_out = HoldOut(tuple(recipe.hold_out.clusters), recipe.hold_out.overlap, tuple(recipe.hold_out.supervised))

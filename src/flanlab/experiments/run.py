@@ -22,14 +22,14 @@ from flanlab.data.reader import RowReader
 from flanlab.data.token_cache import PreparedMixture, use_prepared
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.evaluate import evaluate, plan_dev_units, score_units
-from flanlab.evaluation.planning import EvaluationUnit, plan_task
+from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task, variant_of
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.setup import Setup
-from flanlab.experiments.announcement import announce
+from flanlab.experiments.announcement import announce, announce_training
 from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_plan
 from flanlab.experiments.stamp import make_stamp, training_key
 from flanlab.files import new_folder, read_json, write_json, write_text
-from flanlab.models.embedded import EMBEDDED_MODEL
+from flanlab.models.built_in import BUILT_IN_MODELS
 from flanlab.models.loading import STAMP_FILE, LoadedModel, load_model
 from flanlab.processes import first_before_others, from_first, is_first, together
 from flanlab.progress import say
@@ -39,9 +39,12 @@ from flanlab.tasks.schema import Task
 from flanlab.training.dev_loss import DevExamples, dev_examples
 from flanlab.training.methods import check_method, save_trained
 from flanlab.training.parallel import whole_weights
+from flanlab.training.precision import settle
 from flanlab.training.trainer import examples_per_step, train
 
 RECIPE_FILE = "recipe.yaml"
+_SETTLED_FILE = "settled.json"
+"""What `auto` came to when the run began; it stays so, also where the run is resumed on another machine."""
 TUNED = "tuned"
 _DESCRIBED_EXAMPLES = 10_000
 """Head of the stream whose tokens a run counts before it begins; `flan mix` counts a whole cycle."""
@@ -76,12 +79,20 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
     stamp = make_stamp(plan, loaded)
     dev = make_dev_examples(plan, loaded, rows)
     settings, seed = recipe.evaluation, recipe.seed
-    untuned = [Setup(loaded, settings, seed, style, _untuned(style), f"untuned, {style} prompt") for style in styles]
+    # Training begins from weights that are not rounded.
+    scored = loaded
+    if settings.dtype not in ("auto", loaded.dtype):
+        scored = load_model(recipe.model, dtype=settings.dtype, say=say)
+    untuned = [
+        Setup(scored, arm, seed, style, *_untuned_variant(style, arm, settings))
+        for style in styles
+        for arm in settings.arms(style)
+    ]
 
     def begin() -> None:
         announce(plan, loaded, units, dev_units, mixture, per_step, styles)
-        _claim(folder, recipe)
-        write_json(folder / "run.json", _facts(plan, loaded))
+        _claim(folder, recipe, plan)
+        write_json(folder / "run.json", _facts(plan, loaded, scored))
         planned = per_step * recipe.training.steps
         write_json(folder / "mixture.json", describe_mixture(mixture, loaded.encoder, planned, most=_DESCRIBED_EXAMPLES))
 
@@ -91,10 +102,12 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
     with _seconds_of(folder, started) as seconds:
         for setup in untuned:
             evaluate(setup, units, dev_units, folder)
-        tuned = Setup(_tune(loaded, mixture, plan, stamp, folder, dev), settings, seed, "instruction", TUNED, "tuned")
-        seen = refuse_seen(plan.split.test, tuned.model, allow_seen, way=ALLOW_OVERLAP)
-        evaluate(tuned, units, dev_units, folder)
-        variants[TUNED] = tuned.variant(model=f"{loaded.name}, tuned", trained_on=_trained_on(plan))
+        model = _tune(loaded, mixture, plan, stamp, folder, dev)
+        seen = refuse_seen(plan.split.test, model, allow_seen, way=ALLOW_OVERLAP)
+        for arm in settings.arms():
+            setup = Setup(model, arm, seed, "instruction", *_tuned_variant(arm, settings))
+            evaluate(setup, units, dev_units, folder)
+            variants[setup.name] = setup.variant(model=f"{loaded.name}, tuned")
 
         def finish() -> None:
             results = score_units(
@@ -102,7 +115,8 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
                 settings,
                 variants,
                 folder,
-                before=[setup.name for setup in untuned],
+                # Credited with the better of all ways to ask it after as many exemplars; the tuned one has its main way alone.
+                before=[setup.name for setup in untuned if setup.settings.shot_count == settings.shot_count],
                 after=TUNED,
                 seen=seen,
                 name=recipe.name,
@@ -130,7 +144,8 @@ def train_recipe(recipe: Recipe, folder: Path, rows: RowReader | None = None, mo
         plan, loaded = _plan(recipe, folder, rows, model)
         mixture, stamp = _training_stream(plan, loaded), make_stamp(plan, loaded)
         dev = make_dev_examples(plan, loaded, rows)
-        from_first(lambda: _claim(folder, recipe))
+        from_first(lambda: _claim(folder, recipe, plan))
+        announce_training(plan, loaded)
         return _tune(loaded, mixture, plan, stamp, folder, dev)
 
 
@@ -147,7 +162,16 @@ def _plan(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | No
     from_first(lambda: _check_folder(folder, recipe))
     check_method(recipe.model, recipe.training)
     with first_before_others():
-        return make_plan(recipe, rows), model or load_model(recipe.model, say=say)
+        plan, loaded = make_plan(recipe, rows), model or load_model(recipe.model, say=say)
+    settled = from_first(lambda: _settled_earlier(folder))
+    training = settle(recipe.training.model_copy(update=settled), loaded.model)
+    return plan.model_copy(update={"recipe": recipe.model_copy(update={"training": training})}), loaded
+
+
+def _settled_earlier(folder: Path) -> dict[str, Any]:
+    """The settings of training that this run was begun with, in place of `auto`; none for a new run."""
+    path = folder / _SETTLED_FILE
+    return dict(read_json(path)) if path.exists() else {}
 
 
 def plan_test_units(plan: Plan) -> list[EvaluationUnit]:
@@ -174,7 +198,9 @@ def make_dev_examples(plan: Plan, loaded: LoadedModel, rows: RowReader) -> DevEx
     if training.dev_every is None:
         return {}
     found_rows = {task.name: rows.read(task, "dev") for task in plan.split.train if task.has_split("dev")}
-    found = dev_examples(plan.split.train, found_rows, recipe.mixture, recipe.seed, loaded.encoder, training.dev_examples)
+    found = dev_examples(
+        plan.split.train, found_rows, plan.train_rows, recipe.mixture, recipe.seed, loaded.encoder, training.dev_examples
+    )
     if not found:
         raise FlanlabError(
             "training.dev_every is set, but no task that is trained on has dev rows.", hint="Leave it out, or add a dev split."
@@ -195,16 +221,11 @@ def prompt_styles(loaded: LoadedModel, tasks: Sequence[Task]) -> list[PromptStyl
     tasks' baseline prompts where all of them have one.
     """
     styles: list[PromptStyle] = ["instruction"]
-    if loaded.encoder.has_chat_template:
+    if loaded.encoder.takes_dialogues:
         styles.append("chat")
     if all(task.baseline is not None for task in tasks):
         styles.append("baseline")
     return styles
-
-
-def _trained_on(plan: Plan) -> dict[str, str]:
-    """Task to cluster."""
-    return {task.name: task.clusters[0].value for task in plan.split.train}
 
 
 def save_tuned(
@@ -241,7 +262,7 @@ def _tune(
             write_json(finished, {"training_key": key})
 
         from_first(finish)
-    return load_model(str(target))
+    return load_model(str(target), dtype=plan.recipe.evaluation.dtype)
 
 
 def _check_folder(folder: Path, recipe: Recipe) -> None:
@@ -256,20 +277,30 @@ def _check_folder(folder: Path, recipe: Recipe) -> None:
         raise FlanlabError(f"{folder} is not empty and holds no run.", hint="Name another folder with --out.")
 
 
-def _claim(folder: Path, recipe: Recipe) -> None:
+def _claim(folder: Path, recipe: Recipe, plan: Plan) -> None:
     """Take a folder for a recipe: once it is planned, so that a faulty one leaves the folder free for the mended one."""
     write_text(folder / RECIPE_FILE, _as_text(recipe))
+    write_json(folder / _SETTLED_FILE, plan.recipe.training.model_dump(include={"compute_dtype", "train_embeddings"}))
 
 
 def _as_text(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _untuned(style: PromptStyle) -> str:
-    return f"untuned_{style}"
+def _untuned_variant(style: PromptStyle, arm: EvaluationSettings, settings: EvaluationSettings) -> tuple[str, str]:
+    return variant_of(f"untuned_{style}", f"untuned, {style} prompt", arm, settings, style, settings.shot_count)
 
 
-def _facts(plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
+def _tuned_variant(arm: EvaluationSettings, settings: EvaluationSettings) -> tuple[str, str]:
+    return variant_of(TUNED, "tuned", arm, settings, "instruction", settings.shot_count)
+
+
+def _precision(plan: Plan, scored: LoadedModel) -> dict[str, str]:
+    """Numbers that training and scoring compute in."""
+    return {"training": plan.recipe.training.compute_dtype, "scoring": scored.dtype}
+
+
+def _facts(plan: Plan, loaded: LoadedModel, scored: LoadedModel) -> dict[str, Any]:
     """Versions and hashes: what it takes to know whether two runs were the same."""
     return {
         "flanlab": __version__,
@@ -279,6 +310,8 @@ def _facts(plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
         },
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "device": str(loaded.model.device)},
         "model": {"name": loaded.name, "identity": loaded.identity, "tokenizer": loaded.encoder.hash},
+        "precision": _precision(plan, scored),
+        "train_embeddings": plan.recipe.training.train_embeddings,
         "tasks": {
             task.name: {"task": task.hash, "rows": rows[task.name].source_hash}
             for tasks, rows in ((plan.split.train, plan.train_rows), (plan.split.test, plan.test_rows))
@@ -297,11 +330,8 @@ def _version(package: str) -> str | None:
 def _notes(plan: Plan, loaded: LoadedModel, units: Sequence[EvaluationUnit]) -> list[str]:
     """What a reader must know to judge the numbers."""
     notes = []
-    if loaded.name == EMBEDDED_MODEL:
-        notes.append(
-            "The untuned model is SmolLM2-135M-Instruct: it is already instruction-tuned, on data that may include these"
-            " task types, and its weights are those of a 4-bit GGUF file (Q4_1) turned back into float32."
-        )
+    if built_in := BUILT_IN_MODELS.get(loaded.name):
+        notes.append(f"The untuned model is {built_in.description}")
     elif loaded.encoder.has_chat_template:
         notes.append("The untuned model has a chat template: it is probably instruction-tuned already.")
     if loaded.stamp is not None:

@@ -210,8 +210,7 @@ class _Planner:
         if cell.scope == "held_in":
             whole = [task for task in plan.split.train if task.has_split(settings.split)]
             tasks = [part for task in whole for part in task.evaluated_parts(settings.split)]
-            rows = {task.name: self._rows.read(task, settings.split) for task in tasks}
-            wholes = {task.whole.name: task.whole for task in tasks} if settings.shots else {}
+            wholes = {task.whole.name: task.whole for task in tasks} if any(settings.shot_counts) else {}
             exemplars = {name: self._rows.read(task, "train") for name, task in wholes.items()}
         return [plan_task(task, rows[task.name], settings, seed, exemplars.get(task.whole.name)) for task in tasks]
 
@@ -234,7 +233,8 @@ class _Planner:
     def _evaluation_cost(
         self, job: Job, units: Sequence[EvaluationUnit], recipe: Recipe, loaded: LoadedModel
     ) -> dict[str, float]:
-        questions = {unit.task.name: sum(len(unit.asked(style)) for style in job.styles) for unit in units}
+        arms = {style: len(recipe.evaluation.arms(style)) for style in job.styles}
+        questions = {unit.task.name: sum(len(unit.asked(style)) * count for style, count in arms.items()) for unit in units}
         if is_done(job):
             return {"questions": sum(questions.values())}
         tokens = sum(questions[unit.task.name] * self._length(unit, recipe, loaded) for unit in units)

@@ -26,6 +26,8 @@ class Reply:
     """Tokens of each option, the end token counted."""
     text: str
     """The generated answer; empty where none was asked for."""
+    failed: bool = False
+    """Whether the model computed something that is no number (NaN, infinity), so that the answer means nothing."""
 
 
 class Model(Protocol):

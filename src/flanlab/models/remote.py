@@ -98,7 +98,8 @@ class RemoteModel:
         # The end token counts in option_tokens whether it was scored or not.
         without = [math.fsum(option[:-1]) for option in scores] if self.knows_tokens else with_end
         lengths = [len(option) + (not self.knows_tokens) for option in scores]
-        return Reply(with_end, without, lengths or [len(option) for option in question.options], text)
+        failed = not all(map(math.isfinite, with_end))
+        return Reply(with_end, without, lengths or [len(option) for option in question.options], text, failed)
 
     def _generate(self, question: Question) -> str:
         """Greedily generated text: where the answer is one line, the first line with text."""
@@ -257,6 +258,6 @@ def _placed_tokens(response: Mapping[str, Any], text: str, join: int) -> list[_T
 
 
 def _numbers(values: Sequence[float | None]) -> list[float]:
-    if any(not isinstance(value, int | float) or math.isnan(value) for value in values):
+    if None in values:
         raise FlanlabError("The server left the log-probability of an answer's token out.", hint="Score with another server.")
     return [float(value) for value in values if value is not None]

@@ -47,7 +47,7 @@ def write_comparison(results: Results, path: Path) -> None:
 
 def verdict(results: Results) -> list[str]:
     """The comparison in sentences that claim no more than the numbers."""
-    return [*_differences_told(results), *_seen_told(results)]
+    return [*_differences_told(results), *_precision_told(results), *_seen_told(results)]
 
 
 def outcomes(results: Results) -> Counter[str]:
@@ -97,6 +97,12 @@ def _differences_told(results: Results) -> Iterable[str]:
         f"On average over {members}, B minus A is {signed(over.difference)} points of the main metric (95 % interval"
         f" {low} to {high}{includes})."
     )
+
+
+def _precision_told(results: Results) -> Iterable[str]:
+    first, second = (results.variants[side].dtype for side in SIDES)
+    if first and second and first != second:
+        yield f"A was scored in {first} and B in {second}: rounding alone makes some answers differ."
 
 
 def _seen_told(results: Results) -> Iterable[str]:

@@ -154,7 +154,7 @@ def _columns(sources: Sequence[Source], sides: Mapping[str, Side]) -> list[Colum
                 stamped=variant.stamped,
                 trained_on=variant.trained_on,
                 # Only a run says what was held out: an evaluation names there what it asked.
-                held_out=side.results.hold_out if side.name == TUNED else None,
+                held_out=side.results.hold_out if side.name.startswith(TUNED) else None,
                 seed=variant.seed,
                 settings=variant.settings,
                 asked_otherwise=_asked_otherwise(side, first),

@@ -53,7 +53,7 @@ def summary(run: RunFiles) -> list[Sentence]:
         sentences.append(Sentence(text))
     for metric in headline_metrics(results):
         sentences += _metric(results, metric)
-    untuned = [name for name in results.variants if name != TUNED]
+    untuned = [name for name in results.variants if not name.startswith(TUNED)]
     if len(untuned) > 1 and TUNED in results.variants:
         sentences.append(Sentence("“Before” is the untuned model asked in whichever way suits it better, measure by measure."))
     return sentences

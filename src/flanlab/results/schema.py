@@ -190,6 +190,9 @@ class Variant(_Frozen):
     """Hash of weights and tokenizer."""
     parameters: int | None = None
     dtype: str | None = None
+    """Numbers that it was scored in."""
+    trained_in: str | None = None
+    """Numbers that its training computed in, where it is known."""
     stamped: bool = False
     """Whether the model says what it was trained on."""
     trained_on: dict[str, str] | None = None

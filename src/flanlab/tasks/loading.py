@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
 from flanlab.errors import FlanlabError
-from flanlab.tasks.clusters import Cluster
+from flanlab.tasks.clusters import Cluster, plain_name
 from flanlab.tasks.holdout import lineage
 from flanlab.tasks.schema import Task
 from flanlab.yaml_files import read_yaml_model
@@ -154,10 +155,12 @@ def _sorted_unique(tasks: Iterable[Task]) -> list[Task]:
 
 
 def select_tasks(tasks: Sequence[Task], names: Iterable[str]) -> list[Task]:
-    """The tasks named, where a name is a task's, a cluster's, or `task.part` for one part of a task.
+    """The tasks named. A name is a task's, a cluster's, or `task.subtask` for one subtask.
+
+    Case, spaces and hyphens do not matter (`RTE`, `closed-book QA`, `NLI`), and a beginning that only one name has is enough.
 
     Raises:
-        FlanlabError: a name that is none of these; near matches are offered.
+        FlanlabError: no such name, or a beginning that several names share; near matches are offered.
     """
     chosen: dict[str, Task] = {}
     for name in names:
@@ -184,16 +187,38 @@ def leave_out(tasks: Sequence[Task], names: Iterable[str]) -> list[Task]:
     return list(left.values())
 
 
+def resolve_name(tasks: Sequence[Task], name: str) -> Task | Cluster:
+    """The task, subtask or cluster that a name stands for, as people write it.
+
+    Raises:
+        FlanlabError: as `select_tasks`.
+    """
+    by_name = {plain_name(task.name): task for task in tasks}
+    plain = plain_name(name)
+    if plain in by_name:
+        return by_name[plain]
+    with contextlib.suppress(ValueError):
+        return Cluster(name)
+    whole, _, subtask = plain.partition(".")
+    if subtask and whole in by_name:
+        return by_name[whole].part(subtask)
+    known: dict[str, Task | Cluster] = {cluster.value: cluster for cluster in Cluster} | by_name
+    starting = sorted(one for one in known if plain and one.startswith(plain))
+    if len(starting) == 1:
+        return known[starting[0]]
+    if starting:
+        shown = ", ".join(starting[:8]) + (", ..." if len(starting) > 8 else "")
+        raise FlanlabError(f"`{name}` is the beginning of several names: {shown}.", hint="Write more of the one you want.")
+    near = difflib.get_close_matches(plain, known, n=3)
+    hint = f"Did you mean {' or '.join(near)}?" if near else "`flan tasks list` shows what there is."
+    raise FlanlabError(f"There is no task or cluster called `{name}`.", hint=hint)
+
+
 def _named(tasks: Sequence[Task], name: str) -> list[Task]:
-    whole, _, part = name.partition(".")
-    if part and (found := [task for task in tasks if task.name == whole]):
-        return [found[0].part(part)]
-    known_clusters = {cluster.value for cluster in Cluster}
-    found = [task for task in tasks if task.name == name or name in task.clusters]
-    if not found and name not in known_clusters:
-        near = difflib.get_close_matches(name, [*(task.name for task in tasks), *known_clusters], n=3)
-        hint = f"Did you mean {' or '.join(near)}?" if near else "`flan tasks list` shows what there is."
-        raise FlanlabError(f"There is no task or cluster called `{name}`.", hint=hint)
-    if not found:
+    found = resolve_name(tasks, name)
+    if isinstance(found, Task):
+        return [found]
+    members = [task for task in tasks if found in task.clusters]
+    if not members:
         raise FlanlabError(f"The cluster `{name}` holds no task here.", hint="`flan tasks list` shows what there is.")
-    return found
+    return members

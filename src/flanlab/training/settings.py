@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+LossAverage = Literal["tokens", "examples", "sqrt"]
 Tracking = Literal["tensorboard", "trackio", "wandb"]
 
 
@@ -23,6 +24,10 @@ class TrainingSettings(BaseModel):
     )
     lora_rank: int = Field(16, gt=0)
     prompt_length: int = Field(20, gt=0, description="Virtual tokens of a soft prompt; the gain beyond 20 is small.")
+    loss_average: LossAverage = Field(
+        "tokens",
+        description="What counts alike in a step's loss: target tokens, or examples whatever their length; sqrt lies between.",
+    )
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     learning_rate: float = Field(gt=0)
     schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="Shape of the decay after warm-up.")
@@ -31,6 +36,15 @@ class TrainingSettings(BaseModel):
     gradient_clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
     gradient_checkpointing: bool = Field(
         False, description="Compute each layer's forward pass again in the backward pass: less memory, a third more time."
+    )
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Numbers that a step computes in; weights, gradients and optimizer are float32. auto: bfloat16 where a"
+        " measurement on this machine finds it faster.",
+    )
+    train_embeddings: Literal["auto"] | bool = Field(
+        "auto",
+        description="Train the input embedding and the output layer too; auto: unless they are most of the parameters.",
     )
     compile: bool = Field(False, description="Compile the model's layers: slow to start, then faster on a GPU.")
     workers: int | None = Field(
@@ -52,6 +66,8 @@ class TrainingSettings(BaseModel):
             raise ValueError("adafactor needs whole weights, which no process has under fsdp: take adamw, or parallel: ddp")
         if self.parallel == "fsdp" and self.method == "prompt":
             raise ValueError("a soft prompt is not divided among processes: take parallel: ddp")
+        if self.train_embeddings is True and self.method != "full":
+            raise ValueError(f"method: {self.method} does not train embeddings: take method: full, or train_embeddings: auto")
         return self
 
     def learning_rate_at(self, step: int) -> float:
