@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,7 @@ def load_model(model: Any, tokenizer: Any = None, *, device: str | None = None) 
     >>> import flanlab as fl
     >>> model = fl.load_model(hf_model, hf_tokenizer)
     >>> model.parameters
-    27168
+    26400
     """
     if isinstance(model, str | Path):
         return load_named_model(str(model), device=device, say=say)
@@ -182,7 +184,7 @@ def run(
     Args:
         recipe: a recipe file, `quickstart` for the packaged one, its content as a dict, or a Recipe.
         out: folder of the run; where it holds part of this run already, the run is resumed. `runs/<name>` by default.
-        model: another model than the recipe's: a name, or a model in memory, which training then changes.
+        model: another model than the recipe's: a name, or a model in memory, which is copied before it is trained.
         mirror: folder that mirrors Hub data sets; else FLANLAB_MIRROR, else the Hub.
 
     Returns:
@@ -197,10 +199,7 @@ def run(
     >>> sorted(done.results.variants)
     ['tuned', 'untuned_baseline', 'untuned_chat', 'untuned_instruction']
     """
-    content = as_recipe(recipe)
-    loaded = None if model is None or isinstance(model, str | Path) else model
-    if model is not None:
-        content = content.model_copy(update={"model": model.name if isinstance(model, LoadedModel) else str(model)})
+    content, loaded = _recipe_and_model(recipe, model)
     name = Path(recipe).stem if isinstance(recipe, str | Path) else content.name
     folder = Path("runs") / name if out is None else Path(out)
     run_recipe(content, folder, RowReader(None if mirror is None else Path(mirror)), loaded)
@@ -233,10 +232,7 @@ def train(
     >>> sorted(tuned.stamp["hold_out"]["clusters"])
     ['sentiment']
     """
-    content = as_recipe(recipe)
-    loaded = None if model is None or isinstance(model, str | Path) else model
-    if model is not None:
-        content = content.model_copy(update={"model": model.name if isinstance(model, LoadedModel) else str(model)})
+    content, loaded = _recipe_and_model(recipe, model)
     folder = Path("runs") / content.name if out is None else Path(out)
     return train_recipe(content, folder, RowReader(None if mirror is None else Path(mirror)), loaded)
 
@@ -335,6 +331,19 @@ def changed_settings(settings: EvaluationSettings, changes: Mapping[str, Any]) -
             f"Evaluation settings: {f'`{place}`: ' if place else ''}{first['msg']}.",
             hint=f"The fields are: {', '.join(EvaluationSettings.model_fields)}.",
         ) from error
+
+
+def _recipe_and_model(
+    recipe: str | Path | Mapping[str, Any] | Recipe, model: str | Path | LoadedModel | None
+) -> tuple[Recipe, LoadedModel | None]:
+    """The recipe with its model's name, and a copy of the model in memory, if that is what was given."""
+    content = as_recipe(recipe)
+    if model is None:
+        return content, None
+    if isinstance(model, str | Path):
+        return content.model_copy(update={"model": str(model)}), None
+    # A copy, since training changes weights in place: what is known of the caller's model must stay true.
+    return content.model_copy(update={"model": model.name}), replace(model, model=copy.deepcopy(model.model))
 
 
 def _reported(folder: Path) -> Run:

@@ -138,7 +138,7 @@ def test_verdict_says_what_the_numbers_say(folders: tuple[Path, Path]) -> None:
         for row in found.differences
     ]
     found = Results(**{**dict(found), "differences": rows})
-    assert outcomes(found) == {"better": 1, "worse": 1, "worse_holm": 1, "better_holm": 0}
+    assert outcomes(found) == {"better": 1, "better_holm": 0, "worse": 1, "worse_holm": 1}
     text = " ".join(verdict(found))
     assert text.startswith(
         "B is better on 1 of 3 tasks with intervals that exclude zero, and worse on 1; after Holm's correction over the 3,"
@@ -150,8 +150,8 @@ def test_verdict_says_what_the_numbers_say(folders: tuple[Path, Path]) -> None:
 
 
 def test_counts_follow_from_the_tests(folders: tuple[Path, Path]) -> None:
-    assert outcomes(compared(*folders)) == {"better": 3, "better_holm": 3}
-    assert outcomes(compared(*folders[::-1])) == {"worse": 3, "worse_holm": 3}
+    assert outcomes(compared(*folders)) == {"better": 3, "better_holm": 3, "worse": 0, "worse_holm": 0}
+    assert outcomes(compared(*folders[::-1])) == {"better": 0, "better_holm": 0, "worse": 3, "worse_holm": 3}
 
 
 def test_seen_counts_for_the_variant_that_has_a_stamp(folders: tuple[Path, Path]) -> None:

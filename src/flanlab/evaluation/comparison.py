@@ -11,17 +11,17 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation.evaluate import PREDICTIONS
 from flanlab.evaluation.metrics.declared import metrics_for
 from flanlab.evaluation.metrics.metric import Prediction
+from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.scores import ScoredTask, build_results, score_predictions
 from flanlab.results.files import read_results
 from flanlab.results.predictions import read_predictions
 from flanlab.results.schema import Difference, MetricFacts, Results, TaskFacts, Variant
 from flanlab.results.statistics import holm
+from flanlab.settings import QUESTIONS, fields_affecting
 
 SIDES = ("a", "b")
 TUNED = "tuned"
 """Name of the variant of a run's tuned model."""
-_AGREED_SETTINGS = ("split", "options", "end_token", "prompt_tokens", "truncate", "new_tokens")
-"""Settings that shape what is asked or how it is scored. The others only say how much is asked."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def _check_agreement(first: Side, second: Side) -> None:
         )
     ours, theirs = first.variant, second.variant
     differences = [f"seed: {ours.seed} in A, {theirs.seed} in B"] if ours.seed != theirs.seed else []
-    for name in _AGREED_SETTINGS:
+    for name in fields_affecting(EvaluationSettings, QUESTIONS):
         left, right = ours.settings.get(name), theirs.settings.get(name)
         if left != right:
             differences.append(f"{name}: {left} in A, {right} in B")

@@ -21,6 +21,7 @@ from flanlab.files import new_file
 from flanlab.models.answering import Model, Reply
 from flanlab.models.scoring import Question
 from flanlab.results.predictions import PREDICTION_SCHEMA
+from flanlab.settings import PREDICTIONS, affecting
 from flanlab.tasks.holdout import seen_reason
 from flanlab.tasks.loading import known_lineage
 from flanlab.tasks.schema import Task
@@ -105,16 +106,10 @@ def remove_stale_parts(folder: Path, parts: Sequence[Part]) -> None:
 def prediction_key(setup: Setup, unit: EvaluationUnit) -> str:
     """Hash of everything that shapes the predictions: model, tokenizer, task, rows, settings, protocol."""
     settings, style = setup.settings, setup.style
-    # The task's hash tells how it is phrased, and the model's identity what numbers it computes in.
-    shaping = settings.model_dump(
-        exclude={
-            "token_budget",
-            "choose_template",
-            "instructions",
-            "dtype",
-            *([] if style == "chat" else ["chat_template_args"]),
-        }
-    )
+    # What numbers it computes in, the model's identity tells.
+    shaping = affecting(settings, *PREDICTIONS)
+    if style != "chat":
+        del shaping["chat_template_args"]
     exemplars = unit.exemplars.source_hash if unit.exemplars is not None and settings.shot_count else None
     facts = [_PROTOCOL, setup.model.identity, unit.task.hash, unit.rows.source_hash, exemplars, shaping, setup.seed, style]
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()

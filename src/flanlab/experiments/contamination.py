@@ -66,7 +66,7 @@ def check_contamination(
     tasks: Sequence[Task],
     corpus: Sequence[Path],
     folder: Path,
-    settings: ContaminationSettings,
+    settings: ContaminationSettings | None = None,
     *,
     evaluation: EvaluationSettings | None = None,
     predictions: Path | None = None,
@@ -89,7 +89,16 @@ def check_contamination(
 
     Raises:
         FlanlabError: names what cannot be read; predictions of other rows; an n below SHORTEST.
+
+    >>> import flanlab as fl
+    >>> folder.mkdir()
+    >>> corpus = folder / "corpus.txt"
+    >>> _ = corpus.write_text("Eight words or more that no row of the task holds.")
+    >>> found = fl.check_contamination(fl.load_tasks("visitor_comments"), [corpus], folder / "out")
+    >>> found["tasks"]["visitor_comments"]["8"]["input"]["overlapping"]
+    0
     """
+    settings = settings or ContaminationSettings()
     if too_small := [size for size in settings.sizes if size < SHORTEST]:
         raise FlanlabError(
             f"{too_small[0]}-grams are too short to tell: they are found anywhere.", hint=f"Use {SHORTEST} words or more."

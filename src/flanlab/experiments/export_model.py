@@ -19,7 +19,7 @@ CARD_FILE = "README.md"
 _ADAPTER_CONFIG = "adapter_config.json"
 
 
-def export_model(run: Path, out: Path, *, merge: bool = False) -> Path:
+def export_model(run: str | Path, out: str | Path, *, merge: bool = False) -> Path:
     """Write the tuned model of a run as a folder that transformers loads alone, or peft where it is an adapter.
 
     Args:
@@ -32,7 +32,14 @@ def export_model(run: Path, out: Path, *, merge: bool = False) -> Path:
 
     Raises:
         FlanlabError: no tuned model there, a folder that holds something else, or an adapter that only flanlab could load.
+
+    >>> import flanlab as fl
+    >>> tuned = fl.train(example_recipe, folder / "run", model=example_model)
+    >>> exported = fl.export_model(folder / "run", folder / "model")
+    >>> sorted(path.name for path in exported.iterdir() if path.name in ("README.md", "flanlab.json", "model.safetensors"))
+    ['README.md', 'flanlab.json', 'model.safetensors']
     """
+    run, out = Path(run), Path(out)
     source = run / "model" if (run / "model").is_dir() else run
     stamp = read_stamp(source) if source.is_dir() else None
     if stamp is None:

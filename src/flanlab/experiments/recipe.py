@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +14,7 @@ from flanlab.data.reader import RowReader
 from flanlab.data.sources import MissingDataError, Rows
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings
+from flanlab.settings import NOTHING, PLACE, QUESTIONS, SAMPLE, TRAINING, Settings
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.holdout import HoldOut, HoldOutSplit, OverlapPolicy
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, leave_out, load_collections, resolve_name, select_tasks
@@ -29,42 +30,42 @@ ALLOW_OVERLAP = "set `hold_out.overlap: allow` in the recipe (overlapping tasks 
 """How a recipe insists on results of what a model has seen."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TaskSelection(_Strict):
+class TaskSelection(Settings):
     """Which tasks take part."""
 
-    collections: list[str] = Field(
+    collections: Annotated[list[str], PLACE] = Field(
         default=["library"],
         min_length=1,
         description="library, extra, sampler, or folders of your own (relative to the recipe).",
     )
-    include: Literal["all"] | list[str] = Field(
+    include: Annotated[Literal["all"] | list[str], TRAINING] = Field(
         "all", description="Names of tasks and clusters, or all; one part of a task as task.part."
     )
-    exclude: list[str] = Field(default_factory=list, description="Names of tasks, parts and clusters to leave out.")
+    exclude: Annotated[list[str], TRAINING] = Field(
+        default_factory=list, description="Names of tasks, parts and clusters to leave out."
+    )
 
 
-class HoldOutSettings(_Strict):
+class HoldOutSettings(Settings):
     """What is kept out of training and evaluated."""
 
-    clusters: list[Cluster] = Field(min_length=1)
-    overlap: OverlapPolicy = Field("error", description="What to do with training tasks that share sources with held-out ones.")
-    supervised: list[str] = Field(
+    clusters: Annotated[list[Cluster], TRAINING] = Field(min_length=1)
+    overlap: Annotated[OverlapPolicy, TRAINING] = Field(
+        "error", description="What to do with training tasks that share sources with held-out ones."
+    )
+    supervised: Annotated[list[str], TRAINING] = Field(
         default_factory=list,
         description="Held-out tasks that train after all, and nothing beside them: supervised learning, to compare with.",
     )
 
 
-class Recipe(_Strict):
+class Recipe(Settings):
     """An experiment: a model, tasks, a hold-out, and how to mix, train and evaluate."""
 
-    name: str
-    description: str = ""
-    seed: int = 0
-    model: str
+    name: Annotated[str, NOTHING]
+    description: Annotated[str, NOTHING] = ""
+    seed: Annotated[int, TRAINING, SAMPLE, QUESTIONS] = 0
+    model: Annotated[str, PLACE]
     tasks: TaskSelection = TaskSelection()
     hold_out: HoldOutSettings
     mixture: MixtureSettings = MixtureSettings()

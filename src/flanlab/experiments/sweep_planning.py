@@ -23,12 +23,12 @@ from flanlab.experiments.cells import Cell, Training, changed, with_tasks
 from flanlab.experiments.cost import ANSWERING_COST, TRAINING_COST, scoring_speed
 from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_plan
 from flanlab.experiments.run import make_mixture, prompt_styles
-from flanlab.experiments.stamp import SHAPES_NOTHING
 from flanlab.experiments.sweep import PlannedCell, Sweep, read_told, sweep_folder
 from flanlab.experiments.sweep_jobs import JOBS, Job, is_done
 from flanlab.files import read_json
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.progress import meter, say
+from flanlab.settings import PREDICTIONS, RESULTS, ROUNDING, TRAINING, affecting
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections
 from flanlab.tasks.schema import Task
 
@@ -147,9 +147,8 @@ class _Planner:
         base = recipe.model
         model = _place(base) if start is None else str(start.folder / "model")
         told = _told_alike(recipe, plan, model)
-        shaping = told.model_dump(
-            mode="json", exclude={"model": True, "tasks": {"collections"}, "training": set(SHAPES_NOTHING)}
-        )
+        # The split decides which tasks are tested, and so what is held out.
+        shaping = [affecting(told, TRAINING), told.evaluation.split]
         rows = {task.name: [task.hash, plan.train_rows[task.name].source_hash] for task in plan.split.train}
         key = _key("train", self._model(base).identity if start is None else start.key, shaping, rows)
         if key not in self.jobs:
@@ -180,7 +179,7 @@ class _Planner:
         styles: tuple[PromptStyle, ...] = ("instruction",) if training else tuple(prompt_styles(loaded, tasks))
         seen = cell.scope == "held_in" or bool(recipe.hold_out.supervised) or recipe.hold_out.overlap == "allow"
         asked = {unit.task.name: self._asked(unit, recipe.evaluation) for unit in units}
-        settings = recipe.evaluation.model_dump(mode="json", exclude={"token_budget"})
+        settings = affecting(recipe.evaluation, *PREDICTIONS, RESULTS, ROUNDING)
         key = _key("evaluate", training.key if training else loaded.identity, settings, asked, styles, recipe.seed, seen)
         if key not in self.jobs:
             model = _place(recipe.model) if training is None else str(training.folder / "model")

@@ -52,7 +52,7 @@ def verdict(results: Results) -> list[str]:
 
 def outcomes(results: Results) -> Counter[str]:
     """How many tasks came out how, by their main metric: better, worse; and after Holm's correction better_holm, worse_holm."""
-    counts: Counter[str] = Counter()
+    counts = Counter(better=0, worse=0, better_holm=0, worse_holm=0)
     for name, task in results.tasks.items():
         row = results.difference("task", name, task.main_metric)
         if row is None or row.difference == 0:

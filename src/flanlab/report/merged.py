@@ -10,12 +10,11 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from flanlab.evaluation.comparison import TUNED, Side
+from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.report.merged_sources import Source, label_of, open_sources
 from flanlab.report.wording import cluster_title, counted, listed, without_stamp
 from flanlab.results.schema import MAIN_METRIC, Level, Score, TaskFacts
-
-_SAME_ANSWERS = ("rows", "token_budget", "generate", "pmi", "choose_template")
-"""Settings that change no answer. How many rows were asked is compared task by task: a task may have no more."""
+from flanlab.settings import PROMPT, QUESTIONS, fields_affecting
 
 
 class Column(BaseModel):
@@ -167,10 +166,10 @@ def _asked_otherwise(side: Side, first: Side) -> dict[str, str]:
     """Seed and settings that differ, by name, with both values."""
     ours, theirs = side.variant, first.variant
     found = {} if ours.seed == theirs.seed else {"seed": f"{ours.seed}, in A {theirs.seed}"}
-    names = dict.fromkeys([*theirs.settings, *ours.settings])
-    for name in names:
+    # Which rows and templates were asked is compared task by task: a task may have no more.
+    for name in fields_affecting(EvaluationSettings, QUESTIONS, PROMPT):
         here, there = ours.settings.get(name), theirs.settings.get(name)
-        if name not in _SAME_ANSWERS and here != there:
+        if here != there:
             found[name.replace("_", " ")] = f"{_said(here)}, in A {_said(there)}"
     return found
 

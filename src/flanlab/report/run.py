@@ -24,8 +24,9 @@ class Run:
 
     >>> import flanlab as fl
     >>> run = fl.evaluate(example_model, "visitor_comments", rows=8, templates_per_row=1, out=folder)
-    >>> run.scores.where(metric="accuracy", template="mean").column("rows")
-    [8]
+    >>> run.scores.where(metric="accuracy", template="mean", level="task").select("task", "rows")
+    task              rows
+    visitor_comments  8
     """
 
     folder: Path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,7 +235,7 @@ def verdict(sweep: SweepRead) -> list[str]:
 def told(pair: Pair) -> str:
     """A comparison as a sentence."""
     assert pair.found is not None
-    counts, over = Counter(pair.outcomes), pair.over_clusters
+    counts, over = pair.outcomes, pair.over_clusters
     low, high = signed(over.low), signed(over.high)
     includes = "" if over.is_clear else ", which includes zero"
     members = pair.found.members("clusters")

@@ -101,7 +101,7 @@ def score_table(results: Results) -> pa.Table:
     settings = dict.fromkeys(name for variant in results.variants.values() for name in variant.settings)
     for name in settings:
         if name not in columns:
-            columns[name] = pa.array([variant.settings.get(name) for variant in asked])
+            columns[name] = pa.array([_plain(variant.settings.get(name)) for variant in asked])
     return pa.table(columns)
 
 
@@ -128,6 +128,11 @@ def parse(kind: TypeAdapter[Content], path: Path, content: Any) -> Content:
             f"{path}: is damaged, or from another version of flanlab ({f'{place}: ' if place else ''}{first['msg']}).",
             hint="Run the command that wrote it again; predictions that are there are kept.",
         ) from error
+
+
+def _plain(value: Any) -> Any:
+    """A setting as one cell of a table: a list or a dict as JSON."""
+    return json.dumps(value) if isinstance(value, list | tuple | dict) else value
 
 
 def _lines(rows: Iterable[BaseModel]) -> str:

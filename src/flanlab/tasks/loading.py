@@ -81,7 +81,7 @@ def find_task(name: str | Path, collections: Sequence[str | Path] | None = None)
     >>> import flanlab as fl
     >>> task = fl.load_task("rte")
     >>> task.clusters[0].value, len(task.forward_templates())
-    ('natural_language_inference', 7)
+    ('natural_language_inference', 8)
     """
     found = find_tasks(name, collections)
     if len(found) != 1:

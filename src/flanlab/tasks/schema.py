@@ -308,7 +308,7 @@ class Task(_Strict):
         >>> import flanlab as fl
         >>> example = fl.load_task("visitor_comments").render(row=0, template=3)
         >>> example.options
-        ('negative', 'positive')
+        ('thumbs down', 'thumbs up')
         >>> example.target in example.options
         True
         """
