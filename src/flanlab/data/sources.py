@@ -318,9 +318,7 @@ def _mirror_files(name: str, hubs: Sequence[str], config: str | None, mirror: Pa
         )
     folders = [folder for hub in hubs if (folder := mirror / hub / (config or "default")).is_dir()]
     if not folders:
-        others = sorted(
-            {path.parent.name for hub in hubs for path in (mirror / hub).glob("*/*") if table_suffix(path)}
-        )
+        others = sorted({path.parent.name for hub in hubs for path in (mirror / hub).glob("*/*") if table_suffix(path)})
         if others:
             hint = hint or f"It holds the configurations {', '.join(others)}: name one (source.config, or --config)."
         raise MissingDataError(
