@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flanlab import __version__
-from flanlab.cli import ablate, contamination, evaluate, export, mix, models, report, run, tasks
+from flanlab.cli import ablate, claims, contamination, evaluate, export, mix, models, report, run, tasks
 from flanlab.errors import FlanlabError
 from flanlab.files import is_full
 from flanlab.processes import may_tell
@@ -30,6 +30,7 @@ app.command("mix")(mix.mix)
 app.command("train")(run.train)
 app.command("eval")(evaluate.evaluate)
 app.command("ablate")(ablate.ablate)
+app.command("claims")(claims.claims)
 app.command("report")(report.report)
 app.command("contamination")(contamination.contamination)
 
