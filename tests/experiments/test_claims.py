@@ -73,7 +73,8 @@ def as_the_paper_says(effect: float) -> dict[str, dict[str, float]]:
         "clusters": {"untuned": 0.5, **{f"clusters-{number}": 0.5 + effect * (number - 1) / 3 for number in (1, 2, 3, 4)}},
         "tasks-by-templates": {f"tasks-{one}-templates-{two}": 0.5 + effect * (one - 1) / 3 for one, two in GRID},
         "scale": {
-            "untuned-held-out-1": 0.5, "tuned-held-out-1": 0.5 - effect, "untuned-held-out-2": 0.5, "tuned-held-out-2": 0.5 + effect,
+            "untuned-held-out-1": 0.5, "tuned-held-out-1": 0.5 - effect,
+            "untuned-held-out-2": 0.5, "tuned-held-out-2": 0.5 + effect,
         },
         "few-shot": {"tuned-0-shot": 0.5, "tuned-16-shot": 0.5, "tuned-with-exemplars-16-shot": 0.5 + effect},
         "prompt-tuning": {"untuned-32-rte": 0.5, "tuned-32-rte": 0.5 + effect, "tuned-full-rte": 0.1, "untuned-full-rte": 0.1},
@@ -201,7 +202,9 @@ def test_a_contrast_of_two_is_their_difference() -> None:
 
 def test_a_contrast_over_seeds_is_wider_where_seeds_differ() -> None:
     untuned = grid(right(0.5, 1))
-    alike, apart = ([grid(right(score, 10 + seed)) for seed, score in enumerate(scores)] for scores in ([0.6] * 3, [0.5, 0.6, 0.7]))
+    alike, apart = (
+        [grid(right(score, 10 + seed)) for seed, score in enumerate(scores)] for scores in ([0.6] * 3, [0.5, 0.6, 0.7])
+    )
     errors = [contrast([[untuned], seeds], [-2, 2]).standard_error for seeds in (alike, apart)]
     assert errors[1] > 1.5 * errors[0]
     with pytest.raises(ValueError, match="cannot be paired"):
@@ -213,9 +216,7 @@ def test_no_more_false_alarms_of_the_spread_than_promised() -> None:
 
     def excludes(seed: int) -> bool:
         draw = np.random.default_rng(seed)
-        both = [
-            grid((draw.random((10, 80)) < 0.5 + 0.05 * draw.standard_normal((10, 1))).astype(float)) for _ in range(2)
-        ]
+        both = [grid((draw.random((10, 80)) < 0.5 + 0.05 * draw.standard_normal((10, 1))).astype(float)) for _ in range(2)]
         return spread_difference([both[0]], [both[1]]).excludes_zero
 
     alarms: Callable[[int], bool] = excludes

@@ -104,5 +104,7 @@ def test_sweeps_of_several_recipes_are_not_mixed(tmp_path: Path) -> None:
     make_sweep(tmp_path, {"tuned-0-shot": 8, "tuned-with-exemplars-16-shot": 3}, recipe="other")
     assert "several base recipes: other, tiny" in refusal(lambda: fl.claims(tmp_path)).message
     assert "called nobody" in refusal(lambda: fl.claims(tmp_path, recipe="nobody")).message
-    verdict = {name: next(r for r in fl.claims(tmp_path, recipe=name) if r["claim"] == "few-shot adds") for name in ("tiny", "other")}
+    verdict = {
+        name: next(r for r in fl.claims(tmp_path, recipe=name) if r["claim"] == "few-shot adds") for name in ("tiny", "other")
+    }
     assert {name: row["verdict"] for name, row in verdict.items()} == {"tiny": "supported", "other": "contradicted"}

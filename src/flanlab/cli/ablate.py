@@ -85,9 +85,7 @@ def ablate(
 
     chosen = [point.strip() for point in points.split(",") if point.strip()] if points else []
     base = read_recipe(recipe)
-    sweep = plan_sweep(
-        name, base, out, RowReader(mirror), points=chosen, only=only or [], processes=processes, seeds=seeds
-    )
+    sweep = plan_sweep(name, base, out, RowReader(mirror), points=chosen, only=only or [], processes=processes, seeds=seeds)
     if plan and as_json:
         typer.echo(json.dumps(sweep.as_dict()))
     elif plan or not as_json:

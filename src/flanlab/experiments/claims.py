@@ -212,7 +212,9 @@ def _p_values(found: Verdict) -> tuple[float, float]:
 def _decided(found: Verdict, tests: tuple[float, float], p_value: float, p_holm: float) -> Verdict:
     if np.isnan(p_value):
         notes = next((part.mean.note for part in found.parts if part.mean.note), "no standard error can be estimated")
-        return Verdict(found.claim, "too small a sample", found.ablation, found.parts, found.also, seeds=found.seeds, reason=notes)
+        return Verdict(
+            found.claim, "too small a sample", found.ablation, found.parts, found.also, seeds=found.seeds, reason=notes
+        )
     # What Holm's correction makes of the smaller p-value, it makes of both.
     factor = p_holm / p_value if 0 < p_value < 1 else float(len(CLAIMS))
     holds, fails = (min(1.0, 2 * factor * one) for one in tests)
@@ -242,7 +244,9 @@ def _trend(title: str, names: Mapping[int, str]) -> list[Part]:
     numbers = np.array(sorted(names), float)
     centred = numbers - numbers.mean()
     weights = centred / (centred**2).sum() * (numbers[-1] - numbers[0])
-    return [Part(title, [{names[int(number)]: float(weight) for number, weight in zip(numbers, weights, strict=True) if weight}])]
+    return [
+        Part(title, [{names[int(number)]: float(weight) for number, weight in zip(numbers, weights, strict=True) if weight}])
+    ]
 
 
 def _numbered(names: Collection[str], pattern: str) -> dict[int, str]:
@@ -335,7 +339,9 @@ def _spread(names: Collection[str]) -> list[Part]:
 
 
 def _prompts(names: Collection[str]) -> list[Part]:
-    rows = sorted({match[1] for name in names if (match := re.fullmatch(r"tuned-(\d+|full)-.+", name))}, key=lambda row: len(row))
+    rows = sorted(
+        {match[1] for name in names if (match := re.fullmatch(r"tuned-(\d+|full)-.+", name))}, key=lambda row: len(row)
+    )
     if not rows:
         return []
     # With the fewest rows, where the paper finds most.

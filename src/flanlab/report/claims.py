@@ -90,7 +90,9 @@ def read_cells(folder: Path, recipe: str | None = None) -> Cells:
         raise FlanlabError(f"{folder}: there is no sweep here.", hint=f"Make one: flan ablate few-shot RECIPE --out {folder}")
     names = sorted({str(sweep.recipe["name"]) for sweep in sweeps.values()})
     if recipe is None and len(names) > 1:
-        raise FlanlabError(f"{folder}: has sweeps of several base recipes: {', '.join(names)}.", hint=f"Add --recipe {names[0]}.")
+        raise FlanlabError(
+            f"{folder}: has sweeps of several base recipes: {', '.join(names)}.", hint=f"Add --recipe {names[0]}."
+        )
     if recipe is not None and recipe not in names:
         raise FlanlabError(f"{folder}: has no sweep of a recipe called {recipe}.", hint=f"There are: {', '.join(names)}.")
     needed = {name for claim in CLAIMS for name in claim.ablations}
@@ -115,9 +117,7 @@ def _cells_of(path: Path, sweep: SweepFacts) -> dict[str, ScoredCell | None]:
 def _together(seeds: Sequence[ScoredCell]) -> ScoredCell | None:
     if not seeds:
         return None
-    grids = {
-        task: [one.grids[task][0] for one in seeds] for task in seeds[0].grids if all(task in one.grids for one in seeds)
-    }
+    grids = {task: [one.grids[task][0] for one in seeds] for task in seeds[0].grids if all(task in one.grids for one in seeds)}
     return ScoredCell(grids, seeds[0].clusters, seeds[0].facts)
 
 
@@ -127,7 +127,9 @@ def _scored(cell: SweepCell) -> ScoredCell:
     side = Side(cell.folder, cell.variant, results)
     variant = side.variant
     facts = {"flanlab": results.flanlab, "seed": str(variant.seed)}
-    facts |= {name: value for name, value in (("precision", variant.dtype), ("training precision", variant.trained_in)) if value}
+    facts |= {
+        name: value for name, value in (("precision", variant.dtype), ("training precision", variant.trained_in)) if value
+    }
     facts |= {name: json.dumps(variant.settings.get(name)) for name in fields_affecting(EvaluationSettings, QUESTIONS)}
     grids: dict[str, list[ScoreGrid]] = {}
     for task, about in results.tasks.items():
