@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict
 from flanlab.results.schema import Results, TaskFacts
 from flanlab.yaml_files import read_yaml_model
 
-
 Kind = Literal["mean", "best dev template"]
 """The mean over templates, or the template that is best on dev rows."""
 _ONE_PROMPT = ("gpt3_175b",)
