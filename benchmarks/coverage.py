@@ -16,7 +16,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +26,10 @@ from scipy import stats
 
 from flanlab.results.grids import additive_pseudo_values
 from flanlab.results.intervals import (
+    LEVEL,
+    Interval,
     bounded_interval,
+    critical,
     difference_interval,
     difference_p_value,
     paired_binary_interval,
@@ -38,6 +43,7 @@ TEMPLATES = (1, 2, 4, 8, 10)
 ROWS = (30, 100, 300, 1_000)
 PER_ROW = {"all": 0, "two": 2, "one": 1}
 """Templates that each row is shown through; 0 is all."""
+ONE_MODEL, DIFFERENCE = "one model", "difference"
 SEEDS = 3
 TASKS = 5
 LOW, HIGH = 0.935, 0.965
@@ -65,18 +71,18 @@ class Spread:
 class Kind:
     """A kind of metric: statistics of cells from their variables, the score of sums, and the true score.
 
-    `draw` takes the generator and a function that draws the variables of another answer to the same rows, to statistics
-    [..., templates, rows, k]. `truth` is the score over all rows where the shift of templates and model is as given, [...].
+    `draw` takes a function that draws the variables of an answer to each row, and two constants of each row (a length, a
+    label), uniform from 0 to 1; it returns statistics [..., templates, rows, k]. `truth` is the score over all rows, given
+    what template and model add together [...], and the standard deviation of the rest.
     """
 
     name: str
     bounds: tuple[float, float]
     centre: float
     draw: Callable[[Callable[[], Floats], Floats], Floats]
-    combine: Callable[[Floats], Floats]
+    combine: Callable[[Floats], Floats] | None
+    """None for a mean over rows, of which the statistics are the rows' scores."""
     truth: Callable[[Floats, float], Floats]
-    rows_alike: int = 1
-    """How many constants of a row (lengths, labels) `draw` is given, [rows, this], uniform from 0 to 1."""
     binary: bool = False
 
 
@@ -99,7 +105,7 @@ def accuracy(name: str, target: float) -> Kind:
         (0.0, 1.0),
         float(stats.norm.ppf(target) * whole),
         lambda again, rows: (again() > 0).astype(float)[..., None],
-        lambda sums: sums[..., 0],
+        None,
         right,
         binary=True,
     )
@@ -118,7 +124,7 @@ def token_f1() -> Kind:
         value: Floats = np.sum([right(shift - threshold, within) for threshold in THRESHOLDS], axis=0) / 6
         return value
 
-    return Kind("f1", (0.0, 1.0), 0.5, draw, lambda sums: sums[..., 0], truth)
+    return Kind("f1", (0.0, 1.0), 0.5, draw, None, truth)
 
 
 def f1a(sums: Floats) -> Floats:
@@ -130,7 +136,7 @@ def multirc() -> Kind:
 
     def draw(again: Callable[[], Floats], rows: Floats) -> Floats:
         two, more = rows[..., 0] < 0.5, np.floor(rows[..., 1] * 4)
-        good = (again() > 0) + (again() > 0) * two
+        good = (again() > 0).astype(float) + (again() > 0) * two
         first, others = again() <= 0, again() <= 0
         return np.stack([good, first + others * more, 1 + two - good], axis=-1).astype(float)
 
@@ -138,7 +144,7 @@ def multirc() -> Kind:
         hit = right(shift, within)
         return f1a(np.stack([1.5 * hit, 2.5 * (1 - hit), 1.5 * (1 - hit)], axis=-1))
 
-    return Kind("multirc_f1a", (0.0, 1.0), 0.9, draw, f1a, truth, rows_alike=2)
+    return Kind("multirc_f1a", (0.0, 1.0), 0.9, draw, f1a, truth)
 
 
 def matthews() -> Kind:
@@ -171,26 +177,27 @@ def bleu_of(sums: Floats) -> Floats:
 
 
 def bleu() -> Kind:
-    """Texts of 8 to 24 words; of n words in a row a share q ** (n * 0.7) is found, q by the variable."""
+    """Texts of 8 to 24 words; of n words in a row a share q ** n is found, q by the variable."""
     orders = np.arange(4)
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
 
+    def found(variable: Floats) -> Floats:
+        """Share of n-grams that is found, [..., orders]."""
+        base = (1 + np.exp(-variable / 2)) ** -0.7
+        return np.stack([base, base**2, base**3, base**4], axis=-1)
+
     def draw(again: Callable[[], Floats], rows: Floats) -> Floats:
-        quality = stats.norm.cdf(again() / 3)
-        length = 8 + 16 * rows[..., 0]
-        length = np.broadcast_to(length, quality.shape)
-        totals = length[..., None] - 0.5 - orders
-        counts = totals * quality[..., None] ** (0.7 * (orders + 1))
-        return np.concatenate([length[..., None] - 0.5, length[..., None], counts, totals], axis=-1)
+        shares = found(again())
+        length = np.broadcast_to(8 + 16 * rows[..., :1], (*shares.shape[:-1], 1))
+        totals = length - 0.5 - orders
+        return np.concatenate([length - 0.5, length, totals * shares, totals], axis=-1)
 
     def truth(shift: Floats, within: float) -> Floats:
-        quality = stats.norm.cdf((np.asarray(shift)[..., None] + within * nodes) / 3)
-        found = ((quality[..., None] ** (0.7 * (orders + 1))) * (weights / weights.sum())[:, None]).sum(axis=-2)
+        shares = found(np.asarray(shift)[..., None] + within * nodes)
+        mean = (shares * (weights / weights.sum())[:, None]).sum(axis=-2)
         totals = 16 - 0.5 - orders
-        parts = np.concatenate(
-            [np.full((*found.shape[:-1], 1), 15.5), np.full((*found.shape[:-1], 1), 16.0), found * totals, found * 0 + totals],
-            axis=-1,
-        )
+        lengths = np.broadcast_to([15.5, 16.0], (*mean.shape[:-1], 2))
+        parts = np.concatenate([lengths, mean * totals, np.broadcast_to(totals, mean.shape)], axis=-1)
         return bleu_of(parts)
 
     return Kind("bleu", (0.0, 1.0), 0.5, draw, bleu_of, truth)
@@ -209,93 +216,109 @@ def shown_cells(templates: int, rows: int, design: str) -> Floats:
 
 
 def designs() -> Iterator[tuple[int, int, str]]:
-    for templates, rows in itertools.product(TEMPLATES, ROWS):
+    for rows, templates in itertools.product(ROWS, TEMPLATES):
         for design, count in PER_ROW.items():
             if count < templates:
                 yield templates, rows, design
 
 
-@dataclass(frozen=True)
-class Simulated:
-    """One simulated quantity: its estimates, their variances, and the truth of each, [repetitions]."""
+class Sample:
+    """Simulated evaluations of two equally good models, alone and as means over seeds."""
+
+    def __init__(self, kind: Kind, shown: Floats, repetitions: int, generator: np.random.Generator, spread: Spread) -> None:
+        self._kind, self._shown, self._spread = kind, shown, spread
+        self._generator, self._repetitions = generator, repetitions
+        templates, rows = shown.shape
+        self._row = self._normal(spread.row, 1, rows)
+        self._constants = generator.random((repetitions, 1, rows, 2))
+        self._template = self._normal(spread.template, templates, 1)
+        # With one template the truth is that of this template, and the two models are equally good at it.
+        self._model_template = spread.model_template if templates > 1 else 0.0
+
+    def _normal(self, deviation: float, *shape: int) -> Floats:
+        shape = (self._repetitions, *shape)
+        return np.asarray(deviation * self._generator.standard_normal(shape, dtype=np.float32), float)
+
+    def model(self, seeds: int) -> tuple[Floats, Floats, Floats]:
+        """Scores, pseudo-values [repetitions, seeds, templates, rows] and truth of a model, or of the mean of its seeds."""
+        templates, rows = self._shown.shape
+        spread = self._spread
+        shift = self._template + self._normal(self._model_template, templates, 1)
+        row = self._row + self._normal(spread.model_row, 1, rows)
+        scores, values = [], []
+        for _ in range(seeds):
+            place = self._kind.centre + shift + row
+            if seeds > 1:
+                place = place + self._normal(spread.seed, 1, 1) + self._normal(spread.seed_template, templates, 1)
+            statistics = self._kind.draw(partial(self._answers, place), self._constants) * self._shown[..., None]
+            if self._kind.combine is None:
+                scores.append(statistics[..., 0].sum(axis=-1) / self._shown.sum(axis=1))
+                values.append(statistics[..., 0])
+            else:
+                scores.append(self._kind.combine(statistics.sum(axis=-2)))
+                values.append(additive_pseudo_values(self._kind.combine, statistics, self._shown))
+        truth = self._truth(shift, float(np.hypot(spread.seed, spread.seed_template)) if seeds > 1 else 0.0)
+        return np.stack(scores, axis=1).mean(axis=(1, 2)), np.stack(values, axis=1), truth
+
+    def _answers(self, place: Floats) -> Floats:
+        return place + self._normal(self._spread.noise, *self._shown.shape)
+
+    def _truth(self, shift: Floats, seed_spread: float) -> Floats:
+        """Score over all rows and seeds, and over all templates where there are several; [repetitions]."""
+        known = self._kind.centre + (shift[:, 0, 0] if len(self._shown) == 1 else np.zeros(self._repetitions))
+        unknown = seed_spread
+        if len(self._shown) > 1:
+            unknown = float(np.hypot(seed_spread, np.hypot(self._spread.template, self._model_template)))
+        nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+        places, inverse = np.unique(known, return_inverse=True)
+        scores = self._kind.truth(places[:, None] + unknown * nodes, self._spread.within()) @ (weights / weights.sum())
+        truth: Floats = scores[inverse]
+        return truth
+
+
+class Simulated(NamedTuple):
+    """One quantity, over all repetitions: estimates, their variances, the truth, and rows won and lost where scores are 0/1."""
 
     value: Floats
     variance: Variance
     truth: Floats
+    wins: Floats
+    losses: Floats
 
 
-class Sample:
-    """Simulated evaluations of two equally good models, one of them with several seeds."""
-
-    def __init__(self, kind: Kind, shown: Floats, repetitions: int, generator: np.random.Generator, spread: Spread) -> None:
-        self.kind, self.shown, self.spread = kind, shown, spread
-        templates, rows = shown.shape
-        single = templates == 1
-        self._normal = lambda *shape: generator.standard_normal((repetitions, *shape), dtype=np.float32)
-        self._row = spread.row * self._normal(1, rows)
-        self._constants = generator.random((repetitions, 1, rows, 2))
-        self._template = spread.template * self._normal(templates, 1)
-        self._model_template = 0.0 if single else spread.model_template
-
-    def model(self, seeds: int) -> tuple[Floats, Floats, Floats]:
-        """Scores, pseudo-values [repetitions, seeds, templates, rows] and truth of a model (of its seeds' mean)."""
-        templates, rows = self.shown.shape
-        shift = self._template + self._model_template * self._normal(templates, 1)
-        row = self._row + self.spread.model_row * self._normal(1, rows)
-        scores, values = [], []
-        seed_spread = 0.0
-        for _ in range(seeds):
-            place = self.kind.centre + shift + row
-            if seeds > 1:
-                place = place + self.spread.seed * self._normal(1, 1) + self.spread.seed_template * self._normal(templates, 1)
-                seed_spread = float(np.hypot(self.spread.seed, self.spread.seed_template))
-            statistics = self.kind.draw(lambda: place + self.spread.noise * self._normal(templates, rows), self._constants)
-            statistics = statistics * self.shown[..., None]
-            if self.kind.combine(statistics[:1, :1, :1]).ndim and self.kind.name.startswith(("accuracy", "f1")):
-                counts = self.shown.sum(axis=1)
-                scores.append(statistics[..., 0].sum(axis=-1) / counts)
-                values.append(statistics[..., 0])
-            else:
-                scores.append(self.kind.combine(statistics.sum(axis=-2)))
-                values.append(additive_pseudo_values(self.kind.combine, statistics, self.shown))
-        truth = self._truth(shift, seed_spread)
-        return np.stack(scores, axis=1).mean(axis=(1, 2)), np.stack(values, axis=1), truth
-
-    def _truth(self, shift: Floats, seed_spread: float) -> Floats:
-        within = self.spread.within()
-        if self.shown.shape[0] == 1 and not seed_spread:
-            return self.kind.truth(self.kind.centre + shift[:, 0, 0], within)
-        nodes, weights = np.polynomial.hermite_e.hermegauss(60)
-        if self.shown.shape[0] == 1:
-            places = self.kind.centre + shift[:, 0, 0, None] + seed_spread * nodes
-            scores: Floats = self.kind.truth(places, within) @ (weights / weights.sum())
-            return scores
-        whole = np.hypot(seed_spread, np.hypot(self.spread.template, self.spread.model_template))
-        score = self.kind.truth(self.kind.centre + whole * nodes, within) @ (weights / weights.sum())
-        return np.full(len(shift), float(score))
-
-
-def simulate(kind: Kind, shown: Floats, repetitions: int, generator: np.random.Generator, spread: Spread) -> dict[str, list]:
-    """All quantities of one cell, in chunks that fit in memory: name to arrays of value, variance, freedom, truth, ..."""
-    found: dict[str, list[tuple[Floats, ...]]] = {}
+def simulate(
+    kind: Kind, shown: Floats, repetitions: int, generator: np.random.Generator, spread: Spread
+) -> dict[str, Simulated]:
+    """The quantities of one cell, in chunks that fit in memory."""
+    found: dict[str, list[Simulated]] = {}
     chunk = max(50, CHUNK_CELLS // shown.size)
-    left = repetitions
-    while left > 0:
-        sample = Sample(kind, shown, min(chunk, left), generator, spread)
-        left -= chunk
+    for start in range(0, repetitions, chunk):
+        sample = Sample(kind, shown, min(chunk, repetitions - start), generator, spread)
         one, other, seeds, seeds_too = sample.model(1), sample.model(1), sample.model(SEEDS), sample.model(SEEDS)
-        for name, (value, values, truth) in {
-            "one model": one,
-            "difference": tuple(b - a for a, b in zip(one, other, strict=True)),
+        quantities = {
+            ONE_MODEL: one,
+            DIFFERENCE: _minus(other, one),
             "mean over seeds": seeds,
-            "difference of means over seeds": tuple(b - a for a, b in zip(seeds, seeds_too, strict=True)),
-        }.items():
-            variance = seed_variance(np.asarray(values, float), shown)
-            binary = np.zeros((2, len(value)))
-            if name == "difference" and kind.binary and len(shown) == 1:
-                binary = np.stack([(values[:, 0, 0] > 0).sum(axis=-1), (values[:, 0, 0] < 0).sum(axis=-1)])
-            found.setdefault(name, []).append((value, *variance, truth, *binary))
-    return {name: [np.concatenate(parts) for parts in zip(*chunks, strict=True)] for name, chunks in found.items()}
+            "difference of means over seeds": _minus(seeds_too, seeds),
+        }
+        for name, (value, values, truth) in quantities.items():
+            through_one = values[:, 0, 0]
+            wins, losses = ((sign * through_one > 0).sum(axis=-1).astype(float) for sign in (1, -1))
+            found.setdefault(name, []).append(Simulated(value, seed_variance(values, shown), truth, wins, losses))
+    return {name: _joined(chunks) for name, chunks in found.items()}
+
+
+def _minus(one: tuple[Floats, ...], other: tuple[Floats, ...]) -> tuple[Floats, Floats, Floats]:
+    value, values, truth = (left - right for left, right in zip(one, other, strict=True))
+    return value, values, truth
+
+
+def _joined(chunks: Sequence[Simulated]) -> Simulated:
+    variance = Variance(*(np.concatenate(parts) for parts in zip(*(one.variance for one in chunks), strict=True)))
+    value, truth, wins, losses = (
+        np.concatenate(parts) for parts in zip(*((one.value, one.truth, one.wins, one.losses) for one in chunks), strict=True)
+    )
+    return Simulated(value, variance, truth, wins, losses)
 
 
 @dataclass(frozen=True)
@@ -314,69 +337,60 @@ class Result:
     """Share of p-values below 0.05 where there is no difference."""
 
 
-def measure(kind: Kind, templates: int, rows: int, design: str, repetitions: int, seed: int, spread: Spread) -> list[Result]:
+def measure(
+    kind: Kind, templates: int, rows: int, design: str, repetitions: int, seed: int = 0, spread: Spread = Spread()
+) -> list[Result]:
     """All quantities of one cell."""
     generator = np.random.default_rng([seed, KINDS.index(kind), templates, rows, PER_ROW[design]])
-    shown = shown_cells(templates, rows, design)
-    found = simulate(kind, shown, repetitions, generator, spread)
+    found = simulate(kind, shown_cells(templates, rows, design), repetitions, generator, spread)
     results = []
-    low, high = kind.bounds
-    for name, (value, *parts, truth, wins, losses) in found.items():
-        variance = Variance(*parts)
-        paired = "difference" in name
-        p_values = None
-        if name == "difference" and kind.binary and templates == 1:
-            interval = paired_binary_interval(wins, losses, rows)
-            p_values = paired_binary_p_value(wins, losses)
-        elif paired:
-            interval, p_values = of_difference(value, variance, rows, high - low)
-        else:
-            interval = of_score(value, variance, rows, kind.bounds)
-        results.append(summed_up(kind, templates, rows, design, name, value, truth, interval, p_values))
-        if name in ("one model", "difference"):
-            # Five tasks at a time, out of all that were simulated.
+    for name, one in found.items():
+        binary = name == DIFFERENCE and kind.binary and templates == 1
+        held = _binary_difference(one, rows) if binary else _interval(kind, name, one, rows)
+        results.append(_result(kind, templates, rows, design, name, one, *held))
+        if name in (ONE_MODEL, DIFFERENCE):
+            # Several tasks at a time, out of all that were simulated.
             picks = np.stack([generator.permutation(repetitions) for _ in range(TASKS)])
-            picked = Variance(*(part[picks] for part in variance))
-            mean_of_tasks = mean_variance(picked, np.full(TASKS, 1 / TASKS))
-            mean = value[picks].mean(axis=0)
-            together = truth[picks].mean(axis=0)
-            if paired:
-                over, p_values = of_difference(mean, mean_of_tasks, TASKS * rows, high - low)
-            else:
-                over = of_score(mean, mean_of_tasks, TASKS * rows, kind.bounds)
-            title = f"{name}, mean over tasks"
-            results.append(summed_up(kind, templates, rows, design, title, mean, together, over, p_values))
+            variance = mean_variance(Variance(*(part[picks] for part in one.variance)), np.full(TASKS, 1 / TASKS))
+            tasks = Simulated(one.value[picks].mean(axis=0), variance, one.truth[picks].mean(axis=0), one.wins, one.losses)
+            held = _interval(kind, name, tasks, TASKS * rows)
+            results.append(_result(kind, templates, rows, design, f"{name}, mean over tasks", tasks, *held))
     return results
 
 
-def of_score(value: Floats, variance: Variance, rows: int, bounds: tuple[float, float]):
-    low, high = bounds
+def _interval(kind: Kind, name: str, one: Simulated, units: int) -> tuple[Interval, Floats | None]:
+    """The interval in the metric's unit, and p-values of a difference."""
+    low, high = kind.bounds
     width = high - low
-    whole, freedom = total(variance)
-    found = bounded_interval(np.clip((value - low) / width, 0, 1), whole / width**2, freedom, rows)
-    return found._replace(low=low + width * found.low, high=low + width * found.high, error=width * found.error)
+    variance, freedom = total(one.variance)
+    if "difference" not in name:
+        share = np.clip((one.value - low) / width, 0, 1)
+        found = bounded_interval(share, variance / width**2, freedom, units)
+        return found._replace(low=low + width * found.low, high=low + width * found.high), None
+    found = difference_interval(one.value / width, variance / width**2, freedom, units)
+    p_values = difference_p_value(one.value / width, found.error, found.freedom)
+    return found._replace(low=width * found.low, high=width * found.high), p_values
 
 
-def of_difference(value: Floats, variance: Variance, rows: int, width: float):
-    whole, freedom = total(variance)
-    found = difference_interval(value / width, whole / width**2, freedom, rows)
-    found = found._replace(low=width * found.low, high=width * found.high, error=width * found.error)
-    return found, difference_p_value(value, found.error, found.freedom)
+def _binary_difference(one: Simulated, rows: int) -> tuple[Interval, Floats]:
+    return paired_binary_interval(one.wins, one.losses, rows), paired_binary_p_value(one.wins, one.losses)
 
 
-def summed_up(kind, templates, rows, design, name, value, truth, interval, p_values) -> Result:
-    held = (interval.low <= truth + 1e-12) & (truth - 1e-12 <= interval.high)
-    ideal = 2 * 1.959964 * (value - truth).std()
-    return Result(
-        kind.name,
-        design,
-        templates,
-        rows,
-        name,
-        float(held.mean()),
-        float((interval.high - interval.low).mean() / ideal),
-        None if p_values is None else float((p_values < 0.05).mean()),
-    )
+def _result(
+    kind: Kind,
+    templates: int,
+    rows: int,
+    design: str,
+    name: str,
+    one: Simulated,
+    interval: Interval,
+    p_values: Floats | None,
+) -> Result:
+    held = (interval.low <= one.truth + 1e-12) & (one.truth - 1e-12 <= interval.high)
+    ideal = 2 * float(critical(np.inf)) * (one.value - one.truth).std()
+    alarms = None if p_values is None else float((p_values < 1 - LEVEL).mean())
+    width = float((interval.high - interval.low).mean() / ideal)
+    return Result(kind.name, design, templates, rows, name, float(held.mean()), width, alarms)
 
 
 def main() -> None:
@@ -390,16 +404,14 @@ def main() -> None:
     arguments = parser.parse_args()
     started = time.perf_counter()
     results: list[Result] = []
-    for kind in KINDS:
-        if kind.name not in arguments.metrics:
-            continue
-        for templates, rows, design in designs():
-            if rows in arguments.rows and templates in arguments.templates:
-                results += measure(kind, templates, rows, design, arguments.repetitions, arguments.seed, Spread())
-                print(f"{time.perf_counter() - started:.0f} s: {kind.name} {templates} x {rows} {design}", file=sys.stderr)
+    chosen = [kind for kind in KINDS if kind.name in arguments.metrics]
+    for (templates, rows, design), kind in itertools.product(designs(), chosen):
+        if rows in arguments.rows and templates in arguments.templates:
+            results += measure(kind, templates, rows, design, arguments.repetitions, arguments.seed)
+            print(f"{time.perf_counter() - started:.0f} s: {kind.name} {templates} x {rows} {design}", file=sys.stderr)
+            if arguments.csv:
+                write(results, arguments.csv)
     report(results)
-    if arguments.csv:
-        write(results, arguments.csv)
 
 
 def report(results: Sequence[Result]) -> None:
