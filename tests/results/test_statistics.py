@@ -13,6 +13,10 @@ from flanlab.results.grids import Floats, ScoreGrid
 from flanlab.results.intervals import paired_binary_interval
 from flanlab.results.layout import template_unit_variance
 from flanlab.results.statistics import (
+    FEW_ROWS,
+    FEW_SEEDS,
+    FEW_TEMPLATES,
+    NEAR_BOUND,
     NO_VARIANCE,
     ONE_TEMPLATE,
     ONE_UNIT,
@@ -259,6 +263,16 @@ def test_rows_without_a_difference_are_no_certainty(score: float, templates: int
     assert apart.low < 0 == apart.difference < apart.high
     assert apart.p_value == 1.0
     assert apart.note == NO_VARIANCE
+
+
+def test_notes_say_where_simulation_finds_other_than_95_percent() -> None:
+    values = np.random.default_rng(14).random((10, 90))
+    assert estimate(grid_of(values)).note == ""
+    assert estimate(grid_of(values[:3])).note == FEW_TEMPLATES
+    assert estimate(grid_of(values, turns(10, 90))).note == FEW_ROWS
+    assert estimate([grid_of(values)] * 3).note == FEW_SEEDS
+    assert difference(grid_of(values), grid_of(values[::-1] ** 0.01)).note == NEAR_BOUND
+    assert estimate(grid_of(values[:1] ** 0.01)).note == f"{ONE_TEMPLATE}; {NEAR_BOUND}"
 
 
 def test_templates_that_happen_to_agree_are_no_certainty() -> None:

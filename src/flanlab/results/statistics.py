@@ -30,6 +30,10 @@ POWER = 0.8
 ONE_UNIT = "cannot be estimated: too few rows"
 NO_VARIANCE = "no row differs: the interval is that of as many 0/1 scores"
 ONE_TEMPLATE = "one template: over rows alone"
+FEW_TEMPLATES = "two or three templates: very wide, often wider than need be"
+FEW_ROWS = "fewer than ten rows for each template: wider than need be"
+FEW_SEEDS = "two to four seeds: wider than need be"
+NEAR_BOUND = "so few rows differ from the rest that the interval is wider than need be"
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,8 @@ def estimate(grid: ScoreGrid | Sequence[ScoreGrid]) -> Estimate:
     values = np.stack([one.pseudo_values() for one in grids])
     mean = float(np.mean([one.mean() for one in grids]))
     variance = seed_variance(values, shown)
-    return _bounded(mean, variance, grids[0].metric.bounds, shown.shape[1], ONE_TEMPLATE if len(shown) == 1 else "")
+    note = _caution(shown, len(grids), _distance_to_bound(mean, grids[0]))
+    return _bounded(mean, variance, grids[0].metric.bounds, shown.shape[1], note)
 
 
 def difference(first: ScoreGrid | Sequence[ScoreGrid], second: ScoreGrid | Sequence[ScoreGrid]) -> Difference:
@@ -153,7 +158,8 @@ def difference(first: ScoreGrid | Sequence[ScoreGrid], second: ScoreGrid | Seque
     one, other = (np.stack([pair[side].pseudo_values() for pair in kept]) for side in (0, 1))
     value = float(np.mean([pair[1].mean() - pair[0].mean() for pair in kept]))
     variance = seed_variance(other - one, shown)
-    note = _left_out(firsts, seconds, shown) or (ONE_TEMPLATE if len(shown) == 1 else "")
+    nearest = min(_distance_to_bound(grid.mean(), grid) for pair in kept for grid in pair)
+    note = _left_out(firsts, seconds, shown) or _caution(shown, len(kept), nearest)
     wins, losses, ties = _by_unit(kept[0]) if len(kept) == 1 else (None, None, None)
     if shown.size > 1 and _is_binary_through_one(one) and _is_binary_through_one(other):
         found = _paired_binary(int((other > one).sum()), int((other < one).sum()), variance, shown.shape[1], note)
@@ -246,6 +252,25 @@ def _by_unit(pair: tuple[ScoreGrid, ScoreGrid]) -> tuple[int, int, int] | tuple[
     ahead = ((other - one) * pair[0].shown).sum(axis=0)
     wins, losses = int((ahead > 1e-12).sum()), int((ahead < -1e-12).sum())
     return wins, losses, len(ahead) - wins - losses
+
+
+def _distance_to_bound(mean: float, grid: ScoreGrid) -> float:
+    """How far a score is from its nearer bound, as a share of the distance between the two."""
+    low, high = grid.metric.bounds
+    return min(mean - low, high - mean) / (high - low)
+
+
+def _caution(shown: Floats, seeds: int, to_bound: float) -> str:
+    """What a reader must know: that other wordings are left out, or that simulation finds such intervals other than 95 %."""
+    templates, units = shown.shape
+    cautions = (
+        (templates == 1, ONE_TEMPLATE),
+        (1 < seeds < 5, FEW_SEEDS),
+        (1 < templates < 4, FEW_TEMPLATES),
+        (templates > 1 and shown.sum(axis=1).min() < 10, FEW_ROWS),
+        (units * to_bound <= 5, NEAR_BOUND),
+    )
+    return "; ".join(note for holds, note in cautions if holds)
 
 
 def _left_out(firsts: Sequence[ScoreGrid], seconds: Sequence[ScoreGrid], shown: Floats) -> str:
