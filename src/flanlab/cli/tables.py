@@ -61,7 +61,7 @@ def print_results(results: Results) -> None:
         table.add_row(f"  {title}", *cells, *([_difference(difference)] if difference else []))
 
     for name, task in results.tasks.items():
-        table.add_row(f"[bold]{name}[/bold]" + ("  (seen)" if task.seen else ""))
+        table.add_row(f"[bold]{name}[/bold]" + ("  (seen)" if task.seen else "  (in-domain)" if task.in_domain else ""))
         for metric, facts in task.metrics.items():
             titles[metric] = facts.title
             add("task", name, metric, facts.title)
@@ -70,9 +70,14 @@ def print_results(results: Results) -> None:
         table.add_section()
     some_seen = any(task.seen for task in results.tasks.values())
     if averaged := results.metrics("tasks"):
-        table.add_row("[bold]average[/bold]" + ("  (with seen tasks)" if some_seen else ""))
+        kind = "" if not results.in_domain else " in-domain" if len(results.in_domain) == len(results.tasks) else " zero-shot"
+        table.add_row(f"[bold]average{kind}[/bold]" + ("  (with seen tasks)" if some_seen else ""))
         for metric in averaged:
             add("tasks", None, metric, titles[metric])
+    if results.metrics("in_domain"):
+        table.add_row("[bold]average in-domain[/bold]")
+        for metric in results.metrics("in_domain"):
+            add("in_domain", None, metric, titles.get(metric, "main metric"))
     clusters = results.clusters
     if sum(results.members("cluster", cluster) for cluster in clusters) > 1:
         table.add_section()

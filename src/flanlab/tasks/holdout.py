@@ -93,7 +93,15 @@ class HoldOut:
             allowed = conflicts
         else:
             left_out |= conflicts
-        return HoldOutSplit(self, tuple(tasks), tuple(train), tuple(tested), left_out, allowed, ancestors)
+        return HoldOutSplit(
+            self,
+            tuple(tasks),
+            tuple(train),
+            tuple(tested),
+            left_out=left_out,
+            allowed=allowed,
+            lineage=ancestors,
+        )
 
     def _supervised_split(
         self, tasks: Sequence[Task], held_out: Sequence[Task], tested: Sequence[Task], ancestors: Mapping[str, frozenset[str]]
@@ -107,7 +115,9 @@ class HoldOut:
         names = {task.name for task in train}
         left_out = {task.name: "only what hold_out.supervised names trains" for task in tasks if task.name not in names}
         allowed = dict.fromkeys(sorted(names), "is what is evaluated: this is supervised learning, not zero-shot")
-        return HoldOutSplit(self, tuple(tasks), tuple(train), tuple(tested), left_out, allowed, ancestors)
+        return HoldOutSplit(
+            self, tuple(tasks), tuple(train), tuple(tested), left_out=left_out, allowed=allowed, lineage=ancestors
+        )
 
     def _cluster_reason(self, task: Task, shared_clusters: Sequence[str]) -> str:
         if set(task.clusters) & set(self.clusters):
@@ -124,6 +134,8 @@ class HoldOutSplit:
     """All that take part, whether they train, test or neither."""
     train: tuple[Task, ...]
     test: tuple[Task, ...]
+    in_domain: tuple[Task, ...] = ()
+    """Trained tasks that are scored too, on test rows that did not train: in-domain, not zero-shot."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Tasks that do not train: name to reason."""
     allowed: Mapping[str, str] = field(default_factory=dict)
@@ -162,7 +174,7 @@ def seen_reason(task: Task, stamp: Mapping[str, Any], ancestors: Iterable[str] =
     """
     trained: Mapping[str, Any] = stamp["tasks"]
     if task.name in trained:
-        return "the model was trained on it"
+        return "the model was trained on its train rows"
     too_close = {related for cluster in task.clusters for related in related_clusters(cluster)}
     own_lineage = {task.name, *task.derived_from, *ancestors, *stamp.get("lineage", {}).get(task.name, ())}
     for name, facts in sorted(trained.items()):
