@@ -120,7 +120,7 @@ def test_what_the_system_refuses_is_told_without_a_traceback(tmp_path: Path) -> 
 def test_the_list_of_tasks_in_the_documentation_is_current() -> None:
     published = Path(__file__).parents[2] / "docs" / "tasks.md"
     current = flan("tasks", "list", "--markdown").stdout
-    assert published.read_text(encoding="utf-8") == current, "hint it with: flan tasks list --markdown > docs/tasks.md"
+    assert published.read_text(encoding="utf-8") == current, "update it with: flan tasks list --markdown > docs/tasks.md"
 
 
 TASK = """

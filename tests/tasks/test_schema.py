@@ -33,9 +33,9 @@ def test_a_valid_generation_task() -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"cluster": "nli"}, "`cluster`"),
+        ({"cluster": "entailment"}, "`cluster`"),
         ({"cluster": []}, "`cluster`"),
-        ({"cluster": ["sentiment", "nli"]}, "`cluster.2`"),
+        ({"cluster": ["sentiment", "entailment"]}, "`cluster.2`"),
         ({"name": "reviews", "licence": None}, "the field `licence` is missing"),
         ({"answer": None}, "the field `answer` is missing"),
         ({"licens": "MIT"}, "unknown field `licens`. Did you mean `licence`?"),
