@@ -451,19 +451,21 @@ def test_run_trains_on_arms_and_reports_with_and_without_options(tiny_folder: Pa
     results = run_recipe(read_recipe(tmp_path / "recipe.yaml"), run)
     arms = ["", "_options_shuffled", "_1_shot", "_1_shot_options_shuffled"]
     names = [f"{way}{arm}" for way in ("untuned_instruction", "untuned_chat", "tuned") for arm in arms]
-    assert list(results["variants"]) == names
-    assert results["variants"]["tuned_1_shot_options_shuffled"] == "tuned, 1 shot, OPTIONS shuffled"
-    assert results["stamped"] == {name: name.startswith("tuned") for name in names}
-    for name in names:
+    assert list(results.variants) == names
+    assert results.variants["tuned_1_shot_options_shuffled"].title == "tuned, 1 shot, OPTIONS shuffled"
+    for name, variant in results.variants.items():
+        assert variant.stamped == name.startswith("tuned")
+        order = "shuffled" if "shuffled" in name else "none"
+        assert (variant.settings["shots"], variant.settings["options"]) == (int("1_shot" in name), order)
         rows = read_predictions(run / "predictions" / name / "comments").to_pylist()
         assert {"OPTIONS:" in row["prompt"] for row in rows} == {"shuffled" in name}
         assert {len(row["exemplars"]) for row in rows} == {int("1_shot" in name)}
-    for compared in results["tasks"]["comments"]["comparison"].values():
-        assert compared["after"] == "tuned"
-        assert "1_shot" not in compared["before"]
+    for compared in results.differences:
+        assert compared.after == "tuned"
+        assert "1_shot" not in compared.before
     assert {"0", "2"} == set(json.loads((run / "mixture.json").read_text())["exemplars"])
     # Read back from its own recipe, the run is the same one.
-    assert run_recipe(read_recipe(tmp_path / "recipe.yaml"), run)["tasks"] == results["tasks"]
+    assert run_recipe(read_recipe(tmp_path / "recipe.yaml"), run).scores == results.scores
     assert write_report(run).is_file()
 
 
@@ -505,18 +507,19 @@ def test_precision_is_chosen_once_and_written_everywhere(
     recipe = read(home, tiny_folder, compute_dtype="auto")
     monkeypatch.setattr(precision, "bfloat16_gain", lambda _: 5.0)
     results = run_recipe(recipe, tmp_path / "run")
-    assert results["precision"] == {"training": "bfloat16", "scoring": "float32"}
+    tuned = results.variants["tuned"]
+    assert (tuned.trained_in, tuned.dtype) == ("bfloat16", "float32")
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert facts["precision"] == results["precision"]
+    assert facts["precision"] == {"training": "bfloat16", "scoring": "float32"}
     assert facts["train_embeddings"] is True
     stamp = json.loads((tmp_path / "run" / "model" / "flanlab.json").read_text())
     assert stamp["recipe"]["training"]["compute_dtype"] == "bfloat16"
     written = (tmp_path / "run" / "model" / "flanlab.json").stat().st_mtime_ns
     monkeypatch.setattr(precision, "bfloat16_gain", lambda _: 0.1)
-    assert run_recipe(recipe, tmp_path / "run")["precision"] == results["precision"]
+    assert run_recipe(recipe, tmp_path / "run").variants["tuned"] == tuned
     assert (tmp_path / "run" / "model" / "flanlab.json").stat().st_mtime_ns == written, "trained again"
     other = run_recipe(recipe, tmp_path / "other")
-    assert other["precision"]["training"] == "float32"
+    assert other.variants["tuned"].trained_in == "float32"
     keys = [json.loads((tmp_path / name / "training" / "finished.json").read_text()) for name in ("run", "other")]
     assert keys[0] != keys[1]
 
