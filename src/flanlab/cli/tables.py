@@ -16,11 +16,11 @@ from rich.table import Table
 from flanlab.report.wording import MEAN_OVER_CLUSTERS, probability, unknown_models
 
 _NO_LIMIT = 100_000
-"""Characters of a line that nobody sees on a screen."""
+"""Characters of a line that are invisible on a screen."""
 
 
 def present_results(results: Mapping[str, Any], folder: Path, as_json: bool) -> None:
-    """Write the report into `folder`, and print the results as a table or as JSON."""
+    """Write the report to `folder` and print the results as a table or as JSON."""
     from flanlab.report.html import write_report
 
     page = write_report(folder)
@@ -32,7 +32,7 @@ def present_results(results: Mapping[str, Any], folder: Path, as_json: bool) -> 
 
 
 def result_console() -> Console:
-    """Where a command's result goes: as wide as the terminal, and in a pipe or file as wide as what is printed."""
+    """Output for a command's result: as wide as the terminal, or, in a pipe or file, as wide as the content."""
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _NO_LIMIT
@@ -45,7 +45,7 @@ def compact_table(title: str) -> Table:
 
 
 def print_results(results: Mapping[str, Any]) -> None:
-    """Tasks and averages, metric by metric: every variant, and the difference with its interval."""
+    """Tasks and averages by metric: each variant, and the difference with its interval."""
     compared = "comparison" in results["average"]
     table = compact_table(f"{results['name']}: {_spaced(results['hold_out'])}")
     table.add_column("", no_wrap=True)
@@ -79,7 +79,7 @@ def print_results(results: Mapping[str, Any]) -> None:
     console = result_console()
     console.print(table)
     if compared:
-        console.print("  * the interval excludes zero. The difference is to the better of the untuned model's prompts.")
+        console.print("  * the interval excludes zero. The difference is to the untuned model's best prompt.")
     if any(entry.get("best_dev_template") for entry in results["tasks"].values()):
         console.print("  Best on dev: the template with the best main metric on dev rows, and its score on the test rows.")
     if unknown := unknown_models(results["stamped"]):
@@ -87,7 +87,7 @@ def print_results(results: Mapping[str, Any]) -> None:
 
 
 def print_comparison(comparison: Mapping[str, Any]) -> None:
-    """Two sides task by task: scores, the difference with its interval, and p-values; then what they come to."""
+    """Two sides task by task: scores, the difference with its interval, p-values, and a summary."""
     from flanlab.report.comparison import seen_by, verdict
 
     console = result_console()
@@ -146,7 +146,7 @@ def _best_templates(entry: Mapping[str, Any], variants: Iterable[str]) -> Iterab
 
 
 def _cluster_parts(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Each cluster's averages, and those over clusters where there are several."""
+    """Each cluster's averages, and the average over clusters if there are several."""
     parts = list(results["clusters"].items())
     return [*parts, (MEAN_OVER_CLUSTERS, results["cluster_average"])] if len(parts) > 1 else parts
 
