@@ -196,7 +196,7 @@ def may_tell() -> bool:
     if _store is None:
         return True
     try:
-        return bool(_store.add("told", 1) == 1)
+        return bool(_store.add("reported", 1) == 1)
     except RuntimeError:
         return True
 

@@ -61,14 +61,14 @@ def read_corpus(files: Sequence[Path], columns: Sequence[str] = ()) -> Iterator[
         FlanlabError: names the file and line or row of text that cannot be read.
     """
     sizes = [file.stat().st_size for file in files]
-    before = told = 0
+    before = shown = 0
     with meter("Reading the corpus, MB", max(sum(sizes) // _MEGABYTE, 1)) as bar:
         for path, size in zip(files, sizes, strict=True):
             for piece, position in _pieces(path, columns):
                 yield piece
-                if (megabytes := (before + position) // _MEGABYTE) > told:
-                    bar.advance(megabytes - told)
-                    told = megabytes
+                if (megabytes := (before + position) // _MEGABYTE) > shown:
+                    bar.advance(megabytes - shown)
+                    shown = megabytes
             before += size
 
 

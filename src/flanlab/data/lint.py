@@ -123,10 +123,10 @@ def _told_once(findings: list[Finding], prompts: int) -> list[Finding]:
     groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in findings:
         groups[finding.rule, finding.message].append(finding)
-    told = []
+    reported = []
     for group in groups.values():
-        told.extend([replace(group[0], template=None)] if len(group) == prompts > 1 else group)
-    return told
+        reported.extend([replace(group[0], template=None)] if len(group) == prompts > 1 else group)
+    return reported
 
 
 class _Failures:

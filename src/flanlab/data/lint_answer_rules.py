@@ -107,7 +107,7 @@ def instructions_name_every_option(sample: Sample) -> Iterator[Finding]:
             left_out = ", ".join(repr(option) for option in options if option not in named)
             yield Finding(
                 "warning",
-                "options-named-in-part",
+                "options-partly-named",
                 number,
                 None,
                 f"The prompt names {len(named)} of the {len(options)} options, but not {left_out}.",

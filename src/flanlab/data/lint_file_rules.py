@@ -72,7 +72,7 @@ def templates_differ(sample: Sample) -> Iterator[Finding]:
             how = "the same" if same else f"nearly the same (similarity {likeness:.2f})"
             yield Finding(
                 "error" if same else "warning",
-                "alike-templates",
+                "similar-templates",
                 second,
                 None,
                 f"Templates {first} and {second} are {how}.",
@@ -123,7 +123,7 @@ def options_differ(sample: Sample) -> Iterator[Finding]:
         twice = [option for option, count in spelled.items() if count > 1]
         if twice:
             message = f"Two options are {twice[0]!r}, apart from capital letters."
-            yield Finding("error", "alike-options", number, None, message, "Use different words for each answer.")
+            yield Finding("error", "equal-options", number, None, message, "Use different words for each answer.")
 
 
 def prompts_are_finished(sample: Sample) -> Iterator[Finding]:

@@ -215,5 +215,5 @@ def _look_up(batch: _Batch, lookups: Sequence[_Lookup]) -> None:
         new, words_at = new[unseen], at[where[unseen]]
         for place in np.unique(piece_of[words_at]):
             piece, here = batch.pieces[place], piece_of[words_at] == place
-            for gram, told in zip(new[here], piece.places(words_at[here] - batch.starts[place]), strict=True):
-                lookup.first[gram] = piece.file, told
+            for gram, where_first in zip(new[here], piece.places(words_at[here] - batch.starts[place]), strict=True):
+                lookup.first[gram] = piece.file, where_first

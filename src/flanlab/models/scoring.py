@@ -120,10 +120,10 @@ def answer_in_batches(
     Raises:
         FlanlabError: the memory is too small for a single question.
     """
-    alike: dict[Hashable, list[int]] = {}
+    same_key: dict[Hashable, list[int]] = {}
     for position, question in enumerate(questions):
-        alike.setdefault(question.key, []).append(position)
-    same = {positions[0]: positions for positions in alike.values()}
+        same_key.setdefault(question.key, []).append(position)
+    same = {positions[0]: positions for positions in same_key.values()}
     left = list(same)
     while left:
         try:

@@ -32,7 +32,7 @@ from flanlab.files import is_full, write_json
 from flanlab.processes import all_do, everyone, from_first, is_first, rank, world_size
 from flanlab.progress import say
 from flanlab.training.parallel import is_sharded
-from flanlab.training.parts import PartsReader, divided_as, own_part, write_part
+from flanlab.training.shards import ShardReader, divided_as, own_shard, write_shard
 
 _NAME = re.compile(r"step-(\d+)")
 
@@ -61,8 +61,8 @@ def save_checkpoint(
     state, scalars = _flatten(optimizer.state_dict()["state"])
     contents = {"trained": trained_tensors(model), "optimizer": state}
     divided = {stem: any(isinstance(tensor, DTensor) for tensor in tensors.values()) for stem, tensors in contents.items()}
-    own = {stem: own_part(tensors) for stem, tensors in contents.items()}
-    size = sum(everyone(sum(tensor.nbytes for part in own.values() for tensor in part.values())))
+    own = {stem: own_shard(tensors) for stem, tensors in contents.items()}
+    size = sum(everyone(sum(tensor.nbytes for shard in own.values() for tensor in shard.values())))
 
     def begin() -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def save_checkpoint(
         temporary.mkdir()
 
     def write() -> dict[str, Any]:
-        written = [write_part(own[stem], divided[stem], temporary, stem) for stem in own]
+        written = [write_shard(own[stem], divided[stem], temporary, stem) for stem in own]
         return {file.name: _seal(file) for file in written if file is not None}
 
     def finish(files: dict[str, Any]) -> None:
@@ -210,13 +210,13 @@ def _damaged(path: Path, reason: str) -> _DamagedError:
 
 
 def _load(path: Path, record: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    trained = PartsReader([path / name for name in record["files"] if name.startswith("trained")])
+    trained = ShardReader([path / name for name in record["files"] if name.startswith("trained")])
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name in trained.names():
             own = parameters[name].to_local() if isinstance(parameters[name], DTensor) else parameters[name]  # type: ignore[attr-defined]
             own.copy_(trained.read(name, parameters[name]))
-    reader = PartsReader([path / name for name in record["files"] if name.startswith("optimizer")])
+    reader = ShardReader([path / name for name in record["files"] if name.startswith("optimizer")])
     ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for place in (*reader.names(), *record["optimizer"]):

@@ -109,8 +109,8 @@ def train(
                         record["mfu"] = round(operations * record["tokens"] / seconds / peak, 4)
                     if dev and settings.dev_every and ((step + 1) % settings.dev_every == 0 or step + 1 in (1, settings.steps)):
                         found = record["dev_loss"] = dev_losses(model, objective, dev, settings)
-                        told = ", ".join(f"{cluster} {value:.3f}" for cluster, value in found.items())
-                        say(f"Step {step + 1}, loss on dev: {told}")
+                        shown = ", ".join(f"{cluster} {value:.3f}" for cluster, value in found.items())
+                        say(f"Step {step + 1}, loss on dev: {shown}")
                         started = time.monotonic()
                     log.write(record)
                     if tracker is not None:

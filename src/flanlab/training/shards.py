@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 from flanlab.processes import is_first, rank, world_size
 
 
-def own_part(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def own_shard(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The rows of `tensors` that this process writes."""
     own = {}
     for name, tensor in tensors.items():
@@ -33,18 +33,18 @@ def own_part(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return own
 
 
-def write_part(part: Mapping[str, Tensor], divided: bool, folder: Path, stem: str) -> Path | None:
-    """Write the result of `own_part`. Returns None if this process has no file to write."""
+def write_shard(shard: Mapping[str, Tensor], divided: bool, folder: Path, stem: str) -> Path | None:
+    """Write the result of `own_shard`. Returns None if this process has no file to write."""
     if not divided and not is_first():
         return None
     ending = f"-{rank() + 1:05d}-of-{world_size():05d}" if divided else ""
     path = folder / f"{stem}{ending}.safetensors"
-    save_file(dict(part), path)
+    save_file(dict(shard), path)
     return path
 
 
-class PartsReader:
-    """Reads tensors from any number of files of `write_part`. Files are opened, but only read when needed."""
+class ShardReader:
+    """Reads tensors from any number of files of `write_shard`. Files are opened, but only read when needed."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._files = [safe_open(path, "pt") for path in sorted(files)]
