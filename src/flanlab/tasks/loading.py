@@ -70,6 +70,64 @@ def load_named(collections: Sequence[str | Path], names: Sequence[str]) -> list[
     return select_tasks(_sorted_unique(map(load_task, paths)), names)
 
 
+def find_task(name: str | Path, collections: Sequence[str | Path] | None = None) -> Task:
+    """Load one task: by name, subtask (`anli.r1`) or the path of its YAML file.
+
+    Args:
+        name: as for `load_tasks`.
+        collections: where names are looked up: `library`, `extra`, `sampler`, or folders; all three, where not given.
+
+    Raises:
+        FlanlabError: no such task, a faulty file, or the name of a cluster with several tasks.
+
+    >>> import flanlab as fl
+    >>> task = fl.load_task("rte")
+    >>> task.clusters[0].value, len(task.forward_templates())
+    ('natural_language_inference', 8)
+    """
+    found = find_tasks(name, collections)
+    if len(found) != 1:
+        raise FlanlabError(
+            f"`{name}` names {len(found)} tasks.",
+            hint=f"Name one of them: {', '.join(task.name for task in found)}; or use load_tasks.",
+        )
+    return found[0]
+
+
+def find_tasks(
+    names: str | Path | Task | Sequence[str | Path | Task], collections: Sequence[str | Path] | None = None
+) -> list[Task]:
+    """Load tasks: by name, cluster, file or folder.
+
+    Args:
+        names: one or several: a task's name, a subtask's (`anli.r1`), a cluster's; the path of a task file (it ends with .yaml
+            or .yml) or of a folder (it contains a slash, or is a Path); or a task.
+        collections: where names are looked up; in all that is built in, where not given.
+
+    Raises:
+        FlanlabError: no such task, cluster, file or folder, or a faulty file.
+
+    >>> import flanlab as fl
+    >>> [task.name for task in fl.load_tasks("sentiment", ["sampler"])]
+    ['product_reviews', 'visitor_comments']
+    """
+    given = [names] if isinstance(names, str | Path | Task) else list(names)
+    found: list[Task] = []
+    by_name: list[str] = []
+    for one in given:
+        if isinstance(one, Task):
+            found.append(one)
+        elif str(one).endswith((".yaml", ".yml")):
+            found.append(load_task(Path(one)))
+        elif isinstance(one, Path) or "/" in one:
+            found += load_collection(one)
+        else:
+            by_name.append(one)
+    if by_name:
+        found += load_named(collections or BUILT_IN_COLLECTIONS, by_name)
+    return list({task.name: task for task in found}.values())
+
+
 def _task_files(collection: str | Path) -> list[Path]:
     if collection in BUILT_IN_COLLECTIONS:
         folder = Path(str(resources.files("flanlab.tasks"))) / str(collection)

@@ -6,13 +6,16 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, field_validator, model_validator
 
 from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.templating import check_syntax, is_expression, variables_in
+
+if TYPE_CHECKING:
+    from flanlab.data.rendering import Example
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 Split = Literal["train", "dev", "test"]
@@ -289,6 +292,42 @@ class Task(_Strict):
         sources: dict[str | None, Source] = {None: self.source} if self.source is not None else {}
         sources.update(self.subtasks)
         return sources
+
+    def render(
+        self,
+        row: int = 0,
+        template: int = 1,
+        *,
+        split: Split | None = None,
+        options: Literal["fixed", "none"] = "fixed",
+        mirror: str | Path | None = None,
+    ) -> Example:
+        """One of the task's rows seen through one of its templates, as `flan tasks show` shows it.
+
+        Args:
+            row: number of the row within its split, from 0.
+            template: number of the template, from 1; 0 is the baseline prompt.
+            split: `train`, `dev` or `test`; the first that the task has, where not given.
+            options: list the OPTIONS in the task's own order, or leave the block out.
+            mirror: folder that mirrors Hub data sets; else FLANLAB_MIRROR, else the Hub.
+
+        Returns:
+            `prompt`, `target`, `options` (empty for generation) and `references`.
+
+        Raises:
+            FlanlabError: there is no such row or template, or the rows cannot be reached.
+
+        >>> import flanlab as fl
+        >>> example = fl.load_task("visitor_comments").render(row=0, template=3)
+        >>> example.options
+        ('thumbs down', 'thumbs up')
+        >>> example.target in example.options
+        True
+        """
+        # The one step up from here: reading rows and filling templates is the business of `data`.
+        from flanlab.data.reader import example_of
+
+        return example_of(self, row, template, split=split, options=options, mirror=mirror)
 
     def has_split(self, split: Split) -> bool:
         """Whether any source of the task names this split."""

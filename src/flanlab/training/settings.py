@@ -3,64 +3,74 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from flanlab.settings import NOTHING, TRAINING, Settings
 
 LossAverage = Literal["tokens", "examples", "sqrt"]
 Tracking = Literal["tensorboard", "trackio", "wandb"]
 
 
-class TrainingSettings(BaseModel):
+class TrainingSettings(Settings):
     """Training settings. A step is a fixed number of examples: as many as have `tokens_per_step` tokens on average."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    steps: int = Field(gt=0, description="Optimizer steps.")
-    tokens_per_step: int = Field(8192, gt=0, description="Mean number of tokens of a step, prompts and targets (paper: 8,192).")
-    micro_batch_tokens: int = Field(1024, gt=0, description="Largest number of tokens computed at once. It limits memory.")
-    method: Literal["full", "lora", "prompt"] = Field(
+    steps: Annotated[int, TRAINING] = Field(gt=0, description="Optimizer steps.")
+    tokens_per_step: Annotated[int, TRAINING] = Field(
+        8192, gt=0, description="Mean number of tokens of a step, prompts and targets (paper: 8,192)."
+    )
+    micro_batch_tokens: Annotated[int, TRAINING] = Field(
+        1024, gt=0, description="Largest number of tokens computed at once. It limits memory."
+    )
+    method: Annotated[Literal["full", "lora", "prompt"], TRAINING] = Field(
         "full", description="Train all weights, a LoRA adapter, or a soft prompt."
     )
-    lora_rank: int = Field(16, gt=0)
-    prompt_length: int = Field(20, gt=0, description="Number of virtual tokens of a soft prompt. The gain beyond 20 is small.")
-    loss_average: LossAverage = Field(
+    lora_rank: Annotated[int, TRAINING] = Field(16, gt=0)
+    prompt_length: Annotated[int, TRAINING] = Field(
+        20, gt=0, description="Number of virtual tokens of a soft prompt. The gain beyond 20 is small."
+    )
+    loss_average: Annotated[LossAverage, TRAINING] = Field(
         "tokens",
         description="What has equal weight in a step's loss: target tokens, or examples of any length. sqrt: between the two.",
     )
-    optimizer: Literal["adamw", "adafactor"] = "adamw"
-    learning_rate: float = Field(gt=0)
-    schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="Shape of the decay after warm-up.")
-    warmup_steps: int = Field(0, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
-    gradient_clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
-    gradient_checkpointing: bool = Field(
+    optimizer: Annotated[Literal["adamw", "adafactor"], TRAINING] = "adamw"
+    learning_rate: Annotated[float, TRAINING] = Field(gt=0)
+    schedule: Annotated[Literal["constant", "linear", "cosine"], TRAINING] = Field(
+        "linear", description="Shape of the decay after warm-up."
+    )
+    warmup_steps: Annotated[int, TRAINING] = Field(0, ge=0)
+    weight_decay: Annotated[float, TRAINING] = Field(0.0, ge=0)
+    gradient_clip: Annotated[float, TRAINING] = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    gradient_checkpointing: Annotated[bool, TRAINING] = Field(
         False, description="Compute each layer's forward pass again in the backward pass. Less memory, a third more time."
     )
-    compute_dtype: Literal["auto", "float32", "bfloat16"] = Field(
+    compute_dtype: Annotated[Literal["auto", "float32", "bfloat16"], TRAINING] = Field(
         "auto",
         description="Number type of a step's computation. Weights, gradients and optimizer are float32. auto: bfloat16 if a"
         " measurement on this machine finds it faster.",
     )
-    train_embeddings: Literal["auto"] | bool = Field(
+    train_embeddings: Annotated[Literal["auto"] | bool, TRAINING] = Field(
         "auto",
         description="Train the input embedding and the output layer too. auto: unless they hold most of the parameters.",
     )
-    compile: bool = Field(False, description="Compile the model's layers. Slow to start, then faster on a GPU.")
-    workers: int | None = Field(
+    compile: Annotated[bool, TRAINING] = Field(
+        False, description="Compile the model's layers. Slow to start, then faster on a GPU."
+    )
+    workers: Annotated[int | None, NOTHING] = Field(
         None, ge=0, description="Number of processes that render examples ahead. Default: none on a CPU, up to 8 on a GPU."
     )
-    checkpoint_minutes: float = Field(10.0, gt=0, description="Time between checkpoints.")
-    parallel: Literal["ddp", "fsdp"] = Field(
+    checkpoint_minutes: Annotated[float, NOTHING] = Field(10.0, gt=0, description="Time between checkpoints.")
+    parallel: Annotated[Literal["ddp", "fsdp"], NOTHING] = Field(
         "ddp", description="For several processes: each keeps the whole model (ddp) or a shard of it (fsdp)."
     )
-    dev_every: int | None = Field(
+    dev_every: Annotated[int | None, NOTHING] = Field(
         None,
         gt=0,
         description="Steps between measurements of the loss on the training tasks' dev rows. Not measured by default.",
     )
-    dev_examples: int = Field(32, gt=0, description="Number of dev examples of each cluster.")
-    track: Tracking | None = Field(None, description="Also show the log in tensorboard, trackio or wandb.")
+    dev_examples: Annotated[int, NOTHING] = Field(32, gt=0, description="Number of dev examples of each cluster.")
+    track: Annotated[Tracking | None, NOTHING] = Field(None, description="Also show the log in tensorboard, trackio or wandb.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
