@@ -1,6 +1,6 @@
 """flanlab: instruction-tune language models on task clusters, and measure them zero-shot on clusters they never saw.
 
-Everything public is imported from here, when it is first used:
+All public names are imported from here, when they are first used:
 
     import flanlab as fl
 
@@ -56,7 +56,7 @@ _PLACES = {
     "plan_training": "experiments.training_plan",
 }
 _NAMES = {"Model": "LoadedModel", "load_task": "find_task", "load_tasks": "find_tasks"}
-"""Public names of what is called otherwise where it is defined."""
+"""Public names that differ from the names in their modules."""
 
 __all__ = sorted([*_PLACES, "__version__"])
 

@@ -161,7 +161,7 @@ def test_options_of_remote_models_need_an_endpoint(tmp_path: Path) -> None:
 
 
 def test_chat_without_a_tokenizer_is_refused(served: Served, tasks: Sequence[Task], tmp_path: Path) -> None:
-    with pytest.raises(FlanlabError, match="neither is its chat template") as caught:
+    with pytest.raises(FlanlabError, match="so is its chat template") as caught:
         evaluate_model("tiny", tasks, SETTINGS, tmp_path / "out", styles=["chat"], endpoint=Endpoint(served.url))
     assert "--tokenizer" in caught.value.hint
 

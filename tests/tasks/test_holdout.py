@@ -225,4 +225,4 @@ def test_supervised_trains_on_a_held_out_task_alone_and_is_seen() -> None:
 def test_supervised_takes_held_out_tasks_only(name: str) -> None:
     message = refusal(lambda: HoldOut((NLI,), "remove", (name,)).split([task("rte", NLI), task("sst2", SENTIMENT)])).message
     assert name in message
-    assert "no held-out task" in message
+    assert "not a held-out task" in message
