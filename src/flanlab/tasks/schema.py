@@ -81,11 +81,26 @@ class Source(_Strict):
         return split if isinstance(self.files, dict) and split in self.files else None
 
 
-class Template(_Strict):
-    """One natural-language instruction. It says nothing of OPTIONS: the renderer adds that block."""
+class _Prompt(_Strict):
+    """Jinja sources of a prompt and of the target that follows it."""
 
     prompt: str
     target: str = "{{ answer }}"
+
+    @field_validator("prompt", "target")
+    @classmethod
+    def _valid_jinja(cls, value: str) -> str:
+        return _checked_jinja(value)
+
+    @field_validator("target")
+    @classmethod
+    def _the_answer(cls, value: str) -> str:
+        return _as_the_answer(value)
+
+
+class Template(_Prompt):
+    """One natural-language instruction. It says nothing of OPTIONS: the renderer adds that block."""
+
     direction: Literal["forward", "inverted"] = Field(
         "forward", description="inverted: the answer stands in the prompt and an input is the target (section 2.1)."
     )
@@ -98,38 +113,16 @@ class Template(_Strict):
     def _valid_options(cls, value: list[str] | None) -> list[str] | None:
         return None if value is None else _checked_options(value)
 
-    @field_validator("prompt", "target")
-    @classmethod
-    def _valid_jinja(cls, value: str) -> str:
-        return _checked_jinja(value)
-
-    @field_validator("target")
-    @classmethod
-    def _the_answer(cls, value: str) -> str:
-        return _as_the_answer(value)
-
     @property
     def hash(self) -> str:
         """Identity of the template's content: changes when any word of it does."""
         return _digest(self.model_dump_json())
 
 
-class Baseline(_Strict):
+class Baseline(_Prompt):
     """A continuation-style prompt, which is what an untuned model deserves: the answer follows it after one space."""
 
-    prompt: str
-    target: str = "{{ answer }}"
     options: Options | None = Field(None, description="Other words for the task's options: same number, same order.")
-
-    @field_validator("prompt", "target")
-    @classmethod
-    def _valid_jinja(cls, value: str) -> str:
-        return _checked_jinja(value)
-
-    @field_validator("target")
-    @classmethod
-    def _the_answer(cls, value: str) -> str:
-        return _as_the_answer(value)
 
     @field_validator("options")
     @classmethod
