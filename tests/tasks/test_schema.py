@@ -33,9 +33,9 @@ def test_a_valid_generation_task() -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"cluster": "nli"}, "`cluster`"),
+        ({"cluster": "entailment"}, "`cluster`"),
         ({"cluster": []}, "`cluster`"),
-        ({"cluster": ["sentiment", "nli"]}, "`cluster.2`"),
+        ({"cluster": ["sentiment", "entailment"]}, "`cluster.2`"),
         ({"name": "reviews", "licence": None}, "the field `licence` is missing"),
         ({"answer": None}, "the field `answer` is missing"),
         ({"licens": "MIT"}, "unknown field `licens`. Did you mean `licence`?"),
@@ -74,8 +74,9 @@ def test_a_valid_generation_task() -> None:
         ({"source": {"files": {"validation": "c.jsonl"}}}, "name the files train, dev and test"),
         ({"source": {"files": {"train": "c"}, "config": "x"}}, "belongs to a `hub` or `generator` source"),
         ({"source": {"files": {"train": "c"}, "obtain": "x"}}, "belong to a `hub` source"),
-        ({"source": None}, "give `source`, or `parts`"),
-        ({"parts": {"a": {"files": {"train": "c"}}}}, "give `source`, or `parts`"),
+        ({"source": None}, "give either `source`, or `subtasks`"),
+        ({"subtasks": {"a": {"files": {"train": "c"}}}}, "give either `source`, or `subtasks`"),
+        ({"parts": {"a": {"files": {"train": "c"}}}}, "the field `parts` is now called `subtasks`"),
         ({"derived_from": {"squad": " "}}, "where it is known from"),
         ({"baseline": {"prompt": "{{ answer }}"}}, "baseline: a forward prompt may not contain the answer"),
         ({"baseline": {"prompt": "{{ txet }}"}}, "baseline: prompt uses txet, which is no field"),

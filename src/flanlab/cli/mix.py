@@ -25,26 +25,9 @@ def mix(
 
     Example: flan mix recipes/holdout-nli.yaml --out mixture.parquet
     """
-    from flanlab.data.mixture_card import describe_mixture, export_mixture
-    from flanlab.errors import FlanlabError
-    from flanlab.experiments.recipe import make_plan, read_recipe
-    from flanlab.experiments.run import make_mixture
-    from flanlab.models.loading import load_encoder
-    from flanlab.progress import meter, say
-    from flanlab.training.trainer import examples_per_step
+    from flanlab import api
 
-    if out is not None and out.suffix not in (".parquet", ".jsonl"):
-        raise FlanlabError(f"{out}: cannot write files of this kind.", hint="Name a .parquet or a .jsonl file.")
-    plan = make_plan(read_recipe(recipe), mirror)
-    encoder = load_encoder(plan.recipe.model, say=say)
-    mixture = make_mixture(plan)
-    planned = examples or examples_per_step(mixture, encoder, plan.recipe.training) * plan.recipe.training.steps
-    with meter("Measuring the mixture", min(planned, mixture.cycle_length)) as bar:
-        card = describe_mixture(mixture, encoder, planned, bar)
-    card["left_out"] = dict(plan.split.left_out)
-    if out is not None:
-        with meter(f"Writing {out}", planned) as bar:
-            export_mixture(mixture, encoder, planned, out, bar)
+    card = api.mix(recipe, out, examples=examples, mirror=mirror)
     if as_json:
         typer.echo(json.dumps(card))
     else:

@@ -129,9 +129,7 @@ def render(task: Task, template_number: int, row: PreparedRow, option_order: Seq
     prompt = _evaluate_text(task, row.index, f"{where}, prompt", template.prompt, beside_fields, row.cut, row.fields)
     is_answer = template.target == _THE_ANSWER
     target = (
-        answer
-        if is_answer
-        else _evaluate_text(task, row.index, f"{where}, target", template.target, beside_fields, row.fields)
+        answer if is_answer else _evaluate_text(task, row.index, f"{where}, target", template.target, beside_fields, row.fields)
     )
     for part, text in (("prompt", prompt), ("target", target)):
         if not text:

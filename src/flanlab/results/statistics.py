@@ -1,0 +1,294 @@
+"""Scores and differences with intervals that hold what they say (`docs/statistics.md`, `benchmarks/coverage.py`).
+
+A task's score under one model is the mean over templates of each template's score over its rows. Rows and templates are
+both samples: of what could be asked, and of how. Rows that belong together (a task's `group`) are one unit. With a single
+template nothing is known of other wordings, and the interval is over rows alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import stats
+
+from flanlab.results.grids import Floats, ScoreGrid, common_cells
+from flanlab.results.intervals import (
+    LEVEL,
+    bounded_interval,
+    critical,
+    difference_interval,
+    difference_p_value,
+    paired_binary_interval,
+    paired_binary_p_value,
+)
+from flanlab.results.layout import Variance, mean_variance, seed_variance, total
+
+POWER = 0.8
+"""Chance with which a difference must be detected to be called detectable."""
+ONE_UNIT = "cannot be estimated: too few rows"
+NO_VARIANCE = "no row differs: the interval is that of as many 0/1 scores"
+ONE_TEMPLATE = "one template: over rows alone"
+FEW_TEMPLATES = "two or three templates: very wide, often wider than need be"
+FEW_ROWS = "fewer than ten rows for each template: wider than need be"
+FEW_SEEDS = "two to four seeds: wider than need be"
+NEAR_BOUND = "so few rows differ from the rest that the interval is wider than need be"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A score with its uncertainty, in the metric's unit.
+
+    `low` and `high` bound the 95 % interval, `standard_error` has `freedom` degrees of freedom; all four are NaN where they
+    cannot be estimated, and `note` says why. `method` names the interval; `bounds` are the lowest and the highest possible
+    score; `units` counts the rows or groups. `variance` has the parts that means are made of.
+    """
+
+    mean: float
+    low: float
+    high: float
+    standard_error: float
+    freedom: float
+    method: str
+    bounds: tuple[float, float]
+    units: int
+    variance: Variance
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Two one-sided tests (Schuirmann 1987): whether a difference lies within a margin on either side of zero."""
+
+    margin: float
+    p_value: float
+
+    @property
+    def is_equivalent(self) -> bool:
+        """Whether both sides are excluded at the 5 % level: the 90 % interval lies within the margin."""
+        return self.p_value < 1 - LEVEL
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One score minus another, paired, with its uncertainty; fields as those of `Estimate`.
+
+    `p_value` is that of no difference, two-sided: below 0.05 exactly where the interval excludes zero. `wins`, `losses` and
+    `ties` count the units that the one has better, worse and equal, by their means over templates; None for a correlation,
+    which a single unit does not have, and for means over tasks.
+    """
+
+    difference: float
+    low: float
+    high: float
+    standard_error: float
+    freedom: float
+    p_value: float
+    method: str
+    bounds: tuple[float, float]
+    units: int
+    variance: Variance
+    wins: int | None = None
+    losses: int | None = None
+    ties: int | None = None
+    note: str = ""
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the 95 % interval excludes zero; False where there is none."""
+        return self.low > 0 or self.high < 0
+
+    @property
+    def detectable(self) -> float:
+        """The smallest true difference that such data show to differ from zero with 80 % power; NaN without interval."""
+        return float((critical(self.freedom) + stats.t.ppf(POWER, self.freedom)) * self.standard_error)
+
+    def equivalence(self, margin: float) -> Equivalence:
+        """Test whether the two are the same but for less than `margin`, in the metric's unit; the p-value may be NaN.
+
+        Raises:
+            ValueError: the margin is not positive.
+        """
+        if not margin > 0:
+            raise ValueError(f"The margin must be positive, not {margin}.")
+        return Equivalence(margin, float(stats.t.sf((margin - abs(self.difference)) / self.standard_error, self.freedom)))
+
+
+def estimate(grid: ScoreGrid | Sequence[ScoreGrid]) -> Estimate:
+    """The score of a model with its interval, over rows and templates.
+
+    Args:
+        grid: of the model; or several, of models trained alike with different seeds, which are then a sample too: their mean.
+            Several must have been asked the same.
+    """
+    grids = [grid] if isinstance(grid, ScoreGrid) else list(grid)
+    shown = grids[0].shown
+    values = np.stack([one.pseudo_values() for one in grids])
+    mean = float(np.mean([one.mean() for one in grids]))
+    variance = seed_variance(values, shown)
+    note = _caution(shown, len(grids), _distance_to_bound(mean, grids[0]))
+    return _bounded(mean, variance, grids[0].metric.bounds, shown.shape[1], note)
+
+
+def difference(first: ScoreGrid | Sequence[ScoreGrid], second: ScoreGrid | Sequence[ScoreGrid]) -> Difference:
+    """Second minus first, paired by unit and template, over what both were asked.
+
+    A grid of one template (the baseline's prompt) is paired with every template of the other by unit.
+
+    Args:
+        first: of a model; or several, of models trained with different seeds, each paired with the one in the same place.
+        second: as many, of the other model.
+
+    Returns:
+        The difference; `units` is 0, and everything else NaN, where the two have no cell in common.
+
+    Raises:
+        ValueError: not as many of the one as of the other.
+    """
+    firsts, seconds = ([one] if isinstance(one, ScoreGrid) else list(one) for one in (first, second))
+    pairs = [common_cells(one, other) for one, other in zip(firsts, seconds, strict=True)]
+    bounds = firsts[0].metric.bounds
+    low, high = bounds[0] - bounds[1], bounds[1] - bounds[0]
+    kept = [pair for pair in pairs if pair is not None]
+    if len(kept) < len(pairs):
+        unknown = Variance(*[np.array(np.nan)] * 5)
+        return _unbounded(float("nan"), unknown, (low, high), 0, "cannot be estimated: the two were asked nothing in common")
+    shown = kept[0][0].shown
+    one, other = (np.stack([pair[side].pseudo_values() for pair in kept]) for side in (0, 1))
+    value = float(np.mean([pair[1].mean() - pair[0].mean() for pair in kept]))
+    variance = seed_variance(other - one, shown)
+    nearest = min(_distance_to_bound(grid.mean(), grid) for pair in kept for grid in pair)
+    note = _left_out(firsts, seconds, shown) or _caution(shown, len(kept), nearest)
+    wins, losses, ties = _by_unit(kept[0]) if len(kept) == 1 else (None, None, None)
+    if shown.size > 1 and _is_binary_through_one(one) and _is_binary_through_one(other):
+        found = _paired_binary(int((other > one).sum()), int((other < one).sum()), variance, shown.shape[1], note)
+    else:
+        found = _unbounded(value, variance, (low, high), shown.shape[1], note)
+    return replace(found, wins=wins, losses=losses, ties=ties)
+
+
+def mean_of(estimates: Sequence[Estimate], weights: Sequence[float] | None = None) -> Estimate:
+    """Weighted mean of independent estimates, such as those of different tasks; equal weights by default.
+
+    The tasks are taken as they are, not as a sample of tasks.
+    """
+    mean = _weighted(weights, [one.mean for one in estimates])
+    variance = _mean_variance(weights, [one.variance for one in estimates])
+    low, high = (_weighted(weights, [one.bounds[end] for one in estimates]) for end in (0, 1))
+    note = next((one.note for one in estimates if np.isnan(one.standard_error)), "")
+    return _bounded(mean, variance, (low, high), sum(one.units for one in estimates), note)
+
+
+def mean_difference(differences: Sequence[Difference], weights: Sequence[float] | None = None) -> Difference:
+    """Weighted mean of independent differences, as `mean_of`."""
+    mean = _weighted(weights, [one.difference for one in differences])
+    variance = _mean_variance(weights, [one.variance for one in differences])
+    low, high = (_weighted(weights, [one.bounds[end] for one in differences]) for end in (0, 1))
+    note = next((one.note for one in differences if np.isnan(one.standard_error)), "")
+    return _unbounded(mean, variance, (low, high), sum(one.units for one in differences), note)
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """p-values of a family of tests, corrected by Holm (1979): rejecting those below a level keeps the chance of any false
+    rejection below it, however the tests depend on each other. NaN, of a test that could not be made, stays NaN and counts.
+    """
+    corrected: dict[str, float] = {}
+    highest = 0.0
+    for rank, name in enumerate(sorted(p_values, key=lambda name: (np.isnan(p_values[name]), p_values[name]))):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[name]))
+        corrected[name] = float("nan") if np.isnan(p_values[name]) else highest
+    return {name: corrected[name] for name in p_values}
+
+
+def _is_binary_through_one(values: Floats) -> bool:
+    """Whether cells [seeds, templates, units] are of one seed and template, and each is 0 or 1."""
+    return values.shape[:2] == (1, 1) and bool((np.minimum(np.abs(values), np.abs(values - 1)) < 1e-9).all())
+
+
+def _bounded(mean: float, variance: Variance, bounds: tuple[float, float], units: int, note: str) -> Estimate:
+    """An estimate by Wilson's interval between the bounds."""
+    whole, freedom = (float(number) for number in total(variance))
+    if np.isnan(whole):
+        nothing, note = float("nan"), note if "cannot" in note else ONE_UNIT
+        return Estimate(mean, nothing, nothing, nothing, nothing, "none", bounds, units, variance, note)
+    width = bounds[1] - bounds[0]
+    share = min(max((mean - bounds[0]) / width, 0.0), 1.0)
+    found = bounded_interval(share, whole / width**2, freedom, units)
+    low, high = (float(bounds[0] + width * end) for end in (found.low, found.high))
+    note = note if found.varies else NO_VARIANCE
+    return Estimate(mean, low, high, float(width * found.error), float(found.freedom), "wilson", bounds, units, variance, note)
+
+
+def _unbounded(value: float, variance: Variance, bounds: tuple[float, float], units: int, note: str) -> Difference:
+    """A difference by Student's t."""
+    whole, freedom = (float(number) for number in total(variance))
+    if np.isnan(whole):
+        nothing, note = float("nan"), note if "cannot" in note else ONE_UNIT
+        return Difference(value, nothing, nothing, nothing, nothing, nothing, "none", bounds, units, variance, note=note)
+    width = bounds[1]
+    found = difference_interval(value / width, whole / width**2, freedom, units)
+    low, high, error = (float(width * number) for number in (found.low, found.high, found.error))
+    p_value = float(difference_p_value(value, error, found.freedom))
+    note = note if found.varies else NO_VARIANCE
+    return Difference(value, low, high, error, float(found.freedom), p_value, "t", bounds, units, variance, note=note)
+
+
+def _paired_binary(wins: int, losses: int, variance: Variance, units: int, note: str) -> Difference:
+    """A difference of 0/1 scores through one template, by Tango's interval and McNemar's test."""
+    found = paired_binary_interval(wins, losses, units)
+    low, high, error = (float(number) for number in (found.low, found.high, found.error))
+    note = note if found.varies else NO_VARIANCE
+    p_value = float(paired_binary_p_value(wins, losses))
+    value = (wins - losses) / units
+    return Difference(value, low, high, error, float("inf"), p_value, "tango", (-1.0, 1.0), units, variance, note=note)
+
+
+def _by_unit(pair: tuple[ScoreGrid, ScoreGrid]) -> tuple[int, int, int] | tuple[None, None, None]:
+    """Units that the second has better, worse and equal."""
+    one, other = (grid.unit_scores() for grid in pair)
+    if one is None or other is None:
+        return None, None, None
+    ahead = ((other - one) * pair[0].shown).sum(axis=0)
+    wins, losses = int((ahead > 1e-12).sum()), int((ahead < -1e-12).sum())
+    return wins, losses, len(ahead) - wins - losses
+
+
+def _distance_to_bound(mean: float, grid: ScoreGrid) -> float:
+    """How far a score is from its nearer bound, as a share of the distance between the two."""
+    low, high = grid.metric.bounds
+    return min(mean - low, high - mean) / (high - low)
+
+
+def _caution(shown: Floats, seeds: int, to_bound: float) -> str:
+    """What a reader must know: that other wordings are left out, or that simulation finds such intervals other than 95 %."""
+    templates, units = shown.shape
+    cautions = (
+        (templates == 1, ONE_TEMPLATE),
+        (1 < seeds < 5, FEW_SEEDS),
+        (1 < templates < 4, FEW_TEMPLATES),
+        (templates > 1 and shown.sum(axis=1).min() < 10, FEW_ROWS),
+        (units * to_bound <= 5, NEAR_BOUND),
+    )
+    return "; ".join(note for holds, note in cautions if holds)
+
+
+def _left_out(firsts: Sequence[ScoreGrid], seconds: Sequence[ScoreGrid], shown: Floats) -> str:
+    """That one side has units which the other lacks."""
+    most = max(len(grid.units) for grid in (*firsts, *seconds))
+    return f"over the {shown.shape[1]} rows or groups that both have, of {most}" if shown.shape[1] < most else ""
+
+
+def _mean_variance(weights: Sequence[float] | None, variances: Sequence[Variance]) -> Variance:
+    together = Variance(*(np.array(part) for part in zip(*variances, strict=True)))
+    return mean_variance(together, _shares(weights, len(variances)))
+
+
+def _weighted(weights: Sequence[float] | None, numbers: Sequence[float]) -> float:
+    return float(_shares(weights, len(numbers)) @ np.asarray(numbers))
+
+
+def _shares(weights: Sequence[float] | None, count: int) -> Floats:
+    given = np.ones(count) if weights is None else np.asarray(weights, float)
+    shares: Floats = given / given.sum()
+    return shares
