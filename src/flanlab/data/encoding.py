@@ -17,7 +17,6 @@ from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from flanlab.data.joins import cuts_after_line_breaks
 from flanlab.data.special_tokens import SpecialTokens, as_text
-from flanlab.data.word_tokenizer import WordTokenizer
 from flanlab.errors import FlanlabError, one_line
 
 PromptStyle = Literal["instruction", "chat", "baseline"]
@@ -192,7 +191,6 @@ class TextEncoder(Encoder):
         self._start = starts if starts == [tokenizer.bos_token_id] else []
         self._ends = ends
         self._special = SpecialTokens(tokenizer)
-        self._words = WordTokenizer(tokenizer, self._special)
 
     @property
     def has_chat_template(self) -> bool:
@@ -277,7 +275,7 @@ class TextEncoder(Encoder):
         return self._tokens(["\n"])[0] if backend is not None and cuts_after_line_breaks(backend.to_str()) else []
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
-        return self._words.tokens(texts)
+        return self._special.tokens(texts)
 
 
 class SeparateTextEncoder(TextEncoder):

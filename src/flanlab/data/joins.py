@@ -13,10 +13,6 @@ of A + B are those of A followed by those of B if
    merges on one side do not depend on the other.
 
 Other tokenizers may behave in the same way. For these it is known.
-
-For case 2 more is known: a text can be tokenized piece by piece. It is cut before each run of blanks and line breaks that
-follows something else, and between a letter and punctuation. No alternative of the patterns matches on both sides of such a
-place, and none looks back. Llama 3's and Qwen 2's patterns include line breaks after punctuation, so there is no cut there.
 """
 
 from __future__ import annotations
@@ -24,7 +20,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 _WORDS = (
@@ -43,20 +39,9 @@ _SPLITTING = frozenset(
 _JOIN_WITHIN_A_TOKEN = re.compile(r"\n\S|<0x0A>.|.<0x0A>", re.DOTALL)
 
 
-_WORD = r"[ \n\r\t]*+[A-Za-z]++(?=[.,;:!?)\"'])"
-_PIECES = re.compile(_WORD + r"|[ \n\r\t]*[^ \n\r\t]+|[ \n\r\t]+")
-_PIECES_WITH_LINE_BREAKS = re.compile(
-    _WORD + r"|[ \n\r\t]*[^ \n\r\t]+(?:(?<![A-Za-z0-9])[\r\n][ \n\r\t]*[^ \n\r\t]*)*|[ \n\r\t]+"
-)
-_CUT_WITHIN_A_TOKEN = re.compile(r"\s|[A-Za-z][.,;:!?)\"']")
-
-
 def cuts_after_line_breaks(tokenizer_json: str) -> bool:
     """Whether the text above holds of a tokenizer, given as its tokenizer.json."""
-    return _cuts_after_line_breaks(json.loads(tokenizer_json))
-
-
-def _cuts_after_line_breaks(tokenizer: dict[str, Any]) -> bool:
+    tokenizer: dict[str, Any] = json.loads(tokenizer_json)
     model = tokenizer["model"]
     if model.get("dropout") or not all(map(_keeps_to_itself, tokenizer["added_tokens"])):
         return False
@@ -65,27 +50,6 @@ def _cuts_after_line_breaks(tokenizer: dict[str, Any]) -> bool:
     if any(map(_splits, splitters)):
         return all(step["type"] == "NFC" for step in normalizers) and all(map(_splits_or_is_local, splitters))
     return all(map(_replaces_spaces, normalizers)) and all(map(_splits_at_spaces, splitters)) and _merges_apart(model)
-
-
-def pieces_pattern(tokenizer_json: str) -> re.Pattern[str] | None:
-    """What finds the pieces that a text can be tokenized by, where its white space is blanks, tabs and line breaks alone;
-    None for a tokenizer of which that is not known.
-    """
-    tokenizer = json.loads(tokenizer_json)
-    splitters = list(_steps(tokenizer["pre_tokenizer"], "pretokenizers"))
-    cut_through = any(_CUT_WITHIN_A_TOKEN.search(token["content"]) for token in tokenizer["added_tokens"])
-    if cut_through or not any(map(_splits, splitters)) or not _cuts_after_line_breaks(tokenizer):
-        return None
-    return _PIECES if _line_breaks_stand_alone(splitters) else _PIECES_WITH_LINE_BREAKS
-
-
-def cuts_before_line_breaks(tokenizer_json: str) -> bool:
-    """Whether a tokenizer that has pieces always cuts before line breaks, too, if they do not follow white space."""
-    return _line_breaks_stand_alone(_steps(json.loads(tokenizer_json)["pre_tokenizer"], "pretokenizers"))
-
-
-def _line_breaks_stand_alone(splitters: Iterable[dict[str, Any]]) -> bool:
-    return {step["pattern"].get("Regex") for step in splitters if step["type"] == "Split"} <= {_GPT2}
 
 
 def _steps(step: dict[str, Any] | None, parts: str) -> Iterator[dict[str, Any]]:

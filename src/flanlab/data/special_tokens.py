@@ -67,15 +67,37 @@ class SpecialTokens:
         return _HIDDEN.sub(lambda found: self._texts[int(found[1])], text)
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of texts. Only the names of special tokens become special tokens.
+        """Token ids of each text, in which only the names of special tokens become such; no others are added.
 
         Raises:
             FlanlabError: the tokenizer always reads the characters of a special token as the token.
         """
-        if self._tokenizer.is_fast:
-            encoded = self._renamed.encode_batch_fast(list(texts), add_special_tokens=False)
-            return [encoding.ids for encoding in encoded]
-        return [self._slow_tokens(text) for text in texts]
+        # Rare, and slow: texts that hold the characters of a special token, as text.
+        odd = [self.stand_in(text) for text in texts]
+        odd_ones = iter(self._tokens_as_text([text for text, is_odd in zip(texts, odd, strict=True) if is_odd]))
+        others = iter(self._tokens([self.unnamed(text) for text, is_odd in zip(texts, odd, strict=True) if not is_odd]))
+        return [next(odd_ones if is_odd else others) for is_odd in odd]
+
+    def _tokens(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of texts in which every special token is meant as such."""
+        if not texts:
+            return []
+        if not self._tokenizer.is_fast:
+            encoded = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)
+            return list(encoded["input_ids"])
+        # An ordinary call sets truncation, padding and the like to their defaults.
+        self._tokenizer("", add_special_tokens=False)
+        # Straight from the backend, as transformers would ask it, but without the offsets that nobody reads here.
+        backend: Any = self._tokenizer.backend_tokenizer
+        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _tokens_as_text(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of texts in which special tokens are meant only where they are named."""
+        if not texts:
+            return []
+        if not self._tokenizer.is_fast:
+            return [self._slow_tokens(text) for text in texts]
+        return [encoding.ids for encoding in self._renamed.encode_batch_fast(texts, add_special_tokens=False)]
 
     @cached_property
     def _renamed(self) -> Tokenizer:

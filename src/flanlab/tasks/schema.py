@@ -84,11 +84,26 @@ class Source(_Strict):
         return split if isinstance(self.files, dict) and split in self.files else None
 
 
-class Template(_Strict):
-    """One natural-language instruction. It does not mention OPTIONS: the renderer adds that block."""
+class _Prompt(_Strict):
+    """Jinja sources of a prompt and of the target that follows it."""
 
     prompt: str
     target: str = "{{ answer }}"
+
+    @field_validator("prompt", "target")
+    @classmethod
+    def _valid_jinja(cls, value: str) -> str:
+        return _checked_jinja(value)
+
+    @field_validator("target")
+    @classmethod
+    def _the_answer(cls, value: str) -> str:
+        return _as_the_answer(value)
+
+
+class Template(_Prompt):
+    """One natural-language instruction. It does not mention OPTIONS: the renderer adds that block."""
+
     direction: Literal["forward", "inverted"] = Field(
         "forward", description="inverted: the prompt contains the answer and the target is an input (section 2.1)."
     )
@@ -101,38 +116,16 @@ class Template(_Strict):
     def _valid_options(cls, value: list[str] | None) -> list[str] | None:
         return None if value is None else _checked_options(value)
 
-    @field_validator("prompt", "target")
-    @classmethod
-    def _valid_jinja(cls, value: str) -> str:
-        return _checked_jinja(value)
-
-    @field_validator("target")
-    @classmethod
-    def _the_answer(cls, value: str) -> str:
-        return _as_the_answer(value)
-
     @property
     def hash(self) -> str:
         """Hash of the template. It changes with any word of it."""
         return _digest(self.model_dump_json())
 
 
-class Baseline(_Strict):
+class Baseline(_Prompt):
     """A prompt without an instruction, for untuned models: a text that the answer continues, after one space."""
 
-    prompt: str
-    target: str = "{{ answer }}"
     options: Options | None = Field(None, description="Other words for the task's options: same number, same order.")
-
-    @field_validator("prompt", "target")
-    @classmethod
-    def _valid_jinja(cls, value: str) -> str:
-        return _checked_jinja(value)
-
-    @field_validator("target")
-    @classmethod
-    def _the_answer(cls, value: str) -> str:
-        return _as_the_answer(value)
 
     @field_validator("options")
     @classmethod
