@@ -68,6 +68,20 @@ def load_named(collections: Sequence[str | Path], names: Sequence[str]) -> list[
     return select_tasks(_sorted_unique(map(load_task, paths)), names)
 
 
+def one_task(name: str, collections: Sequence[str | Path] | None = None) -> Task:
+    """The one task of this name, or in the task file (.yaml, .yml) at this path.
+
+    Raises:
+        FlanlabError: no such task, a faulty file, or the name of a cluster with several tasks.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return load_task(Path(name))
+    found = load_named(collections or BUILT_IN_COLLECTIONS, [name])
+    if len(found) > 1:
+        raise FlanlabError(f"`{name}` names {len(found)} tasks.", hint=f"Name one: {', '.join(task.name for task in found)}.")
+    return found[0]
+
+
 def _task_files(collection: str | Path) -> list[Path]:
     if collection in BUILT_IN_COLLECTIONS:
         folder = Path(str(resources.files("flanlab.tasks"))) / str(collection)

@@ -1,0 +1,164 @@
+"""One question to a model: a text of one's own, or a task's template filled in with values of one's own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flanlab.data.encoding import CharacterEncoder, PromptStyle
+from flanlab.errors import FlanlabError
+from flanlab.evaluation.answering_rows import ask_rows, probabilities
+from flanlab.evaluation.given import GivenUnit, given_unit, table_of
+from flanlab.evaluation.planning import EvaluationSettings
+from flanlab.experiments.evaluate_model import CHARACTERS_PER_TOKEN, remote_settings
+from flanlab.models.answering import Model
+from flanlab.models.completions import Endpoint
+from flanlab.models.loading import load_model
+from flanlab.models.remote import RemoteModel, open_remote_model
+from flanlab.models.scoring import Question
+from flanlab.progress import say
+from flanlab.tasks.schema import Task
+
+NEW_TOKENS = 256
+"""Longest answer to a text of one's own, in tokens."""
+PROMPT_TOKENS = 1024
+"""Earlier turns are shown while they and the question stay within this number of tokens."""
+
+
+@dataclass(frozen=True)
+class RankedOption:
+    """A possible answer, and what the model gives it."""
+
+    option: str
+    """In the template's words."""
+    probability: float
+    """Its share of the probability of all options, 0 to 1."""
+    log_probability: float
+    """Natural log, summed over its tokens."""
+
+
+@dataclass(frozen=True)
+class ModelAnswer:
+    """What a model was asked and what it made of it."""
+
+    prompt: str
+    """As the template gives it, or as it was typed; without chat template and earlier turns."""
+    text: str
+    """The answer that the model generates."""
+    options: tuple[RankedOption, ...] = ()
+    """The likeliest first; empty where the question has none, or where a server gives no log-probabilities."""
+    turns_dropped: int = 0
+    """Earliest turns of `history` for which there was no room."""
+
+
+def ask(
+    model: str | Path | Model,
+    question: str | None = None,
+    *,
+    task: Task | None = None,
+    row: Mapping[str, Any] | None = None,
+    template: int | None = None,
+    history: Sequence[tuple[str, str]] = (),
+    chat: bool = False,
+    new_tokens: int = NEW_TOKENS,
+    seed: int = 0,
+    endpoint: Endpoint | None = None,
+) -> ModelAnswer:
+    """Ask a model a question: a text, or a row of a task through one of its templates.
+
+    Prompt and options are encoded, ranked and generated exactly as in an evaluation.
+
+    Args:
+        model: a name as for `load_model`, a model that it has given, or with `endpoint` a name that the server knows.
+        question: a text; or else give `task` and `row`.
+        task: whose template is filled in.
+        row: the task's fields, or columns of its data, by name. The answer is not needed.
+        template: number of a forward template; the first, where not given.
+        history: earlier questions and answers, oldest first; turns of the dialogue with `chat`, else exemplars before the
+            question. Of a text alone.
+        chat: ask through the model's chat template.
+        new_tokens: longest generated answer to a text, in tokens.
+        seed: decides the order of OPTIONS, as in `evaluate`.
+        endpoint: server that knows `model` by its name.
+
+    Raises:
+        FlanlabError: neither text nor task, a field that is missing or not known, no such model, or one that computes no
+            number.
+
+    >>> import flanlab as fl
+    >>> task = fl.load_task("visitor_comments")
+    >>> answer = ask(example_model, task=task, row={"comment": "We loved every room."})
+    >>> sorted(one.option for one in answer.options)
+    ['negative', 'positive']
+    """
+    if (question is None) == (task is None):
+        raise FlanlabError("There is no question, or there are two.", hint="Give a text, or a task with its row.")
+    if question is not None and (row or template is not None):
+        raise FlanlabError("A text has no fields and no template.", hint="Name the task that they are of, or leave them out.")
+    style: PromptStyle = "chat" if chat else "instruction"
+    with tempfile.TemporaryDirectory() as folder:
+        opened = open_named(model, endpoint, Path(folder)) if isinstance(model, str | Path) else model
+        try:
+            if task is not None:
+                return _ask_task(opened, task, row or {}, template, style, seed)
+            return _ask_text(opened, question or "", history, style, new_tokens)
+        finally:
+            if isinstance(opened, RemoteModel) and opened is not model:
+                opened.completions.close()
+
+
+def open_named(name: str | Path, endpoint: Endpoint | None, folder: Path) -> Model:
+    """A model by name, here or behind an endpoint, whose responses are kept in `folder`."""
+    if endpoint is None:
+        return load_model(str(name), say=say)
+    return open_remote_model(str(name), endpoint, folder / "responses.sqlite")
+
+
+def row_unit(task: Task, row: Mapping[str, Any], template: int | None) -> GivenUnit:
+    """One row of a task, ready to be asked; needs no model.
+
+    Raises:
+        FlanlabError: a name that the task does not know, a value that its prompt shows and that is not given, no such template.
+    """
+    return given_unit(task, table_of([row]), [] if template is None else [template], only_known=True)
+
+
+def _ask_task(
+    model: Model, task: Task, row: Mapping[str, Any], template: int | None, style: PromptStyle, seed: int
+) -> ModelAnswer:
+    unit = row_unit(task, row, template)
+    settings = EvaluationSettings(pmi=False)
+    if isinstance(model, RemoteModel):
+        settings = remote_settings(settings, model)
+    [[(asked, reply)]] = ask_rows(model, unit, [0], settings, seed, style)
+    ranked = []
+    if asked.example.options and reply.scores:
+        scores = reply.scores if settings.end_token else reply.scores_without_end
+        shares = probabilities(reply, settings.end_token)
+        ranked = [RankedOption(*one) for one in zip(asked.example.options, shares, scores, strict=True)]
+    # Stable, so that of equals the first in the task's order stays the first, as in an evaluation.
+    return ModelAnswer(asked.example.prompt, reply.text, tuple(sorted(ranked, key=lambda one: -one.log_probability)))
+
+
+def _ask_text(
+    model: Model, question: str, history: Sequence[tuple[str, str]], style: PromptStyle, new_tokens: int
+) -> ModelAnswer:
+    if not question.strip():
+        raise FlanlabError("The question is empty.", hint="Write a text.")
+    encoder = model.encoder
+    limit = PROMPT_TOKENS * (CHARACTERS_PER_TOKEN if isinstance(encoder, CharacterEncoder) else 1)
+    kept = list(history)
+    prompt = encoder.encode(question, [], style, kept).prompt
+    while kept and len(prompt) > limit:
+        del kept[0]
+        prompt = encoder.encode(question, [], style, kept).prompt
+    [(_, reply)] = model.answer([Question(prompt, [], new_tokens, encoder.ends)], 4096)
+    if reply.failed:
+        raise FlanlabError(
+            "The model computes no number (NaN or infinity) for this question.",
+            hint="It is a fault of the model: check its weights, or load it in float32 or bfloat16 if it overflows.",
+        )
+    return ModelAnswer(question, reply.text, turns_dropped=len(history) - len(kept))
