@@ -17,13 +17,16 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from flanlab.data.choices import permutation
 from flanlab.data.encoding import TextEncoder
 from flanlab.data.sources import load_rows, mirror_from_environment
 from flanlab.evaluation.planning import EvaluationSettings, plan_task
 from flanlab.evaluation.questions import ask
+from flanlab.evaluation.setup import Setup
+from flanlab.models.answering import Model
 from flanlab.models.built_in import SMOLLM2
 from flanlab.models.loading import base_source, load_encoder
 from flanlab.progress import say
@@ -115,7 +118,9 @@ def make_questions(task: Task, mirror: Path | None, encoder: TextEncoder, rows: 
     forward = task.forward_templates()
     chosen = {forward[int(place)] for place in permutation(len(forward), (SEED, task.name, "benchmark"))[:templates]}
     pairs = [(row, template) for row, template in unit.pairs if template in chosen]
-    examples = (ask(unit, row, template, settings, SEED, "instruction", encoder).example for row, template in pairs)
+    # Of the model nothing but its encoder is needed here.
+    setup = Setup(cast(Model, SimpleNamespace(encoder=encoder)), settings, SEED)
+    examples = (ask(setup, unit, row, template).example for row, template in pairs)
     return [(example.prompt, example.options) for example in examples]
 
 

@@ -18,6 +18,7 @@ from flanlab.files import read_json
 from flanlab.models.built_in import SMOLLM2, built_in_model_folder
 from flanlab.models.loading import load_model
 from flanlab.models.scoring import Question, answer_questions
+from flanlab.results.files import read_results
 
 pytestmark = pytest.mark.slow
 RUN = [sys.executable, "-m", "flanlab", "run"]
@@ -56,8 +57,8 @@ def test_a_killed_run_goes_on_to_the_very_same_result(small_recipe: Path, tmp_pa
 
     subprocess.run([*RUN, str(small_recipe), "--out", str(killed)], check=True, capture_output=True)
     assert losses(killed) == losses(whole)
-    ours, theirs = read_json(killed / "results.json"), read_json(whole / "results.json")
-    assert ours["tasks"] == theirs["tasks"]
+    ours, theirs = read_results(killed), read_results(whole)
+    assert (ours.tasks, ours.scores) == (theirs.tasks, theirs.scores)
     page = (killed / "report.html").read_text(encoding="utf-8")
     assert "already instruction-tuned" in page
 

@@ -10,12 +10,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from flanlab import api
 from flanlab.cli.main import app
-from flanlab.evaluation.predict import read_predictions
-from flanlab.experiments import evaluate_model as module
 from flanlab.experiments.recipe import make_plan, read_recipe
-from flanlab.experiments.run import plan_units
+from flanlab.experiments.run import plan_test_units
 from flanlab.files import read_json
+from flanlab.results.predictions import read_predictions
 from tests.tiny import tiny_folder, tiny_folders, write_tasks
 
 __all__ = ["tiny_folder", "tiny_folders"]
@@ -46,11 +46,10 @@ def told(home: Path, model: Path, monkeypatch: pytest.MonkeyPatch, *arguments: s
     """What `flan eval` asks for."""
     found: dict[str, Any] = {}
 
-    def listen(model: str, tasks: Any, settings: Any, folder: Path, **others: Any) -> dict[str, Any]:
+    def listen(model: str, tasks: Any, settings: Any, folder: Path, **others: Any) -> None:
         found.update(tasks=[task.name for task in tasks], settings=settings, **others)
-        return {}
 
-    monkeypatch.setattr(module, "evaluate_model", listen)
+    monkeypatch.setattr(api, "evaluate_model", listen)
     result = flan_eval(home, model, *arguments)
     assert result.exit_code == 0, result.output
     return found
@@ -119,7 +118,7 @@ def test_recipe_asks_the_questions_of_its_run(home: Path, tiny_folder: Path) -> 
     result = flan_eval(home, tiny_folder, "--recipe", str(home / "recipe.yaml"), "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout) == read_json(home / "out" / "results.json")
-    [unit] = plan_units(make_plan(read_recipe(home / "recipe.yaml"), None))
+    [unit] = plan_test_units(make_plan(read_recipe(home / "recipe.yaml")))
     rows = read_predictions(home / "out" / "predictions" / "instruction_1_shot" / "comments").to_pylist()
     assert [(row["row"], row["template"]) for row in rows] == unit.pairs
     assert not any("OPTIONS" in row["prompt"] for row in rows)

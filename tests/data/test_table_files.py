@@ -88,7 +88,11 @@ def test_numbers_of_json_print_as_they_are_written_within_lists_and_objects_too(
     assert printed == [value.replace("NaN", "nan") for value in values]
 
 
-@given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.decimals(allow_nan=False, allow_infinity=False)))
+@given(
+    st.one_of(
+        st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.decimals(allow_nan=False, allow_infinity=False)
+    )
+)
 def test_a_number_is_what_python_reads_and_prints_as_its_text(value: float | Decimal) -> None:
     text = str(value)
     number = read_number(text)
@@ -214,7 +218,9 @@ def test_the_types_that_other_writers_choose(
     table = pa.table({column: cells for column, (cells, _) in columns.items()}, metadata={"huggingface": "{}"})
     write(table, tmp_path / name)
     read = read_table(tmp_path / name)
-    assert {column: read[column].to_pylist() for column in columns} == {column: values for column, (_, values) in columns.items()}
+    assert {column: read[column].to_pylist() for column in columns} == {
+        column: values for column, (_, values) in columns.items()
+    }
     assert (read.schema.metadata or {}).get(b"huggingface") == b"{}"
 
 
@@ -239,7 +245,9 @@ def mirrored(folder: Path, names: list[str]) -> Path:
     place = folder / "owner" / "data" / "default"
     place.mkdir(parents=True)
     for number, name in enumerate(names):
-        pq.write_table(pa.table({"text": [f"{name} {row}" for row in range(2)], "label": [number] * 2}), place / f"{name}.parquet")
+        pq.write_table(
+            pa.table({"text": [f"{name} {row}" for row in range(2)], "label": [number] * 2}), place / f"{name}.parquet"
+        )
     return folder
 
 
@@ -251,7 +259,10 @@ def test_the_shards_of_a_split_are_the_split(tmp_path: Path, make_task: MakeTask
     mirror = mirrored(tmp_path / "mirror", [*SHARDS, "test"])
     rows = load_rows(make_task(source=HUB), "train", mirror)
     assert [row["text"] for row in rows] == [f"{name} {row}" for name in SHARDS for row in range(2)]
-    assert {name: table.num_rows for name, table in load_splits("owner/data", None, None, mirror).items()} == {"train": 4, "test": 2}
+    assert {name: table.num_rows for name, table in load_splits("owner/data", None, None, mirror).items()} == {
+        "train": 4,
+        "test": 2,
+    }
     first = rows.source_hash
     pq.write_table(pa.table({"text": ["other"], "label": [0]}), mirror / "owner/data/default" / f"{SHARDS[1]}.parquet")
     assert load_rows(make_task(source=HUB), "train", mirror).source_hash != first
@@ -284,5 +295,7 @@ def test_lists_mappings_and_bytes_never_become_python_code(names: list[Any], tol
     assert told in refusal(lambda: render(task, 1, prepare_row(task, row, 0))).message
     task = load_task(write_task_file(tmp_path, generation_content(answer="{{ country }}", references="{{ names }}")))
     assert "references" in refusal(lambda: render(task, 1, prepare_row(task, row, 0))).message
-    task = load_task(write_task_file(tmp_path, generation_content(fields={"country": "{{ names[0] }}"}, answer="yes", references=None)))
+    task = load_task(
+        write_task_file(tmp_path, generation_content(fields={"country": "{{ names[0] }}"}, answer="yes", references=None))
+    )
     assert "prompt" in refusal(lambda: render(task, 1, prepare_row(task, row, 0))).message

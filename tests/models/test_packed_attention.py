@@ -166,7 +166,12 @@ def test_update_is_the_same_whatever_the_micro_batches(method: str, tiny_folder:
     for micro_batch_tokens in (27, 30, 64, 10_000):
         model = packed_model(tiny_folder, torch.float64).requires_grad_(True)
         settings = TrainingSettings(
-            steps=10, learning_rate=1e-2, micro_batch_tokens=micro_batch_tokens, optimizer=method, gradient_clip=0.5
+            steps=10,
+            learning_rate=1e-2,
+            micro_batch_tokens=micro_batch_tokens,
+            optimizer=method,
+            gradient_clip=0.5,
+            compute_dtype="float32",
         )
         optimizer = make_optimizer(model, settings)
         shares = share_out(PackedObjective(), EXAMPLES, settings)

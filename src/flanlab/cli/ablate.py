@@ -74,13 +74,14 @@ def ablate(
             hint="Start it without torchrun: --processes N starts it for each cell; --engine ray does several cells at once.",
         )
 
+    from flanlab.data.reader import RowReader
     from flanlab.experiments.recipe import read_recipe
     from flanlab.experiments.sweep import run_sweep
     from flanlab.experiments.sweep_planning import plan_sweep
     from flanlab.progress import say
 
     chosen = [point.strip() for point in points.split(",") if point.strip()] if points else []
-    sweep = plan_sweep(name, read_recipe(recipe), out, mirror, points=chosen, only=only or [], processes=processes)
+    sweep = plan_sweep(name, read_recipe(recipe), out, RowReader(mirror), points=chosen, only=only or [], processes=processes)
     if plan and as_json:
         typer.echo(json.dumps(sweep.as_dict()))
     elif plan or not as_json:

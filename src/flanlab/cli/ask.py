@@ -59,26 +59,32 @@ def ask(
         raise typer.BadParameter("is needed beside --template.", param_hint="--task")
     row = _values(words or []) if task is not None else {}
 
+    from flanlab.data.encoding import PromptStyle
+    from flanlab.evaluation.planning import EvaluationSettings
     from flanlab.experiments.ask import ask as ask_model
-    from flanlab.experiments.ask import open_named, row_unit
-    from flanlab.models.remote import RemoteModel
-    from flanlab.tasks.loading import one_task
+    from flanlab.experiments.ask import opened
 
-    asked = None if task is None else one_task(task, tasks)
-    if asked is not None:
-        row_unit(asked, row, template)
-    with tempfile.TemporaryDirectory() as folder:
-        opened = open_named(model, server, Path(folder))
-        try:
-            if asked is not None:
-                _show(ask_model(opened, task=asked, row=row, template=template, chat=chat), as_json)
-            elif words:
-                _show(ask_model(opened, " ".join(words), chat=chat, new_tokens=new_tokens), as_json)
-            else:
-                _converse(opened, chat, new_tokens, as_json)
-        finally:
-            if isinstance(opened, RemoteModel):
-                opened.completions.close()
+    if words or task is not None:
+        question = " ".join(words or []) if task is None else None
+        answer = ask_model(
+            model,
+            question,
+            task=task,
+            row=row,
+            template=template,
+            chat=chat,
+            new_tokens=new_tokens,
+            collections=tasks,
+            endpoint=server,
+        )
+        _show(answer, as_json)
+        return
+    style: PromptStyle = "chat" if chat else "instruction"
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        opened(model, server, EvaluationSettings(), 0, style, Path(folder)) as setup,
+    ):
+        _converse(setup.model, chat, new_tokens, as_json)
 
 
 def _values(words: list[str]) -> dict[str, Any]:

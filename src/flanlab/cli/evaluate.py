@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from pydantic import ValidationError
 
 from flanlab.cli.options import AcceptGemmaTerms, AsJson, Collections, Mirror, endpoint_of, folder_to_write
 from flanlab.data.rendering import Truncation
+from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
 
 _MOST_SHOTS = 16
@@ -112,51 +112,56 @@ def evaluate(
         )
     counts = _counts(shots or [])
 
+    from flanlab import api
     from flanlab.cli.tables import present_results
     from flanlab.data.encoding import PromptStyle
     from flanlab.evaluation.planning import EvaluationSettings
-    from flanlab.evaluation.thresholds import refuse_below, task_scores
-    from flanlab.experiments.evaluate_model import evaluate_model
+    from flanlab.evaluation.thresholds import refuse_below
     from flanlab.experiments.recipe import divide, read_recipe
-    from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_named
+    from flanlab.tasks.schema import Task
 
     settings, seed = EvaluationSettings(), 0
+    chosen: list[str] | list[Task] = [*(names or []), *(one.value for one in cluster or [])]
     if recipe is not None:
         followed = read_recipe(recipe)
         settings, seed = followed.evaluation, followed.seed
         chosen = list(divide(followed).test)
-    else:
-        wanted = [*(names or []), *(one.value for one in cluster or [])]
-        chosen = load_named(tasks or list(BUILT_IN_COLLECTIONS), wanted)
-    changes: dict[str, Any] = {"rows": rows, "prompt_tokens": prompt_tokens, "truncate": truncate, "dtype": dtype}
-    changes["chat_template_args"] = _template_args(chat_template_arg or []) or None
-    changes |= {"choose_template": choose_template or None, "pmi": False if no_pmi else None}
-    changes |= {"options": _split(options or []) or None, "shots": counts or None}
-    given = {name: value for name, value in changes.items() if value is not None}
+    changes: dict[str, Any] = {
+        "rows": rows,
+        "prompt_tokens": prompt_tokens,
+        "truncate": truncate,
+        "dtype": dtype,
+        "chat_template_args": _template_args(chat_template_arg or []) or None,
+        "choose_template": choose_template or None,
+        "pmi": False if no_pmi else None,
+        "options": _split(options or []) or None,
+        "shots": counts or None,
+    }
     try:
-        settings = EvaluationSettings(**(settings.model_dump() | given))
-    except ValidationError as error:
-        raise typer.BadParameter(error.errors()[0]["msg"]) from error
+        settings = api.changed_settings(settings, changes)
+    except FlanlabError as error:
+        raise typer.BadParameter(error.message) from error
     styles: list[PromptStyle] = ["instruction"]
     if chat:
         styles.append("chat")
     if baseline:
         styles.append("baseline")
-    results = evaluate_model(
+    done = api.evaluate(
         model,
         chosen,
-        settings,
-        out,
+        out=out,
         styles=styles,
         seed=seed,
         mirror=mirror,
+        collections=tasks,
         allow_seen=allow_seen,
         endpoint=server,
+        settings=settings,
     )
-    if results:
-        present_results(results, out, as_json)
-    if results and fail_under is not None:
-        refuse_below(task_scores(results), fail_under, metric)
+    if done is not None:
+        present_results(done, as_json)
+    if done is not None and fail_under is not None:
+        refuse_below(done.results, fail_under, metric)
 
 
 def _template_args(given: list[str]) -> dict[str, Any]:

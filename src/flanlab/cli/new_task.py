@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 
 def new_task(
-    rows: Annotated[str, typer.Argument(help="A CSV, TSV, JSON, JSONL, Parquet or Arrow file, or a Hub id such as nyu-mll/glue.")],
+    rows: Annotated[
+        str, typer.Argument(help="A CSV, TSV, JSON, JSONL, Parquet or Arrow file, or a Hub id such as nyu-mll/glue.")
+    ],
     cluster: Annotated[Cluster, typer.Option(help="The kind of task it is.")],
     name: Annotated[str | None, typer.Option(help="Name of the task; by default after the file or data set.")] = None,
     answer: Annotated[str | None, typer.Option(help="The column with the answer, where the guess is wrong.")] = None,

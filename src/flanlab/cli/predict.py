@@ -65,15 +65,15 @@ def predict(
     from flanlab.data.table_files import read_table
     from flanlab.experiments.predict_rows import predict as predict_rows
     from flanlab.progress import say
-    from flanlab.tasks.loading import one_task
+    from flanlab.tasks.loading import find_task
 
-    asked = one_task(task, tasks)
+    asked = find_task(task, tasks)
     numbers = _numbers(template or [], asked.forward_templates())
     columns = read_table(input_file).column_names if by else []
     if absent := [column for column in by or [] if column not in columns]:
         raise typer.BadParameter(f"{input_file} has no column {absent[0]}; it has {', '.join(columns)}.", param_hint="--by")
     try:
-        records = predict_rows(model, asked, input_file, out, templates=numbers, chat=chat, endpoint=server)
+        records = predict_rows(model, asked, input_file, out, templates=numbers, chat=chat, endpoint=server).rows()
     except KeyboardInterrupt:
         say("Stopped. The rows answered so far are kept; the same command resumes.")
         raise typer.Exit(_INTERRUPTED) from None
@@ -108,14 +108,14 @@ def _judgement(records: Sequence[Mapping[str, Any]], by: Sequence[str]) -> dict[
     if not _answered(records):
         return {}
     known = [record for record in records if record["gold"] is not None]
-    found: dict[str, Any] = {"accuracy": accuracy_by(known)[0]}
-    found["by"] = {column: accuracy_by(known, column) for column in by}
+    found: dict[str, Any] = {"accuracy": accuracy_by(known).rows()[0]}
+    found["by"] = {column: accuracy_by(known, column).rows() for column in by}
     if any(record["probabilities"] for record in known):
-        found["calibration"] = calibration(known)
+        found["calibration"] = calibration(known).rows()
         found["calibration_error"] = calibration_error(known)
     # Where the options differ from row to row there are no classes.
     with contextlib.suppress(FlanlabError):
-        found["confusion"], found["classes"] = confusion(known), per_class(known)
+        found["confusion"], found["classes"] = confusion(known).rows(), per_class(known).rows()
     return found
 
 

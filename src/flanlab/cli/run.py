@@ -64,30 +64,24 @@ def train(
         return
     if device is not None or processes != 1 or flops is not None or as_json:
         raise FlanlabError("--device, --processes, --flops and --json belong to --plan.", hint="Add --plan, or leave them out.")
-    from flanlab.experiments.recipe import read_recipe
-    from flanlab.experiments.run import train_recipe
+    from flanlab import api
     from flanlab.processes import is_first
 
     folder = out or Path("runs") / recipe.stem
-    train_recipe(read_recipe(recipe), folder, mirror)
+    api.train(recipe, folder, mirror=mirror)
     if is_first():
         typer.echo(str(folder / "model"))
 
 
 def _run(path: Path, folder: Path, mirror: Path | None, model: str | None, as_json: bool) -> None:
+    from flanlab import api
     from flanlab.cli.tables import present_results
-    from flanlab.experiments.recipe import read_recipe
-    from flanlab.experiments.run import run_recipe
-    from flanlab.processes import is_first
     from flanlab.progress import say
 
-    recipe = read_recipe(path)
-    if model is not None:
-        recipe = recipe.model_copy(update={"model": model})
     try:
-        results = run_recipe(recipe, folder, mirror)
+        done = api.run(path, folder, model=model, mirror=mirror)
     except KeyboardInterrupt:
-        say(f"Stopped. What is done is kept in {folder}: the same command goes on with it.")
+        say(f"Stopped. What is done is kept in {folder}: the same command resumes it.")
         raise
-    if is_first():
-        present_results(results, folder, as_json)
+    if done is not None:
+        present_results(done, as_json)

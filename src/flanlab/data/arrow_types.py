@@ -21,7 +21,8 @@ def readable(table: pa.Table) -> pa.Table:
     for field, column in zip(table.schema, table.columns, strict=True):
         if twice := _name_twice(field.type):
             raise FlanlabError(
-                f"The column {field.name} holds structs with two members called {twice}.", hint="Rename or remove one of the two."
+                f"The column {field.name} holds structs with two members called {twice}.",
+                hint="Rename or remove one of the two.",
             )
         if (kind := _plain(field.type, pa.float64())) != field.type:
             column = _converted(column, kind)

@@ -17,7 +17,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from flanlab.data.choices import Key, fraction, permutation, rotating_choice, short_permutation
 from flanlab.data.encoding import EncodedQuestion, TextEncoder
@@ -31,40 +31,43 @@ from flanlab.data.rendering import (
 )
 from flanlab.data.sources import Rows
 from flanlab.errors import FlanlabError
+from flanlab.settings import TRAINING, Settings
 from flanlab.tasks.phrasing import Phrasing, phrased
 from flanlab.tasks.schema import Task
 
 OptionOrder = Literal["shuffled", "fixed", "none"]
 
 
-class MixtureSettings(BaseModel):
+class MixtureSettings(Settings):
     """How tasks are mixed and rendered; the defaults are the paper's (section 2.4) but for the shuffled options."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    train_cap: int = Field(30_000, gt=0, description="Rows of a task that may train.")
-    maximum: int = Field(3_000, gt=0, description="Rows beyond this number give a task no more weight.")
-    temperature: float = Field(1.0, gt=0, description="Above 1, small tasks get more than their share.")
-    prompt_tokens: int = Field(1024, gt=0, description="Longer prompts lose the end of their longest field.")
-    target_tokens: int = Field(256, gt=0, description="Examples with longer targets are left out.")
-    options: OptionOrder | Literal["mixed"] = Field(
+    train_cap: Annotated[int, TRAINING] = Field(30_000, gt=0, description="Rows of a task that may train.")
+    maximum: Annotated[int, TRAINING] = Field(3_000, gt=0, description="Rows beyond this number give a task no more weight.")
+    temperature: Annotated[float, TRAINING] = Field(1.0, gt=0, description="Above 1, small tasks get more than their share.")
+    prompt_tokens: Annotated[int, TRAINING] = Field(
+        1024, gt=0, description="Longer prompts lose the end of their longest field."
+    )
+    target_tokens: Annotated[int, TRAINING] = Field(256, gt=0, description="Examples with longer targets are left out.")
+    options: Annotated[OptionOrder | Literal["mixed"], TRAINING] = Field(
         "shuffled",
         description="Order of the OPTIONS block: shuffled, fixed, or none shown; mixed shows it, shuffled, in a share of the"
         " examples.",
     )
-    options_share: float = Field(0.5, ge=0, le=1, description="Share of the examples that show OPTIONS where they are mixed.")
-    shots: dict[Annotated[int, Field(ge=0, le=MOST_SHOTS)], Annotated[float, Field(ge=0)]] = Field(
+    options_share: Annotated[float, TRAINING] = Field(
+        0.5, ge=0, le=1, description="Share of the examples that show OPTIONS where they are mixed."
+    )
+    shots: Annotated[dict[Annotated[int, Field(ge=0, le=MOST_SHOTS)], Annotated[float, Field(ge=0)]], TRAINING] = Field(
         {0: 1.0},
         description="Share of the examples by the number of exemplars from the train split before them: {0: 0.5, 4: 0.5}, say.",
     )
-    shot_tokens: int = Field(
+    shot_tokens: Annotated[int, TRAINING] = Field(
         960, gt=0, description="Exemplars are shown while they and the prompt stay within this number (section 4.4)."
     )
-    inverted: bool = Field(True, description="Train on inverted templates too.")
-    templates_per_task: int | None = Field(
+    inverted: Annotated[bool, TRAINING] = Field(True, description="Train on inverted templates too.")
+    templates_per_task: Annotated[int | None, TRAINING] = Field(
         None, gt=0, description="Forward templates of each task that train, a random choice; all, where not given."
     )
-    instructions: Phrasing = Field(
+    instructions: Annotated[Phrasing, TRAINING] = Field(
         "full", description="full; or, for ablations, name (of task type and data set) or none before the bare inputs."
     )
 

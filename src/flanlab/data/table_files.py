@@ -55,7 +55,9 @@ def read_table(path: Path) -> pa.Table:
     suffix = table_suffix(path)
     if suffix is None:
         raise FlanlabError(f"{path}: cannot read files of this kind.", hint=f"Use one of: {', '.join(TABLE_SUFFIXES)}.")
-    kind, compression = next(((suffix.removesuffix(end), how) for end, how in _COMPRESSED.items() if suffix.endswith(end)), (suffix, None))
+    kind, compression = next(
+        ((suffix.removesuffix(end), how) for end, how in _COMPRESSED.items() if suffix.endswith(end)), (suffix, None)
+    )
     try:
         if kind in _BINARY:
             table = readable(_BINARY[kind](path))
@@ -128,13 +130,13 @@ def _quoted_rows(path: Path, text: str, delimiter: str) -> _Lines:
             end = " and never closes" if "end of data" in str(error) else f"; in line {reader.line_num} more text follows it"
             raise FlanlabError(
                 f"{path}, line {begins}: a quotation mark opens a cell in the row that begins here{end}.",
-                hint="Close the quotation mark; inside a quoted cell write it twice, and put the whole cell in quotation marks.",
+                hint="Close the quotation mark; inside a quoted cell write it twice, and quote the whole cell.",
             ) from error
         if cells:
             if rows and len(cells) != len(rows[0][1]):
                 raise FlanlabError(
                     f"{path}, line {begins}: has {len(cells)} cells, and the header {len(rows[0][1])}.",
-                    hint="Give each row as many cells as the header; a cell that holds the separator stands in quotation marks.",
+                    hint="Give each row as many cells as the header; put a cell that holds the separator in quotation marks.",
                 )
             rows.append((begins, cells))
         begins = reader.line_num + 1

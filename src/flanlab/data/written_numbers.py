@@ -38,11 +38,11 @@ class _Written:
     __repr__ = __str__
 
 
-class WrittenInt(_Written, int):
+class WrittenInt(_Written, int):  # type: ignore[misc]
     """A whole number such as +47 or one of more than 64 bits."""
 
 
-class WrittenFloat(_Written, float):
+class WrittenFloat(_Written, float):  # type: ignore[misc]
     """A number such as 1.10 or 1e5."""
 
 
@@ -63,7 +63,7 @@ def read_number(text: str) -> int | float | None:
     return plain if str(plain) == text and -_WIDEST <= plain < _WIDEST else WrittenInt(text)
 
 
-class WrittenType(pa.ExtensionType):
+class WrittenType(pa.ExtensionType):  # type: ignore[misc]
     """Cells that are numbers as text, or JSON with such numbers in it."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class WrittenType(pa.ExtensionType):
         return _Cell
 
 
-class _Cell(pa.ExtensionScalar):
+class _Cell(pa.ExtensionScalar):  # type: ignore[misc]
     def as_py(self, **options: Any) -> Any:
         text = self.value.as_py() if self.value is not None else None
         if text is None:

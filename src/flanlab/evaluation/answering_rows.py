@@ -1,4 +1,4 @@
-"""What a model answers to given rows: by ranking options as evaluation does, or by a generated text; by one template or a vote."""
+"""What a model answers to given rows, by one template or a vote: the option ranked first, as in evaluation, or a text."""
 
 from __future__ import annotations
 
@@ -7,25 +7,22 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from flanlab.data.encoding import PromptStyle
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.given import GivenUnit
 from flanlab.evaluation.metrics.answers import normalize_answer, option_said
-from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.questions import Asked, ask
-from flanlab.models.answering import Model, Reply
+from flanlab.evaluation.setup import Setup
+from flanlab.models.answering import Reply
 
 
-def ask_rows(
-    model: Model, unit: GivenUnit, rows: Sequence[int], settings: EvaluationSettings, seed: int, style: PromptStyle
-) -> Iterator[list[tuple[Asked, Reply]]]:
+def ask_rows(setup: Setup, unit: GivenUnit, rows: Sequence[int]) -> Iterator[list[tuple[Asked, Reply]]]:
     """Ask some rows through each of the unit's templates; yields the questions and replies of one row after the other.
 
     Raises:
         FlanlabError: a row that cannot be asked, or a model that computes no number.
     """
-    asked = [ask(unit, row, template, settings, seed, style, model.encoder) for row in rows for template in unit.templates]
-    replies = dict(model.answer([one.question for one in asked], settings.token_budget))
+    asked = [ask(setup, unit, row, template) for row in rows for template in unit.templates]
+    replies = dict(setup.model.answer([one.question for one in asked], setup.settings.token_budget))
     for place, one in enumerate(asked):
         if replies[place].failed:
             raise FlanlabError(

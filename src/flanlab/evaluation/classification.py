@@ -2,7 +2,6 @@
 
 All functions take predictions: rows that `predict` gives or has written (those without their own answer are passed over), or
 predictions of an evaluation. A row asked through several templates counts once for each in an evaluation, and once in a vote.
-They return lists of dicts with the same keys, which pandas.DataFrame takes as they are.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from flanlab.data.table_files import read_table
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.metrics.metric import Floats
 from flanlab.evaluation.metrics.options import chosen_option, option_scores, right_options
+from flanlab.results.table import Table
 
 Predictions = str | Path | Iterable[Mapping[str, Any]]
 """Rows, or a file of them."""
@@ -43,7 +43,7 @@ class _Judged:
         return self.said == self.gold
 
 
-def confusion(predictions: Predictions) -> list[dict[str, Any]]:
+def confusion(predictions: Predictions) -> Table:
     """Count how often each class was taken for each.
 
     Returns:
@@ -54,19 +54,22 @@ def confusion(predictions: Predictions) -> list[dict[str, Any]]:
     Raises:
         FlanlabError: no prediction with its right answer, or options that differ from row to row.
 
-    >>> confusion([{"prediction": "no", "gold": "yes", "probabilities": {"yes": 0.4, "no": 0.6}}])[1]
-    {'gold': 'yes', 'prediction': 'no', 'count': 1}
+    >>> import flanlab as fl
+    >>> fl.confusion([{"prediction": "no", "gold": "yes", "probabilities": {"yes": 0.4, "no": 0.6}}]).where(gold="yes")
+    gold  prediction  count
+    yes   yes         0
+    yes   no          1
     """
     judged = _judged(predictions)
     classes = _classes(judged)
     counts = Counter((one.gold, one.said) for one in judged)
     said: list[str | None] = [*classes, *([None] if any(one.said is None for one in judged) else [])]
-    return [
-        {"gold": gold, "prediction": prediction, "count": counts[gold, prediction]} for gold in classes for prediction in said
-    ]
+    return Table.from_rows(
+        [{"gold": gold, "prediction": prediction, "count": counts[gold, prediction]} for gold in classes for prediction in said]
+    )
 
 
-def per_class(predictions: Predictions) -> list[dict[str, Any]]:
+def per_class(predictions: Predictions) -> Table:
     """Precision and recall of each class.
 
     Returns:
@@ -77,7 +80,8 @@ def per_class(predictions: Predictions) -> list[dict[str, Any]]:
     Raises:
         FlanlabError: as `confusion`.
 
-    >>> per_class([{"prediction": "no", "gold": "yes", "probabilities": {"yes": 0.4, "no": 0.6}}])[0]
+    >>> import flanlab as fl
+    >>> fl.per_class([{"prediction": "no", "gold": "yes", "probabilities": {"yes": 0.4, "no": 0.6}}]).rows()[0]
     {'class': 'yes', 'rows': 1, 'predicted': 0, 'precision': None, 'recall': 0.0, 'f1': 0.0}
     """
     judged = _judged(predictions)
@@ -96,10 +100,10 @@ def per_class(predictions: Predictions) -> list[dict[str, Any]]:
                 "f1": _share(2 * hits, rows + predicted),
             }
         )
-    return found
+    return Table.from_rows(found)
 
 
-def calibration(predictions: Predictions, bins: int = 10) -> list[dict[str, Any]]:
+def calibration(predictions: Predictions, bins: int = 10) -> Table:
     """The reliability curve: how often predictions are right, by how probable the model called them.
 
     Args:
@@ -114,7 +118,8 @@ def calibration(predictions: Predictions, bins: int = 10) -> list[dict[str, Any]
     Raises:
         FlanlabError: no prediction with probabilities and its right answer, or no range.
 
-    >>> calibration([{"prediction": "yes", "gold": "yes", "probabilities": {"yes": 0.75, "no": 0.25}}])
+    >>> import flanlab as fl
+    >>> fl.calibration([{"prediction": "yes", "gold": "yes", "probabilities": {"yes": 0.75, "no": 0.25}}]).rows()
     [{'low': 0.7, 'high': 0.8, 'rows': 1, 'confidence': 0.75, 'accuracy': 1.0}]
     """
     if bins < 1:
@@ -129,7 +134,7 @@ def calibration(predictions: Predictions, bins: int = 10) -> list[dict[str, Any]
         confidence = one.probabilities[one.said]
         place = next(number for number in range(bins) if confidence <= (number + 1) / bins or number == bins - 1)
         members.setdefault(place, []).append((confidence, one.is_right))
-    return [
+    found = [
         {
             "low": place / bins,
             "high": (place + 1) / bins,
@@ -139,6 +144,7 @@ def calibration(predictions: Predictions, bins: int = 10) -> list[dict[str, Any]
         }
         for place, some in sorted(members.items())
     ]
+    return Table.from_rows(found)
 
 
 def calibration_error(predictions: Predictions, bins: int = 10) -> float:
@@ -150,15 +156,16 @@ def calibration_error(predictions: Predictions, bins: int = 10) -> float:
     Raises:
         FlanlabError: as `calibration`.
 
-    >>> round(calibration_error([{"prediction": "yes", "gold": "no", "probabilities": {"yes": 0.75, "no": 0.25}}]), 6)
+    >>> import flanlab as fl
+    >>> fl.calibration_error([{"prediction": "yes", "gold": "no", "probabilities": {"yes": 0.75, "no": 0.25}}])
     0.75
     """
-    curve = calibration(predictions, bins)
+    curve = calibration(predictions, bins).rows()
     rows = sum(part["rows"] for part in curve)
     return float(sum(part["rows"] * abs(part["confidence"] - part["accuracy"]) for part in curve) / rows)
 
 
-def accuracy_by(predictions: Predictions, column: str | None = None) -> list[dict[str, Any]]:
+def accuracy_by(predictions: Predictions, column: str | None = None) -> Table:
     """Accuracy of each value of a column, such as a team or a language; of all rows together where none is named.
 
     Returns:
@@ -168,9 +175,10 @@ def accuracy_by(predictions: Predictions, column: str | None = None) -> list[dic
     Raises:
         FlanlabError: no prediction with its right answer, or no such column.
 
+    >>> import flanlab as fl
     >>> rows = [{"team": "sales", "prediction": "yes", "gold": "yes", "probabilities": None}]
-    >>> accuracy_by(rows, "team")[0]["accuracy"]
-    1.0
+    >>> fl.accuracy_by(rows, "team").column("accuracy")
+    [1.0]
     """
     judged = _judged(predictions)
     if absent := [one for one in judged if column is not None and column not in one.record]:
@@ -192,7 +200,7 @@ def accuracy_by(predictions: Predictions, column: str | None = None) -> list[dic
                 "high": float(interval.high),
             }
         )
-    return found
+    return Table.from_rows(found)
 
 
 def _share(part: int, whole: int) -> float | None:
@@ -200,9 +208,8 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def _judged(predictions: Predictions) -> list[_Judged]:
-    if isinstance(predictions, str | Path):
-        predictions = read_table(Path(predictions)).to_pylist()
-    judged = [one for one in map(_judge, predictions) if one is not None]
+    records = read_table(Path(predictions)).to_pylist() if isinstance(predictions, str | Path) else predictions
+    judged = [one for one in map(_judge, records) if one is not None]
     if not judged:
         raise FlanlabError(
             "No prediction has its right answer beside it.", hint="Give rows with the task's answer to `predict`, or evaluate."

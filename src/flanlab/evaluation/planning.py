@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from flanlab.data.choices import permutation
 from flanlab.data.encoding import PromptStyle
@@ -15,58 +15,65 @@ from flanlab.data.exemplars import MOST_SHOTS
 from flanlab.data.mixture import OptionOrder
 from flanlab.data.rendering import BASELINE, PreparedRow, Truncation, gold_value_of, group_of, open_row, prepare_row, render
 from flanlab.data.sources import Rows
+from flanlab.settings import METRICS, NOTHING, PROMPT, QUESTIONS, RESULTS, ROUNDING, SAMPLE, Settings
 from flanlab.tasks.phrasing import Phrasing, phrased
 from flanlab.tasks.schema import Split, Task
 
 Shots = Annotated[int, Field(ge=0, le=MOST_SHOTS)]
 
 
-class EvaluationSettings(BaseModel):
+class EvaluationSettings(Settings):
     """What is evaluated, and how much of it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    split: Split = "test"
-    rows: int = Field(200, gt=0, description="Rows of each task; a random choice, the same for every model. Groups stay whole.")
-    templates_per_row: int | None = Field(
+    split: Annotated[Split, QUESTIONS] = "test"
+    rows: Annotated[int, SAMPLE] = Field(
+        200, gt=0, description="Rows of each task; a random choice, the same for every model. Groups stay whole."
+    )
+    templates_per_row: Annotated[int | None, SAMPLE] = Field(
         None, gt=0, description="Forward templates each row is shown through, taking turns; all, where not given."
     )
-    options: OptionOrder | tuple[OptionOrder, ...] = Field(
+    options: Annotated[OptionOrder | tuple[OptionOrder, ...], QUESTIONS] = Field(
         "shuffled",
         description="Order of the OPTIONS block: shuffled, fixed, or none shown; a list asks every question each way.",
     )
-    instructions: Phrasing = Field(
+    instructions: Annotated[Phrasing, QUESTIONS] = Field(
         "full", description="full; or, for ablations, name (of task type and data set) or none before the bare inputs."
     )
-    end_token: bool = Field(True, description="Count an option's end token in its score, as it was trained.")
-    generate: bool = Field(True, description="Also generate an answer to each classification prompt.")
-    pmi: bool = Field(
+    end_token: Annotated[bool, QUESTIONS] = Field(
+        True, description="Count an option's end token in its score, as it was trained."
+    )
+    generate: Annotated[bool, METRICS] = Field(True, description="Also generate an answer to each classification prompt.")
+    pmi: Annotated[bool, METRICS] = Field(
         True,
         description="Also score each option without its question, for accuracy by PMI. Costs nothing where options are fixed;"
         " one short question a row where each row has its own.",
     )
-    shots: Shots | tuple[Shots, ...] = Field(
+    shots: Annotated[Shots | tuple[Shots, ...], PROMPT] = Field(
         0,
         description="Exemplars from the train split before each question (section 4.4); a list asks with each number.",
     )
-    shot_tokens: int = Field(960, gt=0, description="Exemplars are shown while they and the question stay within this number.")
-    prompt_tokens: int = Field(1024, gt=0, description="Longer prompts lose some of their longest field.")
-    truncate: Truncation = Field("end", description="What they lose of it: its end, or its middle.")
-    new_tokens: int = Field(
+    shot_tokens: Annotated[int, PROMPT] = Field(
+        960, gt=0, description="Exemplars are shown while they and the question stay within this number."
+    )
+    prompt_tokens: Annotated[int, QUESTIONS] = Field(1024, gt=0, description="Longer prompts lose some of their longest field.")
+    truncate: Annotated[Truncation, QUESTIONS] = Field("end", description="What they lose of it: its end, or its middle.")
+    new_tokens: Annotated[int, QUESTIONS] = Field(
         256,
         gt=0,
         description="Most tokens of a generated free-text answer; a task whose longest reference is shorter gets half as much"
         " again as that.",
     )
-    chat_template_args: dict[str, bool | int | float | str] = Field(
+    chat_template_args: Annotated[dict[str, bool | int | float | str], PROMPT] = Field(
         default_factory=dict,
         description="Handed to the model's chat template, where it is asked through one: `enable_thinking: false`, say.",
     )
-    token_budget: int = Field(4096, gt=0, description="Tokens computed at once; bounds memory, changes no result.")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+    token_budget: Annotated[int, NOTHING] = Field(
+        4096, gt=0, description="Tokens computed at once; bounds memory, changes no result."
+    )
+    dtype: Annotated[Literal["auto", "float32", "bfloat16"], ROUNDING] = Field(
         "auto", description="Numbers that a model computes answers in; auto: float32 on a CPU, bfloat16 on a GPU."
     )
-    choose_template: bool = Field(
+    choose_template: Annotated[bool, RESULTS] = Field(
         False, description="Also tell the score of the template that is best on the dev split (at most 200 rows of it)."
     )
 

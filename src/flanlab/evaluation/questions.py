@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from flanlab.data.encoding import Encoder, PromptStyle
 from flanlab.data.exemplars import Pool, put_exemplars_before
 from flanlab.data.mixture import option_order
 from flanlab.data.rendering import (
@@ -18,6 +17,7 @@ from flanlab.data.rendering import (
 )
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit
+from flanlab.evaluation.setup import Setup
 from flanlab.models.scoring import Question
 from flanlab.tasks.schema import Task
 
@@ -37,23 +37,15 @@ class Asked:
     """Rows of the train split that stand before it, in order."""
 
 
-def ask(
-    unit: EvaluationUnit,
-    row_index: int,
-    template: int,
-    settings: EvaluationSettings,
-    seed: int,
-    style: PromptStyle,
-    encoder: Encoder,
-) -> Asked:
-    """The question for a row and a template: a pure function of its arguments, `settings` being one arm of an evaluation's.
+def ask(setup: Setup, unit: EvaluationUnit, row_index: int, template: int) -> Asked:
+    """The question for a row and a template: a pure function of its arguments, the settings being one arm of an evaluation's.
 
     Raises:
         FlanlabError: the row cannot be rendered, or nothing is left to shorten of a prompt that is too long.
     """
-    task = unit.task
+    task, settings, style, encoder = unit.task, setup.settings, setup.style, setup.model.encoder
     row = unit.prepare(row_index)
-    order = evaluation_order(task, row, settings, seed)
+    order = evaluation_order(task, row, settings, setup.seed)
     shortened = False
     for example in _ever_shorter(task, template, row, order, settings.truncate):
         answers = example.options or [example.target]
@@ -78,8 +70,8 @@ def ask(
             pool=Pool(unit.exemplars, range(len(unit.exemplars))),
             count=settings.shot_count,
             tokens=settings.shot_tokens,
-            order=lambda drawn: evaluation_order(task, drawn, settings, seed),
-            key=(seed, task.name, row.index),
+            order=lambda drawn: evaluation_order(task, drawn, settings, setup.seed),
+            key=(setup.seed, task.name, row.index),
             encoder=encoder,
             style=style,
         )
@@ -100,13 +92,6 @@ def ask(
             new_tokens = min(new_tokens, len(longest_reference) * 3 // 2 + EXTRA_TOKENS)
         question = Question(encoded.prompt, [], new_tokens, stop, line_breaks)
     return Asked(question, example, shortened, exemplars)
-
-
-def question_length(
-    unit: EvaluationUnit, row: int, template: int, settings: EvaluationSettings, seed: int, encoder: Encoder
-) -> int:
-    """Tokens of one question with all its options."""
-    return ask(unit, row, template, settings, seed, "instruction", encoder).question.length
 
 
 def evaluation_order(task: Task, row: PreparedRow, settings: EvaluationSettings, seed: int) -> list[int] | None:

@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 
 import pyarrow.parquet as pq
 
+from flanlab.evaluation.grids import score_grid
 from flanlab.evaluation.metrics.declared import metrics_for
 from flanlab.evaluation.predict import Part
-from flanlab.evaluation.statistics import score_grid
 
 
 class RunningScores:

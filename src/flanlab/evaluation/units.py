@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
 from flanlab.evaluation.metrics.metric import Prediction
 
 
-def units_of(predictions: Iterable[Prediction]) -> dict[object, list[Prediction]]:
+def units_of(predictions: Iterable[Prediction]) -> dict[Hashable, list[Prediction]]:
     """Predictions by unit (a group, or a row that stands alone), in the order of each unit's first row."""
-    units: dict[object, list[Prediction]] = {}
+    units: dict[Hashable, list[Prediction]] = {}
     for prediction in sorted(predictions, key=lambda prediction: prediction["row"]):
         key = prediction["row"] if prediction["group"] is None else prediction["group"]
         units.setdefault(key, []).append(prediction)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.mixture import Mixture
 from flanlab.evaluation.planning import EvaluationUnit
-from flanlab.evaluation.questions import question_length
+from flanlab.evaluation.questions import ask
+from flanlab.evaluation.setup import Setup
 from flanlab.experiments.cost import ANSWERING_COST, TRAINING_COST, scoring_speed
 from flanlab.experiments.recipe import Plan
 from flanlab.models.loading import LoadedModel
@@ -60,9 +61,6 @@ def announce_training(plan: Plan, loaded: LoadedModel) -> None:
 
 
 def _mean_question_length(units: Sequence[EvaluationUnit], plan: Plan, loaded: LoadedModel) -> float:
-    lengths = [
-        question_length(unit, *pair, plan.recipe.evaluation, plan.recipe.seed, loaded.encoder)
-        for unit in units
-        for pair in unit.pairs[:20]
-    ]
+    setup = Setup(loaded, plan.recipe.evaluation, plan.recipe.seed)
+    lengths = [ask(setup, unit, *pair).question.length for unit in units for pair in unit.pairs[:20]]
     return sum(lengths) / len(lengths)

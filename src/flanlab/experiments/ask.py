@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation.answering_rows import ask_rows, probabilities
 from flanlab.evaluation.given import GivenUnit, given_unit, table_of
 from flanlab.evaluation.planning import EvaluationSettings
+from flanlab.evaluation.setup import Setup
 from flanlab.experiments.evaluate_model import CHARACTERS_PER_TOKEN, remote_settings
 from flanlab.models.answering import Model
 from flanlab.models.completions import Endpoint
@@ -20,6 +22,7 @@ from flanlab.models.loading import load_model
 from flanlab.models.remote import RemoteModel, open_remote_model
 from flanlab.models.scoring import Question
 from flanlab.progress import say
+from flanlab.tasks.loading import find_task
 from flanlab.tasks.schema import Task
 
 NEW_TOKENS = 256
@@ -58,13 +61,14 @@ def ask(
     model: str | Path | Model,
     question: str | None = None,
     *,
-    task: Task | None = None,
+    task: str | Path | Task | None = None,
     row: Mapping[str, Any] | None = None,
     template: int | None = None,
     history: Sequence[tuple[str, str]] = (),
     chat: bool = False,
     new_tokens: int = NEW_TOKENS,
     seed: int = 0,
+    collections: Sequence[str | Path] | None = None,
     endpoint: Endpoint | None = None,
 ) -> ModelAnswer:
     """Ask a model a question: a text, or a row of a task through one of its templates.
@@ -74,7 +78,7 @@ def ask(
     Args:
         model: a name as for `load_model`, a model that it has given, or with `endpoint` a name that the server knows.
         question: a text; or else give `task` and `row`.
-        task: whose template is filled in.
+        task: whose template is filled in; a name, a YAML file or a task.
         row: the task's fields, or columns of its data, by name. The answer is not needed.
         template: number of a forward template; the first, where not given.
         history: earlier questions and answers, oldest first; turns of the dialogue with `chat`, else exemplars before the
@@ -82,6 +86,7 @@ def ask(
         chat: ask through the model's chat template.
         new_tokens: longest generated answer to a text, in tokens.
         seed: decides the order of OPTIONS, as in `evaluate`.
+        collections: where names are looked up: `library`, `extra`, `sampler`, or folders; all three, where not given.
         endpoint: server that knows `model` by its name.
 
     Raises:
@@ -89,8 +94,7 @@ def ask(
             number.
 
     >>> import flanlab as fl
-    >>> task = fl.load_task("visitor_comments")
-    >>> answer = ask(example_model, task=task, row={"comment": "We loved every room."})
+    >>> answer = fl.ask(example_model, task="visitor_comments", row={"comment": "We loved every room."})
     >>> sorted(one.option for one in answer.options)
     ['negative', 'positive']
     """
@@ -99,26 +103,51 @@ def ask(
     if question is not None and (row or template is not None):
         raise FlanlabError("A text has no fields and no template.", hint="Name the task that they are of, or leave them out.")
     style: PromptStyle = "chat" if chat else "instruction"
-    with tempfile.TemporaryDirectory() as folder:
-        opened = open_named(model, endpoint, Path(folder)) if isinstance(model, str | Path) else model
-        try:
-            if task is not None:
-                return _ask_task(opened, task, row or {}, template, style, seed)
-            return _ask_text(opened, question or "", history, style, new_tokens)
-        finally:
-            if isinstance(opened, RemoteModel) and opened is not model:
-                opened.completions.close()
+    unit = None
+    if task is not None:
+        unit = row_unit(task if isinstance(task, Task) else find_task(task, collections), row or {}, template)
+    settings = EvaluationSettings(pmi=False)
+    with tempfile.TemporaryDirectory() as folder, opened(model, endpoint, settings, seed, style, Path(folder)) as setup:
+        if unit is not None:
+            return _ask_unit(setup, unit)
+        return _ask_text(setup, question or "", history, new_tokens)
 
 
-def open_named(name: str | Path, endpoint: Endpoint | None, folder: Path) -> Model:
-    """A model by name, here or behind an endpoint, whose responses are kept in `folder`."""
-    if endpoint is None:
-        return load_model(str(name), say=say)
-    return open_remote_model(str(name), endpoint, folder / "responses.sqlite")
+@contextmanager
+def opened(
+    model: str | Path | Model,
+    endpoint: Endpoint | None,
+    settings: EvaluationSettings,
+    seed: int,
+    style: PromptStyle,
+    folder: Path,
+) -> Iterator[Setup]:
+    """A model that can be asked in a prompt style, and the settings that it can be asked with.
+
+    Responses of an endpoint are kept in `folder`.
+
+    Raises:
+        FlanlabError: no such model or server, or a prompt style that the model lacks.
+    """
+    if not isinstance(model, str | Path):
+        found = model
+    elif endpoint is None:
+        found = load_model(str(model), dtype=settings.dtype, say=say)
+    else:
+        found = open_remote_model(str(model), endpoint, folder / "responses.sqlite")
+    if isinstance(found, RemoteModel):
+        settings = remote_settings(settings, found)
+    found.encoder.chat_template_args = settings.chat_template_args
+    found.encoder.encode("", [], style)  # refuses a style that the model lacks, before anything is computed
+    try:
+        yield Setup(found, settings, seed, style)
+    finally:
+        if isinstance(found, RemoteModel) and found is not model:
+            found.completions.close()
 
 
 def row_unit(task: Task, row: Mapping[str, Any], template: int | None) -> GivenUnit:
-    """One row of a task, ready to be asked; needs no model.
+    """One row of a task, ready to be asked: looked at before a model is loaded.
 
     Raises:
         FlanlabError: a name that the task does not know, a value that its prompt shows and that is not given, no such template.
@@ -126,36 +155,29 @@ def row_unit(task: Task, row: Mapping[str, Any], template: int | None) -> GivenU
     return given_unit(task, table_of([row]), [] if template is None else [template], only_known=True)
 
 
-def _ask_task(
-    model: Model, task: Task, row: Mapping[str, Any], template: int | None, style: PromptStyle, seed: int
-) -> ModelAnswer:
-    unit = row_unit(task, row, template)
-    settings = EvaluationSettings(pmi=False)
-    if isinstance(model, RemoteModel):
-        settings = remote_settings(settings, model)
-    [[(asked, reply)]] = ask_rows(model, unit, [0], settings, seed, style)
+def _ask_unit(setup: Setup, unit: GivenUnit) -> ModelAnswer:
+    [[(asked, reply)]] = ask_rows(setup, unit, [0])
+    end_token = setup.settings.end_token
     ranked = []
     if asked.example.options and reply.scores:
-        scores = reply.scores if settings.end_token else reply.scores_without_end
-        shares = probabilities(reply, settings.end_token)
+        scores = reply.scores if end_token else reply.scores_without_end
+        shares = probabilities(reply, end_token)
         ranked = [RankedOption(*one) for one in zip(asked.example.options, shares, scores, strict=True)]
     # Stable, so that of equals the first in the task's order stays the first, as in an evaluation.
     return ModelAnswer(asked.example.prompt, reply.text, tuple(sorted(ranked, key=lambda one: -one.log_probability)))
 
 
-def _ask_text(
-    model: Model, question: str, history: Sequence[tuple[str, str]], style: PromptStyle, new_tokens: int
-) -> ModelAnswer:
+def _ask_text(setup: Setup, question: str, history: Sequence[tuple[str, str]], new_tokens: int) -> ModelAnswer:
     if not question.strip():
         raise FlanlabError("The question is empty.", hint="Write a text.")
-    encoder = model.encoder
+    encoder, style = setup.model.encoder, setup.style
     limit = PROMPT_TOKENS * (CHARACTERS_PER_TOKEN if isinstance(encoder, CharacterEncoder) else 1)
     kept = list(history)
     prompt = encoder.encode(question, [], style, kept).prompt
     while kept and len(prompt) > limit:
         del kept[0]
         prompt = encoder.encode(question, [], style, kept).prompt
-    [(_, reply)] = model.answer([Question(prompt, [], new_tokens, encoder.ends)], 4096)
+    [(_, reply)] = setup.model.answer([Question(prompt, [], new_tokens, encoder.ends)], 4096)
     if reply.failed:
         raise FlanlabError(
             "The model computes no number (NaN or infinity) for this question.",

@@ -1,7 +1,8 @@
 """A model's answers to a file of rows: row after row, and kept as they come, so that a killed command can be resumed.
 
-Answers go into a journal beside the output, `.answers.csv.journal`: a line that says what was asked, then a line of JSON for
-each row. When all are there, the output is written from it, whole or not at all, and the journal is removed.
+Until all rows are answered, a folder beside the output (`.answers.csv.unfinished`) holds what there is: a file whose first
+line says what was asked, with a line of JSON for each row. Then the output is written, whole or not at all, and the folder
+is removed.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,13 +30,15 @@ from flanlab.evaluation.given import GivenUnit, given_unit, table_of
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.questions import evaluation_order
-from flanlab.experiments.evaluate_model import remote_settings
+from flanlab.evaluation.setup import Setup
+from flanlab.experiments.ask import opened
 from flanlab.files import new_file
 from flanlab.models.answering import Model
 from flanlab.models.completions import Endpoint
-from flanlab.models.loading import load_model
-from flanlab.models.remote import RemoteModel, open_remote_model
 from flanlab.progress import meter, say
+from flanlab.results.table import Table
+from flanlab.settings import PREDICTIONS, RESULTS, affecting
+from flanlab.tasks.loading import find_task
 from flanlab.tasks.schema import Task
 
 _PROTOCOL = 1
@@ -47,105 +51,69 @@ OWN_COLUMNS = ("row", "prediction", "probability", "probabilities", "agreement",
 
 def predict(
     model: str | Path | Model,
-    task: Task,
+    task: str | Path | Task,
     rows: str | Path | Iterable[Mapping[str, Any]],
     out: str | Path | None = None,
     *,
     templates: Sequence[int] = (),
     chat: bool = False,
     seed: int = 0,
+    collections: Sequence[str | Path] | None = None,
     endpoint: Endpoint | None = None,
     settings: EvaluationSettings | None = None,
-) -> list[dict[str, Any]]:
+) -> Table:
     """Answer rows by a task's templates: rows with or without their own answers, by one template or a vote of several.
 
     Options are ranked exactly as `evaluate` ranks them (the same prompts, shuffled OPTIONS, log-probabilities with the end
-    token). Answers that the rows give take no part in that. A text is generated until the model ends it, up to 256 tokens.
+    token). The answers that rows give take no part in that. A text is generated until the model ends it, up to 256 tokens.
 
     Args:
         model: a name as for `load_model`, a model that it has given, or with `endpoint` a name that the server knows.
-        task: answers the rows.
+        task: answers the rows; a name, a YAML file or a task.
         rows: a file (.csv, .tsv, .json, .jsonl, .parquet, .arrow, .feather; text also as .gz or .zst), or dicts. A column for
-            each column of the task's data, or field of the task, that the prompts show; others are copied.
+            each column of the task's data, or field of the task, that the prompts show. Other columns are copied.
         out: a .csv, .jsonl or .parquet file. Rows answered so far are kept beside it, and the same call resumes there. An
             earlier file is replaced when all rows are answered.
         templates: numbers of forward templates; the first forward one, where none are given. Of several, each option's
             probability is the mean over templates; of generated texts, the one that most templates give counts.
         chat: ask through the model's chat template.
         seed: decides the order of OPTIONS, as in `evaluate`.
+        collections: where names are looked up: `library`, `extra`, `sampler`, or folders; all three, where not given.
         endpoint: server that knows `model` by its name.
         settings: as for `evaluate`; what they say of rows, splits and exemplars means nothing here.
 
     Returns:
         For each row its columns, and `row` (its number, from 0), `prediction`, `probability` and `probabilities` (0 to 1, of
         all options; None for generated answers), `agreement` (share of templates that alone say the same) and `gold` (the
-        row's own answer, None where it has none).
+        row's own answer; None where it has none).
 
     Raises:
         FlanlabError: a column that the prompts show is missing, a row that cannot be asked, an output that cannot be written
             or holds answers to something else, no such model, or one that computes no number.
 
     >>> import flanlab as fl
-    >>> task = fl.load_task("visitor_comments")
-    >>> [answer] = predict(example_model, task, [{"comment": "We came on a rainy Sunday and loved every room."}])
+    >>> row = {"comment": "We came on a rainy Sunday and loved every room."}
+    >>> [answer] = fl.predict(example_model, "visitor_comments", [row])
     >>> answer["prediction"] in ("negative", "positive"), answer["gold"]
     (True, None)
     """
+    asked = task if isinstance(task, Task) else find_task(task, collections)
+    style: PromptStyle = "chat" if chat else "instruction"
     settings = (settings or EvaluationSettings()).model_copy(update={"shots": 0, "pmi": False})
     table = read_table(Path(rows)) if isinstance(rows, str | Path) else table_of(rows)
-    unit = _checked_unit(task, table, templates, settings, seed)
-    style: PromptStyle = "chat" if chat else "instruction"
+    unit = _checked_unit(asked, table, templates, settings, seed)
     if out is None:
-        with tempfile.TemporaryDirectory() as folder:
-            opened, settings = open_model(model, endpoint, Path(folder) / "responses.sqlite", settings, unit)
-            answers = [answer for some in _answers(opened, unit, 0, settings, seed, style) for answer in some]
-            _close(opened)
-        return _with_columns(table, answers)
+        with tempfile.TemporaryDirectory() as folder, opened(model, endpoint, settings, seed, style, Path(folder)) as setup:
+            answers = [answer for some in _answers(_ranking(setup, unit), unit, 0) for answer in some]
+        return Table(_joined(table, answers))
     out = Path(out)
     _check_output(out, rows)
-    journal, responses = (out.with_name(f".{out.name}.{kind}") for kind in ("journal", "responses.sqlite"))
-    with _alone_at(out), journal.open("ab+") as file:
-        opened, settings = open_model(model, endpoint, responses, settings, unit)
-        answers = _resumed(file, journal, _facts(opened, unit, settings, seed, style), len(unit.rows))
-        _note_seen(opened, unit)
-        if answers:
-            say(f"{len(answers)} of {len(unit.rows)} rows are answered already.")
-        with meter(f"{opened.name} on {task.name}", len(unit.rows), len(answers)) as bar:
-            for some in _answers(opened, unit, len(answers), settings, seed, style):
-                file.write(b"".join(json.dumps(answer, ensure_ascii=False).encode() + b"\n" for answer in some))
-                file.flush()
-                answers += some
-                bar.advance(len(some))
-        _close(opened)
+    with _work_folder(out) as folder, opened(model, endpoint, settings, seed, style, folder) as setup:
+        joined = _joined(table, _resumed_answers(folder / "answers.jsonl", _ranking(setup, unit), unit))
         with new_file(out) as temporary:
-            _WRITERS[out.suffix.lower()](temporary, table, answers)
-        journal.unlink()
-        responses.unlink(missing_ok=True)
-    return _with_columns(table, answers)
-
-
-def open_model(
-    model: str | Path | Model,
-    endpoint: Endpoint | None,
-    kept: Path,
-    settings: EvaluationSettings,
-    unit: GivenUnit,
-) -> tuple[Model, EvaluationSettings]:
-    """The model, and the settings that it can be asked with."""
-    opened: Model
-    if not isinstance(model, str | Path):
-        opened = model
-    elif endpoint is None:
-        opened = load_model(str(model), dtype=settings.dtype, say=say)
-    else:
-        opened = open_remote_model(str(model), endpoint, kept)
-    if isinstance(opened, RemoteModel):
-        settings = remote_settings(settings, opened)
-    ranks = not isinstance(opened, RemoteModel) or opened.scoring == "log-probabilities"
-    # Options are ranked: a generated answer beside that would cost time and change nothing.
-    settings = settings.model_copy(update={"generate": settings.generate and not (unit.task.is_classification and ranks)})
-    opened.encoder.chat_template_args = settings.chat_template_args
-    return opened, settings
+            _WRITERS[out.suffix.lower()](joined, temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+    return Table(joined)
 
 
 def _checked_unit(task: Task, table: pa.Table, templates: Sequence[int], settings: EvaluationSettings, seed: int) -> GivenUnit:
@@ -166,87 +134,100 @@ def _checked_unit(task: Task, table: pa.Table, templates: Sequence[int], setting
 
 def _check_output(out: Path, rows: object) -> None:
     if out.suffix.lower() not in _WRITERS:
-        raise FlanlabError(f"{out}: cannot write files of this kind.", hint=f"Name a {', '.join(_WRITERS)} file.")
+        raise FlanlabError(f"{out}: cannot write files of this kind.", hint=f"Name a file that ends in {', '.join(_WRITERS)}.")
     if out.is_dir():
         raise FlanlabError(f"{out}: is a folder.", hint="Name a file.")
     if isinstance(rows, str | Path) and out.resolve() == Path(rows).resolve():
         raise FlanlabError(f"{out}: is the input.", hint="Name another file for the answers.")
-    out.parent.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
-def _alone_at(out: Path) -> Iterator[None]:
-    """Let one process at a time answer into a file; a second one is refused."""
-    path = out.with_name(f".{out.name}.lock")
+def _work_folder(out: Path) -> Iterator[Path]:
+    """The folder for what is not finished; one process at a time may work there."""
+    folder = out.with_name(f".{out.name}.unfinished")
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(path, timeout=0):
-            yield
-            path.unlink(missing_ok=True)
+        with FileLock(folder / "lock", timeout=0):
+            yield folder
     except Timeout as error:
         raise FlanlabError(
-            f"{out}: another process is answering into this file.", hint="Wait for that one, or name another file."
+            f"{out}: another process is writing answers for it.", hint="Wait for that one, or name another file."
         ) from error
 
 
-def _note_seen(model: Model, unit: GivenUnit) -> None:
-    """Say where the model knows the task, if anybody is going to count how often it is right."""
-    if any(unit.gold(row) is not None for row in range(len(unit.rows))):
-        for reason in refuse_seen([unit.task], model, allow_seen=True).values():
-            say(f"Accuracy is not zero-shot: {reason}.")
+def _ranking(setup: Setup, unit: GivenUnit) -> Setup:
+    """Without generation, where options are ranked: it would cost time and change nothing."""
+    if not unit.task.is_classification or setup.model.scoring == "generation":
+        return setup
+    return setup.with_settings(setup.settings.model_copy(update={"generate": False}))
 
 
-def _close(model: Model) -> None:
-    if isinstance(model, RemoteModel):
-        model.completions.close()
-
-
-def _answers(
-    model: Model, unit: GivenUnit, start: int, settings: EvaluationSettings, seed: int, style: PromptStyle
-) -> Iterator[list[dict[str, Any]]]:
-    """The answers to the rows from `start` on, those that are asked together at a time."""
+def _answers(setup: Setup, unit: GivenUnit, start: int) -> Iterator[list[dict[str, Any]]]:
+    """The answers to the rows from `start` on; those that are asked together at a time."""
     for first in range(start, len(unit.rows), _ROWS_AT_ONCE):
         rows = range(first, min(first + _ROWS_AT_ONCE, len(unit.rows)))
-        asked = ask_rows(model, unit, rows, settings, seed, style)
+        replies = ask_rows(setup, unit, rows)
         yield [
-            {"row": row, **answer_row(unit, row, replies, settings.end_token)} for row, replies in zip(rows, asked, strict=True)
+            {"row": row, **answer_row(unit, row, one, setup.settings.end_token)} for row, one in zip(rows, replies, strict=True)
         ]
 
 
-def _facts(model: Model, unit: GivenUnit, settings: EvaluationSettings, seed: int, style: PromptStyle) -> dict[str, Any]:
+def _resumed_answers(path: Path, setup: Setup, unit: GivenUnit) -> list[dict[str, Any]]:
+    """The answers to all rows: those that the file holds, and the others, which are added to it as they come."""
+    total = len(unit.rows)
+    with path.open("ab+") as file:
+        answers = _kept(file, path, _facts(setup, unit), total)
+        if answers:
+            say(f"{len(answers)} of {total} rows are answered already.")
+        if setup.model.stamp is not None and any(unit.gold(row) is not None for row in range(total)):
+            for reason in refuse_seen([unit.task], setup.model, allow_seen=True).values():
+                say(f"Accuracy on these rows is not zero-shot: {reason}.")
+        with meter(f"{setup.model.name} on {unit.task.name}", total, len(answers)) as bar:
+            for some in _answers(setup, unit, len(answers)):
+                file.write(b"".join(json.dumps(answer, ensure_ascii=False).encode() + b"\n" for answer in some))
+                file.flush()
+                answers += some
+                bar.advance(len(some))
+    return answers
+
+
+def _facts(setup: Setup, unit: GivenUnit) -> dict[str, Any]:
     """What decides the answers."""
-    shaping = settings.model_dump(exclude={"token_budget", "rows", "split", "templates_per_row", "choose_template", "dtype"})
     return {
-        "version": _PROTOCOL,
-        "model": model.identity,
+        "version of flanlab": _PROTOCOL,
+        "model": setup.model.identity,
         "task file": unit.task.hash,
         "input": unit.rows.source_hash,
-        "templates": list(unit.templates),
-        "prompt style": style,
-        "settings": {**json.loads(json.dumps(shaping)), "seed": seed},
+        "choice of templates": list(unit.templates),
+        "prompt style": setup.style,
+        "choice of settings": {**affecting(setup.settings, *PREDICTIONS, RESULTS), "seed": setup.seed},
     }
 
 
-def _resumed(file: BinaryIO, journal: Path, facts: Mapping[str, Any], total: int) -> list[dict[str, Any]]:
-    """The answers in a journal; what comes after them, such as a half-written line, is removed from it."""
+def _kept(file: BinaryIO, path: Path, facts: Mapping[str, Any], total: int) -> list[dict[str, Any]]:
+    """The answers in a file; what comes after them, such as a half-written line, is removed from it."""
     file.seek(0)
     # What follows the last line break is half a line.
-    lines = file.read().split(b"\n")[:-1]
+    lines = [_parsed(line) for line in file.read().split(b"\n")[:-1]]
     if not lines:
         file.truncate(0)
         file.write(json.dumps(facts).encode() + b"\n")
         file.flush()
         return []
-    was = _parsed(lines[0])
-    if differs := [name for name in facts if was is None or was.get(name) != facts[name]]:
+    was = lines[0] or {}
+    if differs := [name for name in facts if was.get(name) != facts[name]]:
         raise FlanlabError(
-            f"{journal}: holds answers that were made with another {', another '.join(differs)}.",
-            hint="Repeat the command that they are from, name another output, or delete this file to begin again.",
+            f"{path}: holds answers that were made with another {', another '.join(differs)}.",
+            hint="Repeat the command that they are from, name another output, or delete the folder to begin again.",
         )
-    answers = [answer for answer in itertools.takewhile(lambda one: one is not None, map(_parsed, lines[1:])) if answer]
+    answers = list(itertools.takewhile(bool, lines[1:]))
     if len(answers) < total:
         del answers[len(answers) // _ROWS_AT_ONCE * _ROWS_AT_ONCE :]
-    file.truncate(sum(len(line) + 1 for line in lines[: 1 + len(answers)]))
-    return answers
+    file.seek(0)
+    for _ in range(1 + len(answers)):
+        file.readline()
+    file.truncate()
+    return [answer for answer in answers if answer is not None]
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
@@ -257,21 +238,33 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def _with_columns(table: pa.Table, answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each answer with the columns of its row."""
-    return [{"row": answer["row"], **row, **answer} for row, answer in zip(_rows_of(table), answers, strict=True)]
+def _joined(table: pa.Table, answers: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """The rows with their answers."""
+    names = {tuple(answer["probabilities"] or ()) for answer in answers}
+    # Where every row has the same options, a column of these; else pairs.
+    same = len(names) == 1 and names != {()}
+    shares = pa.struct([(name, pa.float64()) for name in names.pop()]) if same else pa.map_(pa.string(), pa.float64())
+    kinds = (pa.int64(), pa.string(), pa.float64(), shares, pa.float64(), pa.string())
+    own = {}
+    for name, kind in zip(OWN_COLUMNS, kinds, strict=True):
+        values = [answer[name] for answer in answers]
+        pairs = name == "probabilities" and not same
+        own[name] = pa.array([list(value.items()) if pairs and value else value for value in values], kind)
+    return pa.table({"row": own.pop("row"), **dict(zip(table.column_names, table.columns, strict=True)), **own})
 
 
-def _rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
-    for batch in table.to_batches(max_chunksize=1000):
-        yield from batch.to_pylist()
+def _records(joined: pa.Table) -> Iterator[dict[str, Any]]:
+    for batch in joined.to_batches(max_chunksize=1000):
+        for record in batch.to_pylist():
+            shares = record["probabilities"]
+            yield record | {"probabilities": None if shares is None else dict(shares)}
 
 
-def _write_csv(path: Path, table: pa.Table, answers: Sequence[dict[str, Any]]) -> None:
+def _write_csv(joined: pa.Table, path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["row", *table.column_names, *OWN_COLUMNS[1:]])
-        for record in _with_columns(table, answers):
+        writer.writerow(joined.column_names)
+        for record in _records(joined):
             writer.writerow([_cell(value) for value in record.values()])
 
 
@@ -280,24 +273,14 @@ def _cell(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else value
 
 
-def _write_jsonl(path: Path, table: pa.Table, answers: Sequence[dict[str, Any]]) -> None:
+def _write_jsonl(joined: pa.Table, path: Path) -> None:
     with path.open("w", encoding="utf-8") as file:
-        for record in _with_columns(table, answers):
+        for record in _records(joined):
             file.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
 
 
-def _write_parquet(path: Path, table: pa.Table, answers: Sequence[dict[str, Any]]) -> None:
-    kinds = (pa.int64(), pa.string(), pa.float64(), pa.map_(pa.string(), pa.float64()), pa.float64(), pa.string())
-    own = {}
-    for name, kind in zip(OWN_COLUMNS, kinds, strict=True):
-        values = [answer[name] for answer in answers]
-        own[name] = pa.array([list(value.items()) if isinstance(value, dict) else value for value in values], kind)
-    columns = {"row": own.pop("row"), **dict(zip(table.column_names, table.columns, strict=True)), **own}
-    pq.write_table(pa.table(columns), path)
-
-
-_WRITERS: Mapping[str, Callable[[Path, pa.Table, Sequence[dict[str, Any]]], None]] = {
+_WRITERS: Mapping[str, Callable[[pa.Table, Path], None]] = {
     ".csv": _write_csv,
     ".jsonl": _write_jsonl,
-    ".parquet": _write_parquet,
+    ".parquet": pq.write_table,
 }

@@ -18,12 +18,12 @@ from flanlab import __version__
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.mixture import Mixture
 from flanlab.data.mixture_card import describe_mixture
-from flanlab.data.sources import load_rows
-from flanlab.data.token_cache import PreparedMixture, use_prepared
+from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.evaluate import RESULTS_FILE, evaluate, plan_dev_units, score_units
+from flanlab.evaluation.evaluate import evaluate, plan_dev_units, score_units
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task, variant_of
 from flanlab.evaluation.predict import refuse_seen
+from flanlab.evaluation.setup import Setup
 from flanlab.experiments.announcement import announce, announce_training
 from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_plan
 from flanlab.experiments.stamp import make_stamp, training_key
@@ -32,6 +32,8 @@ from flanlab.models.built_in import BUILT_IN_MODELS
 from flanlab.models.loading import STAMP_FILE, LoadedModel, load_model
 from flanlab.processes import first_before_others, from_first, is_first, together
 from flanlab.progress import say
+from flanlab.results.files import RESULTS_FILE, read_results, write_results
+from flanlab.results.schema import Results
 from flanlab.tasks.schema import Task
 from flanlab.training.dev_loss import DevExamples, dev_examples
 from flanlab.training.methods import check_method, save_trained
@@ -47,38 +49,44 @@ _DESCRIBED_EXAMPLES = 10_000
 """Head of the stream whose tokens a run counts before it begins; `flan mix` counts a whole cycle."""
 
 
-def run_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> dict[str, Any]:
-    """Carry a recipe out in `folder`; a folder that holds part of it already is gone on with.
+def run_recipe(recipe: Recipe, folder: Path, rows: RowReader | None = None, model: LoadedModel | None = None) -> Results:
+    """Carry a recipe out in `folder`; a folder that holds part of it already is resumed.
 
     Several processes, as torchrun starts them, share the work; the first writes what is not a share of theirs.
 
     Returns:
-        The content of results.json.
+        The results, as they are written into the folder.
 
     Raises:
         FlanlabError: the recipe cannot be carried out, or the folder holds a run of another recipe.
     """
     with together():
-        return _run(recipe, folder, mirror)
+        return _run(recipe, folder, rows or RowReader(), model)
 
 
-def _run(recipe: Recipe, folder: Path, mirror: Path | None) -> dict[str, Any]:
+def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | None) -> Results:
     started = time.monotonic()
-    plan, loaded = _plan(recipe, folder, mirror)
+    plan, loaded = _plan(recipe, folder, rows, model)
     # Who lets overlapping tasks train has asked for results that are marked as seen; anyone else is told before it costs.
     allow_seen = recipe.hold_out.overlap == "allow" or bool(recipe.hold_out.supervised)
     refuse_seen(plan.split.test, loaded, allow_seen, way=ALLOW_OVERLAP)
-    units = plan_units(plan)
-    dev_units = plan_dev_units(units, recipe.evaluation, recipe.seed, mirror)
-    mixture = _training_stream(plan, loaded)
+    units = plan_test_units(plan)
+    dev_units = plan_dev_units(units, recipe.evaluation, recipe.seed, rows)
+    mixture = make_mixture(plan)
     per_step = examples_per_step(mixture, loaded.encoder, recipe.training)
     styles = prompt_styles(loaded, plan.split.test)
     stamp = make_stamp(plan, loaded)
-    dev = make_dev_examples(plan, loaded, mirror)
+    dev = make_dev_examples(plan, loaded, rows)
+    settings, seed = recipe.evaluation, recipe.seed
     # Training begins from weights that are not rounded.
     scored = loaded
-    if recipe.evaluation.dtype not in ("auto", loaded.dtype):
-        scored = load_model(recipe.model, dtype=recipe.evaluation.dtype, say=say)
+    if settings.dtype not in ("auto", loaded.dtype):
+        scored = load_model(recipe.model, dtype=settings.dtype, say=say)
+    untuned = [
+        Setup(scored, arm, seed, style, *_untuned_variant(style, arm, settings))
+        for style in styles
+        for arm in settings.arms(style)
+    ]
 
     def begin() -> None:
         announce(plan, loaded, units, dev_units, mixture, per_step, styles)
@@ -88,51 +96,72 @@ def _run(recipe: Recipe, folder: Path, mirror: Path | None) -> dict[str, Any]:
         write_json(folder / "mixture.json", describe_mixture(mixture, loaded.encoder, planned, most=_DESCRIBED_EXAMPLES))
 
     from_first(begin)
-    settings, seed = recipe.evaluation, recipe.seed
+    # Before training, which a LoRA adapter is put into the model for.
+    variants = {setup.name: setup.variant() for setup in untuned}
     with _seconds_of(folder, started) as seconds:
-        for style in styles:
-            for arm in settings.arms(style):
-                name, title = _untuned_variant(style, arm, settings)
-                evaluate(scored, units, dev_units, arm, seed, style, folder, name, title[:1].upper() + title[1:])
-        tuned = _tune(loaded, mixture, plan, stamp, folder, dev)
-        seen = refuse_seen(plan.split.test, tuned, allow_seen, way=ALLOW_OVERLAP)
+        for setup in untuned:
+            evaluate(setup, units, dev_units, folder)
+        model = _tune(loaded, mixture, plan, stamp, folder, dev)
+        seen = refuse_seen(plan.split.test, model, allow_seen, way=ALLOW_OVERLAP)
         for arm in settings.arms():
-            name, title = _tuned_variant(arm, settings)
-            evaluate(tuned, units, dev_units, arm, seed, "instruction", folder, name, title[:1].upper() + title[1:])
+            setup = Setup(model, arm, seed, "instruction", *_tuned_variant(arm, settings))
+            evaluate(setup, units, dev_units, folder)
+            variants[setup.name] = setup.variant(model=f"{loaded.name}, tuned")
 
-        def finish() -> dict[str, Any]:
-            results = make_results(plan, units, styles, folder, loaded)
-            results["precision"] = _precision(plan, scored)
-            for name, reason in seen.items():
-                results["tasks"][name]["seen"] = reason
-            results["seconds"] = round(seconds(), 1)
-            write_json(folder / RESULTS_FILE, results)
-            return results
+        def finish() -> None:
+            results = score_units(
+                units,
+                settings,
+                variants,
+                folder,
+                # Credited with the better of all ways to ask it after as many exemplars; the tuned one has its main way alone.
+                before=[setup.name for setup in untuned if setup.settings.shot_count == settings.shot_count],
+                after=TUNED,
+                seen=seen,
+                name=recipe.name,
+                description=recipe.description,
+                hold_out=[cluster.value for cluster in plan.split.hold_out.clusters],
+                left_out=dict(plan.split.left_out),
+                allowed_overlaps=dict(plan.split.allowed),
+                notes=_notes(plan, loaded, units),
+                seconds=round(seconds(), 1),
+            )
+            write_results(results, folder)
 
-        return from_first(finish)
+        from_first(finish)
+        return read_results(folder)
 
 
-def train_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> LoadedModel:
+def train_recipe(recipe: Recipe, folder: Path, rows: RowReader | None = None, model: LoadedModel | None = None) -> LoadedModel:
     """Only the tuning of a recipe; the model is left in `folder/model`.
 
     Raises:
         FlanlabError: as `run_recipe`.
     """
     with together():
-        plan, loaded = _plan(recipe, folder, mirror)
-        mixture, stamp = _training_stream(plan, loaded), make_stamp(plan, loaded)
-        dev = make_dev_examples(plan, loaded, mirror)
+        rows = rows or RowReader()
+        plan, loaded = _plan(recipe, folder, rows, model)
+        mixture, stamp = make_mixture(plan), make_stamp(plan, loaded)
+        dev = make_dev_examples(plan, loaded, rows)
         from_first(lambda: _claim(folder, recipe, plan))
         announce_training(plan, loaded)
         return _tune(loaded, mixture, plan, stamp, folder, dev)
 
 
-def _plan(recipe: Recipe, folder: Path, mirror: Path | None) -> tuple[Plan, LoadedModel]:
-    """The plan and the model, unless the folder holds something else or the model cannot be tuned so."""
+def _plan(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | None) -> tuple[Plan, LoadedModel]:
+    """The plan and the model, unless the folder holds something else or the model cannot be tuned so.
+
+    A model in memory is taken as it is; only all of its weights can be tuned, since an adapter names its base by a place.
+    """
+    if model is not None and model.folder is None and recipe.training.method != "full":
+        raise FlanlabError(
+            f"A model in memory cannot be tuned with `method: {recipe.training.method}`: the adapter could not name its base.",
+            hint="Save the model with save_pretrained and give the folder's name, or tune all weights (method: full).",
+        )
     from_first(lambda: _check_folder(folder, recipe))
     check_method(recipe.model, recipe.training)
     with first_before_others():
-        plan, loaded = make_plan(recipe, mirror), load_model(recipe.model, say=say)
+        plan, loaded = make_plan(recipe, rows), model or load_model(recipe.model, say=say)
     settled = from_first(lambda: _settled_earlier(folder))
     training = settle(recipe.training.model_copy(update=settled), loaded.model)
     return plan.model_copy(update={"recipe": recipe.model_copy(update={"training": training})}), loaded
@@ -144,7 +173,7 @@ def _settled_earlier(folder: Path) -> dict[str, Any]:
     return dict(read_json(path)) if path.exists() else {}
 
 
-def plan_units(plan: Plan) -> list[EvaluationUnit]:
+def plan_test_units(plan: Plan) -> list[EvaluationUnit]:
     """What is evaluated of each held-out task."""
     recipe = plan.recipe
     return [
@@ -158,7 +187,7 @@ def make_mixture(plan: Plan) -> Mixture:
     return Mixture(plan.split.train, plan.train_rows, plan.recipe.mixture, plan.recipe.seed)
 
 
-def make_dev_examples(plan: Plan, loaded: LoadedModel, mirror: Path | None) -> DevExamples:
+def make_dev_examples(plan: Plan, loaded: LoadedModel, rows: RowReader) -> DevExamples:
     """What the loss is measured on while training, where the recipe asks for that; of the tasks that have a dev split.
 
     Raises:
@@ -167,23 +196,15 @@ def make_dev_examples(plan: Plan, loaded: LoadedModel, mirror: Path | None) -> D
     recipe, training = plan.recipe, plan.recipe.training
     if training.dev_every is None:
         return {}
-    rows = {task.name: load_rows(task, "dev", mirror) for task in plan.split.train if task.has_split("dev")}
+    found_rows = {task.name: rows.read(task, "dev") for task in plan.split.train if task.has_split("dev")}
     found = dev_examples(
-        plan.split.train, rows, plan.train_rows, recipe.mixture, recipe.seed, loaded.encoder, training.dev_examples
+        plan.split.train, found_rows, plan.train_rows, recipe.mixture, recipe.seed, loaded.encoder, training.dev_examples
     )
     if not found:
         raise FlanlabError(
             "training.dev_every is set, but no task that is trained on has dev rows.", hint="Leave it out, or add a dev split."
         )
     return found
-
-
-def _training_stream(plan: Plan, loaded: LoadedModel) -> Mixture:
-    """The mixture, read from the cache folder as far as `flan mix --prepare` has put it there."""
-    mixture = use_prepared(make_mixture(plan), loaded.encoder)
-    if isinstance(mixture, PreparedMixture):
-        say(f"Reading prepared examples from {mixture.folder}")
-    return mixture
 
 
 def prompt_styles(loaded: LoadedModel, tasks: Sequence[Task]) -> list[PromptStyle]:
@@ -196,34 +217,6 @@ def prompt_styles(loaded: LoadedModel, tasks: Sequence[Task]) -> list[PromptStyl
     if all(task.baseline is not None for task in tasks):
         styles.append("baseline")
     return styles
-
-
-def make_results(
-    plan: Plan, units: Sequence[EvaluationUnit], styles: Sequence[PromptStyle], folder: Path, loaded: LoadedModel
-) -> dict[str, Any]:
-    """Results of a run, from the predictions in its folder."""
-    settings = plan.recipe.evaluation
-    arms = {_untuned_variant(style, arm, settings): arm for style in styles for arm in settings.arms(style)}
-    tuned = dict(_tuned_variant(arm, settings) for arm in settings.arms())
-    variants = dict(list(arms)) | tuned
-    # Credited with the better of all ways to ask it after as many exemplars; the tuned model has its main way alone.
-    before = [name for (name, _), arm in arms.items() if arm.shot_count == settings.shot_count]
-    scored = score_units(units, variants, folder, plan.recipe.evaluation, plan.recipe.seed, before, TUNED)
-    return {
-        "format": 1,
-        "name": plan.recipe.name,
-        "description": plan.recipe.description,
-        "hold_out": [cluster.value for cluster in plan.split.hold_out.clusters],
-        "left_out": dict(plan.split.left_out),
-        "allowed_overlaps": dict(plan.split.allowed),
-        "trained_on": {task.name: task.clusters[0].value for task in plan.split.train},
-        "model": loaded.name,
-        "parameters": loaded.parameters,
-        "variants": variants,
-        "stamped": {name: name in tuned or loaded.stamp is not None for name in variants},
-        **scored,
-        "notes": _notes(plan, loaded, units),
-    }
 
 
 def save_tuned(

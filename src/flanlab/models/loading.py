@@ -31,7 +31,7 @@ from flanlab.data.encoding import SeparateTextEncoder, TextEncoder
 from flanlab.errors import FlanlabError, one_line
 from flanlab.files import read_json
 from flanlab.hub import offline_hint, work_offline_if_unreachable
-from flanlab.models.answering import Reply
+from flanlab.models.answering import Reply, Scoring
 from flanlab.models.attention_features import NOT_THROUGH_THE_INTERFACE, check_features, unsupported_attention
 from flanlab.models.built_in import BUILT_IN_MODELS, built_in_model_folder
 from flanlab.models.encoder_decoder import answer_from_encoder, check_padding
@@ -79,6 +79,11 @@ class LoadedModel:
     def parameters(self) -> int:
         """Number of parameters; tied ones count once. Counted once, since a LoRA adapter is put into the model itself."""
         return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def scoring(self) -> Scoring:
+        """Options are ranked."""
+        return "log-probabilities"
 
     def answer(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Reply]]:
         """Reply to questions in batches of up to `token_budget` tokens; yields (position, reply)."""
@@ -160,6 +165,32 @@ def load_model(
     check_features(model)
     check_isolation(model)
     return (LoadedModel if soft_prompt_of(model) is None else LoadedPromptTuned)(model, encoder, name, folder, stamp)
+
+
+def wrap_model(model: Any, tokenizer: Any) -> LoadedModel:
+    """A transformers model in memory, with its tokenizer. It is put into evaluation mode, and its attention replaced by the
+    packed one, which computes the same.
+
+    Raises:
+        FlanlabError: this is no transformers model with a tokenizer, or an architecture that cannot be scored.
+    """
+    if not isinstance(model, PreTrainedModel) or not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise FlanlabError(
+            f"A model in memory must be a transformers model with its tokenizer, not {type(model).__name__} with"
+            f" {type(tokenizer).__name__}.",
+            hint="Call load_model(model, tokenizer), or load_model(name) for a folder or a Hub id.",
+        )
+    name = str(getattr(model.config, "_name_or_path", "") or "a model in memory")
+    _check_vocabulary(name, model, tokenizer)
+    encoder = _encoder(tokenizer, model.config, model.generation_config)
+    model = model.eval()
+    if isinstance(encoder, SeparateTextEncoder):
+        check_padding(model, encoder.answer_start)
+        return LoadedEncoderDecoder(model, encoder, name, None, None)
+    model.set_attn_implementation(ATTENTION_NAME)
+    check_features(model)
+    check_isolation(model)
+    return LoadedModel(model, encoder, name, None, None)
 
 
 def _check_vocabulary(name: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:

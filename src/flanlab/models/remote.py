@@ -21,17 +21,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from flanlab.data.encoding import CharacterEncoder, Encoder, SeparateTextEncoder
 from flanlab.errors import FlanlabError
-from flanlab.models.answering import Reply
+from flanlab.models.answering import Reply, Scoring
 from flanlab.models.completions import Completions, Endpoint, RefusedError
 from flanlab.models.loading import load_encoder
 from flanlab.models.scoring import Question
 
-Scoring = Literal["log-probabilities", "generation"]
-"""Options are ranked by their log-probabilities, or the model generates, and its text is compared with the options."""
 _PROBE = "Question: Is the sky blue on a clear day?\nAnswer:"
 _PROBE_TOKENS = 8
 """The probe has more tokens than this for any tokenizer of words or parts of words."""
@@ -58,7 +56,9 @@ class RemoteModel:
     completions: Completions
 
     stamp: None = None
-    """A server does not say what its model was trained on."""
+    parameters: None = None
+    dtype: None = None
+    """A server does not say what its model was trained on, how large it is, or what it computes with."""
 
     @property
     def knows_tokens(self) -> bool:

@@ -68,18 +68,62 @@ def load_named(collections: Sequence[str | Path], names: Sequence[str]) -> list[
     return select_tasks(_sorted_unique(map(load_task, paths)), names)
 
 
-def one_task(name: str, collections: Sequence[str | Path] | None = None) -> Task:
-    """The one task of this name, or in the task file (.yaml, .yml) at this path.
+def find_task(name: str | Path, collections: Sequence[str | Path] | None = None) -> Task:
+    """Load one task: by name, subtask (`anli.r1`) or the path of its YAML file.
+
+    Args:
+        name: as for `load_tasks`.
+        collections: where names are looked up: `library`, `extra`, `sampler`, or folders; all three, where not given.
 
     Raises:
         FlanlabError: no such task, a faulty file, or the name of a cluster with several tasks.
+
+    >>> import flanlab as fl
+    >>> task = fl.load_task("rte")
+    >>> task.clusters[0].value, len(task.forward_templates())
+    ('natural_language_inference', 8)
     """
-    if name.endswith((".yaml", ".yml")):
-        return load_task(Path(name))
-    found = load_named(collections or BUILT_IN_COLLECTIONS, [name])
-    if len(found) > 1:
-        raise FlanlabError(f"`{name}` names {len(found)} tasks.", hint=f"Name one: {', '.join(task.name for task in found)}.")
+    found = find_tasks(name, collections)
+    if len(found) != 1:
+        raise FlanlabError(
+            f"`{name}` names {len(found)} tasks.",
+            hint=f"Name one of them: {', '.join(task.name for task in found)}; or use load_tasks.",
+        )
     return found[0]
+
+
+def find_tasks(
+    names: str | Path | Task | Sequence[str | Path | Task], collections: Sequence[str | Path] | None = None
+) -> list[Task]:
+    """Load tasks: by name, cluster, file or folder.
+
+    Args:
+        names: one or several: a task's name, a subtask's (`anli.r1`), a cluster's; the path of a task file (it ends with .yaml
+            or .yml) or of a folder (it contains a slash, or is a Path); or a task.
+        collections: where names are looked up; in all that is built in, where not given.
+
+    Raises:
+        FlanlabError: no such task, cluster, file or folder, or a faulty file.
+
+    >>> import flanlab as fl
+    >>> [task.name for task in fl.load_tasks("sentiment", ["sampler"])]
+    ['product_reviews', 'visitor_comments']
+    """
+    given = [names] if isinstance(names, str | Path | Task) else list(names)
+    found: list[Task] = []
+    by_name: list[str] = []
+    for one in given:
+        if isinstance(one, Task):
+            found.append(one)
+        elif str(one).endswith((".yaml", ".yml")):
+            found.append(load_task(Path(one)))
+        elif isinstance(one, Path) or "/" in one:
+            found += load_collection(one)
+        else:
+            by_name.append(one)
+    if by_name:
+        found += load_named(collections or BUILT_IN_COLLECTIONS, by_name)
+    return list({task.name: task for task in found}.values())
 
 
 def _task_files(collection: str | Path) -> list[Path]:
@@ -122,12 +166,12 @@ def select_tasks(tasks: Sequence[Task], names: Iterable[str]) -> list[Task]:
     for name in names:
         for task in _named(tasks, name):
             chosen[task.name] = task
-    # A task named whole says all that its parts would.
+    # A whole task includes its subtasks.
     return [chosen[name] for name in sorted(chosen) if name.partition(".")[0] == name or name.partition(".")[0] not in chosen]
 
 
 def leave_out(tasks: Sequence[Task], names: Iterable[str]) -> list[Task]:
-    """The tasks without those named (tasks, clusters, or parts as `task.part`).
+    """The tasks without those named (tasks, clusters, or subtasks as `task.subtask`).
 
     Raises:
         FlanlabError: a name that is none of these.
@@ -135,11 +179,11 @@ def leave_out(tasks: Sequence[Task], names: Iterable[str]) -> list[Task]:
     left = {task.name: task for task in tasks}
     for name in names:
         for task in _named(tasks, name):
-            whole, _, part = task.name.partition(".")
-            # A part that was chosen by itself stands there by its own name.
+            whole, _, subtask = task.name.partition(".")
+            # A subtask that was chosen alone is listed under its own name.
             left.pop(task.name, None)
-            if part and whole in left:
-                left[whole] = left[whole].without_part(part)
+            if subtask and whole in left:
+                left[whole] = left[whole].without_subtask(subtask)
     return list(left.values())
 
 
@@ -157,7 +201,7 @@ def resolve_name(tasks: Sequence[Task], name: str) -> Task | Cluster:
         return Cluster(name)
     whole, _, subtask = plain.partition(".")
     if subtask and whole in by_name:
-        return by_name[whole].part(subtask)
+        return by_name[whole].subtask(subtask)
     known: dict[str, Task | Cluster] = {cluster.value: cluster for cluster in Cluster} | by_name
     starting = sorted(one for one in known if plain and one.startswith(plain))
     if len(starting) == 1:

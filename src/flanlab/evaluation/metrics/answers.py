@@ -26,8 +26,10 @@ _KEPT = "|".join(
     (
         r"(?<![\w.])-(?=[.]?\d)|(?<![\w.])[.](?=\d)|(?<=\d)[./:^-](?=\d)|(?<=\d)\*\*?(?=\d)",
         r"(?<=\d),(?!(?:\d{2,3},)*\d{3}(?!\d))(?=\d)",
-        r"(?<=[\w)])[<>=]|(?<=[\w)] )[<>=]|(?<=[\w)][<>=!])[<>=]|(?<=[\w)] [<>=!])[<>=]|!(?==)|[<>](?==?\s?\d)|(?<=[<>])=(?=\s?\d)",
-        r"(?<=[\w+)])\+|(?<=\s)\+(?=\s)|(?<=[^\W\d_])#|(?<=[^\W_])\^(?=[\w(-])|(?<=[\w)] )[*/](?= [\w(])|(?<=[\d)] )-(?= [\d(])",
+        r"(?<=[\w)])[<>=](?=[<>=]?\s?[\w(.-])|(?<=[\w)] )[<>=]|(?<=[\w)][<>=!])[<>=]|(?<=[\w)] [<>=!])[<>=]",
+        r"!(?==)|[<>](?==?\s?\d)|(?<=[<>])=(?=\s?\d)",
+        r"(?<=[\w+)])\+|(?<=\s)\+(?=\s)|(?<=[^\W\d_])#|(?<=[^\W_])\^(?=[\w(-])",
+        r"(?<=[\w)] )[*/](?= [\w(])|(?<=[\d)] )-(?= [\d(])",
     )
 )
 DROPPED = f"(?!{_KEPT})[{re.escape(string.punctuation)}]"
@@ -38,8 +40,12 @@ _DROPPED = re.compile(DROPPED)
 _ARTICLES_BEFORE_WORDS = re.compile(ARTICLES, re.IGNORECASE)
 _HALF_WIDTH = {0xFF01 + place: 0x21 + place for place in range(94)} | {0x3000: " "}
 _LIKE_ASCII = {"\N{MINUS SIGN}": "-", "\N{FRACTION SLASH}": "/", "\N{DIVISION SLASH}": "/", "\N{EN DASH}": "-"}
-_INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"))
-_TO_ASCII = _HALF_WIDTH | {ord(sign): plain for sign, plain in _LIKE_ASCII.items()} | _INVISIBLE
+_INVISIBLE = dict.fromkeys(
+    map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+)
+_FRACTIONS = {code: " " + unicodedata.normalize("NFKD", chr(code)) for code in (*range(0xBC, 0xBF), *range(0x2150, 0x215F))}
+_FRACTIONS = {code: text.replace("\N{FRACTION SLASH}", "/") for code, text in _FRACTIONS.items()}
+_TO_ASCII = _HALF_WIDTH | _FRACTIONS | {ord(sign): plain for sign, plain in _LIKE_ASCII.items()} | _INVISIBLE
 
 
 def composed(text: str) -> str:

@@ -29,6 +29,10 @@ class Metric:
     """Of one unit seen through one template (a row, or all rows of a group): k numbers, all 0 for a unit not seen."""
     score: Callable[[Floats, Floats], Floats]
     """From weights [draws, units] and the units' statistics [units, k] to scores [draws]."""
+    combine: Callable[[Floats], Floats] | None = None
+    """From sums of statistics [..., k] to scores [...]; None where the score is no function of sums."""
+    bounds: tuple[float, float] = (0.0, 1.0)
+    """The lowest and the highest score there can be."""
 
 
 def summed_metric(
@@ -37,9 +41,12 @@ def summed_metric(
     definition: str,
     statistics: Callable[[Prediction], Sequence[float]],
     combine: Callable[[Floats], Floats],
+    bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Metric:
     """A metric whose rows' statistics add up; `combine` takes sums [..., k] to scores [...]."""
-    return grouped_metric(name, title, definition, lambda unit: np.sum([statistics(row) for row in unit], axis=0), combine)
+    return grouped_metric(
+        name, title, definition, lambda unit: np.sum([statistics(row) for row in unit], axis=0), combine, bounds
+    )
 
 
 def grouped_metric(
@@ -48,9 +55,10 @@ def grouped_metric(
     definition: str,
     statistics: Callable[[Sequence[Prediction]], Sequence[float]],
     combine: Callable[[Floats], Floats],
+    bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Metric:
     """As `summed_metric`, but the statistics are those of a whole unit."""
-    return Metric(name, title, definition, statistics, lambda weights, units: combine(weights @ units))
+    return Metric(name, title, definition, statistics, lambda weights, units: combine(weights @ units), combine, bounds)
 
 
 def mean_metric(name: str, title: str, definition: str, score: Callable[[Prediction], float]) -> Metric:

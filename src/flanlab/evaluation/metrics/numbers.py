@@ -36,6 +36,7 @@ def pearson_metric(as_text: Callable[[Prediction], Prediction]) -> Metric:
         "Pearson correlation of the answers' numbers with the labels (-1 to 1); an answer without a number counts as the mean.",
         _statistics(as_text),
         lambda weights, units: _correlation(weights, units, lambda values, _: values[None, :]),
+        bounds=(-1.0, 1.0),
     )
 
 
@@ -51,6 +52,7 @@ def spearman_metric(as_text: Callable[[Prediction], Prediction]) -> Metric:
         " mean rank.",
         _statistics(as_text),
         lambda weights, units: _correlation(weights, units, _ranks),
+        bounds=(-1.0, 1.0),
     )
 
 

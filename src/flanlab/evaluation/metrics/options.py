@@ -111,6 +111,7 @@ def matthews_metric(predictions: Sequence[Prediction], end_token: bool) -> Metri
         "Matthews correlation of the option ranked first with the label, from counts over all rows (-1 to 1).",
         statistics,
         combine,
+        bounds=(-1.0, 1.0),
     )
 
 

@@ -1,0 +1,1 @@
+"""What an evaluation leaves: predictions, the score table and what it means. Every page, table and claim reads these."""

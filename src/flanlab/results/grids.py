@@ -1,0 +1,135 @@
+"""Scores of one task as a grid of templates and units, and each cell's contribution to the score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+_CHUNK_CELLS = 4_000_000
+"""Weights held at once while units are left out one by one: 32 MB."""
+
+
+class Scored(Protocol):
+    """What a grid must know of its metric."""
+
+    @property
+    def score(self) -> Callable[[Floats, Floats], Floats]:
+        """From weights [draws, units] and the units' statistics [units, k] to scores [draws]."""
+
+    @property
+    def combine(self) -> Callable[[Floats], Floats] | None:
+        """From sums of statistics [..., k] to scores [...]; None where the score is no function of sums."""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The lowest and the highest score there can be."""
+
+
+@dataclass(frozen=True)
+class ScoreGrid:
+    """Statistics of one metric for one task and model, by template and unit.
+
+    A unit is a row, or all rows of a group. `statistics` is [templates, units, k], zero where a unit was not shown through
+    a template; `shown` is [templates, units], 1 or 0. `units` names the units, so that two grids can be paired.
+    """
+
+    metric: Scored
+    templates: tuple[int, ...]
+    units: tuple[Hashable, ...]
+    statistics: Floats
+    shown: Floats
+
+    def by_template(self) -> Floats:
+        """Score of each template over its units, [templates]."""
+        ones = np.ones((1, len(self.units)))
+        return np.concatenate([self.metric.score(ones, statistics) for statistics in self.statistics])
+
+    def mean(self) -> float:
+        """Mean of the templates' scores."""
+        return float(self.by_template().mean())
+
+    def pseudo_values(self) -> Floats:
+        """Jackknife pseudo-values [templates, units]: what each unit contributes to its template's score.
+
+        n * score - (n - 1) * score without the unit, for a template with n units (Efron and Tibshirani 1993, section 11.5).
+        For a mean over rows they are the rows' own scores; for any other metric, a template's score behaves as their mean.
+        0 where a unit was not shown.
+        """
+        values = np.zeros(self.shown.shape)
+        for template, shown in enumerate(self.shown):
+            seen = np.flatnonzero(shown)
+            values[template, seen] = _pseudo_values(self.metric, self.statistics[template][seen])
+        return values
+
+    def unit_scores(self) -> Floats | None:
+        """Score of each unit by itself [templates, units]; None for a correlation, which a single unit does not have."""
+        if self.metric.bounds[0] < 0:
+            return None
+        if self.metric.combine is not None:
+            return self.metric.combine(self.statistics)
+        return np.stack([self.metric.score(np.eye(len(self.units)), statistics) for statistics in self.statistics])
+
+
+def common_cells(first: ScoreGrid, second: ScoreGrid) -> tuple[ScoreGrid, ScoreGrid] | None:
+    """Both grids with the same templates and units, and only the cells that both were shown; None if there are none.
+
+    A grid of one template beside one of several is paired with all of them: its cells are repeated for each.
+    """
+    templates = first.templates if len(second.templates) == 1 else second.templates
+    if min(len(first.templates), len(second.templates)) > 1:
+        templates = tuple(template for template in first.templates if template in second.templates)
+    known = set(second.units)
+    units = tuple(unit for unit in first.units if unit in known)
+    if not templates or not units:
+        return None
+    one, other = (_selected(grid, templates, units) for grid in (first, second))
+    shown = one.shown * other.shown
+    kept, met = shown.sum(axis=1) > 0, shown.sum(axis=0) > 0
+    if not kept.any():
+        return None
+    templates = tuple(template for template, keep in zip(templates, kept, strict=True) if keep)
+    units = tuple(unit for unit, meets in zip(units, met, strict=True) if meets)
+    cells = np.ix_(kept, met)
+
+    def cut(grid: ScoreGrid) -> ScoreGrid:
+        return replace(
+            grid,
+            templates=templates,
+            units=units,
+            statistics=(grid.statistics * shown[..., None])[cells],
+            shown=shown[cells],
+        )
+
+    return cut(one), cut(other)
+
+
+def _selected(grid: ScoreGrid, templates: tuple[int, ...], units: tuple[Hashable, ...]) -> ScoreGrid:
+    """The grid's cells in the order given; the only template of a grid stands for every one."""
+    place_of = {unit: place for place, unit in enumerate(grid.units)}
+    columns = [place_of[unit] for unit in units]
+    rows = [0 if len(grid.templates) == 1 else grid.templates.index(template) for template in templates]
+    cells = np.ix_(rows, columns)
+    return replace(grid, templates=templates, units=units, statistics=grid.statistics[cells], shown=grid.shown[cells])
+
+
+def _pseudo_values(metric: Scored, statistics: Floats) -> Floats:
+    """Pseudo-values [units] of one template, from its units' statistics [units, k]."""
+    count = len(statistics)
+    whole = metric.score(np.ones((1, count)), statistics)
+    if count == 1:
+        return whole
+    if metric.combine is not None:
+        without = metric.combine(statistics.sum(axis=0) - statistics)
+    else:
+        step = max(1, _CHUNK_CELLS // count)
+        without = np.concatenate(
+            [metric.score(1.0 - np.eye(min(step, count - start), count, start), statistics) for start in range(0, count, step)]
+        )
+    values: Floats = count * whole - (count - 1) * without
+    return values
