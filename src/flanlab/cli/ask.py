@@ -77,7 +77,7 @@ def ask(
             collections=tasks,
             endpoint=server,
         )
-        _show(answer, as_json)
+        _show(answer, as_json, with_prompt=task is not None)
         return
     style: PromptStyle = "chat" if chat else "instruction"
     with (
@@ -105,18 +105,20 @@ def _values(words: list[str]) -> dict[str, Any]:
     return found
 
 
-def _show(answer: ModelAnswer, as_json: bool) -> None:
+def _show(answer: ModelAnswer, as_json: bool, *, with_prompt: bool = False) -> None:
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
         return
-    if not answer.options:
+    if not with_prompt:
         typer.echo(answer.text)
         return
-    width = max(len(one.option) for one in answer.options)
-    typer.echo(f"{answer.prompt}\n\nRanked:")
+    typer.echo(answer.prompt)
+    if answer.options:
+        typer.echo("\nRanked:")
     for one in answer.options:
+        width = max(len(option.option) for option in answer.options)
         typer.echo(f"  {one.option:{width}}  {one.probability:7.2%}  log-probability {one.log_probability:.3f}")
-    typer.echo(f"Generated: {answer.text}")
+    typer.echo(f"\nGenerated: {answer.text}")
 
 
 def _converse(model: Model, chat: bool, new_tokens: int, as_json: bool) -> None:

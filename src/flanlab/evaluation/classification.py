@@ -169,8 +169,8 @@ def accuracy_by(predictions: Predictions, column: str | None = None) -> Table:
     """Accuracy of each value of a column, such as a team or a language; of all rows together where none is named.
 
     Returns:
-        For each value, in the order of occurrence: `value` (None for all rows), `rows`, `accuracy`, and the ends `low` and `high` of its 95 %
-        interval over rows (Wilson's score interval), all 0 to 1.
+        For each value, in the order of occurrence: `value` (None for all rows), `rows`, `accuracy`, and the ends `low` and
+        `high` of its 95 % interval over rows (Wilson's score interval), all 0 to 1.
 
     Raises:
         FlanlabError: no prediction with its right answer, or no such column.

@@ -70,6 +70,8 @@ class GivenUnit(EvaluationUnit):
         Raises:
             FlanlabError: names them.
         """
+        if any("row" in variables_in(source) for source in (*self.task.fields.values(), *self._prompts, self.task.answer)):
+            return  # `row['Review Text']` may read any column
         known = sorted(self._read_columns | set(self.task.fields))
         for name in sorted(self._given - set(known)):
             near = difflib.get_close_matches(name, known, n=1)
