@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flanlab import __version__
-from flanlab.cli import ablate, contamination, evaluate, export, mix, models, report, run, tasks
+from flanlab.cli import ablate, contamination, evaluate, export, mix, models, report, run, tasks, ui
 from flanlab.errors import FlanlabError
 from flanlab.files import is_full
 from flanlab.processes import may_tell
@@ -31,6 +31,7 @@ app.command("train")(run.train)
 app.command("eval")(evaluate.evaluate)
 app.command("ablate")(ablate.ablate)
 app.command("report")(report.report)
+app.command("ui")(ui.ui)
 app.command("contamination")(contamination.contamination)
 
 
