@@ -242,8 +242,6 @@ def mix(
     out: str | Path | None = None,
     *,
     examples: int | None = None,
-    prepare: bool = False,
-    workers: int | None = None,
     mirror: str | Path | None = None,
 ) -> dict[str, Any]:
     """Describe what a recipe trains on, task by task, and write the examples for other trainers on request.
@@ -252,8 +250,6 @@ def mix(
         recipe: as for `run`.
         out: a .parquet or .jsonl file for the examples; none is written, where not given.
         examples: how many of the stream; all that the recipe trains on, where not given.
-        prepare: tokenize the examples into the cache folder, for `train` and `run` to read.
-        workers: processes that prepare; one for each core, where not given.
         mirror: folder that mirrors Hub data sets; else FLANLAB_MIRROR, else the Hub.
 
     Returns:
@@ -267,11 +263,7 @@ def mix(
     >>> card["planned_examples"], len(card["tasks"]) > 10
     (20, True)
     """
-    import os
-
     from flanlab.data.mixture_card import describe_mixture, export_mixture
-    from flanlab.data.token_cache import prepare as prepare_mixture
-    from flanlab.data.token_cache import use_prepared
     from flanlab.experiments.recipe import make_plan
     from flanlab.experiments.run import make_mixture
     from flanlab.models.loading import load_encoder
@@ -284,14 +276,10 @@ def mix(
     plan = make_plan(as_recipe(recipe), RowReader(None if mirror is None else Path(mirror)))
     encoder = load_encoder(plan.recipe.model, say=say)
     mixture = make_mixture(plan)
-    read = use_prepared(mixture, encoder)
-    planned = examples or examples_per_step(read, encoder, plan.recipe.training) * plan.recipe.training.steps
-    prepared = prepare_mixture(mixture, encoder, planned, workers or os.cpu_count() or 1) if prepare else None
+    planned = examples or examples_per_step(mixture, encoder, plan.recipe.training) * plan.recipe.training.steps
     with meter("Measuring the mixture", min(planned, mixture.cycle_length)) as bar:
-        card: dict[str, Any] = describe_mixture(use_prepared(mixture, encoder), encoder, planned, bar)
+        card: dict[str, Any] = describe_mixture(mixture, encoder, planned, bar)
     card["left_out"] = dict(plan.split.left_out)
-    if prepared is not None:
-        card["prepared"] = {"folder": str(prepared.folder), "examples": prepared.examples, "bytes": prepared.bytes}
     if target is not None:
         with meter(f"Writing {target}", planned) as bar:
             export_mixture(mixture, encoder, planned, target, bar)

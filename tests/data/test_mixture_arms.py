@@ -11,12 +11,10 @@ import pytest
 from pydantic import ValidationError
 
 from flanlab.data import exemplars as exemplars_module
-from flanlab.data import token_cache
 from flanlab.data.encoding import TextEncoder
 from flanlab.data.mixture import EncodedExample, Mixture, MixtureSettings
 from flanlab.data.mixture_card import describe_mixture, export_mixture
 from flanlab.data.sources import Rows
-from flanlab.data.token_cache import PreparedMixture, prepare, use_prepared
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit
 from flanlab.evaluation.questions import ask
 from flanlab.progress import meter
@@ -157,20 +155,13 @@ def _in_drawing_order(found: Mixture, task: Task) -> Rows:
     return rows_in_memory([dict(rows[int(index)]) for index in indices])
 
 
-def test_prepared_shards_card_and_export_agree(encoder: TextEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLANLAB_CACHE", str(tmp_path))
-    monkeypatch.setattr(token_cache, "SHARD_EXAMPLES", 60)
+def test_card_export_and_training_agree(encoder: TextEncoder, tmp_path: Path) -> None:
     plain = mixture(30, options="mixed", shots=SHOTS)
-    prepare(plain, encoder, 60, 1)
-    prepared = use_prepared(plain, encoder)
-    assert isinstance(prepared, PreparedMixture)
-    assert use_prepared(mixture(30, options="mixed", shots={1: 1.0}), encoder).__class__ is Mixture
     card = describe_mixture(plain, encoder, 60)
-    assert describe_mixture(prepared, encoder, 60) == card
     with meter("", 60) as bar:
         export_mixture(plain, encoder, 60, tmp_path / "mixture.parquet", bar)
     exported = pq.read_table(tmp_path / "mixture.parquet").to_pylist()
-    in_training = prepared.examples(range(60), encoder)
+    in_training = plain.examples(range(60), encoder)
     for record, one in zip(exported, in_training, strict=True):
         assert isinstance(one, EncodedExample)
         assert encoder.encode_pair(record["prompt"], record["target"]) == (one.prompt, one.target)

@@ -13,9 +13,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
-from flanlab.cli.main import app
 from flanlab.errors import FlanlabError
 from flanlab.evaluation import predict as predict_module
 from flanlab.evaluation.predict import refuse_seen
@@ -27,6 +25,7 @@ from flanlab.experiments.stamp import make_stamp, training_key
 from flanlab.models import loading as loading_module
 from flanlab.models.loading import load_model
 from flanlab.models.scoring import Question
+from flanlab.report.html import write_report
 from flanlab.results.files import read_results
 from flanlab.results.predictions import read_predictions
 from flanlab.results.schema import BEST_ON_DEV
@@ -441,6 +440,33 @@ def test_run_tells_the_best_template_on_dev(tiny_folder: Path, tmp_path: Path) -
     assert hashes.task == load_task(path).hash
 
 
+def test_run_trains_on_arms_and_reports_with_and_without_options(tiny_folder: Path, tmp_path: Path) -> None:
+    write_tasks(tmp_path / "tasks")
+    content = recipe_content(tiny_folder)
+    content["mixture"] = {"options": "mixed", "shots": {0: 0.5, 2: 0.5}}
+    content["training"]["loss_average"] = "examples"
+    content["evaluation"] |= {"options": ["none", "shuffled"], "shots": [0, 1]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    run = tmp_path / "run"
+    results = run_recipe(read_recipe(tmp_path / "recipe.yaml"), run)
+    arms = ["", "_options_shuffled", "_1_shot", "_1_shot_options_shuffled"]
+    names = [f"{way}{arm}" for way in ("untuned_instruction", "untuned_chat", "tuned") for arm in arms]
+    assert list(results["variants"]) == names
+    assert results["variants"]["tuned_1_shot_options_shuffled"] == "tuned, 1 shot, OPTIONS shuffled"
+    assert results["stamped"] == {name: name.startswith("tuned") for name in names}
+    for name in names:
+        rows = read_predictions(run / "predictions" / name / "comments").to_pylist()
+        assert {"OPTIONS:" in row["prompt"] for row in rows} == {"shuffled" in name}
+        assert {len(row["exemplars"]) for row in rows} == {int("1_shot" in name)}
+    for compared in results["tasks"]["comments"]["comparison"].values():
+        assert compared["after"] == "tuned"
+        assert "1_shot" not in compared["before"]
+    assert {"0", "2"} == set(json.loads((run / "mixture.json").read_text())["exemplars"])
+    # Read back from its own recipe, the run is the same one.
+    assert run_recipe(read_recipe(tmp_path / "recipe.yaml"), run)["tasks"] == results["tasks"]
+    assert write_report(run).is_file()
+
+
 def test_loss_on_dev_is_that_of_the_tasks_trained_on(tiny_folder: Path, tmp_path: Path) -> None:
     write_tasks(tmp_path / "tasks")
     path = tmp_path / "tasks" / "counting.yaml"
@@ -455,30 +481,6 @@ def test_loss_on_dev_is_that_of_the_tasks_trained_on(tiny_folder: Path, tmp_path
     measured = [json.loads(line) for line in lines if "dev_loss" in line]
     assert [record["step"] for record in measured] == [1, 4]
     assert all(list(record["dev_loss"]) == ["miscellaneous"] for record in measured)
-
-
-def test_a_prepared_mixture_trains_the_same_model_and_is_not_rendered(
-    home: Path, tiny_folder: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FLANLAB_CACHE", str(tmp_path / "cache"))
-    recipe = read(home, tiny_folder)
-    path = home / "recipe-of-test.yaml"
-    shown = CliRunner().invoke(app, ["mix", str(path), "--prepare", "--workers", "1", "--json"])
-    assert shown.exit_code == 0, shown.output
-    told = json.loads(shown.stdout)["prepared"]
-    assert Path(told["folder"]).parent == tmp_path / "cache" / "mixtures"
-    assert told["bytes"] == sum(file.stat().st_size for file in Path(told["folder"]).glob("*.arrow"))
-    assert told["examples"] >= json.loads(shown.stdout)["planned_examples"]
-
-    def never(*_: Any) -> Any:
-        raise AssertionError("the examples are there")
-
-    monkeypatch.setattr("flanlab.data.mixture.encode_within", never)
-    train_recipe(recipe, tmp_path / "run")
-    (weights,) = (done / "model").glob("*.safetensors")
-    ours, theirs = load_file(weights), load_file(tmp_path / "run" / "model" / weights.name)
-    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
-    assert json.loads(CliRunner().invoke(app, ["mix", str(path), "--json"]).stdout)["tokens"] > 0
 
 
 def test_speed_is_measured_on_prompts_that_share_nothing(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

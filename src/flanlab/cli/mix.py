@@ -18,10 +18,6 @@ def mix(
         int | None,
         typer.Option(min=1, help="How many examples of the stream; all that the recipe trains on, by default."),
     ] = None,
-    prepare: Annotated[
-        bool, typer.Option(help="Tokenize the examples into the cache folder, for `flan train` and `flan run` to read.")
-    ] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes that prepare; one for each core by default.")] = None,
     mirror: Mirror = None,
     as_json: AsJson = False,
 ) -> None:
@@ -31,7 +27,7 @@ def mix(
     """
     from flanlab import api
 
-    card = api.mix(recipe, out, examples=examples, prepare=prepare, workers=workers, mirror=mirror)
+    card = api.mix(recipe, out, examples=examples, mirror=mirror)
     if as_json:
         typer.echo(json.dumps(card))
     else:
@@ -64,10 +60,6 @@ def _print_card(card: dict[str, Any]) -> None:
             console.print(f"did not fit: {name} ({lost})", soft_wrap=True)
     for name, reason in card["left_out"].items():
         console.print(f"left out: {name} ({reason})", soft_wrap=True)
-    if prepared := card.get("prepared"):
-        size = f"{prepared['examples']:,} examples, {prepared['bytes'] / 1e6:,.0f} MB"
-        console.print(f"prepared: {size} in {prepared['folder']}", soft_wrap=True)
-        console.print("`flan train` and `flan run` read them from there; delete the folder to free the space.", soft_wrap=True)
 
 
 def _counts(entry: dict[str, Any], epochs: str) -> list[str]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from flanlab.models.completions import Endpoint
 
 
 def folder_to_write(folder: Path | None) -> Path | None:
@@ -14,6 +17,23 @@ def folder_to_write(folder: Path | None) -> Path | None:
         if place.exists() and not place.is_dir():
             raise typer.BadParameter(f"{place} is a file; name a folder.")
     return folder
+
+
+def endpoint_of(
+    url: str | None,
+    tokenizer: str | None,
+    requests_per_minute: float | None = None,
+    parallel: int | None = None,
+    api_key_variable: str | None = None,
+) -> Endpoint | None:
+    """The server that the options of remote models name; None where they name none."""
+    if url is None:
+        if tokenizer or requests_per_minute or parallel or api_key_variable:
+            raise typer.BadParameter("is needed beside the options of remote models.", param_hint="--endpoint")
+        return None
+    from flanlab.models.completions import Endpoint
+
+    return Endpoint(url, tokenizer, requests_per_minute, parallel or Endpoint.parallel, api_key_variable)
 
 
 Mirror = Annotated[

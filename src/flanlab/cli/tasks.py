@@ -97,14 +97,14 @@ def show_task(
     console.print(f"[bold]{task.name}[/bold]  {', '.join(cluster.label for cluster in task.clusters)}")
     for label, value in (
         ("about", task.description),
-        *((f"part {part}" if part else "from", _source(source)) for part, source in task.sources.items()),
+        *((f"subtask {subtask}" if subtask else "from", _source(source)) for subtask, source in task.sources.items()),
         ("licence", task.licence),
         ("citation", task.citation),
         *(("derived from", line) for line in lineage_in_words(task, ancestors) or ["nothing: declared"]),
         ("metrics", ", ".join(task.metrics)),
         ("file", str(task.path)),
     ):
-        console.print(f"  [dim]{label:13}[/dim]{escape(value)}", soft_wrap=True)
+        console.print(f"  [dim]{label:12}[/dim] {escape(value)}", soft_wrap=True)
     split = _split(split) if split else next(name for name in _SPLITS if task.has_split(name))
     rows = load_rows(task, split, mirror)
     if row >= len(rows):
@@ -181,7 +181,7 @@ def lint_tasks(
 
 
 def _rows_within_reach(task: Task, mirror: Path | None) -> tuple[dict[str, Rows], list[str]]:
-    """Rows of the splits that are at hand, without the parts that are not; and what is missing, in words."""
+    """Rows of the splits that are at hand, without the subtasks that are not; and messages about what is missing."""
     from flanlab.data.sources import MissingDataError, load_rows
 
     rows_by_split: dict[str, Rows] = {}
@@ -192,29 +192,29 @@ def _rows_within_reach(task: Task, mirror: Path | None) -> tuple[dict[str, Rows]
         try:
             rows_by_split[split] = load_rows(task, split, mirror)
         except MissingDataError as error:
-            at_hand, of_parts = _parts_within_reach(task, split, mirror) if task.parts else (None, [error.message])
-            missing |= dict.fromkeys(of_parts)
+            at_hand, messages = _subtasks_within_reach(task, split, mirror) if task.subtasks else (None, [error.message])
+            missing |= dict.fromkeys(messages)
             if at_hand is not None:
                 rows_by_split[split] = load_rows(at_hand, split, mirror)
     return rows_by_split, list(missing)
 
 
-def _parts_within_reach(task: Task, split: Split, mirror: Path | None) -> tuple[Task | None, list[str]]:
-    """A task without the parts whose rows are not at hand, None where none are; and what is missing, in words."""
+def _subtasks_within_reach(task: Task, split: Split, mirror: Path | None) -> tuple[Task | None, list[str]]:
+    """A task without the subtasks whose rows are not at hand (None if none are), and messages about what is missing."""
     from flanlab.data.sources import MissingDataError, load_rows
 
     missing: dict[str, str] = {}
-    parts = task.evaluated_parts(split)
-    for part in parts:
+    subtasks = task.evaluated_subtasks(split)
+    for subtask in subtasks:
         try:
-            load_rows(part, split, mirror)
+            load_rows(subtask, split, mirror)
         except MissingDataError as error:
-            missing[part.name.partition(".")[2]] = error.message
-    if len(missing) == len(parts):
+            missing[subtask.name.partition(".")[2]] = error.message
+    if len(missing) == len(subtasks):
         return None, list(missing.values())
     at_hand = task
     for name in missing:
-        at_hand = at_hand.without_part(name)
+        at_hand = at_hand.without_subtask(name)
     return at_hand, list(missing.values())
 
 

@@ -47,6 +47,8 @@ class PreparedRow:
     fields: Mapping[str, Any]
     cut: Mapping[str, str] = field(default_factory=dict)
     """Fields that a prompt shows without their end or middle. Options, answer and target are always made from whole fields."""
+    answered: bool = True
+    """Whether the row says its answer. Examples of one that does not have no target."""
     _options: tuple[str, ...] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
@@ -122,6 +124,8 @@ def render(task: Task, template_number: int, row: PreparedRow, option_order: Seq
     """
     template = _template(task, template_number)
     where = f"template {template_number}" if template_number else "baseline"
+    if not row.answered:
+        return _render_unanswered(task, template_number, row, option_order, where)
     answer, right, options = _answers(task, template, row, where)
     beside_fields: dict[str, Any] = {"answer": answer}
     if options:
@@ -132,11 +136,7 @@ def render(task: Task, template_number: int, row: PreparedRow, option_order: Seq
         answer if is_answer else _evaluate_text(task, row.index, f"{where}, target", template.target, beside_fields, row.fields)
     )
     for part, text in (("prompt", prompt), ("target", target)):
-        if not text:
-            raise FlanlabError(
-                f"{task.path}, row {row.index}, {where}: the {part} is empty.",
-                hint="Filter out rows with empty text, for example with `filter`.",
-            )
+        _refuse_empty(text, f"{task.path}, row {row.index}, {where}: the {part}")
     forward = isinstance(template, Baseline) or template.direction == "forward"
     if forward and options:
         if target not in options:
@@ -144,14 +144,12 @@ def render(task: Task, template_number: int, row: PreparedRow, option_order: Seq
                 f"{task.path}, row {row.index}, {where}: the target {target!r} is none of the options {list(options)!r}.",
                 hint="Leave the template's `target` out, or give the template `options` in those words.",
             )
-        if option_order is not None and isinstance(template, Template):
-            prompt += "\n\nOPTIONS:\n" + "\n".join(f"- {options[position]}" for position in option_order)
         return Example(
             task.name,
             task.clusters[0],
             template_number,
             row.index,
-            prompt,
+            _with_options(prompt, template, options, option_order),
             target,
             options,
             options.index(target),
@@ -164,14 +162,45 @@ def render(task: Task, template_number: int, row: PreparedRow, option_order: Seq
     return Example(task.name, task.clusters[0], template_number, row.index, prompt, target, references=references)
 
 
-def _answers(
-    task: Task, template: Template | Baseline, row: PreparedRow, where: str
-) -> tuple[str, Sequence[str], tuple[str, ...]]:
-    """The answer, every right option (the answer alone for generation) and the options, in the template's words."""
+def _render_unanswered(
+    task: Task, template_number: int, row: PreparedRow, option_order: Sequence[int] | None, where: str
+) -> Example:
+    template = _template(task, template_number)
+    if isinstance(template, Template) and template.direction == "inverted":
+        raise FlanlabError(
+            f"{task.path}, {where}: it is inverted: the answer stands in its prompt.",
+            hint=f"Use a forward template: {', '.join(map(str, task.forward_templates()))}.",
+        )
+    options = row.options if template.options is None else _other_words(task, template.options, row, where)
+    beside_fields = {"options": list(options)} if options else {}
+    prompt = _evaluate_text(task, row.index, f"{where}, prompt", template.prompt, beside_fields, row.cut, row.fields)
+    _refuse_empty(prompt, f"{task.path}, row {row.index}, {where}: the prompt")
+    shown = _with_options(prompt, template, options, option_order)
+    return Example(task.name, task.clusters[0], template_number, row.index, shown, "", options)
+
+
+def _with_options(
+    prompt: str, template: Template | Baseline, options: Sequence[str], option_order: Sequence[int] | None
+) -> str:
+    """The prompt with its OPTIONS block, where there is anything to choose from; a baseline prompt shows none."""
+    if not options or option_order is None or isinstance(template, Baseline):
+        return prompt
+    return prompt + "\n\nOPTIONS:\n" + "\n".join(f"- {options[position]}" for position in option_order)
+
+
+def _refuse_empty(text: str, what: str) -> None:
+    if not text:
+        raise FlanlabError(f"{what} is empty.", hint="Filter out rows with empty text, for example with `filter`.")
+
+
+def answers_of(task: Task, row: PreparedRow, where: str = "answer") -> tuple[str, Sequence[str]]:
+    """The answer and every right option (for generation the answer alone), in the task's own words.
+
+    Raises:
+        FlanlabError: an undefined name, or an answer that is not among the options.
+    """
     options = row.options
-    variables: tuple[Mapping[str, Any], ...] = (row.fields, row.columns)
-    if options:
-        variables = ({"options": _OptionList(options)}, *variables)
+    variables = _variables(row)
     answer = _evaluate_text(task, row.index, "answer", task.answer, *variables)
     right = _references(task, row, *variables) if options and task.references is not None else (answer,)
     if unknown := [text for text in (answer, *right) if options and text not in options]:
@@ -179,18 +208,36 @@ def _answers(
             f"{task.path}, row {row.index}, {where}: the answer {unknown[0]!r} is not among the options {list(options)!r}.",
             hint="Check `answer`, `references`, `options` and the label ids of the data; filter out rows without a label.",
         )
-    if template.options is not None:
-        # Other words for the same answers: they correspond by position.
-        other_words = _option_texts(task, row.index, template.options, *variables)
-        if len(other_words) != len(options):
-            raise FlanlabError(
-                f"{task.path}, row {row.index}, {where}: {len(other_words)} options stand for the task's {len(options)}.",
-                hint="Give as many options as the task has, in the same order.",
-            )
-        in_other_words = dict(zip(options, other_words, strict=True))
-        answer, right = in_other_words[answer], tuple(in_other_words[text] for text in right)
-        options = other_words
-    return answer, right, options
+    return answer, right
+
+
+def _answers(
+    task: Task, template: Template | Baseline, row: PreparedRow, where: str
+) -> tuple[str, Sequence[str], tuple[str, ...]]:
+    """The answer, every right option (the answer alone for generation) and the options, in the template's words."""
+    answer, right = answers_of(task, row, where)
+    if template.options is None:
+        return answer, right, row.options
+    other_words = _other_words(task, template.options, row, where)
+    in_other_words = dict(zip(row.options, other_words, strict=True))
+    return in_other_words[answer], tuple(in_other_words[text] for text in right), other_words
+
+
+def _other_words(task: Task, source: Options, row: PreparedRow, where: str) -> tuple[str, ...]:
+    """A template's own words for the options; they correspond by position."""
+    words = _option_texts(task, row.index, source, *_variables(row))
+    if len(words) != len(row.options):
+        raise FlanlabError(
+            f"{task.path}, row {row.index}, {where}: {len(words)} options stand for the task's {len(row.options)}.",
+            hint="Give as many options as the task has, in the same order.",
+        )
+    return words
+
+
+def _variables(row: PreparedRow) -> tuple[Mapping[str, Any], ...]:
+    """What the expressions of answers and options may use."""
+    own: tuple[Mapping[str, Any], ...] = (row.fields, row.columns)
+    return ({"options": _OptionList(row.options)}, *own) if row.options else own
 
 
 def option_count(task: Task, row: PreparedRow) -> int:

@@ -139,7 +139,7 @@ def load_rows(task: Task, split: Split, mirror: Path | None = None) -> Rows:
     """Rows of one split of a task, after slicing and the task's `filter`.
 
     Args:
-        task: whose rows. Of a task with parts, those of all parts one after the other, with a column `part`.
+        task: whose rows. For a task with subtasks: the rows of all subtasks one after the other, with a column `subtask`.
         split: train, dev or test.
         mirror: folder that holds Hub data sets as `<hub id>/<config or default>/<split>.parquet`; without one, the
             environment variable FLANLAB_MIRROR, and without that the Hub itself.
@@ -148,16 +148,16 @@ def load_rows(task: Task, split: Split, mirror: Path | None = None) -> Rows:
         MissingDataError: the rows cannot be reached.
         FlanlabError: the task has no such split, a file is damaged, a column differs, or no row is left.
     """
-    sources = {part: source for part, source in task.sources.items() if source.split_spec(split) is not None}
+    sources = {subtask: source for subtask, source in task.sources.items() if source.split_spec(split) is not None}
     if not sources:
         raise FlanlabError(
             f"{task.path}: the task {task.name} has no {split} split.",
             hint=f"Add `{split}` to source.splits, or leave the task out.",
         )
     mirror = mirror or mirror_from_environment()
-    read = {part: _read_source(task, part, source, split, mirror) for part, source in sources.items()}
-    tables = [table if part is None else _with_part(table, part) for part, (table, _) in read.items()]
-    table = _joined(tables, f"{task.path}: the {split} splits of its parts {', '.join(map(str, read))}")
+    read = {subtask: _read_source(task, subtask, source, split, mirror) for subtask, source in sources.items()}
+    tables = [table if subtask is None else _with_subtask(table, subtask) for subtask, (table, _) in read.items()]
+    table = _joined(tables, f"{task.path}: the {split} splits of its subtasks {', '.join(map(str, read))}")
     hashes = [source_hash for _, source_hash in read.values()]
     source_hash = hashes[0] if len(hashes) == 1 else hashlib.blake2b("".join(hashes).encode(), digest_size=16).hexdigest()
     rows = Rows(table, range(table.num_rows), source_hash)
@@ -174,7 +174,7 @@ def load_rows(task: Task, split: Split, mirror: Path | None = None) -> Rows:
     return rows
 
 
-def _read_source(task: Task, part: str | None, source: Source, split: Split, mirror: Path | None) -> tuple[pa.Table, str]:
+def _read_source(task: Task, subtask: str | None, source: Source, split: Split, mirror: Path | None) -> tuple[pa.Table, str]:
     """The sliced table of one source, and the identity of what was read."""
     specification = source.split_spec(split)
     assert specification is not None
@@ -182,17 +182,17 @@ def _read_source(task: Task, part: str | None, source: Source, split: Split, mir
         return _read_local(task, source, specification)
     if source.generator is not None:
         return _generate(task, source, specification)
-    # A part can be left out by its name where the rest is at hand.
-    name = task.name if part is None or "." in task.name else f"{task.name}.{part}"
+    # Errors name the subtask, so that it can be left out where the rest is at hand.
+    name = task.name if subtask is None or "." in task.name else f"{task.name}.{subtask}"
     if mirror is not None:
         return _read_mirror(task, name, source, specification, mirror)
     return _read_hub(name, source, specification)
 
 
-def _with_part(table: pa.Table, part: str) -> pa.Table:
-    if "part" in table.column_names:
+def _with_subtask(table: pa.Table, subtask: str) -> pa.Table:
+    if "subtask" in table.column_names:
         return table
-    return table.append_column("part", pa.repeat(pa.scalar(part), table.num_rows))
+    return table.append_column("subtask", pa.repeat(pa.scalar(subtask), table.num_rows))
 
 
 def _joined(tables: Sequence[pa.Table], what: str) -> pa.Table:

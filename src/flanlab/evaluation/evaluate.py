@@ -27,16 +27,16 @@ def plan_units(tasks: Sequence[Task], settings: EvaluationSettings, seed: int, r
     Raises:
         MissingDataError: rows cannot be reached.
     """
-    parts = [part for task in tasks for part in task.evaluated_parts(settings.split)]
+    subtasks = [subtask for task in tasks for subtask in task.evaluated_subtasks(settings.split)]
     return [
         plan_task(
-            part,
-            rows.read(part, settings.split),
+            subtask,
+            rows.read(subtask, settings.split),
             settings,
             seed,
-            rows.read(part.whole, "train") if any(settings.shot_counts) else None,
+            rows.read(subtask.whole, "train") if any(settings.shot_counts) else None,
         )
-        for part in parts
+        for subtask in subtasks
     ]
 
 

@@ -160,7 +160,7 @@ def _write(table: pa.Table, summary: Mapping[str, Any], folder: Path) -> None:
 def _planned(tasks: Sequence[Task], settings: EvaluationSettings, reader: RowReader) -> list[_Evaluated]:
     """The rows that `flan eval` would take."""
     chosen = []
-    for task in (part for whole in tasks for part in whole.evaluated_parts(settings.split)):
+    for task in (subtask for whole in tasks for subtask in whole.evaluated_subtasks(settings.split)):
         rows = reader.read(task, settings.split)
         pairs = plan_task(task, rows, settings, seed=0).pairs
         chosen.append(_Evaluated(task, evaluated_rows(task, rows, dict.fromkeys(row for row, _ in pairs)), {}))
@@ -177,7 +177,7 @@ def _predicted(tasks: Sequence[Task], folder: Path, settings: EvaluationSettings
             f"{folder}: holds no predictions.", hint="Name the folder that `flan eval` or `flan run` wrote with --out."
         )
     chosen = []
-    for own in (part for whole in tasks for part in whole.evaluated_parts(settings.split) if part.name in variants):
+    for own in (subtask for whole in tasks for subtask in whole.evaluated_subtasks(settings.split) if subtask.name in variants):
         task = phrased(own, settings.instructions)
         rows = reader.read(task, settings.split)
         indices: dict[int, None] = {}

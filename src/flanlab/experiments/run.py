@@ -19,7 +19,6 @@ from flanlab.data.encoding import PromptStyle
 from flanlab.data.mixture import Mixture
 from flanlab.data.mixture_card import describe_mixture
 from flanlab.data.reader import RowReader
-from flanlab.data.token_cache import PreparedMixture, use_prepared
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.evaluate import evaluate, plan_dev_units, score_units
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task, variant_of
@@ -73,7 +72,7 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
     refuse_seen(plan.split.test, loaded, allow_seen, way=ALLOW_OVERLAP)
     units = plan_test_units(plan)
     dev_units = plan_dev_units(units, recipe.evaluation, recipe.seed, rows)
-    mixture = _training_stream(plan, loaded)
+    mixture = make_mixture(plan)
     per_step = examples_per_step(mixture, loaded.encoder, recipe.training)
     styles = prompt_styles(loaded, plan.split.test)
     stamp = make_stamp(plan, loaded)
@@ -142,7 +141,7 @@ def train_recipe(recipe: Recipe, folder: Path, rows: RowReader | None = None, mo
     with together():
         rows = rows or RowReader()
         plan, loaded = _plan(recipe, folder, rows, model)
-        mixture, stamp = _training_stream(plan, loaded), make_stamp(plan, loaded)
+        mixture, stamp = make_mixture(plan), make_stamp(plan, loaded)
         dev = make_dev_examples(plan, loaded, rows)
         from_first(lambda: _claim(folder, recipe, plan))
         announce_training(plan, loaded)
@@ -206,14 +205,6 @@ def make_dev_examples(plan: Plan, loaded: LoadedModel, rows: RowReader) -> DevEx
             "training.dev_every is set, but no task that is trained on has dev rows.", hint="Leave it out, or add a dev split."
         )
     return found
-
-
-def _training_stream(plan: Plan, loaded: LoadedModel) -> Mixture:
-    """The mixture, read from the cache folder as far as `flan mix --prepare` has put it there."""
-    mixture = use_prepared(make_mixture(plan), loaded.encoder)
-    if isinstance(mixture, PreparedMixture):
-        say(f"Reading prepared examples from {mixture.folder}")
-    return mixture
 
 
 def prompt_styles(loaded: LoadedModel, tasks: Sequence[Task]) -> list[PromptStyle]:

@@ -208,7 +208,7 @@ class _Planner:
         rows, exemplars = plan.test_rows, plan.exemplar_rows
         if cell.scope == "held_in":
             whole = [task for task in plan.split.train if task.has_split(settings.split)]
-            tasks = [part for task in whole for part in task.evaluated_parts(settings.split)]
+            tasks = [subtask for task in whole for subtask in task.evaluated_subtasks(settings.split)]
             wholes = {task.whole.name: task.whole for task in tasks} if any(settings.shot_counts) else {}
             exemplars = {name: self._rows.read(task, "train") for name, task in wholes.items()}
         return [plan_task(task, rows[task.name], settings, seed, exemplars.get(task.whole.name)) for task in tasks]

@@ -166,12 +166,12 @@ def select_tasks(tasks: Sequence[Task], names: Iterable[str]) -> list[Task]:
     for name in names:
         for task in _named(tasks, name):
             chosen[task.name] = task
-    # A task named whole says all that its parts would.
+    # A whole task includes its subtasks.
     return [chosen[name] for name in sorted(chosen) if name.partition(".")[0] == name or name.partition(".")[0] not in chosen]
 
 
 def leave_out(tasks: Sequence[Task], names: Iterable[str]) -> list[Task]:
-    """The tasks without those named (tasks, clusters, or parts as `task.part`).
+    """The tasks without those named (tasks, clusters, or subtasks as `task.subtask`).
 
     Raises:
         FlanlabError: a name that is none of these.
@@ -179,11 +179,11 @@ def leave_out(tasks: Sequence[Task], names: Iterable[str]) -> list[Task]:
     left = {task.name: task for task in tasks}
     for name in names:
         for task in _named(tasks, name):
-            whole, _, part = task.name.partition(".")
-            # A part that was chosen by itself stands there by its own name.
+            whole, _, subtask = task.name.partition(".")
+            # A subtask that was chosen alone is listed under its own name.
             left.pop(task.name, None)
-            if part and whole in left:
-                left[whole] = left[whole].without_part(part)
+            if subtask and whole in left:
+                left[whole] = left[whole].without_subtask(subtask)
     return list(left.values())
 
 
@@ -201,7 +201,7 @@ def resolve_name(tasks: Sequence[Task], name: str) -> Task | Cluster:
         return Cluster(name)
     whole, _, subtask = plain.partition(".")
     if subtask and whole in by_name:
-        return by_name[whole].part(subtask)
+        return by_name[whole].subtask(subtask)
     known: dict[str, Task | Cluster] = {cluster.value: cluster for cluster in Cluster} | by_name
     starting = sorted(one for one in known if plain and one.startswith(plain))
     if len(starting) == 1:

@@ -1,4 +1,4 @@
-"""Tasks of several parts: trained on together, evaluated apart, left out by name."""
+"""Tasks of several subtasks: trained on together, evaluated apart, left out by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flanlab.tasks.loading import leave_out, load_task, select_tasks
 from flanlab.tasks.schema import Task
 from tests.task_files import task_content, write_task_file
 
-PARTS = {
+SUBTASKS = {
     "hotels": {"files": {"train": "hotels.jsonl", "test": "hotels.jsonl"}},
     "films": {"files": {"train": "films.jsonl"}, "splits": {"train": "train[:1]", "test": "train[1:]"}},
     "books": {"files": {"test": "books.jsonl"}},
@@ -32,8 +32,8 @@ ROWS = {
 
 @pytest.fixture
 def task(tmp_path: Path) -> Task:
-    fields = {"text": "{{ part }}: {{ text }}"}
-    path = write_task_file(tmp_path, task_content(source=None, parts=PARTS, fields=fields), [])
+    fields = {"text": "{{ subtask }}: {{ text }}"}
+    path = write_task_file(tmp_path, task_content(source=None, subtasks=SUBTASKS, fields=fields), [])
     for name, rows in ROWS.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return load_task(path)
@@ -44,37 +44,37 @@ def texts(task: Task, split: Any) -> list[str]:
     return [render(task, 1, prepare_row(task, row, 0)).prompt.splitlines()[0] for row in rows]
 
 
-def test_training_reads_the_parts_one_after_the_other(task: Task) -> None:
+def test_training_reads_the_subtasks_one_after_the_other(task: Task) -> None:
     assert texts(task, "train") == ["hotels: Cold soup.", "hotels: Kind people.", "films: A dull film."]
 
 
-def test_each_part_that_has_the_split_is_evaluated_by_itself(task: Task) -> None:
-    parts = task.evaluated_parts("test")
-    assert [part.name for part in parts] == ["reviews.hotels", "reviews.films", "reviews.books"]
-    assert [texts(part, "test") for part in parts] == [
+def test_each_subtask_that_has_the_split_is_evaluated_by_itself(task: Task) -> None:
+    subtasks = task.evaluated_subtasks("test")
+    assert [subtask.name for subtask in subtasks] == ["reviews.hotels", "reviews.films", "reviews.books"]
+    assert [texts(subtask, "test") for subtask in subtasks] == [
         ["hotels: Cold soup.", "hotels: Kind people."],
         ["films: A bright film."],
         ["books: A thin book."],
     ]
-    assert [part.name for part in task.evaluated_parts("train")] == ["reviews.hotels", "reviews.films"]
-    assert parts[0].evaluated_parts("test") == [parts[0]]
+    assert [subtask.name for subtask in task.evaluated_subtasks("train")] == ["reviews.hotels", "reviews.films"]
+    assert subtasks[0].evaluated_subtasks("test") == [subtasks[0]]
 
 
 def test_the_hash_of_the_rows_follows_every_part(task: Task, tmp_path: Path) -> None:
-    whole, alone = load_rows(task, "train").source_hash, load_rows(task.part("films"), "train").source_hash
+    whole, alone = load_rows(task, "train").source_hash, load_rows(task.subtask("films"), "train").source_hash
     (tmp_path / "films.jsonl").write_text(json.dumps(ROWS["films"][0]) + "\n", encoding="utf-8")
     assert load_rows(task, "train").source_hash != whole
-    assert load_rows(task.part("films"), "train").source_hash != alone
+    assert load_rows(task.subtask("films"), "train").source_hash != alone
 
 
-def test_a_task_without_parts_is_evaluated_as_it_is(make_task: Callable[..., Task]) -> None:
+def test_a_task_without_subtasks_is_evaluated_as_it_is(make_task: Callable[..., Task]) -> None:
     plain = make_task()
-    assert plain.evaluated_parts("test") == [plain]
-    with pytest.raises(FlanlabError, match="no part `films`"):
-        plain.part("films")
+    assert plain.evaluated_subtasks("test") == [plain]
+    with pytest.raises(FlanlabError, match="no subtask `films`"):
+        plain.subtask("films")
 
 
-def test_a_part_is_selected_and_left_out_by_name(task: Task) -> None:
+def test_a_subtask_is_selected_and_left_out_by_name(task: Task) -> None:
     assert [found.name for found in select_tasks([task], ["reviews.films"])] == ["reviews.films"]
     assert [found.name for found in select_tasks([task], ["reviews.films", "reviews"])] == ["reviews"]
     (rest,) = leave_out([task], ["reviews.films"])
@@ -83,18 +83,18 @@ def test_a_part_is_selected_and_left_out_by_name(task: Task) -> None:
     films, hotels = select_tasks([task], ["reviews.films", "reviews.hotels"])
     assert leave_out([films, hotels], ["reviews.films"]) == [hotels]
     assert leave_out([task], ["sentiment", "reviews.films"]) == []
-    with pytest.raises(FlanlabError, match="no part `plays`"):
+    with pytest.raises(FlanlabError, match="no subtask `plays`"):
         select_tasks([task], ["reviews.plays"])
-    with pytest.raises(FlanlabError, match="films is the only part"):
+    with pytest.raises(FlanlabError, match="films is the only subtask"):
         leave_out([task], ["reviews.hotels", "reviews.books", "reviews.films"])
 
 
-def test_the_hold_out_tests_parts_and_knows_where_they_come_from(task: Task, make_task: Callable[..., Task]) -> None:
+def test_the_hold_out_tests_subtasks_and_knows_where_they_come_from(task: Task, make_task: Callable[..., Task]) -> None:
     split = HoldOut((Cluster.SENTIMENT,)).split([task, make_task(name="other", cluster="coreference")])
-    assert [part.name for part in split.test] == ["reviews.hotels", "reviews.films", "reviews.books"]
+    assert [subtask.name for subtask in split.test] == ["reviews.hotels", "reviews.films", "reviews.books"]
     assert "reviews" in split.lineage["reviews.films"]
     stamp = {"tasks": {"far": {"clusters": ["coreference"], "lineage": ["far", "reviews"]}}}
-    assert "shares reviews" in str(seen_reason(task.part("films"), stamp))
+    assert "shares reviews" in str(seen_reason(task.subtask("films"), stamp))
 
 
 def test_a_task_without_a_train_split_is_left_out_of_training(task: Task, make_task: Callable[..., Task]) -> None:
@@ -104,15 +104,15 @@ def test_a_task_without_a_train_split_is_left_out_of_training(task: Task, make_t
     assert split.left_out["other"] == "it has no train split"
 
 
-def test_parts_with_columns_of_different_types_are_refused(task: Task, tmp_path: Path) -> None:
+def test_subtasks_with_columns_of_different_types_are_refused(task: Task, tmp_path: Path) -> None:
     (tmp_path / "films.jsonl").write_text('{"text": "A film.", "label": "bad"}\n' * 2, encoding="utf-8")
-    with pytest.raises(FlanlabError, match="its parts hotels, films do not go together"):
+    with pytest.raises(FlanlabError, match="its subtasks hotels, films do not go together"):
         load_rows(task, "train")
 
 
-def test_a_missing_part_is_named_so_that_it_can_be_left_out(tmp_path: Path) -> None:
-    parts = {"near": PARTS["hotels"], "far": {"hub": "nobody/nothing", "splits": {"train": "train"}}}
-    path = write_task_file(tmp_path, task_content(source=None, parts=parts), [])
+def test_a_missing_subtask_is_named_so_that_it_can_be_left_out(tmp_path: Path) -> None:
+    subtasks = {"near": SUBTASKS["hotels"], "far": {"hub": "nobody/nothing", "splits": {"train": "train"}}}
+    path = write_task_file(tmp_path, task_content(source=None, subtasks=subtasks), [])
     (tmp_path / "hotels.jsonl").write_text(json.dumps(ROWS["hotels"][0]) + "\n", encoding="utf-8")
     (tmp_path / "mirror").mkdir()
     with pytest.raises(FlanlabError, match=r"reviews\.far: the mirror .* does not hold nobody/nothing"):
