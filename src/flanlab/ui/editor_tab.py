@@ -19,6 +19,7 @@ from flanlab.data.sources import Rows
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
 from flanlab.evaluation.questions import ask
+from flanlab.evaluation.setup import Setup
 from flanlab.files import write_text
 from flanlab.models.answering import Model
 from flanlab.tasks.loading import load_task
@@ -133,7 +134,7 @@ def answers(model: Model, task: Task, number: int, rows: Rows, chosen: Sequence[
     """
     settings = EvaluationSettings(pmi=False)
     unit = EvaluationUnit(task, rows, [(row, number) for row in chosen])
-    asked = [ask(unit, row, number, settings, 0, "instruction", model.encoder) for row in chosen]
+    asked = [ask(Setup(model, settings), unit, row, number) for row in chosen]
     replies = dict(model.answer([one.question for one in asked], settings.token_budget))
     found = []
     for place, one in enumerate(asked):

@@ -31,7 +31,7 @@ def _environment() -> Environment:
     return environment
 
 
-def show(template: str, **facts: object) -> str:
+def show(template: str, /, **facts: object) -> str:
     """Fill in a page or a piece of one."""
     return _environment().get_template(f"{template}.html.j2").render(**facts)
 
