@@ -37,7 +37,7 @@ def measure(model: str, changes: dict[str, Any]) -> None:
     from flanlab.training.settings import TrainingSettings
     from flanlab.training.trainer import share_out, train_step
 
-    settings = TrainingSettings(steps=STEPS, learning_rate=1e-4, **changes)
+    settings = TrainingSettings(steps=STEPS, learning_rate=1e-4, compute_dtype="float32", **changes)
     length = settings.micro_batch_tokens - (settings.prompt_length if settings.method == "prompt" else 0)
     loaded = load_model(model, device="cpu")
     trained = prepare_for_training(loaded, settings).train()
@@ -69,7 +69,7 @@ def main() -> None:
 
     print(f"{'':32}{'planned':>12}{'measured':>12}{'s/step':>9}")
     for name, changes in VARIANTS.items():
-        settings = TrainingSettings(steps=STEPS, learning_rate=1e-4, **changes)
+        settings = TrainingSettings(steps=STEPS, learning_rate=1e-4, compute_dtype="float32", **changes)
         estimate = estimate_training(arguments.model, settings, MixtureSettings(), on_gpu=False)
         memory = estimate.checkpointed if settings.gradient_checkpointing else estimate.plain
         command = [sys.executable, __file__, "--model", arguments.model, "--variant", name]

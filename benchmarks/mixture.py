@@ -1,7 +1,8 @@
 """The training stream side by side: `datasets` (map, interleave_datasets, save_to_disk) and flanlab on the same rows, one run.
 
-Every turn is a process of its own, with a cache of its own; the turns alternate, so that whatever else the machine does strikes
-all. The memory is that of all processes of a turn together, what they share counted once (Linux: proportional set size).
+datasets renders and tokenizes everything first and then reads it; flanlab renders each step as it is asked for. Every turn is a
+process of its own with its own cache. The turns alternate, so that other load affects both. Memory is that of all
+processes of a turn together, shared memory counted once (Linux: proportional set size).
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from flanlab.data.encoding import TextEncoder  # noqa: E402
 from flanlab.data.mixture import Mixture, MixtureSettings  # noqa: E402
 from flanlab.data.rendering import open_row, render  # noqa: E402
 from flanlab.data.sources import MissingDataError, Rows, load_rows, mirror_from_environment  # noqa: E402
-from flanlab.data.token_cache import prepare, use_prepared  # noqa: E402
-from flanlab.models.embedded import EMBEDDED_MODEL, embedded_model_folder  # noqa: E402
+from flanlab.models.built_in import SMOLLM2  # noqa: E402
+from flanlab.models.loading import base_source  # noqa: E402
 from flanlab.progress import say  # noqa: E402
 from flanlab.tasks.loading import load_collection  # noqa: E402
 from flanlab.tasks.schema import Task  # noqa: E402
@@ -40,7 +41,7 @@ from flanlab.training.stream import steps_of_examples  # noqa: E402
 SEED = 0
 EXAMPLES_PER_STEP = 64
 SIDES = ("flanlab", "datasets")
-TURNS = (*(f"{side}_{what}" for side in SIDES for what in ("made", "started")), "waiting_rendered", "waiting_prepared")
+TURNS = ("flanlab_streamed", "datasets_made", "datasets_streamed", "waiting")
 _SECONDS_BETWEEN_LOOKS = 0.25
 
 
@@ -54,14 +55,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         for number in range(arguments.rounds):
             for side in sides:
-                for what in (f"{side}_made", f"{side}_started"):
+                for what in (turn for turn in TURNS if turn.startswith(side)):
                     result = turn_in_own_process(what, arguments, Path(name) / f"{side}-{number}")
                     turns.setdefault(what, []).append(result)
                     facts = {name: round(value, 2) for name, value in result.items() if isinstance(value, float)}
                     say(f"round {number + 1}, {what}: {facts}")
         if arguments.steps:
-            for what in ("waiting_rendered", "waiting_prepared"):
-                turns[what] = [turn_in_own_process(what, arguments, Path(name) / "flanlab-0")]
+            turns["waiting"] = [turn_in_own_process("waiting", arguments, Path(name) / "flanlab-0")]
     summary = summarize(turns, sides, arguments)
     if arguments.json:
         print(json.dumps(summary))
@@ -72,12 +72,12 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mirror", type=Path, help="folder with Hub data sets (else FLANLAB_MIRROR, else the sampler)")
-    parser.add_argument("--model", default=EMBEDDED_MODEL, help="folder or Hub id of the model whose tokenizer is used")
+    parser.add_argument("--model", default=SMOLLM2, help="folder or Hub id of the model whose tokenizer is used")
     parser.add_argument("--examples", type=int, default=1_500_000, help="examples rendered and tokenized")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes of each side")
     parser.add_argument("--rounds", type=int, default=1, help="how often the sides take turns")
     parser.add_argument("--side", choices=SIDES, help="one side alone")
-    parser.add_argument("--steps", type=int, default=0, help="also train so many steps, and see how long they wait")
+    parser.add_argument("--steps", type=int, default=0, help="also train this many steps, and log how long they wait")
     parser.add_argument("--folder", type=Path, help="where the caches are written, for as long as it runs")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument("--turn", choices=TURNS, help=argparse.SUPPRESS)
@@ -89,7 +89,7 @@ def turn_in_own_process(turn: str, arguments: argparse.Namespace, folder: Path) 
     command = [sys.executable, __file__, *sys.argv[1:], "--turn", turn]
     caches = {"FLANLAB_CACHE": str(folder / "flanlab"), "HF_DATASETS_CACHE": str(folder / "datasets")}
     quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    model = str(embedded_model_folder(say)) if arguments.model == EMBEDDED_MODEL else arguments.model
+    model = base_source(arguments.model, say)
     environment = {**os.environ, **caches, **quiet, "BENCHMARK_MODEL": model, "BENCHMARK_FOLDER": str(folder)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     peak = [0]
@@ -134,16 +134,14 @@ def proportional_bytes(process: int) -> int:
 
 def run_turn(arguments: argparse.Namespace) -> dict[str, Any]:
     model, folder = os.environ["BENCHMARK_MODEL"], Path(os.environ["BENCHMARK_FOLDER"])
-    if arguments.turn == "datasets_started":
-        return start_with_datasets(folder / "saved")
+    if arguments.turn == "datasets_streamed":
+        return stream_with_datasets(folder / "saved")
     encoder = TextEncoder(AutoTokenizer.from_pretrained(model))
     mixture = make_mixture(arguments.mirror or mirror_from_environment())
-    if arguments.turn.startswith("waiting"):
+    if arguments.turn == "waiting":
         return wait_for_examples(mixture, model, arguments, folder)
-    if arguments.turn == "flanlab_made":
-        return make_with_flanlab(mixture, encoder, arguments)
-    if arguments.turn == "flanlab_started":
-        return start_with_flanlab(mixture, encoder, arguments)
+    if arguments.turn == "flanlab_streamed":
+        return stream_with_flanlab(mixture, encoder, arguments)
     return make_with_datasets(mixture, encoder, arguments, folder)
 
 
@@ -161,32 +159,16 @@ def make_mixture(mirror: Path | None) -> Mixture:
     return Mixture(tasks, rows, MixtureSettings(), SEED)
 
 
-def make_with_flanlab(mixture: Mixture, encoder: TextEncoder, arguments: argparse.Namespace) -> dict[str, Any]:
-    started, processor_started = time.perf_counter(), processor_seconds()
-    prepared = prepare(mixture, encoder, arguments.examples, arguments.workers)
-    return {
-        "seconds": time.perf_counter() - started,
-        "processor_seconds": processor_seconds() - processor_started,
-        "examples": prepared.examples,
-        "bytes": prepared.bytes,
-        "tasks": len(mixture.tasks),
-        "rows": sum(mixture.row_counts),
-        "row_bytes": sum(rows.table.nbytes for rows in mixture.rows.values()),
-    }
-
-
-def start_with_flanlab(mixture: Mixture, encoder: TextEncoder, arguments: argparse.Namespace) -> dict[str, Any]:
+def stream_with_flanlab(mixture: Mixture, encoder: TextEncoder, arguments: argparse.Namespace) -> dict[str, Any]:
     loaded = time.time()
-    read = use_prepared(mixture, encoder)
-    if read is mixture:
-        raise SystemExit("Nothing was prepared.")
     last = arguments.examples // EXAMPLES_PER_STEP
-    steps = steps_of_examples(read, encoder, EXAMPLES_PER_STEP, 0, last, 0)
+    workers = arguments.workers if arguments.workers > 1 else 0
+    steps = steps_of_examples(mixture, encoder, EXAMPLES_PER_STEP, 0, last, workers)
     next(steps)
     first_step = time.time()
-    middle = next(steps_of_examples(read, encoder, EXAMPLES_PER_STEP, last // 2, last, 0))
+    next(steps_of_examples(mixture, encoder, EXAMPLES_PER_STEP, last // 2, last, 0))
     reached = time.time() - first_step
-    started = time.perf_counter()
+    started, processor_started = time.perf_counter(), processor_seconds()
     tokens, seen = 0, 0
     for examples in steps:
         seen += len(examples)
@@ -195,9 +177,12 @@ def start_with_flanlab(mixture: Mixture, encoder: TextEncoder, arguments: argpar
         "seconds_to_first_step": first_step - STARTED,
         "seconds_of_them_for_the_stream": first_step - loaded,
         "seconds_to_any_step": reached,
-        "examples_read_per_second": seen / (time.perf_counter() - started),
-        "examples": seen + len(middle),
+        "examples_per_second": seen / (time.perf_counter() - started),
+        "examples_per_processor_second": seen / (processor_seconds() - processor_started),
         "tokens_per_example": tokens / seen,
+        "tasks": len(mixture.tasks),
+        "rows": sum(mixture.row_counts),
+        "row_bytes": sum(rows.table.nbytes for rows in mixture.rows.values()),
     }
 
 
@@ -242,7 +227,6 @@ def make_with_datasets(mixture: Mixture, encoder: TextEncoder, arguments: argpar
         "processor_seconds": processor_seconds() - processor_started,
         "examples": len(mixed),
         "bytes": sum(path.stat().st_size for path in folder.rglob("*.arrow")),
-        "saved_bytes": sum(path.stat().st_size for path in (folder / "saved").rglob("*.arrow")),
     }
 
 
@@ -272,7 +256,7 @@ class _RenderAndTokenize:
         return ids
 
 
-def start_with_datasets(saved: Path) -> dict[str, Any]:
+def stream_with_datasets(saved: Path) -> dict[str, Any]:
     from datasets import load_from_disk
 
     loaded = time.time()
@@ -291,8 +275,7 @@ def start_with_datasets(saved: Path) -> dict[str, Any]:
         "seconds_to_first_step": first_step - STARTED,
         "seconds_of_them_for_the_stream": first_step - loaded,
         "seconds_to_any_step": reached,
-        "examples_read_per_second": seen / (time.perf_counter() - started),
-        "examples": seen,
+        "examples_per_second": seen / (time.perf_counter() - started),
         "tokens_per_example": tokens / seen,
     }
 
@@ -304,17 +287,17 @@ def wait_for_examples(mixture: Mixture, model: str, arguments: argparse.Namespac
     from flanlab.training.trainer import train
 
     loaded = load_model(model, device="cpu")
-    read = use_prepared(mixture, loaded.encoder) if arguments.turn == "waiting_prepared" else mixture
     settings = TrainingSettings(
         steps=arguments.steps,
         tokens_per_step=1024,
         micro_batch_tokens=1280,
         optimizer="adafactor",
         learning_rate=1e-5,
+        compute_dtype="float32",
         workers=0,
     )
     target = folder / arguments.turn
-    train(loaded, read, settings, folder=target, training_key="", stamp={})
+    train(loaded, mixture, settings, folder=target, training_key="", stamp={})
     log = [json.loads(line) for line in (target / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     waited, seconds = (sum(record[name] for record in log) for name in ("waiting_seconds", "seconds"))
     return {"steps": len(log), "examples": sum(record["examples"] for record in log), "waited": waited, "seconds": seconds}
@@ -327,60 +310,46 @@ def processor_seconds() -> float:
 
 
 def summarize(turns: Mapping[str, list[dict[str, Any]]], sides: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
-    summary: dict[str, Any] = {
-        "datasets_version": version("datasets"),
-        "workers": arguments.workers,
-        **{name: turns["flanlab_made"][0][name] for name in ("tasks", "rows", "row_bytes") if "flanlab_made" in turns},
-    }
+    summary: dict[str, Any] = {"datasets_version": version("datasets"), "workers": arguments.workers}
+    if "flanlab" in sides:
+        facts = turns["flanlab_streamed"][0]
+        summary |= {name: facts.pop(name) for name in ("tasks", "rows", "row_bytes", "tokens_per_example")}
     for side in sides:
-        made, started = turns[f"{side}_made"], turns[f"{side}_started"]
+        streamed = turns[f"{side}_streamed"]
         summary[side] = {
-            "examples": made[0]["examples"],
-            "seconds": [round(turn["seconds"], 1) for turn in made],
-            "examples_per_second": total(made, "examples") / total(made, "seconds"),
-            "examples_per_processor_second": total(made, "examples") / total(made, "processor_seconds"),
-            "peak_megabytes": max(turn["peak_bytes"] for turn in made) / 1e6,
-            "cache_megabytes": made[0]["bytes"] / 1e6,
-            "reading_peak_megabytes": max(turn["peak_bytes"] for turn in started) / 1e6,
-            **{
-                name: min(turn[name] for turn in started)
-                for name in ("seconds_to_first_step", "seconds_of_them_for_the_stream", "seconds_to_any_step")
-            },
-            "examples_read_per_second": max(turn["examples_read_per_second"] for turn in started),
-            "tokens_per_example": started[0]["tokens_per_example"],
+            "peak_megabytes": max(turn["peak_bytes"] for turn in streamed) / 1e6,
+            **{name: min(turn[name] for turn in streamed) for name in streamed[0] if name.startswith("seconds")},
+            "examples_per_second": max(turn["examples_per_second"] for turn in streamed),
         }
-    if len(sides) == len(SIDES):
-        for name in ("examples_per_second", "examples_per_processor_second"):
-            summary[f"{name}_vs_datasets"] = summary["flanlab"][name] / summary["datasets"][name]
-    for what in ("waiting_rendered", "waiting_prepared"):
-        if what in turns:
-            [turn] = turns[what]
-            summary[what] = {**turn, "share": turn["waited"] / turn["seconds"]}
+    if "flanlab" in sides:
+        rates = [turn["examples_per_processor_second"] for turn in turns["flanlab_streamed"]]
+        summary["flanlab"]["examples_rendered_per_processor_second"] = max(rates)
+    if made := turns.get("datasets_made"):
+        rendered = sum(turn["examples"] for turn in made)
+        summary["datasets"] |= {
+            "examples_rendered_per_processor_second": rendered / sum(turn["processor_seconds"] for turn in made),
+            "seconds_to_render": min(turn["seconds"] for turn in made),
+            "rendering_peak_megabytes": max(turn["peak_bytes"] for turn in made) / 1e6,
+            "written_megabytes": made[0]["bytes"] / 1e6,
+        }
+    if "waiting" in turns:
+        [turn] = turns["waiting"]
+        summary["waiting"] = {**turn, "share": turn["waited"] / turn["seconds"]}
     return summary
 
 
-def total(turns: Sequence[Mapping[str, Any]], what: str) -> float:
-    return float(sum(turn[what] for turn in turns))
-
-
 def print_table(summary: dict[str, Any]) -> None:
-    sides = [side for side in SIDES if isinstance(summary.get(side), dict)]
-    print(f"{'':34}" + "".join(f"{side:>14}" for side in sides))
-    for name in summary[sides[0]]:
-        cells = (summary[side][name] for side in sides)
-        print(f"{name.replace('_', ' '):34}" + "".join(f"{_cell(value):>14}" for value in cells))
-    for what in ("waiting_rendered", "waiting_prepared"):
-        if what in summary:
-            facts = summary[what]
-            print(
-                f"{what}: {facts['waited']:.3f} s of {facts['seconds']:.1f} s in {facts['steps']} steps ({facts['share']:.2%})"
-            )
+    sides = [side for side in SIDES if side in summary]
+    print(f"{'':40}" + "".join(f"{side:>14}" for side in sides))
+    for name in dict.fromkeys(name for side in sides for name in summary[side]):
+        cells = (_cell(summary[side][name]) if name in summary[side] else "" for side in sides)
+        print(f"{name.replace('_', ' '):40}" + "".join(f"{cell:>14}" for cell in cells))
+    if facts := summary.get("waiting"):
+        print(f"waiting: {facts['waited']:.3f} s of {facts['seconds']:.1f} s in {facts['steps']} steps ({facts['share']:.2%})")
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return f"{value:,.4g}" if isinstance(value, float) and value < 100 else f"{value:,.0f}"
+def _cell(value: float) -> str:
+    return f"{value:,.4g}" if value < 100 else f"{value:,.0f}"
 
 
 if __name__ == "__main__":

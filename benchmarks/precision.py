@@ -17,7 +17,7 @@ from scoring import Question, chosen_tasks, make_questions
 
 from flanlab.data.sources import mirror_from_environment
 from flanlab.models import scoring as scoring_module
-from flanlab.models.embedded import EMBEDDED_MODEL
+from flanlab.models.built_in import SMOLLM2
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.progress import say
 
@@ -50,7 +50,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mirror", type=Path, help="folder with Hub data sets (else FLANLAB_MIRROR, else the sampler)")
-    parser.add_argument("--model", default=EMBEDDED_MODEL, help="folder or Hub id of the model")
+    parser.add_argument("--model", default=SMOLLM2, help="folder or Hub id of the model")
     parser.add_argument("--device", help="cpu or cuda; a GPU where there is one, if not given")
     parser.add_argument("--tasks", nargs="+", help="tasks of the library (of the sampler without a mirror); else twelve (all)")
     parser.add_argument("--rows", type=int, default=2, help="rows of each task")

@@ -26,7 +26,8 @@ from flanlab.data.mixture import EncodedExample, Mixture, MixtureSettings
 from flanlab.data.rendering import prepare_row, render
 from flanlab.data.sources import Rows, load_rows, mirror_from_environment
 from flanlab.errors import FlanlabError
-from flanlab.models.embedded import EMBEDDED_MODEL, embedded_model_folder
+from flanlab.models.built_in import SMOLLM2
+from flanlab.models.loading import base_source
 from flanlab.progress import say
 from flanlab.tasks.loading import load_collection, select_tasks
 from flanlab.tasks.schema import Task, Template
@@ -95,7 +96,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mirror", type=Path, help="folder with Hub data sets (else FLANLAB_MIRROR, else the sampler)")
-    parser.add_argument("--model", default=EMBEDDED_MODEL, help="folder or Hub id of the model whose tokenizer is used")
+    parser.add_argument("--model", default=SMOLLM2, help="folder or Hub id of the model whose tokenizer is used")
     parser.add_argument("--seqio-python", type=Path, help="interpreter that has seqio")
     parser.add_argument("--promptsource-python", type=Path, help="interpreter that has promptsource and transformers")
     parser.add_argument("--examples", type=int, default=20_000, help="examples of each turn")
@@ -110,8 +111,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def write_inputs(folder: Path, model: str, mirror: Path | None) -> None:
     """Rows with their fields worked out, and templates of nothing but text and names, for all sides alike."""
-    source = str(embedded_model_folder(say)) if model == EMBEDDED_MODEL else model
-    AutoTokenizer.from_pretrained(source).save_pretrained(folder / "tokenizer")
+    AutoTokenizer.from_pretrained(base_source(model, say)).save_pretrained(folder / "tokenizer")
     (folder / "mirror.json").write_text(json.dumps(str(mirror) if mirror else None))
     tasks = [task for task in chosen_tasks(mirror) if plain_templates(task)]
     # A part of a task, such as arc.easy, is a task of its own here.

@@ -17,15 +17,18 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from flanlab.data.choices import permutation
 from flanlab.data.encoding import TextEncoder
 from flanlab.data.sources import load_rows, mirror_from_environment
 from flanlab.evaluation.planning import EvaluationSettings, plan_task
 from flanlab.evaluation.questions import ask
-from flanlab.models.embedded import EMBEDDED_MODEL, embedded_model_folder
-from flanlab.models.loading import load_encoder
+from flanlab.evaluation.setup import Setup
+from flanlab.models.answering import Model
+from flanlab.models.built_in import SMOLLM2
+from flanlab.models.loading import base_source, load_encoder
 from flanlab.progress import say
 from flanlab.tasks.loading import load_collection, select_tasks
 from flanlab.tasks.schema import Task
@@ -52,7 +55,7 @@ Question = tuple[str, tuple[str, ...]]
 def main() -> None:
     arguments = parse_arguments()
     mirror: Path | None = arguments.mirror or mirror_from_environment()
-    folder = str(embedded_model_folder(say)) if arguments.model == EMBEDDED_MODEL else arguments.model
+    folder = base_source(arguments.model, say)
     encoder = load_encoder(folder)
     asked = {
         task.name: make_questions(task, mirror, encoder, arguments.rows, arguments.templates)
@@ -84,7 +87,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mirror", type=Path, help="folder with Hub data sets (else FLANLAB_MIRROR, else the sampler)")
-    parser.add_argument("--model", default=EMBEDDED_MODEL, help="folder or Hub id of the model")
+    parser.add_argument("--model", default=SMOLLM2, help="folder or Hub id of the model")
     parser.add_argument("--tasks", nargs="+", help="tasks of the library (of the sampler without a mirror); else twelve (all)")
     parser.add_argument("--rows", type=int, default=4, help="rows of each task")
     parser.add_argument("--templates", type=int, default=3, help="forward templates that each row is shown through")
@@ -115,7 +118,9 @@ def make_questions(task: Task, mirror: Path | None, encoder: TextEncoder, rows: 
     forward = task.forward_templates()
     chosen = {forward[int(place)] for place in permutation(len(forward), (SEED, task.name, "benchmark"))[:templates]}
     pairs = [(row, template) for row, template in unit.pairs if template in chosen]
-    examples = (ask(unit, row, template, settings, SEED, "instruction", encoder).example for row, template in pairs)
+    # Of the model nothing but its encoder is needed here.
+    setup = Setup(cast(Model, SimpleNamespace(encoder=encoder)), settings, SEED)
+    examples = (ask(setup, unit, row, template).example for row, template in pairs)
     return [(example.prompt, example.options) for example in examples]
 
 

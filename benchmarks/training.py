@@ -28,8 +28,8 @@ from flanlab.data.encoding import ANSWER_SEPARATOR, TextEncoder
 from flanlab.data.mixture import EncodedExample, Mixture, MixtureSettings
 from flanlab.data.rendering import Example
 from flanlab.data.sources import load_rows, mirror_from_environment
-from flanlab.models.embedded import EMBEDDED_MODEL, embedded_model_folder
-from flanlab.models.loading import load_model
+from flanlab.models.built_in import SMOLLM2
+from flanlab.models.loading import base_source, load_model
 from flanlab.progress import say
 from flanlab.tasks.loading import load_collection, select_tasks
 from flanlab.training.loss import PackedObjective
@@ -68,7 +68,7 @@ def main() -> None:
         print(json.dumps(run_turn(arguments.kind, arguments.model_folder, arguments.examples_file)))
         return
     mirror: Path | None = arguments.mirror or mirror_from_environment()
-    folder = str(embedded_model_folder(say)) if arguments.model == EMBEDDED_MODEL else arguments.model
+    folder = base_source(arguments.model, say)
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "examples.json"
         path.write_text(json.dumps(make_examples(folder, mirror, arguments.examples)), encoding="utf-8")
@@ -88,7 +88,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mirror", type=Path, help="folder with Hub data sets (else FLANLAB_MIRROR, else the sampler)")
-    parser.add_argument("--model", default=EMBEDDED_MODEL, help="folder or Hub id of the model")
+    parser.add_argument("--model", default=SMOLLM2, help="folder or Hub id of the model")
     parser.add_argument("--examples", type=int, default=24, help="how many examples are trained on")
     parser.add_argument("--rounds", type=int, default=2, help="how often the three take turns")
     parser.add_argument("--core", type=int, help="the one core that every turn runs on (Linux)")
@@ -189,7 +189,9 @@ def train_unpacked(folder: str, examples: Sequence[dict[str, Any]]) -> dict[str,
 
 
 def settings_for(steps: int) -> TrainingSettings:
-    return TrainingSettings(steps=steps, micro_batch_tokens=ROW_TOKENS, learning_rate=LEARNING_RATE, schedule="constant")
+    return TrainingSettings(
+        steps=steps, micro_batch_tokens=ROW_TOKENS, learning_rate=LEARNING_RATE, schedule="constant", compute_dtype="float32"
+    )
 
 
 def train_with_trl(folder: str, examples: Sequence[dict[str, Any]], packed: bool) -> dict[str, Any]:

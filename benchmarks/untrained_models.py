@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from flanlab.models.embedded import embedded_model_folder
+from flanlab.models.built_in import SMOLLM2, built_in_model_folder
 
 SIZES = {
     "untrained-3m": {"hidden_size": 64, "layers": 4, "heads": 2},
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write two small models with random weights.")
     parser.add_argument("out", type=Path, help="folder in which a folder for each model is made")
     out = parser.parse_args().out
-    source = embedded_model_folder(print)
+    source = built_in_model_folder(SMOLLM2, print)
     tokenizer = AutoTokenizer.from_pretrained(source)
     for name, size in SIZES.items():
         config = AutoConfig.from_pretrained(

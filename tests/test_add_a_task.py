@@ -96,7 +96,7 @@ def test_its_examples_of_fields_are_valid() -> None:
     assert len(fragments) >= 4
     for fragment in fragments:
         changes = dict(fragment)
-        if "parts" in fragment:
+        if "subtasks" in fragment:
             changes["source"] = None
         if "fields" in fragment:
             changes |= {"options": None, "metrics": ["f1"], "templates": [{"prompt": "{{ so_far }}{{ question }}"}]}

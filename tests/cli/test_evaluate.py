@@ -10,12 +10,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from flanlab import api
 from flanlab.cli.main import app
-from flanlab.evaluation.predict import read_predictions
-from flanlab.experiments import evaluate_model as module
 from flanlab.experiments.recipe import make_plan, read_recipe
-from flanlab.experiments.run import plan_units
+from flanlab.experiments.run import plan_test_units
 from flanlab.files import read_json
+from flanlab.results.predictions import read_predictions
 from tests.tiny import tiny_folder, tiny_folders, write_tasks
 
 __all__ = ["tiny_folder", "tiny_folders"]
@@ -31,7 +31,7 @@ def home(tmp_path: Path, tiny_folder: Path) -> Path:
         "model": str(tiny_folder),
         "tasks": {"collections": ["tasks"]},
         "hold_out": {"clusters": ["sentiment"]},
-        "training": {"steps": 1, "learning_rate": 0.01},
+        "training": {"steps": 1, "compute_dtype": "float32", "learning_rate": 0.01},
         "evaluation": {"rows": 4, "templates_per_row": 2, "new_tokens": 4, "options": "none", "shots": 1},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
@@ -46,11 +46,10 @@ def told(home: Path, model: Path, monkeypatch: pytest.MonkeyPatch, *arguments: s
     """What `flan eval` asks for."""
     found: dict[str, Any] = {}
 
-    def listen(model: str, tasks: Any, settings: Any, folder: Path, **others: Any) -> dict[str, Any]:
+    def listen(model: str, tasks: Any, settings: Any, folder: Path, **others: Any) -> None:
         found.update(tasks=[task.name for task in tasks], settings=settings, **others)
-        return {}
 
-    monkeypatch.setattr(module, "evaluate_model", listen)
+    monkeypatch.setattr(api, "evaluate_model", listen)
     result = flan_eval(home, model, *arguments)
     assert result.exit_code == 0, result.output
     return found
@@ -67,7 +66,7 @@ def test_clusters_stand_beside_tasks(home: Path, tiny_folder: Path, monkeypatch:
 @pytest.mark.parametrize("written", [["--shots", "0,1,4,16"], ["--shots", "16", "--shots", "4, 1", "--shots", "0"]])
 def test_numbers_of_exemplars(written: list[str], home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = told(home, tiny_folder, monkeypatch, "--tasks", str(home / "tasks"), "comments", *written)
-    assert found["shots"] == [0, 1, 4, 16]
+    assert found["settings"].shots == (0, 1, 4, 16)
 
 
 def test_settings(home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,16 +83,42 @@ def test_recipe_gives_tasks_settings_and_seed(home: Path, tiny_folder: Path, mon
     recipe = ["--recipe", str(home / "recipe.yaml")]
     found = told(home, tiny_folder, monkeypatch, *recipe)
     followed = read_recipe(home / "recipe.yaml")
-    assert (found["tasks"], found["settings"], found["seed"], found["shots"]) == (["comments"], followed.evaluation, 5, [1])
+    assert (found["tasks"], found["settings"], found["seed"]) == (["comments"], followed.evaluation, 5)
     other = told(home, tiny_folder, monkeypatch, *recipe, "--rows", "2", "--shots", "0")
-    assert (other["settings"], other["shots"]) == (followed.evaluation.model_copy(update={"rows": 2}), [0])
+    assert other["settings"] == followed.evaluation.model_copy(update={"rows": 2, "shots": 0})
+
+
+def test_each_number_of_exemplars_and_each_way_to_show_options_is_a_variant(home: Path, tiny_folder: Path) -> None:
+    arms = ["--shots", "0,2", "--options", "shuffled", "--options", "none", "--rows", "3"]
+    result = flan_eval(home, tiny_folder, "comments", "--tasks", str(home / "tasks"), *arms)
+    assert result.exit_code == 0, result.output
+    results = read_json(home / "out" / "results.json")
+    assert results["variants"] == {
+        "instruction": "instruction prompt, OPTIONS shuffled",
+        "instruction_options_none": "instruction prompt, without OPTIONS",
+        "instruction_2_shot": "instruction prompt, 2 shots, OPTIONS shuffled",
+        "instruction_2_shot_options_none": "instruction prompt, 2 shots, without OPTIONS",
+    }
+    settings = results["evaluation"]["settings"]
+    assert (settings["shots"], settings["options"]) == ([0, 2], ["shuffled", "none"])
+    for variant in results["variants"]:
+        rows = read_predictions(home / "out" / "predictions" / variant / "comments").to_pylist()
+        without = variant.endswith("none")
+        assert {"OPTIONS:" in row["prompt"] for row in rows} == {not without}
+        assert {len(row["exemplars"]) for row in rows} == {2 if "2_shot" in variant else 0}
+
+
+def test_the_number_of_exemplars_is_recorded(home: Path, tiny_folder: Path) -> None:
+    result = flan_eval(home, tiny_folder, "comments", "--tasks", str(home / "tasks"), "--shots", "4", "--rows", "2")
+    assert result.exit_code == 0, result.output
+    assert read_json(home / "out" / "results.json")["evaluation"]["settings"]["shots"] == 4
 
 
 def test_recipe_asks_the_questions_of_its_run(home: Path, tiny_folder: Path) -> None:
     result = flan_eval(home, tiny_folder, "--recipe", str(home / "recipe.yaml"), "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout) == read_json(home / "out" / "results.json")
-    [unit] = plan_units(make_plan(read_recipe(home / "recipe.yaml"), None))
+    [unit] = plan_test_units(make_plan(read_recipe(home / "recipe.yaml")))
     rows = read_predictions(home / "out" / "predictions" / "instruction_1_shot" / "comments").to_pylist()
     assert [(row["row"], row["template"]) for row in rows] == unit.pairs
     assert not any("OPTIONS" in row["prompt"] for row in rows)
@@ -104,6 +129,8 @@ def test_recipe_asks_the_questions_of_its_run(home: Path, tiny_folder: Path) -> 
     [
         (["comments", "--shots", "0,17"], "'17' is no number from 0 to 16"),
         (["comments", "--shots", "0,"], "'' is no number"),
+        (["rte", "--options", "sorted"], "'shuffled', 'fixed' or 'none'"),
+        (["rte", "--options", "none,none"], "each once"),
         (["comments", "--recipe", "recipe.yaml"], "name none beside it"),
         (["--cluster", "sentiment", "--recipe", "recipe.yaml"], "name none beside it"),
         ([], "Name tasks or clusters"),

@@ -105,7 +105,7 @@ def test_rows_that_a_task_of_the_library_has_too_are_named_in_its_lineage(folder
         ("no such data set", {}, "no Hub id"),
         ("my_folder", {}, "is a folder"),
         ("rows.xlsx", {}, "cannot read files of this kind"),
-        ("empty.csv", {}, "Empty CSV file"),
+        ("empty.csv", {}, "holds no rows"),
         ("empty.jsonl", {}, "holds no rows"),
         ("header.csv", {}, "header.csv: There are column names but no rows"),
         ("twice.csv", {}, "the column text occurs twice"),

@@ -8,22 +8,20 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from flanlab import api
 from flanlab.cli.main import app
-from flanlab.experiments import run as run_module
 from flanlab.experiments.recipe import Recipe
-from flanlab.report import html
 
 
 @pytest.fixture
 def carried_out(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, Path]]:
     calls: list[tuple[Recipe, Path]] = []
 
-    def record(recipe: Recipe, folder: Path, mirror: Path | None = None) -> dict[str, Any]:
+    def record(recipe: Recipe, folder: Path, *_: Any) -> None:
         calls.append((recipe, folder))
-        return {}
 
-    monkeypatch.setattr(run_module, "run_recipe", record)
-    monkeypatch.setattr(html, "write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr(api, "run_recipe", record)
+    monkeypatch.setattr(api, "is_first", lambda: False)  # there are no results to show
     return calls
 
 

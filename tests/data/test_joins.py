@@ -100,6 +100,8 @@ def as_one_text(encoder: TextEncoder, prompt: str, answers: list[str]) -> Encode
     """What `encode` promises, the plain way: prompt and prompt + answer encoded whole, and their common beginning."""
     texts = [prompt + "\n", *(prompt + "\n" + answer for answer in answers)]
     encoded = encoder.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    if any(encoder._special.stand_in(text) for text in texts):
+        encoded = encoder._special.tokens(texts)
     boundary = 0
     while all(len(ids) > boundary and ids[boundary] == encoded[0][boundary] for ids in encoded):
         boundary += 1

@@ -299,6 +299,16 @@ def test_expression_left_as_written() -> None:
     assert lint(make_task(), change(sound_splits(), 2, text="I keep writing {{ text }} in my notes")).errors == []
 
 
+def test_lists_written_as_python_code() -> None:
+    splits = {split: [{**row, "tags": ["old", "new"]} for row in rows] for split, rows in sound_splits().items()}
+    task = make_task(
+        fields={"text": "{{ text }}", "tags": "{{ tags | trim }}"},
+        templates=with_prompt("{{ text }}\n{{ tags }}\nIs it {{ options | join(' or ') }}?"),
+    )
+    finding = only(lint(task, splits))
+    assert about(finding)[:2] == ("error", "python-code")
+
+
 def test_answer_in_a_forward_prompt() -> None:
     task = make_task(
         fields={"text": "{{ text }}", "mood": "{{ ['no', 'yes'][label] }}"},

@@ -19,10 +19,11 @@ from flanlab.evaluation.lm_eval_export import NORMALIZATION, export_lm_eval
 from flanlab.evaluation.metrics.answers import exact_match, normalize_answer
 from flanlab.evaluation.metrics.options import accuracy
 from flanlab.evaluation.planning import EvaluationSettings, plan_task
-from flanlab.evaluation.predict import read_predictions
+from flanlab.evaluation.setup import Setup
 from flanlab.evaluation.sharding import Team
 from flanlab.evaluation.stage import predict_units
 from flanlab.models.loading import LoadedModel
+from flanlab.results.predictions import read_predictions
 from flanlab.tasks.schema import Task
 from tests.task_files import refusal
 from tests.tiny import stock_model, tiny_tasks
@@ -39,7 +40,7 @@ def export(tasks: Sequence[Task], folder: Path, settings: EvaluationSettings = S
 def predictions(tasks: Sequence[Task], model: LoadedModel, folder: Path) -> dict[tuple[str, int, int], Mapping[str, Any]]:
     """Ours, by task, template and row."""
     units = [plan_task(task, load_rows(task, SETTINGS.split), SETTINGS, SEED) for task in tasks]
-    predict_units(model, units, SETTINGS, SEED, "instruction", folder, Team(folder), "")
+    predict_units(Setup(model, SETTINGS, SEED), units, folder, Team(folder), "")
     found = {}
     for task in tasks:
         for record in read_predictions(folder / task.name).to_pylist():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,50 +10,68 @@ import pytest
 
 from flanlab.data.rendering import BASELINE
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.paired import paired_results
-from tests.evaluation.test_results import is_right, prediction, random_predictions
+from flanlab.evaluation.comparison import compare_sides, open_side, paired
+from flanlab.evaluation.scores import build_results, score_task
+from flanlab.results.files import write_results
+from flanlab.results.schema import Hashes, Results, Variant
+from tests.evaluation.test_results import is_right, prediction, random_predictions, write
+from tests.tiny import tiny_tasks
 
 
-def paired(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> tuple[dict[str, Any], Any]:
-    return paired_results("comments", ["accuracy"], first, second, end_token=True)
+def compared(tmp_path: Path, first: list[dict[str, Any]], second: list[dict[str, Any]]) -> Results:
+    """Two evaluations of one task compared, from files."""
+    task = tiny_tasks(tmp_path / "tasks")[0]
+    for name, predictions in (("first", first), ("second", second)):
+        write(tmp_path / name / "predictions" / "plain" / "comments", predictions)
+        hashes = Hashes(task="task", rows="rows")
+        scored = score_task(task, {"plain": predictions}, end_token=True, hashes=hashes)
+        write_results(build_results([scored], {"plain": Variant(title="plain", model=name)}, name=name), tmp_path / name)
+    return compare_sides(*(open_side(str(tmp_path / name)) for name in ("first", "second")))
 
 
-def test_only_common_rows_and_templates_count() -> None:
+def means(results: Results, metric: str = "accuracy") -> dict[str, float]:
+    return {side: score.mean for side, score in results.scored("task", "comments", metric).items()}
+
+
+def test_only_common_rows_and_templates_count(tmp_path: Path) -> None:
     first = [prediction(row, template, row < 3) for row in range(6) for template in (1, 2)]
     second = [prediction(row, template, row < 5) for row in range(2, 9) for template in (2, 3)]
-    entry, _ = paired(first, second)
-    assert (entry["rows"], entry["templates"], entry["left_aside"]) == (4, [2], {"a": 8, "b": 10})
+    results = compared(tmp_path, first, second)
+    facts = results.tasks["comments"]
+    assert (facts.rows, facts.templates, facts.unpaired) == (4, [2], {"a": 8, "b": 10})
     # Rows 2 to 5 through template 2: the first has row 2 right, the second rows 2, 3 and 4.
-    assert entry["scores"]["accuracy"]["a"]["mean"] == 0.25
-    assert entry["scores"]["accuracy"]["b"]["mean"] == 0.75
+    assert means(results) == {"a": 0.25, "b": 0.75}
 
 
-def test_sides_are_paired() -> None:
+def test_sides_are_paired(tmp_path: Path) -> None:
     first = random_predictions(1)
     second = [prediction(one["row"], one["template"], is_right(one) or one["row"] % 4 == 0, one["answer"]) for one in first]
-    _, found = paired(first, second[::-1])
-    difference = found.difference("accuracy", "a", "b")
-    unpaired = np.hypot(*(found.estimate("accuracy", side).standard_error for side in "ab"))
-    assert difference.standard_error < 0.7 * unpaired
-    assert difference.losses == 0
-    assert difference.wins is not None
-    assert difference.wins > 0
+    results = compared(tmp_path, first, second[::-1])
+    row, scores = results.difference("task", "comments", "accuracy"), results.scored("task", "comments", "accuracy")
+    assert row is not None
+    assert row.low > 0, "every row of the second is as good or better"
+    assert row.standard_error is not None
+    errors = [score.standard_error or 0.0 for score in scores.values()]
+    assert row.standard_error < 0.8 * np.hypot(*errors), "what it would be if they were not paired"
+    assert row.losses == 0
+    assert row.wins is not None
+    assert row.wins > 0
 
 
-def test_baseline_is_paired_by_row_with_all_templates() -> None:
+def test_baseline_is_paired_by_row_with_all_templates(tmp_path: Path) -> None:
     first = [prediction(row, BASELINE, row < 2) for row in range(4)]
     second = [prediction(row, template, row < 3) for row in range(1, 5) for template in (1, 2)]
-    entry, _ = paired(first, second)
-    assert (entry["rows"], entry["templates"]) == (3, [0, 1, 2])
-    assert entry["scores"]["accuracy"]["a"]["mean"] == pytest.approx(1 / 3)
-    assert entry["scores"]["accuracy"]["b"]["mean"] == pytest.approx(2 / 3)
+    results = compared(tmp_path, first, second)
+    assert (results.tasks["comments"].rows, results.tasks["comments"].templates) == (3, [0, 1, 2])
+    assert means(results) == pytest.approx({"a": 1 / 3, "b": 2 / 3})
 
 
-def test_metrics_are_those_of_both() -> None:
+def test_metrics_are_those_of_both(tmp_path: Path) -> None:
     first = [prediction(row, 1, True, generated=None) for row in range(3)]
     second = [prediction(row, 1, True, option_scores_alone=None) for row in range(3)]
-    entry, _ = paired(first, second)
-    assert set(entry["scores"]) == {"accuracy", "answer_probability", "accuracy_per_token", "accuracy_per_byte"}
+    results = compared(tmp_path, first, second)
+    expected = {"accuracy", "answer_probability", "accuracy_per_token", "accuracy_per_byte"}
+    assert set(results.metrics("task", "comments")) == set(results.tasks["comments"].metrics) == expected
 
 
 @pytest.mark.parametrize("change", [{"answer": 1}, {"references": ["perhaps"]}, {"options": ["no", "yes"]}, {"group": "g"}])
@@ -60,9 +79,9 @@ def test_another_question_under_the_same_number_is_refused(change: dict[str, Any
     first = [prediction(row, 1, True) for row in range(3)]
     second = [prediction(0, 1, True), prediction(1, 1, True, **change) if "answer" not in change else prediction(1, 1, True, 1)]
     with pytest.raises(FlanlabError, match="comments, row 1, template 1: the two were asked different questions"):
-        paired(first, second)
+        paired("comments", first, second)
 
 
 def test_nothing_in_common_is_an_error() -> None:
     with pytest.raises(FlanlabError, match="no row through the same template"):
-        paired([prediction(0, 1, True)], [prediction(0, 2, True)])
+        paired("comments", [prediction(0, 1, True)], [prediction(0, 2, True)])

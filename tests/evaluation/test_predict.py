@@ -21,15 +21,18 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation import predict as module
 from flanlab.evaluation.neutral import NeutralScores
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
-from flanlab.evaluation.predict import PREDICTION_SCHEMA, read_predictions, refuse_seen
-from flanlab.evaluation.results import task_results
+from flanlab.evaluation.predict import parts_of, predict_part, refuse_seen
+from flanlab.evaluation.scores import score_task
+from flanlab.evaluation.setup import Setup
 from flanlab.evaluation.sharding import Team
 from flanlab.evaluation.stage import predict_units
 from flanlab.models import loading
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.models.scoring import Question
+from flanlab.results.predictions import PREDICTION_SCHEMA, read_predictions
 from flanlab.tasks.loading import load_task
 from flanlab.tasks.schema import Task
+from tests.task_files import refusal
 from tests.tiny import SENTIMENT_TASK, stock_model, tiny_tasks, write_rows
 
 SETTINGS = EvaluationSettings(rows=6, new_tokens=5, token_budget=256)
@@ -61,7 +64,7 @@ def unit_of(task: Task, settings: EvaluationSettings = SETTINGS, seed: int = 0) 
 def run(
     loaded: LoadedModel, unit: EvaluationUnit, folder: Path, settings: EvaluationSettings = SETTINGS, style: Any = "instruction"
 ) -> list[dict[str, Any]]:
-    predict_units(loaded, [unit], settings, 0, style, folder, Team(folder), "test")
+    predict_units(Setup(loaded, settings, 0, style), [unit], folder, Team(folder), "test")
     table = read_predictions(folder / unit.task.name)
     assert table.schema.equals(PREDICTION_SCHEMA)
     rows: list[dict[str, Any]] = table.to_pylist()
@@ -298,14 +301,30 @@ def test_long_prompts_may_lose_the_middle_of_their_text(tasks: tuple[Task, Task]
         assert re.search(r"At first word .* \[\.\.\.\] .* word *at last\.", row["prompt"])
         assert row["prompt"].count("[...]") == 1
         assert row["prompt"].count("OPTIONS:") == 1
-    entry, _ = task_results(task, {"v": tmp_path / "out" / task.name}, settings)
-    assert entry["shortened"] == sum(row["shortened"] for row in found) > 0
+    assert score_task(task, {"v": found}, end_token=True).facts.shortened == sum(row["shortened"] for row in found) > 0
 
 
 def test_prompt_that_cannot_be_shortened_is_named(tasks: tuple[Task, Task], tiny: LoadedModel, tmp_path: Path) -> None:
     settings = EvaluationSettings(rows=2, prompt_tokens=5)
     with pytest.raises(FlanlabError, match=r"comments\.yaml, row \d+, template \d: the prompt is longer than 5"):
         run(tiny, unit_of(tasks[0], settings), tmp_path / "out", settings)
+
+
+@pytest.mark.parametrize("which", ["comments", "counting"])
+def test_an_answer_that_is_no_number_is_named_and_what_was_done_is_kept(
+    which: str, tasks: tuple[Task, Task], tiny: LoadedModel, tmp_path: Path
+) -> None:
+    task = next(task for task in tasks if task.name == which)
+    unit = unit_of(task)
+    done, *_ = parts_of(Setup(tiny, SETTINGS), unit, tmp_path / "spoilt" / which)
+    predict_part(Setup(tiny, SETTINGS), done)
+    row, template = unit.pairs[len(done.pairs)]
+    with torch.no_grad():
+        tiny.model.model.norm.weight.fill_(float("nan"))
+    error = refusal(lambda: run(tiny, unit, tmp_path / "spoilt"))
+    assert f"{which}, row {row}, template {template}: the model computes no number" in error.message
+    assert "kept" in error.hint
+    assert done.path.is_file()
 
 
 def test_done_parts_are_kept(
@@ -396,7 +415,7 @@ def test_whatever_shapes_predictions_makes_them_anew(
         seed = 1
     else:
         settings = EvaluationSettings(**{**SETTINGS.model_dump(), "options": "none"})
-    predict_units(loaded, [unit], settings, seed, style, folder, Team(folder), "test")  # type: ignore[arg-type]
+    predict_units(Setup(loaded, settings, seed, style), [unit], folder, Team(folder), "test")  # type: ignore[arg-type]
     assert len(asked) == 18 + len(unit.pairs)
     assert read_predictions(folder / "comments").to_pylist() != first
 

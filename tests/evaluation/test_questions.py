@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -11,6 +12,8 @@ from flanlab.data.encoding import Encoder
 from flanlab.data.sources import load_rows
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
 from flanlab.evaluation.questions import Asked, ask
+from flanlab.evaluation.setup import Setup
+from flanlab.models.answering import Model
 from flanlab.tasks.schema import Split, Task
 from tests.tiny import tiny_tasks
 
@@ -29,7 +32,8 @@ def asked(
 ) -> list[Asked]:
     settings = EvaluationSettings(rows=5, shots=shots, **more)
     unit = unit_of(task, settings, split)
-    return [ask(unit, row, template, settings, 0, style, encoder) for row, template in unit.pairs]
+    setup = Setup(cast(Model, SimpleNamespace(encoder=encoder)), settings, 0, style)
+    return [ask(setup, unit, row, template) for row, template in unit.pairs]
 
 
 def text_of(one: Asked, encoder: Encoder) -> str:

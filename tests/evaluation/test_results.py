@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flanlab.evaluation.planning import EvaluationSettings
-from flanlab.evaluation.predict import PREDICTION_SCHEMA
-from flanlab.evaluation.results import averages, compare, task_results
+from flanlab.evaluation.scores import ScoredTask, build_results, score_task
+from flanlab.results.predictions import PREDICTION_SCHEMA
+from flanlab.results.schema import MAIN_METRIC, Level, Results, Score, Variant
 from flanlab.results.statistics import mean_of
 from flanlab.tasks.schema import Task
 from tests.tiny import tiny_tasks
 
-SETTINGS = EvaluationSettings()
+Predictions = dict[str, list[dict[str, Any]]]
+"""By variant."""
 
 
 @pytest.fixture
@@ -79,7 +81,29 @@ def random_predictions(seed: int, rows: int = 40, chance: float = 0.6) -> list[d
     ]
 
 
-def test_entry_by_hand(comments: Task, tmp_path: Path) -> None:
+def scored(task: Task, end_token: bool = True, seen: str | None = None, **predictions: list[dict[str, Any]]) -> ScoredTask:
+    return score_task(task, predictions, end_token=end_token, seen=seen)
+
+
+def built(*tasks: ScoredTask, before: Sequence[str] = (), after: str = "", stamped: Sequence[str] = ()) -> Results:
+    names = dict.fromkeys(score.variant for task in tasks for score in task.scores)
+    variants = {name: Variant(title=name, model="some/model", stamped=name in stamped) for name in names}
+    return build_results(tasks, variants, before=before, after=after, name="test")
+
+
+def by_template(results: Results, metric: str, variant: str, name: str = "comments") -> dict[str, float]:
+    return {
+        score.template: score.mean
+        for score in results.scores
+        if (score.name, score.metric, score.variant) == (name, metric, variant) and score.template != "mean"
+    }
+
+
+def one(results: Results, metric: str, variant: str = "tuned", name: str | None = "comments", level: Level = "task") -> Score:
+    return results.scored(level, name, metric)[variant]
+
+
+def test_a_task_by_hand(comments: Task) -> None:
     predictions = [
         prediction(0, 1, True, 0),
         prediction(1, 1, True, 1),
@@ -90,104 +114,103 @@ def test_entry_by_hand(comments: Task, tmp_path: Path) -> None:
         prediction(2, 2, True, 1),
         prediction(3, 2, False, 1),
     ]
-    entry, found = task_results(comments, {"tuned": write(tmp_path / "tuned", predictions, parts=3)}, SETTINGS)
-    assert entry["clusters"] == ["sentiment"]
-    assert entry["rows"] == 4
-    assert entry["templates"] == [1, 2]
-    assert entry["shortened"] == 1
-    assert entry["main_metric"] == "accuracy"
-    assert list(entry["metrics"])[:4] == ["accuracy", "exact_match", "valid_answers", "answer_probability"]
-    assert entry["chance"] == 0.5
-    assert entry["majority"] == 0.75
-    assert entry["levels"]["accuracy_pmi"] == {"chance": 0.5, "majority": 0.75}
-    assert entry["levels"]["answer_probability"] == {"chance": 0.5}
-    assert "valid_answers" not in entry["levels"]
-    assert entry["groups"] is None
-    assert set(entry["definitions"]) == set(entry["metrics"]) == set(entry["scores"])
-    assert entry["signatures"] == {}
-    score = entry["scores"]["accuracy"]["tuned"]
-    assert score["by_template"] == {"1": 0.75, "2": 0.25}
-    assert (score["mean"], score["min"], score["max"], score["std"]) == (0.5, 0.25, 0.75, 0.25)
-    assert score["interval"] == [found.estimate("accuracy", "tuned").low, found.estimate("accuracy", "tuned").high]
-    assert entry["scores"]["valid_answers"]["tuned"]["by_template"] == {"1": 0.75, "2": 1.0}
-    assert entry["scores"]["exact_match"]["tuned"]["by_template"] == {"1": 0.75, "2": 0.25}
+    task = scored(comments, tuned=predictions)
+    results = built(task)
+    facts = results.tasks["comments"]
+    assert (facts.clusters, facts.rows, facts.templates, facts.shortened) == (["sentiment"], 4, [1, 2], 1)
+    assert (facts.main_metric, facts.groups) == ("accuracy", None)
+    assert list(facts.metrics)[:4] == ["accuracy", "exact_match", "valid_answers", "answer_probability"]
+    assert (facts.chance, facts.majority) == (0.5, 0.75)
+    pmi, probability = facts.metrics["accuracy_pmi"], facts.metrics["answer_probability"]
+    assert (pmi.chance, pmi.majority) == (0.5, 0.75)
+    assert (probability.chance, probability.majority) == (0.5, None)
+    assert facts.metrics["valid_answers"].chance is None
+    assert results.metrics("task", "comments") == list(facts.metrics)
+    assert {metric.signature for metric in facts.metrics.values()} == {None}
+    score = one(results, "accuracy")
+    assert by_template(results, "accuracy", "tuned") == {"1": 0.75, "2": 0.25}
+    assert (score.mean, score.min, score.max, score.std, score.rows) == (0.5, 0.25, 0.75, 0.25, 4)
+    estimate = task.estimates["accuracy"]["tuned"]
+    assert (score.interval, score.standard_error) == ((estimate.low, estimate.high), estimate.standard_error)
+    assert by_template(results, "valid_answers", "tuned") == {"1": 0.75, "2": 1.0}
+    assert by_template(results, "exact_match", "tuned") == {"1": 0.75, "2": 0.25}
     share = 1 / (1 + np.exp(-1))
-    assert entry["scores"]["answer_probability"]["tuned"]["by_template"]["2"] == pytest.approx((share + 3 * (1 - share)) / 4)
+    assert by_template(results, "answer_probability", "tuned")["2"] == pytest.approx((share + 3 * (1 - share)) / 4)
 
 
-def test_there_is_a_spread_over_templates_only_where_all_were_asked_the_same_rows(comments: Task, tmp_path: Path) -> None:
-    apart = write(tmp_path / "apart", [prediction(row, 1 + row % 2, row < 3) for row in range(4)])
-    alone = write(tmp_path / "alone", [prediction(row, 1, row < 3) for row in range(4)])
-    scores = task_results(comments, {"apart": apart}, SETTINGS)[0]["scores"]["accuracy"]
-    scores |= task_results(comments, {"alone": alone}, SETTINGS)[0]["scores"]["accuracy"]
-    assert scores["apart"]["by_template"] == {"1": 1.0, "2": 0.5}
-    assert not {"std", "min", "max"} & (set(scores["apart"]) | set(scores["alone"]))
+def test_there_is_a_spread_over_templates_only_where_all_were_asked_the_same_rows(comments: Task) -> None:
+    apart = [prediction(row, 1 + row % 2, row < 3) for row in range(4)]
+    alone = [prediction(row, 1, row < 3) for row in range(4)]
+    results = built(scored(comments, apart=apart, alone=alone))
+    assert by_template(results, "accuracy", "apart") == {"1": 1.0, "2": 0.5}
+    for variant in ("apart", "alone"):
+        score = one(results, "accuracy", variant)
+        assert (score.std, score.min, score.max) == (None, None, None)
 
 
-def test_end_token_setting_decides_which_scores_count(comments: Task, tmp_path: Path) -> None:
+def test_end_token_setting_decides_which_scores_count(comments: Task) -> None:
     """The scores without the end token rank the other way round here."""
-    folder = write(tmp_path / "tuned", [prediction(row, 1, True) for row in range(4)])
-    without = EvaluationSettings(end_token=False)
-    assert task_results(comments, {"tuned": folder}, SETTINGS)[0]["scores"]["accuracy"]["tuned"]["mean"] == 1.0
-    assert task_results(comments, {"tuned": folder}, without)[0]["scores"]["accuracy"]["tuned"]["mean"] == 0.0
+    predictions = [prediction(row, 1, True) for row in range(4)]
+    assert one(built(scored(comments, tuned=predictions)), "accuracy").mean == 1.0
+    assert one(built(scored(comments, end_token=False, tuned=predictions)), "accuracy").mean == 0.0
 
 
-def test_results_are_the_same_twice(comments: Task, tmp_path: Path) -> None:
-    folders = {"tuned": write(tmp_path / "tuned", random_predictions(1))}
-    assert task_results(comments, folders, SETTINGS)[0] == task_results(comments, folders, SETTINGS)[0]
+def test_a_single_row_has_an_interval_of_everything_and_says_why(comments: Task) -> None:
+    score = one(built(scored(comments, tuned=[prediction(0, 1, True)])), "accuracy")
+    assert (score.interval, score.standard_error) == ((0.0, 1.0), None)
+    assert "cannot be estimated" in score.note
 
 
-def test_identical_predictions_differ_by_exactly_nothing(comments: Task, tmp_path: Path) -> None:
+def test_identical_predictions_differ_by_exactly_nothing(comments: Task) -> None:
     predictions = random_predictions(1)
-    folders = {"before": write(tmp_path / "a", predictions), "after": write(tmp_path / "b", predictions)}
-    entry, found = task_results(comments, folders, SETTINGS)
-    for comparison in compare(entry["scores"], found, ["before"], "after").values():
-        assert comparison["difference"] == 0.0
-        low, high = comparison["interval"]
-        assert low == -high < 0, "40 rows without a difference do not show that there is none"
-        assert comparison["excludes_zero"] is False
+    results = built(scored(comments, before=predictions, after=predictions), before=["before"], after="after")
+    assert len(results.differences) > 7
+    for row in results.differences:
+        assert row.difference == 0.0
+        assert row.low == -row.high < 0, "40 rows without a difference do not show that there is none"
+        assert not row.is_clear
 
 
-def test_comparison_is_paired_by_row_and_template(comments: Task, tmp_path: Path) -> None:
+def test_comparison_is_paired_by_row_and_template(comments: Task) -> None:
     """Rows differ wildly, but every row of `after` is as good or better: unpaired intervals would overlap."""
-    before = [one for one in random_predictions(1) if one["template"] == 1]
-    after = [prediction(one["row"], one["template"], is_right(one) or one["row"] % 4 == 0, one["answer"]) for one in before]
-    folders = {"before": write(tmp_path / "a", before), "after": write(tmp_path / "b", after[::-1])}
-    entry, found = task_results(comments, folders, SETTINGS)
-    compared = compare(entry["scores"], found, ["before"], "after")["accuracy"]
-    by_hand = np.mean([is_right(one) for one in after]) - np.mean([is_right(one) for one in before])
-    assert compared["difference"] == pytest.approx(by_hand)
-    assert compared["interval"][0] > 0
-    unpaired = np.hypot(*(found.estimate("accuracy", name).standard_error for name in folders))
-    assert found.difference("accuracy", "before", "after").standard_error < 0.7 * unpaired
+    before = random_predictions(1)
+    after = [prediction(p["row"], p["template"], is_right(p) or p["row"] % 4 == 0, p["answer"]) for p in before]
+    results = built(scored(comments, before=before, after=after[::-1]), before=["before"], after="after")
+    found = results.difference("task", "comments", "accuracy")
+    assert found is not None
+    by_hand = np.mean([is_right(p) for p in after]) - np.mean([is_right(p) for p in before])
+    assert found.difference == pytest.approx(by_hand)
+    assert found.losses == 0
+    assert found.low >= 0
+    errors = [one(results, "accuracy", variant).standard_error or 0.0 for variant in ("before", "after")]
+    assert found.standard_error is not None
+    assert found.standard_error < 0.8 * np.hypot(*errors), "what it would be if they were not paired"
 
 
-def test_clear_difference_excludes_zero(comments: Task, tmp_path: Path) -> None:
-    folders = {
-        "before": write(tmp_path / "a", random_predictions(1, chance=0.3)),
-        "after": write(tmp_path / "b", random_predictions(2, chance=0.95)),
-    }
-    entry, found = task_results(comments, folders, SETTINGS)
-    assert compare(entry["scores"], found, ["before"], "after")["accuracy"]["excludes_zero"] is True
-    worse = compare(entry["scores"], found, ["after"], "before")["accuracy"]
-    assert worse["excludes_zero"] is True
-    assert worse["difference"] < 0
+def test_clear_difference_excludes_zero(comments: Task) -> None:
+    task = scored(comments, before=random_predictions(1, chance=0.3), after=random_predictions(2, chance=0.95))
+    better = built(task, before=["before"], after="after").difference("task", "comments", "accuracy")
+    worse = built(task, before=["after"], after="before").difference("task", "comments", "accuracy")
+    assert better is not None
+    assert worse is not None
+    assert better.is_clear
+    assert worse.is_clear
+    assert worse.difference == -better.difference < 0
 
 
-def test_untuned_model_is_given_the_better_of_its_prompt_styles_by_metric(comments: Task, tmp_path: Path) -> None:
-    chat = [prediction(row, 1, True, generated="no idea") for row in range(10)]
-    plain = [prediction(row, 1, row < 5) for row in range(10)]
-    folders = {
-        "plain": write(tmp_path / "a", plain),
-        "chat": write(tmp_path / "b", chat),
-        "tuned": write(tmp_path / "c", [prediction(row, 1, row < 9) for row in range(10)]),
-    }
-    entry, found = task_results(comments, folders, SETTINGS)
-    compared = compare(entry["scores"], found, ["plain", "chat"], "tuned")
-    assert compared["accuracy"]["before"] == "chat"
-    assert compared["accuracy"]["difference"] == pytest.approx(-0.1)
-    assert compared["exact_match"]["before"] == "plain"
-    assert compared["exact_match"]["difference"] == pytest.approx(0.4)
+def test_untuned_model_is_given_the_better_of_its_prompt_styles_by_metric(comments: Task) -> None:
+    task = scored(
+        comments,
+        plain=[prediction(row, 1, row < 5) for row in range(10)],
+        chat=[prediction(row, 1, True, generated="no idea") for row in range(10)],
+        tuned=[prediction(row, 1, row < 9) for row in range(10)],
+    )
+    results = built(task, before=["plain", "chat"], after="tuned")
+    accuracy, match = (results.difference("task", "comments", metric) for metric in ("accuracy", "exact_match"))
+    assert accuracy is not None
+    assert match is not None
+    assert (accuracy.before, accuracy.difference) == ("chat", pytest.approx(-0.1))
+    assert (match.before, match.difference) == ("plain", pytest.approx(0.4))
 
 
 def test_incomplete_design_and_generation_task(tmp_path: Path) -> None:
@@ -197,39 +220,39 @@ def test_incomplete_design_and_generation_task(tmp_path: Path) -> None:
         for row in range(9)
         for turn in range(2)
     ]
-    entry, _ = task_results(counting, {"tuned": write(tmp_path / "tuned", predictions)}, SETTINGS)
-    assert entry["main_metric"] == "exact_match"
-    assert entry["chance"] is None
-    assert entry["majority"] is None
-    for template, score in entry["scores"]["exact_match"]["tuned"]["by_template"].items():
+    results = built(scored(counting, tuned=predictions))
+    facts = results.tasks["counting"]
+    assert (facts.main_metric, facts.chance, facts.majority) == ("exact_match", None, None)
+    assert not facts.is_classification
+    for template, mean in by_template(results, "exact_match", "tuned", "counting").items():
         chosen = [p for p in predictions if p["template"] == int(template)]
-        assert len(chosen) == 6
-        assert score == pytest.approx(np.mean([p["row"] % 2 for p in chosen]))
-    low, high = entry["scores"]["f1"]["tuned"]["interval"]
-    assert 0 <= low < entry["scores"]["f1"]["tuned"]["mean"] < high <= 1
+        assert len(chosen) == results.scored("task", "counting", "exact_match", template)["tuned"].rows == 6
+        assert mean == pytest.approx(np.mean([p["row"] % 2 for p in chosen]))
+    low, high = one(results, "f1", name="counting").interval
+    assert 0 <= low < high <= 1
 
 
 def changed(task: Task, **changes: Any) -> Task:
     return task.model_copy(update=changes)
 
 
-def test_several_right_options_raise_chance_and_majority(comments: Task, tmp_path: Path) -> None:
+def test_several_right_options_raise_chance_and_majority(comments: Task) -> None:
     options = ["Ann", "Ben", "Cleo", "Dan"]
     right = [["Ann"], ["Ann", "Ben"], ["Ben", "Cleo", "Dan"], ["Ben"]]
     predictions = [
         prediction(row, 1, True, options.index(names[0]), options=options, references=names) for row, names in enumerate(right)
     ]
-    for one in predictions:
-        one |= {name: [-1.0] * 4 for name in PREDICTION_SCHEMA.names if name.startswith("option_scores")}
-        one |= {"option_tokens": [2] * 4, "generated": "Ben"}
-    entry, _ = task_results(comments, {"tuned": write(tmp_path / "tuned", predictions)}, SETTINGS)
-    assert entry["chance"] == pytest.approx((1 + 2 + 3 + 1) / 16)
-    assert entry["majority"] == 0.75, "Ben, three of four times"
-    assert entry["scores"]["exact_match"]["tuned"]["mean"] == 0.75
-    assert entry["scores"]["answer_probability"]["tuned"]["mean"] == pytest.approx((1 + 2 + 3 + 1) / 16)
+    for given in predictions:
+        given |= {name: [-1.0] * 4 for name in PREDICTION_SCHEMA.names if name.startswith("option_scores")}
+        given |= {"option_tokens": [2] * 4, "generated": "Ben"}
+    results = built(scored(comments, tuned=predictions))
+    assert results.tasks["comments"].chance == pytest.approx((1 + 2 + 3 + 1) / 16)
+    assert results.tasks["comments"].majority == 0.75, "Ben, three of four times"
+    assert one(results, "exact_match").mean == 0.75
+    assert one(results, "answer_probability").mean == pytest.approx((1 + 2 + 3 + 1) / 16)
 
 
-def test_questions_of_several_rows(comments: Task, tmp_path: Path) -> None:
+def test_questions_of_several_rows(comments: Task) -> None:
     task = changed(comments, metrics=["multirc_f1a", "multirc_exact_match", "matthews", "accuracy"], group="{{ text }}")
     answers, right = [1, 0, 0, 0, 1, 1, 0], [True, True, True, False, True, True, True]
     groups = ["q", "q", "r", "r", "s", "s", "q"]
@@ -238,77 +261,90 @@ def test_questions_of_several_rows(comments: Task, tmp_path: Path) -> None:
         for template in (1, 2)
         for row, (answer, is_right, group) in enumerate(zip(answers, right, groups, strict=True))
     ]
-    entry, found = task_results(task, {"tuned": write(tmp_path / "tuned", predictions, parts=2)}, SETTINGS)
-    assert (entry["rows"], entry["groups"], entry["main_metric"]) == (7, 3, "multirc_f1a")
-    assert entry["scores"]["multirc_exact_match"]["tuned"]["mean"] == pytest.approx(2 / 3)
-    assert entry["scores"]["multirc_f1a"]["tuned"]["mean"] == pytest.approx(6 / 7)
-    assert entry["levels"]["multirc_f1a"] == pytest.approx({"chance": 6 / 13, "majority": 0.6})
-    assert entry["levels"]["multirc_exact_match"] == pytest.approx({"chance": (1 / 8 + 1 / 4 + 1 / 4) / 3, "majority": 1 / 3})
-    assert entry["levels"]["matthews"] == {"chance": 0.0, "majority": 0.0}
-    assert found.estimate("multirc_exact_match", "tuned").units == 3
+    results = built(scored(task, tuned=predictions))
+    facts = results.tasks["comments"]
+    assert (facts.rows, facts.groups, facts.main_metric) == (7, 3, "multirc_f1a")
+    assert one(results, "multirc_exact_match").mean == pytest.approx(2 / 3)
+    assert one(results, "multirc_f1a").mean == pytest.approx(6 / 7)
+    levels = {name: (metric.chance, metric.majority) for name, metric in facts.metrics.items()}
+    assert levels["multirc_f1a"] == pytest.approx((6 / 13, 0.6))
+    assert levels["multirc_exact_match"] == pytest.approx(((1 / 8 + 1 / 4 + 1 / 4) / 3, 1 / 3))
+    assert levels["matthews"] == (0.0, 0.0)
 
 
 def test_commonest_answer_of_a_task_without_options(tmp_path: Path) -> None:
     counting = changed(tiny_tasks(tmp_path / "tasks")[1], metrics=["exact_match"])
     predictions = [free_answer(row, 1, "4", text) for row, text in enumerate(["The 4.", "-4", "4", "five"])]
-    entry, _ = task_results(counting, {"tuned": write(tmp_path / "tuned", predictions)}, SETTINGS)
-    assert entry["levels"] == {"exact_match": {"majority": 0.5}}
-    assert entry["scores"]["exact_match"]["tuned"]["mean"] == 0.5
+    results = built(scored(counting, tuned=predictions))
+    metric = results.tasks["counting"].metrics["exact_match"]
+    assert (metric.chance, metric.majority) == (None, 0.5)
+    assert one(results, "exact_match", name="counting").mean == 0.5
 
 
-def test_signatures_stand_in_the_entry(tmp_path: Path) -> None:
+def test_signatures_say_how_a_metric_was_computed(tmp_path: Path) -> None:
     counting = changed(tiny_tasks(tmp_path / "tasks")[1], metrics=["rouge", "bleu"])
-    entry, _ = task_results(counting, {"tuned": write(tmp_path / "tuned", [free_answer(0, 1, "a b", "a b")])}, SETTINGS)
-    assert set(entry["signatures"]) == {"rouge", "bleu"}
-    assert entry["signatures"]["bleu"].startswith("nrefs:1|")
-    assert entry["levels"] == {}
+    metrics = scored(counting, tuned=[free_answer(0, 1, "a b", "a b")]).facts.metrics
+    assert str(metrics["bleu"].signature).startswith("nrefs:1|")
+    assert metrics["rougeL"].signature == metrics["rouge1"].signature is not None
 
 
 def test_average_over_tasks(tmp_path: Path) -> None:
     comments, counting = tiny_tasks(tmp_path / "tasks")
-    first = task_results(comments, {"tuned": write(tmp_path / "a", random_predictions(1))}, SETTINGS)
-    answers = [free_answer(row, 1, "x" if row < 3 else "y", "x") for row in range(4)]
-    second = task_results(counting, {"tuned": write(tmp_path / "b", answers)}, SETTINGS)
-    entries, scores = {"comments": first[0], "counting": second[0]}, {"comments": first[1], "counting": second[1]}
-    found = averages(entries, scores)
-    average = found["average"]
-    assert average["tasks"] == 2
-    assert list(average["scores"]) == ["exact_match"], "only what both tasks are measured by"
-    mean = average["scores"]["exact_match"]["tuned"]["mean"]
-    assert mean == pytest.approx((first[0]["scores"]["exact_match"]["tuned"]["mean"] + 0.75) / 2)
-    together = mean_of([scores.estimate("exact_match", "tuned") for _, scores in (first, second)])
-    low, high = average["scores"]["exact_match"]["tuned"]["interval"]
-    assert (low, high) == (together.low, together.high)
-    assert low < mean < high
+    first = scored(comments, tuned=random_predictions(1))
+    second = scored(counting, tuned=[free_answer(row, 1, "x" if row < 3 else "y", "x") for row in range(4)])
+    results = built(first, second)
+    assert results.metrics("tasks") == ["exact_match"], "only what both tasks are measured by"
+    assert results.members("tasks", None, "exact_match") == 2
+    score = one(results, "exact_match", name=None, level="tasks")
+    assert score.mean == pytest.approx((one(results, "exact_match").mean + 0.75) / 2)
+    together = mean_of([task.estimates["exact_match"]["tuned"] for task in (first, second)])
+    assert score.interval == (together.low, together.high)
+    assert together.low < score.mean < together.high
 
 
-def test_clusters_count_alike_and_so_do_their_tasks(tmp_path: Path) -> None:
-    """`one` has two parts; `two` has another main metric; a task of two clusters counts in its first."""
+def test_clusters_count_alike_and_so_do_their_tasks(comments: Task) -> None:
+    """`one` has two subtasks; `two` has another main metric; a task of two clusters counts in its first."""
     shares = {"one.r1": 2, "one.r2": 4, "two": 8, "three": 5}
     clusters = {"one.r1": ["x"], "one.r2": ["x"], "two": ["x"], "three": ["y", "x"]}
-    comments = tiny_tasks(tmp_path / "tasks")[0]
-    entries, scores = {}, {}
+    tasks = []
     for name, share in shares.items():
-        # Of `two`, four right options are not the answer generated, which is its main metric.
-        unsaid = 4 if name == "two" else 0
-        task = changed(comments, name=name, metrics=["exact_match", "accuracy"] if unsaid else ["accuracy"])
-        folders = {
-            variant: write(
-                tmp_path / name / variant,
-                [prediction(row, 1, row < right, **({"generated": "?"} if row < unsaid else {})) for row in range(10)],
-            )
-            for variant, right in (("plain", share), ("tuned", share + 1))
-        }
-        entries[name], scores[name] = task_results(task, folders, SETTINGS)
-        entries[name]["clusters"] = clusters[name]
-    found = averages(entries, scores, ["plain"], "tuned")
-    x, y = found["clusters"]["x"], found["clusters"]["y"]
-    assert (x["tasks"], y["tasks"], found["cluster_average"]["clusters"]) == (2, 1, 2)
-    assert x["scores"]["accuracy"]["plain"]["mean"] == pytest.approx((0.3 + 0.8) / 2)
-    assert x["scores"]["main_metric"]["plain"]["mean"] == pytest.approx((0.3 + 0.4) / 2)
-    assert y["scores"]["main_metric"]["plain"]["mean"] == pytest.approx(0.5)
-    over = found["cluster_average"]
-    assert over["scores"]["main_metric"]["plain"]["mean"] == pytest.approx((0.35 + 0.5) / 2)
-    assert over["comparison"]["main_metric"]["difference"] == pytest.approx(0.1)
-    assert found["average"]["scores"]["accuracy"]["plain"]["mean"] == pytest.approx((0.3 + 0.8 + 0.5) / 3)
-    assert "main_metric" not in found["average"]["scores"]
+        plain, tuned = ([prediction(row, 1, row < share + more) for row in range(10)] for more in (0, 1))
+        if name == "two":
+            for given in plain + tuned:
+                given["generated"] = given["generated"] if given["row"] < 4 else "no idea"
+        task = scored(changed(comments, name=name), plain=plain, tuned=tuned)
+        main = "exact_match" if name == "two" else "accuracy"
+        facts = task.facts.model_copy(update={"clusters": clusters[name], "main_metric": main})
+        tasks.append(ScoredTask(name, facts, task.scores, task.grids, task.estimates))
+    results = built(*tasks, before=["plain"], after="tuned")
+
+    def mean(level: Level, name: str | None, metric: str = MAIN_METRIC) -> float:
+        return one(results, metric, "plain", name, level).mean
+
+    assert results.clusters == {"x": ["one.r1", "one.r2", "two"], "y": ["three"]}
+    assert (results.members("cluster", "x"), results.members("cluster", "y"), results.members("clusters")) == (2, 1, 2)
+    assert mean("cluster", "x", "accuracy") == pytest.approx((0.3 + 0.8) / 2)
+    assert mean("cluster", "x") == pytest.approx((0.3 + 0.4) / 2)
+    assert mean("cluster", "y") == pytest.approx(0.5)
+    assert mean("clusters", None) == pytest.approx((0.35 + 0.5) / 2)
+    assert mean("tasks", None, "accuracy") == pytest.approx((0.3 + 0.8 + 0.5) / 3)
+    assert MAIN_METRIC not in results.metrics("tasks")
+    over = results.difference("clusters", None, MAIN_METRIC)
+    assert over is not None
+    assert over.difference == pytest.approx((0.1 / 2 + 0.1) / 2)
+    subtasks = {(score.task, score.subtask) for score in results.scores if score.level == "task"}
+    assert subtasks == {("one", "r1"), ("one", "r2"), ("two", None), ("three", None)}
+
+
+def test_seen_is_marked_for_models_that_say_what_they_were_trained_on(tmp_path: Path) -> None:
+    comments, counting = tiny_tasks(tmp_path / "tasks")
+    first = scored(comments, seen="the model was trained on it", plain=random_predictions(1), tuned=random_predictions(2))
+    answers = [free_answer(row, 1, "x", "x") for row in range(4)]
+    results = built(first, scored(counting, plain=answers, tuned=answers), stamped=["tuned"])
+    seen = {(score.level, score.name, score.variant): score.seen for score in results.scores}
+    assert seen["task", "comments", "tuned"] is True
+    assert seen["task", "counting", "tuned"] is False
+    assert seen["tasks", None, "tuned"] is seen["cluster", "sentiment", "tuned"] is True
+    assert {mark for (_, _, variant), mark in seen.items() if variant == "plain"} == {None}, "nothing is known of it"
+    assert results.seen_tasks("tuned") == ["comments"]
+    assert results.seen_tasks("plain") == []

@@ -10,12 +10,14 @@ import pytest
 from flanlab.data.sources import load_rows
 from flanlab.evaluation import predict, stage
 from flanlab.evaluation.planning import EvaluationSettings, plan_task
-from flanlab.evaluation.results import task_results
 from flanlab.evaluation.running import RunningScores
+from flanlab.evaluation.scores import score_task
+from flanlab.evaluation.setup import Setup
 from flanlab.evaluation.sharding import Team
 from flanlab.evaluation.stage import predict_units
 from flanlab.models.loading import LoadedModel
 from flanlab.progress import Meter
+from flanlab.results.predictions import read_predictions
 from tests.tiny import tiny_tasks
 
 SETTINGS = EvaluationSettings(rows=8, new_tokens=5)
@@ -46,12 +48,13 @@ def test_scores_are_told_part_by_part_and_end_at_the_result(
     def evaluate() -> None:
         told.clear()
         counted.clear()
-        predict_units(tiny, units, SETTINGS, 0, "instruction", tmp_path / "out", Team(tmp_path), "test")
+        predict_units(Setup(tiny, SETTINGS), units, tmp_path / "out", Team(tmp_path), "test")
 
     evaluate()
     assert counted == [0, 5, 5, 5, 5, 4, 5, 5, 5, 1]
-    results = [task_results(unit.task, {"v": tmp_path / "out" / unit.task.name}, SETTINGS)[0] for unit in units]
-    means = [entry["scores"][entry["main_metric"]]["v"]["mean"] for entry in results]
+    predictions = [read_predictions(tmp_path / "out" / unit.task.name).to_pylist() for unit in units]
+    scored = [score_task(unit.task, {"v": rows}, end_token=True) for unit, rows in zip(units, predictions, strict=True)]
+    means = [task.estimates[task.facts.main_metric]["v"].mean for task in scored]
     whole = told.copy()
     assert whole[4] == f"comments: accuracy {100 * means[0]:.1f} % after 24"
     assert whole[8] == f"counting: exact match {100 * means[1]:.1f} % after 16"
@@ -71,6 +74,7 @@ def test_any_metric_has_something_to_tell(tiny: LoadedModel, tmp_path: Path) -> 
     task = comments.model_copy(update={"metrics": ["matthews", "accuracy"]})
     unit = plan_task(task, load_rows(task, "test"), SETTINGS, 0)
     running: Any = RunningScores(end_token=True)
-    for part in predict.parts_of(tiny, unit, SETTINGS, 0, "instruction", tmp_path / "out"):
-        predict.predict_part(tiny, part, SETTINGS, 0, "instruction")
+    setup = Setup(tiny, SETTINGS)
+    for part in predict.parts_of(setup, unit, tmp_path / "out"):
+        predict.predict_part(setup, part)
         assert running.take_in(part).startswith("comments: Matthews correlation ")

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from flanlab.data.reader import RowReader
+from flanlab.data.sources import Rows
 from flanlab.experiments.ablations import make_ablation
 from flanlab.experiments.cells import Ablation, Cell, changed
 from flanlab.experiments.recipe import Recipe, make_plan, read_recipe
+from flanlab.tasks.schema import Split, Task
 from tests.experiments.test_sweep import base_recipe
 from tests.task_files import refusal, rows_in_memory, task_content, write_task_file
 
@@ -23,7 +26,11 @@ def recipe(tmp_path: Path) -> Recipe:
 
 
 def ablate(name: str, recipe: Recipe, points: Sequence[str] = ()) -> Ablation:
-    plan = make_plan(recipe, None, read_rows=lambda task, split, mirror: rows_in_memory([{}] * 10))
+    class InMemory(RowReader):
+        def read(self, task: Task, split: Split) -> Rows:
+            return rows_in_memory([{}] * 10)
+
+    plan = make_plan(recipe, InMemory())
     return make_ablation(name, plan, points)
 
 

@@ -16,8 +16,8 @@ from flanlab.cli.main import app
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments.evaluate_model import evaluate_model
-from flanlab.files import read_json
 from flanlab.models.loading import STAMP_FILE, load_encoder
+from flanlab.results.files import read_results
 from tests.tiny import tiny_tasks, write_tasks
 from tests.tiny_encoder_decoder import KINDS, stock_encoder_decoder
 
@@ -37,10 +37,10 @@ def test_scores_are_plain_ones(kind: str, encoder_decoders: dict[str, Path], tmp
     write_tasks(tmp_path / "tasks")
     result = flan_eval(encoder_decoders[kind], tmp_path)
     assert result.exit_code == 0, result.output
-    results = read_json(tmp_path / "out" / "results.json")
-    assert results["scoring"] == "log-probabilities"
-    assert results["parameters"] > 0
-    assert set(results["tasks"]) == {"comments", "counting"}
+    results = read_results(tmp_path / "out")
+    assert {variant.scoring for variant in results.variants.values()} == {"log-probabilities"}
+    assert all(variant.parameters for variant in results.variants.values())
+    assert set(results.tasks) == {"comments", "counting"}
     reference, encoder = stock_encoder_decoder(encoder_decoders[kind]), load_encoder(str(encoder_decoders[kind]))
     tokenizer = encoder.tokenizer
     rows = predictions(tmp_path / "out", "instruction", "comments")
@@ -80,7 +80,7 @@ def test_what_the_stamp_says_was_seen_is_refused(encoder_decoders: dict[str, Pat
     assert isinstance(refused.exception, FlanlabError)
     assert "counting: the model was trained on it" in str(refused.exception)
     assert flan_eval(model, tmp_path, "--allow-seen").exit_code == 0
-    assert "trained on it" in read_json(tmp_path / "out" / "results.json")["tasks"]["counting"]["seen"]
+    assert "trained on it" in str(read_results(tmp_path / "out").tasks["counting"].seen)
 
 
 def test_dialogues_are_refused_before_anything_is_computed(encoder_decoders: dict[str, Path], tmp_path: Path) -> None:

@@ -17,9 +17,10 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation import predict
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments.evaluate_model import RESPONSES_FILE, evaluate_model
-from flanlab.files import read_json
 from flanlab.models.completions import Endpoint
 from flanlab.report.html import write_report
+from flanlab.results.files import read_results
+from flanlab.results.schema import BEST_ON_DEV
 from flanlab.tasks.loading import load_task
 from flanlab.tasks.schema import Task
 from tests.completions_server import Served, fails, serve
@@ -70,16 +71,17 @@ def test_remote_results_are_the_local_ones(
                 assert theirs.pop("generated").startswith(ours.pop("generated").rstrip("\N{REPLACEMENT CHARACTER}"))
             apart = {*with_end, *without}
             assert {name: theirs[name] for name in theirs.keys() - apart} == {name: ours[name] for name in ours.keys() - apart}
-    for name, entry in local["tasks"].items():
-        assert entry["main_metric"] == remote["tasks"][name]["main_metric"]
-        for metric, scores in entry["scores"].items():
-            for style in styles:
-                assert remote["tasks"][name]["scores"][metric][style]["mean"] == pytest.approx(scores[style]["mean"], abs=1e-4)
-    assert remote == read_json(tmp_path / "remote" / "results.json")
-    assert (remote["model"], remote["parameters"], remote["scoring"]) == ("tiny", None, "log-probabilities")
-    notes = " ".join(remote["notes"])
+    assert local is not None
+    assert remote is not None
+    assert {n: t.main_metric for n, t in local.tasks.items()} == {n: t.main_metric for n, t in remote.tasks.items()}
+    for ours, theirs in zip(local.scores, remote.scores, strict=True):
+        assert theirs.mean == pytest.approx(ours.mean, abs=1e-4)
+    assert remote == read_results(tmp_path / "remote")
+    for variant in remote.variants.values():
+        assert (variant.model, variant.parameters, variant.dtype, variant.stamped) == ("tiny", None, None, False)
+        assert variant.scoring == "log-probabilities"
+    notes = " ".join(remote.notes)
     assert "Scoring: log-probabilities" in notes
-    assert remote["stamped"] == dict.fromkeys(styles, False)
     assert ("without the end token" in notes) == (by == "text")
     assert "Scoring: log-probabilities" in write_report(tmp_path / "remote").read_text(encoding="utf-8")
 
@@ -89,14 +91,16 @@ def test_without_log_probabilities_generated_answers_count(
 ) -> None:
     served.log_probabilities = False
     results = evaluate_model("tiny", tasks, SETTINGS, tmp_path / "out", endpoint=Endpoint(served.url, str(tiny_folder)))
-    assert results["scoring"] == "generation"
-    assert "Scoring: generation" in " ".join(results["notes"])
-    entry = results["tasks"]["comments"]
-    assert entry["main_metric"] == "exact_match"
-    assert set(entry["scores"]) == {"exact_match", "valid_answers"}
-    local = evaluate_model(str(tiny_folder), tasks, SETTINGS, tmp_path / "local")["tasks"]["comments"]
-    for metric, scores in entry["scores"].items():
-        assert scores["instruction"]["mean"] == local["scores"][metric]["instruction"]["mean"]
+    assert results is not None
+    assert results.variants["instruction"].scoring == "generation"
+    assert "Scoring: generation" in " ".join(results.notes)
+    assert results.tasks["comments"].main_metric == "exact_match"
+    assert results.metrics("task", "comments") == ["exact_match", "valid_answers"]
+    local = evaluate_model(str(tiny_folder), tasks, SETTINGS, tmp_path / "local")
+    assert local is not None
+    for metric in ("exact_match", "valid_answers"):
+        ours, theirs = (found.scored("task", "comments", metric)["instruction"] for found in (results, local))
+        assert ours.mean == theirs.mean
     page = write_report(tmp_path / "out").read_text(encoding="utf-8")
     assert "Scoring: generation" in page
     assert "Ranked another answer first" not in page
@@ -178,7 +182,7 @@ def test_best_template_is_chosen_on_dev_and_not_asked_for_twice(
     asked: list[str] = []
     real = predict._predict_pairs
     monkeypatch.setattr(
-        predict, "_predict_pairs", lambda model, unit, *rest: asked.append(unit.task.name) or real(model, unit, *rest)
+        predict, "_predict_pairs", lambda setup, unit, *rest: asked.append(unit.task.name) or real(setup, unit, *rest)
     )
     found = evaluate_model(
         str(tiny_folder), [load_task(path), counting], chosen, tmp_path / "out", styles=["instruction", "chat"]
@@ -189,8 +193,12 @@ def test_best_template_is_chosen_on_dev_and_not_asked_for_twice(
     )
     assert again == found
     assert len(asked) == 2 * 2
-    assert found["tasks"]["counting"]["best_dev_template"] is None
-    for style, best in found["tasks"]["comments"]["best_dev_template"].items():
+    assert found is not None
+    assert plain is not None
+    assert found.tasks["counting"].best_on_dev == {}, "no dev split"
+    chosen_templates = found.tasks["comments"].best_on_dev
+    assert chosen_templates is not None
+    for style, best in chosen_templates.items():
         rows = pq.read_table(tmp_path / "out" / "dev_predictions" / style / "comments").to_pylist()
         assert {(row["row"], row["template"]) for row in rows} == {
             (row, template) for row in range(6) for template in (1, 2, 3)
@@ -199,10 +207,33 @@ def test_best_template_is_chosen_on_dev_and_not_asked_for_twice(
             n: [max(row["option_scores"]) == row["option_scores"][row["answer"]] for row in rows if row["template"] == n]
             for n in (1, 2, 3)
         }
-        assert best["dev_scores"] == {str(n): pytest.approx(sum(hits) / 6) for n, hits in right.items()}
-        assert best["score"] == pytest.approx(
-            found["tasks"]["comments"]["scores"]["accuracy"][style]["by_template"][str(best["template"])]
-        )
-    assert plain["tasks"]["comments"]["scores"] == found["tasks"]["comments"]["scores"]
+        assert best.dev_scores == {str(n): pytest.approx(sum(hits) / 6) for n, hits in right.items()}
+        score = found.scored("task", "comments", "accuracy", BEST_ON_DEV)[style]
+        own = found.scored("task", "comments", "accuracy", str(best.template))[style]
+        assert score.mean == pytest.approx(own.mean)
+    assert plain.scores == [score for score in found.scores if score.template != BEST_ON_DEV]
     assert "no dev split" in write_report(tmp_path / "out").read_text(encoding="utf-8")
     print_results(found)
+
+
+def test_bfloat16_is_marked_and_keyed(tasks: Sequence[Task], tiny_folder: Path, tmp_path: Path) -> None:
+    exact = evaluate_model(str(tiny_folder), tasks, SETTINGS, tmp_path / "both")
+    assert exact["precision"] == {"training": None, "scoring": "float32"}
+    before = predictions(tmp_path / "both")
+    rounded = evaluate_model(str(tiny_folder), tasks, SETTINGS.model_copy(update={"dtype": "bfloat16"}), tmp_path / "both")
+    assert rounded["precision"]["scoring"] == "bfloat16"
+    after = predictions(tmp_path / "both")
+    assert after != before, "predictions of float32 were taken for those of bfloat16"
+    pairs = [
+        pair
+        for one, other in zip(before, after, strict=True)
+        for pair in zip(one["option_scores"] or [], other["option_scores"] or [], strict=True)
+    ]
+    assert pairs
+    assert all(other == pytest.approx(one, rel=0.1, abs=0.3) for one, other in pairs)
+
+
+def test_the_numbers_of_a_server_cannot_be_chosen(tasks: Sequence[Task], tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"dtype": "bfloat16"})
+    with pytest.raises(FlanlabError, match="numbers that a server computes in"):
+        evaluate_model("tiny", tasks, settings, tmp_path, endpoint=Endpoint("http://localhost:1/v1", None))

@@ -23,6 +23,7 @@ from flanlab.experiments.run import run_recipe, train_recipe
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.models.packed_attention import pack_segments, packed_logits
 from flanlab.models.soft_prompt import virtual_tokens
+from flanlab.results.files import read_results
 from tests.tiny import write_tasks
 
 WITHOUT_FLANLAB = """
@@ -68,7 +69,14 @@ def recipe_of(model: Path, home: Path, **training: Any) -> Path:
         "model": str(model),
         "tasks": {"collections": ["tasks"]},
         "hold_out": {"clusters": ["sentiment"]},
-        "training": {"steps": 3, "tokens_per_step": 160, "micro_batch_tokens": 128, "learning_rate": 5e-3, **training},
+        "training": {
+            "steps": 3,
+            "compute_dtype": "float32",
+            "tokens_per_step": 160,
+            "micro_batch_tokens": 128,
+            "learning_rate": 5e-3,
+            **training,
+        },
         "evaluation": {"rows": 4, "templates_per_row": 1, "new_tokens": 4},
     }
     (home / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -142,9 +150,8 @@ def test_card_says_what_the_model_is(done: Path, tmp_path: Path) -> None:
     assert "# tiny" in card
     assert "Clusters: miscellaneous.\n" in card
     assert "Clusters: sentiment. Tasks: comments." in card
-    results = json.loads((done / "results.json").read_text(encoding="utf-8"))
-    tuned = results["tasks"]["comments"]["scores"]["accuracy"]["tuned"]
-    assert f"{tuned['mean']:.3f} [{tuned['interval'][0]:.3f}, {tuned['interval'][1]:.3f}]" in card
+    tuned = read_results(done).main_scores("comments")["tuned"]
+    assert f"{tuned.mean:.3f} [{tuned.low:.3f}, {tuned.high:.3f}]" in card
     mixture = json.loads((done / "mixture.json").read_text(encoding="utf-8"))["tasks"]["counting"]
     assert f"| counting | miscellaneous | 16 | 100.0% | {mixture['examples']} | {mixture['tokens']:,} |" in card
     assert "| CC0-1.0 | counting |" in card

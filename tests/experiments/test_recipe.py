@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from flanlab.data.reader import RowReader
 from flanlab.data.sources import MissingDataError
 from flanlab.errors import FlanlabError
 from flanlab.experiments.recipe import make_plan, read_recipe
@@ -95,7 +96,7 @@ def test_missing_recipe(tmp_path: Path) -> None:
 def test_quickstart_is_packaged_and_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = read_recipe(Path("quickstart"))
-    plan = make_plan(recipe, None)
+    plan = make_plan(recipe)
     assert {cluster for task in plan.split.test for cluster in task.clusters} == {Cluster.SENTIMENT}
     assert not any(Cluster.SENTIMENT in task.clusters for task in plan.split.train)
     assert len({task.clusters[0] for task in plan.split.train}) == 11
@@ -107,7 +108,7 @@ def test_quickstart_is_packaged_and_sound(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_plan_divides_by_the_hold_out(tmp_path: Path) -> None:
     write_tasks(tmp_path / "tasks")
-    plan = make_plan(read_recipe(write(tmp_path)), None)
+    plan = make_plan(read_recipe(write(tmp_path)))
     assert [task.name for task in plan.split.train] == ["counting"]
     assert [task.name for task in plan.split.test] == ["comments"]
     assert {name: len(rows) for name, rows in plan.train_rows.items()} == {"counting": 16}
@@ -118,43 +119,43 @@ def test_include_and_exclude(tmp_path: Path) -> None:
     folder = write_tasks(tmp_path / "tasks")
     add_task(folder, "counting_again")
     include = RECIPE.replace("[tasks]", "[tasks]\n  include: [counting, sentiment]")
-    assert [task.name for task in make_plan(read_recipe(write(tmp_path, include)), None).split.train] == ["counting"]
+    assert [task.name for task in make_plan(read_recipe(write(tmp_path, include))).split.train] == ["counting"]
     exclude = RECIPE.replace("[tasks]", "[tasks]\n  exclude: [counting]")
-    plan = make_plan(read_recipe(write(tmp_path, exclude)), None)
+    plan = make_plan(read_recipe(write(tmp_path, exclude)))
     assert [task.name for task in plan.split.train] == ["counting_again"]
 
 
 def test_unknown_task_is_told_with_near_names(tmp_path: Path) -> None:
     write_tasks(tmp_path / "tasks")
-    text = RECIPE.replace("[tasks]", "[tasks]\n  include: [countin, sentiment]")
-    with pytest.raises(FlanlabError, match="no task or cluster called `countin`") as caught:
-        make_plan(read_recipe(write(tmp_path, text)), None)
+    text = RECIPE.replace("[tasks]", "[tasks]\n  include: [countign, sentiment]")
+    with pytest.raises(FlanlabError, match="no task or cluster called `countign`") as caught:
+        make_plan(read_recipe(write(tmp_path, text)))
     assert "counting" in caught.value.hint
 
 
 def test_nothing_to_evaluate(tmp_path: Path) -> None:
     write_tasks(tmp_path / "tasks")
     with pytest.raises(FlanlabError, match="nothing could be evaluated"):
-        make_plan(read_recipe(write(tmp_path, RECIPE.replace("[sentiment]", "[translation]"))), None)
+        make_plan(read_recipe(write(tmp_path, RECIPE.replace("[sentiment]", "[translation]"))))
 
 
 def test_nothing_to_train_on(tmp_path: Path) -> None:
     write_tasks(tmp_path / "tasks")
     with pytest.raises(FlanlabError, match="no task to train on"):
-        make_plan(read_recipe(write(tmp_path, RECIPE.replace("[sentiment]", "[sentiment, miscellaneous]"))), None)
+        make_plan(read_recipe(write(tmp_path, RECIPE.replace("[sentiment]", "[sentiment, miscellaneous]"))))
 
 
 def test_overlap_is_an_error_unless_the_recipe_says_otherwise(tmp_path: Path) -> None:
     folder = write_tasks(tmp_path / "tasks")
     add_task(folder, "derived", derived_from={"comments": "made up"})
     with pytest.raises(FlanlabError, match=r"derived: shares comments with the held-out comments"):
-        make_plan(read_recipe(write(tmp_path)), None)
+        make_plan(read_recipe(write(tmp_path)))
     removed = RECIPE.replace("[sentiment]", "[sentiment]\n  overlap: remove")
-    plan = make_plan(read_recipe(write(tmp_path, removed)), None)
+    plan = make_plan(read_recipe(write(tmp_path, removed)))
     assert [task.name for task in plan.split.train] == ["counting"]
     assert "derived" in plan.split.left_out
     allowed = RECIPE.replace("[sentiment]", "[sentiment]\n  overlap: allow")
-    plan = make_plan(read_recipe(write(tmp_path, allowed)), None)
+    plan = make_plan(read_recipe(write(tmp_path, allowed)))
     assert [task.name for task in plan.split.train] == ["counting", "derived"]
     assert "derived" in plan.split.allowed
 
@@ -166,7 +167,7 @@ def test_every_task_out_of_reach_is_told(tmp_path: Path) -> None:
     add_task(folder, "far_two", source=source)
     (tmp_path / "mirror").mkdir()
     with pytest.raises(MissingDataError) as caught:
-        make_plan(read_recipe(write(tmp_path)), tmp_path / "mirror")
+        make_plan(read_recipe(write(tmp_path)), RowReader(tmp_path / "mirror"))
     assert "far_one" in caught.value.message
     assert "far_two" in caught.value.message
     assert "exclude" in caught.value.hint

@@ -13,12 +13,10 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
-from flanlab.cli.main import app
 from flanlab.errors import FlanlabError
 from flanlab.evaluation import predict as predict_module
-from flanlab.evaluation.predict import read_predictions, refuse_seen
+from flanlab.evaluation.predict import refuse_seen
 from flanlab.experiments import run as module
 from flanlab.experiments.cost import scoring_speed
 from flanlab.experiments.recipe import Recipe, make_plan, read_recipe
@@ -27,8 +25,12 @@ from flanlab.experiments.stamp import make_stamp, training_key
 from flanlab.models import loading as loading_module
 from flanlab.models.loading import load_model
 from flanlab.models.scoring import Question
+from flanlab.report.html import write_report
+from flanlab.results.files import read_results
+from flanlab.results.predictions import read_predictions
+from flanlab.results.schema import BEST_ON_DEV
 from flanlab.tasks.loading import load_collection, load_task
-from flanlab.training import trainer
+from flanlab.training import precision, trainer
 from tests.tiny import write_tasks
 
 Predictions = dict[str, list[dict[str, Any]]]
@@ -45,6 +47,7 @@ def recipe_content(model: Path) -> dict[str, Any]:
         "training": {
             "steps": 4,
             "tokens_per_step": 160,
+            "compute_dtype": "float32",
             "micro_batch_tokens": 128,
             "learning_rate": 5e-3,
             "checkpoint_minutes": 1e-9,
@@ -79,7 +82,7 @@ def done(home: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
 
 def results_of(folder: Path) -> dict[str, Any]:
     """results.json without the time it took."""
-    content: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_results(folder).model_dump()
     assert content.pop("seconds") > 0
     return content
 
@@ -106,7 +109,8 @@ def assert_same_run(left: Path, right: Path) -> None:
 def test_folder_of_a_run(done: Path) -> None:
     names = {path.name for path in done.iterdir()}
     assert names == {
-        "recipe.yaml", "run.json", "mixture.json", "predictions", "training", "model", "results.json", "seconds.json",
+        "recipe.yaml", "run.json", "mixture.json", "predictions", "training", "model", "seconds.json", "settled.json",
+        "results.json", "scores.parquet",
     }  # fmt: skip
     assert sorted(path.name for path in (done / "predictions").iterdir()) == sorted(VARIANTS)
     assert Recipe.model_validate(yaml.safe_load((done / "recipe.yaml").read_text())).name == "tiny"
@@ -119,45 +123,50 @@ def test_folder_of_a_run(done: Path) -> None:
 
 
 def test_results_say_what_was_done(done: Path, tiny_folder: Path) -> None:
-    results = results_of(done)
-    assert results["format"] == 1
-    assert results["name"] == "tiny"
-    assert results["hold_out"] == ["sentiment"]
-    assert results["trained_on"] == {"counting": "miscellaneous"}
-    assert results["model"] == str(tiny_folder)
-    assert results["parameters"] == load_model(str(tiny_folder), device="cpu").parameters
-    assert list(results["variants"]) == list(VARIANTS)
-    assert list(results["tasks"]) == ["comments"]
-    assert results["average"]["tasks"] == 1
-    assert any("chat template" in note for note in results["notes"])
+    results = read_results(done)
+    assert (results.name, results.hold_out) == ("tiny", ["sentiment"])
+    assert list(results.variants) == list(VARIANTS)
+    untuned, tuned = results.variants["untuned_chat"], results.variants["tuned"]
+    loaded = load_model(str(tiny_folder), device="cpu")
+    assert (untuned.model, untuned.identity, untuned.parameters) == (str(tiny_folder), loaded.identity, loaded.parameters)
+    assert (untuned.style, untuned.dtype, untuned.stamped, untuned.trained_on) == ("chat", "float32", False, None)
+    assert untuned.settings["templates_per_row"] == 2
+    assert (tuned.model, tuned.stamped) == (f"{tiny_folder}, tuned", True)
+    assert tuned.identity == load_model(str(done / "model"), device="cpu").identity
+    assert tuned.trained_on == {"counting": "miscellaneous"}
+    assert list(results.tasks) == ["comments"]
+    assert results.members("tasks", None, "accuracy") == 1
+    assert any("chat template" in note for note in results.notes)
 
 
 def test_results_follow_from_the_predictions(done: Path) -> None:
     """Computed again from the Parquet files, with nothing but arithmetic."""
-    task = results_of(done)["tasks"]["comments"]
+    results = read_results(done)
+    task = results.tasks["comments"]
     predictions = predictions_of(done)
     means = {}
     for variant, rows in predictions.items():
         assert len(rows) == 6 * 2
         right = [(row["template"], float(np.argmax(row["option_scores"]) == row["answer"])) for row in rows]
         by_template = {str(template): np.mean([value for other, value in right if other == template]) for template in (1, 2, 3)}
-        score = task["scores"]["accuracy"][variant]
-        assert score["by_template"] == pytest.approx(by_template)
+        score = results.main_scores("comments")[variant]
+        for template, mean in by_template.items():
+            assert results.scored("task", "comments", "accuracy", template)[variant].mean == pytest.approx(mean)
         means[variant] = np.mean(list(by_template.values()))
-        assert score["mean"] == pytest.approx(means[variant])
-        assert "std" not in score, "each template was asked other rows"
-        assert score["interval"][0] <= score["mean"] <= score["interval"][1]
+        assert score.mean == pytest.approx(means[variant])
+        assert score.std is None, "each template was asked other rows"
+        low, high = score.interval
+        assert low <= score.mean <= high
     before = max(VARIANTS[:2], key=lambda variant: means[variant])
-    comparison = task["comparison"]["accuracy"]
-    assert comparison["before"] == before
-    assert comparison["difference"] == pytest.approx(means["tuned"] - means[before])
-    assert task["rows"] == 6
-    assert task["templates"] == [1, 2, 3]
+    difference = results.difference("task", "comments", "accuracy")
+    assert difference is not None
+    assert difference.before == before
+    assert difference.difference == pytest.approx(means["tuned"] - means[before])
+    assert (task.rows, task.templates) == (6, [1, 2, 3])
     answers = {row["row"]: row["answer"] for row in predictions["tuned"]}
-    assert task["majority"] == max(np.mean(list(answers.values())), 1 - np.mean(list(answers.values())))
-    assert task["chance"] == 0.5
-    average = results_of(done)["average"]["scores"]["accuracy"]
-    assert average["tuned"]["mean"] == pytest.approx(means["tuned"])
+    assert task.majority == max(np.mean(list(answers.values())), 1 - np.mean(list(answers.values())))
+    assert task.chance == 0.5
+    assert results.scored("tasks", None, "accuracy")["tuned"].mean == pytest.approx(means["tuned"])
 
 
 def test_predictions_differ_before_and_after_and_ask_the_same(done: Path) -> None:
@@ -212,7 +221,7 @@ def _on_call(original: Callable[..., Any], number: int) -> Callable[..., Any]:
         (module, "save_tuned", 1),
         (module, "load_model", 2),
         (loading_module, "answer_questions", 8),
-        (module, "make_results", 1),
+        (module, "score_units", 1),
     ],
     ids=lambda value: value.__name__.rsplit(".", 1)[-1] if hasattr(value, "__name__") else str(value),
 )
@@ -293,14 +302,17 @@ def test_killed_lora_run_gives_equal_results(
     """The adapter changes the loaded model in place: what is said of the untuned model must not depend on that."""
     recipe = read(home, tiny_folder, method="lora", lora_rank=4)
     run_recipe(recipe, tmp_path / "whole")
-    original = module.make_results
-    monkeypatch.setattr(module, "make_results", _on_call(original, 1))
+    original = module.score_units
+    monkeypatch.setattr(module, "score_units", _on_call(original, 1))
     with pytest.raises(Killed):
         run_recipe(recipe, tmp_path / "killed")
-    monkeypatch.setattr(module, "make_results", original)
+    monkeypatch.setattr(module, "score_units", original)
     run_recipe(recipe, tmp_path / "killed")
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
-    assert results_of(tmp_path / "whole")["parameters"] == load_model(str(tiny_folder), device="cpu").parameters
+    assert (
+        read_results(tmp_path / "whole").variants["untuned_chat"].parameters
+        == load_model(str(tiny_folder), device="cpu").parameters
+    )
     assert (tmp_path / "whole" / "model" / "adapter_model.safetensors").is_file()
 
 
@@ -341,14 +353,14 @@ def test_stamps_add_up(home: Path, done: Path) -> None:
     content["hold_out"] = {"clusters": ["miscellaneous"]}
     path = home / "second.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    stamp = make_stamp(make_plan(read_recipe(path), None), load_model(str(done / "model"), device="cpu"))
+    stamp = make_stamp(make_plan(read_recipe(path)), load_model(str(done / "model"), device="cpu"))
     assert sorted(stamp["tasks"]) == ["comments", "counting"]
     assert stamp["clusters"] == ["miscellaneous", "sentiment"]
 
 
 def test_training_key_follows_what_shapes_training(home: Path, tiny_folder: Path) -> None:
     recipe = read(home, tiny_folder)
-    stamp = make_stamp(make_plan(recipe, None), load_model(str(tiny_folder), device="cpu"))
+    stamp = make_stamp(make_plan(recipe), load_model(str(tiny_folder), device="cpu"))
     key = training_key(stamp)
 
     def changed(*place: str, value: Any) -> str:
@@ -381,8 +393,9 @@ def test_overlap_that_is_allowed_is_carried_out_and_marked_as_seen(tiny_folder: 
     content["hold_out"]["overlap"] = "allow"
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     results = run_recipe(read_recipe(tmp_path / "recipe.yaml"), tmp_path / "run")
-    assert "shares comments" in results["tasks"]["comments"]["seen"]
-    assert list(results["allowed_overlaps"]) == ["counting"]
+    assert "shares comments" in str(results.tasks["comments"].seen)
+    assert results.seen_tasks("tuned") == ["comments"]
+    assert list(results.allowed_overlaps) == ["counting"]
 
 
 def test_a_base_model_that_has_seen_the_held_out_cluster_is_refused_before_it_costs(
@@ -400,7 +413,7 @@ def test_run_of_an_encoder_decoder_model(
     kind: str, method: str, encoder_decoders: dict[str, Path], home: Path, tmp_path: Path
 ) -> None:
     results = run_recipe(read(home, encoder_decoders[kind], method=method), tmp_path / "run")
-    assert set(results["variants"]) == {"untuned_instruction", "tuned"}
+    assert set(results.variants) == {"untuned_instruction", "tuned"}
     tuned = load_model(str(tmp_path / "run" / "model"), device="cpu")
     assert tuned.stamp is not None
     assert set(tuned.stamp["tasks"]) == {"counting"}
@@ -415,13 +428,43 @@ def test_run_tells_the_best_template_on_dev(tiny_folder: Path, tmp_path: Path) -
     content["evaluation"]["choose_template"] = True
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     results = run_recipe(read_recipe(tmp_path / "recipe.yaml"), tmp_path / "run")
-    best = results["tasks"]["comments"]["best_dev_template"]
-    assert set(best) == set(VARIANTS)
-    assert {one["dev_rows"] for one in best.values()} == {6}
+    best = results.tasks["comments"].best_on_dev
+    assert best is not None
+    assert set(best) == set(results.scored("task", "comments", "accuracy", BEST_ON_DEV)) == set(VARIANTS)
+    assert {one.dev_rows for one in best.values()} == {6}
     assert sorted(path.name for path in (tmp_path / "run" / "dev_predictions").iterdir()) == sorted(VARIANTS)
-    assert results["stamped"] == {"untuned_instruction": False, "untuned_chat": False, "tuned": True}
-    assert results["evaluation"]["settings"]["choose_template"] is True
-    assert results["tasks"]["comments"]["hashes"]["task"] == load_task(path).hash
+    assert [variant.stamped for variant in results.variants.values()] == [False, False, True]
+    assert results.variants["tuned"].settings["choose_template"] is True
+    hashes = results.tasks["comments"].hashes
+    assert hashes is not None
+    assert hashes.task == load_task(path).hash
+
+
+def test_run_trains_on_arms_and_reports_with_and_without_options(tiny_folder: Path, tmp_path: Path) -> None:
+    write_tasks(tmp_path / "tasks")
+    content = recipe_content(tiny_folder)
+    content["mixture"] = {"options": "mixed", "shots": {0: 0.5, 2: 0.5}}
+    content["training"]["loss_average"] = "examples"
+    content["evaluation"] |= {"options": ["none", "shuffled"], "shots": [0, 1]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    run = tmp_path / "run"
+    results = run_recipe(read_recipe(tmp_path / "recipe.yaml"), run)
+    arms = ["", "_options_shuffled", "_1_shot", "_1_shot_options_shuffled"]
+    names = [f"{way}{arm}" for way in ("untuned_instruction", "untuned_chat", "tuned") for arm in arms]
+    assert list(results["variants"]) == names
+    assert results["variants"]["tuned_1_shot_options_shuffled"] == "tuned, 1 shot, OPTIONS shuffled"
+    assert results["stamped"] == {name: name.startswith("tuned") for name in names}
+    for name in names:
+        rows = read_predictions(run / "predictions" / name / "comments").to_pylist()
+        assert {"OPTIONS:" in row["prompt"] for row in rows} == {"shuffled" in name}
+        assert {len(row["exemplars"]) for row in rows} == {int("1_shot" in name)}
+    for compared in results["tasks"]["comments"]["comparison"].values():
+        assert compared["after"] == "tuned"
+        assert "1_shot" not in compared["before"]
+    assert {"0", "2"} == set(json.loads((run / "mixture.json").read_text())["exemplars"])
+    # Read back from its own recipe, the run is the same one.
+    assert run_recipe(read_recipe(tmp_path / "recipe.yaml"), run)["tasks"] == results["tasks"]
+    assert write_report(run).is_file()
 
 
 def test_loss_on_dev_is_that_of_the_tasks_trained_on(tiny_folder: Path, tmp_path: Path) -> None:
@@ -440,30 +483,6 @@ def test_loss_on_dev_is_that_of_the_tasks_trained_on(tiny_folder: Path, tmp_path
     assert all(list(record["dev_loss"]) == ["miscellaneous"] for record in measured)
 
 
-def test_a_prepared_mixture_trains_the_same_model_and_is_not_rendered(
-    home: Path, tiny_folder: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FLANLAB_CACHE", str(tmp_path / "cache"))
-    recipe = read(home, tiny_folder)
-    path = home / "recipe-of-test.yaml"
-    shown = CliRunner().invoke(app, ["mix", str(path), "--prepare", "--workers", "1", "--json"])
-    assert shown.exit_code == 0, shown.output
-    told = json.loads(shown.stdout)["prepared"]
-    assert Path(told["folder"]).parent == tmp_path / "cache" / "mixtures"
-    assert told["bytes"] == sum(file.stat().st_size for file in Path(told["folder"]).glob("*.arrow"))
-    assert told["examples"] >= json.loads(shown.stdout)["planned_examples"]
-
-    def never(*_: Any) -> Any:
-        raise AssertionError("the examples are there")
-
-    monkeypatch.setattr("flanlab.data.mixture.encode_within", never)
-    train_recipe(recipe, tmp_path / "run")
-    (weights,) = (done / "model").glob("*.safetensors")
-    ours, theirs = load_file(weights), load_file(tmp_path / "run" / "model" / weights.name)
-    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
-    assert json.loads(CliRunner().invoke(app, ["mix", str(path), "--json"]).stdout)["tokens"] > 0
-
-
 def test_speed_is_measured_on_prompts_that_share_nothing(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What prompts have in common is computed once: a speed measured on such would be too good."""
     prompts: list[list[int]] = []
@@ -477,3 +496,26 @@ def test_speed_is_measured_on_prompts_that_share_nothing(tiny_folder: Path, monk
     assert scoring_speed(load_model(str(tiny_folder), device="cpu")) > 0
     measured = prompts[: len(prompts) // 2]
     assert len({prompt[0] for prompt in measured}) == len(measured) > 1
+
+
+def test_precision_is_chosen_once_and_written_everywhere(
+    home: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` is settled when the run begins; another machine resumes in the same numbers."""
+    recipe = read(home, tiny_folder, compute_dtype="auto")
+    monkeypatch.setattr(precision, "bfloat16_gain", lambda _: 5.0)
+    results = run_recipe(recipe, tmp_path / "run")
+    assert results["precision"] == {"training": "bfloat16", "scoring": "float32"}
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["precision"] == results["precision"]
+    assert facts["train_embeddings"] is True
+    stamp = json.loads((tmp_path / "run" / "model" / "flanlab.json").read_text())
+    assert stamp["recipe"]["training"]["compute_dtype"] == "bfloat16"
+    written = (tmp_path / "run" / "model" / "flanlab.json").stat().st_mtime_ns
+    monkeypatch.setattr(precision, "bfloat16_gain", lambda _: 0.1)
+    assert run_recipe(recipe, tmp_path / "run")["precision"] == results["precision"]
+    assert (tmp_path / "run" / "model" / "flanlab.json").stat().st_mtime_ns == written, "trained again"
+    other = run_recipe(recipe, tmp_path / "other")
+    assert other["precision"]["training"] == "float32"
+    keys = [json.loads((tmp_path / name / "training" / "finished.json").read_text()) for name in ("run", "other")]
+    assert keys[0] != keys[1]

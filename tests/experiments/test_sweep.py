@@ -22,6 +22,8 @@ from flanlab.experiments.sweep_jobs import Job, carry_out, is_done, read_record
 from flanlab.experiments.sweep_planning import plan_sweep
 from flanlab.experiments.sweep_ray import _outcome, _run
 from flanlab.files import write_json
+from flanlab.results.files import read_results
+from flanlab.results.schema import Results
 
 CLUSTERS = ["sentiment", "closed_book_qa", "summarization", "natural_language_inference", "coreference"]
 
@@ -32,7 +34,13 @@ def base_recipe(folder: Path, model: Path, **changes: Any) -> Recipe:
         "model": str(model),
         "tasks": {"collections": ["sampler"], "include": CLUSTERS},
         "hold_out": {"clusters": ["natural_language_inference", "coreference"]},
-        "training": {"steps": 2, "tokens_per_step": 200, "micro_batch_tokens": 2048, "learning_rate": 5e-3},
+        "training": {
+            "steps": 2,
+            "compute_dtype": "float32",
+            "tokens_per_step": 200,
+            "micro_batch_tokens": 2048,
+            "learning_rate": 5e-3,
+        },
         "evaluation": {"rows": 3, "templates_per_row": 1, "generate": False, "pmi": False},
     }
     path = folder / "base.yaml"
@@ -60,12 +68,14 @@ def chains(sweep: Sweep) -> dict[str, tuple[str, ...]]:
     return {planned.cell.name: planned.chain for planned in sweep.cells}
 
 
-def scores(sweep: Sweep) -> dict[str, Any]:
+def scores(sweep: Sweep) -> dict[str, Results]:
     """Each cell's results."""
-    return {
-        planned.cell.name: json.loads((sweep.jobs[planned.chain[-1]].folder / "results.json").read_text())
-        for planned in sweep.cells
-    }
+    return {planned.cell.name: read_results(sweep.jobs[planned.chain[-1]].folder) for planned in sweep.cells}
+
+
+def trained_on(results: Results) -> dict[str, str] | None:
+    """What the model of a cell was trained on."""
+    return next(iter(results.variants.values())).trained_on
 
 
 def test_clusters_are_added_one_after_another(recipe: Recipe, tmp_path: Path) -> None:
@@ -83,7 +93,7 @@ def test_clusters_are_added_one_after_another(recipe: Recipe, tmp_path: Path) ->
 def _trained_on(recipe: Recipe) -> list[dict[str, Any]]:
     from flanlab.experiments.recipe import make_plan
 
-    return [{"name": task.name, "cluster": task.clusters[0].value} for task in make_plan(recipe, None).split.train]
+    return [{"name": task.name, "cluster": task.clusters[0].value} for task in make_plan(recipe).split.train]
 
 
 def test_every_ablation_can_be_planned(recipe: Recipe, tmp_path: Path, tiny_folder: Path) -> None:
@@ -118,7 +128,15 @@ def test_equal_work_is_shared_between_cells_and_ablations(recipe: Recipe, tmp_pa
     [
         {"seed": 1},
         {"mixture": {"train_cap": 5}},
-        {"training": {"steps": 3, "tokens_per_step": 200, "micro_batch_tokens": 2048, "learning_rate": 5e-3}},
+        {
+            "training": {
+                "steps": 3,
+                "compute_dtype": "float32",
+                "tokens_per_step": 200,
+                "micro_batch_tokens": 2048,
+                "learning_rate": 5e-3,
+            }
+        },
         {"hold_out": {"clusters": ["natural_language_inference"]}},
     ],
 )
@@ -146,10 +164,11 @@ def test_a_sweep_is_carried_out_once(recipe: Recipe, tmp_path: Path) -> None:
     trained = sweep.jobs[chains(sweep)["clusters-1"][0]].folder
     assert not list((trained / "training").glob("step-*"))
     results = scores(sweep)
-    assert results["untuned"]["trained_on"] == {}
-    assert set(results["clusters-1"]["trained_on"].values()) == {"summarization"}
-    assert set(results["clusters-1"]["clusters"]) == {"natural_language_inference", "coreference"}
-    assert str(tmp_path) not in results["clusters-1"]["model"].replace(recipe.model, "")
+    assert trained_on(results["untuned"]) is None
+    assert set((trained_on(results["clusters-1"]) or {}).values()) == {"summarization"}
+    assert set(results["clusters-1"].clusters) == {"natural_language_inference", "coreference"}
+    assert results["clusters-1"].variants["instruction"].model == f"{recipe.model}, tuned"
+    assert results["clusters-1"].name == "1 training cluster, 2 tasks"
     again = plan_sweep("clusters", recipe, tmp_path, points=["1"])
     assert set(states(again).values()) == {"done"}
     assert (again.expected_seconds(), again.waiting(), carry_through(again)) == (0, [], [])
@@ -159,16 +178,16 @@ def test_held_in_tasks_are_evaluated_and_marked_as_seen(recipe: Recipe, tmp_path
     sweep = plan_sweep("scale", recipe, tmp_path, points=[str(tiny_folder), "other/model"], only=["tuned-held-in-1"])
     carry_through(sweep)
     [results] = scores(sweep).values()
-    assert all(task["seen"] for task in results["tasks"].values())
-    assert set(results["clusters"]) == {"sentiment", "closed_book_qa", "summarization"}
+    assert all(task.seen for task in results.tasks.values())
+    assert set(results.clusters) == {"sentiment", "closed_book_qa", "summarization"}
 
 
 def test_supervised_learning_trains_on_its_task_alone(recipe: Recipe, tmp_path: Path) -> None:
     sweep = plan_sweep("holdouts", recipe, tmp_path, points=["sentiment"], only=["supervised-product-reviews"])
     carry_through(sweep)
     [results] = scores(sweep).values()
-    assert list(results["tasks"]) == list(results["trained_on"]) == ["product_reviews"]
-    assert results["tasks"]["product_reviews"]["seen"] == "the model was trained on it"
+    assert list(results.tasks) == list(trained_on(results) or {}) == ["product_reviews"]
+    assert results.tasks["product_reviews"].seen == "the model was trained on it"
     assert "tuned-sentiment" in sweep.as_dict()["left_out"]
 
 
@@ -179,8 +198,8 @@ def test_prompts_are_learned_from_the_tuned_and_the_untuned_model(recipe: Recipe
     carry_through(sweep)
     assert set(states(sweep).values()) == {"done"}
     results = scores(sweep)
-    assert list(results["tuned-8-everyday-entailment"]["tasks"]) == ["everyday_entailment"]
-    trained = {name: set(found["trained_on"]) for name, found in results.items()}
+    assert list(results["tuned-8-everyday-entailment"].tasks) == ["everyday_entailment"]
+    trained = {name: set(trained_on(found) or {}) for name, found in results.items()}
     assert trained["untuned-8-everyday-entailment"] == {"everyday_entailment"}
     assert trained["tuned-8-everyday-entailment"] > {"everyday_entailment", "product_reviews"}
 

@@ -24,7 +24,7 @@ from tests.experiments.test_sweep import base_recipe, carry_through, chains, sta
 from tests.task_files import REVIEWS, refusal, task_content, write_rows, write_task_file
 from tests.tiny import NUMBER_ROWS, NUMBER_TASK
 
-PARTS = {
+SUBTASKS = {
     name: {"files": {split: f"{name}-{split}.jsonl" for split in ("train", "dev", "test")}} for name in ("hotels", "films")
 }
 
@@ -36,18 +36,18 @@ def recipe(tmp_path: Path, tiny_folder: Path) -> Recipe:
 
 @pytest.fixture
 def tasks(tmp_path: Path) -> Path:
-    """A folder with `reviews` (sentiment) of two parts with rows of their own, and `counting` (miscellaneous)."""
+    """A folder with `reviews` (sentiment) of two subtasks with rows of their own, and `counting` (miscellaneous)."""
     folder = tmp_path / "tasks"
-    write_task_file(folder, task_content(source=None, parts=PARTS))
-    for part in PARTS.values():
-        for path in part["files"].values():
+    write_task_file(folder, task_content(source=None, subtasks=SUBTASKS))
+    for subtask in SUBTASKS.values():
+        for path in subtask["files"].values():
             write_rows(folder / path, [{**row, "text": f"{path}: {row['text']}"} for row in REVIEWS])
     (folder / "counting.yaml").write_text(yaml.safe_dump(NUMBER_TASK), encoding="utf-8")
     write_rows(folder / "counting.jsonl", NUMBER_ROWS)
     return folder
 
 
-def of_parts(tmp_path: Path, model: Path, *, include: Any = "all", exclude: Sequence[str] = (), **changes: Any) -> Recipe:
+def of_subtasks(tmp_path: Path, model: Path, *, include: Any = "all", exclude: Sequence[str] = (), **changes: Any) -> Recipe:
     """A recipe on the tasks of `tasks` that holds out sentiment."""
     selection = {"collections": ["tasks"], "include": include, "exclude": list(exclude)}
     return base_recipe(tmp_path, model, **{"tasks": selection, "hold_out": {"clusters": ["sentiment"]}, **changes})
@@ -79,7 +79,7 @@ def test_a_first_model_that_has_seen_the_tasks_is_refused_before_it_costs(
 
 
 def test_a_part_named_alone_is_evaluated_alone_by_every_cell(tmp_path: Path, tiny_folder: Path, tasks: Path) -> None:
-    recipe = of_parts(tmp_path, tiny_folder, include=["reviews.hotels", "counting"])
+    recipe = of_subtasks(tmp_path, tiny_folder, include=["reviews.hotels", "counting"])
     for name, points in (("clusters", ()), ("prompt-tuning", ["2"])):
         sweep = plan_sweep(name, recipe, tmp_path / "out", points=points)
         assert {evaluation(sweep, cell).tasks for cell in chains(sweep)} == {("reviews.hotels",)}
@@ -89,21 +89,23 @@ def test_a_part_named_alone_is_evaluated_alone_by_every_cell(tmp_path: Path, tin
                 assert "reviews" not in job.recipe["tasks"]["include"]
 
 
-def test_parts_left_out_are_not_read_as_exemplars(
+def test_subtasks_left_out_are_not_read_as_exemplars(
     tmp_path: Path, tiny_folder: Path, tasks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = of_parts(tmp_path, tiny_folder, exclude=["reviews.films"])
+    recipe = of_subtasks(tmp_path, tiny_folder, exclude=["reviews.films"])
     sweep = plan_sweep("few-shot", recipe, tmp_path / "out", points=["1"])
     evaluated: list[Task] = []
     monkeypatch.setattr(sweep_jobs, "evaluate_model", lambda model, tasks, *_, **settings: evaluated.extend(tasks))
     sweep_jobs.work(evaluation(sweep, "untuned-1-shot"))
-    assert [(task.name, list(task.whole.parts)) for task in evaluated] == [("reviews.hotels", ["hotels"])]
+    assert [(task.name, list(task.whole.subtasks)) for task in evaluated] == [("reviews.hotels", ["hotels"])]
 
 
 def test_dev_rows_are_in_the_key_where_templates_are_chosen_by_them(tmp_path: Path, tiny_folder: Path, tasks: Path) -> None:
     def keys() -> list[tuple[str, ...]]:
         settings = {"rows": 3, "templates_per_row": 1, "generate": False, "pmi": False}
-        made = [of_parts(tmp_path, tiny_folder, evaluation={**settings, "choose_template": choose}) for choose in (True, False)]
+        made = [
+            of_subtasks(tmp_path, tiny_folder, evaluation={**settings, "choose_template": choose}) for choose in (True, False)
+        ]
         return [chains(plan_sweep("few-shot", one, tmp_path / "out", points=["0"]))["tuned-0-shot"] for one in made]
 
     before = keys()
@@ -115,10 +117,10 @@ def test_dev_rows_are_in_the_key_where_templates_are_chosen_by_them(tmp_path: Pa
 
 
 def test_exemplars_of_tasks_trained_on_are_in_the_key(tmp_path: Path, tiny_folder: Path, tasks: Path) -> None:
-    """A part is shown rows of the whole task as exemplars."""
+    """A subtask is shown rows of the whole task as exemplars."""
 
     def key(shots: int) -> str:
-        recipe = of_parts(
+        recipe = of_subtasks(
             tmp_path,
             tiny_folder,
             include=["reviews.hotels", "counting"],

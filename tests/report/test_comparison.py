@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ from typer.testing import CliRunner
 
 from flanlab.cli.main import app
 from flanlab.errors import FlanlabError
-from flanlab.files import read_json, write_json
-from flanlab.report.comparison import compare_sides, open_side, verdict
-from flanlab.report.comparison_page import write_comparison
-from tests.report.synthetic import HOSTILE, make_run
+from flanlab.evaluation.comparison import compare_sides, open_side
+from flanlab.report.comparison import outcomes, seen_by, verdict, write_comparison
+from flanlab.results.schema import MAIN_METRIC, Difference, Results
+from tests.report.synthetic import HOSTILE, change, make_run, mark_seen
 from tests.report.test_report import Page
 
 TASKS = ("product_reviews", "visitor_comments", "everyday_french")
@@ -29,37 +28,46 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return run, make_run(tmp_path / "eval", {"instruction": 8}, tasks=TASKS, trained=False)
 
 
-def compared(*folders: Path | str) -> dict[str, Any]:
+def compared(*folders: Path | str) -> Results:
     first, second = (open_side(str(folder)) for folder in folders)
     return compare_sides(first, second)
 
 
-def change(folder: Path, how: Callable[[dict[str, Any]], Any]) -> None:
-    results = read_json(folder / "results.json")
-    how(results)
-    write_json(folder / "results.json", results)
+def difference(results: Results, task: str, metric: str = "accuracy") -> Difference:
+    row = results.difference("task", task, metric)
+    assert row is not None
+    return row
+
+
+def asked(content: dict[str, Any]) -> dict[str, Any]:
+    """The settings of an evaluation's variant."""
+    settings: dict[str, Any] = content["variants"]["instruction"]["settings"]
+    return settings
 
 
 def test_tuned_variant_of_a_run_against_an_evaluation(folders: tuple[Path, Path]) -> None:
     found = compared(*folders)
-    assert (found["a"]["variant"], found["b"]["variant"]) == ("tuned", "instruction")
-    assert found["family"] == list(found["tasks"]) == sorted(TASKS)
-    one = found["tasks"]["visitor_comments"]["comparison"]["accuracy"]
-    assert one["difference"] == pytest.approx(0.3)
-    assert one["excludes_zero"]
-    assert one["p_holm"] == pytest.approx(3 * one["p_value"])
-    assert "p_holm" not in found["tasks"]["visitor_comments"]["comparison"]["exact_match"], "only main metrics are the family"
-    assert set(found["clusters"]) == {"sentiment", "translation"}
-    over = found["cluster_average"]["comparison"]["main_metric"]["difference"]
-    assert over == pytest.approx(
-        sum(part["comparison"]["main_metric"]["difference"] for part in found["clusters"].values()) / 2
-    )
+    assert {name: side.variant for name, side in found.variants.items()} == {"a": "tuned", "b": "instruction"}
+    assert found.variants["a"].folder == str(folders[0])
+    assert list(found.tasks) == sorted(TASKS)
+    one = difference(found, "visitor_comments")
+    assert one.difference == pytest.approx(0.3)
+    assert one.is_clear
+    family = [difference(found, name, task.main_metric) for name, task in found.tasks.items()]
+    smallest = min(family, key=lambda row: row.p_value)
+    assert smallest.p_holm == pytest.approx(min(1, 3 * smallest.p_value))
+    assert difference(found, "visitor_comments", "exact_match").p_holm is None, "only main metrics are the family"
+    assert set(found.clusters) == {"sentiment", "translation"}
+    over = found.difference("clusters", None, MAIN_METRIC)
+    parts = [found.difference("cluster", name, MAIN_METRIC) for name in found.clusters]
+    assert over is not None
+    assert over.difference == pytest.approx(sum(part.difference for part in parts if part) / 2)
 
 
 def test_another_variant_after_a_colon(folders: tuple[Path, Path]) -> None:
     found = compared(f"{folders[0]}:untuned_chat", folders[1])
-    assert found["tasks"]["visitor_comments"]["comparison"]["accuracy"]["difference"] == pytest.approx(-0.1)
-    assert not found["a"]["stamped"]
+    assert difference(found, "visitor_comments").difference == pytest.approx(-0.1)
+    assert not found.variants["a"].stamped
     with pytest.raises(FlanlabError, match="no variant chat") as caught:
         open_side(f"{folders[0]}:chat")
     assert "untuned_chat" in caught.value.hint
@@ -67,19 +75,19 @@ def test_another_variant_after_a_colon(folders: tuple[Path, Path]) -> None:
 
 def test_same_folder_twice_is_no_difference(folders: tuple[Path, Path]) -> None:
     found = compared(folders[0], folders[0])
-    for entry in found["tasks"].values():
-        for one in entry["comparison"].values():
-            assert (one["difference"], one["interval"], one["p_value"]) == (0.0, [0.0, 0.0], 1.0)
+    for row in found.differences:
+        assert (row.difference, row.p_value) == (0.0, 1.0)
+        assert row.low < 0 < row.high
     assert "On all of them no difference is clear, which does not make the two equal." in verdict(found)
 
 
 @pytest.mark.parametrize(
     ("how", "told"),
     [
-        (lambda r: r["evaluation"].update(seed=4), r"seed: 0 in A, 4 in B"),
-        (lambda r: r["evaluation"]["settings"].update(options="none"), r"options: shuffled in A, none in B"),
-        (lambda r: r["evaluation"]["settings"].update(truncate="middle"), r"truncate: end in A, middle in B"),
-        (lambda r: r["evaluation"]["settings"].update(end_token=False), r"end_token: True in A, False in B"),
+        (lambda r: r["variants"]["instruction"].update(seed=4), r"seed: 0 in A, 4 in B"),
+        (lambda r: asked(r).update(options="none"), r"options: shuffled in A, none in B"),
+        (lambda r: asked(r).update(truncate="middle"), r"truncate: end in A, middle in B"),
+        (lambda r: asked(r).update(end_token=False), r"end_token: True in A, False in B"),
         (
             lambda r: r["tasks"]["product_reviews"]["hashes"].update(rows="x"),
             r"product_reviews: the rows come from other content",
@@ -95,15 +103,15 @@ def test_what_was_not_asked_alike_is_not_paired(folders: tuple[Path, Path], how:
 
 
 def test_how_much_was_asked_may_differ(folders: tuple[Path, Path]) -> None:
-    change(folders[1], lambda r: r["evaluation"]["settings"].update(rows=7, templates_per_row=2, token_budget=1))
-    change(folders[1], lambda r: r["tasks"].pop("everyday_french"))
-    found = compared(*folders)
-    assert found["only"] == {"a": ["everyday_french"], "b": []}
+    change(folders[1], lambda r: asked(r).update(rows=7, templates_per_row=2, token_budget=1))
+    other = make_run(folders[0].parent / "more", {"instruction": 8}, tasks=TASKS[:2], trained=False)
+    found = compared(folders[1], other)
+    assert found.only == {"a": ["everyday_french"], "b": []}
 
 
-def test_results_that_do_not_say_what_was_asked_are_refused(folders: tuple[Path, Path]) -> None:
-    change(folders[0], lambda r: r.pop("evaluation"))
-    with pytest.raises(FlanlabError, match="older version"):
+def test_results_without_hashes_are_refused(folders: tuple[Path, Path]) -> None:
+    change(folders[0], lambda r: r["tasks"]["product_reviews"].pop("hashes"))
+    with pytest.raises(FlanlabError, match="product_reviews: the hashes of task and rows are not known of both"):
         compared(*folders)
 
 
@@ -117,47 +125,63 @@ def test_no_common_task_and_damaged_predictions(folders: tuple[Path, Path], tmp_
 
 
 def test_verdict_says_what_the_numbers_say(folders: tuple[Path, Path]) -> None:
+    mark_seen(folders[0], "product_reviews", "tuned")
     found = compared(*folders)
-    names = list(found["tasks"])
-    found["counts"] = {"tests": 7, "better": 3, "better_holm": 2, "worse": 1, "worse_holm": 0}
-    found["tasks"][names[1]]["seen"]["a"] = "the model was trained on it"
+    # One clearly better before the correction alone, one clearly worse, one not clear.
+    changes: dict[str, dict[str, float]] = {
+        "product_reviews": {"low": 0.1, "high": 0.2, "difference": 0.15, "p_holm": 0.2},
+        "visitor_comments": {"low": -0.2, "high": -0.1, "difference": -0.15, "p_holm": 0.01},
+        "everyday_french": {"low": -0.1, "high": 0.1, "difference": 0.0},
+    }
+    rows = [
+        row.model_copy(update=changes[str(row.name)]) if row.level == "task" and row.p_holm is not None else row
+        for row in found.differences
+    ]
+    found = Results(**{**dict(found), "differences": rows})
+    assert outcomes(found) == {"better": 1, "better_holm": 0, "worse": 1, "worse_holm": 1}
     text = " ".join(verdict(found))
     assert text.startswith(
-        "B is better on 3 of 7 tasks with intervals that exclude zero, and worse on 1; after Holm's correction over the 7,"
-        " better on 2 and worse on 0. On the other 3 no difference is clear"
+        "B is better on 1 of 3 tasks with intervals that exclude zero, and worse on 1; after Holm's correction over the 3,"
+        " better on 0 and worse on 1. On the other 1 no difference is clear"
     )
-    assert f"Training has shown A {names[1]}, or what is close" in text
+    assert "A was trained on product_reviews, or on what is close: its scores there are not zero-shot." in text
     assert text.count("unknown") == 1
     assert "Whether B has seen these tasks is unknown: it carries no stamp." in text
 
 
 def test_counts_follow_from_the_tests(folders: tuple[Path, Path]) -> None:
-    assert compared(*folders)["counts"] == {"tests": 3, "better": 3, "better_holm": 3, "worse": 0, "worse_holm": 0}
-    assert compared(*folders[::-1])["counts"] == {"tests": 3, "better": 0, "better_holm": 0, "worse": 3, "worse_holm": 3}
+    assert outcomes(compared(*folders)) == {"better": 3, "better_holm": 3, "worse": 0, "worse_holm": 0}
+    assert outcomes(compared(*folders[::-1])) == {"better": 0, "better_holm": 0, "worse": 3, "worse_holm": 3}
 
 
 def test_seen_counts_for_the_variant_that_has_a_stamp(folders: tuple[Path, Path]) -> None:
-    change(folders[0], lambda r: r["tasks"]["product_reviews"].update(seen="the model was trained on it"))
-    assert compared(*folders)["tasks"]["product_reviews"]["seen"] == {"a": "the model was trained on it", "b": None}
+    mark_seen(folders[0], "product_reviews", "tuned")
+    found = compared(*folders)
+    assert (found.seen_tasks("a"), found.seen_tasks("b")) == (["product_reviews"], [])
+    assert (seen_by(found), seen_by(found, ["visitor_comments"])) == ("A", "")
     untuned = compared(f"{folders[0]}:untuned_chat", folders[1])
-    assert untuned["tasks"]["product_reviews"]["seen"] == {"a": None, "b": None}
+    assert untuned.seen_tasks("a") == []
 
 
 def test_page_holds_the_numbers_and_obeys_nothing(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    change(folders[1], lambda r: r.update(name=HOSTILE, model=HOSTILE))
-    change(folders[0], lambda r: r["tasks"]["product_reviews"].update(seen="the model was trained on it"))
+    change(folders[1], lambda r: (r.update(name=HOSTILE), r["variants"]["instruction"].update(model=HOSTILE)))
+    mark_seen(folders[0], "product_reviews", "tuned")
     found = compared(*folders)
     write_comparison(found, tmp_path / "page.html")
     page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
     shown = set(page.values)
-    for entry in found["tasks"].values():
-        for metric, one in entry["comparison"].items():
-            assert {one["difference"], *one["interval"], one["p_value"], entry["scores"][metric]["a"]["mean"]} <= shown
-        assert entry["comparison"][entry["main_metric"]]["p_holm"] in shown
-    assert found["cluster_average"]["comparison"]["main_metric"]["difference"] in shown
-    assert "A saw it in training" in page.text
-    assert "sentiment, 2 tasks with tasks seen by A" in page.text
-    assert "translation, 1 task with" not in page.text
+    for row in found.differences:
+        if row.level == "task":
+            assert {row.difference, *row.interval, row.p_value} <= shown
+            assert found.scored("task", row.name, row.metric)["a"].mean in shown
+            assert row.p_holm is None or row.p_holm in shown
+    over = found.difference("clusters", None, MAIN_METRIC)
+    assert over is not None
+    assert over.difference in shown
+    text = " ".join(page.text.split())
+    assert "product_reviews accuracy seen in training by A" in text.replace("Ranking a", "a")
+    assert "sentiment, 2 tasks seen in training by A" in text
+    assert "translation, 1 task seen" not in text
     assert not {"script", "img", "link", "iframe"} & set(page.tags)
     assert re.findall(r"@import|url\((?!#)", page.source) == []
     assert "a family of 3 tests" in page.text
@@ -171,6 +195,13 @@ def test_command_prints_a_table_or_json(folders: tuple[Path, Path], tmp_path: Pa
     assert "B is better on 3 of 3 tasks" in " ".join(result.output.split())
     assert (tmp_path / "page.html").exists()
     result = CliRunner().invoke(app, ["report", "--compare", first, second, "--json"])
-    assert json.loads(result.output) == compared(*folders)
+    assert Results.model_validate(json.loads(result.output)) == compared(*folders)
     assert CliRunner().invoke(app, ["report", "--compare", first]).exit_code == 2
     assert CliRunner().invoke(app, ["report", first, "--json"]).exit_code == 2
+
+
+def test_two_precisions_are_flagged(folders: tuple[Path, Path]) -> None:
+    assert not any("scored in" in sentence for sentence in verdict(compared(*folders)))
+    for folder, dtype in zip(folders, ("float32", "bfloat16"), strict=True):
+        change(folder, lambda results, dtype=dtype: results.update(precision={"scoring": dtype}))  # type: ignore[misc]
+    assert any("A was scored in float32 and B in bfloat16" in sentence for sentence in verdict(compared(*folders)))

@@ -17,8 +17,10 @@ from flanlab.errors import FlanlabError
 from flanlab.files import read_json, write_json
 from flanlab.report.merged import Merged, merge, verdict
 from flanlab.report.merged_page import to_csv, write_merged
-from tests.report.synthetic import HOSTILE, make_run
-from tests.report.test_comparison import change
+from flanlab.results.files import read_results
+from flanlab.results.schema import MAIN_METRIC
+from tests.report.synthetic import HOSTILE, change, make_run, mark_seen
+from tests.report.test_comparison import asked
 from tests.report.test_report import Page
 from tests.report.test_sweep import make_sweep
 
@@ -57,16 +59,12 @@ def test_a_column_for_each_variant_and_a_row_for_each_task(run: Path, evaluation
     assert {letter: entry.score.mean for letter, entry in row.entries.items()} == pytest.approx(
         {"A": 0.3, "B": 0.6, "C": 0.5, "D": 0.8}
     )
-    own = read_json(evaluation / "results.json")
-    assert (
-        list(row.entries["D"].score.interval)
-        == own["tasks"]["visitor_comments"]["scores"]["accuracy"]["instruction"]["interval"]
-    )
+    own = read_results(evaluation)
+    assert row.entries["D"].score == own.main_scores("visitor_comments")["instruction"]
     assert found.clusters["translation"].tasks["everyday_french"].chance is None
-    average = own["clusters"]["sentiment"]["scores"]["main_metric"]["instruction"]
-    assert found.clusters["sentiment"].average.entries["D"].score.mean == average["mean"]
-    over = own["cluster_average"]["scores"]["main_metric"]["instruction"]
-    assert list(found.cluster_average.entries["D"].score.interval) == over["interval"]
+    average = own.scored("cluster", "sentiment", MAIN_METRIC)["instruction"]
+    assert found.clusters["sentiment"].average.entries["D"].score == average
+    assert found.cluster_average.entries["D"].score == own.scored("clusters", None, MAIN_METRIC)["instruction"]
 
 
 def test_predictions_are_not_needed(run: Path, evaluation: Path) -> None:
@@ -83,7 +81,7 @@ def test_one_folder_and_one_variant(run: Path) -> None:
         "run, tuned",
     ]
     assert labels(merged(f"{run}:tuned", f"{run}:tuned")) == {"A": "run, tuned"}
-    assert "asked alike" not in " ".join(verdict(merged(f"{run}:tuned")))
+    assert "asked the same way" not in " ".join(verdict(merged(f"{run}:tuned")))
     with pytest.raises(FlanlabError, match="no variant chat") as caught:
         merged(f"{run}:chat")
     assert "untuned_chat" in caught.value.hint
@@ -96,7 +94,8 @@ def test_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_what_was_trained_on_is_told_only_where_it_is_known(run: Path, evaluation: Path) -> None:
-    change(evaluation, lambda r: r.update(trained_on={"boolq": "reading_comprehension"}, stamped={"instruction": True}))
+    trained_on = {"boolq": "reading_comprehension"}
+    change(evaluation, lambda r: r["variants"]["instruction"].update(trained_on=trained_on, stamped=True))
     untuned, _, tuned, other = merged(run, evaluation).columns
     assert (untuned.trained_on, untuned.held_out, untuned.stamped) == (None, None, False)
     assert tuned.trained_on == {"short_facts": "closed_book_qa", "everyday_goals": "commonsense"}
@@ -107,29 +106,29 @@ def test_what_was_trained_on_is_told_only_where_it_is_known(run: Path, evaluatio
 
 
 def test_seen_counts_for_the_variant_that_has_a_stamp(run: Path, evaluation: Path) -> None:
-    change(run, lambda r: r["tasks"]["product_reviews"].update(seen="the model was trained on it"))
+    mark_seen(run, "product_reviews", "tuned")
     found = merged(run, evaluation)
     sentiment = found.clusters["sentiment"]
     seen = {letter: entry.seen for letter, entry in sentiment.tasks["product_reviews"].entries.items()}
     assert seen == {"A": None, "B": None, "C": "the model was trained on it", "D": None}
     assert sentiment.average.entries["C"].seen == "with seen tasks"
     assert found.clusters["translation"].average.entries["C"].seen is None
-    assert "Training has shown C product_reviews, or what is close: no zero-shot result there." in verdict(found)
+    assert "C was trained on product_reviews, or on what is close: its scores there are not zero-shot." in verdict(found)
 
 
 @pytest.mark.parametrize(
     ("how", "differs", "elsewhere"),
     [
-        (lambda r: r["evaluation"].update(seed=4), ["seed"], ["seed"]),
-        (lambda r: r["evaluation"]["settings"].update(shots=4), ["shots"], ["shots"]),
-        (lambda r: r["evaluation"]["settings"].pop("truncate"), ["truncate"], ["truncate"]),
+        (lambda r: r["variants"]["instruction"].update(seed=4), ["seed"], ["seed"]),
+        (lambda r: asked(r).update(shots=4), ["shots"], ["shots"]),
+        (lambda r: asked(r).pop("truncate"), ["truncate"], ["truncate"]),
         (lambda r: r["tasks"]["product_reviews"]["hashes"].update(rows="x"), ["rows"], []),
         (lambda r: r["tasks"]["product_reviews"].update(rows=9), ["rows"], []),
         (lambda r: r["tasks"]["product_reviews"]["hashes"].update(task="x"), ["task file"], []),
         (lambda r: r["tasks"]["product_reviews"].update(templates=[1]), ["templates"], []),
         (lambda r: r["tasks"]["product_reviews"].update(main_metric="exact_match"), ["metric"], []),
-        (lambda r: r.update(scoring="generation"), ["scoring"], ["scoring"]),
-        (lambda r: r["evaluation"]["settings"].update(token_budget=1, rows=7, pmi=False), [], []),
+        (lambda r: r["variants"]["instruction"].update(scoring="generation"), ["scoring"], ["scoring"]),
+        (lambda r: asked(r).update(token_budget=1, rows=7, pmi=False), [], []),
     ],
 )
 def test_what_was_not_asked_alike_is_marked(
@@ -143,18 +142,18 @@ def test_what_was_not_asked_alike_is_marked(
     assert tasks["visitor_comments"].entries["B"].differs == elsewhere
     assert found.clusters["sentiment"].average.entries["B"].differs == differs
     told = " ".join(verdict(found))
-    assert ("Not everything was asked alike: in column B scores" in told) == bool(differs)
+    assert ("Not everything was asked the same way: in column B scores" in told) == bool(differs)
     assert ("asked of the same rows" in told) == (not differs)
 
 
 def test_settings_that_differ_are_told_with_both_values(run: Path, evaluation: Path) -> None:
-    change(evaluation, lambda r: (r["evaluation"].update(seed=4), r["evaluation"]["settings"].update(prompt_tokens=99)))
+    change(evaluation, lambda r: (r["variants"]["instruction"].update(seed=4), asked(r).update(prompt_tokens=99)))
     assert merged(run, evaluation).columns[-1].asked_otherwise == {"seed": "4, in A 0", "prompt tokens": "99, in A 1024"}
 
 
-def test_a_row_is_held_against_the_first_column_that_has_it(run: Path, evaluation: Path, tmp_path: Path) -> None:
+def test_a_row_is_held_against_the_first_column_that_has_it(evaluation: Path, tmp_path: Path) -> None:
     third = make_run(tmp_path / "third", {"instruction": 4}, tasks=TASKS, trained=False)
-    change(run, lambda r: r["tasks"].pop("product_reviews"))
+    run = make_run(tmp_path / "fewer", {"untuned_instruction": 3, "untuned_chat": 6, "tuned": 5}, tasks=TASKS[1:])
     for folder in (evaluation, third):
         change(folder, lambda r: r["tasks"]["product_reviews"]["hashes"].update(rows="x"))
     entries = merged(run, evaluation, third).clusters["sentiment"].tasks["product_reviews"].entries
@@ -212,16 +211,13 @@ def test_nothing_of_a_sweep_is_done(tmp_path: Path) -> None:
     assert caught.value.hint
 
 
-def test_unreadable_and_old_results_are_named_with_the_mend(run: Path, evaluation: Path, tmp_path: Path) -> None:
+def test_unreadable_and_old_results_are_named_with_a_hint(run: Path, evaluation: Path, tmp_path: Path) -> None:
     with pytest.raises(FlanlabError, match="nowhere"):
         merged(run, tmp_path / "nowhere")
     old = read_json(evaluation / "results.json")
     for broken, told in (
-        ({name: value for name, value in old.items() if name != "evaluation"}, "does not say what was asked"),
-        ({name: value for name, value in old.items() if name != "clusters"}, "lacks the means over clusters"),
-        ({name: value for name, value in old.items() if name != "cluster_average"}, "lacks the means over clusters"),
-        ({**old, "tasks": {name: {**task, "clusters": []} for name, task in old["tasks"].items()}}, "lacks the means"),
-        ({**old, "format": 0}, "is damaged, or from another version"),
+        ({**old, "tasks": {name: {**task, "clusters": []} for name, task in old["tasks"].items()}}, "is damaged"),
+        ({**old, "format": 1}, "has format 1, and this version of flanlab reads format 2"),
     ):
         write_json(evaluation / "results.json", broken)
         with pytest.raises(FlanlabError, match=told) as caught:
@@ -241,9 +237,9 @@ def test_columns_after_the_twenty_sixth_have_two_letters(tmp_path: Path) -> None
 
 
 def test_the_page_holds_the_numbers_and_obeys_nothing(run: Path, evaluation: Path, tmp_path: Path) -> None:
-    change(evaluation, lambda r: r.update(name=HOSTILE, model=HOSTILE, variants={"instruction": HOSTILE}))
+    change(evaluation, lambda r: (r.update(name=HOSTILE), r["variants"]["instruction"].update(title=HOSTILE, model=HOSTILE)))
     change(evaluation, lambda r: r["tasks"]["product_reviews"].update(rows=9))
-    change(run, lambda r: r["tasks"]["product_reviews"].update(seen="the model was trained on it"))
+    mark_seen(run, "product_reviews", "tuned")
     found = merged(run, evaluation)
     beside = write_merged(found, tmp_path / "out" / "all.html")
     page = Page((tmp_path / "out" / "all.html").read_text(encoding="utf-8"))
@@ -281,7 +277,7 @@ def test_missing_scores_and_averages_are_told_on_the_page(run: Path, tmp_path: P
 
 
 def test_the_table_as_csv(run: Path, evaluation: Path) -> None:
-    change(evaluation, lambda r: r["evaluation"].update(seed=4))
+    change(evaluation, lambda r: r["variants"]["instruction"].update(seed=4))
     lines = list(csv.DictReader(io.StringIO(to_csv(merged(run, evaluation)))))
     assert len(lines) == 4 * (3 + 2 + 1)
     tasks = {(line["column"], line["task"]): line for line in lines if line["of"] == "task"}

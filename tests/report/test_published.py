@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from flanlab.evaluation.metrics.declared import metrics_for
-from flanlab.files import read_json, write_json
 from flanlab.report.html import write_report
 from flanlab.report.published import published
 from flanlab.tasks.loading import load_collections
 from tests.evaluation.test_results import free_answer, prediction
-from tests.report.synthetic import make_run
+from tests.report.synthetic import change, make_run
 from tests.report.test_report import Page
 
 RTE = {"hub": "aps/super_glue", "config": "rte", "split": "validation"}
@@ -30,9 +29,7 @@ def test_every_figure_is_for_rows_and_a_metric_of_the_library() -> None:
 
 
 def page_with(folder: Path, source: dict[str, str]) -> Page:
-    results = read_json(folder / "results.json")
-    results["tasks"]["visitor_comments"]["source"] = source
-    write_json(folder / "results.json", results)
+    change(folder, lambda r: r["tasks"]["visitor_comments"].update(source=source))
     return Page(write_report(folder).read_text(encoding="utf-8"))
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from flanlab.errors import FlanlabError
-from flanlab.files import read_json, write_json
 from flanlab.report.html import write_report
-from tests.report.synthetic import HOSTILE, make_run
+from flanlab.results.files import read_results
+from tests.report.synthetic import HOSTILE, change, make_run, mark_seen, rows_of
 
 RIGHT = {"untuned_instruction": 3, "untuned_chat": 5, "tuned": 9}
 VOID = {"meta", "br", "wbr", "img", "link", "input", "hr"}
@@ -99,28 +99,27 @@ def test_all_parts_are_there_in_order(page: Page) -> None:
 
 
 def test_tables_hold_the_very_numbers_of_the_results(folder: Path, page: Page) -> None:
-    results = read_json(folder / "results.json")
+    results = read_results(folder)
     shown = set(page.values)
-    for part in [*results["tasks"].values(), results["average"]]:
-        for by_variant in part["scores"].values():
-            for score in by_variant.values():
-                assert {score["mean"], *score["interval"]} <= shown
-        for compared in part["comparison"].values():
-            assert {compared["difference"], *compared["interval"]} <= shown
-    for task in results["tasks"].values():
-        for metric in ("valid_answers", "exact_match", "accuracy"):
-            for score in task["scores"][metric].values():
-                assert {*score["by_template"].values(), score["std"], score["min"], score["max"]} <= shown
+    for score in results.scores:
+        if score.template == "mean" and score.level in ("task", "tasks"):
+            assert {score.mean, *score.interval} <= shown
+        if score.level == "task" and score.metric in ("valid_answers", "exact_match", "accuracy"):
+            assert {score.mean, score.std, score.min, score.max} - {None} <= shown
+    for row in results.differences:
+        if row.level in ("task", "tasks"):
+            assert {row.difference, *row.interval} <= shown
 
 
 def test_each_row_of_a_table_has_its_own_tasks_numbers(folder: Path, page: Page) -> None:
-    results = read_json(folder / "results.json")
+    results = read_results(folder)
     table = page.source[page.source.index('aria-label="Ranking accuracy, all tasks"') :]
     row = table[table.index("visitor_") : table.index("</tr>", table.index("visitor_"))]
-    scores = results["tasks"]["visitor_comments"]["scores"]["accuracy"]
+    scores = results.scored("task", "visitor_comments", "accuracy")
     bold = [float(value) for value in re.findall(r'<b><data value="([^"]+)"', row)]
-    difference = results["tasks"]["visitor_comments"]["comparison"]["accuracy"]
-    assert bold == [*(scores[variant]["mean"] for variant in RIGHT), difference["difference"]]
+    difference = results.difference("task", "visitor_comments", "accuracy")
+    assert difference is not None
+    assert bold == [*(scores[variant].mean for variant in RIGHT), difference.difference]
     assert "before: chat prompt" in row
 
 
@@ -148,12 +147,11 @@ def test_hostile_text_is_shown_and_not_obeyed(tmp_path: Path, examples: bool) ->
         prompt=HOSTILE,
         name=HOSTILE,
         description=HOSTILE,
-        model=HOSTILE,
         notes=[HOSTILE],
         left_out={HOSTILE: HOSTILE},
         hold_out=[HOSTILE],
-        variants={"untuned_instruction": HOSTILE, "untuned_chat": HOSTILE, "tuned": HOSTILE},
     )
+    change(folder, lambda r: [variant.update(title=HOSTILE, model=HOSTILE) for variant in r["variants"].values()])
     page = page_of(folder, examples=examples)
     assert not {"script", "img", "link", "iframe", "object", "base", "form"} & set(page.tags)
     assert "49" not in page.text.split("Before and after")[0].replace("{{ 7 * 7 }}", "")
@@ -198,9 +196,7 @@ def test_examples_can_be_left_out(folder: Path) -> None:
 def test_scores_without_end_tokens_are_used_where_the_results_were_made_so(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", {"untuned_instruction": 3, "tuned": 9})
     assert "Ranked the right answer first (144 of 160)" in page_of(folder).text
-    results = read_json(folder / "results.json")
-    results["evaluation"]["settings"]["end_token"] = False
-    write_json(folder / "results.json", results)
+    change(folder, lambda r: [variant["settings"].update(end_token=False) for variant in r["variants"].values()])
     assert "Ranked the right answer first (16 of 160)" in page_of(folder).text
 
 
@@ -227,9 +223,7 @@ def test_a_single_variant_before_needs_no_choice_of_prompt(tmp_path: Path) -> No
 
 def test_what_the_model_has_seen_is_marked(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", {"instruction": 8}, trained=False)
-    results = read_json(folder / "results.json")
-    results["tasks"]["product_reviews"]["seen"] = "the model was trained on it"
-    write_json(folder / "results.json", results)
+    mark_seen(folder, "product_reviews", "instruction")
     page = page_of(folder)
     assert "This is no zero-shot result: training has shown the model product_reviews" in page.text
     assert "product_reviews seen in training" in page.text
@@ -244,25 +238,23 @@ def test_what_cannot_be_known_is_said_once(tmp_path: Path) -> None:
     assert page_of(folder).text.count(said) == 1
     run = make_run(tmp_path / "other", {"untuned_instruction": 3, "tuned": 9})
     assert page_of(run).text.count(said.replace("the model", "the untuned model")) == 1
-    results = read_json(folder / "results.json")
-    write_json(folder / "results.json", results | {"stamped": {"instruction": True}})
+    change(folder, lambda r: r["variants"]["instruction"].update(stamped=True))
     assert "unknown" not in page_of(folder).text
 
 
 def test_best_templates_on_dev_are_told_with_their_interval(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", {"untuned_instruction": 3, "untuned_baseline": 4, "tuned": 9})
-    results = read_json(folder / "results.json")
-    best = {
-        "template": 4,
-        "metric": "accuracy",
-        "dev_score": 0.4321,
-        "dev_rows": 150,
-        "score": 0.3456,
-        "interval": [0.1111, 0.6666],
-    }
-    results["tasks"]["product_reviews"]["best_dev_template"] = {"untuned_instruction": best, "tuned": best}
-    results["tasks"]["visitor_comments"]["best_dev_template"] = None
-    write_json(folder / "results.json", results)
+
+    def choose(content: dict[str, Any]) -> None:
+        best = {"template": 4, "metric": "accuracy", "dev_score": 0.4321, "dev_rows": 150}
+        content["tasks"]["product_reviews"]["best_on_dev"] = {"untuned_instruction": best, "tuned": best}
+        content["tasks"]["visitor_comments"]["best_on_dev"] = {}
+        for variant in ("untuned_instruction", "tuned"):
+            (row,) = rows_of(content, task="product_reviews", metric="accuracy", variant=variant)
+            numbers = {"mean": 0.3456, "low": 0.1111, "high": 0.6666}
+            content["scores"].append({**row, "template": "best on dev", **numbers})
+
+    change(folder, choose)
     page = page_of(folder)
     assert "The template that is best on dev" in page.headings
     assert {0.4321, 0.3456, 0.1111, 0.6666} <= set(page.values)
@@ -323,21 +315,19 @@ def test_damaged_files_are_named_and_nothing_is_written(tmp_path: Path, path: st
 
 
 @pytest.mark.parametrize(
-    ("change", "place"),
+    ("how", "place"),
     [
-        (lambda r: r.update(format=2), "format"),
-        (lambda r: r["tasks"]["product_reviews"]["scores"]["accuracy"].pop("tuned"), "product_reviews"),
+        (lambda r: r.update(format=1), "format 1"),
+        (lambda r: r["scores"].remove(rows_of(r, task="product_reviews", metric="accuracy")[0]), "product_reviews"),
         (lambda r: r["tasks"]["product_reviews"].update(main_metric="f1"), "main_metric"),
-        (lambda r: r["average"]["comparison"]["accuracy"].update(before="nobody"), "average.comparison"),
-        (lambda r: r["average"]["scores"]["accuracy"]["tuned"].update(mean=float("nan")), "mean"),
+        (lambda r: rows_of(r, "differences", level="tasks")[0].update(before="nobody"), "tasks, accuracy"),
+        (lambda r: rows_of(r, level="tasks")[0].update(mean=float("nan")), "mean"),
         (lambda r: r["tasks"].update({"../../elsewhere": r["tasks"].pop("product_reviews")}), "elsewhere"),
     ],
 )
-def test_results_that_do_not_hang_together_are_refused(tmp_path: Path, change: Any, place: str) -> None:
+def test_results_that_do_not_hang_together_are_refused(tmp_path: Path, how: Any, place: str) -> None:
     folder = make_run(tmp_path / "run", {"untuned_instruction": 3, "tuned": 9})
-    results = read_json(folder / "results.json")
-    change(results)
-    write_json(folder / "results.json", results)
+    change(folder, how)
     with pytest.raises(FlanlabError, match=place):
         write_report(folder)
 

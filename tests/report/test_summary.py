@@ -7,24 +7,26 @@ from typing import Any
 
 import pytest
 
-from flanlab.files import read_json, write_json
 from flanlab.progress import clock
 from flanlab.report.reading import read_run
 from flanlab.report.summary import summary
 from flanlab.report.wording import number, parameters, signed
-from tests.report.synthetic import make_run
+from tests.report.synthetic import change, make_run, rows_of
 
 
 def told(folder: Path, **changes: Any) -> str:
     """The summary of a run after changes to the average: metric=(before, after, low, high), chance interval by name."""
-    results = read_json(folder / "results.json")
-    for metric, (before, after, low, high) in changes.items():
-        scores, compared = results["average"]["scores"][metric], results["average"]["comparison"][metric]
-        scores[compared["before"]]["mean"], scores["tuned"]["mean"] = before, after
-        compared.update(difference=after - before, interval=[low, high], excludes_zero=low > 0 or high < 0)
-        for task in results["tasks"].values():
-            task["comparison"][metric].update(difference=0.0, interval=[-0.1, 0.1])
-    write_json(folder / "results.json", results)
+
+    def alter(content: dict[str, Any]) -> None:
+        for metric, (before, after, low, high) in changes.items():
+            (compared,) = rows_of(content, "differences", level="tasks", metric=metric)
+            compared.update(difference=after - before, low=low, high=high)
+            for row in rows_of(content, level="tasks", metric=metric):
+                row["mean"] = after if row["variant"] == "tuned" else before
+            for row in rows_of(content, "differences", level="task", metric=metric):
+                row.update(difference=0.0, low=-0.1, high=0.1)
+
+    change(folder, alter)
     text = " ".join(str(sentence) for sentence in summary(read_run(folder)))
     return text.replace("\N{NARROW NO-BREAK SPACE}", " ").replace("\N{MINUS SIGN}", "-")
 
@@ -68,12 +70,13 @@ def test_an_end_of_an_interval_does_not_round_to_zero_when_it_is_not(folder: Pat
 
 
 def test_chance_is_beaten_only_where_the_interval_says_so(folder: Path) -> None:
-    results = read_json(folder / "results.json")
-    scores = results["average"]["scores"]["accuracy"]
 
     def said(before: list[float], after: list[float]) -> str:
-        scores["untuned_instruction"]["interval"], scores["tuned"]["interval"] = before, after
-        write_json(folder / "results.json", results)
+        def alter(content: dict[str, Any]) -> None:
+            for row in rows_of(content, level="tasks", metric="accuracy"):
+                row["low"], row["high"] = after if row["variant"] == "tuned" else before
+
+        change(folder, alter)
         return told(folder)
 
     assert "Guessing would reach 50.0 %: before and after, the model is not clearly apart from that." in said(
@@ -85,9 +88,12 @@ def test_chance_is_beaten_only_where_the_interval_says_so(folder: Path) -> None:
 
 
 def test_a_task_that_goes_the_other_way_is_not_hidden(folder: Path) -> None:
-    results = read_json(folder / "results.json")
-    results["tasks"]["visitor_comments"]["comparison"]["accuracy"].update(difference=-0.1, interval=[-0.2, -0.01])
-    write_json(folder / "results.json", results)
+
+    def alter(content: dict[str, Any]) -> None:
+        (row,) = rows_of(content, "differences", task="visitor_comments", metric="accuracy")
+        row.update(difference=-0.1, low=-0.2, high=-0.01)
+
+    change(folder, alter)
     assert "Of the single tasks, it clearly fell on visitor_comments." in told(folder)
 
 

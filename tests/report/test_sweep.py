@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +18,8 @@ from flanlab.errors import FlanlabError
 from flanlab.files import write_json
 from flanlab.report.sweep import is_sweep, read_sweep, told, verdict
 from flanlab.report.sweep_page import write_sweep_page
-from tests.report.synthetic import HOSTILE, make_run
+from flanlab.results.schema import Results
+from tests.report.synthetic import HOSTILE, change, make_run, mark_seen
 
 KEYS = {"untuned": "aa", "clusters-1": "bb", "clusters-2": "cc"}
 
@@ -112,7 +112,7 @@ def test_sentences_follow_from_the_numbers(done: Path) -> None:
 def test_the_untuned_model_stands_with_its_best_prompt(done: Path) -> None:
     sweep = read_sweep(done)
     assert sweep.cells["untuned"].variant == "chat"
-    assert sweep.pairs[1].over_clusters["difference"] == pytest.approx(0.3)
+    assert sweep.pairs[1].over_clusters.difference == pytest.approx(0.3)
 
 
 def test_the_prompt_that_stands_for_a_side_is_named(done: Path) -> None:
@@ -121,10 +121,7 @@ def test_the_prompt_that_stands_for_a_side_is_named(done: Path) -> None:
 
 
 def test_what_a_model_has_seen_is_marked_wherever_its_scores_stand(done: Path) -> None:
-    path = done.parent / "cells" / "cc" / "results.json"
-    results = json.loads(path.read_text(encoding="utf-8"))
-    results["tasks"]["product_reviews"]["seen"] = "the model was trained on it"
-    write_json(path, results)
+    mark_seen(done.parent / "cells" / "cc", "product_reviews", "instruction")
     sweep = read_sweep(done)
     assert "The model of “the cell clusters-2” has seen 1 task of these." in told(sweep.pairs[0])
     page = write_sweep_page(sweep).read_text(encoding="utf-8")
@@ -142,13 +139,7 @@ def test_there_is_no_spread_over_templates_where_the_results_have_none(done: Pat
     title = "std over templates, mean over tasks"
     assert title in write_sweep_page(read_sweep(done)).read_text(encoding="utf-8")
     for key in KEYS.values():
-        path = done.parent / "cells" / key / "results.json"
-        results = json.loads(path.read_text(encoding="utf-8"))
-        for task in results["tasks"].values():
-            for scores in task["scores"].values():
-                for score in scores.values():
-                    del score["std"]
-        write_json(path, results)
+        change(done.parent / "cells" / key, lambda r: [row.pop("std", None) for row in r["scores"]])
     assert title not in write_sweep_page(read_sweep(done)).read_text(encoding="utf-8")
 
 
@@ -264,10 +255,16 @@ def test_the_mean_of_a_task_in_parts_is_no_mean_over_tasks(tmp_path: Path) -> No
     panel = {"title": "Dots", "kind": "dots", "series": series, "axis": "", "reference": None, "by_cluster": True}
     tasks = ("product_reviews", "visitor_comments")
     folder = make_sweep(tmp_path, {"untuned": {"instruction": 3}, "clusters-1": {"instruction": 9}}, tasks, panels=[panel])
-    results = folder.parent / "cells" / "bb" / "results.json"
-    content = json.loads(results.read_text(encoding="utf-8"))
-    content["tasks"] = dict(zip(("product_reviews.old", "product_reviews.new"), content["tasks"].values(), strict=True))
-    write_json(results, content)
+
+    def divide(content: dict[str, Any]) -> None:
+        names = dict(zip(content["tasks"], ("old", "new"), strict=True))
+        content["tasks"] = {f"product_reviews.{names[name]}": task for name, task in content["tasks"].items()}
+        for row in content["scores"] + content["differences"]:
+            if row["level"] == "task":
+                row["subtask"] = names[row["task"]]
+                row["task"] = "product_reviews"
+
+    change(folder.parent / "cells" / "bb", divide)
     page = write_sweep_page(read_sweep(folder)).read_text(encoding="utf-8")
     [drawn] = re.findall(r'role="img" aria-label="Dots, ([^"]+)"', page)
     assert drawn.split(". ")[1] == "mean over tasks: untuned 30.0"
@@ -291,8 +288,10 @@ def test_comparisons_task_by_task_are_counted_together(tmp_path: Path) -> None:
     pairs = []
     for _ in ("few", "all"):
         for task in ("product_reviews", "visitor_comments"):
-            counts = {"tests": 1, "better": 1, "worse": 0}
-            pairs.append(replace(whole, found={**whole.found, "tasks": {task: whole.found["tasks"][task]}, "counts": counts}))
+            facts = {**dict(whole.found), "tasks": {task: whole.found.tasks[task]}}
+            facts["scores"] = [row for row in whole.found.scores if row.level != "task" or row.name == task]
+            facts["differences"] = [row for row in whole.found.differences if row.level != "task" or row.name == task]
+            pairs.append(replace(whole, found=Results(**facts)))
     few, everything = verdict(replace(sweep, pairs=pairs))
     assert few == everything
     assert few == (

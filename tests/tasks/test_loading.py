@@ -65,7 +65,7 @@ def test_tasks_are_selected_by_name_and_by_cluster(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("wish", "told"),
-    [("review", "Did you mean reviews"), ("sentimet", "Did you mean sentiment"), ("zzzzzz", "flan tasks list")],
+    [("reviewz", "Did you mean reviews"), ("sentimet", "Did you mean sentiment"), ("zzzzzz", "flan tasks list")],
 )
 def test_an_unknown_name_gets_near_ones(folder: Path, wish: str, told: str) -> None:
     error = refusal(lambda: select_tasks(load_collection(folder), [wish]))
@@ -83,10 +83,39 @@ def test_named_tasks_are_those_selected_and_other_files_are_not_read(folder: Pat
     for names in (["reviews"], ["capitals", "comments"], ["sentiment"], ["sentiment", "capitals"], []):
         assert load_named([folder], names) == select_tasks(tasks, names)
     assert load_named(["library"], ["arc.easy"]) == select_tasks(load_collection("library"), ["arc.easy"])
-    told = refusal(lambda: load_named([folder], ["reviews", "capital"]))
+    told = refusal(lambda: load_named([folder], ["reviews", "capitols"]))
     assert "capitals" in told.hint
     (folder / "broken.yaml").write_text("- a list\n")
     assert [task.name for task in load_named([folder], ["reviews"])] == ["reviews"]
     assert "broken.yaml" in refusal(lambda: load_named([folder], ["sentiment"])).message
     write_task_file(folder / "other", task_content())
     assert "`reviews`" in refusal(lambda: load_named([folder], ["reviews"])).message
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("Reviews", ["reviews"]),
+        ("SENTIMENT", ["comments", "reviews"]),
+        ("closed-book QA", ["capitals"]),
+        ("Closed book qa", ["capitals"]),
+        ("rev", ["reviews"]),
+        ("senti", ["comments", "reviews"]),
+    ],
+)
+def test_names_are_found_as_people_write_them(folder: Path, name: str, found: list[str]) -> None:
+    assert [task.name for task in select_tasks(load_collection(folder), [name])] == found
+
+
+def test_nli_is_natural_language_inference() -> None:
+    assert Cluster("NLI") is Cluster.NATURAL_LANGUAGE_INFERENCE
+    assert Cluster("natural language inference") is Cluster.NATURAL_LANGUAGE_INFERENCE
+    with pytest.raises(ValueError, match="feelings"):
+        Cluster("feelings")
+
+
+def test_a_beginning_that_several_names_share_is_refused(folder: Path) -> None:
+    error = refusal(lambda: select_tasks(load_collection(folder), ["co"]))
+    assert "comments" in error.message
+    assert "commonsense" in error.message
+    assert "coreference" in error.message

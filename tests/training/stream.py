@@ -47,6 +47,7 @@ def make_settings(**changes: Any) -> TrainingSettings:
         "learning_rate": 5e-3,
         "warmup_steps": 2,
         "checkpoint_minutes": 1e-9,
+        "compute_dtype": "float32",
     }
     return TrainingSettings(**{**values, **changes})
 
@@ -54,7 +55,7 @@ def make_settings(**changes: Any) -> TrainingSettings:
 def train_tiny(loaded: LoadedModel, mixture: Mixture, settings: TrainingSettings, folder: Path, key: str = KEY) -> nn.Module:
     """Train with the stamp and key of these tests; the loss on dev, where it is measured, is that of test rows."""
     dev_rows = {task.name: load_rows(task, "test") for task in mixture.tasks}
-    dev = dev_examples(mixture.tasks, dev_rows, mixture.settings, mixture.seed, loaded.encoder, 5)
+    dev = dev_examples(mixture.tasks, dev_rows, mixture.rows, mixture.settings, mixture.seed, loaded.encoder, 5)
     return train(loaded, mixture, settings, folder=folder, training_key=key, stamp=STAMP, dev=dev)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from flanlab.data.mixture import EncodedExample
-from flanlab.data.token_cache import prepare, use_prepared
 from flanlab.data.workers import settle_worker
 from flanlab.errors import FlanlabError
 from flanlab.models.loading import LoadedModel
@@ -29,24 +28,6 @@ def test_any_number_of_workers_gives_the_same_steps(tiny: LoadedModel, tmp_path:
     mixture = make_mixture(tmp_path)
     alone, one, three = (list(steps_of_examples(mixture, tiny.encoder, 5, 1, 9, workers)) for workers in (0, 1, 3))
     assert alone == one == three
-
-
-def test_prepared_steps_are_the_same_for_any_number_of_workers(
-    tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FLANLAB_CACHE", str(tmp_path / "cache"))
-    mixture = make_mixture(tmp_path)
-    prepare(mixture, tiny.encoder, 30, workers=1)
-    read = use_prepared(mixture, tiny.encoder)
-    assert read is not mixture
-    rendered, *prepared = (
-        [
-            [(one.prompt, one.target, one.example.task, one.example.row) for one in examples]
-            for examples in steps_of_examples(stream, tiny.encoder, 5, 1, 9, workers)
-        ]
-        for stream, workers in ((mixture, 0), (read, 0), (read, 3))
-    )
-    assert prepared == [rendered, rendered]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -12,7 +12,7 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
-from flanlab.cli.options import AsJson, Mirror, RecipeFile, folder_to_write
+from flanlab.cli.options import AcceptGemmaTerms, AsJson, Mirror, RecipeFile, folder_to_write
 from flanlab.errors import FlanlabError
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def ablate(
         typer.Option(min=1, help="Processes that torchrun starts for each training and evaluation, one on each GPU if any."),
     ] = 1,
     mirror: Mirror = None,
+    accept_gemma_terms: AcceptGemmaTerms = False,
     as_json: AsJson = False,
 ) -> None:
     """Carry out one of the paper's ablations with RECIPE as its base: plan, cells, one page with the figure.
@@ -73,13 +74,14 @@ def ablate(
             hint="Start it without torchrun: --processes N starts it for each cell; --engine ray does several cells at once.",
         )
 
+    from flanlab.data.reader import RowReader
     from flanlab.experiments.recipe import read_recipe
     from flanlab.experiments.sweep import run_sweep
     from flanlab.experiments.sweep_planning import plan_sweep
     from flanlab.progress import say
 
     chosen = [point.strip() for point in points.split(",") if point.strip()] if points else []
-    sweep = plan_sweep(name, read_recipe(recipe), out, mirror, points=chosen, only=only or [], processes=processes)
+    sweep = plan_sweep(name, read_recipe(recipe), out, RowReader(mirror), points=chosen, only=only or [], processes=processes)
     if plan and as_json:
         typer.echo(json.dumps(sweep.as_dict()))
     elif plan or not as_json:

@@ -53,6 +53,7 @@ def contamination(
 
     Example: flan contamination natural_language_inference --corpus recipes/holdout-nli.yaml --out runs/contamination
     """
+    from flanlab.data.reader import RowReader
     from flanlab.evaluation.planning import EvaluationSettings
     from flanlab.experiments.contamination import ContaminationSettings, check_contamination, predicted_tasks
     from flanlab.progress import say
@@ -77,7 +78,7 @@ def contamination(
             ContaminationSettings(tuple(ngram or (13, 8)), frequent, frequent_in, tuple(column or ())),  # type: ignore[arg-type]
             evaluation=EvaluationSettings(rows=rows or 200, split=split or "test"),
             predictions=predictions,
-            mirror=mirror,
+            reader=RowReader(mirror),
         )
     except KeyboardInterrupt:
         say("Stopped. Nothing was written: what is read of a corpus is not kept.")

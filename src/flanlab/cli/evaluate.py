@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
-from pydantic import ValidationError
 
-from flanlab.cli.options import AsJson, Collections, Mirror, folder_to_write
+from flanlab.cli.options import AcceptGemmaTerms, AsJson, Collections, Mirror, folder_to_write
 from flanlab.data.rendering import Truncation
+from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
 
 _MOST_SHOTS = 16
@@ -18,7 +19,7 @@ _MOST_SHOTS = 16
 def evaluate(
     model: Annotated[
         str,
-        typer.Option(help="A model folder, a GGUF file, a Hub id, smollm2-135m-instruct, or a name that the --endpoint knows."),
+        typer.Option(help="A model folder, a GGUF file, a Hub id, one of `flan models`, or a name that the --endpoint knows."),
     ],
     out: Annotated[Path, typer.Option(callback=folder_to_write, help="Folder for predictions, results and report.")],
     names: Annotated[list[str] | None, typer.Argument(help="Tasks or clusters to evaluate.")] = None,
@@ -36,6 +37,10 @@ def evaluate(
     mirror: Mirror = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Rows of each task; 200 if not given.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Ask through the model's chat template too.")] = False,
+    chat_template_arg: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Hand this to the chat template: enable_thinking=false. May be repeated."),
+    ] = None,
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Ask with the tasks' baseline prompts too, as suits an untuned model.")
     ] = False,
@@ -45,6 +50,12 @@ def evaluate(
             metavar="NUMBERS", help="Exemplars from the train split before each question: 0,4,16, say. May be repeated."
         ),
     ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORDERS", help="Show OPTIONS shuffled, fixed, or not at all: shuffled,none, say. May be repeated."
+        ),
+    ] = None,
     prompt_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longer prompts lose some of their longest field; 1024 if not given.")
     ] = None,
@@ -52,6 +63,10 @@ def evaluate(
     no_pmi: Annotated[
         bool, typer.Option("--no-pmi", help="Do without accuracy by PMI, which asks about options without their question.")
     ] = False,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"] | None,
+        typer.Option(help="Numbers to compute in: float32 on a CPU and bfloat16 on a GPU if not given."),
+    ] = None,
     choose_template: Annotated[
         bool,
         typer.Option("--choose-template", help="Also score the template that is best on at most 200 dev rows of each task."),
@@ -70,6 +85,7 @@ def evaluate(
     api_key_variable: Annotated[
         str | None, typer.Option(help="Environment variable that holds the server's key, if not OPENAI_API_KEY.")
     ] = None,
+    accept_gemma_terms: AcceptGemmaTerms = False,
     as_json: AsJson = False,
 ) -> None:
     """Score a model on the forward templates of tasks; refused where the model has seen them.
@@ -82,31 +98,41 @@ def evaluate(
         raise typer.BadParameter("says itself which tasks are evaluated: name none beside it.", param_hint="--recipe")
     if recipe is None and not (names or cluster):
         raise typer.BadParameter("Name tasks or clusters, or a --recipe.", param_hint="NAMES")
+    if chat_template_arg and not chat:
+        raise typer.BadParameter(
+            "is needed beside it: without it nothing is asked through the chat template.", param_hint="--chat"
+        )
     counts = _counts(shots or [])
 
+    from flanlab import api
     from flanlab.cli.tables import present_results
     from flanlab.data.encoding import PromptStyle
     from flanlab.evaluation.planning import EvaluationSettings
-    from flanlab.experiments.evaluate_model import evaluate_model
     from flanlab.experiments.recipe import divide, read_recipe
     from flanlab.models.completions import Endpoint
-    from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_named
+    from flanlab.tasks.schema import Task
 
     settings, seed = EvaluationSettings(), 0
+    chosen: list[str] | list[Task] = [*(names or []), *(one.value for one in cluster or [])]
     if recipe is not None:
         followed = read_recipe(recipe)
         settings, seed = followed.evaluation, followed.seed
         chosen = list(divide(followed).test)
-    else:
-        wanted = [*(names or []), *(one.value for one in cluster or [])]
-        chosen = load_named(tasks or list(BUILT_IN_COLLECTIONS), wanted)
-    changes: dict[str, Any] = {"rows": rows, "prompt_tokens": prompt_tokens, "truncate": truncate}
-    changes |= {"choose_template": choose_template or None, "pmi": False if no_pmi else None}
-    given = {name: value for name, value in changes.items() if value is not None}
+    changes: dict[str, Any] = {
+        "rows": rows,
+        "prompt_tokens": prompt_tokens,
+        "truncate": truncate,
+        "dtype": dtype,
+        "chat_template_args": _template_args(chat_template_arg or []) or None,
+        "choose_template": choose_template or None,
+        "pmi": False if no_pmi else None,
+        "options": _split(options or []) or None,
+        "shots": counts or None,
+    }
     try:
-        settings = EvaluationSettings(**(settings.model_dump() | given))
-    except ValidationError as error:
-        raise typer.BadParameter(error.errors()[0]["msg"], param_hint="--recipe") from error
+        settings = api.changed_settings(settings, changes)
+    except FlanlabError as error:
+        raise typer.BadParameter(error.message) from error
     styles: list[PromptStyle] = ["instruction"]
     if chat:
         styles.append("chat")
@@ -115,25 +141,44 @@ def evaluate(
     server = None
     if endpoint is not None:
         server = Endpoint(endpoint, tokenizer, requests_per_minute, parallel or Endpoint.parallel, api_key_variable)
-    results = evaluate_model(
+    done = api.evaluate(
         model,
         chosen,
-        settings,
-        out,
+        out=out,
         styles=styles,
-        shots=counts or [settings.shots],
         seed=seed,
         mirror=mirror,
+        collections=tasks,
         allow_seen=allow_seen,
         endpoint=server,
+        settings=settings,
     )
-    if results:
-        present_results(results, out, as_json)
+    if done is not None:
+        present_results(done, as_json)
+
+
+def _template_args(given: list[str]) -> dict[str, Any]:
+    """Arguments of a chat template as they were written: NAME=VALUE, the value as JSON has it, or else a text."""
+    found = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not (equals and name.isidentifier()):
+            raise typer.BadParameter(f"{text!r} is not of the form NAME=VALUE.", param_hint="--chat-template-arg")
+        try:
+            content = json.loads(value)
+        except ValueError:
+            content = {"true": True, "false": False}.get(value.lower(), value)
+        found[name] = content if isinstance(content, bool | int | float | str) else value
+    return found
+
+
+def _split(texts: list[str]) -> list[str]:
+    return [part.strip() for text in texts for part in text.split(",")]
 
 
 def _counts(shots: list[str]) -> list[int]:
     """Numbers of exemplars as they were written: 0,1,4,16, or one after the other."""
-    parts = [part.strip() for text in shots for part in text.split(",")]
+    parts = _split(shots)
     if wrong := [part for part in parts if not (part.isdecimal() and int(part) <= _MOST_SHOTS)]:
         raise typer.BadParameter(f"{wrong[0]!r} is no number from 0 to {_MOST_SHOTS}.", param_hint="--shots")
     return sorted({int(part) for part in parts})

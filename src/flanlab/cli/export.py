@@ -65,7 +65,7 @@ def lm_eval(
     found = load_collections(tasks or list(BUILT_IN_COLLECTIONS))
     chosen = select_tasks(found, names) if names else [task for task in found if task.has_split(settings.split)]
     units = []
-    for task in (part for whole in chosen for part in whole.evaluated_parts(settings.split)):
+    for task in (subtask for whole in chosen for subtask in whole.evaluated_subtasks(settings.split)):
         try:
             units.append(plan_task(task, load_rows(task, settings.split, mirror), settings, seed=0))
         except MissingDataError as error:

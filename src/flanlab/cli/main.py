@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
 import typer
 
 from flanlab import __version__
-from flanlab.cli import ablate, contamination, evaluate, export, mix, report, run, tasks
+from flanlab.cli import ablate, contamination, evaluate, export, mix, models, report, run, tasks
 from flanlab.errors import FlanlabError
 from flanlab.files import is_full
 from flanlab.processes import may_tell
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(export.app, name="export")
+app.command("models")(models.models)
 app.command("quickstart")(run.quickstart)
 app.command("run")(run.run)
 app.command("mix")(mix.mix)
@@ -47,6 +49,10 @@ def _options(
 
 def main() -> None:
     """Run the command line: exit 0 fine, 1 failed (with what to do about it), 2 wrong use."""
+    for stream in (sys.stdout, sys.stderr):
+        # Texts may hold signs that the terminal's encoding lacks: better an escape such as \\u4eca than a traceback.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except FlanlabError as error:

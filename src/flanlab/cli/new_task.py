@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 
 def new_task(
-    rows: Annotated[str, typer.Argument(help="A CSV, TSV, JSONL or Parquet file, or a Hub id such as nyu-mll/glue.")],
+    rows: Annotated[
+        str, typer.Argument(help="A CSV, TSV, JSON, JSONL, Parquet or Arrow file, or a Hub id such as nyu-mll/glue.")
+    ],
     cluster: Annotated[Cluster, typer.Option(help="The kind of task it is.")],
     name: Annotated[str | None, typer.Option(help="Name of the task; by default after the file or data set.")] = None,
     answer: Annotated[str | None, typer.Option(help="The column with the answer, where the guess is wrong.")] = None,
@@ -36,12 +38,13 @@ def new_task(
     Example: flan tasks new reviews.csv --cluster sentiment --name our_reviews
     """
     from flanlab.data.scaffold.draft import scaffold_task
+    from flanlab.data.table_files import table_name
     from flanlab.files import write_text
 
     path, hub = _file_or_hub(rows)
     if path is not None and (config or revision):
         raise FlanlabError("--config and --revision belong to data sets of the Hub.", hint="Leave them out for a file.")
-    name = name or _name_after(f"{rows.rpartition('/')[2]} {config or ''}" if path is None else path.stem)
+    name = name or _name_after(f"{rows.rpartition('/')[2]} {config or ''}" if path is None else table_name(path))
     target = out / f"{name}.yaml"
     built_in = load_collections(BUILT_IN_COLLECTIONS)
     _refuse_taken(name, target, built_in)
@@ -75,14 +78,14 @@ def _report(target: Path, guesses: list[tuple[str, str]], mirror: Path | None) -
 
 
 def _file_or_hub(rows: str) -> tuple[Path | None, str | None]:
-    from flanlab.data.table_files import TABLE_SUFFIXES
+    from flanlab.data.table_files import table_suffix
 
     path = Path(rows)
     if path.is_dir():
         raise FlanlabError(
             f"{rows} is a folder.", hint="Name one file in it; `source.files` in the task file can list several."
         )
-    if path.is_file() or path.suffix.lower() in TABLE_SUFFIXES:
+    if path.is_file() or table_suffix(path):
         if not path.is_file():
             raise FlanlabError(f"{rows}: there is no such file.", hint="Check the path.")
         return path, None

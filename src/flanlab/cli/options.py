@@ -26,6 +26,24 @@ Collections = Annotated[
     list[str] | None,
     typer.Option("--tasks", help="Where tasks are: library, extra, sampler, or a folder of your own. May be repeated."),
 ]
+
+
+def _accept_gemma_terms(accepted: bool) -> None:
+    if accepted:
+        from flanlab.models.built_in import accept_gemma_terms
+
+        accept_gemma_terms()
+
+
+AcceptGemmaTerms = Annotated[
+    bool,
+    typer.Option(
+        "--accept-gemma-terms",
+        callback=_accept_gemma_terms,
+        expose_value=False,
+        help="You accept the Gemma Terms of Use, which gemma-3-270m needs. Remembered.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Out = Annotated[
     Path | None, typer.Option(callback=folder_to_write, help="Folder of the run; the same folder again goes on with it.")

@@ -71,14 +71,15 @@ def report(
 
 def _compare(first: str, second: str, out: Path | None, as_json: bool) -> None:
     from flanlab.cli.tables import print_comparison
-    from flanlab.report.comparison import compare_sides, open_side
-    from flanlab.report.comparison_page import write_comparison
+    from flanlab.evaluation.comparison import compare_sides, open_side
+    from flanlab.report.comparison import write_comparison
+    from flanlab.results.files import as_text
 
     found = compare_sides(open_side(first), open_side(second))
     if out is not None:
         write_comparison(found, out)
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(as_text(found), nl=False)
         return
     print_comparison(found)
     if out is not None:

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from flanlab.cli.options import AsJson, Mirror, Out, RecipeFile
+from flanlab.cli.options import AcceptGemmaTerms, AsJson, Mirror, Out, RecipeFile
 from flanlab.errors import FlanlabError
 
 
 def quickstart(
     out: Out = None,
-    model: Annotated[str | None, typer.Option(help="Another model: a folder or a Hub id.")] = None,
+    model: Annotated[str | None, typer.Option(help="Another model: a folder, a Hub id, or one of `flan models`.")] = None,
+    accept_gemma_terms: AcceptGemmaTerms = False,
     as_json: AsJson = False,
 ) -> None:
     """Tune a small model on eleven clusters and measure it on the twelfth, in a few minutes.
@@ -25,7 +26,13 @@ def quickstart(
     _run(Path(QUICKSTART), out or Path("runs/quickstart"), None, model, as_json)
 
 
-def run(recipe: RecipeFile, out: Out = None, mirror: Mirror = None, as_json: AsJson = False) -> None:
+def run(
+    recipe: RecipeFile,
+    out: Out = None,
+    mirror: Mirror = None,
+    accept_gemma_terms: AcceptGemmaTerms = False,
+    as_json: AsJson = False,
+) -> None:
     """Carry a recipe out: mix, score the untuned model, tune, score again, report.
 
     Example: flan run recipes/holdout-nli.yaml --mirror path/to/mirror
@@ -43,6 +50,7 @@ def train(
     flops: Annotated[
         float | None, typer.Option(min=1, help="With --plan: operations a second that a process really reaches.")
     ] = None,
+    accept_gemma_terms: AcceptGemmaTerms = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --plan: print JSON for programs.")] = False,
 ) -> None:
     """Tune a model as a recipe says, without evaluating it; the model ends up in OUT/model.
@@ -56,30 +64,24 @@ def train(
         return
     if device is not None or processes != 1 or flops is not None or as_json:
         raise FlanlabError("--device, --processes, --flops and --json belong to --plan.", hint="Add --plan, or leave them out.")
-    from flanlab.experiments.recipe import read_recipe
-    from flanlab.experiments.run import train_recipe
+    from flanlab import api
     from flanlab.processes import is_first
 
     folder = out or Path("runs") / recipe.stem
-    train_recipe(read_recipe(recipe), folder, mirror)
+    api.train(recipe, folder, mirror=mirror)
     if is_first():
         typer.echo(str(folder / "model"))
 
 
 def _run(path: Path, folder: Path, mirror: Path | None, model: str | None, as_json: bool) -> None:
+    from flanlab import api
     from flanlab.cli.tables import present_results
-    from flanlab.experiments.recipe import read_recipe
-    from flanlab.experiments.run import run_recipe
-    from flanlab.processes import is_first
     from flanlab.progress import say
 
-    recipe = read_recipe(path)
-    if model is not None:
-        recipe = recipe.model_copy(update={"model": model})
     try:
-        results = run_recipe(recipe, folder, mirror)
+        done = api.run(path, folder, model=model, mirror=mirror)
     except KeyboardInterrupt:
-        say(f"Stopped. What is done is kept in {folder}: the same command goes on with it.")
+        say(f"Stopped. What is done is kept in {folder}: the same command resumes it.")
         raise
-    if is_first():
-        present_results(results, folder, as_json)
+    if done is not None:
+        present_results(done, as_json)

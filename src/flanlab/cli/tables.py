@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import typer
 from rich import box
@@ -14,21 +12,23 @@ from rich.console import Console
 from rich.table import Table
 
 from flanlab.report.wording import MEAN_OVER_CLUSTERS, probability, unknown_models
+from flanlab.results.files import as_text
+from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC, Difference, Level, Results
+
+if TYPE_CHECKING:
+    from flanlab.report.run import Run
 
 _NO_LIMIT = 100_000
 """Characters of a line that nobody sees on a screen."""
 
 
-def present_results(results: Mapping[str, Any], folder: Path, as_json: bool) -> None:
-    """Write the report into `folder`, and print the results as a table or as JSON."""
-    from flanlab.report.html import write_report
-
-    page = write_report(folder)
+def present_results(run: Run, as_json: bool) -> None:
+    """Print the results as a table, or as JSON."""
     if as_json:
-        typer.echo(json.dumps(results))
+        typer.echo(as_text(run.results), nl=False)
     else:
-        print_results(results)
-        typer.echo(f"Report: {page}")
+        print_results(run.results)
+        typer.echo(f"Report: {run.folder / 'report.html'}")
 
 
 def result_console() -> Console:
@@ -44,117 +44,115 @@ def compact_table(title: str) -> Table:
     return Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
 
 
-def print_results(results: Mapping[str, Any]) -> None:
+def print_results(results: Results) -> None:
     """Tasks and averages, metric by metric: every variant, and the difference with its interval."""
-    compared = "comparison" in results["average"]
-    table = compact_table(f"{results['name']}: {_spaced(results['hold_out'])}")
+    compared = bool(results.differences)
+    table = compact_table(f"{results.name}: {_spaced(results.hold_out)}")
     table.add_column("", no_wrap=True)
-    for title in results["variants"].values():
-        table.add_column(title.removesuffix(" prompt").replace(", ", ",\n"), justify="right", no_wrap=True)
+    for variant in results.variants.values():
+        table.add_column(variant.title.removesuffix(" prompt").replace(", ", ",\n"), justify="right", no_wrap=True)
     if compared:
         table.add_column("difference\n[95 % interval]", justify="right", no_wrap=True)
     titles: dict[str, str] = {}
-    for name, entry in results["tasks"].items():
-        titles |= entry["metrics"]
-        table.add_row(f"[bold]{name}[/bold]" + ("  (seen)" if "seen" in entry else ""))
-        _add_metrics(table, entry, titles, results["variants"], compared)
-        if "best_dev_template" in entry:
-            for cells in _best_templates(entry, results["variants"]):
-                table.add_row(*cells)
+
+    def add(level: Level, name: str | None, metric: str, title: str) -> None:
+        scores, difference = results.scored(level, name, metric), results.difference(level, name, metric)
+        cells = [f"{scores[variant].mean:.3f}" for variant in results.variants]
+        table.add_row(f"  {title}", *cells, *([_difference(difference)] if difference else []))
+
+    for name, task in results.tasks.items():
+        table.add_row(f"[bold]{name}[/bold]" + ("  (seen)" if task.seen else ""))
+        for metric, facts in task.metrics.items():
+            titles[metric] = facts.title
+            add("task", name, metric, facts.title)
+        for cells in _best_templates(results, name):
+            table.add_row(*cells)
         table.add_section()
-    if results["average"]["scores"]:
-        some_seen = "  (with seen tasks)" if any("seen" in entry for entry in results["tasks"].values()) else ""
-        table.add_row(f"[bold]average[/bold]{some_seen}")
-        _add_metrics(table, results["average"], titles, results["variants"], compared)
-    if sum(part["tasks"] for part in results["clusters"].values()) > 1:
+    some_seen = any(task.seen for task in results.tasks.values())
+    if averaged := results.metrics("tasks"):
+        table.add_row("[bold]average[/bold]" + ("  (with seen tasks)" if some_seen else ""))
+        for metric in averaged:
+            add("tasks", None, metric, titles[metric])
+    clusters = results.clusters
+    if sum(results.members("cluster", cluster) for cluster in clusters) > 1:
         table.add_section()
         table.add_row("[bold]main metric, by cluster[/bold]")
-        for name, part in _cluster_parts(results):
-            main = {"scores": {name: part["scores"]["main_metric"]}}
-            if compared:
-                main["comparison"] = {name: part["comparison"]["main_metric"]}
-            tasks = [task for task in results["tasks"].values() if name in (task["clusters"][0], MEAN_OVER_CLUSTERS)]
-            seen = any("seen" in task for task in tasks)
-            _add_metrics(table, main, {name: _spaced([name]) + (" (seen)" if seen else "")}, results["variants"], compared)
+        for cluster, names in clusters.items():
+            seen = any(results.tasks[name].seen for name in names)
+            add("cluster", cluster, MAIN_METRIC, _spaced([cluster]) + (" (seen)" if seen else ""))
+        if len(clusters) > 1:
+            add("clusters", None, MAIN_METRIC, MEAN_OVER_CLUSTERS + (" (seen)" if some_seen else ""))
     console = result_console()
     console.print(table)
     if compared:
         console.print("  * the interval excludes zero. The difference is to the better of the untuned model's prompts.")
-    if any(entry.get("best_dev_template") for entry in results["tasks"].values()):
+    if any(task.best_on_dev for task in results.tasks.values()):
         console.print("  Best on dev: the template with the best main metric on dev rows, and its score on the test rows.")
-    if unknown := unknown_models(results["stamped"]):
+    if unknown := unknown_models(results.variants):
         console.print(f"  {unknown}")
 
 
-def print_comparison(comparison: Mapping[str, Any]) -> None:
+def print_comparison(results: Results) -> None:
     """Two sides task by task: scores, the difference with its interval, and p-values; then what they come to."""
     from flanlab.report.comparison import seen_by, verdict
 
     console = result_console()
-    for side in ("a", "b"):
-        facts = comparison[side]
-        console.print(f"{side.upper()}: {facts['folder']} ({facts['title']}), {facts['model']}", markup=False, soft_wrap=True)
+    for letter, side in results.variants.items():
+        console.print(f"{letter.upper()}: {side.folder} ({side.title}), {side.model}", markup=False, soft_wrap=True)
     table = compact_table("B minus A")
     table.add_column("", no_wrap=True)
     for title in ("A", "B", "difference\n[95 % interval]", "p", "p by\nHolm"):
         table.add_column(title, justify="right", no_wrap=True)
-    for name, entry in comparison["tasks"].items():
-        seen = " and ".join(side.upper() for side in ("a", "b") if entry["seen"][side])
+
+    def add(level: Level, name: str | None, metric: str, title: str) -> None:
+        scores, difference = results.scored(level, name, metric), results.difference(level, name, metric)
+        assert difference is not None
+        corrected = "" if difference.p_holm is None else probability(difference.p_holm)
+        means = [f"{scores[side].mean:.3f}" for side in results.variants]
+        table.add_row(f"  {title}", *means, _difference(difference), probability(difference.p_value), corrected)
+
+    for name, task in results.tasks.items():
+        seen = seen_by(results, [name])
         table.add_row(f"[bold]{name}[/bold]" + (f"  (seen by {seen})" if seen else ""))
-        for metric, scores in entry["scores"].items():
-            _add_pair(table, entry["metrics"][metric], scores, entry["comparison"][metric])
+        for metric, facts in task.metrics.items():
+            add("task", name, metric, facts.title)
         table.add_section()
     table.add_row("[bold]main metric, by cluster[/bold]")
-    for name, part in _cluster_parts(comparison):
-        seen = seen_by(comparison, None if name == MEAN_OVER_CLUSTERS else name)
-        title = _spaced([name]) + (f" (seen by {seen})" if seen else "")
-        _add_pair(table, title, part["scores"]["main_metric"], part["comparison"]["main_metric"])
+    for cluster, names in results.clusters.items():
+        seen = seen_by(results, names)
+        add("cluster", cluster, MAIN_METRIC, _spaced([cluster]) + (f" (seen by {seen})" if seen else ""))
+    if len(results.clusters) > 1:
+        seen = seen_by(results)
+        add("clusters", None, MAIN_METRIC, MEAN_OVER_CLUSTERS + (f" (seen by {seen})" if seen else ""))
     console.print(table)
-    family = len(comparison["family"])
+    family = len(results.tasks)
     console.print(f"  * the interval excludes zero. Holm's correction is over {family} tests: the main metric of each task.")
-    for name in ("a", "b"):
-        if comparison["only"][name]:
-            console.print(f"  Only {name.upper()} has: {', '.join(comparison['only'][name])}.", markup=False)
-    for sentence in verdict(comparison):
+    for letter, only in results.only.items():
+        if only:
+            console.print(f"  Only {letter.upper()} has: {', '.join(only)}.", markup=False)
+    for sentence in verdict(results):
         console.print(sentence, markup=False)
 
 
-def _add_pair(table: Table, title: str, scores: Mapping[str, Any], compared: Mapping[str, Any]) -> None:
-    means = [f"{scores[side]['mean']:.3f}" for side in ("a", "b")]
-    corrected = probability(compared["p_holm"]) if "p_holm" in compared else ""
-    table.add_row(f"  {title}", *means, _difference(compared), probability(compared["p_value"]), corrected)
-
-
-def _add_metrics(
-    table: Table, part: Mapping[str, Any], titles: Mapping[str, str], variants: Iterable[str], compared: bool
-) -> None:
-    for metric, scores in part["scores"].items():
-        cells = [f"{scores[variant]['mean']:.3f}" if variant in scores else "" for variant in variants]
-        if compared:
-            cells.append(_difference(part["comparison"][metric]))
-        table.add_row(f"  {titles[metric]}", *cells)
-
-
-def _best_templates(entry: Mapping[str, Any], variants: Iterable[str]) -> Iterable[list[str]]:
-    best = entry["best_dev_template"]
-    if best is None:
+def _best_templates(results: Results, name: str) -> Iterable[list[str]]:
+    task = results.tasks[name]
+    if task.best_on_dev is None:
+        return
+    if not task.best_on_dev:
         yield ["  best on dev", "no dev split"]
         return
-    chosen = [best.get(variant) for variant in variants]
-    yield ["  best on dev (template)", *(f"{one['score']:.3f} ({one['template']})" if one else "" for one in chosen)]
-    yield ["  [95 % interval]", *("[{:.3f}, {:.3f}]".format(*one["interval"]) if one else "" for one in chosen)]
+    scores = results.scored("task", name, task.main_metric, BEST_ON_DEV)
+    chosen = [(scores.get(variant), task.best_on_dev.get(variant)) for variant in results.variants]
+    yield [
+        "  best on dev (template)",
+        *(f"{score.mean:.3f} ({best.template})" if score and best else "" for score, best in chosen),
+    ]
+    yield ["  [95 % interval]", *("[{:.3f}, {:.3f}]".format(*score.interval) if score else "" for score, _ in chosen)]
 
 
-def _cluster_parts(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Each cluster's averages, and those over clusters where there are several."""
-    parts = list(results["clusters"].items())
-    return [*parts, (MEAN_OVER_CLUSTERS, results["cluster_average"])] if len(parts) > 1 else parts
-
-
-def _difference(comparison: Mapping[str, Any]) -> str:
-    low, high = comparison["interval"]
-    mark = "*" if comparison["excludes_zero"] else " "
-    return f"{comparison['difference']:+.3f} [{low:+.3f}, {high:+.3f}]{mark}"
+def _difference(row: Difference) -> str:
+    mark = "*" if row.is_clear else " "
+    return f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]{mark}"
 
 
 def _spaced(names: list[str]) -> str:

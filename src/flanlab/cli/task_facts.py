@@ -15,8 +15,8 @@ def facts(task: Task, ancestors: Mapping[str, frozenset[str]]) -> dict[str, Any]
         "name": task.name,
         "clusters": [cluster.value for cluster in task.clusters],
         "description": task.description,
-        "sources": {part or "all": source.model_dump(exclude_none=True) for part, source in task.sources.items()},
-        "parts": list(task.parts),
+        "sources": {subtask or "all": source.model_dump(exclude_none=True) for subtask, source in task.sources.items()},
+        "subtasks": list(task.subtasks),
         "published_rows": task.published_rows,
         "licence": task.licence,
         "derived_from": task.derived_from,
@@ -70,7 +70,7 @@ def _line(task: Task, known: Mapping[str, Any]) -> str:
     forward = len(known["forward_templates"])
     cells = [
         ", ".join(cluster.label for cluster in task.clusters),
-        f"`{task.name}`" + (f": {', '.join(known['parts'])}" if known["parts"] else ""),
+        f"`{task.name}`" + (f": {', '.join(known['subtasks'])}" if known["subtasks"] else ""),
         known["licence"],
         ", ".join(f"{split} {count:,}" for split, count in known["published_rows"].items()),
         f"{forward} + {known['templates'] - forward}{' *b*' if known['baseline'] else ''}",

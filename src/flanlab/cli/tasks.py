@@ -12,7 +12,6 @@ from flanlab.cli import new_task
 from flanlab.cli.options import AsJson, Collections, Mirror
 from flanlab.cli.task_facts import facts, lineage_in_words, markdown, origin
 from flanlab.errors import FlanlabError
-from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, known_lineage, load_collections, select_tasks
 from flanlab.tasks.schema import Source, Split, Task, json_schema
 
@@ -29,23 +28,21 @@ app.command("new")(new_task.new_task)
 
 @app.command("list")
 def list_tasks(
-    cluster: Annotated[list[Cluster] | None, typer.Option(help="Only this cluster. May be repeated.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Only these tasks or clusters; all, where none is named.")] = None,
     tasks: Collections = None,
     as_json: AsJson = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print all there is to say as Markdown tables.")] = False,
 ) -> None:
     """List tasks by cluster.
 
-    Example: flan tasks list --cluster sentiment
+    Example: flan tasks list sentiment
     """
-
-    def load(collections: list[str] | None) -> list[Task]:
-        return [task for task in _load(collections) if not cluster or set(task.clusters) & set(cluster)]
-
     if as_markdown:
-        typer.echo(markdown({name: load([name]) for name in tasks or BUILT_IN_COLLECTIONS}), nl=False)
+        typer.echo(markdown({name: _load([name]) for name in tasks or BUILT_IN_COLLECTIONS}), nl=False)
         return
-    found = load(tasks)
+    found = _load(tasks)
+    if names:
+        found = select_tasks(found, names)
     if as_json:
         ancestors = known_lineage(found)
         typer.echo(json.dumps([facts(task, ancestors) for task in found]))
@@ -100,14 +97,14 @@ def show_task(
     console.print(f"[bold]{task.name}[/bold]  {', '.join(cluster.label for cluster in task.clusters)}")
     for label, value in (
         ("about", task.description),
-        *((f"part {part}" if part else "from", _source(source)) for part, source in task.sources.items()),
+        *((f"subtask {subtask}" if subtask else "from", _source(source)) for subtask, source in task.sources.items()),
         ("licence", task.licence),
         ("citation", task.citation),
         *(("derived from", line) for line in lineage_in_words(task, ancestors) or ["nothing: declared"]),
         ("metrics", ", ".join(task.metrics)),
         ("file", str(task.path)),
     ):
-        console.print(f"  [dim]{label:13}[/dim]{escape(value)}", soft_wrap=True)
+        console.print(f"  [dim]{label:12}[/dim] {escape(value)}", soft_wrap=True)
     split = _split(split) if split else next(name for name in _SPLITS if task.has_split(name))
     rows = load_rows(task, split, mirror)
     if row >= len(rows):
@@ -184,7 +181,7 @@ def lint_tasks(
 
 
 def _rows_within_reach(task: Task, mirror: Path | None) -> tuple[dict[str, Rows], list[str]]:
-    """Rows of the splits that are at hand, without the parts that are not; and what is missing, in words."""
+    """Rows of the splits that are at hand, without the subtasks that are not; and messages about what is missing."""
     from flanlab.data.sources import MissingDataError, load_rows
 
     rows_by_split: dict[str, Rows] = {}
@@ -195,29 +192,29 @@ def _rows_within_reach(task: Task, mirror: Path | None) -> tuple[dict[str, Rows]
         try:
             rows_by_split[split] = load_rows(task, split, mirror)
         except MissingDataError as error:
-            at_hand, of_parts = _parts_within_reach(task, split, mirror) if task.parts else (None, [error.message])
-            missing |= dict.fromkeys(of_parts)
+            at_hand, messages = _subtasks_within_reach(task, split, mirror) if task.subtasks else (None, [error.message])
+            missing |= dict.fromkeys(messages)
             if at_hand is not None:
                 rows_by_split[split] = load_rows(at_hand, split, mirror)
     return rows_by_split, list(missing)
 
 
-def _parts_within_reach(task: Task, split: Split, mirror: Path | None) -> tuple[Task | None, list[str]]:
-    """A task without the parts whose rows are not at hand, None where none are; and what is missing, in words."""
+def _subtasks_within_reach(task: Task, split: Split, mirror: Path | None) -> tuple[Task | None, list[str]]:
+    """A task without the subtasks whose rows are not at hand (None if none are), and messages about what is missing."""
     from flanlab.data.sources import MissingDataError, load_rows
 
     missing: dict[str, str] = {}
-    parts = task.evaluated_parts(split)
-    for part in parts:
+    subtasks = task.evaluated_subtasks(split)
+    for subtask in subtasks:
         try:
-            load_rows(part, split, mirror)
+            load_rows(subtask, split, mirror)
         except MissingDataError as error:
-            missing[part.name.partition(".")[2]] = error.message
-    if len(missing) == len(parts):
+            missing[subtask.name.partition(".")[2]] = error.message
+    if len(missing) == len(subtasks):
         return None, list(missing.values())
     at_hand = task
     for name in missing:
-        at_hand = at_hand.without_part(name)
+        at_hand = at_hand.without_subtask(name)
     return at_hand, list(missing.values())
 
 

@@ -30,6 +30,11 @@ def choose(length: int, key: Key) -> int:
     return int.from_bytes(_bytes(1, key), "little") % length
 
 
+def fraction(key: Key) -> float:
+    """A number from 0 to below 1, uniformly."""
+    return (int.from_bytes(_bytes(1, key), "little") >> 11) / 2**53
+
+
 def rotating_choice(length: int, turn: int, key: Key) -> int:
     """A number from range(length) for each turn, such that `length` turns in a row show every number once."""
     return short_permutation(length, (*key, turn // length))[turn % length]

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from flanlab.data.joins import cuts_after_line_breaks
+from flanlab.data.special_tokens import SpecialTokens, as_text
 from flanlab.data.word_tokenizer import WordTokenizer
-from flanlab.errors import FlanlabError
+from flanlab.errors import FlanlabError, one_line
 
 PromptStyle = Literal["instruction", "chat", "baseline"]
 """A plain instruction, the same through the model's chat template, or a prompt that the answer simply continues."""
@@ -27,10 +30,20 @@ word, so with a blank line the separator itself would become part of every answe
 """
 EXEMPLAR_SEPARATOR = "\n\n"
 """Stands between one exemplar and the next, and before the question itself."""
+CHAT_DATE = datetime(2024, 7, 26)
+"""What a chat template is told when it asks for today's date: with the true one, a question would change overnight. The date
+that Llama 3's templates write where there is no clock."""
+_PROBE = "Zebra"
+
+
+def after_exemplars(prompt: str, exemplars: Sequence[tuple[str, str]], *, before_answer: str = ANSWER_SEPARATOR) -> str:
+    """The text of a prompt after exemplars, prompt and target each."""
+    shown = (f"{example}{before_answer}{target}{EXEMPLAR_SEPARATOR}" for example, target in exemplars)
+    return "".join(shown) + prompt
 
 
 class EncodedQuestion(NamedTuple):
-    """A prompt and its possible answers as token ids; each answer ends with the end token."""
+    """A prompt and its possible answers as token ids; each answer ends with the end token of the prompt style."""
 
     prompt: list[int]
     answers: list[list[int]]
@@ -40,7 +53,9 @@ class Encoder(ABC):
     """Encodes prompts with their answers; what a token is, is the subclasses' business."""
 
     end: int
-    """The token that ends an answer."""
+    """The token that ends an answer, except in a dialogue."""
+    chat_template_args: Mapping[str, Any] = {}
+    """Handed to the chat template, such as enable_thinking."""
     _start: list[int]
     """Tokens that stand before every text that is no dialogue."""
 
@@ -53,6 +68,24 @@ class Encoder(ABC):
     @abstractmethod
     def hash(self) -> str:
         """Identity of the encoding: texts become the same tokens where it is the same."""
+
+    @property
+    def takes_dialogues(self) -> bool:
+        """Whether a question can be asked in a dialogue: there is a chat template, and it does not refuse a question alone."""
+        try:
+            return self.has_chat_template and bool(self._dialogue(_PROBE, ()))
+        except FlanlabError:
+            return False
+
+    @property
+    def turn_end(self) -> int:
+        """The token that ends an answer in a dialogue."""
+        return self.end
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """All the tokens by which the model may end an answer."""
+        return frozenset({self.end, self.turn_end})
 
     @property
     @abstractmethod
@@ -92,10 +125,10 @@ class Encoder(ABC):
         for context, answers in questions:
             apart = not glue and self._joins_cleanly(context, answers)
             before = "\n" if apart else context + glue
-            texts = (context, *(before + answer for answer in answers))
+            texts = (context, *(before + as_text(answer) for answer in answers))
             plans.append((apart, [places.setdefault(text, len(places)) for text in texts]))
         tokens = self._tokens(list(places))
-        start = [] if style == "chat" else self._start
+        start, end = ([], self.turn_end) if style == "chat" else (self._start, self.end)
         encoded = []
         for apart, at in plans:
             context_ids, *answer_ids = (start + tokens[place] for place in at)
@@ -104,7 +137,7 @@ class Encoder(ABC):
             else:
                 # The model needs one token at least to read before it answers.
                 boundary = answers_begin = max(_common_prefix_length([context_ids, *answer_ids]), 1)
-            answers_ids = [[*ids[answers_begin:], self.end] for ids in answer_ids]
+            answers_ids = [[*ids[answers_begin:], end] for ids in answer_ids]
             encoded.append(EncodedQuestion(context_ids[:boundary], answers_ids))
         return encoded
 
@@ -116,9 +149,9 @@ class Encoder(ABC):
     def _context(self, prompt: str, style: PromptStyle, exemplars: Sequence[tuple[str, str]]) -> str:
         if style == "chat":
             return self._dialogue(prompt, exemplars)
-        before_answer, end = (" ", "") if style == "baseline" else (ANSWER_SEPARATOR, ANSWER_SEPARATOR)
-        shown = (f"{example}{before_answer}{target}{EXEMPLAR_SEPARATOR}" for example, target in exemplars)
-        return "".join(shown) + prompt + end
+        if style == "baseline":
+            return as_text(after_exemplars(prompt, exemplars, before_answer=" "))
+        return as_text(after_exemplars(prompt, exemplars)) + ANSWER_SEPARATOR
 
     @abstractmethod
     def _dialogue(self, prompt: str, exemplars: Sequence[tuple[str, str]]) -> str:
@@ -142,7 +175,12 @@ class Encoder(ABC):
 class TextEncoder(Encoder):
     """Encodes prompts with their answers for one tokenizer."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: frozenset[int] = frozenset()) -> None:
+        """`ends` are further tokens by which the model ends what it generates, as its configuration says.
+
+        Raises:
+            FlanlabError: the tokenizer has no end token.
+        """
         if tokenizer.eos_token_id is None:
             raise FlanlabError(
                 "The tokenizer has no end-of-sequence token, so an answer could not be ended.",
@@ -152,12 +190,32 @@ class TextEncoder(Encoder):
         self.end: int = tokenizer.eos_token_id
         starts = tokenizer("a")["input_ids"][:1]
         self._start = starts if starts == [tokenizer.bos_token_id] else []
-        self._words = WordTokenizer(tokenizer)
+        self._ends = ends
+        self._special = SpecialTokens(tokenizer)
+        self._words = WordTokenizer(tokenizer, self._special)
 
     @property
     def has_chat_template(self) -> bool:
         """Whether the tokenizer says how a dialogue is written."""
         return bool(getattr(self.tokenizer, "chat_template", None))
+
+    @cached_property
+    def turn_end(self) -> int:
+        """The token that the chat template writes after an answer; the plain end token where it writes none."""
+        if not self.has_chat_template:
+            return self.end
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}]
+        try:
+            after = self._render(turns, answer_follows=False).rpartition(_PROBE)[2]
+        except FlanlabError:
+            return self.end  # who asks in a dialogue is told why that cannot be
+        [ids] = self._tokens([self._special.named(after.lstrip())])
+        return ids[0] if ids and ids[0] in self._ends | self._special.ids else self.end
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """All the tokens by which the model may end an answer: what transformers' generation stops at, and the turn's end."""
+        return super().ends | self._ends
 
     @property
     def hash(self) -> str:
@@ -165,7 +223,8 @@ class TextEncoder(Encoder):
         backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
         content = backend.to_str() if backend is not None else repr(sorted(self.tokenizer.get_vocab().items()))
         return hashlib.blake2b(
-            f"{content}{getattr(self.tokenizer, 'chat_template', '')}{self.end}".encode(), digest_size=16
+            f"{content}{getattr(self.tokenizer, 'chat_template', '')}{self.end}{self._start}{sorted(self._ends)}".encode(),
+            digest_size=16,
         ).hexdigest()
 
     @cached_property
@@ -187,10 +246,29 @@ class TextEncoder(Encoder):
                 "The model's tokenizer has no chat template.", hint="Score it with the plain instruction instead."
             )
         turns = [turn for example, target in exemplars for turn in (("user", example), ("assistant", target))]
-        messages = [{"role": role, "content": content} for role, content in (*turns, ("user", prompt))]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        assert isinstance(text, str)
-        return text
+        # Rows come to the template with their special tokens hidden, so those it writes are its own.
+        texts = [{"role": role, "content": self._special.hidden(content)} for role, content in (*turns, ("user", prompt))]
+        return self._special.shown(self._special.named(self._render(texts, answer_follows=True)))
+
+    def _render(self, messages: Sequence[Mapping[str, str]], *, answer_follows: bool) -> str:
+        """A dialogue as the chat template writes it, as transformers does it, but at one date whatever the day."""
+        try:
+            template = _compile_jinja_template(self.tokenizer.get_chat_template())
+            given = {**self.tokenizer.special_tokens_map, "tools": None, "documents": None, **self.chat_template_args}
+            return str(
+                template.render(
+                    messages=list(messages),
+                    add_generation_prompt=answer_follows,
+                    strftime_now=CHAT_DATE.strftime,
+                    **given,
+                )
+            )
+        # A template is a program, and may fail in any way.
+        except Exception as error:
+            raise FlanlabError(
+                f"The model's chat template refuses the dialogue: {one_line(error)}",
+                hint="Ask with the plain instruction instead, without --chat.",
+            ) from error
 
     @cached_property
     def _line_break(self) -> list[int]:
@@ -211,8 +289,8 @@ class SeparateTextEncoder(TextEncoder):
     et al. 2020; Sanh et al. 2022; Chung et al. 2022).
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, decoder_start: int) -> None:
-        super().__init__(tokenizer)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, decoder_start: int, ends: frozenset[int] = frozenset()) -> None:
+        super().__init__(tokenizer, ends)
         plain, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
         before = next((place for place in range(len(whole)) if whole[place : place + len(plain)] == plain), 0)
         self._around = whole[:before], whole[before + len(plain) :]
@@ -240,7 +318,10 @@ class SeparateTextEncoder(TextEncoder):
 
     def _encode(self, questions: Sequence[tuple[str, Sequence[str]]], style: PromptStyle) -> list[EncodedQuestion]:
         places: dict[str, int] = {}  # a text that occurs again, as options do, is encoded once
-        plans = [[places.setdefault(text, len(places)) for text in (context, *answers)] for context, answers in questions]
+        plans = [
+            [places.setdefault(text, len(places)) for text in (context, *map(as_text, answers))]
+            for context, answers in questions
+        ]
         tokens = self._tokens(list(places))
         before, after = self._around
         # The encoder needs one token at least to read.

@@ -115,6 +115,27 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(part)
 
 
+def nothing_is_python_code(sample: Sample) -> Iterator[Finding]:
+    """No list, mapping or bytes stand in a text as Python would write them, such as `['a', 'b']` after `| trim`."""
+    for number, shown in sample.by_template.items():
+        hits = []
+        for item in shown:
+            codes = [repr(value) for value in item.row.columns.values() if isinstance(value, list | dict | bytes)]
+            # Without texts in it, a list such as [1] is as a person would write it.
+            if any("'" in code and (code in item.example.prompt or code in item.example.target) for code in codes):
+                hits.append(item)
+        if hits:
+            yield rows_finding(
+                "error",
+                "python-code",
+                number,
+                hits,
+                len(shown),
+                "A list, a mapping or bytes stand in the text as Python code",
+                "Choose a part of the value, or write {{ name | join(', ') }} or {{ name | tojson }}.",
+            )
+
+
 def gold_is_hidden(sample: Sample) -> Iterator[Finding]:
     """A forward prompt does not show the right answer more often than it shows the wrong ones.
 
@@ -391,6 +412,7 @@ PROMPT_TOKENS, TARGET_TOKENS = 1024, 256
 ROW_RULES: tuple[Rule, ...] = (
     fields_are_filled,
     nothing_is_left_unfilled,
+    nothing_is_python_code,
     gold_is_hidden,
     target_is_hidden,
     targets_vary,

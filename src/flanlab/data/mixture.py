@@ -12,14 +12,16 @@ import contextlib
 import functools
 import gc
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
 
-from flanlab.data.choices import permutation, rotating_choice, short_permutation
-from flanlab.data.encoding import TextEncoder
+from flanlab.data.choices import Key, fraction, permutation, rotating_choice, short_permutation
+from flanlab.data.encoding import EncodedQuestion, TextEncoder
+from flanlab.data.exemplars import MOST_SHOTS, NO_EXEMPLARS, Exemplars, Pool, put_exemplars_before
 from flanlab.data.rendering import (
     Example,
     PreparedRow,
@@ -29,30 +31,67 @@ from flanlab.data.rendering import (
 )
 from flanlab.data.sources import Rows
 from flanlab.errors import FlanlabError
+from flanlab.settings import TRAINING, Settings
 from flanlab.tasks.phrasing import Phrasing, phrased
 from flanlab.tasks.schema import Task
 
 OptionOrder = Literal["shuffled", "fixed", "none"]
 
 
-class MixtureSettings(BaseModel):
+class MixtureSettings(Settings):
     """How tasks are mixed and rendered; the defaults are the paper's (section 2.4) but for the shuffled options."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    train_cap: int = Field(30_000, gt=0, description="Rows of a task that may train.")
-    maximum: int = Field(3_000, gt=0, description="Rows beyond this number give a task no more weight.")
-    temperature: float = Field(1.0, gt=0, description="Above 1, small tasks get more than their share.")
-    prompt_tokens: int = Field(1024, gt=0, description="Longer prompts lose the end of their longest field.")
-    target_tokens: int = Field(256, gt=0, description="Examples with longer targets are left out.")
-    options: OptionOrder = Field("shuffled", description="Order of the OPTIONS block: shuffled, fixed, or none shown.")
-    inverted: bool = Field(True, description="Train on inverted templates too.")
-    templates_per_task: int | None = Field(
+    train_cap: Annotated[int, TRAINING] = Field(30_000, gt=0, description="Rows of a task that may train.")
+    maximum: Annotated[int, TRAINING] = Field(3_000, gt=0, description="Rows beyond this number give a task no more weight.")
+    temperature: Annotated[float, TRAINING] = Field(1.0, gt=0, description="Above 1, small tasks get more than their share.")
+    prompt_tokens: Annotated[int, TRAINING] = Field(
+        1024, gt=0, description="Longer prompts lose the end of their longest field."
+    )
+    target_tokens: Annotated[int, TRAINING] = Field(256, gt=0, description="Examples with longer targets are left out.")
+    options: Annotated[OptionOrder | Literal["mixed"], TRAINING] = Field(
+        "shuffled",
+        description="Order of the OPTIONS block: shuffled, fixed, or none shown; mixed shows it, shuffled, in a share of the"
+        " examples.",
+    )
+    options_share: Annotated[float, TRAINING] = Field(
+        0.5, ge=0, le=1, description="Share of the examples that show OPTIONS where they are mixed."
+    )
+    shots: Annotated[dict[Annotated[int, Field(ge=0, le=MOST_SHOTS)], Annotated[float, Field(ge=0)]], TRAINING] = Field(
+        {0: 1.0},
+        description="Share of the examples by the number of exemplars from the train split before them: {0: 0.5, 4: 0.5}, say.",
+    )
+    shot_tokens: Annotated[int, TRAINING] = Field(
+        960, gt=0, description="Exemplars are shown while they and the prompt stay within this number (section 4.4)."
+    )
+    inverted: Annotated[bool, TRAINING] = Field(True, description="Train on inverted templates too.")
+    templates_per_task: Annotated[int | None, TRAINING] = Field(
         None, gt=0, description="Forward templates of each task that train, a random choice; all, where not given."
     )
-    instructions: Phrasing = Field(
+    instructions: Annotated[Phrasing, TRAINING] = Field(
         "full", description="full; or, for ablations, name (of task type and data set) or none before the bare inputs."
     )
+
+    @field_validator("shots")
+    @classmethod
+    def _are_shares(cls, shots: dict[int, float]) -> dict[int, float]:
+        if abs(sum(shots.values()) - 1) > 1e-6:
+            raise ValueError(f"the shares of `shots` add up to {sum(shots.values()):g}; they must add up to 1")
+        return shots
+
+    def option_order_of(self, key: Key) -> OptionOrder:
+        """How the example of a key shows its options."""
+        if self.options != "mixed":
+            return self.options
+        return "shuffled" if fraction((*key, "options shown")) < self.options_share else "none"
+
+    def shots_of(self, key: Key) -> int:
+        """How many exemplars the example of a key asks for."""
+        place = fraction((*key, "shots")) * sum(self.shots.values())
+        for number, share in sorted(self.shots.items()):
+            place -= share
+            if place < 0:
+                return number
+        return max(number for number, share in self.shots.items() if share)
 
 
 class Address(NamedTuple):
@@ -65,12 +104,14 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EncodedExample:
-    """An example with its tokens; the target ends with the end token."""
+    """An example with its tokens; the prompt's begin with those of its exemplars, the target ends with the end token."""
 
     example: Example
     prompt: list[int]
     target: list[int]
     shortened: bool
+    options_shown: bool = False
+    exemplars: Exemplars = NO_EXEMPLARS
 
     @property
     def length(self) -> int:
@@ -95,6 +136,8 @@ class Choice(NamedTuple):
     template: int
     row: PreparedRow
     order: Sequence[int] | None
+    key: Key = ()
+    """What further choices for it follow from."""
 
 
 _EXAMPLES_AT_ONCE = 10_000
@@ -103,13 +146,22 @@ _EXAMPLES_AT_ONCE = 10_000
 class Mixture:
     """The training stream over tasks and their rows."""
 
-    def __init__(self, tasks: Sequence[Task], rows: Mapping[str, Rows], settings: MixtureSettings, seed: int) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        rows: Mapping[str, Rows],
+        settings: MixtureSettings,
+        seed: int,
+        exemplar_rows: Mapping[str, Rows] | None = None,
+    ) -> None:
+        """Exemplars are taken from `exemplar_rows`; from `rows`, where these are not given."""
         if not tasks:
             raise FlanlabError("No task is left to train on.", hint="Hold out fewer clusters, or include more tasks.")
         self.tasks = tuple(phrased(task, settings.instructions) for task in tasks)
         self.settings = settings
         self.seed = seed
         self._rows = rows
+        self.exemplar_rows = rows if exemplar_rows is None else exemplar_rows
         self._templates = [self._training_templates(task) for task in self.tasks]
         self.row_counts = [min(len(rows[task.name]), settings.train_cap) for task in tasks]
         self.cycle_counts = examples_per_cycle(self.row_counts, settings.maximum, settings.temperature)
@@ -157,7 +209,10 @@ class Mixture:
         """The example at each of the positions; many at once go several times as fast as one by one."""
         with _garbage_collection_paused():
             choices = [self._choice(address) for address in self.addresses(positions)]
-            return encode_within(choices, encoder, self.settings.prompt_tokens, self.settings.target_tokens)
+            found = encode_within(choices, encoder, self.settings.prompt_tokens, self.settings.target_tokens)
+            if self.settings.shots.get(0) == 1:
+                return found
+            return [self._after_exemplars(*pair, encoder) for pair in zip(choices, found, strict=True)]
 
     def stream(self, positions: range, encoder: TextEncoder) -> Iterator[EncodedExample | Dropped]:
         """The examples at `positions`, one after the other, with few of them in memory at a time."""
@@ -176,12 +231,42 @@ class Mixture:
 
     def _choice(self, address: Address) -> Choice:
         task = self.tasks[address.task]
-        key = (self.seed, task.name, address.row)
+        row_key = (self.seed, task.name, address.row)
         templates = self._templates[address.task]
-        template = templates[rotating_choice(len(templates), address.epoch, (*key, "template"))]
+        template = templates[rotating_choice(len(templates), address.epoch, (*row_key, "template"))]
         row = open_row(task, self._rows[task.name][address.row], address.row)
-        order = option_order(self.settings.options, len(row.options), (*key, address.epoch)) if row.options else None
-        return Choice(task, template, row, order)
+        key = (*row_key, address.epoch)
+        order = option_order(self.settings.option_order_of(key), len(row.options), key) if row.options else None
+        return Choice(task, template, row, order, key)
+
+    def _after_exemplars(
+        self, choice: Choice, found: EncodedExample | Dropped, encoder: TextEncoder
+    ) -> EncodedExample | Dropped:
+        """An example after as many exemplars as its key asks for and its prompt has room for."""
+        settings, key = self.settings, choice.key
+        count = settings.shots_of(key)
+        if not count or isinstance(found, Dropped):
+            return found
+        mode = settings.option_order_of(key)
+        question, exemplars = put_exemplars_before(
+            found.example,
+            [found.example.target],
+            EncodedQuestion(found.prompt, [found.target]),
+            task=choice.task,
+            row=choice.row,
+            pool=self._pool(choice.task),
+            count=count,
+            tokens=min(settings.shot_tokens, settings.prompt_tokens),
+            order=lambda drawn: option_order(mode, len(drawn.options), (*key, drawn.index)) if drawn.options else None,
+            key=key,
+            encoder=encoder,
+        )
+        return replace(found, prompt=question.prompt, target=question.answers[0], exemplars=exemplars)
+
+    def _pool(self, task: Task) -> Pool:
+        """The rows that may train."""
+        rows = self.exemplar_rows[task.name]
+        return Pool(rows, self._capped(task.name, len(rows))[: self.settings.train_cap])
 
     def _training_templates(self, task: Task) -> list[int]:
         forward = task.forward_templates()
@@ -197,8 +282,11 @@ class Mixture:
     def _row_at(self, task: int, epoch: int, turn: int) -> int:
         name, count = self.tasks[task].name, self.row_counts[task]
         place = _remembered_permutation(count, (self.seed, name, "rows", epoch))[turn]
+        return int(self._capped(name, len(self._rows[name]))[place])
+
+    def _capped(self, name: str, count: int) -> NDArray[np.int64]:
         # The cap takes a random sample, since many data sets are sorted by label.
-        return int(_remembered_permutation(len(self._rows[name]), (self.seed, name, "cap"))[place])
+        return _remembered_permutation(count, (self.seed, name, "cap"))
 
 
 @contextlib.contextmanager
@@ -259,7 +347,8 @@ def encode_within(
             if len(target) > target_tokens:
                 found[place] = Dropped(choice.task.name, choice.row.index, choice.template, "target too long")
             elif excess <= 0:
-                found[place] = EncodedExample(example, prompt, target, bool(choice.row.cut))
+                shown = choice.order is not None and bool(example.options)
+                found[place] = EncodedExample(example, prompt, target, bool(choice.row.cut), shown)
             else:
                 characters_per_token = len(example.prompt) / len(prompt)
                 shorter = shorten_longest_field(choice.row, int(excess * characters_per_token) + 8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flanlab.data.encoding import TextEncoder
+from flanlab.data.encoding import TextEncoder, after_exemplars
 from flanlab.data.mixture import Dropped, EncodedExample, Mixture
 from flanlab.files import new_file
 from flanlab.progress import Meter
@@ -22,10 +22,12 @@ EXPORT_SCHEMA = pa.schema(
         ("prompt", pa.string()),
         ("target", pa.string()),
         ("options", pa.list_(pa.string())),
+        ("options_shown", pa.bool_()),
         ("task", pa.string()),
         ("cluster", pa.string()),
         ("template", pa.int32()),
         ("row", pa.int32()),
+        ("exemplars", pa.list_(pa.int32())),
     ]
 )
 _EXAMPLES_PER_GROUP = 10_000
@@ -37,6 +39,8 @@ class _Counts:
     tokens: int = 0
     target_tokens: int = 0
     shortened: int = 0
+    options_shown: int = 0
+    exemplars: Counter[int] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
 
 
@@ -61,6 +65,8 @@ def describe_mixture(
             count.tokens += found.length
             count.target_tokens += len(found.target)
             count.shortened += found.shortened
+            count.options_shown += found.options_shown
+            count.exemplars[len(found.exemplars.rows)] += 1
         if bar:
             bar.advance()
     rates = mixture.rates()
@@ -77,6 +83,8 @@ def describe_mixture(
             "tokens": count.tokens,
             "target_tokens": count.target_tokens,
             "shortened": count.shortened,
+            "options_shown": count.options_shown,
+            "exemplars": _by_number([count]),
             "dropped": dict(count.dropped),
         }
     clusters: dict[str, dict[str, float]] = {}
@@ -94,12 +102,20 @@ def describe_mixture(
         "tokens": sum(count.tokens for count in counts.values()),
         "target_tokens": sum(count.target_tokens for count in counts.values()),
         "shortened": sum(count.shortened for count in counts.values()),
+        "options_shown": sum(count.options_shown for count in counts.values()),
+        "exemplars": _by_number(counts.values()),
         "dropped": sum(sum(count.dropped.values()) for count in counts.values()),
         "settings": mixture.settings.model_dump(),
         "seed": mixture.seed,
         "clusters": dict(sorted(clusters.items())),
         "tasks": tasks,
     }
+
+
+def _by_number(counts: Iterable[_Counts]) -> dict[str, int]:
+    """Examples by the number of exemplars that stand before them."""
+    numbers: Counter[int] = sum((count.exemplars for count in counts), Counter())
+    return {str(number): numbers[number] for number in sorted(numbers)}
 
 
 def export_mixture(mixture: Mixture, encoder: TextEncoder, examples: int, path: Path, bar: Meter) -> None:
@@ -126,11 +142,13 @@ def _records(mixture: Mixture, encoder: TextEncoder, examples: int, bar: Meter) 
         if isinstance(found, EncodedExample):
             example = found.example
             yield {
-                "prompt": example.prompt,
+                "prompt": after_exemplars(example.prompt, found.exemplars.texts),
                 "target": example.target,
                 "options": list(example.options),
+                "options_shown": found.options_shown,
                 "task": example.task,
                 "cluster": example.cluster,
                 "template": example.template,
                 "row": example.row,
+                "exemplars": list(found.exemplars.rows),
             }

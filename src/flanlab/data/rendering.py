@@ -11,7 +11,7 @@ from jinja2 import Undefined
 
 from flanlab.errors import FlanlabError
 from flanlab.tasks.schema import Baseline, Options, Task, Template
-from flanlab.tasks.templating import TemplatingError, compile_source
+from flanlab.tasks.templating import TemplatingError, compile_source, printable
 
 Truncation = Literal["end", "middle"]
 """Which part of its longest field a prompt loses where it is too long."""
@@ -126,12 +126,10 @@ def render(task: Task, template_number: int, row: PreparedRow, option_order: Seq
     beside_fields: dict[str, Any] = {"answer": answer}
     if options:
         beside_fields["options"] = list(options)
-    prompt = _text(_evaluate(task, row.index, f"{where}, prompt", template.prompt, beside_fields, row.cut, row.fields))
+    prompt = _evaluate_text(task, row.index, f"{where}, prompt", template.prompt, beside_fields, row.cut, row.fields)
     is_answer = template.target == _THE_ANSWER
     target = (
-        answer
-        if is_answer
-        else _text(_evaluate(task, row.index, f"{where}, target", template.target, beside_fields, row.fields))
+        answer if is_answer else _evaluate_text(task, row.index, f"{where}, target", template.target, beside_fields, row.fields)
     )
     for part, text in (("prompt", prompt), ("target", target)):
         if not text:
@@ -174,7 +172,7 @@ def _answers(
     variables: tuple[Mapping[str, Any], ...] = (row.fields, row.columns)
     if options:
         variables = ({"options": _OptionList(options)}, *variables)
-    answer = _text(_evaluate(task, row.index, "answer", task.answer, *variables))
+    answer = _evaluate_text(task, row.index, "answer", task.answer, *variables)
     right = _references(task, row, *variables) if options and task.references is not None else (answer,)
     if unknown := [text for text in (answer, *right) if options and text not in options]:
         raise FlanlabError(
@@ -208,7 +206,7 @@ def group_of(task: Task, row: PreparedRow) -> str | None:
     """
     if task.group is None:
         return None
-    value = _text(_evaluate(task, row.index, "group", task.group, row.fields, row.columns))
+    value = _evaluate_text(task, row.index, "group", task.group, row.fields, row.columns)
     if not value:
         raise FlanlabError(
             f"{task.path}, row {row.index}: `group` gives nothing.",
@@ -310,7 +308,7 @@ def _option_texts(task: Task, index: int, source: Options, *layers: Mapping[str,
             f"{task.path}, row {index}: `options` gives {values!r}, which is not a list.",
             hint='Write one expression that gives a list, such as "{{ choices }}" or "{{ [first, second] }}".',
         )
-    options = tuple(_text(value) for value in values)
+    options = tuple(_text(value, task, index, "options") for value in values)
     if len(options) < 2 or len(set(options)) != len(options) or not all(options):
         raise FlanlabError(
             f"{task.path}, row {index}: the options {list(options)!r} must be two or more, different and not empty.",
@@ -329,7 +327,7 @@ def _references(task: Task, row: PreparedRow, *layers: Mapping[str, Any]) -> tup
             f"{task.path}, row {row.index}: `references` gives {values!r}, which is not a list.",
             hint='Write one expression that gives a list of texts, such as "{{ answers }}".',
         )
-    return tuple(dict.fromkeys(text for value in values if (text := _text(value))))
+    return tuple(dict.fromkeys(text for value in values if (text := _text(value, task, row.index, "references"))))
 
 
 def _evaluate(task: Task, index: int, what: str, source: str, *layers: Mapping[str, Any]) -> Any:
@@ -345,5 +343,12 @@ class _RowError(TemplatingError):
     """Names file, row and part."""
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+def _evaluate_text(task: Task, index: int, what: str, source: str, *layers: Mapping[str, Any]) -> str:
+    return _text(_evaluate(task, index, what, source, *layers), task, index, what)
+
+
+def _text(value: Any, task: Task, index: int, what: str) -> str:
+    try:
+        return "" if value is None else str(printable(value)).strip()
+    except TemplatingError as error:
+        raise _RowError(f"{task.path}, row {index}, {what}: {error.message}", hint=error.hint) from error

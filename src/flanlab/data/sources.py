@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,11 +16,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from flanlab.data.arrow_types import readable
 from flanlab.data.code import code_hash
 from flanlab.data.generators import generated_files
-from flanlab.data.table_files import TABLE_SUFFIXES, read_table
+from flanlab.data.table_files import read_table, table_name, table_suffix
+from flanlab.data.written_numbers import WrittenType, written_column
 from flanlab.errors import FlanlabError, one_line
 from flanlab.files import cache_folder, new_file
+from flanlab.hub import offline_hint, work_offline_if_unreachable
 from flanlab.tasks.schema import Source, Split, Task
 from flanlab.tasks.templating import TemplatingError, compile_source
 
@@ -81,7 +85,14 @@ class _TableRow(Mapping[str, Any]):
         if name == "row" and not self._has_column(name):
             return self
         if name not in self._cells:
-            self._cells[name] = self._columns[name][self._position].as_py()
+            cell = self._columns[name][self._position]
+            try:
+                self._cells[name] = cell.as_py()
+            except (ValueError, OverflowError, KeyError) as error:  # a time beyond Python's, or of no known place
+                raise FlanlabError(
+                    f"The column {name} holds a cell of the type {cell.type} that cannot be read: {one_line(error)}",
+                    hint="Write the column as text.",
+                ) from error
         return self._cells[name]
 
     def __contains__(self, name: object) -> bool:
@@ -119,16 +130,16 @@ def load_splits(hub: str, config: str | None, revision: str | None = None, mirro
     """
     mirror = mirror or mirror_from_environment()
     if mirror is not None:
-        return {split: read_table(path) for split, path in _mirror_files(hub, [hub], config, mirror, None).items()}
+        return {split: _read_files(files) for split, files in _mirror_files(hub, [hub], config, mirror, None).items()}
     splits = _from_hub(hub, hub, {"name": config, "revision": revision})
-    return {split: rows.with_format("arrow")[:] for split, rows in splits.items()}
+    return {split: readable(rows.with_format("arrow")[:]) for split, rows in splits.items()}
 
 
 def load_rows(task: Task, split: Split, mirror: Path | None = None) -> Rows:
     """Rows of one split of a task, after slicing and the task's `filter`.
 
     Args:
-        task: whose rows. Of a task with parts, those of all parts one after the other, with a column `part`.
+        task: whose rows. For a task with subtasks: the rows of all subtasks one after the other, with a column `subtask`.
         split: train, dev or test.
         mirror: folder that holds Hub data sets as `<hub id>/<config or default>/<split>.parquet`; without one, the
             environment variable FLANLAB_MIRROR, and without that the Hub itself.
@@ -137,16 +148,16 @@ def load_rows(task: Task, split: Split, mirror: Path | None = None) -> Rows:
         MissingDataError: the rows cannot be reached.
         FlanlabError: the task has no such split, a file is damaged, a column differs, or no row is left.
     """
-    sources = {part: source for part, source in task.sources.items() if source.split_spec(split) is not None}
+    sources = {subtask: source for subtask, source in task.sources.items() if source.split_spec(split) is not None}
     if not sources:
         raise FlanlabError(
             f"{task.path}: the task {task.name} has no {split} split.",
             hint=f"Add `{split}` to source.splits, or leave the task out.",
         )
     mirror = mirror or mirror_from_environment()
-    read = {part: _read_source(task, part, source, split, mirror) for part, source in sources.items()}
-    tables = [table if part is None else _with_part(table, part) for part, (table, _) in read.items()]
-    table = _joined(tables, f"{task.path}: the {split} splits of its parts {', '.join(map(str, read))}")
+    read = {subtask: _read_source(task, subtask, source, split, mirror) for subtask, source in sources.items()}
+    tables = [table if subtask is None else _with_subtask(table, subtask) for subtask, (table, _) in read.items()]
+    table = _joined(tables, f"{task.path}: the {split} splits of its subtasks {', '.join(map(str, read))}")
     hashes = [source_hash for _, source_hash in read.values()]
     source_hash = hashes[0] if len(hashes) == 1 else hashlib.blake2b("".join(hashes).encode(), digest_size=16).hexdigest()
     rows = Rows(table, range(table.num_rows), source_hash)
@@ -163,7 +174,7 @@ def load_rows(task: Task, split: Split, mirror: Path | None = None) -> Rows:
     return rows
 
 
-def _read_source(task: Task, part: str | None, source: Source, split: Split, mirror: Path | None) -> tuple[pa.Table, str]:
+def _read_source(task: Task, subtask: str | None, source: Source, split: Split, mirror: Path | None) -> tuple[pa.Table, str]:
     """The sliced table of one source, and the identity of what was read."""
     specification = source.split_spec(split)
     assert specification is not None
@@ -171,28 +182,52 @@ def _read_source(task: Task, part: str | None, source: Source, split: Split, mir
         return _read_local(task, source, specification)
     if source.generator is not None:
         return _generate(task, source, specification)
-    # A part can be left out by its name where the rest is at hand.
-    name = task.name if part is None or "." in task.name else f"{task.name}.{part}"
+    # Errors name the subtask, so that it can be left out where the rest is at hand.
+    name = task.name if subtask is None or "." in task.name else f"{task.name}.{subtask}"
     if mirror is not None:
         return _read_mirror(task, name, source, specification, mirror)
     return _read_hub(name, source, specification)
 
 
-def _with_part(table: pa.Table, part: str) -> pa.Table:
-    if "part" in table.column_names:
+def _with_subtask(table: pa.Table, subtask: str) -> pa.Table:
+    if "subtask" in table.column_names:
         return table
-    return table.append_column("part", pa.repeat(pa.scalar(part), table.num_rows))
+    return table.append_column("subtask", pa.repeat(pa.scalar(subtask), table.num_rows))
 
 
 def _joined(tables: Sequence[pa.Table], what: str) -> pa.Table:
     if len(tables) == 1:
         return tables[0]
     try:
-        return pa.concat_tables(tables, promote_options="permissive")
+        return pa.concat_tables(_with_numbers_of_one_kind(tables), promote_options="permissive")
     except pa.ArrowException as error:
         raise FlanlabError(
             f"{what} do not go together: {one_line(error)}", hint="Give a column the same type everywhere."
         ) from error
+
+
+def _with_numbers_of_one_kind(tables: Sequence[pa.Table]) -> list[pa.Table]:
+    """The tables with columns of numbers as they are written, where Arrow would make 7 of one table 7.0 for another's sake."""
+    kinds: dict[str, set[str]] = {}
+    for field in (field for table in tables for field in table.schema):
+        kinds.setdefault(field.name, set()).add(_number_kind(field.type))
+    mixed = {name for name, found in kinds.items() if len(found) > 1 and found <= {"whole", "fraction", "written", "null"}}
+    mixed -= {name for name in mixed if len(kinds[name] - {"null"}) == 1}
+    changed = []
+    for table in tables:
+        for position, field in enumerate(table.schema):
+            if field.name in mixed and not isinstance(field.type, WrittenType):
+                table = table.set_column(position, field.name, written_column(table.column(position).to_pylist()))
+        changed.append(table)
+    return changed
+
+
+def _number_kind(kind: pa.DataType) -> str:
+    if isinstance(kind, WrittenType):
+        return "written"
+    if pa.types.is_null(kind):
+        return "null"
+    return "whole" if pa.types.is_integer(kind) else "fraction" if pa.types.is_floating(kind) else "other"
 
 
 def mirror_from_environment() -> Path | None:
@@ -259,12 +294,13 @@ def _read_local(task: Task, source: Source, specification: str) -> tuple[pa.Tabl
     assert task.path is not None
     assert source.files is not None
     files = source.files if isinstance(source.files, dict) else {"all": source.files}
-    return _read_slices(task, specification, {name: task.path.parent / file for name, file in files.items()})
+    return _read_slices(task, specification, {name: [task.path.parent / file] for name, file in files.items()})
 
 
 def _generate(task: Task, source: Source, specification: str) -> tuple[pa.Table, str]:
     assert source.generator is not None
-    return _read_slices(task, specification, generated_files(source.generator, source.config))
+    files = generated_files(source.generator, source.config)
+    return _read_slices(task, specification, {name: [file] for name, file in files.items()})
 
 
 def _read_mirror(task: Task, name: str, source: Source, specification: str, mirror: Path) -> tuple[pa.Table, str]:
@@ -273,8 +309,8 @@ def _read_mirror(task: Task, name: str, source: Source, specification: str, mirr
     return _read_slices(task, specification, paths)
 
 
-def _mirror_files(name: str, hubs: Sequence[str], config: str | None, mirror: Path, hint: str | None) -> dict[str, Path]:
-    """Split to file of one configuration of a data set, under the first of its names that the mirror holds."""
+def _mirror_files(name: str, hubs: Sequence[str], config: str | None, mirror: Path, hint: str | None) -> dict[str, list[Path]]:
+    """Split to files of one configuration of a data set, under the first of its names that the mirror holds."""
     if not mirror.is_dir():
         raise MissingDataError(
             f"There is no mirror folder at {mirror}.",
@@ -282,9 +318,7 @@ def _mirror_files(name: str, hubs: Sequence[str], config: str | None, mirror: Pa
         )
     folders = [folder for hub in hubs if (folder := mirror / hub / (config or "default")).is_dir()]
     if not folders:
-        others = sorted(
-            {path.parent.name for hub in hubs for path in (mirror / hub).glob("*/*") if path.suffix in TABLE_SUFFIXES}
-        )
+        others = sorted({path.parent.name for hub in hubs for path in (mirror / hub).glob("*/*") if table_suffix(path)})
         if others:
             hint = hint or f"It holds the configurations {', '.join(others)}: name one (source.config, or --config)."
         raise MissingDataError(
@@ -292,7 +326,46 @@ def _mirror_files(name: str, hubs: Sequence[str], config: str | None, mirror: Pa
             hint=hint
             or "Leave the task out, or add the data set to the mirror as <hub id>/<config or default>/<split>.parquet.",
         )
-    return {path.stem: path for path in sorted(folders[0].iterdir()) if path.suffix in TABLE_SUFFIXES}
+    return _splits_of(sorted(path for path in folders[0].iterdir() if table_suffix(path)))
+
+
+_SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d+)-of-(?P<count>\d+)")
+"""How the Hub names the files of a split that is kept in several."""
+
+
+def _splits_of(files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Split to its file, or to its shards in order.
+
+    Raises:
+        MissingDataError: a shard is missing.
+        FlanlabError: a split has files of several kinds, or shards and a whole file.
+    """
+    splits: dict[str, list[Path]] = {}
+    for path in files:
+        found = _SHARD.fullmatch(table_name(path))
+        splits.setdefault(found["split"] if found else table_name(path), []).append(path)
+    for split, paths in splits.items():
+        shards = [_SHARD.fullmatch(table_name(path)) for path in paths]
+        if len(paths) == 1 and shards[0] is None:
+            continue
+        counts = {int(found["count"]) if found else 0 for found in shards}
+        numbers = [int(found["number"]) if found else -1 for found in shards]
+        if len(counts) > 1 or len(set(numbers)) < len(numbers):
+            raise FlanlabError(
+                f"{paths[0].parent}: the split {split} has the files {', '.join(path.name for path in paths)}.",
+                hint="Keep one file of it, or all of its shards, and move the others elsewhere.",
+            )
+        if missing := sorted(set(range(counts.pop())) - set(numbers)):
+            raise MissingDataError(
+                f"{paths[0].parent}: the split {split} has {len(numbers)} of its {len(numbers) + len(missing)} shards;"
+                f" number {missing[0]:05} is missing.",
+                hint="Copy the missing files into the folder.",
+            )
+    return splits
+
+
+def _read_files(paths: Sequence[Path]) -> pa.Table:
+    return _joined([read_table(path) for path in paths], f"{paths[0].parent}: {', '.join(path.name for path in paths)}")
 
 
 def _how_to_obtain(source: Source) -> str | None:
@@ -306,22 +379,23 @@ def _how_to_obtain(source: Source) -> str | None:
     )
 
 
-def _read_slices(task: Task, specification: str, paths: Mapping[str, Path]) -> tuple[pa.Table, str]:
+def _read_slices(task: Task, specification: str, paths: Mapping[str, Sequence[Path]]) -> tuple[pa.Table, str]:
     """Read the files that a slicing expression such as `train[:90%]+validation` names, and cut them."""
     names = _split_names(specification)
-    if absent := [name for name in names if name not in paths or not paths[name].is_file()]:
+    if absent := [name for name in names if name not in paths or not paths[name][0].is_file()]:
         what = "there is no such file" if absent[0] in paths else f"there are no rows of the split `{absent[0]}`"
-        place = f": {paths[absent[0]]}" if absent[0] in paths else ""
+        place = f": {paths[absent[0]][0]}" if absent[0] in paths else ""
         raise MissingDataError(
             f"{task.path}: source.splits: {specification!r}{place}: {what}.",
             hint=f"The splits at hand are: {', '.join(paths) or 'none'}. Use one of them, or provide the file.",
         )
-    tables = {name: read_table(paths[name]) for name in names}
+    tables = {name: _read_files(paths[name]) for name in names}
     # Whole splits, the usual case, need none of Hugging Face's library, which takes its time to import.
     cuts = list(tables.values()) if specification in tables else _slices(task, specification, tables)
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(tables):
-        digest.update(paths[name].read_bytes())
+        for path in paths[name]:
+            digest.update(path.read_bytes())
     if not any(map(len, cuts)):
         there = ", ".join(f"{name} has {len(table)} rows" for name, table in tables.items())
         raise MissingDataError(
@@ -356,16 +430,20 @@ def _read_hub(name: str, source: Source, specification: str) -> tuple[pa.Table, 
         # The conversion holds no list of its configurations, only a folder for each; nor do splits of any name load there.
         where = {"data_files": {name: f"{source.config}/{name}/*.parquet" for name in _split_names(specification)}}
     dataset = _from_hub(name, source.hub, {"split": specification, "revision": source.revision, **where})
-    return dataset.with_format("arrow")[:], str(dataset._fingerprint)
+    return readable(dataset.with_format("arrow")[:]), str(dataset._fingerprint)
 
 
 def _from_hub(name: str, hub: str | None, options: Mapping[str, Any]) -> Any:
+    if hub is not None:
+        work_offline_if_unreachable(hub)
     from datasets import load_dataset
 
     try:
         return load_dataset(hub, **options)
     except Exception as error:  # the Hub's client raises many kinds, none of them ours to tell apart
         hint = "Check the network, or name a folder with the data with --mirror DIR."
+        if offline := offline_hint(hub or ""):
+            hint = f"{offline} Or name a folder with the data with --mirror DIR."
         if "scripts are no longer supported" in str(error):
             hint = f"Give source.revision: {CONVERSION}, the Hub's own conversion, or use a --mirror DIR with its rows."
         elif "Config name is missing" in str(error):

@@ -1,125 +1,246 @@
-"""Files of rows as tables: Parquet, JSONL, CSV and TSV, read so that a value is what it looks like to a person."""
+"""Files of rows as tables: Parquet, Arrow, JSON, JSONL, CSV and TSV, read so that a value is what it looks like to a person."""
 
 from __future__ import annotations
 
 import bisect
-import json
+import csv
+import io
+import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet as pq
 
+from flanlab.data.arrow_types import readable
+from flanlab.data.written_numbers import (
+    KeyTwiceError,
+    change_as_arrow,
+    number_column,
+    read_json,
+    read_json_at,
+    with_floats,
+    written_column,
+)
 from flanlab.errors import FlanlabError, one_line
+
+_COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
+_UNREADABLE = (pa.ArrowException, ValueError, OverflowError, TypeError, RecursionError)
+_Lines = list[tuple[int, list[str]]]
+"""Rows of a text file, each with the line where it begins."""
+
+
+def table_suffix(path: Path) -> str | None:
+    """How the name of a file of rows ends (`.jsonl.gz`), which says what it is; None for other files."""
+    name = path.name.lower()
+    return next((name[-len(suffix) :] for suffix in TABLE_SUFFIXES if name.endswith(suffix)), None)
+
+
+def table_name(path: Path) -> str:
+    """The name of a file of rows without its suffix."""
+    return path.name[: len(path.name) - len(table_suffix(path) or "")]
 
 
 def read_table(path: Path) -> pa.Table:
-    """The rows of a file, by its suffix: .parquet, .jsonl, .csv or .tsv.
+    """The rows of a file, by its suffix: .parquet, .arrow, .feather, .json, .jsonl, .csv or .tsv; text also as .gz or .zst.
+
+    A column of a CSV or TSV file whose cells are all numbers is one of numbers, and any other is text. A number prints as it
+    is written in the file, in JSON too.
 
     Raises:
         FlanlabError: a file of another kind, or damaged; names the line where there is one.
     """
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
+    suffix = table_suffix(path)
+    if suffix is None:
         raise FlanlabError(f"{path}: cannot read files of this kind.", hint=f"Use one of: {', '.join(TABLE_SUFFIXES)}.")
+    kind, compression = next(
+        ((suffix.removesuffix(end), how) for end, how in _COMPRESSED.items() if suffix.endswith(end)), (suffix, None)
+    )
     try:
-        table = reader(path)
+        if kind in _BINARY:
+            table = readable(_BINARY[kind](path))
+        else:
+            table = _TEXT[kind](path, pa.input_stream(str(path), compression=compression).read().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise FlanlabError(f"{path}, line {line}: is not UTF-8.", hint="Save the file with UTF-8 encoding.") from error
-    except (pa.ArrowException, OSError) as error:
+    except FlanlabError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise FlanlabError(f"{path}: {one_line(error)}", hint="Fix what is named, or write the file again.") from error
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if twice:
-        raise FlanlabError(f"{path}: the column {twice[0]} occurs twice.", hint="Rename or remove one of the two.")
+        raise FlanlabError(f"{path}: the column {twice[0] or repr('')} occurs twice.", hint="Rename or remove one of the two.")
     return table
 
 
-def _read_parquet(path: Path) -> pa.Table:
-    return pq.read_table(path)
+def _read_arrow(path: Path) -> pa.Table:
+    try:
+        with pa.ipc.open_file(path) as file:
+            return file.read_all()
+    except pa.ArrowInvalid:  # the other of the two kinds of such files, which Hugging Face's datasets write
+        with path.open("rb") as raw, pa.ipc.open_stream(raw) as stream:
+            return stream.read_all()
 
 
-def _read_csv(path: Path) -> pa.Table:
-    parse = pa.csv.ParseOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ",", newlines_in_values=True)
-    content = path.read_bytes()
-    content.decode("utf-8")
-
-    def read(types: Mapping[str, pa.DataType]) -> pa.Table:
-        # Text such as "None" or "NA" is an answer as good as another; only an empty cell is a missing value.
-        convert = pa.csv.ConvertOptions(null_values=[""], strings_can_be_null=True, column_types=types)
-        return pa.csv.read_csv(pa.py_buffer(content), parse_options=parse, convert_options=convert)
-
-    table = read({})
-    # Numbers are numbers, all else is text: "true" or "10:30" must not change because the whole column looks like that.
-    texts = {column.name: pa.string() for column in table.schema if not _is_number(column.type)}
-    if len(texts) < len(table.schema):
-        as_written = read({name: pa.string() for name in table.column_names})
-        # So is "02108": a code keeps its zeros.
-        columns = zip(as_written.column_names, as_written.columns, strict=True)
-        texts |= {name: pa.string() for name, column in columns if _has_leading_zeros(column)}
-    return read(texts) if texts else table
+def _read_csv(path: Path, text: str) -> pa.Table:
+    return _table(path, _quoted_rows(path, text, ","))
 
 
-def _has_leading_zeros(column: pa.ChunkedArray) -> bool:
-    return bool(pc.any(pc.match_substring_regex(column, r"^\s*[+-]?0\d")).as_py())
+def _read_tsv(path: Path, text: str) -> pa.Table:
+    """Quotation marks enclose cells, as in CSV, or are part of the text, as in data sets that know no quoting.
+
+    Where each line has the header's number of cells, the rows are the lines. If then a cell begins with a quotation mark that
+    could not enclose it, none does.
+    """
+    lines = [(number, line.split("\t")) for number, line in enumerate(re.split("\r\n|\n|\r", text), start=1) if line]
+    width = len(lines[0][1]) if lines else 0
+    if width < 2 or any(len(cells) != width for _, cells in lines):
+        return _table(path, _quoted_rows(path, text, "\t"))
+    try:
+        rows = _quoted_rows(path, text, "\t")
+    except FlanlabError:
+        return _table(path, lines)
+    if len(rows) < len(lines):
+        begins = {number for number, _ in rows}
+        inside = next(number for number, _ in lines if number not in begins)
+        opened = max(number for number in begins if number < inside)
+        raise FlanlabError(
+            f"{path}, line {opened}: a quotation mark opens a cell here that goes on in line {inside}, though each of these"
+            f" lines has {width} cells.",
+            hint="Close the quotation mark in its line, or remove it; inside a quoted cell write it twice.",
+        )
+    return _table(path, rows)
 
 
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
-
-
-def _read_json_lines(path: Path) -> pa.Table:
-    """Read by Python's own parser: pyarrow's turns texts that look like dates into times, and dies of a line `null`."""
-    rows: list[tuple[int, dict[str, Any]]] = []
-    for number, line in enumerate(path.read_bytes().decode("utf-8-sig").split("\n"), start=1):
-        if not line.strip():
-            continue
+def _quoted_rows(path: Path, text: str, delimiter: str) -> _Lines:
+    """Rows whose cells may stand in quotation marks. Nothing is guessed: a mark that closes nothing could swallow rows."""
+    csv.field_size_limit(sys.maxsize)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows: _Lines = []
+    begins = 1
+    while True:
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            cells = next(reader)
+        except StopIteration:
+            return rows
+        except csv.Error as error:
+            end = " and never closes" if "end of data" in str(error) else f"; in line {reader.line_num} more text follows it"
             raise FlanlabError(
-                f"{path}, line {number}: not valid JSON: {one_line(error)}",
-                hint='Each line is one complete object in braces: {"column": value, ...}.',
+                f"{path}, line {begins}: a quotation mark opens a cell in the row that begins here{end}.",
+                hint="Close the quotation mark; inside a quoted cell write it twice, and quote the whole cell.",
             ) from error
+        if cells:
+            if rows and len(cells) != len(rows[0][1]):
+                raise FlanlabError(
+                    f"{path}, line {begins}: has {len(cells)} cells, and the header {len(rows[0][1])}.",
+                    hint="Give each row as many cells as the header; put a cell that holds the separator in quotation marks.",
+                )
+            rows.append((begins, cells))
+        begins = reader.line_num + 1
+
+
+def _table(path: Path, rows: _Lines) -> pa.Table:
+    if not rows:
+        raise FlanlabError(f"{path}: holds no rows.", hint="Write the names of the columns, then a line for each row.")
+    (_, header), *body = rows
+    columns = []
+    for position in range(len(header)):
+        # Text such as "None" or "NA" is an answer as good as another; only an empty cell is a missing value.
+        cells = [row[position] or None for _, row in body]
+        numbers = number_column(cells)
+        columns.append(pa.array(cells, pa.string()) if numbers is None else numbers)
+    return pa.Table.from_arrays(columns, [name.strip() for name in header])
+
+
+def _read_json_lines(path: Path, text: str) -> pa.Table:
+    """Read by Python's own parser: pyarrow's turns texts that look like dates into times, and dies of a line `null`."""
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                rows.append((f"line {number}", read_json(line)))
+            except (ValueError, RecursionError) as error:
+                raise _not_json(f"{path}, line {number}", error) from error
+    return _table_of_objects(path, rows)
+
+
+def _read_json(path: Path, text: str) -> pa.Table:
+    """An array of objects, or objects one after the other."""
+    values = []
+    place = 0
+    try:
+        while place < len(text):
+            if text[place].isspace():
+                place += 1
+            else:
+                value, place = read_json_at(text, place)
+                values.append(value)
+    except (ValueError, RecursionError) as error:
+        raise _not_json(f"{path}, row {len(values)}" if isinstance(error, KeyTwiceError) else str(path), error) from error
+    if len(values) == 1 and isinstance(values[0], list):
+        values = values[0]
+    return _table_of_objects(path, [(f"row {number}", value) for number, value in enumerate(values)])
+
+
+def _not_json(where: str, error: Exception) -> FlanlabError:
+    if isinstance(error, KeyTwiceError):
+        return FlanlabError(f"{where}: {error}.", hint="Remove one of the two, or give it another name.")
+    return FlanlabError(
+        f"{where}: not valid JSON: {one_line(error)}",
+        hint='Each row is one complete object in braces: {"column": value, ...}.',
+    )
+
+
+def _table_of_objects(path: Path, rows: Sequence[tuple[str, Any]]) -> pa.Table:
+    for where, row in rows:
         if not isinstance(row, dict):
             raise FlanlabError(
-                f"{path}, line {number}: is not an object.",
-                hint='Each line is one complete object in braces: {"column": value, ...}.',
+                f"{path}, {where}: is not an object.",
+                hint='Each row is one complete object in braces: {"column": value, ...}.',
             )
-        rows.append((number, row))
     if not rows:
-        raise FlanlabError(f"{path}: holds no rows.", hint="Write one JSON object on each line.")
+        raise FlanlabError(f"{path}: holds no rows.", hint="Write one JSON object for each row.")
     names = dict.fromkeys(name for _, row in rows for name in row)
-    return pa.table({name: _column(path, name, [(number, row.get(name)) for number, row in rows]) for name in names})
+    return pa.table({name: _column(path, name, [(where, row.get(name)) for where, row in rows]) for name in names})
 
 
-def _column(path: Path, name: str, cells: Sequence[tuple[int, Any]]) -> pa.Array:
+def _column(path: Path, name: str, cells: Sequence[tuple[str, Any]]) -> pa.Array:
+    values = [value for _, value in cells]
     try:
-        return pa.array([value for _, value in cells])
-    except (pa.ArrowException, ValueError, OverflowError, TypeError) as error:
-        first = bisect.bisect_left(range(1, len(cells)), True, key=lambda count: not _of_one_type(cells[:count]))
+        if change_as_arrow(values):
+            pa.array(with_floats(values))  # so that a column is of one type here as elsewhere
+            return written_column(values)
+        return pa.array(values)
+    except _UNREADABLE as error:
+        first = bisect.bisect_left(range(1, len(cells)), True, key=lambda count: not _of_one_type(values[:count]))
+        where, value = cells[first]
         raise FlanlabError(
-            f"{path}, line {cells[first][0]}: the column {name} holds {cells[first][1]!r} here: {one_line(error)}",
+            f"{path}, {where}: the column {name} holds {value!r} here: {one_line(error)}",
             hint="Give a column values of one type in all rows; a missing value is null.",
         ) from error
 
 
-def _of_one_type(cells: Sequence[tuple[int, Any]]) -> bool:
+def _of_one_type(values: Sequence[Any]) -> bool:
     try:
-        pa.array([value for _, value in cells])
-    except (pa.ArrowException, ValueError, OverflowError, TypeError):
+        pa.array(with_floats(values))
+    except _UNREADABLE:
         return False
     return True
 
 
-_READERS: Mapping[str, Callable[[Path], pa.Table]] = {
-    ".parquet": _read_parquet,
+_BINARY: Mapping[str, Callable[[Path], pa.Table]] = {
+    ".parquet": pq.read_table,
+    ".arrow": _read_arrow,
+    ".feather": _read_arrow,
+}
+_TEXT: Mapping[str, Callable[[Path, str], pa.Table]] = {
+    ".json": _read_json,
     ".jsonl": _read_json_lines,
     ".csv": _read_csv,
-    ".tsv": _read_csv,
+    ".tsv": _read_tsv,
 }
 
-TABLE_SUFFIXES = tuple(_READERS)
+TABLE_SUFFIXES = (*_BINARY, *_TEXT, *(kind + end for kind in _TEXT for end in _COMPRESSED))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from flanlab.data.joins import cuts_before_line_breaks, pieces_pattern
+from flanlab.data.special_tokens import SpecialTokens
 
 _CUT, _NEXT_TEXT = "\0", "\1"
 _CANNOT_BE_CUT = re.compile(r"[^\S \n]")
@@ -29,10 +30,11 @@ _MOST_WORDS = 500_000
 
 
 class WordTokenizer:
-    """Turns texts into token ids, without special tokens of its own."""
+    """Turns texts into token ids, without special tokens but those written by their names (see `special_tokens`)."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, special: SpecialTokens | None = None) -> None:
         self._tokenizer = tokenizer
+        self.special = special or SpecialTokens(tokenizer)
         self._backend: Any = getattr(tokenizer, "backend_tokenizer", None)
         content = self._backend.to_str() if self._backend is not None else None
         self.pieces = pieces_pattern(content) if content is not None else None
@@ -46,6 +48,16 @@ class WordTokenizer:
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text."""
+        odd = [place for place, text in enumerate(texts) if self.special.stand_in(text)]
+        if odd:
+            # Rare, and slow: texts that hold the characters of a special token, as text.
+            found = dict(zip(odd, self.special.tokens([texts[place] for place in odd]), strict=True))
+            others = iter(self.tokens([text for place, text in enumerate(texts) if place not in found]))
+            return [found[place] if place in found else next(others) for place in range(len(texts))]
+        return self._tokens([self.special.unnamed(text) for text in texts])
+
+    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts in which every special token is meant as such."""
         if self.pieces is None:
             return self.tokens_of_whole(texts)
         plain = [text for text in texts if _CUT not in text and _NEXT_TEXT not in text]

@@ -6,17 +6,15 @@ somebody has tried a few on rows that they know the answers to. Test rows take n
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from flanlab.data.rendering import BASELINE
 from flanlab.data.sources import Rows
 from flanlab.evaluation.grids import score_grid
 from flanlab.evaluation.metrics.declared import metrics_for
+from flanlab.evaluation.metrics.metric import Prediction
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
-from flanlab.evaluation.predict import read_predictions
-from flanlab.evaluation.results import interval_of
-from flanlab.results.statistics import estimate
+from flanlab.results.grids import ScoreGrid
+from flanlab.results.schema import BestTemplate
 from flanlab.tasks.schema import Task
 
 DEV_FOLDER = "dev_predictions"
@@ -35,42 +33,34 @@ def plan_dev(unit: EvaluationUnit, rows: Rows, settings: EvaluationSettings, see
     return plan_task(unit.task, rows, dev_settings(settings), seed, unit.exemplars)
 
 
-def best_dev_template(task: Task, dev: Path, test: Path, settings: EvaluationSettings) -> dict[str, Any] | None:
+def best_on_dev(
+    task: Task, dev: Sequence[Prediction], test: Sequence[Prediction], *, end_token: bool
+) -> tuple[BestTemplate, ScoreGrid]:
     """The template with the best main metric on dev (of equals, the lowest number), scored on test.
 
     Args:
         task: whose templates.
-        dev: folder of one variant's predictions of the dev rows.
-        test: folder of the same variant's predictions of the test rows.
-        settings: as the test predictions were made.
+        dev: one variant's predictions of the dev rows.
+        test: the same variant's predictions of the test rows.
+        end_token: whether an option's end token counts in its score.
 
     Returns:
-        `template`; `metric`; its `dev_score`, the `dev_rows` and every template's in `dev_scores`; on test its `score` and
-        `interval`, which is over rows alone. None for the baseline, a single prompt that leaves no choice.
-
-    Raises:
-        FlanlabError: one of the folders holds no predictions.
+        The template, and its test predictions arranged for scoring.
     """
-    predictions = read_predictions(test).to_pylist()
-    # With few rows and fewer templates for each, a template may have met no test row, and then has no score to tell.
-    asked = {prediction["template"] for prediction in predictions}
-    if asked == {BASELINE}:
-        return None
-    tried = read_predictions(dev).to_pylist()
-    metric = metrics_for(task.metrics, tried, end_token=settings.end_token)[0]
-    grid = score_grid(metric, tried)
+    # With few rows and fewer templates for each, a template may have been shown no test row, and then has no score.
+    asked = {prediction["template"] for prediction in test}
+    metric = metrics_for(task.metrics, dev, end_token=end_token)[0]
+    grid = score_grid(metric, dev)
     dev_scores = {template: float(score) for template, score in zip(grid.templates, grid.by_template(), strict=True)}
     best = max(sorted(asked & set(dev_scores)), key=dev_scores.__getitem__)
-    # The metric anew: what it knows of all answers must come from the test rows.
-    metric = metrics_for(task.metrics, predictions, end_token=settings.end_token)[0]
-    chosen = score_grid(metric, [prediction for prediction in predictions if prediction["template"] == best])
-    found = estimate(chosen)
-    return {
-        "template": best,
-        "metric": metric.name,
-        "dev_score": dev_scores[best],
-        "dev_rows": len({prediction["row"] for prediction in tried}),
-        "dev_scores": {str(template): score for template, score in dev_scores.items()},
-        "score": found.mean,
-        "interval": interval_of(found),
-    }
+    # Not the metric of the dev rows: what a metric knows of all answers must come from the test rows.
+    metric = metrics_for(task.metrics, test, end_token=end_token)[0]
+    chosen = [prediction for prediction in test if prediction["template"] == best]
+    facts = BestTemplate(
+        template=best,
+        metric=metric.name,
+        dev_score=dev_scores[best],
+        dev_rows=len({prediction["row"] for prediction in dev}),
+        dev_scores={str(template): score for template, score in dev_scores.items()},
+    )
+    return facts, score_grid(metric, chosen)

@@ -6,7 +6,6 @@ A row overlaps where any n-gram of its text occurs in the corpus. A text shorter
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +13,17 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from flanlab.data.ngrams import Hashes, Integers, Piece, Search, ngram_hashes, search, words
 from flanlab.data.rendering import prepare_row, render
 from flanlab.data.sources import Rows
 from flanlab.errors import FlanlabError
+from flanlab.evaluation.metrics.metric import Prediction
 from flanlab.evaluation.planning import EvaluationSettings
-from flanlab.evaluation.predict import read_predictions
-from flanlab.evaluation.results import task_results
+from flanlab.evaluation.scores import score_task
 from flanlab.evaluation.units import units_of
+from flanlab.results.predictions import read_predictions
+from flanlab.results.schema import MEAN
 from flanlab.tasks.schema import Task, Template
 from flanlab.tasks.templating import variables_in
 
@@ -154,7 +153,7 @@ def scores_apart(
         Main metric, titles of the metrics, and for `all`, `clean` and `overlapping` the number of rows and the scores
         (metric -> variant -> mean and interval); no scores where there is no such row.
     """
-    predictions = {name: read_predictions(folder) for name, folder in variants.items()}
+    predictions = {name: read_predictions(folder).to_pylist() for name, folder in variants.items()}
     rows_by_verdict = _rows_by_verdict(task, table, size, next(iter(predictions.values())))
     result: dict[str, Any] = {}
     for subset in ("all", "clean", "overlapping"):
@@ -162,29 +161,27 @@ def scores_apart(
         result[subset] = {"rows": len(rows)}
         if not rows:
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            folders = {name: Path(folder) / str(number) for number, name in enumerate(variants)}
-            for name, target in folders.items():
-                target.mkdir()
-                kept = predictions[name].filter(pc.is_in(predictions[name]["row"], pa.array(rows, pa.int32())))
-                pq.write_table(kept, target / "part-00000.parquet")
-            entry, _ = task_results(task, folders, settings)
-        result |= {"main_metric": entry["main_metric"], "metrics": entry["metrics"]}
-        result[subset]["scores"] = {
-            metric: {name: {part: score[part] for part in ("mean", "interval")} for name, score in by_variant.items()}
-            for metric, by_variant in entry["scores"].items()
-        }
+        chosen = frozenset(rows)
+        kept = {name: [one for one in found if one["row"] in chosen] for name, found in predictions.items()}
+        scored = score_task(task, kept, end_token=settings.end_token)
+        titles = {name: metric.title for name, metric in scored.facts.metrics.items()}
+        result |= {"main_metric": scored.facts.main_metric, "metrics": titles}
+        scores: dict[str, dict[str, Any]] = {metric: {} for metric in titles}
+        for score in scored.scores:
+            if score.template == MEAN:
+                scores[score.metric][score.variant] = {"mean": score.mean, "interval": list(score.interval)}
+        result[subset]["scores"] = scores
     return result
 
 
-def _rows_by_verdict(task: Task, table: pa.Table, size: int, predictions: pa.Table) -> dict[str, list[int]]:
+def _rows_by_verdict(task: Task, table: pa.Table, size: int, predictions: Sequence[Prediction]) -> dict[str, list[int]]:
     verdicts = {
         record["row"]: record["verdict"]
         for record in table.select(["task", "row", "n", "compared", "verdict"]).to_pylist()
         if (record["task"], record["n"], record["compared"]) == (task.name, size, "input")
     }
     rows_by_verdict: dict[str, list[int]] = {"overlapping": [], "too short": [], "clean": []}
-    for unit in units_of(predictions.select(["row", "group"]).to_pylist()).values():
+    for unit in units_of(predictions).values():
         rows = list(dict.fromkeys(prediction["row"] for prediction in unit))
         # The first that any of them has: too short to tell, where the others are clean.
         verdict = next(verdict for verdict in rows_by_verdict if any(verdicts[row] == verdict for row in rows))

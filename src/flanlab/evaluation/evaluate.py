@@ -1,4 +1,4 @@
-"""A whole evaluation: all questions of some tasks asked in one prompt style, and what results.json says of the answers."""
+"""A whole evaluation: which questions some tasks are asked, their predictions, and the results of these."""
 
 from __future__ import annotations
 
@@ -6,21 +6,42 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flanlab.data.encoding import PromptStyle
-from flanlab.data.sources import load_rows
-from flanlab.evaluation.best_template import DEV_FOLDER, best_dev_template, dev_settings, plan_dev
-from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit
-from flanlab.evaluation.results import TaskScores, averages, compare, task_results
+from flanlab.data.reader import RowReader
+from flanlab.evaluation.best_template import DEV_FOLDER, dev_settings, plan_dev
+from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
+from flanlab.evaluation.scores import build_results, score_task
+from flanlab.evaluation.setup import Setup
 from flanlab.evaluation.sharding import team_in
 from flanlab.evaluation.stage import predict_units
-from flanlab.models.answering import Model
+from flanlab.results.predictions import read_predictions
+from flanlab.results.schema import Hashes, Results, RowSource, Variant
 from flanlab.tasks.schema import Split, Task
 
-RESULTS_FILE = "results.json"
+PREDICTIONS = "predictions"
+"""Folder of predictions within that of a run or an evaluation: `predictions/<variant>/<task>`."""
+
+
+def plan_units(tasks: Sequence[Task], settings: EvaluationSettings, seed: int, rows: RowReader) -> list[EvaluationUnit]:
+    """What is asked of each task (of a task with subtasks: of each of them).
+
+    Raises:
+        MissingDataError: rows cannot be reached.
+    """
+    subtasks = [subtask for task in tasks for subtask in task.evaluated_subtasks(settings.split)]
+    return [
+        plan_task(
+            subtask,
+            rows.read(subtask, settings.split),
+            settings,
+            seed,
+            rows.read(subtask.whole, "train") if any(settings.shot_counts) else None,
+        )
+        for subtask in subtasks
+    ]
 
 
 def plan_dev_units(
-    units: Sequence[EvaluationUnit], settings: EvaluationSettings, seed: int, mirror: Path | None
+    units: Sequence[EvaluationUnit], settings: EvaluationSettings, seed: int, rows: RowReader
 ) -> list[EvaluationUnit]:
     """The dev rows that templates are chosen by, where the settings ask for that; of tasks that have a dev split.
 
@@ -29,74 +50,74 @@ def plan_dev_units(
     """
     if not settings.choose_template:
         return []
-    return [plan_dev(unit, load_rows(unit.task, "dev", mirror), settings, seed) for unit in units if unit.task.has_split("dev")]
+    return [plan_dev(unit, rows.read(unit.task, "dev"), settings, seed) for unit in units if unit.task.has_split("dev")]
 
 
-def evaluate(
-    loaded: Model,
-    units: Sequence[EvaluationUnit],
-    dev_units: Sequence[EvaluationUnit],
-    settings: EvaluationSettings,
-    seed: int,
-    style: PromptStyle,
-    folder: Path,
-    variant: str,
-    title: str,
-) -> None:
+def evaluate(setup: Setup, units: Sequence[EvaluationUnit], dev_units: Sequence[EvaluationUnit], folder: Path) -> None:
     """Predict every unit into `folder/predictions/<variant>/<task>`, dev rows first; what is there already is kept.
 
     Of several processes, all must call this: each does its share, and returns when everything is there.
     """
-    stages = [("predictions", units, settings, title)]
+    setup.model.encoder.chat_template_args = setup.settings.chat_template_args
+    title = setup.title[:1].upper() + setup.title[1:]
+    stages = [(PREDICTIONS, units, setup, title)]
     # The baseline is one prompt: there is nothing to choose.
-    if dev_units and style != "baseline":
-        stages.insert(0, (DEV_FOLDER, dev_units, dev_settings(settings), f"{title}, dev"))
-    for where, stage_units, stage_settings, stage_title in stages:
-        predict_units(loaded, stage_units, stage_settings, seed, style, folder / where / variant, team_in(folder), stage_title)
+    if dev_units and setup.style != "baseline":
+        stages.insert(0, (DEV_FOLDER, dev_units, setup.with_settings(dev_settings(setup.settings)), f"{title}, dev"))
+    for where, stage_units, stage_setup, stage_title in stages:
+        predict_units(stage_setup, stage_units, folder / where / setup.name, team_in(folder), stage_title)
 
 
 def score_units(
     units: Sequence[EvaluationUnit],
-    variants: Mapping[str, str],
-    folder: Path,
     settings: EvaluationSettings,
-    seed: int,
+    variants: Mapping[str, Variant],
+    folder: Path,
+    *,
     before: Sequence[str] = (),
     after: str = "",
-) -> dict[str, Any]:
-    """How was evaluated, the tasks and their averages for results.json, from `folder/predictions/<variant>/<task>`.
+    seen: Mapping[str, str] | None = None,
+    **facts: Any,
+) -> Results:
+    """Results of the predictions in `folder/predictions/<variant>/<task>`.
 
-    With `before`, the variant `after` is compared with the better of those.
+    Args:
+        units: what was asked.
+        settings: with which; only `end_token`, `split` and `choose_template` decide anything here.
+        variants: what is known of each variant.
+        folder: of the run or the evaluation.
+        before: see `build_results`.
+        after: see `build_results`.
+        seen: task to the reason why its scores are not zero-shot.
+        **facts: the other fields of `Results`.
+
+    Raises:
+        FlanlabError: predictions are missing or damaged.
     """
-    entries: dict[str, Any] = {}
-    scores: dict[str, TaskScores] = {}
+    scored = []
     for unit in units:
-        name = unit.task.name
-        folders = {variant: folder / "predictions" / variant / name for variant in variants}
-        entries[name], scores[name] = task_results(unit.task, folders, settings)
-        entries[name]["source"] = _source(unit.task, settings.split)
-        entries[name]["hashes"] = {"task": unit.task.hash, "rows": unit.rows.source_hash}
+        task = unit.task
+        dev: dict[str, list[dict[str, Any]]] | None = None
         if settings.choose_template:
-            entries[name]["best_dev_template"] = _best_dev_templates(unit.task, folders, folder / DEV_FOLDER, settings)
-        if before:
-            entries[name]["comparison"] = compare(entries[name]["scores"], scores[name], before, after)
-    evaluation = {"seed": seed, "settings": settings.model_dump(mode="json")}
-    return {"evaluation": evaluation, "tasks": entries, **averages(entries, scores, before, after)}
+            asked = [name for name, variant in variants.items() if variant.style != "baseline"] if task.has_split("dev") else []
+            dev = {name: read_predictions(folder / DEV_FOLDER / name / task.name).to_pylist() for name in asked}
+        scored.append(
+            score_task(
+                task,
+                {name: read_predictions(folder / PREDICTIONS / name / task.name).to_pylist() for name in variants},
+                end_token=settings.end_token,
+                dev=dev,
+                source=_source(task, settings.split),
+                hashes=Hashes(task=task.hash, rows=unit.rows.source_hash),
+                seen=(seen or {}).get(task.name),
+            )
+        )
+    return build_results(scored, variants, before=before, after=after, **facts)
 
 
-def _best_dev_templates(
-    task: Task, folders: Mapping[str, Path], dev: Path, settings: EvaluationSettings
-) -> dict[str, Any] | None:
-    """Each variant's best template on dev; None where the task has no dev split."""
-    if not task.has_split("dev"):
-        return None
-    best = {variant: best_dev_template(task, dev / variant / task.name, test, settings) for variant, test in folders.items()}
-    return {variant: found for variant, found in best.items() if found is not None}
-
-
-def _source(task: Task, split: Split) -> dict[str, Any] | None:
+def _source(task: Task, split: Split) -> RowSource | None:
     """Where on the Hub the rows come from, so that published figures for just these can be put beside ours."""
     sources = list(task.sources.values())
     if len(sources) != 1 or sources[0].hub is None:
         return None
-    return {"hub": sources[0].hub, "config": sources[0].config, "split": sources[0].split_spec(split)}
+    return RowSource(hub=sources[0].hub, config=sources[0].config, split=sources[0].split_spec(split))

@@ -19,6 +19,7 @@ from flanlab import __version__
 from flanlab.data.encoding import ANSWER_SEPARATOR
 from flanlab.data.rendering import Example, prepare_row, render
 from flanlab.errors import FlanlabError
+from flanlab.evaluation.metrics.answers import ARTICLES, DROPPED
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit
 from flanlab.evaluation.questions import EXTRA_TOKENS, evaluation_order
 from flanlab.files import new_folder, write_json, write_text
@@ -32,12 +33,8 @@ _FIRST_LINE = r"\s*([^\n]+)"
 """An answer is the first line with text, as when flanlab generates."""
 
 # As flanlab's normalize_answer, in its order: lm-eval deletes what these match, one after the other, and then lowers the case.
-# It cannot be told to keep what would become nothing, such as an option "A".
-NORMALIZATION = (
-    r"""[!"#$%&'()*+,/:;<=>?@\[\\\]^_`{|}~]|(?<=[\w.])-|-(?![.]?\d)|[.](?!\d)|(?<=[^\W\d])[.]|(?<=[.])[.]""",
-    r"(?i)\b(?:an|a|the)\b",
-    r"\A\s+|\s+\Z|\s(?=\s)",
-)
+# It cannot be told to keep what would become nothing, such as an answer "?", nor of punctuation and forms beyond ASCII.
+NORMALIZATION = (DROPPED, f"(?i){ARTICLES}", r"\A\s+|\s+\Z|\s(?=\s)")
 
 
 def export_lm_eval(units: Sequence[EvaluationUnit], settings: EvaluationSettings, seed: int, folder: Path) -> dict[str, Any]:
@@ -62,7 +59,7 @@ def export_lm_eval(units: Sequence[EvaluationUnit], settings: EvaluationSettings
         "flanlab": __version__,
         "split": settings.split,
         "rows": settings.rows,
-        "options": settings.options,
+        "options": settings.order,
         "seed": seed,
         "tasks": {},
     }

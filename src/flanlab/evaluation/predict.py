@@ -4,58 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flanlab.data.encoding import PromptStyle
 from flanlab.data.rendering import gold_value_of, group_of, open_row
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.neutral import NeutralScores
-from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit
-from flanlab.evaluation.questions import ask
+from flanlab.evaluation.planning import EvaluationUnit
+from flanlab.evaluation.questions import Asked, ask
+from flanlab.evaluation.setup import Setup
 from flanlab.files import new_file
 from flanlab.models.answering import Model, Reply
+from flanlab.models.scoring import Question
+from flanlab.results.predictions import PREDICTION_SCHEMA
+from flanlab.settings import PREDICTIONS, affecting
 from flanlab.tasks.holdout import seen_reason
 from flanlab.tasks.loading import known_lineage
 from flanlab.tasks.schema import Task
 
-_PROTOCOL = "5"
+_PROTOCOL = "6"
 """Raise it when code here or in models/scoring changes what a prediction is: old predictions are then made anew."""
 _QUESTIONS_PER_PART = 64
 _QUESTIONS_OF_FIRST_PART = 2
 """The first parts of a task are smaller, each twice as large as the one before, so that there is something to see at once."""
-
-PREDICTION_SCHEMA = pa.schema(
-    [
-        ("task", pa.string()),
-        ("template", pa.int32()),
-        ("row", pa.int32()),
-        ("group", pa.string()),
-        ("prompt", pa.string()),
-        ("options", pa.list_(pa.string())),
-        ("own_options", pa.list_(pa.string())),
-        ("option_scores", pa.list_(pa.float64())),
-        ("option_scores_without_end", pa.list_(pa.float64())),
-        ("option_scores_alone", pa.list_(pa.float64())),
-        ("option_scores_alone_without_end", pa.list_(pa.float64())),
-        ("option_tokens", pa.list_(pa.int32())),
-        ("answer", pa.int32()),
-        ("references", pa.list_(pa.string())),
-        ("exemplars", pa.list_(pa.int32())),
-        ("gold_value", pa.float64()),
-        ("generated", pa.string()),
-        ("shortened", pa.bool_()),
-    ]
-)
-"""One prediction. Scores are natural-log probabilities, options in the task's own order; `options` are in the template's
-words, `own_options` the same in the task's. Scores "alone" are after a prompt that asks nothing (see `neutral`), null where
-the settings do without PMI. `option_tokens` counts end tokens. `answer` is the position of the right option that is trained on,
-null for generation; `references` are all right options, or all right texts; `exemplars` are rows of the train split.
-`generated` is null where nothing was generated, `group` and `gold_value` where the task has none."""
 
 
 def refuse_seen(tasks: Sequence[Task], loaded: Model, allow_seen: bool, *, way: str = "pass --allow-seen") -> dict[str, str]:
@@ -100,12 +75,10 @@ class Part:
         return metadata.get(b"key") == self.key.encode()
 
 
-def parts_of(
-    loaded: Model, unit: EvaluationUnit, settings: EvaluationSettings, seed: int, style: PromptStyle, folder: Path
-) -> list[Part]:
+def parts_of(setup: Setup, unit: EvaluationUnit, folder: Path) -> list[Part]:
     """A unit's questions in parts, with the files `folder/part-00000.parquet` and so on."""
-    key = prediction_key(loaded, unit, settings, seed, style)
-    cut = enumerate(_cut(unit.asked(style)))
+    key = prediction_key(setup, unit)
+    cut = enumerate(_cut(unit.asked(setup.style)))
     return [Part(unit, pairs, folder / f"part-{number:05d}.parquet", key) for number, pairs in cut]
 
 
@@ -117,9 +90,9 @@ def _cut(asked: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
         start, size = start + size, size * 2
 
 
-def predict_part(loaded: Model, part: Part, settings: EvaluationSettings, seed: int, style: PromptStyle) -> None:
+def predict_part(setup: Setup, part: Part) -> None:
     """Answer the questions of a part and write its file."""
-    table = _predict_pairs(loaded, part.unit, part.pairs, settings, seed, style)
+    table = _predict_pairs(setup, part.unit, part.pairs)
     with new_file(part.path) as temporary:
         pq.write_table(table.replace_schema_metadata({"key": part.key}), temporary)
 
@@ -130,41 +103,47 @@ def remove_stale_parts(folder: Path, parts: Sequence[Part]) -> None:
         path.unlink()
 
 
-def prediction_key(loaded: Model, unit: EvaluationUnit, settings: EvaluationSettings, seed: int, style: PromptStyle) -> str:
+def prediction_key(setup: Setup, unit: EvaluationUnit) -> str:
     """Hash of everything that shapes the predictions: model, tokenizer, task, rows, settings, protocol."""
-    # The task's hash tells how it is phrased.
-    shaping = settings.model_dump(exclude={"token_budget", "choose_template", "instructions"})
-    exemplars = unit.exemplars.source_hash if unit.exemplars is not None and settings.shots else None
-    facts = [_PROTOCOL, loaded.identity, unit.task.hash, unit.rows.source_hash, exemplars, shaping, seed, style]
+    settings, style = setup.settings, setup.style
+    # What numbers it computes in, the model's identity tells.
+    shaping = affecting(settings, *PREDICTIONS)
+    if style != "chat":
+        del shaping["chat_template_args"]
+    exemplars = unit.exemplars.source_hash if unit.exemplars is not None and settings.shot_count else None
+    facts = [_PROTOCOL, setup.model.identity, unit.task.hash, unit.rows.source_hash, exemplars, shaping, setup.seed, style]
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def read_predictions(folder: Path) -> pa.Table:
-    """All predictions of one task.
+def _refuse_failed(
+    unit: EvaluationUnit, asked: Sequence[Asked], questions: Sequence[Question], replies: Mapping[int, Reply]
+) -> None:
+    """Refuse answers that mean nothing: the likeliest of options without a number would be an arbitrary one."""
+    for position in sorted(replies):
+        if not replies[position].failed:
+            continue
+        if position < len(asked):
+            example = asked[position].example
+            where = f"{unit.task.name}, row {example.row}, template {example.template}"
+        else:
+            where = f"{unit.task.name}, options without their question (for accuracy by PMI)"
+        raise FlanlabError(
+            f"{where}: the model computes no number (NaN or infinity) for this question of"
+            f" {questions[position].length} tokens.",
+            hint="It is a fault of the model: check its weights, or load it in float32 or bfloat16 if it overflows. What was"
+            " done before is kept.",
+        )
 
-    Raises:
-        FlanlabError: none are there.
-    """
-    parts = sorted(folder.glob("part-*.parquet"))
-    if not parts:
-        raise FlanlabError(f"{folder}: holds no predictions.", hint="Run the evaluation first.")
-    return pa.concat_tables([pq.read_table(part).replace_schema_metadata(None) for part in parts])
 
-
-def _predict_pairs(
-    loaded: Model,
-    unit: EvaluationUnit,
-    pairs: Sequence[tuple[int, int]],
-    settings: EvaluationSettings,
-    seed: int,
-    style: PromptStyle,
-) -> pa.Table:
+def _predict_pairs(setup: Setup, unit: EvaluationUnit, pairs: Sequence[tuple[int, int]]) -> pa.Table:
+    model, settings, style = setup.model, setup.settings, setup.style
     # Of this part alone: what earlier parts have learnt would make scores depend, in their last digits, on who computed them.
-    neutral = NeutralScores(loaded.encoder, style)
-    asked = [ask(unit, row, template, settings, seed, style, loaded.encoder) for row, template in pairs]
+    neutral = NeutralScores(model.encoder, style)
+    asked = [ask(setup, unit, row, template) for row, template in pairs]
     alone = neutral.questions([one.example.options for one in asked if one.example.options]) if settings.pmi else []
     questions = [one.question for one in asked] + alone
-    replies: dict[int, Reply] = dict(loaded.answer(questions, settings.token_budget))
+    replies: dict[int, Reply] = dict(model.answer(questions, settings.token_budget))
+    _refuse_failed(unit, asked, questions, replies)
     neutral.learn(alone, [replies[len(asked) + number] for number in range(len(alone))])
     records = []
     for position, one in enumerate(asked):

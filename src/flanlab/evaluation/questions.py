@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from flanlab.data.choices import choose
-from flanlab.data.encoding import EncodedQuestion, Encoder, PromptStyle
+from flanlab.data.exemplars import Pool, put_exemplars_before
 from flanlab.data.mixture import option_order
 from flanlab.data.rendering import (
     Example,
@@ -19,13 +18,12 @@ from flanlab.data.rendering import (
 )
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit
+from flanlab.evaluation.setup import Setup
 from flanlab.models.scoring import Question
 from flanlab.tasks.schema import Task
 
 EXTRA_TOKENS = 4
 """A generated answer may be this much longer than the longest option before it is cut: it cannot equal an option then."""
-_DRAWS_PER_SHOT = 4
-"""Draws for each exemplar wanted: a row drawn twice, or the question itself, is passed over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,26 +38,19 @@ class Asked:
     """Rows of the train split that stand before it, in order."""
 
 
-def ask(
-    unit: EvaluationUnit,
-    row_index: int,
-    template: int,
-    settings: EvaluationSettings,
-    seed: int,
-    style: PromptStyle,
-    encoder: Encoder,
-) -> Asked:
-    """The question for a row and a template: a pure function of its arguments.
+def ask(setup: Setup, unit: EvaluationUnit, row_index: int, template: int) -> Asked:
+    """The question for a row and a template: a pure function of its arguments, the settings being one arm of an evaluation's.
 
     Raises:
         FlanlabError: the row cannot be rendered, or nothing is left to shorten of a prompt that is too long.
     """
-    task = unit.task
+    task, settings, style, encoder = unit.task, setup.settings, setup.style, setup.model.encoder
     row = prepare_row(task, unit.rows[row_index], row_index)
-    order = evaluation_order(task, row, settings, seed)
+    order = evaluation_order(task, row, settings, setup.seed)
     shortened = False
     for example in _ever_shorter(task, template, row, order, settings.truncate):
-        encoded = encoder.encode(example.prompt, example.options or [example.target], style)
+        answers = example.options or [example.target]
+        encoded = encoder.encode(example.prompt, answers, style)
         if len(encoded.prompt) <= settings.prompt_tokens:
             break
         shortened = True
@@ -67,10 +58,25 @@ def ask(
         raise FlanlabError(
             f"{task.path}, row {row_index}, template {template}: the prompt is longer than {settings.prompt_tokens} tokens"
             " and has no field left to shorten.",
-            hint="Raise evaluation.prompt_tokens.",
+            hint="Raise prompt_tokens: evaluation.prompt_tokens in a recipe, --prompt-tokens of `flan eval`.",
         )
-    encoded, exemplars = _after_exemplars(unit, row, example, encoded, settings, seed, style, encoder)
-    stop = frozenset({encoder.end})
+    exemplars: tuple[int, ...] = ()
+    if settings.shot_count and unit.exemplars is not None:
+        encoded, (exemplars, _) = put_exemplars_before(
+            example,
+            answers,
+            encoded,
+            task=task,
+            row=row,
+            pool=Pool(unit.exemplars, range(len(unit.exemplars))),
+            count=settings.shot_count,
+            tokens=settings.shot_tokens,
+            order=lambda drawn: evaluation_order(task, drawn, settings, setup.seed),
+            key=(setup.seed, task.name, row.index),
+            encoder=encoder,
+            style=style,
+        )
+    stop = encoder.ends
     # Where the answer is one line, a model that goes on after its first line has answered.
     one_line = style == "baseline" or not any("\n" in reference for reference in example.references)
     line_breaks = encoder.newline_tokens if one_line else frozenset()
@@ -85,57 +91,11 @@ def ask(
     return Asked(question, example, shortened, exemplars)
 
 
-def question_length(
-    unit: EvaluationUnit, row: int, template: int, settings: EvaluationSettings, seed: int, encoder: Encoder
-) -> int:
-    """Tokens of one question with all its options."""
-    return ask(unit, row, template, settings, seed, "instruction", encoder).question.length
-
-
-def _after_exemplars(
-    unit: EvaluationUnit,
-    row: PreparedRow,
-    example: Example,
-    alone: EncodedQuestion,
-    settings: EvaluationSettings,
-    seed: int,
-    style: PromptStyle,
-    encoder: Encoder,
-) -> tuple[EncodedQuestion, tuple[int, ...]]:
-    """The question after up to `settings.shots` exemplars through the same template, as many as fit (section 4.4).
-
-    Exemplars are rows of the train split, drawn for each question anew and kept in the order drawn; never the question itself.
-    """
-    if not settings.shots or unit.exemplars is None:
-        return alone, ()
-    task = unit.task
-    shown: list[tuple[str, str]] = []
-    rows: list[int] = []
-    encoded = alone
-    for draw in range(settings.shots * _DRAWS_PER_SHOT):
-        if len(rows) == settings.shots:
-            break
-        index = choose(len(unit.exemplars), (seed, task.name, row.index, "shot", draw))
-        if index in rows:
-            continue
-        drawn = prepare_row(task, unit.exemplars[index], index)
-        if dict(drawn.fields) == dict(row.fields):
-            continue
-        exemplar = render(task, example.template, drawn, evaluation_order(task, drawn, settings, seed))
-        longer = [*shown, (exemplar.prompt, exemplar.target)]
-        found = encoder.encode(example.prompt, example.options or [example.target], style, longer)
-        if len(found.prompt) > settings.shot_tokens:
-            break
-        shown, encoded = longer, found
-        rows.append(index)
-    return encoded, tuple(rows)
-
-
 def evaluation_order(task: Task, row: PreparedRow, settings: EvaluationSettings, seed: int) -> list[int] | None:
     """Order in which a row's options are shown, the same through every template; None shows none."""
     count = option_count(task, row)
     # The epoch -1 keeps evaluation's orders apart from those of any training epoch.
-    return option_order(settings.options, count, (seed, task.name, row.index, -1)) if count else None
+    return option_order(settings.order, count, (seed, task.name, row.index, -1)) if count else None
 
 
 def _ever_shorter(

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.mixture import Mixture
 from flanlab.evaluation.planning import EvaluationUnit
-from flanlab.evaluation.questions import question_length
+from flanlab.evaluation.questions import ask
+from flanlab.evaluation.setup import Setup
 from flanlab.experiments.cost import ANSWERING_COST, TRAINING_COST, scoring_speed
 from flanlab.experiments.recipe import Plan
 from flanlab.models.loading import LoadedModel
 from flanlab.processes import world_size
 from flanlab.progress import clock, say
+from flanlab.training.precision import vocabulary_share
 
 
 def announce(
@@ -27,9 +29,10 @@ def announce(
     """Say what will be done and about how long it takes on this machine."""
     training = plan.recipe.training
     dev = sum(len(unit.pairs) for unit in dev_units)
-    questions = sum(len(unit.pairs) for unit in units) + dev
-    before = sum(len(unit.asked(style)) for unit in units for style in styles)
-    before += dev * sum(style != "baseline" for style in styles)
+    arms = {style: len(plan.recipe.evaluation.arms(style)) for style in styles}
+    questions = (sum(len(unit.pairs) for unit in units) + dev) * arms["instruction"]
+    before = sum(len(unit.asked(style)) * count for unit in units for style, count in arms.items())
+    before += dev * sum(count for style, count in arms.items() if style != "baseline")
     held_out = ", ".join(cluster.label for cluster in plan.split.hold_out.clusters)
     examples = per_step * training.steps
     speed = scoring_speed(loaded) * world_size()
@@ -40,6 +43,7 @@ def announce(
     clusters = {task.clusters[0] for task in plan.split.train}
     say(f"  trains on   {len(plan.split.train)} tasks of {len(clusters)} other clusters")
     say(f"              {examples} examples in {training.steps} steps")
+    announce_training(plan, loaded)
     for name, reason in plan.split.left_out.items():
         if reason != "held out":
             say(f"  left out    {name}: {reason}")
@@ -47,10 +51,16 @@ def announce(
     say(f"  takes       about {clock(train_seconds)} to train and {clock(test_seconds)} to evaluate on this machine")
 
 
+def announce_training(plan: Plan, loaded: LoadedModel) -> None:
+    """Say what `auto` has come to: the numbers that training computes in, and whether it changes the embeddings."""
+    training = plan.recipe.training
+    say(f"  computes    in {training.compute_dtype} while training; weights, gradients and optimizer are float32")
+    if training.method == "full" and not training.train_embeddings:
+        share = vocabulary_share(loaded.model)
+        say(f"  keeps       the embeddings as they are: {share:.0%} of the parameters (training.train_embeddings)")
+
+
 def _mean_question_length(units: Sequence[EvaluationUnit], plan: Plan, loaded: LoadedModel) -> float:
-    lengths = [
-        question_length(unit, *pair, plan.recipe.evaluation, plan.recipe.seed, loaded.encoder)
-        for unit in units
-        for pair in unit.pairs[:20]
-    ]
+    setup = Setup(loaded, plan.recipe.evaluation, plan.recipe.seed)
+    lengths = [ask(setup, unit, *pair).question.length for unit in units for pair in unit.pairs[:20]]
     return sum(lengths) / len(lengths)

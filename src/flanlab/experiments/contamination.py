@@ -14,7 +14,7 @@ from flanlab import __version__
 from flanlab.data.corpus import corpus_files, read_corpus
 from flanlab.data.mixture import EncodedExample
 from flanlab.data.ngrams import Piece
-from flanlab.data.sources import load_rows
+from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.contamination import (
     SHORTEST,
@@ -26,14 +26,14 @@ from flanlab.evaluation.contamination import (
     scores_apart,
     summarize,
 )
-from flanlab.evaluation.evaluate import RESULTS_FILE
 from flanlab.evaluation.planning import EvaluationSettings, plan_task
-from flanlab.evaluation.predict import read_predictions
 from flanlab.experiments.recipe import QUICKSTART, Plan, make_plan, read_recipe
 from flanlab.experiments.run import RECIPE_FILE, make_mixture
-from flanlab.files import new_file, read_json, write_json
+from flanlab.files import new_file, write_json
 from flanlab.models.loading import load_encoder
 from flanlab.progress import meter, say
+from flanlab.results.files import RESULTS_FILE, read_results
+from flanlab.results.predictions import read_predictions
 from flanlab.tasks.phrasing import phrased
 from flanlab.tasks.schema import Task
 from flanlab.training.trainer import examples_per_step
@@ -66,11 +66,11 @@ def check_contamination(
     tasks: Sequence[Task],
     corpus: Sequence[Path],
     folder: Path,
-    settings: ContaminationSettings,
+    settings: ContaminationSettings | None = None,
     *,
     evaluation: EvaluationSettings | None = None,
     predictions: Path | None = None,
-    mirror: Path | None = None,
+    reader: RowReader | None = None,
 ) -> dict[str, Any]:
     """Look for evaluation rows in a corpus, and write a table of them and a summary into `folder`.
 
@@ -82,27 +82,37 @@ def check_contamination(
         evaluation: split and number of rows, as of `flan eval`.
         predictions: a folder of `flan eval` or `flan run`: the rows are those that were predicted, and scores are given on
             all, clean and overlapping ones.
-        mirror: of Hub data sets.
+        reader: where rows come from.
 
     Returns:
         The content of contamination.json.
 
     Raises:
         FlanlabError: names what cannot be read; predictions of other rows; an n below SHORTEST.
+
+    >>> import flanlab as fl
+    >>> folder.mkdir()
+    >>> corpus = folder / "corpus.txt"
+    >>> _ = corpus.write_text("Eight words or more that no row of the task holds.")
+    >>> found = fl.check_contamination(fl.load_tasks("visitor_comments"), [corpus], folder / "out")
+    >>> found["tasks"]["visitor_comments"]["8"]["input"]["overlapping"]
+    0
     """
+    settings = settings or ContaminationSettings()
     if too_small := [size for size in settings.sizes if size < SHORTEST]:
         raise FlanlabError(
             f"{too_small[0]}-grams are too short to tell: they are found anywhere.", hint=f"Use {SHORTEST} words or more."
         )
+    reader = reader or RowReader()
     recipes = [path for path in corpus if path.suffix in (".yaml", ".yml") or str(path) == QUICKSTART]
     files = corpus_files([path for path in corpus if path not in recipes])
-    plans = {path: make_plan(read_recipe(path), mirror) for path in recipes}
+    plans = {path: make_plan(read_recipe(path), reader) for path in recipes}
     if predictions is not None:
         evaluation = _predicted_settings(predictions)
-        chosen = _predicted(tasks, predictions, evaluation, mirror)
+        chosen = _predicted(tasks, predictions, evaluation, reader)
     else:
         evaluation = evaluation or EvaluationSettings()
-        chosen = _planned(tasks, evaluation, mirror)
+        chosen = _planned(tasks, evaluation, reader)
     rows = [row for one in chosen for row in one.rows]
     say(f"{len(rows)} rows of {len(chosen)} tasks are looked for")
     table, read = find_overlaps(
@@ -147,17 +157,17 @@ def _write(table: pa.Table, summary: Mapping[str, Any], folder: Path) -> None:
     write_json(folder / SUMMARY_FILE, summary)
 
 
-def _planned(tasks: Sequence[Task], settings: EvaluationSettings, mirror: Path | None) -> list[_Evaluated]:
+def _planned(tasks: Sequence[Task], settings: EvaluationSettings, reader: RowReader) -> list[_Evaluated]:
     """The rows that `flan eval` would take."""
     chosen = []
-    for task in (part for whole in tasks for part in whole.evaluated_parts(settings.split)):
-        rows = load_rows(task, settings.split, mirror)
+    for task in (subtask for whole in tasks for subtask in whole.evaluated_subtasks(settings.split)):
+        rows = reader.read(task, settings.split)
         pairs = plan_task(task, rows, settings, seed=0).pairs
         chosen.append(_Evaluated(task, evaluated_rows(task, rows, dict.fromkeys(row for row, _ in pairs)), {}))
     return chosen
 
 
-def _predicted(tasks: Sequence[Task], folder: Path, settings: EvaluationSettings, mirror: Path | None) -> list[_Evaluated]:
+def _predicted(tasks: Sequence[Task], folder: Path, settings: EvaluationSettings, reader: RowReader) -> list[_Evaluated]:
     """The rows that were predicted, made sure to be the same as now."""
     variants: dict[str, dict[str, Path]] = {}
     for place in sorted(folder.glob("predictions/*/*")):
@@ -167,9 +177,9 @@ def _predicted(tasks: Sequence[Task], folder: Path, settings: EvaluationSettings
             f"{folder}: holds no predictions.", hint="Name the folder that `flan eval` or `flan run` wrote with --out."
         )
     chosen = []
-    for own in (part for whole in tasks for part in whole.evaluated_parts(settings.split) if part.name in variants):
+    for own in (subtask for whole in tasks for subtask in whole.evaluated_subtasks(settings.split) if subtask.name in variants):
         task = phrased(own, settings.instructions)
-        rows = load_rows(task, settings.split, mirror)
+        rows = reader.read(task, settings.split)
         indices: dict[int, None] = {}
         for place in variants[task.name].values():
             predictions = read_predictions(place)
@@ -187,8 +197,9 @@ def _predicted(tasks: Sequence[Task], folder: Path, settings: EvaluationSettings
 def _predicted_settings(folder: Path) -> EvaluationSettings:
     """As the results say, or the recipe of a run that has none yet."""
     recipe, results = folder / RECIPE_FILE, folder / RESULTS_FILE
-    if results.is_file() and (made := read_json(results).get("evaluation")):
-        return EvaluationSettings.model_validate(made["settings"])
+    if results.is_file():
+        asked = next(iter(read_results(folder).variants.values()))
+        return EvaluationSettings.model_validate(asked.settings)
     return read_recipe(recipe).evaluation if recipe.is_file() else EvaluationSettings()
 
 

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from flanlab.data.encoding import PromptStyle
-from flanlab.data.sources import load_rows
+from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.evaluate import RESULTS_FILE, evaluate, plan_dev_units, score_units
-from flanlab.evaluation.planning import EvaluationSettings, plan_task
+from flanlab.evaluation.evaluate import evaluate, plan_dev_units, plan_units, score_units
+from flanlab.evaluation.planning import EvaluationSettings, variant_of
 from flanlab.evaluation.predict import refuse_seen
+from flanlab.evaluation.setup import Setup
 from flanlab.evaluation.sharding import team_in
-from flanlab.files import write_json
+from flanlab.models.answering import Model
+from flanlab.models.built_in import BUILT_IN_MODELS
 from flanlab.models.completions import Endpoint
 from flanlab.models.gguf import is_gguf
-from flanlab.models.loading import LoadedModel, load_model
+from flanlab.models.loading import load_model
 from flanlab.models.remote import RemoteModel, open_remote_model
 from flanlab.progress import console, say
+from flanlab.results.files import write_results
+from flanlab.results.schema import Results, Variant
 from flanlab.tasks.schema import Task
+from flanlab.training.precision import warn_of_slow_bfloat16
 
 RESPONSES_FILE = "responses.sqlite"
 """In an evaluation's folder: what a remote model's server has answered so far."""
@@ -28,25 +31,38 @@ _CHARACTERS_PER_TOKEN = 4
 
 
 def evaluate_model(
-    model: str,
+    model: str | Model,
     tasks: Sequence[Task],
     settings: EvaluationSettings,
     folder: Path,
     *,
     styles: Sequence[PromptStyle] = ("instruction",),
-    shots: Sequence[int] = (0,),
     seed: int = 0,
-    mirror: Path | None = None,
+    rows: RowReader | None = None,
     allow_seen: bool = False,
     endpoint: Endpoint | None = None,
-) -> dict[str, Any]:
+    named: Mapping[str, str] | None = None,
+) -> Results | None:
     """Score a model on every row and forward template of the tasks; predictions already in `folder` are kept.
 
-    With `endpoint`, `model` is a name that the server there knows. Every prompt style is tried with each number of exemplars in
-    `shots`. Several processes, as torchrun starts them, share the work; the first computes results and speaks to people.
+    With `endpoint`, `model` is a name that the server there knows. Every prompt style is tried with each number of
+    exemplars and each way to show OPTIONS in `settings`. Several processes, as torchrun starts them, share the work; the first
+    computes results and speaks to people.
+
+    Args:
+        model: a name, or a model in memory.
+        tasks: whole tasks; of those with subtasks each is evaluated.
+        settings: what is asked, and how much.
+        folder: for predictions and results.
+        styles: prompt styles.
+        seed: decides rows, templates and the order of options.
+        rows: where rows come from.
+        allow_seen: evaluate tasks that the model has seen, and mark them.
+        endpoint: of a remote model.
+        named: what results call the evaluation (`name`) and the model (`model`), where that is not the model's own name.
 
     Returns:
-        The content of results.json; tasks the model has seen are marked there. Empty in all processes but the first.
+        The results, as they are written into the folder; None in all processes but the first.
 
     Raises:
         FlanlabError: rows or the model out of reach, a prompt style that the model or a task lacks, a seen task without
@@ -59,63 +75,48 @@ def evaluate_model(
             "An endpoint is asked by one process, which has many requests under way at once.",
             hint="Start `flan eval` without torchrun, and choose the number of requests with --parallel.",
         )
-    tasks = [part for task in tasks for part in task.evaluated_parts(settings.split)]
-    # Once for all parts of a task.
-    wholes = {task.whole.name: task.whole for task in tasks} if any(shots) else {}
-    exemplars = {name: load_rows(whole, "train", mirror) for name, whole in wholes.items()}
-    units = [
-        plan_task(task, load_rows(task, settings.split, mirror), settings, seed, exemplars.get(task.whole.name))
-        for task in tasks
-    ]
-    dev_units = plan_dev_units(units, settings, seed, mirror)
-    loaded: LoadedModel | RemoteModel
-    if endpoint is None:
-        loaded = load_model(model, say=say)
-    else:
-        loaded = open_remote_model(model, endpoint, folder / RESPONSES_FILE)
+    rows = rows or RowReader()
+    units = plan_units(tasks, settings, seed, rows)
+    dev_units = plan_dev_units(units, settings, seed, rows)
+    loaded: Model
+    if endpoint is not None:
+        if settings.dtype != "auto":
+            raise FlanlabError("The numbers that a server computes in cannot be chosen here.", hint="Leave --dtype out.")
+        loaded = open_remote_model(str(model), endpoint, folder / RESPONSES_FILE)
         settings = _remote_settings(settings, loaded)
-    seen = refuse_seen(tasks, loaded, allow_seen)
+    elif isinstance(model, str):
+        loaded = load_model(model, dtype=settings.dtype, say=say)
+        if settings.dtype == "bfloat16":
+            warn_of_slow_bfloat16(loaded.model)
+    else:
+        loaded = model
+    seen = refuse_seen([unit.task for unit in units], loaded, allow_seen)
+    loaded.encoder.chat_template_args = settings.chat_template_args
     for style in styles:
         loaded.encoder.encode("", [], style)  # refuses a style that the model lacks, before anything is computed
-    variants: dict[str, str] = {}
-    for style, count in itertools.product(styles, shots):
-        name, title = _variant(style, count)
-        variants[name] = title
-        with_shots = settings.model_copy(update={"shots": count})
-        evaluate(loaded, units, dev_units, with_shots, seed, style, folder, name, f"{loaded.name}, {title}")
+    variants: dict[str, Variant] = {}
+    for style in styles:
+        for arm in settings.arms(style):
+            name, title = variant_of(style, f"{style} prompt", arm, settings, style, plain_shots=0)
+            setup = Setup(loaded, arm, seed, style, name, title)
+            evaluate(setup, units, dev_units, folder)
+            variants[name] = setup.variant(model=(named or {}).get("model", loaded.name))
     if isinstance(loaded, RemoteModel):
         loaded.completions.close()
     if not team.speaks:
-        return {}
-    scored = score_units(units, variants, folder, settings, seed)
-    for name, reason in seen.items():
-        scored["tasks"][name]["seen"] = reason
-    clusters = sorted({cluster.value for task in tasks for cluster in task.clusters})
-    results = {
-        "format": 1,
-        "name": f"evaluation of {loaded.name}",
-        "description": "",
-        "hold_out": clusters,
-        "left_out": {},
-        "allowed_overlaps": {},
-        "trained_on": {name: facts["clusters"][0] for name, facts in loaded.stamp["tasks"].items()} if loaded.stamp else {},
-        "model": loaded.name,
-        "parameters": loaded.parameters if isinstance(loaded, LoadedModel) else None,
-        "scoring": loaded.scoring if isinstance(loaded, RemoteModel) else "log-probabilities",
-        "variants": variants,
-        "stamped": dict.fromkeys(variants, loaded.stamp is not None),
-        **scored,
-        "notes": [*_notes(loaded), *(f"Seen: {name}, since {reason}." for name, reason in seen.items())],
-    }
-    write_json(folder / RESULTS_FILE, results)
+        return None
+    results = score_units(
+        units,
+        settings,
+        variants,
+        folder,
+        seen=seen,
+        name=(named or {}).get("name", f"evaluation of {loaded.name}"),
+        hold_out=sorted({cluster.value for unit in units for cluster in unit.task.clusters}),
+        notes=[*_notes(loaded), *(f"Seen: {name}, since {reason}." for name, reason in seen.items())],
+    )
+    write_results(results, folder)
     return results
-
-
-def _variant(style: PromptStyle, shots: int) -> tuple[str, str]:
-    """Name of a variant in files, and for people."""
-    if not shots:
-        return style, f"{style} prompt"
-    return f"{style}_{shots}_shot", f"{style} prompt, {shots} shot{'s' if shots > 1 else ''}"
 
 
 def _remote_settings(settings: EvaluationSettings, model: RemoteModel) -> EvaluationSettings:
@@ -133,7 +134,7 @@ def _remote_settings(settings: EvaluationSettings, model: RemoteModel) -> Evalua
     return settings.model_copy(update={**in_characters, "end_token": False})
 
 
-def _notes(model: LoadedModel | RemoteModel) -> list[str]:
+def _notes(model: Model) -> list[str]:
     """What a reader must know to judge the numbers."""
     notes = []
     if isinstance(model, RemoteModel):
@@ -147,10 +148,13 @@ def _notes(model: LoadedModel | RemoteModel) -> list[str]:
             notes.append("Scoring: log-probabilities. Options were ranked by the log-probabilities that the server returned.")
         if not model.knows_tokens:
             notes.append(
-                "The tokenizer was not known: text was sent, scores are without the end token, and prompts were cut at"
+                "The tokenizer was not known: text was sent, in which the server may read special tokens such as </s> as such;"
+                " scores are without the end token, and prompts were cut at"
                 f" {_CHARACTERS_PER_TOKEN} characters for each token allowed."
             )
         return notes
+    if built_in := BUILT_IN_MODELS.get(model.name):
+        notes.append(f"The model is {built_in.description}")
     if is_gguf(model.name):
         notes.append("The weights are those of a GGUF file, turned back into float32; a quantized file holds rounded weights.")
     if model.stamp:

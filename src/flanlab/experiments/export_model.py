@@ -10,15 +10,16 @@ from typing import Any
 from flanlab.errors import FlanlabError, one_line
 from flanlab.experiments.model_card import Kind, model_card
 from flanlab.files import new_folder, read_json, write_json, write_text
-from flanlab.models.embedded import EMBEDDED_MODEL
+from flanlab.models.built_in import BUILT_IN_MODELS
 from flanlab.models.gguf import is_gguf
 from flanlab.models.loading import STAMP_FILE, is_encoder_decoder, is_prompt_tuned, load_model, read_stamp
+from flanlab.results.files import RESULTS_FILE, read_results
 
 CARD_FILE = "README.md"
 _ADAPTER_CONFIG = "adapter_config.json"
 
 
-def export_model(run: Path, out: Path, *, merge: bool = False) -> Path:
+def export_model(run: str | Path, out: str | Path, *, merge: bool = False) -> Path:
     """Write the tuned model of a run as a folder that transformers loads alone, or peft where it is an adapter.
 
     Args:
@@ -31,7 +32,14 @@ def export_model(run: Path, out: Path, *, merge: bool = False) -> Path:
 
     Raises:
         FlanlabError: no tuned model there, a folder that holds something else, or an adapter that only flanlab could load.
+
+    >>> import flanlab as fl
+    >>> tuned = fl.train(example_recipe, folder / "run", model=example_model)
+    >>> exported = fl.export_model(folder / "run", folder / "model")
+    >>> sorted(path.name for path in exported.iterdir() if path.name in ("README.md", "flanlab.json", "model.safetensors"))
+    ['README.md', 'flanlab.json', 'model.safetensors']
     """
+    run, out = Path(run), Path(out)
     source = run / "model" if (run / "model").is_dir() else run
     stamp = read_stamp(source) if source.is_dir() else None
     if stamp is None:
@@ -53,7 +61,8 @@ def export_model(run: Path, out: Path, *, merge: bool = False) -> Path:
             config = read_json(temporary / _ADAPTER_CONFIG)
             write_json(temporary / _ADAPTER_CONFIG, {**config, "base_model_name_or_path": stamp["base_model"]})
         write_json(temporary / STAMP_FILE, stamp)
-        mixture, results = _if_any(run / "mixture.json"), _if_any(run / "results.json")
+        mixture = _if_any(run / "mixture.json")
+        results = read_results(run) if (run / RESULTS_FILE).is_file() else None
         card = model_card(stamp, kind, mixture, results, has_encoder=is_encoder_decoder(str(source)))
         write_text(temporary / CARD_FILE, card)
     return out
@@ -97,7 +106,7 @@ def _kind(source: Path, stamp: Mapping[str, Any], merge: bool) -> Kind:
     else:
         kind = "merged" if merge else "lora"
     base = str(stamp["base_model"])
-    if kind != "merged" and (base == EMBEDDED_MODEL or is_gguf(base) or (Path(base) / _ADAPTER_CONFIG).is_file()):
+    if kind != "merged" and (base in BUILT_IN_MODELS or is_gguf(base) or (Path(base) / _ADAPTER_CONFIG).is_file()):
         raise FlanlabError(
             f"The base of the adapter in {source} is {base}, which other programs do not know by that name.",
             hint="Export a whole model with --merge."

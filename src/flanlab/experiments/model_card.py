@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import yaml
 
+from flanlab.evaluation.planning import EvaluationSettings
+from flanlab.results.schema import Results, Score
 from flanlab.tasks.clusters import Cluster
 
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
@@ -28,7 +30,7 @@ def model_card(
     stamp: Mapping[str, Any],
     kind: Kind,
     mixture: Mapping[str, Any] | None,
-    results: Mapping[str, Any] | None,
+    results: Results | None,
     *,
     has_encoder: bool = False,
 ) -> str:
@@ -38,7 +40,7 @@ def model_card(
         stamp: the model's flanlab.json.
         kind: what the folder holds.
         mixture: the run's mixture.json, where there is one.
-        results: the run's results.json, where there is one.
+        results: of the run, where it has got that far.
         has_encoder: whether it is an encoder-decoder model.
     """
     parts = [
@@ -146,11 +148,11 @@ def _hold_out(stamp: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _results(results: Mapping[str, Any] | None) -> str:
+def _results(results: Results | None) -> str:
     if results is None:
         return ""
-    variants = results["variants"]
-    shots = results["evaluation"]["settings"]["shots"]
+    variants = results.variants
+    shots = EvaluationSettings.model_validate(next(iter(variants.values())).settings).shot_count
     lines = [
         "## Results",
         "",
@@ -158,25 +160,22 @@ def _results(results: Mapping[str, Any] | None) -> str:
         " over rows and templates.",
         "",
     ]
-    entries = {**results["tasks"]}
     rows = [
         (
-            f"{name} (seen)" if "seen" in entry else name,
-            entry["metrics"][entry["main_metric"]],
-            *(_score(entry["scores"][entry["main_metric"]].get(variant)) for variant in variants),
+            f"{name} (seen)" if task.seen else name,
+            task.metrics[task.main_metric].title,
+            *(_score(results.main_scores(name)[variant]) for variant in variants),
         )
-        for name, entry in entries.items()
+        for name, task in results.tasks.items()
     ]
-    lines += _table(("task", "metric", *variants.values()), rows)
-    notes = [f"- {note}" for note in results.get("notes", [])]
+    lines += _table(("task", "metric", *(variant.title for variant in variants.values())), rows)
+    notes = [f"- {note}" for note in results.notes]
     return "\n".join([*lines, "", *notes] if notes else lines)
 
 
-def _score(found: Mapping[str, Any] | None) -> str:
-    if found is None:
-        return ""
-    low, high = found["interval"]
-    return f"{found['mean']:.3f} [{low:.3f}, {high:.3f}]"
+def _score(score: Score) -> str:
+    low, high = score.interval
+    return f"{score.mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _licences(stamp: Mapping[str, Any]) -> str:

@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from flanlab.data.mixture import MixtureSettings
-from flanlab.data.sources import MissingDataError, Rows, load_rows
+from flanlab.data.reader import RowReader
+from flanlab.data.sources import MissingDataError, Rows
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings
+from flanlab.settings import NOTHING, PLACE, QUESTIONS, SAMPLE, TRAINING, Settings
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.holdout import HoldOut, HoldOutSplit, OverlapPolicy
-from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, leave_out, load_collections, select_tasks
+from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, leave_out, load_collections, resolve_name, select_tasks
 from flanlab.tasks.schema import Split, Task
 from flanlab.training.settings import TrainingSettings
 from flanlab.yaml_files import read_yaml_model
 
 TasksReader = Callable[[Sequence[str]], list[Task]]
-RowsReader = Callable[[Task, Split, Path | None], Rows]
 
 QUICKSTART = "quickstart"
 """Name under which `flan run` finds the packaged recipe."""
@@ -29,42 +30,42 @@ ALLOW_OVERLAP = "set `hold_out.overlap: allow` in the recipe (overlapping tasks 
 """How a recipe insists on results of what a model has seen."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TaskSelection(_Strict):
+class TaskSelection(Settings):
     """Which tasks take part."""
 
-    collections: list[str] = Field(
+    collections: Annotated[list[str], PLACE] = Field(
         default=["library"],
         min_length=1,
         description="library, extra, sampler, or folders of your own (relative to the recipe).",
     )
-    include: Literal["all"] | list[str] = Field(
+    include: Annotated[Literal["all"] | list[str], TRAINING] = Field(
         "all", description="Names of tasks and clusters, or all; one part of a task as task.part."
     )
-    exclude: list[str] = Field(default_factory=list, description="Names of tasks, parts and clusters to leave out.")
+    exclude: Annotated[list[str], TRAINING] = Field(
+        default_factory=list, description="Names of tasks, parts and clusters to leave out."
+    )
 
 
-class HoldOutSettings(_Strict):
+class HoldOutSettings(Settings):
     """What is kept out of training and evaluated."""
 
-    clusters: list[Cluster] = Field(min_length=1)
-    overlap: OverlapPolicy = Field("error", description="What to do with training tasks that share sources with held-out ones.")
-    supervised: list[str] = Field(
+    clusters: Annotated[list[Cluster], TRAINING] = Field(min_length=1)
+    overlap: Annotated[OverlapPolicy, TRAINING] = Field(
+        "error", description="What to do with training tasks that share sources with held-out ones."
+    )
+    supervised: Annotated[list[str], TRAINING] = Field(
         default_factory=list,
         description="Held-out tasks that train after all, and nothing beside them: supervised learning, to compare with.",
     )
 
 
-class Recipe(_Strict):
+class Recipe(Settings):
     """An experiment: a model, tasks, a hold-out, and how to mix, train and evaluate."""
 
-    name: str
-    description: str = ""
-    seed: int = 0
-    model: str
+    name: Annotated[str, NOTHING]
+    description: Annotated[str, NOTHING] = ""
+    seed: Annotated[int, TRAINING, SAMPLE, QUESTIONS] = 0
+    model: Annotated[str, PLACE]
     tasks: TaskSelection = TaskSelection()
     hold_out: HoldOutSettings
     mixture: MixtureSettings = MixtureSettings()
@@ -98,26 +99,28 @@ def read_recipe(path: Path) -> Recipe:
     return recipe.model_copy(update={"tasks": recipe.tasks.model_copy(update={"collections": collections})})
 
 
-def make_plan(
-    recipe: Recipe, mirror: Path | None, *, read_tasks: TasksReader = load_collections, read_rows: RowsReader = load_rows
-) -> Plan:
-    """Find the tasks, divide them by the hold-out, and reach for every row needed.
+def make_plan(recipe: Recipe, rows: RowReader | None = None, *, read_tasks: TasksReader = load_collections) -> Plan:
+    """Find the tasks, divide them by the hold-out, and read every row needed.
 
-    Who plans many recipes may pass readers that remember what they have read.
+    Args:
+        recipe: what is planned.
+        rows: where rows come from.
+        read_tasks: for the planner of many recipes, who remembers the tasks it has read.
 
     Raises:
         FlanlabError: unknown names, an overlap under the policy `error`, nothing to train on or to test on.
         MissingDataError: lists every task whose rows cannot be reached.
     """
     split = divide(recipe, read_tasks)
+    rows = rows or RowReader()
     # Once for all parts of a task.
-    wholes = {task.whole.name: task.whole for task in split.test} if recipe.evaluation.shots else {}
+    wholes = {task.whole.name: task.whole for task in split.test} if any(recipe.evaluation.shot_counts) else {}
     return Plan(
         recipe=recipe,
         split=split,
-        train_rows=_reach(split.train, "train", mirror, read_rows),
-        test_rows=_reach(split.test, recipe.evaluation.split, mirror, read_rows),
-        exemplar_rows=_reach(list(wholes.values()), "train", mirror, read_rows),
+        train_rows=_reach(split.train, "train", rows),
+        test_rows=_reach(split.test, recipe.evaluation.split, rows),
+        exemplar_rows=_reach(list(wholes.values()), "train", rows),
     )
 
 
@@ -131,7 +134,8 @@ def divide(recipe: Recipe, read_tasks: TasksReader = load_collections) -> HoldOu
     known = [*read_tasks(BUILT_IN_COLLECTIONS), *tasks]
     named: list[str] = []
     if recipe.tasks.include != "all":
-        named = [name for name in recipe.tasks.include if name not in set(Cluster)]
+        found = [resolve_name(tasks, name) for name in recipe.tasks.include]
+        named = [task.name for task in found if isinstance(task, Task)]
         tasks = select_tasks(tasks, recipe.tasks.include)
     tasks = leave_out(tasks, recipe.tasks.exclude)
     hold_out = HoldOut(tuple(recipe.hold_out.clusters), recipe.hold_out.overlap, tuple(recipe.hold_out.supervised))
@@ -147,12 +151,12 @@ def divide(recipe: Recipe, read_tasks: TasksReader = load_collections) -> HoldOu
     return split
 
 
-def _reach(tasks: Sequence[Task], split: Split, mirror: Path | None, read_rows: RowsReader) -> dict[str, Rows]:
+def _reach(tasks: Sequence[Task], split: Split, reader: RowReader) -> dict[str, Rows]:
     rows: dict[str, Rows] = {}
     missing: list[str] = []
     for task in tasks:
         try:
-            rows[task.name] = read_rows(task, split, mirror)
+            rows[task.name] = reader.read(task, split)
         except MissingDataError as error:
             missing.append(f"  {error.message}")
     if missing:

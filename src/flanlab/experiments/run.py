@@ -18,112 +18,162 @@ from flanlab import __version__
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.mixture import Mixture
 from flanlab.data.mixture_card import describe_mixture
-from flanlab.data.sources import load_rows
-from flanlab.data.token_cache import PreparedMixture, use_prepared
+from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.evaluate import RESULTS_FILE, evaluate, plan_dev_units, score_units
-from flanlab.evaluation.planning import EvaluationUnit, plan_task
+from flanlab.evaluation.evaluate import evaluate, plan_dev_units, score_units
+from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task, variant_of
 from flanlab.evaluation.predict import refuse_seen
-from flanlab.experiments.announcement import announce
+from flanlab.evaluation.setup import Setup
+from flanlab.experiments.announcement import announce, announce_training
 from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_plan
 from flanlab.experiments.stamp import make_stamp, training_key
 from flanlab.files import new_folder, read_json, write_json, write_text
-from flanlab.models.embedded import EMBEDDED_MODEL
+from flanlab.models.built_in import BUILT_IN_MODELS
 from flanlab.models.loading import STAMP_FILE, LoadedModel, load_model
 from flanlab.processes import first_before_others, from_first, is_first, together
 from flanlab.progress import say
+from flanlab.results.files import RESULTS_FILE, read_results, write_results
+from flanlab.results.schema import Results
 from flanlab.tasks.schema import Task
 from flanlab.training.dev_loss import DevExamples, dev_examples
 from flanlab.training.methods import check_method, save_trained
 from flanlab.training.parallel import whole_weights
+from flanlab.training.precision import settle
 from flanlab.training.trainer import examples_per_step, train
 
 RECIPE_FILE = "recipe.yaml"
+_SETTLED_FILE = "settled.json"
+"""What `auto` came to when the run began; it stays so, also where the run is resumed on another machine."""
 TUNED = "tuned"
 _DESCRIBED_EXAMPLES = 10_000
 """Head of the stream whose tokens a run counts before it begins; `flan mix` counts a whole cycle."""
 
 
-def run_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> dict[str, Any]:
-    """Carry a recipe out in `folder`; a folder that holds part of it already is gone on with.
+def run_recipe(recipe: Recipe, folder: Path, rows: RowReader | None = None, model: LoadedModel | None = None) -> Results:
+    """Carry a recipe out in `folder`; a folder that holds part of it already is resumed.
 
     Several processes, as torchrun starts them, share the work; the first writes what is not a share of theirs.
 
     Returns:
-        The content of results.json.
+        The results, as they are written into the folder.
 
     Raises:
         FlanlabError: the recipe cannot be carried out, or the folder holds a run of another recipe.
     """
     with together():
-        return _run(recipe, folder, mirror)
+        return _run(recipe, folder, rows or RowReader(), model)
 
 
-def _run(recipe: Recipe, folder: Path, mirror: Path | None) -> dict[str, Any]:
+def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | None) -> Results:
     started = time.monotonic()
-    plan, loaded = _plan(recipe, folder, mirror)
+    plan, loaded = _plan(recipe, folder, rows, model)
     # Who lets overlapping tasks train has asked for results that are marked as seen; anyone else is told before it costs.
     allow_seen = recipe.hold_out.overlap == "allow" or bool(recipe.hold_out.supervised)
     refuse_seen(plan.split.test, loaded, allow_seen, way=ALLOW_OVERLAP)
-    units = plan_units(plan)
-    dev_units = plan_dev_units(units, recipe.evaluation, recipe.seed, mirror)
-    mixture = _training_stream(plan, loaded)
+    units = plan_test_units(plan)
+    dev_units = plan_dev_units(units, recipe.evaluation, recipe.seed, rows)
+    mixture = make_mixture(plan)
     per_step = examples_per_step(mixture, loaded.encoder, recipe.training)
     styles = prompt_styles(loaded, plan.split.test)
     stamp = make_stamp(plan, loaded)
-    dev = make_dev_examples(plan, loaded, mirror)
+    dev = make_dev_examples(plan, loaded, rows)
+    settings, seed = recipe.evaluation, recipe.seed
+    # Training begins from weights that are not rounded.
+    scored = loaded
+    if settings.dtype not in ("auto", loaded.dtype):
+        scored = load_model(recipe.model, dtype=settings.dtype, say=say)
+    untuned = [
+        Setup(scored, arm, seed, style, *_untuned_variant(style, arm, settings))
+        for style in styles
+        for arm in settings.arms(style)
+    ]
 
     def begin() -> None:
         announce(plan, loaded, units, dev_units, mixture, per_step, styles)
-        _claim(folder, recipe)
-        write_json(folder / "run.json", _facts(plan, loaded))
+        _claim(folder, recipe, plan)
+        write_json(folder / "run.json", _facts(plan, loaded, scored))
         planned = per_step * recipe.training.steps
         write_json(folder / "mixture.json", describe_mixture(mixture, loaded.encoder, planned, most=_DESCRIBED_EXAMPLES))
 
     from_first(begin)
-    settings, seed = recipe.evaluation, recipe.seed
+    # Before training, which a LoRA adapter is put into the model for.
+    variants = {setup.name: setup.variant() for setup in untuned}
     with _seconds_of(folder, started) as seconds:
-        for style in styles:
-            title = f"Untuned, {style} prompt"
-            evaluate(loaded, units, dev_units, settings, seed, style, folder, _untuned(style), title)
-        tuned = _tune(loaded, mixture, plan, stamp, folder, dev)
-        seen = refuse_seen(plan.split.test, tuned, allow_seen, way=ALLOW_OVERLAP)
-        evaluate(tuned, units, dev_units, settings, seed, "instruction", folder, TUNED, "Tuned")
+        for setup in untuned:
+            evaluate(setup, units, dev_units, folder)
+        model = _tune(loaded, mixture, plan, stamp, folder, dev)
+        seen = refuse_seen(plan.split.test, model, allow_seen, way=ALLOW_OVERLAP)
+        for arm in settings.arms():
+            setup = Setup(model, arm, seed, "instruction", *_tuned_variant(arm, settings))
+            evaluate(setup, units, dev_units, folder)
+            variants[setup.name] = setup.variant(model=f"{loaded.name}, tuned")
 
-        def finish() -> dict[str, Any]:
-            results = make_results(plan, units, styles, folder, loaded)
-            for name, reason in seen.items():
-                results["tasks"][name]["seen"] = reason
-            results["seconds"] = round(seconds(), 1)
-            write_json(folder / RESULTS_FILE, results)
-            return results
+        def finish() -> None:
+            results = score_units(
+                units,
+                settings,
+                variants,
+                folder,
+                # Credited with the better of all ways to ask it after as many exemplars; the tuned one has its main way alone.
+                before=[setup.name for setup in untuned if setup.settings.shot_count == settings.shot_count],
+                after=TUNED,
+                seen=seen,
+                name=recipe.name,
+                description=recipe.description,
+                hold_out=[cluster.value for cluster in plan.split.hold_out.clusters],
+                left_out=dict(plan.split.left_out),
+                allowed_overlaps=dict(plan.split.allowed),
+                notes=_notes(plan, loaded, units),
+                seconds=round(seconds(), 1),
+            )
+            write_results(results, folder)
 
-        return from_first(finish)
+        from_first(finish)
+        return read_results(folder)
 
 
-def train_recipe(recipe: Recipe, folder: Path, mirror: Path | None = None) -> LoadedModel:
+def train_recipe(recipe: Recipe, folder: Path, rows: RowReader | None = None, model: LoadedModel | None = None) -> LoadedModel:
     """Only the tuning of a recipe; the model is left in `folder/model`.
 
     Raises:
         FlanlabError: as `run_recipe`.
     """
     with together():
-        plan, loaded = _plan(recipe, folder, mirror)
-        mixture, stamp = _training_stream(plan, loaded), make_stamp(plan, loaded)
-        dev = make_dev_examples(plan, loaded, mirror)
-        from_first(lambda: _claim(folder, recipe))
+        rows = rows or RowReader()
+        plan, loaded = _plan(recipe, folder, rows, model)
+        mixture, stamp = make_mixture(plan), make_stamp(plan, loaded)
+        dev = make_dev_examples(plan, loaded, rows)
+        from_first(lambda: _claim(folder, recipe, plan))
+        announce_training(plan, loaded)
         return _tune(loaded, mixture, plan, stamp, folder, dev)
 
 
-def _plan(recipe: Recipe, folder: Path, mirror: Path | None) -> tuple[Plan, LoadedModel]:
-    """The plan and the model, unless the folder holds something else or the model cannot be tuned so."""
+def _plan(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | None) -> tuple[Plan, LoadedModel]:
+    """The plan and the model, unless the folder holds something else or the model cannot be tuned so.
+
+    A model in memory is taken as it is; only all of its weights can be tuned, since an adapter names its base by a place.
+    """
+    if model is not None and model.folder is None and recipe.training.method != "full":
+        raise FlanlabError(
+            f"A model in memory cannot be tuned with `method: {recipe.training.method}`: the adapter could not name its base.",
+            hint="Save the model with save_pretrained and give the folder's name, or tune all weights (method: full).",
+        )
     from_first(lambda: _check_folder(folder, recipe))
     check_method(recipe.model, recipe.training)
     with first_before_others():
-        return make_plan(recipe, mirror), load_model(recipe.model, say=say)
+        plan, loaded = make_plan(recipe, rows), model or load_model(recipe.model, say=say)
+    settled = from_first(lambda: _settled_earlier(folder))
+    training = settle(recipe.training.model_copy(update=settled), loaded.model)
+    return plan.model_copy(update={"recipe": recipe.model_copy(update={"training": training})}), loaded
 
 
-def plan_units(plan: Plan) -> list[EvaluationUnit]:
+def _settled_earlier(folder: Path) -> dict[str, Any]:
+    """The settings of training that this run was begun with, in place of `auto`; none for a new run."""
+    path = folder / _SETTLED_FILE
+    return dict(read_json(path)) if path.exists() else {}
+
+
+def plan_test_units(plan: Plan) -> list[EvaluationUnit]:
     """What is evaluated of each held-out task."""
     recipe = plan.recipe
     return [
@@ -137,7 +187,7 @@ def make_mixture(plan: Plan) -> Mixture:
     return Mixture(plan.split.train, plan.train_rows, plan.recipe.mixture, plan.recipe.seed)
 
 
-def make_dev_examples(plan: Plan, loaded: LoadedModel, mirror: Path | None) -> DevExamples:
+def make_dev_examples(plan: Plan, loaded: LoadedModel, rows: RowReader) -> DevExamples:
     """What the loss is measured on while training, where the recipe asks for that; of the tasks that have a dev split.
 
     Raises:
@@ -146,8 +196,10 @@ def make_dev_examples(plan: Plan, loaded: LoadedModel, mirror: Path | None) -> D
     recipe, training = plan.recipe, plan.recipe.training
     if training.dev_every is None:
         return {}
-    rows = {task.name: load_rows(task, "dev", mirror) for task in plan.split.train if task.has_split("dev")}
-    found = dev_examples(plan.split.train, rows, recipe.mixture, recipe.seed, loaded.encoder, training.dev_examples)
+    found_rows = {task.name: rows.read(task, "dev") for task in plan.split.train if task.has_split("dev")}
+    found = dev_examples(
+        plan.split.train, found_rows, plan.train_rows, recipe.mixture, recipe.seed, loaded.encoder, training.dev_examples
+    )
     if not found:
         raise FlanlabError(
             "training.dev_every is set, but no task that is trained on has dev rows.", hint="Leave it out, or add a dev split."
@@ -155,48 +207,16 @@ def make_dev_examples(plan: Plan, loaded: LoadedModel, mirror: Path | None) -> D
     return found
 
 
-def _training_stream(plan: Plan, loaded: LoadedModel) -> Mixture:
-    """The mixture, read from the cache folder as far as `flan mix --prepare` has put it there."""
-    mixture = use_prepared(make_mixture(plan), loaded.encoder)
-    if isinstance(mixture, PreparedMixture):
-        say(f"Reading prepared examples from {mixture.folder}")
-    return mixture
-
-
 def prompt_styles(loaded: LoadedModel, tasks: Sequence[Task]) -> list[PromptStyle]:
     """How the untuned model is asked: by the plain instruction, through its own chat template where it has one, and by the
     tasks' baseline prompts where all of them have one.
     """
     styles: list[PromptStyle] = ["instruction"]
-    if loaded.encoder.has_chat_template:
+    if loaded.encoder.takes_dialogues:
         styles.append("chat")
     if all(task.baseline is not None for task in tasks):
         styles.append("baseline")
     return styles
-
-
-def make_results(
-    plan: Plan, units: Sequence[EvaluationUnit], styles: Sequence[PromptStyle], folder: Path, loaded: LoadedModel
-) -> dict[str, Any]:
-    """Results of a run, from the predictions in its folder."""
-    variants = {_untuned(style): f"untuned, {style} prompt" for style in styles} | {TUNED: "tuned"}
-    before = [_untuned(style) for style in styles]
-    scored = score_units(units, variants, folder, plan.recipe.evaluation, plan.recipe.seed, before, TUNED)
-    return {
-        "format": 1,
-        "name": plan.recipe.name,
-        "description": plan.recipe.description,
-        "hold_out": [cluster.value for cluster in plan.split.hold_out.clusters],
-        "left_out": dict(plan.split.left_out),
-        "allowed_overlaps": dict(plan.split.allowed),
-        "trained_on": {task.name: task.clusters[0].value for task in plan.split.train},
-        "model": loaded.name,
-        "parameters": loaded.parameters,
-        "variants": variants,
-        "stamped": dict.fromkeys(before, loaded.stamp is not None) | {TUNED: True},
-        **scored,
-        "notes": _notes(plan, loaded, units),
-    }
 
 
 def save_tuned(
@@ -233,7 +253,7 @@ def _tune(
             write_json(finished, {"training_key": key})
 
         from_first(finish)
-    return load_model(str(target))
+    return load_model(str(target), dtype=plan.recipe.evaluation.dtype)
 
 
 def _check_folder(folder: Path, recipe: Recipe) -> None:
@@ -248,20 +268,30 @@ def _check_folder(folder: Path, recipe: Recipe) -> None:
         raise FlanlabError(f"{folder} is not empty and holds no run.", hint="Name another folder with --out.")
 
 
-def _claim(folder: Path, recipe: Recipe) -> None:
+def _claim(folder: Path, recipe: Recipe, plan: Plan) -> None:
     """Take a folder for a recipe: once it is planned, so that a faulty one leaves the folder free for the mended one."""
     write_text(folder / RECIPE_FILE, _as_text(recipe))
+    write_json(folder / _SETTLED_FILE, plan.recipe.training.model_dump(include={"compute_dtype", "train_embeddings"}))
 
 
 def _as_text(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _untuned(style: PromptStyle) -> str:
-    return f"untuned_{style}"
+def _untuned_variant(style: PromptStyle, arm: EvaluationSettings, settings: EvaluationSettings) -> tuple[str, str]:
+    return variant_of(f"untuned_{style}", f"untuned, {style} prompt", arm, settings, style, settings.shot_count)
 
 
-def _facts(plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
+def _tuned_variant(arm: EvaluationSettings, settings: EvaluationSettings) -> tuple[str, str]:
+    return variant_of(TUNED, "tuned", arm, settings, "instruction", settings.shot_count)
+
+
+def _precision(plan: Plan, scored: LoadedModel) -> dict[str, str]:
+    """Numbers that training and scoring compute in."""
+    return {"training": plan.recipe.training.compute_dtype, "scoring": scored.dtype}
+
+
+def _facts(plan: Plan, loaded: LoadedModel, scored: LoadedModel) -> dict[str, Any]:
     """Versions and hashes: what it takes to know whether two runs were the same."""
     return {
         "flanlab": __version__,
@@ -271,6 +301,8 @@ def _facts(plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
         },
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "device": str(loaded.model.device)},
         "model": {"name": loaded.name, "identity": loaded.identity, "tokenizer": loaded.encoder.hash},
+        "precision": _precision(plan, scored),
+        "train_embeddings": plan.recipe.training.train_embeddings,
         "tasks": {
             task.name: {"task": task.hash, "rows": rows[task.name].source_hash}
             for tasks, rows in ((plan.split.train, plan.train_rows), (plan.split.test, plan.test_rows))
@@ -289,11 +321,8 @@ def _version(package: str) -> str | None:
 def _notes(plan: Plan, loaded: LoadedModel, units: Sequence[EvaluationUnit]) -> list[str]:
     """What a reader must know to judge the numbers."""
     notes = []
-    if loaded.name == EMBEDDED_MODEL:
-        notes.append(
-            "The untuned model is SmolLM2-135M-Instruct: it is already instruction-tuned, on data that may include these"
-            " task types, and its weights are those of a 4-bit GGUF file (Q4_1) turned back into float32."
-        )
+    if built_in := BUILT_IN_MODELS.get(loaded.name):
+        notes.append(f"The untuned model is {built_in.description}")
     elif loaded.encoder.has_chat_template:
         notes.append("The untuned model has a chat template: it is probably instruction-tuned already.")
     if loaded.stamp is not None:

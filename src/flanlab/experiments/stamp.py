@@ -8,11 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from flanlab import __version__
-from flanlab.experiments.recipe import Plan
+from flanlab.experiments.recipe import Plan, Recipe
 from flanlab.models.loading import LoadedModel
-
-SHAPES_NOTHING = ("checkpoint_minutes", "workers", "parallel", "dev_every", "dev_examples", "track")
-"""Settings of training that leave the result as it is."""
+from flanlab.settings import TRAINING, affecting
 
 
 def make_stamp(plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
@@ -48,8 +46,6 @@ def make_stamp(plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
 
 
 def training_key(stamp: Mapping[str, Any]) -> str:
-    """Hash of everything that shapes training; the evaluation section and `SHAPES_NOTHING` do not."""
-    recipe = {name: value for name, value in stamp["recipe"].items() if name not in ("evaluation", "description", "name")}
-    training = {name: value for name, value in recipe["training"].items() if name not in SHAPES_NOTHING}
-    facts = {**stamp, "recipe": {**recipe, "training": training}}
+    """Hash of everything that shapes training."""
+    facts = {**stamp, "recipe": affecting(Recipe.model_validate(stamp["recipe"]), TRAINING)}
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()

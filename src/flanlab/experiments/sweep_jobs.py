@@ -17,8 +17,8 @@ import torch
 import yaml
 
 from flanlab.data.encoding import PromptStyle
+from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.evaluate import RESULTS_FILE
 from flanlab.experiments.evaluate_model import evaluate_model
 from flanlab.experiments.recipe import Recipe
 from flanlab.experiments.run import RECIPE_FILE, train_recipe
@@ -26,6 +26,7 @@ from flanlab.experiments.torchrun import launch
 from flanlab.files import read_json, write_json, write_text
 from flanlab.models.loading import STAMP_FILE
 from flanlab.progress import say
+from flanlab.results.files import RESULTS_FILE
 from flanlab.tasks.loading import leave_out, load_collections, select_tasks
 
 State = Literal["waiting", "running", "done", "failed", "skipped"]
@@ -201,15 +202,10 @@ def _finish(job: Job) -> None:
         # Three times the size of the model, and of no use any more.
         for checkpoint in (job.folder / "training").glob("step-*"):
             shutil.rmtree(checkpoint)
-        return
-    results = read_json(job.folder / RESULTS_FILE)
-    # Not where the model lies on this machine, but what it is.
-    model = f"{job.base}, tuned" if job.needs else job.base
-    write_json(job.folder / RESULTS_FILE, results | {"name": job.title.removeprefix("evaluate "), "model": model})
 
 
 def _train(job: Job) -> None:
-    train_recipe(Recipe.model_validate(job.recipe), job.folder, _path(job.mirror))
+    train_recipe(Recipe.model_validate(job.recipe), job.folder, RowReader(_path(job.mirror)))
 
 
 def _evaluate(job: Job) -> None:
@@ -223,10 +219,11 @@ def _evaluate(job: Job) -> None:
         recipe.evaluation,
         job.folder,
         styles=job.styles,
-        shots=[recipe.evaluation.shots],
         seed=recipe.seed,
-        mirror=_path(job.mirror),
+        rows=RowReader(_path(job.mirror)),
         allow_seen=job.seen,
+        # Not where the model lies on this machine, but what it is.
+        named={"name": job.title.removeprefix("evaluate "), "model": f"{job.base}, tuned" if job.needs else job.base},
     )
 
 

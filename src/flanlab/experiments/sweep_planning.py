@@ -12,24 +12,25 @@ from typing import Any
 
 from flanlab import __version__
 from flanlab.data.encoding import PromptStyle
-from flanlab.data.sources import Rows, load_rows
+from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
 from flanlab.evaluation.predict import refuse_seen
-from flanlab.evaluation.questions import question_length
+from flanlab.evaluation.questions import ask
+from flanlab.evaluation.setup import Setup
 from flanlab.experiments.ablations import make_ablation
 from flanlab.experiments.cells import Cell, Training, changed, with_tasks
 from flanlab.experiments.cost import ANSWERING_COST, TRAINING_COST, scoring_speed
 from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_plan
 from flanlab.experiments.run import make_mixture, prompt_styles
-from flanlab.experiments.stamp import SHAPES_NOTHING
 from flanlab.experiments.sweep import PlannedCell, Sweep, read_told, sweep_folder
 from flanlab.experiments.sweep_jobs import JOBS, Job, is_done
 from flanlab.files import read_json
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.progress import meter, say
+from flanlab.settings import PREDICTIONS, RESULTS, ROUNDING, TRAINING, affecting
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections
-from flanlab.tasks.schema import Split, Task
+from flanlab.tasks.schema import Task
 
 _PROTOCOL = "1"
 """Raise it when code here changes what a key stands for."""
@@ -41,7 +42,7 @@ def plan_sweep(
     name: str,
     recipe: Recipe,
     root: Path,
-    mirror: Path | None = None,
+    rows: RowReader | None = None,
     *,
     points: Sequence[str] = (),
     only: Sequence[str] = (),
@@ -53,7 +54,7 @@ def plan_sweep(
         name: of the ablation.
         recipe: the base recipe, which the ablation varies.
         root: folder of all sweeps that may share trained models and evaluations.
-        mirror: of Hub data sets.
+        rows: where rows come from.
         points: other places of the grid than the usual ones.
         only: patterns of the names of the cells to do now, such as `tuned-*`; of the others those that earlier sweeps of the
             same folder have done are kept, and the rest is left out.
@@ -62,7 +63,7 @@ def plan_sweep(
     Raises:
         FlanlabError: as `make_plan`, for any of the cells; no such ablation or point; a pattern that fits no cell.
     """
-    planner = _Planner(root.absolute(), None if mirror is None else mirror.absolute(), processes)
+    planner = _Planner(root.absolute(), rows or RowReader(), processes)
     ablation = make_ablation(name, planner.plan(recipe), points)
     names = [cell.name for cell in ablation.cells]
     for pattern in only:
@@ -87,13 +88,12 @@ def plan_sweep(
 class _Planner:
     """What planning learns on the way: jobs by key, tasks and rows, plans of recipes, base models, lengths and speeds."""
 
-    def __init__(self, root: Path, mirror: Path | None, processes: int) -> None:
+    def __init__(self, root: Path, rows: RowReader, processes: int) -> None:
         self.jobs: dict[str, Job] = {}
         self._root = root
-        self._mirror = mirror
+        self._rows = rows
         self._processes = processes
         self._tasks: dict[tuple[str, ...], list[Task]] = {}
-        self._rows: dict[tuple[str, str, Split], Rows] = {}
         self._plans: dict[str, Plan] = {}
         self._models: dict[str, LoadedModel] = {}
         self._lengths: dict[str, float] = {}
@@ -109,7 +109,7 @@ class _Planner:
         """The recipe's tasks and rows, found once."""
         text = recipe.model_dump_json(exclude={"name", "description", "model", "training", "mixture"})
         if text not in self._plans:
-            self._plans[text] = make_plan(recipe, self._mirror, read_tasks=self._read_tasks, read_rows=self._read_rows)
+            self._plans[text] = make_plan(recipe, self._rows, read_tasks=self._read_tasks)
         return self._plans[text].model_copy(update={"recipe": recipe})
 
     def cell(self, cell: Cell) -> PlannedCell:
@@ -141,21 +141,14 @@ class _Planner:
             self._tasks[names] = load_collections(names)
         return self._tasks[names]
 
-    def _read_rows(self, task: Task, split: Split, mirror: Path | None) -> Rows:
-        about = (task.name, task.hash, split)
-        if about not in self._rows:
-            self._rows[about] = load_rows(task, split, mirror)
-        return self._rows[about]
-
     def _train(self, training: Training) -> Job:
         start = None if training.start is None else self._train(training.start)
         recipe, plan = training.recipe, self.plan(training.recipe)
         base = recipe.model
         model = _place(base) if start is None else str(start.folder / "model")
         told = _told_alike(recipe, plan, model)
-        shaping = told.model_dump(
-            mode="json", exclude={"model": True, "tasks": {"collections"}, "training": set(SHAPES_NOTHING)}
-        )
+        # The split decides which tasks are tested, and so what is held out.
+        shaping = [affecting(told, TRAINING), told.evaluation.split]
         rows = {task.name: [task.hash, plan.train_rows[task.name].source_hash] for task in plan.split.train}
         key = _key("train", self._model(base).identity if start is None else start.key, shaping, rows)
         if key not in self.jobs:
@@ -186,7 +179,7 @@ class _Planner:
         styles: tuple[PromptStyle, ...] = ("instruction",) if training else tuple(prompt_styles(loaded, tasks))
         seen = cell.scope == "held_in" or bool(recipe.hold_out.supervised) or recipe.hold_out.overlap == "allow"
         asked = {unit.task.name: self._asked(unit, recipe.evaluation) for unit in units}
-        settings = recipe.evaluation.model_dump(mode="json", exclude={"token_budget"})
+        settings = affecting(recipe.evaluation, *PREDICTIONS, RESULTS, ROUNDING)
         key = _key("evaluate", training.key if training else loaded.identity, settings, asked, styles, recipe.seed, seen)
         if key not in self.jobs:
             model = _place(recipe.model) if training is None else str(training.folder / "model")
@@ -215,17 +208,16 @@ class _Planner:
         rows, exemplars = plan.test_rows, plan.exemplar_rows
         if cell.scope == "held_in":
             whole = [task for task in plan.split.train if task.has_split(settings.split)]
-            tasks = [part for task in whole for part in task.evaluated_parts(settings.split)]
-            rows = {task.name: self._read_rows(task, settings.split, self._mirror) for task in tasks}
-            wholes = {task.whole.name: task.whole for task in tasks} if settings.shots else {}
-            exemplars = {name: self._read_rows(task, "train", self._mirror) for name, task in wholes.items()}
+            tasks = [subtask for task in whole for subtask in task.evaluated_subtasks(settings.split)]
+            wholes = {task.whole.name: task.whole for task in tasks} if any(settings.shot_counts) else {}
+            exemplars = {name: self._rows.read(task, "train") for name, task in wholes.items()}
         return [plan_task(task, rows[task.name], settings, seed, exemplars.get(task.whole.name)) for task in tasks]
 
     def _asked(self, unit: EvaluationUnit, settings: EvaluationSettings) -> list[str | None]:
         """Identity of all that is read of a task for its evaluation."""
         read = [unit.task.hash, unit.rows.source_hash, unit.exemplars.source_hash if unit.exemplars else None]
         if settings.choose_template and unit.task.has_split("dev"):
-            read.append(self._read_rows(unit.task, "dev", self._mirror).source_hash)
+            read.append(self._rows.read(unit.task, "dev").source_hash)
         return read
 
     def _training_cost(self, job: Job, plan: Plan, base: str) -> dict[str, float]:
@@ -240,7 +232,8 @@ class _Planner:
     def _evaluation_cost(
         self, job: Job, units: Sequence[EvaluationUnit], recipe: Recipe, loaded: LoadedModel
     ) -> dict[str, float]:
-        questions = {unit.task.name: sum(len(unit.asked(style)) for style in job.styles) for unit in units}
+        arms = {style: len(recipe.evaluation.arms(style)) for style in job.styles}
+        questions = {unit.task.name: sum(len(unit.asked(style)) * count for style, count in arms.items()) for unit in units}
         if is_done(job):
             return {"questions": sum(questions.values())}
         tokens = sum(questions[unit.task.name] * self._length(unit, recipe, loaded) for unit in units)
@@ -252,10 +245,9 @@ class _Planner:
         asked = (unit.task.hash, unit.rows.source_hash, settings.model_dump_json(), recipe.seed, loaded.encoder.hash)
         about = repr(asked)
         if about not in self._lengths:
-            some = unit.pairs[:_MEASURED_QUESTIONS]
-            self._lengths[about] = statistics.fmean(
-                question_length(unit, *pair, settings, recipe.seed, loaded.encoder) for pair in some
-            )
+            setup = Setup(loaded, settings, recipe.seed)
+            some = (ask(setup, unit, *pair).question.length for pair in unit.pairs[:_MEASURED_QUESTIONS])
+            self._lengths[about] = statistics.fmean(some)
         return self._lengths[about]
 
     def _priced(self, job: Job, cost: dict[str, float]) -> Job:
@@ -282,7 +274,7 @@ class _Planner:
 
     @property
     def _mirror_text(self) -> str | None:
-        return None if self._mirror is None else str(self._mirror)
+        return None if self._rows.mirror is None else str(self._rows.mirror.absolute())
 
 
 def _told_alike(recipe: Recipe, plan: Plan, model: str) -> Recipe:

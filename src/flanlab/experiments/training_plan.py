@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from flanlab.data.reader import RowReader
 from flanlab.data.sources import mirror_from_environment
 from flanlab.errors import FlanlabError
 from flanlab.experiments.recipe import Recipe, make_plan
@@ -26,7 +26,7 @@ ASSUMED_SHARE = {"gpu": 0.35, "cpu": 0.6}
 
 def plan_training(
     recipe: Recipe,
-    mirror: Path | None = None,
+    rows: RowReader | None = None,
     *,
     device: str | None = None,
     processes: int = 1,
@@ -39,7 +39,7 @@ def plan_training(
 
     Args:
         recipe: the recipe.
-        mirror: rows for counting examples.
+        rows: where rows for counting examples come from.
         device: `cpu`, or a GPU by (a part of) its name; this machine's, where not given.
         processes: how many train together.
         speed: operations a second that a process really reaches, where that is known.
@@ -49,6 +49,11 @@ def plan_training(
 
     Raises:
         FlanlabError: the configuration is not within reach, the method does not fit the model, or an unknown device.
+
+    >>> import flanlab as fl
+    >>> plan = fl.plan_training(fl.Recipe.model_validate(example_recipe), device="cpu", speed=1e9)
+    >>> plan["steps"], plan["tokens"]
+    (1, 200)
     """
     training = recipe.training
     check_method(recipe.model, training)
@@ -61,7 +66,7 @@ def plan_training(
         speed = share * peak
         of_what = "a matrix product in float32, measured now" if device == "cpu" else "the bfloat16 peak in its data sheet"
         speed_is = f"assumed: {share:.0%} of {of_what} ({peak:.3g})"
-    examples = _examples(recipe, mirror)
+    examples = _examples(recipe, rows or RowReader())
     return {
         "name": recipe.name,
         "model": recipe.model,
@@ -120,13 +125,13 @@ def _matrix_product_speed() -> float:
     return 2.0 * size**3 / min(seconds)
 
 
-def _examples(recipe: Recipe, mirror: Path | None) -> int | None:
+def _examples(recipe: Recipe, rows: RowReader) -> int | None:
     """Examples of the whole training; None where rows or the tokenizer would have to be fetched from the Hub."""
     sources = [source for task in load_collections(recipe.tasks.collections) for source in task.sources.values()]
-    if (mirror or mirror_from_environment()) is None and any(source.hub is not None for source in sources):
+    if (rows.mirror or mirror_from_environment()) is None and any(source.hub is not None for source in sources):
         return None
     try:
-        mixture = make_mixture(make_plan(recipe, mirror))
+        mixture = make_mixture(make_plan(recipe, rows))
         return examples_per_step(mixture, load_encoder(recipe.model), recipe.training) * recipe.training.steps
     except FlanlabError:
         # The plan is about cost; what is wrong with rows or tokenizer is told by `flan mix`.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from flanlab.data.encoding import Encoder
 from flanlab.models.scoring import Question
+
+Scoring = Literal["log-probabilities", "generation"]
+"""Options are ranked by their log-probabilities, or the model generates, and its text is compared with the options."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,8 @@ class Reply:
     """Tokens of each option, the end token counted."""
     text: str
     """The generated answer; empty where none was asked for."""
+    failed: bool = False
+    """Whether the model computed something that is no number (NaN, infinity), so that the answer means nothing."""
 
 
 class Model(Protocol):
@@ -39,6 +44,18 @@ class Model(Protocol):
     @property
     def stamp(self) -> Mapping[str, Any] | None:
         """What it was trained on here; None where nothing is known."""
+
+    @property
+    def parameters(self) -> int | None:
+        """Number of parameters; None where it is not known."""
+
+    @property
+    def dtype(self) -> str | None:
+        """Type of the numbers that it computes with, such as `float32`; None where it is not known."""
+
+    @property
+    def scoring(self) -> Scoring:
+        """How options are chosen between."""
 
     @property
     def encoder(self) -> Encoder:

@@ -24,7 +24,8 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from flanlab.errors import FlanlabError
-from flanlab.models.scoring import LOGIT_ROWS_PER_BATCH, Answer, Question, answer_in_batches, goes_on
+from flanlab.models.packed_attention import refuse_no_numbers
+from flanlab.models.scoring import LOGIT_ROWS_PER_BATCH, Answer, Question, answer_in_batches, goes_on, likeliest
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,13 @@ def _answer_batch(
         tokens_scores = _score_rest(model, context.select([rows[number] for number in chunk]), [options[n] for n in chunk])
         for number, further in zip(chunk, tokens_scores, strict=True):
             scores[number].extend(further)
-    generated = _generate(model, context, questions, logits.argmax(dim=-1))
+    generated, unsound = _generate(model, context, questions, logits)
     of_options = iter(scores)
     answers = []
-    for question, tokens in zip(questions, generated, strict=True):
+    for number, (question, tokens) in enumerate(zip(questions, generated, strict=True)):
         own = [next(of_options) for _ in question.options]
-        answers.append(Answer([math.fsum(each) for each in own], [math.fsum(each[:-1]) for each in own], tokens))
+        without_end = [math.fsum(each[:-1]) for each in own]
+        answers.append(Answer([math.fsum(each) for each in own], without_end, tokens, number in unsound))
     return answers
 
 
@@ -108,7 +110,8 @@ def _read_prompts(
     if positions is not None and longest > positions:
         raise FlanlabError(
             f"A prompt of {longest} tokens is longer than the {positions} that the model can read.",
-            hint=f"Set evaluation.prompt_tokens to {positions} or less.",
+            hint="Set prompt_tokens (evaluation.prompt_tokens in a recipe, --prompt-tokens of `flan eval`) to"
+            f" {positions} or less.",
         )
     ids = padded(prompts, model.device, filler)
     visible = visible_places(prompts, model.device)
@@ -162,10 +165,17 @@ def _token_scores(logits: Tensor, rows: Sequence[int], tokens: Sequence[int]) ->
     return scores
 
 
-def _generate(model: PreTrainedModel, context: _Context, questions: Sequence[Question], tokens: Tensor) -> list[list[int]]:
-    """Greedy decoding; `tokens` holds the first of each answer, int64 [questions]."""
+def _generate(
+    model: PreTrainedModel, context: _Context, questions: Sequence[Question], logits: Tensor
+) -> tuple[list[list[int]], set[int]]:
+    """Greedy decoding; `logits` are those of the first token of each answer, [questions, vocabulary].
+
+    Also returned: the questions whose logits were no numbers.
+    """
     generated: list[list[int]] = [[] for _ in questions]
     alive = list(range(len(questions)))
+    tokens, sound = likeliest(logits)
+    unsound = {asked for asked in alive if questions[asked].max_new_tokens and not sound[asked]}
     number = 1
     while True:
         current = tokens.tolist()
@@ -173,11 +183,12 @@ def _generate(model: PreTrainedModel, context: _Context, questions: Sequence[Que
             place for place, asked in enumerate(alive) if goes_on(questions[asked], generated[asked], current[place], number)
         ]
         if not keep:
-            return generated
+            return generated, unsound
         if len(keep) < len(alive):
             alive = [alive[place] for place in keep]
             context, tokens = context.select(keep), tokens[keep]
-        tokens = _decode(model, context, tokens[:, None], [[0]] * len(alive)).argmax(dim=-1)
+        tokens, sound = likeliest(_decode(model, context, tokens[:, None], [[0]] * len(alive)))
+        unsound.update(asked for place, asked in enumerate(alive) if not sound[place])
         number += 1
 
 
@@ -258,6 +269,7 @@ def check_padding(model: PreTrainedModel, answer_start: Sequence[int]) -> None:
         _read_prompts(model, answer_start, [prompt, long], filler)[1][0].float()
         for prompt, filler in ((short, 0), (short, 3), (short[::-1], 0))
     )
+    refuse_no_numbers(model, base)
     masked = torch.allclose(base, other_padding, rtol=0, atol=1e-4)
     if not masked or torch.allclose(base, other_prompt, rtol=0, atol=1e-6):
         raise FlanlabError(

@@ -92,7 +92,9 @@ def _convert(gguf: Path, target: Path) -> None:
     config = quantized.config
     # transformers marks a model read from GGUF as quantized and will not save it; its weights are plain float32 by now.
     del config.quantization_config
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    plain.load_state_dict(quantized.state_dict())
+    with torch.device("meta"):  # the weights are taken over, not copied
+        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(quantized.state_dict(), assign=True)
+    plain.tie_weights()
     plain.save_pretrained(target)
     tokenizer.save_pretrained(target)

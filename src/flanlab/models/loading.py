@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
@@ -20,6 +20,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -29,8 +30,10 @@ from transformers.utils import logging as transformers_logging
 from flanlab.data.encoding import SeparateTextEncoder, TextEncoder
 from flanlab.errors import FlanlabError, one_line
 from flanlab.files import read_json
-from flanlab.models.answering import Reply
-from flanlab.models.embedded import EMBEDDED_MODEL, embedded_model_folder
+from flanlab.hub import offline_hint, work_offline_if_unreachable
+from flanlab.models.answering import Reply, Scoring
+from flanlab.models.attention_features import NOT_THROUGH_THE_INTERFACE, check_features, unsupported_attention
+from flanlab.models.built_in import BUILT_IN_MODELS, built_in_model_folder
 from flanlab.models.encoder_decoder import answer_from_encoder, check_padding
 from flanlab.models.gguf import gguf_model_folder, is_gguf
 from flanlab.models.packed_attention import ATTENTION_NAME, check_isolation
@@ -38,8 +41,12 @@ from flanlab.models.scoring import Answer, Question, answer_questions
 from flanlab.models.soft_prompt import add_soft_prompt, read_soft_prompt, soft_prompt_of, virtual_tokens
 from flanlab.processes import own_gpu
 
+Dtype = Literal["auto", "float32", "bfloat16"]
 STAMP_FILE = "flanlab.json"
 """Beside the weights of every model tuned here: what it was trained on, and what was held out."""
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+_EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight", "wte.weight", "embed_in.weight", "embed_out.weight", "shared.weight")
+"""How the names of token embeddings and output layers end in a file of weights."""
 
 
 @dataclass(frozen=True)
@@ -56,23 +63,34 @@ class LoadedModel:
 
     @cached_property
     def identity(self) -> str:
-        """Hash of the weights as loaded and of the tokenizer: what predictions are keyed by."""
+        """Hash of the weights as loaded, the configuration and the tokenizer: what predictions are keyed by."""
         # Side by side: hashing a large model on one core takes longer than loading it.
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             hashes = list(pool.map(_hash, sorted(self.model.state_dict().items())))
-        return hashlib.blake2b("".join([*hashes, self.encoder.hash]).encode(), digest_size=16).hexdigest()
+        facts = [*hashes, _configuration(self.model), self.encoder.hash]
+        return hashlib.blake2b("".join(facts).encode(), digest_size=16).hexdigest()
+
+    @property
+    def dtype(self) -> str:
+        """Numbers that it computes in: float32 or bfloat16."""
+        return str(self.model.dtype).removeprefix("torch.")
 
     @cached_property
     def parameters(self) -> int:
         """Number of parameters; tied ones count once. Counted once, since a LoRA adapter is put into the model itself."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
+    @property
+    def scoring(self) -> Scoring:
+        """Options are ranked."""
+        return "log-probabilities"
+
     def answer(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Reply]]:
         """Reply to questions in batches of up to `token_budget` tokens; yields (position, reply)."""
         for position, answer in self._answers(questions, token_budget):
             lengths = [len(option) for option in questions[position].options]
             text = self.encoder.decode(answer.generated).strip()
-            yield position, Reply(answer.scores, answer.scores_without_end, lengths, text)
+            yield position, Reply(answer.scores, answer.scores_without_end, lengths, text, answer.failed)
 
     def _answers(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Answer]]:
         return answer_questions(self.model, questions, token_budget)
@@ -99,13 +117,18 @@ class LoadedPromptTuned(LoadedModel):
 
 
 def load_model(
-    name: str, *, device: str | None = None, revision: str | None = None, say: Callable[[str], None] = lambda _: None
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: Dtype = "auto",
+    revision: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> LoadedModel:
-    """Load a language model: the embedded one, a folder (full weights or an adapter), a GGUF file, or a Hub id.
+    """Load a language model: a built-in one, a folder (full weights or an adapter), a GGUF file, or a Hub id.
 
-    On a GPU where there is one, of several processes each on its own. float32 on a CPU, bfloat16 on a GPU; never float16, in
-    which T5 overflows. A causal model is checked once for leaks between packed segments, an encoder-decoder model for padding
-    that is read.
+    On a GPU where there is one, of several processes each on its own. `dtype` is that of its weights and of what it computes;
+    auto: float32 on a CPU, bfloat16 on a GPU. Never float16, in which T5 overflows. A causal model is checked once for
+    unsupported attention and for leaks between packed segments, an encoder-decoder model for padding that is read.
 
     Raises:
         FlanlabError: no such model, no safetensors weights, or an architecture that cannot be scored.
@@ -115,30 +138,83 @@ def load_model(
     source = _source(name, say)
     place = Path(source)
     folder = place if place.is_dir() else None
-    if folder is None and (name.startswith((".", "/")) or name.count("/") > 1):
-        raise FlanlabError(f"There is no model folder at {name}.", hint=f"Name a folder, a Hub id, or {EMBEDDED_MODEL}.")
+    if folder is None and _names_a_folder(name):
+        raise FlanlabError(f"There is no model folder at {name}.", hint="Name a folder, a Hub id, or one of `flan models`.")
     target_device = torch.device(device) if device else _own_device()
     stamp = read_stamp(folder) if folder else None
-    dtype = torch.bfloat16 if target_device.type == "cuda" else torch.float32
+    rounded = dtype == "bfloat16" or (dtype == "auto" and target_device.type == "cuda")
     try:
-        model = _read_weights(source, revision, dtype, say)
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+        model = _read_weights(source, revision, torch.bfloat16 if rounded else torch.float32, say)
+        tokenizer = _read_tokenizer(source, revision, say)
     except FlanlabError:
         raise
     # What a damaged configuration or tokenizer brings about in transformers may be anything.
     except Exception as error:
         raise FlanlabError(
             f"The model {name} could not be loaded: {one_line(error, 400)}",
-            hint="Name a folder or Hub id of a causal or encoder-decoder language model with safetensors weights, or"
-            f" {EMBEDDED_MODEL}.",
+            hint=offline_hint(name)
+            or "Name a folder or Hub id of a causal or encoder-decoder language model with safetensors weights, or"
+            " one of `flan models`.",
         ) from error
+    _check_vocabulary(name, model, tokenizer)
     model = model.to(target_device).eval()
-    encoder = _encoder(tokenizer, model.config)
+    encoder = _encoder(tokenizer, model.config, model.generation_config)
     if isinstance(encoder, SeparateTextEncoder):
         check_padding(model, encoder.answer_start)
         return LoadedEncoderDecoder(model, encoder, name, folder, stamp)
+    check_features(model)
     check_isolation(model)
     return (LoadedModel if soft_prompt_of(model) is None else LoadedPromptTuned)(model, encoder, name, folder, stamp)
+
+
+def wrap_model(model: Any, tokenizer: Any) -> LoadedModel:
+    """A transformers model in memory, with its tokenizer. It is put into evaluation mode, and its attention replaced by the
+    packed one, which computes the same.
+
+    Raises:
+        FlanlabError: this is no transformers model with a tokenizer, or an architecture that cannot be scored.
+    """
+    if not isinstance(model, PreTrainedModel) or not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise FlanlabError(
+            f"A model in memory must be a transformers model with its tokenizer, not {type(model).__name__} with"
+            f" {type(tokenizer).__name__}.",
+            hint="Call load_model(model, tokenizer), or load_model(name) for a folder or a Hub id.",
+        )
+    name = str(getattr(model.config, "_name_or_path", "") or "a model in memory")
+    _check_vocabulary(name, model, tokenizer)
+    encoder = _encoder(tokenizer, model.config, model.generation_config)
+    model = model.eval()
+    if isinstance(encoder, SeparateTextEncoder):
+        check_padding(model, encoder.answer_start)
+        return LoadedEncoderDecoder(model, encoder, name, None, None)
+    model.set_attn_implementation(ATTENTION_NAME)
+    check_features(model)
+    check_isolation(model)
+    return LoadedModel(model, encoder, name, None, None)
+
+
+def _check_vocabulary(name: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer with tokens that the model has no embedding for.
+
+    Special tokens that no text is encoded to may lie past the end, as Gemma 3's image token does in its text-only sizes.
+    """
+    prompt = soft_prompt_of(model)
+    rows = prompt.vocabulary if prompt is not None else len(model.get_input_embeddings().weight)
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    needed = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    beyond = {
+        number: token
+        for token, number in tokenizer.get_vocab().items()
+        if number >= rows and (number in needed or number not in special)
+    }
+    if beyond:
+        first = min(beyond)
+        raise FlanlabError(
+            f"The tokenizer of {name} has {len(beyond)} tokens that the model does not know: its embedding has {rows} rows, and"
+            f" {beyond[first]!r} is number {first}.",
+            hint="Use the tokenizer that the model was trained with, or enlarge the embedding (resize_token_embeddings) and"
+            " save the model again.",
+        )
 
 
 def _hash(weight: tuple[str, Any]) -> str:
@@ -147,6 +223,22 @@ def _hash(weight: tuple[str, Any]) -> str:
     digest = hashlib.blake2b(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode(), digest_size=16)
     digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _configuration(model: PreTrainedModel) -> str:
+    """What shapes a model's answers beside its weights (rope_theta, say, and where generation ends), as JSON.
+
+    Without the place it was read from and the version that wrote it, which change no answer.
+    """
+    contents = [config.to_dict() for config in (model.config, model.generation_config) if config is not None]
+    facts = [{name: value for name, value in content.items() if name != "transformers_version"} for content in contents]
+    return json.dumps([_without_private(content) for content in facts], sort_keys=True, default=str)
+
+
+def _without_private(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {str(name): _without_private(value) for name, value in content.items() if not str(name).startswith("_")}
+    return content
 
 
 def _own_device() -> torch.device:
@@ -158,15 +250,15 @@ def _own_device() -> torch.device:
 def load_encoder(name: str, *, say: Callable[[str], None] = lambda _: None) -> TextEncoder:
     """Only the tokenizer of a model, for work that needs no weights."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(_source(name, say), trust_remote_code=False)
+        tokenizer = _read_tokenizer(_source(name, say), None, say)
     except FlanlabError:
         raise
     except Exception as error:
         raise FlanlabError(
             f"The tokenizer of {name} could not be loaded: {one_line(error, 400)}",
-            hint=f"Name a model folder, a Hub id, or {EMBEDDED_MODEL}.",
+            hint=offline_hint(name) or "Name a model folder, a Hub id, or one of `flan models`.",
         ) from error
-    return _encoder(tokenizer, _config_if_any(name))
+    return _encoder(tokenizer, _config_if_any(name), _generation_config_if_any(name, say))
 
 
 def is_encoder_decoder(name: str) -> bool:
@@ -183,18 +275,27 @@ def is_prompt_tuned(name: str) -> bool:
 def _config_if_any(name: str) -> PreTrainedConfig | None:
     """A model's configuration, an adapter's being its base's; None where none is within reach.
 
-    The embedded model and GGUF files, which would have to be converted first, are never encoder-decoder models.
+    Built-in models and GGUF files, which would have to be converted first, are never encoder-decoder models.
     """
     try:
         while (base := _adapted(Path(name))) is not None:
             name = base
-        if name == EMBEDDED_MODEL or is_gguf(name):
+        if name in BUILT_IN_MODELS or is_gguf(name):
             return None
+        work_offline_if_unreachable(name)
         config: PreTrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception:
         # A folder with a tokenizer alone; or else who loads the model will be told what is wrong.
         return None
     return config
+
+
+def _generation_config_if_any(name: str, say: Callable[[str], None]) -> GenerationConfig | None:
+    """How a model generates, as far as its files say so."""
+    try:
+        return GenerationConfig.from_pretrained(base_source(name, say))
+    except (OSError, ValueError):
+        return None
 
 
 def base_source(name: str, say: Callable[[str], None] = lambda _: None) -> str:
@@ -204,24 +305,40 @@ def base_source(name: str, say: Callable[[str], None] = lambda _: None) -> str:
     return _source(name, say)
 
 
-def _encoder(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig | None) -> TextEncoder:
+def _encoder(
+    tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig | None, generation: GenerationConfig | None
+) -> TextEncoder:
     """The encoder that suits a model of this configuration."""
+    named = [getattr(each, "eos_token_id", None) for each in (config, generation)]
+    ends = frozenset(end for some in named for end in (some if isinstance(some, list) else [some]) if end is not None)
     if config is None or not config.is_encoder_decoder:
-        return TextEncoder(tokenizer)
+        return TextEncoder(tokenizer, ends)
     start = getattr(config, "decoder_start_token_id", None)
     if start is None:
         raise FlanlabError(
             "The model's configuration does not say by which token its decoder starts.",
             hint="Set decoder_start_token_id in its config.json, as it was in training.",
         )
-    return SeparateTextEncoder(tokenizer, start)
+    return SeparateTextEncoder(tokenizer, start, ends)
+
+
+def _read_tokenizer(source: str, revision: str | None, say: Callable[[str], None]) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or Hub id; of an adapter without one, its base's, as peft's users do."""
+    base = _adapted(Path(source))
+    if base is not None and not any((Path(source) / file).is_file() for file in _TOKENIZER_FILES):
+        return _read_tokenizer(_source(base, say), None, say)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    return tokenizer
 
 
 def _source(name: str, say: Callable[[str], None]) -> str:
-    """What transformers knows a model by: a folder in the cache for the embedded model and for GGUF files, else the name."""
-    if name == EMBEDDED_MODEL:
-        return str(embedded_model_folder(say))
-    return str(gguf_model_folder(Path(name), say)) if is_gguf(name) else name
+    """What transformers knows a model by: a folder in the cache for built-in models and for GGUF files, else the name."""
+    if name in BUILT_IN_MODELS:
+        return str(built_in_model_folder(name, say))
+    if is_gguf(name):
+        return str(gguf_model_folder(Path(name), say))
+    work_offline_if_unreachable(name)
+    return name
 
 
 def _adapted(folder: Path) -> str | None:
@@ -230,7 +347,19 @@ def _adapted(folder: Path) -> str | None:
         return None
     # The stamp names the base model as the user did; the adapter's own file may hold a path of another machine.
     stamp = read_stamp(folder)
-    return str(stamp["base_model"] if stamp else _adapter_facts(folder)["base_model_name_or_path"])
+    base = str(stamp["base_model"] if stamp else _adapter_facts(folder)["base_model_name_or_path"])
+    if _names_a_folder(base) and not Path(base).exists():
+        raise FlanlabError(
+            f"{folder} is an adapter of the base model {base}, and there is no such folder.",
+            hint=f"Write its folder or Hub id into base_model_name_or_path of {folder / 'adapter_config.json'}"
+            + (f", and into base_model of {folder / STAMP_FILE}." if stamp else "."),
+        )
+    return base
+
+
+def _names_a_folder(name: str) -> bool:
+    """Whether a name can only be a folder, not a Hub id."""
+    return name.startswith((".", "/")) or name.count("/") > 1
 
 
 def _kind_of_adapter(folder: Path) -> str:
@@ -264,6 +393,7 @@ def _read_weights(source: str, revision: str | None, dtype: torch.dtype, say: Ca
     from peft.utils import get_peft_model_state_dict
 
     file = _adapter_weights(source)
+    _make_room(model, file)
     adapted = PeftModel.from_pretrained(model, source)
     if adapted.active_peft_config.is_prompt_learning:
         raise FlanlabError(
@@ -279,6 +409,17 @@ def _read_weights(source: str, revision: str | None, dtype: torch.dtype, say: Ca
             hint="Name the adapter of this very model, with all its weights, or its base with the right revision.",
         )
     return adapted.merge_and_unload()
+
+
+def _make_room(model: Any, adapter: Path) -> None:
+    """Give the model as many token embeddings as the adapter's file holds, where it holds them.
+
+    They were trained with tokens added; an embedding may also be larger than the tokenizer, padded to a round number.
+    """
+    with safe_open(adapter, framework="pt") as weights:
+        rows = {weights.get_slice(name).get_shape()[0] for name in weights.keys() if name.endswith(_EMBEDDINGS)}  # noqa: SIM118
+    if rows and max(rows) != model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(max(rows), mean_resizing=False)
 
 
 def _adapter_weights(source: str) -> Path:
@@ -299,15 +440,21 @@ def _read_whole_model(source: str, revision: str | None, dtype: torch.dtype) -> 
                 hint="Name a causal language model, or an encoder-decoder model of the T5 or BART family.",
             )
         kind, attention = AutoModelForSeq2SeqLM, {}
-    model_and_report: Any = kind.from_pretrained(
-        source,
-        output_loading_info=True,
-        revision=revision,
-        dtype=dtype,
-        **attention,
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
+    try:
+        model_and_report: Any = kind.from_pretrained(
+            source,
+            output_loading_info=True,
+            revision=revision,
+            dtype=dtype,
+            **attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except KeyError as error:
+        # What a model with a table of attentions of its own says of one that is not in it.
+        if error.args == (ATTENTION_NAME,):
+            raise unsupported_attention(f"The model {source} ({config.model_type})", NOT_THROUGH_THE_INTERFACE) from None
+        raise
     model, report = model_and_report
     if report["missing_keys"]:
         # transformers would go on with random numbers in their place.

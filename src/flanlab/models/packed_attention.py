@@ -19,6 +19,9 @@ and seeing the same:
     tokens     h h h p p a b | p p p a b     <- the second segment sees h h h, too: its `context`
     positions  0 1 2 3 4 5 5 | 3 4 5 6 6
 
+In a layer with a sliding window of w tokens, each token sees the last w tokens of what it sees otherwise, itself included.
+Positions decide, not places in the row: a token at position p sees positions above p - w, of the tokens named above.
+
 The function is registered with transformers under the name in `ATTENTION_NAME`; the model hands the `layout` keyword of its
 forward call through to it. A model that cannot isolate segments is refused by `check_isolation`, never trained with leaks.
 """
@@ -66,16 +69,40 @@ class PackedBatch:
     """Tokens of the longest segment."""
     causal: bool = field(init=False)
     """Whether no segment has a mask of its own, so that plain causal attention within each is all there is."""
+    _windowed: dict[int, list[Tensor | None]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         # Worked out here and not in attention, where a compiler would make anew what depends on every segment.
         object.__setattr__(self, "longest", max((length for _, length, _ in self.segments), default=0))
         object.__setattr__(self, "causal", all(mask is None for _, _, mask in self.segments))
 
-    @property
-    def reach(self) -> int:
-        """Tokens of the longest segment with the longest of its branches alone."""
-        return self.longest if self.causal else int(self.position_ids.max()) + 1
+    def masks(self, window: int | None) -> list[Tensor | None]:
+        """The masks of the segments in a layer with a sliding window, or without one."""
+        return [mask for _, _, mask in self.segments] if window is None else self._masks_within(window)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _masks_within(self, window: int) -> list[Tensor | None]:
+        # Made once per window, since many layers have the same.
+        if window not in self._windowed:
+            self._windowed[window] = [self._narrowed(number, window) for number in range(len(self.segments))]
+        return self._windowed[window]
+
+    def _narrowed(self, number: int, window: int) -> Tensor | None:
+        """The mask of a segment in which the window hides what is too far back."""
+        start, length, mask = self.segments[number]
+        if mask is None:
+            if length <= window:
+                return None
+            whole = torch.ones(length, length, dtype=torch.bool, device=self.position_ids.device)
+            return whole.tril_().triu_(1 - window)
+        keys = _stretches(self.position_ids[:, None], self.spans(number))
+        queries = self.position_ids[start : start + length, None]
+        return mask & (queries - keys.T < window)
+
+    def spans(self, number: int) -> Spans:
+        """The stretches that hold the keys of a segment: its context, then its own tokens."""
+        start, length, _ = self.segments[number]
+        return (*(self.contexts[number] if self.contexts else ()), (start, length))
 
     def to(self, device: torch.device) -> PackedBatch:
         """The batch on another device."""
@@ -212,13 +239,9 @@ def packed_attention(
     """Attention as transformers calls it: query [1, heads, tokens, width] in, [1, tokens, heads, width] out.
 
     With a `layout`, block-diagonal over its segments. Without one, the step of a batch that decodes with a cache: then the
-    explicit 4-D mask says what each row may see.
+    explicit 4-D mask says what each row may see. `softcap` bounds the scores (Gemma 2); `s_aux` has a sink's score per head
+    (GPT-OSS).
     """
-    if softcap is not None or s_aux is not None:
-        raise FlanlabError(
-            f"{type(module).__name__} uses soft-capped or sink attention, which packed attention does not compute.",
-            hint="Use a model with plain softmax attention.",
-        )
     if layout is None:
         if attention_mask is None:
             raise FlanlabError(
@@ -229,50 +252,94 @@ def packed_attention(
             # Counted back from the newest, so that padding between prompt and answer takes no place in the window.
             newest_first = attention_mask.flip(-1).cumsum(-1).flip(-1)
             attention_mask = attention_mask & (newest_first <= sliding_window)
-        grouped = query.shape[1] != key.shape[1]
-        output = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=grouped
-        )
-        return output.transpose(1, 2), None
-    if sliding_window is not None and (reach := layout.reach) > sliding_window:
-        raise FlanlabError(
-            f"An example of {reach} tokens is longer than the model's attention window of {sliding_window}.",
-            hint=f"Set the recipe's lengths so that prompt and target together stay within {sliding_window} tokens.",
-        )
+        output = _attend(query, key, value, attention_mask, scaling, dropout, softcap, s_aux)
+        return output.transpose(1, 2).contiguous(), None
     # Under autocast the rotary embedding turns queries and keys, but not values, back into float32.
     query, key = query.to(value.dtype), key.to(value.dtype)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key = key.repeat_interleave(groups, dim=1)
         value = value.repeat_interleave(groups, dim=1)
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and layout.causal and not dropout:
-        return _varlen_attention(query, key, value, layout, scaling)[None], None
+    plain = softcap is None and s_aux is None and not dropout
+    if plain and query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and layout.causal:
+        return _varlen_attention(query, key, value, layout, scaling, sliding_window)[None], None
     pieces = []
-    for number, (start, length, mask) in enumerate(layout.segments):
-        context = layout.contexts[number] if layout.contexts else ()
-        pieces.append(
-            functional.scaled_dot_product_attention(
-                query[:, :, start : start + length],
-                _stretches(key, (*context, (start, length))),
-                _stretches(value, (*context, (start, length))),
-                attn_mask=mask,
-                dropout_p=dropout,
-                is_causal=mask is None,
-                scale=scaling,
-            )
-        )
-    return torch.cat(pieces, dim=2).transpose(1, 2), None
+    for number, mask in enumerate(layout.masks(sliding_window)):
+        start, length = layout.segments[number][:2]
+        spans = layout.spans(number)
+        piece = query[:, :, start : start + length]
+        keys, values = _stretches(key, spans), _stretches(value, spans)
+        pieces.append(_attend(piece, keys, values, mask, scaling, dropout, softcap, s_aux))
+    # Contiguous, since some models view it in another shape; the kernel lays its output out this way.
+    return torch.cat([piece.transpose(1, 2) for piece in pieces], dim=1).contiguous(), None
 
 
 def _stretches(states: Tensor, spans: Spans) -> Tensor:
-    """The tokens of the spans, one after the other; `states` [1, heads, tokens, width]."""
+    """The tokens of the spans, one after the other; `states` [..., tokens, width]."""
     if len(spans) == 1:
         [(start, length)] = spans
-        return states[:, :, start : start + length]
-    return torch.cat([states[:, :, start : start + length] for start, length in spans], dim=2)
+        return states[..., start : start + length, :]
+    return torch.cat([states[..., start : start + length, :] for start, length in spans], dim=-2)
 
 
-def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, layout: PackedBatch, scaling: float | None) -> Tensor:
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float | None,
+    dropout: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """Attention [batch, heads, queries, width], causal where there is no mask."""
+    if softcap is None and sinks is None:
+        return functional.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            dropout_p=dropout,
+            is_causal=mask is None,
+            scale=scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+    return _explicit_attention(query, key, value, mask, scaling, dropout, softcap, sinks)
+
+
+def _explicit_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float | None,
+    dropout: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """As `_attend`, written out: no kernel caps scores, or lets a query attend to a sink, which has a score but no value.
+
+    The softmax is computed in float32 at least.
+    """
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if mask is None:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril_()
+    scores = scores.masked_fill(~mask, -torch.inf)
+    if sinks is not None:
+        column = sinks.to(scores.dtype).reshape(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
+        scores = torch.cat([scores, column], dim=-1)
+    weights = scores.softmax(dim=-1)[..., : key.shape[-2]]
+    return functional.dropout(weights, dropout).to(value.dtype) @ value
+
+
+def _varlen_attention(
+    query: Tensor, key: Tensor, value: Tensor, layout: PackedBatch, scaling: float | None, window: int | None
+) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     result = varlen_attn(
@@ -284,7 +351,8 @@ def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, layout: PackedB
         layout.longest,
         layout.longest,
         scale=scaling,
-        window_size=(-1, 0),
+        # Tokens before the query's own that it sees; -1 is all of them.
+        window_size=(-1 if window is None else window - 1, 0),
     )
     assert isinstance(result, Tensor)
     return result
@@ -314,6 +382,7 @@ def check_isolation(model: PreTrainedModel) -> None:
     other_branch = _logits(model, [(first, []), (second, ([21, 20], branches[1]))])
     other_prompt = _logits(model, [(first, []), (second[::-1], branches)])
     model.train(was_training)
+    refuse_no_numbers(model, plain)
     in_second, in_last_branch = slice(len(first), None), slice(len(first) + len(second) + 2, None)
     isolated = all(
         torch.allclose(one[part], other[part], rtol=0, atol=1e-4)
@@ -328,6 +397,19 @@ def check_isolation(model: PreTrainedModel) -> None:
         raise FlanlabError(
             f"{type(model).__name__} cannot keep packed sequences apart: a change in one changes the other.",
             hint="Use a model whose attention goes through transformers' attention interface (Llama, Qwen, Mistral, ...).",
+        )
+
+
+def refuse_no_numbers(model: nn.Module, logits: Tensor) -> None:
+    """Refuse a model that computes NaN or infinity for plain tokens.
+
+    Raises:
+        FlanlabError: its weights are damaged, or overflow.
+    """
+    if not logits.isfinite().all():
+        raise FlanlabError(
+            f"{type(model).__name__} computes no numbers (NaN or infinity): its weights are damaged, or training diverged.",
+            hint="Fetch the model again, or use an earlier checkpoint.",
         )
 
 
@@ -370,6 +452,6 @@ def check_reach(model: nn.Module, longest: int) -> None:
     reach = config.max_position_embeddings
     raise FlanlabError(
         f"A text of {longest} tokens, its answer included, is longer than the {reach} that the model can read.",
-        hint="Lower mixture.prompt_tokens and target_tokens, and evaluation.prompt_tokens and new_tokens, until prompt and"
-        f" answer together stay within {reach}.",
+        hint=f"Keep prompt and answer together within {reach} tokens: with --prompt-tokens of `flan eval`, or in a recipe with"
+        " prompt_tokens and target_tokens of mixture, and prompt_tokens and new_tokens of evaluation.",
     )

@@ -21,17 +21,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from flanlab.data.encoding import CharacterEncoder, Encoder, SeparateTextEncoder
 from flanlab.errors import FlanlabError
-from flanlab.models.answering import Reply
+from flanlab.models.answering import Reply, Scoring
 from flanlab.models.completions import Completions, Endpoint, RefusedError
 from flanlab.models.loading import load_encoder
 from flanlab.models.scoring import Question
 
-Scoring = Literal["log-probabilities", "generation"]
-"""Options are ranked by their log-probabilities, or the model generates, and its text is compared with the options."""
 _PROBE = "Question: Is the sky blue on a clear day?\nAnswer:"
 _PROBE_TOKENS = 8
 """The probe has more tokens than this for any tokenizer of words or parts of words."""
@@ -58,7 +56,9 @@ class RemoteModel:
     completions: Completions
 
     stamp: None = None
-    """A server does not say what its model was trained on."""
+    parameters: None = None
+    dtype: None = None
+    """A server does not say what its model was trained on, how large it is, or what it computes with."""
 
     @property
     def knows_tokens(self) -> bool:
@@ -98,7 +98,8 @@ class RemoteModel:
         # The end token counts in option_tokens whether it was scored or not.
         without = [math.fsum(option[:-1]) for option in scores] if self.knows_tokens else with_end
         lengths = [len(option) + (not self.knows_tokens) for option in scores]
-        return Reply(with_end, without, lengths or [len(option) for option in question.options], text)
+        failed = not all(map(math.isfinite, with_end))
+        return Reply(with_end, without, lengths or [len(option) for option in question.options], text, failed)
 
     def _generate(self, question: Question) -> str:
         """Greedily generated text: where the answer is one line, the first line with text."""
@@ -257,6 +258,6 @@ def _placed_tokens(response: Mapping[str, Any], text: str, join: int) -> list[_T
 
 
 def _numbers(values: Sequence[float | None]) -> list[float]:
-    if any(not isinstance(value, int | float) or math.isnan(value) for value in values):
+    if None in values:
         raise FlanlabError("The server left the log-probability of an answer's token out.", hint="Score with another server.")
     return [float(value) for value in values if value is not None]

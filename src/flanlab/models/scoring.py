@@ -14,6 +14,7 @@ stand beside each other and share that beginning.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +77,13 @@ class Answer:
     """The same without the end token."""
     generated: list[int]
     """Tokens generated greedily, the stop token left out."""
+    unsound: bool = False
+    """Whether a token was generated from logits that are no numbers."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether something computed for this answer is no number."""
+        return self.unsound or not all(map(math.isfinite, self.scores))
 
 
 def answer_questions(
@@ -130,7 +138,8 @@ def answer_in_batches(
             if token_budget <= largest:
                 raise FlanlabError(
                     f"The memory of {device} does not suffice for a question of {largest} tokens.",
-                    hint="Lower evaluation.prompt_tokens, or use a smaller model or a larger device.",
+                    hint="Lower prompt_tokens (evaluation.prompt_tokens in a recipe, --prompt-tokens of `flan eval`), or use"
+                    " a smaller model or a larger device.",
                 ) from error
             token_budget = max(token_budget // 2, largest)
             torch.cuda.empty_cache()
@@ -170,14 +179,25 @@ def _answer_batch(model: PreTrainedModel, questions: Sequence[Question]) -> list
     normalizer = torch.cat([some.logsumexp(dim=-1) for some in logits.split(64)])
     token_scores = iter((logits[rows, tokens] - normalizer[rows]).double().tolist())
     generated: list[list[int]] = [[] for _ in questions]
+    unsound: set[int] = set()
     if generates:
-        first_tokens = logits[torch.tensor(first_rows, device=logits.device)].argmax(dim=-1)
-        generated = _generate(model, cache, [place.prompt for place in places], questions, first_tokens)
+        first = logits[torch.tensor(first_rows, device=logits.device)]
+        generated, unsound = _generate(model, cache, [place.prompt for place in places], questions, first)
     answers = []
-    for question, tokens_generated in zip(questions, generated, strict=True):
+    for number, (question, tokens_generated) in enumerate(zip(questions, generated, strict=True)):
         parts = [[next(token_scores) for _ in option] for option in question.options]
-        answers.append(Answer([sum(part) for part in parts], [sum(part[:-1]) for part in parts], tokens_generated))
+        scores, without_end = [sum(part) for part in parts], [sum(part[:-1]) for part in parts]
+        answers.append(Answer(scores, without_end, tokens_generated, number in unsound))
     return answers
+
+
+def likeliest(logits: Tensor) -> tuple[Tensor, list[bool]]:
+    """The likeliest token of each row of logits [rows, vocabulary], int64 [rows], and whether the row holds numbers.
+
+    Greedy decoding of NaN would take an arbitrary token and say nothing.
+    """
+    largest, tokens = logits.max(dim=-1)  # NaN where the row holds one
+    return tokens, largest.isfinite().tolist()
 
 
 def _answer_positions(
@@ -204,14 +224,20 @@ def _answer_positions(
 
 
 def _generate(
-    model: PreTrainedModel, cache: Any, prompts: Sequence[Spans], questions: Sequence[Question], first: Tensor
-) -> list[list[int]]:
-    """Greedy decoding from the prompts' keys and values; `first` holds the first token of each answer, int64 [questions]."""
+    model: PreTrainedModel, cache: Any, prompts: Sequence[Spans], questions: Sequence[Question], logits: Tensor
+) -> tuple[list[list[int]], set[int]]:
+    """Greedy decoding from the prompts' keys and values.
+
+    `logits` are those of the first token of each answer, [questions, vocabulary]. Also returned: the questions whose logits
+    were no numbers.
+    """
     generated: list[list[int]] = [[] for _ in questions]
+    first, sound = likeliest(logits)
+    unsound = {number for number, one in enumerate(questions) if one.max_new_tokens and not sound[number]}
     current = first.tolist()
     alive = [number for number, question in enumerate(questions) if goes_on(question, generated[number], current[number], 1)]
     if not alive:
-        return generated
+        return generated, unsound
     lengths = torch.tensor([len(questions[number].prompt) for number in alive], device=first.device)
     prompt_cache, visible = _gather_prompts(cache, [prompts[number] for number in alive], lengths)
     tokens = first[torch.tensor(alive, device=first.device)]
@@ -226,7 +252,8 @@ def _generate(
             use_cache=True,
         )
         step += 1
-        tokens = output.logits[:, -1].argmax(dim=-1)
+        tokens, sound = likeliest(output.logits[:, -1])
+        unsound.update(number for place, number in enumerate(alive) if not sound[place])
         current = tokens.tolist()
         keep = [
             place
@@ -238,7 +265,7 @@ def _generate(
             chosen = torch.tensor(keep, dtype=torch.long, device=first.device)
             lengths, visible, tokens = lengths[chosen], visible[chosen], tokens[chosen]
             prompt_cache.batch_select_indices(chosen)
-    return generated
+    return generated, unsound
 
 
 def goes_on(question: Question, generated: list[int], token: int, number: int) -> bool:

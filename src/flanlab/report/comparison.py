@@ -1,168 +1,76 @@
-"""Two evaluations compared, from their folders alone: the same rows and templates, task by task and on average."""
+"""A comparison in words, and its page: one HTML file that opens offline."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+from markupsafe import Markup
 
-from flanlab.errors import FlanlabError
-from flanlab.evaluation.paired import SIDES, paired_results
-from flanlab.evaluation.predict import read_predictions
-from flanlab.evaluation.results import MAIN_METRIC, TaskScores, averages, compare
-from flanlab.report.reading import TUNED, Evaluation, Results, TaskResult, read_results
-from flanlab.report.wording import listed, signed, without_stamp
+from flanlab.evaluation.comparison import SIDES
+from flanlab.files import write_text
+from flanlab.report.page import page_environment
+from flanlab.report.plots import DifferenceRow, difference_panel
+from flanlab.report.wording import (
+    MEAN_OVER_CLUSTERS,
+    cluster_title,
+    counted,
+    explanation,
+    listed,
+    metric_title,
+    signed,
+    without_stamp,
+)
 from flanlab.results.intervals import LEVEL
-from flanlab.results.statistics import holm
-
-_AGREED_SETTINGS = ("split", "options", "end_token", "prompt_tokens", "truncate", "new_tokens")
-"""Settings that shape what is asked or how it is scored. The others only say how much is asked."""
+from flanlab.results.schema import MAIN_METRIC, Level, Results
 
 
-@dataclass(frozen=True)
-class Side:
-    """One of the two: a variant of a run or an evaluation."""
-
-    folder: Path
-    variant: str
-    results: Results
-    evaluation: Evaluation
-
-    @property
-    def stamped(self) -> bool:
-        """Whether its model says what it was trained on."""
-        return self.results.stamped.get(self.variant, False)
-
-    def facts(self) -> dict[str, Any]:
-        """What a reader must know of it."""
-        return {
-            "folder": str(self.folder),
-            "name": self.results.name,
-            "model": self.results.model,
-            "variant": self.variant,
-            "title": self.results.variants[self.variant],
-            "stamped": self.stamped,
-        }
-
-    def seen(self, task: str) -> str | None:
-        """Why its score on a task is no zero-shot score; an untuned model of a run is not what its tuned one has seen."""
-        return self.results.tasks[task].seen if self.stamped else None
-
-
-def open_side(text: str) -> Side:
-    """Read what is to be compared: `folder`, or `folder:variant`. Without one, the tuned variant of a run, else the first.
-
-    Raises:
-        FlanlabError: results.json is missing, damaged or too old, or there is no such variant.
-    """
-    folder, variant = folder_and_variant(text)
-    sides = open_sides(folder)
-    return one_side(sides, variant or (TUNED if TUNED in sides else next(iter(sides))))
-
-
-def folder_and_variant(text: str) -> tuple[Path, str]:
-    """`folder` or `folder:variant` taken apart; the variant is empty where none is named."""
-    folder, variant = Path(text), ""
-    if not folder.exists() and ":" in text:
-        start, _, variant = text.rpartition(":")
-        folder = Path(start)
-    return folder, variant
-
-
-def open_sides(folder: Path) -> dict[str, Side]:
-    """All variants of a folder, by name.
-
-    Raises:
-        FlanlabError: results.json is missing, damaged or too old.
-    """
-    results = read_results(folder)
-    if results.evaluation is None or any(task.hashes is None for task in results.tasks.values()):
-        raise FlanlabError(
-            f"{folder / 'results.json'}: does not say what was asked; it is from an older version of flanlab.",
-            hint="Run the command that wrote it again; predictions that are there are kept.",
+def write_comparison(results: Results, path: Path) -> None:
+    """Write the page of `compare_sides`' result to `path`, whole or not at all."""
+    page = (
+        page_environment()
+        .get_template("comparison.html.j2")
+        .render(
+            results=results,
+            sides=results.variants,
+            sentences=verdict(results),
+            plot=_plot(results),
+            main=[_row(results, "task", name, task.main_metric) for name, task in results.tasks.items()],
+            averages=_averages(results),
+            metrics=_metrics(results),
         )
-    return {variant: Side(folder, variant, results, results.evaluation) for variant in results.variants}
+    )
+    write_text(path, page)
 
 
-def one_side(sides: Mapping[str, Side], variant: str) -> Side:
-    """The side of that name, of a folder's.
-
-    Raises:
-        FlanlabError: there is no such variant.
-    """
-    if variant not in sides:
-        folder = next(iter(sides.values())).folder
-        raise FlanlabError(
-            f"{folder}: there is no variant {variant}.", hint=f"Name one of these after a colon: {', '.join(sides)}."
-        )
-    return sides[variant]
-
-
-def compare_sides(first: Side, second: Side) -> dict[str, Any]:
-    """Second minus first, for each task and metric that both have, over the rows and templates that both were asked.
-
-    Returns:
-        `a` and `b` (what they are), `only` (tasks that just one has), `tasks`, `average`, `clusters` and `cluster_average`,
-        each with `scores` and `comparison`; `family` names the tests that Holm's correction is over, the main metric of
-        each task, and there alone a comparison has a `p_holm`; `counts` tells how many of them came out how.
-
-    Raises:
-        FlanlabError: rows, tasks, seeds or settings differ so that the two cannot be paired, or nothing is common.
-    """
-    _check_agreement(first, second)
-    common = [name for name in first.results.tasks if name in second.results.tasks]
-    entries: dict[str, Any] = {}
-    scores: dict[str, TaskScores] = {}
-    for name in common:
-        task = first.results.tasks[name]
-        entry, scores[name] = paired_results(
-            name,
-            task.declared_metrics,
-            _predictions(first, name),
-            _predictions(second, name),
-            end_token=bool(first.evaluation.settings["end_token"]),
-        )
-        entries[name] = {
-            "clusters": task.clusters,
-            "seen": {side: each.seen(name) for side, each in zip(SIDES, (first, second), strict=True)},
-            **entry,
-            "comparison": compare(entry["scores"], scores[name], ["a"], "b"),
-        }
-    tested = {name: entry["comparison"][entry["main_metric"]] for name, entry in entries.items()}
-    for name, corrected in holm({name: one["p_value"] for name, one in tested.items()}).items():
-        tested[name]["p_holm"] = corrected
-    return {
-        "format": 1,
-        "a": first.facts(),
-        "b": second.facts(),
-        "evaluation": first.evaluation.model_dump(mode="json"),
-        "only": {
-            "a": [name for name in first.results.tasks if name not in entries],
-            "b": [name for name in second.results.tasks if name not in entries],
-        },
-        "family": list(entries),
-        "counts": _counts(tested),
-        "tasks": entries,
-        **averages(entries, scores, ["a"], "b"),
-    }
-
-
-def seen_by(comparison: Mapping[str, Any], cluster: str | None = None) -> str:
-    """The sides whose model has seen a task of a cluster, or any task: empty, A, B, or A and B."""
-    entries = [entry for entry in comparison["tasks"].values() if cluster in (None, entry["clusters"][0])]
-    return listed([side.upper() for side in SIDES if any(entry["seen"][side] for entry in entries)])
-
-
-def verdict(comparison: Mapping[str, Any]) -> list[str]:
+def verdict(results: Results) -> list[str]:
     """The comparison in sentences that claim no more than the numbers."""
-    return [*_differences_told(comparison), *_seen_told(comparison)]
+    return [*_differences_told(results), *_precision_told(results), *_seen_told(results)]
 
 
-def _differences_told(comparison: Mapping[str, Any]) -> Iterable[str]:
-    counts, total = comparison["counts"], comparison["counts"]["tests"]
+def outcomes(results: Results) -> Counter[str]:
+    """How many tasks came out how, by their main metric: better, worse; and after Holm's correction better_holm, worse_holm."""
+    counts = Counter(better=0, worse=0, better_holm=0, worse_holm=0)
+    for name, task in results.tasks.items():
+        row = results.difference("task", name, task.main_metric)
+        if row is None or row.difference == 0:
+            continue
+        word = "better" if row.difference > 0 else "worse"
+        counts[word] += row.is_clear
+        counts[f"{word}_holm"] += row.p_holm is not None and row.p_holm < 1 - LEVEL
+    return counts
+
+
+def seen_by(results: Results, names: Iterable[str] | None = None) -> str:
+    """The sides whose model has seen any of the tasks (all tasks, where none are named): empty, A, B, or A and B."""
+    names = list(results.tasks if names is None else names)
+    return listed([side.upper() for side in SIDES if set(names) & set(results.seen_tasks(side))])
+
+
+def _differences_told(results: Results) -> Iterable[str]:
+    counts, total = outcomes(results), len(results.tasks)
     if total == 1:
         outcome = "better" if counts["better"] else "worse"
         clear = counts["better"] + counts["worse"]
@@ -179,77 +87,83 @@ def _differences_told(comparison: Mapping[str, Any]) -> Iterable[str]:
     if unclear := total - counts["better"] - counts["worse"]:
         where = "On all of them" if unclear == total else f"On the other {unclear}"
         yield f"{where} no difference is clear, which does not make the two equal."
-    over = comparison["cluster_average"]
-    compared = over["comparison"][MAIN_METRIC]
-    low, high = (signed(bound) for bound in compared["interval"])
-    members = f"the {over['clusters']} clusters" if over["clusters"] > 1 else "the tasks"
-    includes = "" if compared["excludes_zero"] else ", which includes zero"
+    over = results.difference("clusters", None, MAIN_METRIC)
+    assert over is not None
+    low, high = signed(over.low), signed(over.high)
+    clusters = results.members("clusters")
+    members = f"the {clusters} clusters" if clusters > 1 else "the tasks"
+    includes = "" if over.is_clear else ", which includes zero"
     yield (
-        f"On average over {members}, B minus A is {signed(compared['difference'])} points of the main metric (95 % interval"
+        f"On average over {members}, B minus A is {signed(over.difference)} points of the main metric (95 % interval"
         f" {low} to {high}{includes})."
     )
 
 
-def _seen_told(comparison: Mapping[str, Any]) -> Iterable[str]:
+def _precision_told(results: Results) -> Iterable[str]:
+    first, second = (results.variants[side].dtype for side in SIDES)
+    if first and second and first != second:
+        yield f"A was scored in {first} and B in {second}: rounding alone makes some answers differ."
+
+
+def _seen_told(results: Results) -> Iterable[str]:
     for side in SIDES:
-        if seen := [name for name, entry in comparison["tasks"].items() if entry["seen"][side]]:
-            yield f"Training has shown {side.upper()} {listed(seen)}, or what is close: no zero-shot result there."
-    unknown = [side.upper() for side in SIDES if not comparison[side]["stamped"]]
+        if seen := results.seen_tasks(side):
+            yield f"{side.upper()} was trained on {listed(seen)}, or on what is close: its scores there are not zero-shot."
+    unknown = [side.upper() for side in SIDES if not results.variants[side].stamped]
     if unknown:
         yield without_stamp(unknown)
 
 
-def _counts(tested: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """How many tests came out how, by their own intervals and after the correction."""
-    counts = {"tests": len(tested)}
-    for word, sign in (("better", 1), ("worse", -1)):
-        towards = [one for one in tested.values() if one["difference"] * sign > 0]
-        counts[word] = sum(one["excludes_zero"] for one in towards)
-        counts[f"{word}_holm"] = sum(one["p_holm"] < 1 - LEVEL for one in towards)
-    return counts
+def _row(results: Results, level: Level, name: str | None, metric: str, title: str = "", seen: str = "") -> dict[str, Any]:
+    """A line of a table."""
+    task = results.tasks.get(name or "")
+    return {
+        "name": title or name,
+        "title": metric_title(results, metric) if task else "",
+        "seen": seen or (seen_by(results, [str(name)]) if task else ""),
+        "scores": results.scored(level, name, metric),
+        "difference": results.difference(level, name, metric),
+    }
 
 
-def _check_agreement(first: Side, second: Side) -> None:
-    """Refuse to pair what was not asked alike."""
-    common = [name for name in first.results.tasks if name in second.results.tasks]
-    if not common:
-        raise FlanlabError(
-            f"{first.folder} and {second.folder} have no task in common.",
-            hint="Evaluate both on the same tasks.",
+def _averages(results: Results) -> list[dict[str, Any]]:
+    """The mean of the main metric over each cluster, and over the clusters; empty where that would repeat the one task."""
+    clusters = results.clusters
+    if sum(results.members("cluster", cluster) for cluster in clusters) < 2:
+        return []
+    rows = [
+        _row(
+            results,
+            "cluster",
+            name,
+            MAIN_METRIC,
+            f"{cluster_title(name)}, {counted(results.members('cluster', name), 'task')}",
+            seen_by(results, tasks),
         )
-    ours, theirs = first.evaluation, second.evaluation
-    differences = [f"seed: {ours.seed} in A, {theirs.seed} in B"] if ours.seed != theirs.seed else []
-    for name in _AGREED_SETTINGS:
-        left, right = ours.settings.get(name), theirs.settings.get(name)
-        if left != right:
-            differences.append(f"{name}: {left} in A, {right} in B")
-    for name in common:
-        differences += _other_rows(name, first.results.tasks[name], second.results.tasks[name])
-    if differences:
-        raise FlanlabError(
-            f"{first.folder} (A) and {second.folder} (B) were not asked the same:\n"
-            + "\n".join(f"  {difference}" for difference in differences),
-            hint="Evaluate both with the same tasks, rows, seed and settings.",
-        )
+        for name, tasks in clusters.items()
+    ]
+    if len(rows) > 1:
+        rows.append(_row(results, "clusters", None, MAIN_METRIC, MEAN_OVER_CLUSTERS, seen_by(results)))
+    return rows
 
 
-def _other_rows(name: str, first: TaskResult, second: TaskResult) -> list[str]:
-    assert first.hashes is not None
-    assert second.hashes is not None
-    told = []
-    if first.hashes.task != second.hashes.task:
-        told.append(f"{name}: the task's file differs (hash {first.hashes.task} in A, {second.hashes.task} in B)")
-    if first.hashes.rows != second.hashes.rows:
-        told.append(f"{name}: the rows come from other content (hash {first.hashes.rows} in A, {second.hashes.rows} in B)")
-    return told
+def _plot(results: Results) -> Markup:
+    shown = [(name, results.difference("task", name, task.main_metric), False) for name, task in results.tasks.items()]
+    shown += [(row["name"], row["difference"], True) for row in _averages(results)]
+    rows = [DifferenceRow(name, one.difference, one.interval, strong) for name, one, strong in shown if one]
+    told = " ".join(f"{row.name}: {signed(row.difference)}." for row in rows[-6:])
+    label = f"B minus A by each task's main metric, points, with 95 % intervals. {told} All numbers stand in the tables below."
+    return difference_panel("B minus A, points", rows, label)
 
 
-def _predictions(side: Side, task: str) -> list[dict[str, Any]]:
-    folder = side.folder / "predictions" / side.variant / task
-    try:
-        records: list[dict[str, Any]] = read_predictions(folder).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise FlanlabError(
-            f"{folder}: is damaged ({error}).", hint="Delete the damaged part and run the command that wrote it again."
-        ) from error
-    return records
+def _metrics(results: Results) -> list[dict[str, Any]]:
+    """For each metric the tasks that have it, and their average where all do."""
+    found = []
+    for metric in dict.fromkeys(metric for task in results.tasks.values() for metric in task.metrics):
+        rows = [_row(results, "task", name, metric) for name, task in results.tasks.items() if metric in task.metrics]
+        average = None
+        if len(rows) > 1 and results.scored("tasks", None, metric):
+            average = _row(results, "tasks", None, metric, "average", seen_by(results))
+        title = next(task.metrics[metric].title for task in results.tasks.values() if metric in task.metrics)
+        found.append({"title": title, "explanation": explanation(results, metric), "rows": rows, "average": average})
+    return found

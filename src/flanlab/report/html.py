@@ -15,19 +15,9 @@ from flanlab.report.examples import TaskExamples, task_examples
 from flanlab.report.page import page_environment
 from flanlab.report.plots import PanelRow, dev_curves, learning_curve, running_mean, score_panel, window
 from flanlab.report.published import PublishedModel, figures, published, shown_models
-from flanlab.report.reading import (
-    MAIN_METRIC,
-    TUNED,
-    Difference,
-    MixtureCard,
-    MixtureTask,
-    Results,
-    RunFiles,
-    Score,
-    TaskResult,
-    read_run,
-)
+from flanlab.report.reading import TUNED, MixtureCard, MixtureTask, RunFiles, read_run
 from flanlab.report.summary import summary
+from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC, Difference, Results, Score, TaskFacts
 
 REPORT_FILE = "report.html"
 _AVERAGE = "average"
@@ -78,15 +68,18 @@ def write_report(folder: Path, *, examples: bool = True) -> Path:
             run=run,
             results=run.results,
             trained=TUNED in run.results.variants,
-            compared=any(task.comparison for task in run.results.tasks.values()),
+            titles={name: variant.title for name, variant in run.results.variants.items()},
+            model=next(iter(run.results.variants.values())),
+            compared=bool(run.results.differences),
+            BEST_ON_DEV=BEST_ON_DEV,
             summary=summary(run),
             panels=_panels(run.results),
             metric_tables=_metric_tables(run.results),
             published=_published(run.results),
             published_not_found=published().not_found,
             cluster_rows=_cluster_rows(run.results),
-            with_best_templates=any(task.best_dev_template != {} for task in run.results.tasks.values()),
-            unknown=wording.unknown_models(run.results.stamped),
+            with_best_templates=any(task.best_on_dev is not None for task in run.results.tasks.values()),
+            unknown=wording.unknown_models(run.results.variants),
             headlines={name: wording.task_headlines(task) for name, task in run.results.tasks.items()},
             is_percent=wording.is_percent,
             curve=_curve(run) if run.steps else None,
@@ -120,7 +113,7 @@ def _panels(results: Results) -> list[Markup]:
         told = rows if len(rows) <= 4 else [row for row in rows if row.strong]
         label += " ".join(
             f"{row.name}: "
-            + ", ".join(f"{results.variants[name]} {wording.number(score.mean)}" for name, score in row.scores.items())
+            + ", ".join(f"{results.variants[name].title} {wording.number(score.mean)}" for name, score in row.scores.items())
             + "."
             for row in told
         )
@@ -139,7 +132,7 @@ def _panels(results: Results) -> list[Markup]:
 def _metric_tables(results: Results) -> list[dict[str, Any]]:
     """A table for each metric, the ones judged by first."""
     headlines = wording.headline_metrics(results)
-    others = [metric for task in results.tasks.values() for metric in task.scores if metric not in headlines]
+    others = [metric for task in results.tasks.values() for metric in task.metrics if metric not in headlines]
     return [
         {
             "metric": metric,
@@ -159,8 +152,8 @@ def _rows(results: Results, metric: str) -> list[MetricRow]:
     rows = [
         MetricRow(
             name,
-            task.scores[metric],
-            task.comparison.get(metric),
+            results.scored("task", name, metric),
+            results.difference("task", name, metric),
             task.chance,
             task.majority,
             _seen(task),
@@ -168,15 +161,15 @@ def _rows(results: Results, metric: str) -> list[MetricRow]:
             figures(task, metric),
         )
         for name, task in results.tasks.items()
-        if metric in task.scores
+        if metric in task.metrics
     ]
-    average = results.average
-    if average and metric in average.scores and len(rows) > 1:
+    average = results.scored("tasks", None, metric)
+    if average and len(rows) > 1:
         rows.append(
             MetricRow(
                 _AVERAGE,
-                average.scores[metric],
-                average.comparison.get(metric),
+                average,
+                results.difference("tasks", None, metric),
                 wording.average_chance(results),
                 None,
                 _some_seen(results.tasks.values()),
@@ -186,41 +179,40 @@ def _rows(results: Results, metric: str) -> list[MetricRow]:
     return rows
 
 
-def _seen(task: TaskResult) -> str:
+def _seen(task: TaskFacts) -> str:
     return "seen in training" if task.seen is not None else ""
 
 
-def _some_seen(tasks: Iterable[TaskResult]) -> str:
+def _some_seen(tasks: Iterable[TaskFacts]) -> str:
     return "with tasks seen in training" if any(task.seen is not None for task in tasks) else ""
 
 
 def _cluster_rows(results: Results) -> list[MetricRow]:
     """The main metric over each cluster's tasks and over the clusters; empty where that would repeat the one task there is."""
-    over = results.cluster_average
-    if over is None or MAIN_METRIC not in over.scores or sum(part.tasks for part in results.clusters.values()) < 2:
+    clusters = results.clusters
+    if sum(results.members("cluster", cluster) for cluster in clusters) < 2:
         return []
     rows = [
         MetricRow(
-            f"{wording.cluster_title(cluster)}, {wording.counted(part.tasks, 'task')}",
-            part.scores[MAIN_METRIC],
-            part.comparison.get(MAIN_METRIC),
+            f"{wording.cluster_title(cluster)}, {wording.counted(results.members('cluster', cluster), 'task')}",
+            results.scored("cluster", cluster, MAIN_METRIC),
+            results.difference("cluster", cluster, MAIN_METRIC),
             None,
             None,
-            _some_seen(task for task in results.tasks.values() if task.clusters[:1] == [cluster]),
+            _some_seen(results.tasks[name] for name in names),
         )
-        for cluster, part in results.clusters.items()
+        for cluster, names in clusters.items()
     ]
-    if over.clusters > 1:
-        compared = over.comparison.get(MAIN_METRIC)
+    if len(rows) > 1:
+        over, compared = results.scored("clusters", None, MAIN_METRIC), results.difference("clusters", None, MAIN_METRIC)
         seen = _some_seen(results.tasks.values())
-        mean = wording.MEAN_OVER_CLUSTERS
-        rows.append(MetricRow(mean, over.scores[MAIN_METRIC], compared, None, None, seen, is_average=True))
+        rows.append(MetricRow(wording.MEAN_OVER_CLUSTERS, over, compared, None, None, seen, is_average=True))
     return rows
 
 
 def _published(results: Results) -> list[PublishedModel]:
     """The models that some table shows published figures of."""
-    metrics = {metric for task in results.tasks.values() for metric in task.scores}
+    metrics = {metric for task in results.tasks.values() for metric in task.metrics}
     shown = {model: facts for metric in sorted(metrics) for model, facts in shown_models(results, metric).items()}
     return [shown[model] for model in sorted(shown)]
 
@@ -276,9 +268,10 @@ def _shown_variant(results: Results) -> str:
 
 def _examples(run: RunFiles) -> dict[str, TaskExamples]:
     variant = _shown_variant(run.results)
+    end_token = bool(run.results.variants[variant].settings.get("end_token", True))
     found = {}
     for name in run.results.tasks:
-        chosen = task_examples(run.folder / "predictions" / variant / name, run.results.end_token)
+        chosen = task_examples(run.folder / "predictions" / variant / name, end_token)
         if chosen is not None:
             found[name] = chosen
     return found

@@ -9,13 +9,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from flanlab.report.comparison import Side
+from flanlab.evaluation.comparison import TUNED, Side
+from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.report.merged_sources import Source, label_of, open_sources
-from flanlab.report.reading import MAIN_METRIC, TUNED, Average, ClusterAverage, Score, TaskResult
 from flanlab.report.wording import cluster_title, counted, listed, without_stamp
-
-_SAME_ANSWERS = ("rows", "token_budget", "generate", "pmi", "choose_template")
-"""Settings that change no answer. How many rows were asked is compared task by task: a task may have no more."""
+from flanlab.results.schema import MAIN_METRIC, Level, Score, TaskFacts
+from flanlab.settings import PROMPT, QUESTIONS, fields_affecting
 
 
 class Column(BaseModel):
@@ -81,7 +80,7 @@ class MergedCluster(BaseModel):
 class Merged(BaseModel):
     """All that the page, the table and the CSV file are made of."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     columns: list[Column]
     clusters: dict[str, MergedCluster]
     cluster_average: MergedAverage
@@ -141,24 +140,22 @@ def _columns(sources: Sequence[Source], sides: Mapping[str, Side]) -> list[Colum
     columns = []
     for letter, source in zip(sides, sources, strict=True):
         side, label = source.side, label_of(source, sources)
-        # Of a run's untuned model, and of what carries no stamp, the results do not say what it was trained on. What was
-        # held out only a run says: an evaluation names there what it asked.
-        tuned_here = side.variant == TUNED
-        told = side.stamped and (tuned_here or TUNED not in side.results.variants)
+        variant = side.variant
         columns.append(
             Column(
                 letter=letter,
-                label=f"{label}, {side.results.variants[side.variant]}" if len(side.results.variants) > 1 else label,
+                label=f"{label}, {variant.title}" if len(side.results.variants) > 1 else label,
                 folder=source.folder,
                 name=source.name,
-                model=side.results.model,
-                variant=side.variant,
-                title=side.results.variants[side.variant],
-                stamped=side.stamped,
-                trained_on=side.results.trained_on if told else None,
-                held_out=side.results.hold_out if tuned_here else None,
-                seed=side.evaluation.seed,
-                settings=side.evaluation.settings,
+                model=variant.model,
+                variant=side.name,
+                title=variant.title,
+                stamped=variant.stamped,
+                trained_on=variant.trained_on,
+                # Only a run says what was held out: an evaluation names there what it asked.
+                held_out=side.results.hold_out if side.name.startswith(TUNED) else None,
+                seed=variant.seed,
+                settings=variant.settings,
                 asked_otherwise=_asked_otherwise(side, first),
             )
         )
@@ -167,12 +164,12 @@ def _columns(sources: Sequence[Source], sides: Mapping[str, Side]) -> list[Colum
 
 def _asked_otherwise(side: Side, first: Side) -> dict[str, str]:
     """Seed and settings that differ, by name, with both values."""
-    ours, theirs = side.evaluation, first.evaluation
+    ours, theirs = side.variant, first.variant
     found = {} if ours.seed == theirs.seed else {"seed": f"{ours.seed}, in A {theirs.seed}"}
-    names = dict.fromkeys([*theirs.settings, *ours.settings])
-    for name in names:
+    # Which rows and templates were asked is compared task by task: a task may have no more.
+    for name in fields_affecting(EvaluationSettings, QUESTIONS, PROMPT):
         here, there = ours.settings.get(name), theirs.settings.get(name)
-        if name not in _SAME_ANSWERS and here != there:
+        if here != there:
             found[name.replace("_", " ")] = f"{_said(here)}, in A {_said(there)}"
     return found
 
@@ -184,14 +181,14 @@ def _said(value: Any) -> str:
 def _differs(name: str, side: Side, first: Side) -> list[str]:
     """In what a task was asked otherwise than in the column that its row begins with."""
     ours, theirs = side.results.tasks[name], first.results.tasks[name]
-    same: Mapping[str, Callable[[TaskResult], Any]] = {
+    same: Mapping[str, Callable[[TaskFacts], Any]] = {
         "task file": lambda task: task.hashes and task.hashes.task,
         "rows": lambda task: (task.hashes and task.hashes.rows, task.rows),
         "templates": lambda task: task.templates,
         "metric": lambda task: task.main_metric,
     }
     found = [title for title, of in same.items() if of(ours) != of(theirs)]
-    if side.results.scoring != first.results.scoring:
+    if side.variant.scoring != first.variant.scoring:
         found.append("scoring")
     return [*found, *_asked_otherwise(side, first)]
 
@@ -210,10 +207,10 @@ def _task(name: str, sides: Mapping[str, Side]) -> MergedTask:
     entries = {}
     for letter, side in having.items():
         own = side.results.tasks[name]
-        score = own.scores[own.main_metric][side.variant]
+        score = side.results.scored("task", name, own.main_metric)[side.name]
         entries[letter] = Entry(score=score, seen=side.seen(name), differs=_differs(name, side, first))
     return MergedTask(
-        metric=task.metrics[task.main_metric],
+        metric=task.metrics[task.main_metric].title,
         main_metric=task.main_metric,
         chance=task.chance if with_chance else None,
         entries=entries,
@@ -231,7 +228,7 @@ def _average(cluster: str, tasks: Mapping[str, MergedTask], sides: Mapping[str, 
         elif own != set(tasks):
             others.append(letter)
     if not lacking and not others:
-        return _mean(sides, tasks.values(), lambda side: side.results.clusters[cluster])
+        return _mean(sides, tasks.values(), "cluster", cluster)
     told = [f"{listed(letters)} {_verb(letters, 'lack')} {_some(missing)}" for missing, letters in lacking.items()]
     if others:
         told.append(f"{listed(others)} {_verb(others, 'count')} further tasks to this cluster")
@@ -245,21 +242,17 @@ def _over_clusters(clusters: Mapping[str, MergedCluster], sides: Mapping[str, Si
             entries={}, reason=f"no average, since {listed(without)} {'has' if len(without) == 1 else 'have'} none"
         )
     tasks = [task for cluster in clusters.values() for task in cluster.tasks.values()]
-    return _mean(sides, tasks, lambda side: side.results.cluster_average)
+    return _mean(sides, tasks, "clusters", None)
 
 
-def _mean(
-    sides: Mapping[str, Side], tasks: Iterable[MergedTask], part: Callable[[Side], Average | ClusterAverage | None]
-) -> MergedAverage:
+def _mean(sides: Mapping[str, Side], tasks: Iterable[MergedTask], level: Level, name: str | None) -> MergedAverage:
     """The mean of each column, marked with all that the tasks are marked with."""
     tasks = list(tasks)
     entries = {}
     for letter, side in sides.items():
-        found = part(side)
-        assert found is not None
         members = [task.entries[letter] for task in tasks]
         entries[letter] = Entry(
-            score=found.scores[MAIN_METRIC][side.variant],
+            score=side.results.scored(level, name, MAIN_METRIC)[side.name],
             seen="with seen tasks" if any(member.seen for member in members) else None,
             differs=list(dict.fromkeys(name for member in members for name in member.differs)),
         )
@@ -296,8 +289,9 @@ def _comparable(merged: Merged) -> Iterable[str]:
         letters = [column.letter for column in merged.columns if column.letter in marked]
         names = list(dict.fromkeys(name for letter in letters for name in marked[letter]))
         yield (
-            f"Not everything was asked alike: in {'column' if len(letters) == 1 else 'columns'} {listed(letters)} scores marked"
-            f" \N{NOT EQUAL TO} differ in {listed(names)} from the first score of their row, and cannot be compared with it."
+            f"Not everything was asked the same way: in {'column' if len(letters) == 1 else 'columns'} {listed(letters)}"
+            f" scores marked \N{NOT EQUAL TO} differ in {listed(names)} from the first score of their row, and cannot be"
+            " compared with it."
         )
     elif len(merged.columns) > 1:
         yield (
@@ -310,7 +304,7 @@ def _seen_told(merged: Merged) -> Iterable[str]:
     for column in merged.columns:
         seen = [name for name, task in task_rows(merged) if column.letter in task.entries and task.entries[column.letter].seen]
         if seen:
-            yield f"Training has shown {column.letter} {_some(seen)}, or what is close: no zero-shot result there."
+            yield f"{column.letter} was trained on {_some(seen)}, or on what is close: its scores there are not zero-shot."
     unknown = [column.letter for column in merged.columns if not column.stamped]
     if unknown:
         yield without_stamp(unknown)

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flanlab.errors import FlanlabError
-from flanlab.report.comparison import Side, folder_and_variant, one_side, open_sides
-from flanlab.report.reading import MAIN_METRIC, Average, ClusterAverage
+from flanlab.evaluation.comparison import Side, folder_and_variant, one_side, open_sides
 from flanlab.report.sweep import is_sweep, read_sweep_facts
 from flanlab.report.wording import counted
 
@@ -59,8 +58,6 @@ def open_sources(texts: Sequence[str]) -> tuple[list[Source], list[str]]:
             own = open_sides(folder)
             chosen = [one_side(own, variant)] if variant else list(own.values())
             opened += [Source(side, str(folder), (side.results.name,), (folder.resolve().parts[1:],)) for side in chosen]
-    for source in opened:
-        _check_averages(source.side)
     return _without_repeats(opened), left_out
 
 
@@ -101,7 +98,7 @@ def _without_repeats(opened: Sequence[Source]) -> list[Source]:
     """Each side once, with all its places."""
     found: dict[tuple[Path, str], Source] = {}
     for source in opened:
-        key = (source.side.folder.resolve(), source.side.variant)
+        key = (source.side.folder.resolve(), source.side.name)
         if earlier := found.get(key):
             names = tuple(dict.fromkeys([*earlier.names, *source.names]))
             places = tuple(dict.fromkeys([*earlier.places, *source.places]))
@@ -109,18 +106,6 @@ def _without_repeats(opened: Sequence[Source]) -> list[Source]:
         else:
             found[key] = source
     return list(found.values())
-
-
-def _check_averages(side: Side) -> None:
-    """Refuse results without the means over clusters: they are of a version that did not compute them."""
-    results = side.results
-    homes = [results.clusters.get(task.clusters[0]) if task.clusters else None for task in results.tasks.values()]
-    parts: list[Average | ClusterAverage | None] = [*homes, results.cluster_average]
-    if any(part is None or MAIN_METRIC not in part.scores for part in parts):
-        raise FlanlabError(
-            f"{side.folder / 'results.json'}: lacks the means over clusters; it is from an older version of flanlab.",
-            hint="Run the command that wrote it again; predictions that are there are kept.",
-        )
 
 
 def _end(place: _Place, others: Sequence[_Place]) -> str:

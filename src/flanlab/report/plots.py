@@ -16,8 +16,9 @@ from matplotlib.axes._secondary_axes import SecondaryAxis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from flanlab.report.reading import Score, TrainingStep
+from flanlab.report.reading import TrainingStep
 from flanlab.report.wording import count, number, signed
+from flanlab.results.schema import Score
 
 # matplotlib knows no CSS: it draws in these colours, which stand for a variable each.
 _INK, _SOFT, _RULE, _PAPER = "#010001", "#010002", "#010003", "#010004"

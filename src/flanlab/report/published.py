@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from flanlab.report.reading import Results, TaskResult
+from flanlab.results.schema import Results, TaskFacts
 from flanlab.yaml_files import read_yaml_model
 
 
@@ -50,7 +50,7 @@ def published() -> Published:
     return read_yaml_model(Path(__file__).parent / "published.yaml", Published, "list of published figures")
 
 
-def figures(task: TaskResult, metric: str) -> dict[str, float]:
+def figures(task: TaskFacts, metric: str) -> dict[str, float]:
     """Model to its published score (0 to 1) on a task's rows by a metric; empty where none is comparable."""
     source = task.source
     if source is None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from flanlab.report.reading import TUNED, Difference, Results, RunFiles, Score, TaskResult
+from flanlab.report.reading import TUNED, RunFiles
 from flanlab.report.wording import (
     amount,
     average_chance,
@@ -19,6 +19,7 @@ from flanlab.report.wording import (
     signed,
     task_headlines,
 )
+from flanlab.results.schema import Difference, Results, Score
 
 _FEW = 3
 """So many tasks are told of one by one; more are counted."""
@@ -52,7 +53,7 @@ def summary(run: RunFiles) -> list[Sentence]:
         sentences.append(Sentence(text))
     for metric in headline_metrics(results):
         sentences += _metric(results, metric)
-    untuned = [title for name, title in results.variants.items() if name != TUNED]
+    untuned = [name for name in results.variants if not name.startswith(TUNED)]
     if len(untuned) > 1 and TUNED in results.variants:
         sentences.append(Sentence("“Before” is the untuned model asked in whichever way suits it better, measure by measure."))
     return sentences
@@ -60,7 +61,8 @@ def summary(run: RunFiles) -> list[Sentence]:
 
 def _training(run: RunFiles) -> Iterable[str]:
     results = run.results
-    kinds = list(dict.fromkeys(cluster_title(cluster) for cluster in results.trained_on.values()))
+    trained_on = results.variants[TUNED].trained_on or {}
+    kinds = list(dict.fromkeys(cluster_title(cluster) for cluster in trained_on.values()))
     named = kinds if len(kinds) <= _FEW + 1 else [*kinds[:_FEW], f"{len(kinds) - _FEW} more"]
     extent = ""
     if run.steps:
@@ -69,7 +71,7 @@ def _training(run: RunFiles) -> Iterable[str]:
     elif run.mixture:
         extent = f", on {counted(run.mixture.planned_examples, 'example')}"
     yield (
-        f"{_model(results)} was tuned on {counted(len(results.trained_on), 'task')} of {counted(len(kinds), 'kind')}"
+        f"{_model(results)} was tuned on {counted(len(trained_on), 'task')} of {counted(len(kinds), 'kind')}"
         f" ({listed(named)}){extent}."
     )
     held_out = [cluster_title(cluster) for cluster in results.hold_out]
@@ -84,13 +86,14 @@ def _training(run: RunFiles) -> Iterable[str]:
 
 def _evaluation(results: Results) -> Iterable[str]:
     yield f"{_model(results)} was evaluated on {_some(results.tasks)}."
-    if results.trained_on:
-        yield f"It had been tuned on {counted(len(results.trained_on), 'task')} before."
+    if trained_on := next(iter(results.variants.values())).trained_on:
+        yield f"It had been tuned on {counted(len(trained_on), 'task')} before."
 
 
 def _model(results: Results) -> str:
-    size = f" ({parameters(results.parameters)} parameters)" if results.parameters else ""
-    return f"The model {results.model}{size}"
+    model = next(iter(results.variants.values()))
+    size = f" ({parameters(model.parameters)} parameters)" if model.parameters else ""
+    return f"The model {model.model}{size}"
 
 
 def _some(names: Iterable[str]) -> str:
@@ -101,29 +104,32 @@ def _some(names: Iterable[str]) -> str:
 
 def _metric(results: Results, metric: str) -> Iterable[Sentence]:
     """What to say of one metric: its average where there is one, else the tasks it judges."""
-    tasks = {name: task for name, task in results.tasks.items() if metric in task.scores}
-    average = results.average
+    tasks = {name: task for name, task in results.tasks.items() if metric in task.metrics}
+    average = results.scored("tasks", None, metric)
     gloss = f"; {_GLOSSES[metric]}" if metric in _GLOSSES else ""
-    if average and metric in average.scores and len(tasks) > 1:
+    if average and len(tasks) > 1:
+        compared = results.difference("tasks", None, metric)
         yield _told(
             results,
             metric,
             f" on average over {len(tasks)} tasks",
-            average.scores[metric],
-            average.comparison.get(metric),
+            average,
+            compared,
             average_chance(results),
             gloss,
         )
-        if compared := average.comparison.get(metric):
-            yield from _against_the_average(tasks, metric, compared)
+        if compared:
+            yield from _against_the_average({name: results.difference("task", name, metric) for name in tasks}, compared)
         return
     judged = {name: task for name, task in tasks.items() if metric in task_headlines(task)}
-    if len(judged) > _FEW and all(metric in task.comparison for task in judged.values()):
-        yield _tally({name: task.comparison[metric] for name, task in judged.items()}, metric_title(results, metric))
+    differences = [row for name in judged if (row := results.difference("task", name, metric))]
+    if _FEW < len(judged) == len(differences):
+        yield _tally(differences, metric_title(results, metric))
         return
     for name, task in judged.items():
         where = f" on {name}" if len(results.tasks) > 1 else ""
-        yield _told(results, metric, where, task.scores[metric], task.comparison.get(metric), task.chance, gloss)
+        scores, compared = results.scored("task", name, metric), results.difference("task", name, metric)
+        yield _told(results, metric, where, scores, compared, task.chance, gloss)
         gloss = ""
 
 
@@ -165,7 +171,7 @@ def _as_it_is(
         text = f"{amount(metric, score.mean)} ({_LEVEL} interval {number(low)} to {number(high)})"
         if chance is not None:
             text += f", {_beside(score, chance)} the {amount(metric, chance)} of guessing"
-        told.append(f"{results.variants[variant]}: {text}" if len(scores) > 1 else text)
+        told.append(f"{results.variants[variant].title}: {text}" if len(scores) > 1 else text)
     return Sentence(f" {'; '.join(told)}{gloss}.", f"{subject}:")
 
 
@@ -181,24 +187,20 @@ def _beside(score: Score, chance: float) -> str:
     return "clearly above" if low > chance else "clearly below" if high < chance else "not clearly apart from"
 
 
-def _against_the_average(tasks: Mapping[str, TaskResult], metric: str, average: Difference) -> Iterable[Sentence]:
+def _against_the_average(tasks: Mapping[str, Difference | None], average: Difference) -> Iterable[Sentence]:
     """Tasks that clearly changed otherwise than the average, which must not hide them."""
     told = []
     for verb, sign in (("rose", 1), ("fell", -1)):
-        names = [
-            name
-            for name, task in tasks.items()
-            if (compared := task.comparison.get(metric)) and compared.is_clear and compared.difference * sign > 0
-        ]
+        names = [name for name, row in tasks.items() if row and row.is_clear and row.difference * sign > 0]
         if names and not (average.is_clear and average.difference * sign > 0):
             told.append(f"clearly {verb} on {_some(names)}")
     if told:
         yield Sentence(f"Of the single tasks, it {listed(told)}.")
 
 
-def _tally(compared: Mapping[str, Difference], title: str) -> Sentence:
-    rose = sum(one.is_clear and one.difference > 0 for one in compared.values())
-    fell = sum(one.is_clear and one.difference < 0 for one in compared.values())
+def _tally(compared: Sequence[Difference], title: str) -> Sentence:
+    rose = sum(one.is_clear and one.difference > 0 for one in compared)
+    fell = sum(one.is_clear and one.difference < 0 for one in compared)
     return Sentence(
         f" clearly rose on {rose} of {len(compared)} tasks, clearly fell on {fell}, and shows no clear difference on"
         f" {len(compared) - rose - fell}, each judged by its own {_LEVEL} interval.",

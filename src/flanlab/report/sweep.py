@@ -10,11 +10,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, TypeAdapter
 
 from flanlab.errors import FlanlabError
+from flanlab.evaluation.comparison import compare_sides, open_side
 from flanlab.experiments.cells import SWEEP_FILE
 from flanlab.files import read_json
-from flanlab.report.comparison import compare_sides, open_side
-from flanlab.report.reading import MAIN_METRIC, FolderName, Number, Results, Score, parse, read_results
+from flanlab.report.comparison import outcomes
 from flanlab.report.wording import counted, listed, signed
+from flanlab.results.files import parse, read_results
+from flanlab.results.schema import MAIN_METRIC, Difference, Name, Number, Results, Score
 
 _TOLD_FAILURES = 3
 
@@ -23,7 +25,7 @@ class JobFacts(BaseModel):
     """A piece of work that a cell stands on."""
 
     kind: Literal["train", "evaluate"]
-    key: FolderName
+    key: Name
     folder: str
     state: str
     seconds: Number | None
@@ -107,18 +109,17 @@ class SweepCell:
     def mean(self, variant: str) -> Score:
         """The main metric, over clusters."""
         assert self.results is not None
-        assert self.results.cluster_average is not None
-        return self.results.cluster_average.scores[MAIN_METRIC][variant]
+        return self.results.scored("clusters", None, MAIN_METRIC)[variant]
 
     def clusters(self, variant: str) -> dict[str, Score]:
         """The main metric, by cluster."""
         assert self.results is not None
-        return {name: part.scores[MAIN_METRIC][variant] for name, part in self.results.clusters.items()}
+        return {name: self.results.scored("cluster", name, MAIN_METRIC)[variant] for name in self.results.clusters}
 
     def tasks(self, variant: str) -> dict[str, Score]:
         """Each task by its main metric."""
         assert self.results is not None
-        return {name: task.scores[task.main_metric][variant] for name, task in self.results.tasks.items()}
+        return {name: self.results.main_scores(name)[variant] for name in self.results.tasks}
 
     def tasks_by_cluster(self, variant: str) -> dict[str, tuple[dict[str, Score], Score]]:
         """By cluster its tasks, each by its main metric, and their mean."""
@@ -156,17 +157,24 @@ class Pair:
 
     before: SweepCell
     after: SweepCell
-    found: Mapping[str, Any] | None
-    """As `compare_sides` has it; None where they cannot be paired."""
+    found: Results | None
+    """As `compare_sides` gives it; None where they cannot be paired."""
     reason: str = ""
     """Why not."""
 
     @property
-    def over_clusters(self) -> Mapping[str, Any]:
+    def over_clusters(self) -> Difference:
         """The difference of the means over clusters."""
         assert self.found is not None
-        difference: Mapping[str, Any] = self.found["cluster_average"]["comparison"][MAIN_METRIC]
+        difference = self.found.difference("clusters", None, MAIN_METRIC)
+        assert difference is not None
         return difference
+
+    @property
+    def outcomes(self) -> Mapping[str, int]:
+        """How many tasks came out how; `tests` is how many there are."""
+        assert self.found is not None
+        return {"tests": len(self.found.tasks), **outcomes(self.found)}
 
 
 @dataclass(frozen=True)
@@ -227,10 +235,11 @@ def verdict(sweep: SweepRead) -> list[str]:
 def told(pair: Pair) -> str:
     """A comparison as a sentence."""
     assert pair.found is not None
-    counts, over = pair.found["counts"], pair.found["cluster_average"]
-    low, high = (signed(bound) for bound in pair.over_clusters["interval"])
-    includes = "" if pair.over_clusters["excludes_zero"] else ", which includes zero"
-    clusters = f"the mean over {over['clusters']} clusters" if over["clusters"] > 1 else "the mean over tasks"
+    counts, over = pair.outcomes, pair.over_clusters
+    low, high = signed(over.low), signed(over.high)
+    includes = "" if over.is_clear else ", which includes zero"
+    members = pair.found.members("clusters")
+    clusters = f"the mean over {members} clusters" if members > 1 else "the mean over tasks"
     tasks = counted(counts["tests"], "task")
     outcome = f"better with intervals excluding zero on {counts['better']} of {tasks}, worse on {counts['worse']}"
     if not counts["better"] and not counts["worse"]:
@@ -238,15 +247,15 @@ def told(pair: Pair) -> str:
         outcome = f"the interval of the difference {where}"
     return (
         f"{_named(pair.after)} against {_named(pair.before)}: {outcome}; {clusters} differs by"
-        f" {signed(pair.over_clusters['difference'])} points (95 % interval {low} to {high}{includes}).{_seen(pair)}"
+        f" {signed(over.difference)} points (95 % interval {low} to {high}{includes}).{_seen(pair)}"
     )
 
 
 def _named(cell: SweepCell) -> str:
     """A cell by its title, and by the prompt that stands for it where it has several."""
     assert cell.results is not None
-    titles = cell.results.variants
-    return f"“{cell.facts.title}”" + (f" (by its best, {titles[cell.variant]})" if len(titles) > 1 else "")
+    variants = cell.results.variants
+    return f"“{cell.facts.title}”" + (f" (by its best, {variants[cell.variant].title})" if len(variants) > 1 else "")
 
 
 def _seen(pair: Pair) -> str:
@@ -278,8 +287,8 @@ def _differences(sweep: SweepRead) -> Iterable[str]:
         return
     yield told(pairs[0])
     if len(pairs) > 1:
-        higher = sum(pair.over_clusters["excludes_zero"] and pair.over_clusters["difference"] > 0 for pair in pairs)
-        lower = sum(pair.over_clusters["excludes_zero"] and pair.over_clusters["difference"] < 0 for pair in pairs)
+        higher = sum(pair.over_clusters.is_clear and pair.over_clusters.difference > 0 for pair in pairs)
+        lower = sum(pair.over_clusters.is_clear and pair.over_clusters.difference < 0 for pair in pairs)
         sides = [id(cell) for pair in pairs for cell in (pair.before, pair.after)]
         shared = ", which share cells" if len(sides) > len(set(sides)) else ""
         yield (
@@ -294,7 +303,7 @@ def _apart_by_task(pairs: list[Pair]) -> list[list[Pair]]:
     met: set[str] = set()
     for pair in pairs:
         assert pair.found is not None
-        names = set(pair.found["tasks"])
+        names = set(pair.found.tasks)
         if not groups or met & names:
             groups.append([])
             met = set()
@@ -305,8 +314,7 @@ def _apart_by_task(pairs: list[Pair]) -> list[list[Pair]]:
 
 def _together(pairs: list[Pair], name_one: bool) -> str:
     """Comparisons of different tasks each, counted together; one stands for them by name where there are others beside."""
-    counts = [pair.found["counts"] for pair in pairs if pair.found]
-    tests, better, worse = (sum(one[name] for one in counts) for name in ("tests", "better", "worse"))
+    tests, better, worse = (sum(pair.outcomes.get(name, 0) for pair in pairs) for name in ("tests", "better", "worse"))
     told = f"Over {len(pairs)} comparisons, each of tasks of its own"
     if name_one:
         told = (
@@ -315,8 +323,8 @@ def _together(pairs: list[Pair], name_one: bool) -> str:
     told += f": better with intervals excluding zero on {better} of {counted(tests, 'task')}, worse on {worse}"
     if tests == len(pairs):
         return f"{told}."
-    clear = [pair for pair in pairs if pair.over_clusters["excludes_zero"]]
-    higher = sum(pair.over_clusters["difference"] > 0 for pair in clear)
+    clear = [pair for pair in pairs if pair.over_clusters.is_clear]
+    higher = sum(pair.over_clusters.difference > 0 for pair in clear)
     return (
         f"{told}; the mean over a comparison's tasks is clearly higher in {higher} and clearly lower in {len(clear) - higher}."
     )

@@ -16,9 +16,9 @@ from flanlab.report.downloads import Drawing, csv_text, data_address
 from flanlab.report.page import page_environment
 from flanlab.report.plots import Line, PanelRow, line_panel, score_panel
 from flanlab.report.published import PublishedModel, figures, published
-from flanlab.report.reading import Score
 from flanlab.report.sweep import PanelFacts, SeriesFacts, SweepCell, SweepRead, told, verdict
 from flanlab.report.wording import MEAN_OVER_CLUSTERS, cluster_title, number
+from flanlab.results.schema import Score
 
 PAGE_FILE = "report.html"
 CSV_FILE = "scores.csv"
@@ -211,11 +211,11 @@ def _cell_table(sweep: SweepRead) -> dict[str, Any]:
     rows = []
     for cell in done:
         assert cell.results is not None
-        for variant, title in cell.results.variants.items():
+        for variant, facts in cell.results.variants.items():
             scores: list[Score | None] = [cell.clusters(variant).get(name) for name in clusters]
             if len(clusters) > 1:
                 scores.append(cell.mean(variant))
-            notes = [title if len(cell.results.variants) > 1 else "", cell.seen_mark]
+            notes = [facts.title if len(cell.results.variants) > 1 else "", cell.seen_mark]
             spread = cell.spread(variant)
             extra = "" if spread is None else number(spread)
             rows.append(ScoreRow(cell.facts.title, "; ".join(filter(None, notes)), scores, [extra]))
@@ -241,9 +241,9 @@ def _task_table(sweep: SweepRead, panel: PanelFacts) -> dict[str, Any]:
             cell = sweep.done(name)
             if cell is None or cell.results is None:
                 continue
-            for variant, title in cell.results.variants.items():
+            for variant, facts in cell.results.variants.items():
                 several = len(cell.results.variants) > 1
-                columns[(series.title, variant)] = f"{series.title}, {title}" if several else series.title
+                columns[(series.title, variant)] = f"{series.title}, {facts.title}" if several else series.title
                 seen |= {(series.title, variant): seen.get((series.title, variant), False) or bool(cell.seen)}
                 for task, score in cell.tasks(variant).items():
                     scores.setdefault(task, {})[(series.title, variant)] = score
@@ -267,7 +267,11 @@ def _task_table(sweep: SweepRead, panel: PanelFacts) -> dict[str, Any]:
 
 def _models(sweep: SweepRead) -> list[str]:
     """The models that the cells began with, which may vary with the cell; the base recipe's while no cell is done."""
-    found = [cell.results.model.removesuffix(", tuned") for cell in sweep.cells.values() if cell.results]
+    found = [
+        next(iter(cell.results.variants.values())).model.removesuffix(", tuned")
+        for cell in sweep.cells.values()
+        if cell.results
+    ]
     return list(dict.fromkeys(found)) or [sweep.facts.recipe["model"]]
 
 
@@ -321,7 +325,7 @@ def _csv(sweep: SweepRead) -> str:
 def _csv_lines(cell: SweepCell, variant: str) -> Iterable[list[Any]]:
     assert cell.results is not None
     for name, task in cell.results.tasks.items():
-        score = task.scores[task.main_metric][variant]
+        score = cell.results.main_scores(name)[variant]
         yield ["task", name, task.main_metric, score.mean, *score.interval, score.std, task.seen or ""]
     for name, score in cell.clusters(variant).items():
         yield ["cluster", name, "main metric", score.mean, *score.interval, "", ""]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from flanlab.report.reading import Results, TaskResult
+from flanlab.results.schema import Results, TaskFacts, Variant
 
 CLASSIFICATION_METRICS = ("valid_answers", "exact_match", "accuracy")
 """What is told of a task with options: does it answer at all, is the answer right, is the right option ranked first."""
@@ -67,7 +67,7 @@ def is_percent(metric: str) -> bool:
 
 def explanation(results: Results, metric: str) -> str:
     """What a metric measures, in words: ours for the common ones, else as results.json defines it."""
-    defined = (task.definitions[metric] for task in results.tasks.values() if metric in task.definitions)
+    defined = (task.metrics[metric].definition for task in results.tasks.values() if metric in task.metrics)
     return explanation_of(metric) or next(defined, "")
 
 
@@ -109,15 +109,12 @@ def probability(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else "<0.001"
 
 
-def unknown_models(stamped: Mapping[str, bool]) -> str:
-    """Says of which models nothing tells what they have seen; empty where all carry a stamp, or results do not say.
-
-    Args:
-        stamped: by variant, as in results.json.
-    """
-    if all(stamped.values()):
+def unknown_models(variants: Mapping[str, Variant]) -> str:
+    """Says of which models nothing tells what they have seen; empty where all carry a stamp."""
+    stamped = [variant.stamped for variant in variants.values()]
+    if all(stamped):
         return ""
-    which = "the untuned model" if any(stamped.values()) else "the model"
+    which = "the untuned model" if any(stamped) else "the model"
     return f"Whether {which} has seen these tasks is unknown: it carries no stamp."
 
 
@@ -128,7 +125,7 @@ def breakable(name: str) -> Markup:
 
 def metric_title(results: Results, metric: str) -> str:
     """A metric's title, from the first task that has it, beginning with a capital."""
-    title = next(task.metrics[metric] for task in results.tasks.values() if metric in task.metrics)
+    title = next(task.metrics[metric].title for task in results.tasks.values() if metric in task.metrics)
     return "Ranking accuracy" if metric == "accuracy" else title[:1].upper() + title[1:]
 
 
@@ -136,14 +133,14 @@ def headline_metrics(results: Results) -> list[str]:
     """The metrics worth a plot: the three of classification, then the main ones of generation tasks."""
     tasks = results.tasks.values()
     choices = [
-        metric for metric in CLASSIFICATION_METRICS if any(task.is_classification and metric in task.scores for task in tasks)
+        metric for metric in CLASSIFICATION_METRICS if any(task.is_classification and metric in task.metrics for task in tasks)
     ]
     return list(dict.fromkeys([*choices, *(task.main_metric for task in tasks)]))
 
 
-def task_headlines(task: TaskResult) -> list[str]:
+def task_headlines(task: TaskFacts) -> list[str]:
     """The metrics by which one task is judged."""
-    choices = [metric for metric in CLASSIFICATION_METRICS if task.is_classification and metric in task.scores]
+    choices = [metric for metric in CLASSIFICATION_METRICS if task.is_classification and metric in task.metrics]
     return list(dict.fromkeys([*choices, task.main_metric]))
 
 

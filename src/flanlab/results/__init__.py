@@ -1,1 +1,1 @@
-"""Results as data: scores with their uncertainty."""
+"""What an evaluation leaves: predictions, the score table and what it means. Every page, table and claim reads these."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 
@@ -21,6 +22,13 @@ class Cluster(StrEnum):
     TRANSLATION = "translation"
     SUMMARIZATION = "summarization"
 
+    @classmethod
+    def _missing_(cls, value: object) -> Cluster | None:
+        """Also found as people write it: `NLI`, `Natural language inference`, `closed-book QA`."""
+        name = plain_name(str(value))
+        name = _ABBREVIATIONS.get(name, name)
+        return next((cluster for cluster in cls if cluster.value == name), None)
+
     @property
     def label(self) -> str:
         """The name as a person would write it."""
@@ -28,6 +36,11 @@ class Cluster(StrEnum):
             Cluster.CLOSED_BOOK_QA: "closed-book QA",
             Cluster.STRUCT_TO_TEXT: "struct-to-text",
         }.get(self, self.value.replace("_", " "))
+
+
+def plain_name(name: str) -> str:
+    """A name of a task or cluster in the form that files use: lower case, with underscores."""
+    return re.sub(r"[\s_-]+", "_", name.strip().lower())
 
 
 def related_clusters(cluster: Cluster) -> frozenset[Cluster]:
@@ -44,6 +57,8 @@ def related_clusters(cluster: Cluster) -> frozenset[Cluster]:
             related.add(first)
     return frozenset(related)
 
+
+_ABBREVIATIONS = {"nli": "natural_language_inference", "summarisation": "summarization"}
 
 _EXCLUDE_EACH_OTHER = (
     (Cluster.NATURAL_LANGUAGE_INFERENCE, Cluster.PARAPHRASE),

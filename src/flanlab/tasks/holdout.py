@@ -39,8 +39,8 @@ class HoldOut:
         evaluated: Split = "test",
         known: Iterable[Task] = (),
     ) -> HoldOutSplit:
-        """Divide tasks into those that train and those that test; of a task with parts each part that has the split
-        `evaluated` is tested by itself.
+        """Divide tasks into those that train and those that test; of a task with subtasks each one that has the split
+        `evaluated` is tested separately.
 
         `named` are training tasks the user asked for one by one: those fall under the overlap policy too, where
         everything else in an excluded cluster is simply left out. `known` are tasks that take no part, but may be a step
@@ -54,7 +54,7 @@ class HoldOut:
         excluded_clusters = self.excluded_clusters().union(
             *(related_clusters(cluster) for task in test for cluster in task.clusters)
         )
-        tested = [part for task in test for part in task.evaluated_parts(evaluated)]
+        tested = [subtask for task in test for subtask in task.evaluated_subtasks(evaluated)]
         ancestors = lineage([*known, *tasks, *tested])
         if self.supervised:
             return self._supervised_split(tasks, test, tested, ancestors)
@@ -133,7 +133,7 @@ class HoldOutSplit:
 
     @property
     def held_out(self) -> tuple[Task, ...]:
-        """The tasks of the clusters held out, as they were chosen: a task with parts is one."""
+        """The tasks of the clusters held out, as they were chosen: a task with subtasks is one."""
         return tuple(task for task in self.tasks if set(task.clusters) & set(self.hold_out.clusters))
 
 

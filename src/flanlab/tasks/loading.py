@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
 from flanlab.errors import FlanlabError
-from flanlab.tasks.clusters import Cluster
+from flanlab.tasks.clusters import Cluster, plain_name
 from flanlab.tasks.holdout import lineage
 from flanlab.tasks.schema import Task
 from flanlab.yaml_files import read_yaml_model
@@ -67,6 +68,64 @@ def load_named(collections: Sequence[str | Path], names: Sequence[str]) -> list[
     return select_tasks(_sorted_unique(map(load_task, paths)), names)
 
 
+def find_task(name: str | Path, collections: Sequence[str | Path] | None = None) -> Task:
+    """Load one task: by name, subtask (`anli.r1`) or the path of its YAML file.
+
+    Args:
+        name: as for `load_tasks`.
+        collections: where names are looked up: `library`, `extra`, `sampler`, or folders; all three, where not given.
+
+    Raises:
+        FlanlabError: no such task, a faulty file, or the name of a cluster with several tasks.
+
+    >>> import flanlab as fl
+    >>> task = fl.load_task("rte")
+    >>> task.clusters[0].value, len(task.forward_templates())
+    ('natural_language_inference', 8)
+    """
+    found = find_tasks(name, collections)
+    if len(found) != 1:
+        raise FlanlabError(
+            f"`{name}` names {len(found)} tasks.",
+            hint=f"Name one of them: {', '.join(task.name for task in found)}; or use load_tasks.",
+        )
+    return found[0]
+
+
+def find_tasks(
+    names: str | Path | Task | Sequence[str | Path | Task], collections: Sequence[str | Path] | None = None
+) -> list[Task]:
+    """Load tasks: by name, cluster, file or folder.
+
+    Args:
+        names: one or several: a task's name, a subtask's (`anli.r1`), a cluster's; the path of a task file (it ends with .yaml
+            or .yml) or of a folder (it contains a slash, or is a Path); or a task.
+        collections: where names are looked up; in all that is built in, where not given.
+
+    Raises:
+        FlanlabError: no such task, cluster, file or folder, or a faulty file.
+
+    >>> import flanlab as fl
+    >>> [task.name for task in fl.load_tasks("sentiment", ["sampler"])]
+    ['product_reviews', 'visitor_comments']
+    """
+    given = [names] if isinstance(names, str | Path | Task) else list(names)
+    found: list[Task] = []
+    by_name: list[str] = []
+    for one in given:
+        if isinstance(one, Task):
+            found.append(one)
+        elif str(one).endswith((".yaml", ".yml")):
+            found.append(load_task(Path(one)))
+        elif isinstance(one, Path) or "/" in one:
+            found += load_collection(one)
+        else:
+            by_name.append(one)
+    if by_name:
+        found += load_named(collections or BUILT_IN_COLLECTIONS, by_name)
+    return list({task.name: task for task in found}.values())
+
+
 def _task_files(collection: str | Path) -> list[Path]:
     if collection in BUILT_IN_COLLECTIONS:
         folder = Path(str(resources.files("flanlab.tasks"))) / str(collection)
@@ -96,21 +155,23 @@ def _sorted_unique(tasks: Iterable[Task]) -> list[Task]:
 
 
 def select_tasks(tasks: Sequence[Task], names: Iterable[str]) -> list[Task]:
-    """The tasks named, where a name is a task's, a cluster's, or `task.part` for one part of a task.
+    """The tasks named. A name is a task's, a cluster's, or `task.subtask` for one subtask.
+
+    Case, spaces and hyphens do not matter (`RTE`, `closed-book QA`, `NLI`), and a beginning that only one name has is enough.
 
     Raises:
-        FlanlabError: a name that is none of these; near matches are offered.
+        FlanlabError: no such name, or a beginning that several names share; near matches are offered.
     """
     chosen: dict[str, Task] = {}
     for name in names:
         for task in _named(tasks, name):
             chosen[task.name] = task
-    # A task named whole says all that its parts would.
+    # A whole task includes its subtasks.
     return [chosen[name] for name in sorted(chosen) if name.partition(".")[0] == name or name.partition(".")[0] not in chosen]
 
 
 def leave_out(tasks: Sequence[Task], names: Iterable[str]) -> list[Task]:
-    """The tasks without those named (tasks, clusters, or parts as `task.part`).
+    """The tasks without those named (tasks, clusters, or subtasks as `task.subtask`).
 
     Raises:
         FlanlabError: a name that is none of these.
@@ -118,24 +179,46 @@ def leave_out(tasks: Sequence[Task], names: Iterable[str]) -> list[Task]:
     left = {task.name: task for task in tasks}
     for name in names:
         for task in _named(tasks, name):
-            whole, _, part = task.name.partition(".")
-            # A part that was chosen by itself stands there by its own name.
+            whole, _, subtask = task.name.partition(".")
+            # A subtask that was chosen alone is listed under its own name.
             left.pop(task.name, None)
-            if part and whole in left:
-                left[whole] = left[whole].without_part(part)
+            if subtask and whole in left:
+                left[whole] = left[whole].without_subtask(subtask)
     return list(left.values())
 
 
+def resolve_name(tasks: Sequence[Task], name: str) -> Task | Cluster:
+    """The task, subtask or cluster that a name stands for, as people write it.
+
+    Raises:
+        FlanlabError: as `select_tasks`.
+    """
+    by_name = {plain_name(task.name): task for task in tasks}
+    plain = plain_name(name)
+    if plain in by_name:
+        return by_name[plain]
+    with contextlib.suppress(ValueError):
+        return Cluster(name)
+    whole, _, subtask = plain.partition(".")
+    if subtask and whole in by_name:
+        return by_name[whole].subtask(subtask)
+    known: dict[str, Task | Cluster] = {cluster.value: cluster for cluster in Cluster} | by_name
+    starting = sorted(one for one in known if plain and one.startswith(plain))
+    if len(starting) == 1:
+        return known[starting[0]]
+    if starting:
+        shown = ", ".join(starting[:8]) + (", ..." if len(starting) > 8 else "")
+        raise FlanlabError(f"`{name}` is the beginning of several names: {shown}.", hint="Write more of the one you want.")
+    near = difflib.get_close_matches(plain, known, n=3)
+    hint = f"Did you mean {' or '.join(near)}?" if near else "`flan tasks list` shows what there is."
+    raise FlanlabError(f"There is no task or cluster called `{name}`.", hint=hint)
+
+
 def _named(tasks: Sequence[Task], name: str) -> list[Task]:
-    whole, _, part = name.partition(".")
-    if part and (found := [task for task in tasks if task.name == whole]):
-        return [found[0].part(part)]
-    known_clusters = {cluster.value for cluster in Cluster}
-    found = [task for task in tasks if task.name == name or name in task.clusters]
-    if not found and name not in known_clusters:
-        near = difflib.get_close_matches(name, [*(task.name for task in tasks), *known_clusters], n=3)
-        hint = f"Did you mean {' or '.join(near)}?" if near else "`flan tasks list` shows what there is."
-        raise FlanlabError(f"There is no task or cluster called `{name}`.", hint=hint)
-    if not found:
+    found = resolve_name(tasks, name)
+    if isinstance(found, Task):
+        return [found]
+    members = [task for task in tasks if found in task.clusters]
+    if not members:
         raise FlanlabError(f"The cluster `{name}` holds no task here.", hint="`flan tasks list` shows what there is.")
-    return found
+    return members

@@ -6,13 +6,16 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, field_validator, model_validator
 
 from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.templating import check_syntax, is_expression, variables_in
+
+if TYPE_CHECKING:
+    from flanlab.data.rendering import Example
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 Split = Literal["train", "dev", "test"]
@@ -146,9 +149,11 @@ class Task(_Strict):
     )
     description: str = ""
     source: Source | None = None
-    parts: dict[Name, Source] = Field(
+    # Earlier versions called them `parts`. Hashes still do, so that older predictions and checkpoints stay valid.
+    subtasks: dict[Name, Source] = Field(
         default_factory=dict,
-        description="Instead of `source`: parts that train together and are evaluated apart, such as ANLI's rounds.",
+        serialization_alias="parts",
+        description="Instead of `source`: subtasks that train together and are evaluated separately, such as ANLI's rounds.",
     )
     published_rows: dict[str, int] = Field(
         default_factory=dict, description="Rows of the source's splits as published; for a person's information."
@@ -220,10 +225,17 @@ class Task(_Strict):
                 raise ValueError(f"say where it is known from that the data set reuses {name}")
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_old_names(cls, content: Any) -> Any:
+        if isinstance(content, Mapping) and "parts" in content:
+            raise ValueError("the field `parts` is now called `subtasks`, and the column `part` is `subtask`: rename them")
+        return content
+
     @model_validator(mode="after")
     def _consistent(self) -> Task:
-        if (self.source is None) == (not self.parts):
-            raise ValueError("give `source`, or `parts` with a source each, one of the two")
+        if (self.source is None) == (not self.subtasks):
+            raise ValueError("give either `source`, or `subtasks` with a source each")
         if (self.options is None) != ("accuracy" not in self.metrics):
             raise ValueError("`accuracy` is the metric of tasks with `options`, and of those alone")
         for field, metrics in _METRICS_THAT_NEED.items():
@@ -256,14 +268,14 @@ class Task(_Strict):
                 raise ValueError(f"{where}: name what the prompt shows of `row` in `fields`: a whole row holds the answer too")
             return
         known = set(self.fields) | ({"options"} if self.options is not None else set())
-        for part, source in (("prompt", template.prompt), ("target", template.target)):
-            allowed = known | ({"answer"} if part == "target" or inverted else set())
+        for side, source in (("prompt", template.prompt), ("target", template.target)):
+            allowed = known | ({"answer"} if side == "target" or inverted else set())
             unknown = variables_in(source) - allowed - _JINJA_GLOBALS
             if unknown == {"answer"}:
                 raise ValueError(f"{where}: a forward prompt may not contain the answer")
             if unknown:
                 raise ValueError(
-                    f"{where}: {part} uses {', '.join(sorted(unknown))}, which is no field (fields: {', '.join(self.fields)})"
+                    f"{where}: {side} uses {', '.join(sorted(unknown))}, which is no field (fields: {', '.join(self.fields)})"
                 )
 
     @property
@@ -273,55 +285,89 @@ class Task(_Strict):
 
     @property
     def sources(self) -> dict[str | None, Source]:
-        """Where the rows come from: the source of each part, or the one source under None."""
+        """Where the rows come from: the source of each subtask, or the one source under None."""
         sources: dict[str | None, Source] = {None: self.source} if self.source is not None else {}
-        sources.update(self.parts)
+        sources.update(self.subtasks)
         return sources
+
+    def render(
+        self,
+        row: int = 0,
+        template: int = 1,
+        *,
+        split: Split | None = None,
+        options: Literal["fixed", "none"] = "fixed",
+        mirror: str | Path | None = None,
+    ) -> Example:
+        """One of the task's rows seen through one of its templates, as `flan tasks show` shows it.
+
+        Args:
+            row: number of the row within its split, from 0.
+            template: number of the template, from 1; 0 is the baseline prompt.
+            split: `train`, `dev` or `test`; the first that the task has, where not given.
+            options: list the OPTIONS in the task's own order, or leave the block out.
+            mirror: folder that mirrors Hub data sets; else FLANLAB_MIRROR, else the Hub.
+
+        Returns:
+            `prompt`, `target`, `options` (empty for generation) and `references`.
+
+        Raises:
+            FlanlabError: there is no such row or template, or the rows cannot be reached.
+
+        >>> import flanlab as fl
+        >>> example = fl.load_task("visitor_comments").render(row=0, template=3)
+        >>> example.options
+        ('thumbs down', 'thumbs up')
+        >>> example.target in example.options
+        True
+        """
+        # The one step up from here: reading rows and filling templates is the business of `data`.
+        from flanlab.data.reader import example_of
+
+        return example_of(self, row, template, split=split, options=options, mirror=mirror)
 
     def has_split(self, split: Split) -> bool:
         """Whether any source of the task names this split."""
         return any(source.split_spec(split) is not None for source in self.sources.values())
 
-    def part(self, name: str) -> Task:
-        """The task narrowed to one of its parts, as `<task>.<part>`; it counts as derived from the whole.
+    def subtask(self, name: str) -> Task:
+        """The task narrowed to one of its subtasks, named `<task>.<subtask>`; it counts as derived from the whole task.
 
         Raises:
-            FlanlabError: there is no such part.
+            FlanlabError: there is no such subtask.
         """
-        if name not in self.parts:
-            raise FlanlabError(
-                f"{self.path}: the task {self.name} has no part `{name}`.",
-                hint=f"Its parts are: {', '.join(self.parts)}." if self.parts else "It has no parts: name it alone.",
-            )
+        if name not in self.subtasks:
+            known = f"Its subtasks are: {', '.join(self.subtasks)}." if self.subtasks else f"Write {self.name} alone."
+            raise FlanlabError(f"{self.path}: the task {self.name} has no subtask `{name}`.", hint=known)
         lineage = {**self.derived_from, self.name: "a part of it"}
-        part = self.model_copy(
-            update={"name": f"{self.name}.{name}", "parts": {name: self.parts[name]}, "derived_from": lineage}
+        subtask = self.model_copy(
+            update={"name": f"{self.name}.{name}", "subtasks": {name: self.subtasks[name]}, "derived_from": lineage}
         )
-        part._whole = self.whole
-        return part
+        subtask._whole = self.whole
+        return subtask
 
-    def without_part(self, name: str) -> Task:
-        """The task without one of its parts.
+    def without_subtask(self, name: str) -> Task:
+        """The task without one of its subtasks.
 
         Raises:
-            FlanlabError: there is no such part, or it is the only one.
+            FlanlabError: there is no such subtask, or it is the only one.
         """
-        self.part(name)
-        if len(self.parts) == 1:
+        self.subtask(name)
+        if len(self.subtasks) == 1:
             raise FlanlabError(
-                f"{self.path}: {name} is the only part of {self.name}.", hint=f"Leave out {self.name} as a whole."
+                f"{self.path}: {name} is the only subtask of {self.name}.", hint=f"Leave out {self.name} as a whole."
             )
-        return self.model_copy(update={"parts": {part: source for part, source in self.parts.items() if part != name}})
+        return self.model_copy(update={"subtasks": {key: source for key, source in self.subtasks.items() if key != name}})
 
-    def evaluated_parts(self, split: Split) -> list[Task]:
-        """What is evaluated apart: each part that has the split, or the task itself where it has no parts."""
-        if not self.parts or "." in self.name:
+    def evaluated_subtasks(self, split: Split) -> list[Task]:
+        """What is evaluated separately: each subtask that has the split, or the task itself if it has no subtasks."""
+        if not self.subtasks or "." in self.name:
             return [self]
-        return [self.part(name) for name, source in self.parts.items() if source.split_spec(split) is not None]
+        return [self.subtask(name) for name, source in self.subtasks.items() if source.split_spec(split) is not None]
 
     @property
     def whole(self) -> Task:
-        """The task that this is a part of; itself where it is whole."""
+        """The task that this one is a subtask of; itself if it is whole."""
         return self._whole or self
 
     @property
@@ -337,7 +383,7 @@ class Task(_Strict):
     @property
     def hash(self) -> str:
         """Identity of everything in the file that shapes examples."""
-        return _digest(self.model_dump_json())
+        return _digest(self.model_dump_json(by_alias=True))
 
     def forward_templates(self) -> list[int]:
         """Numbers (from 1) of the templates that ask for the answer; only these are evaluated."""

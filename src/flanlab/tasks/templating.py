@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,16 +22,47 @@ class TemplatingError(FlanlabError):
     """A template that cannot be read or filled in."""
 
 
-def _refuse_null(value: Any) -> Any:
+def printable(value: Any) -> Any:
+    """The value itself, if it can stand in a text: no null, and nothing that would be written as Python code.
+
+    Raises:
+        TemplatingError: what it is instead.
+    """
+    if type(value) in _PLAIN and value is not None:
+        return value
     if value is None:
         raise TemplatingError(
             "a value is missing (null), and would be written as the word None",
             hint="Leave such rows out with `filter`, or write {{ name or '' }}.",
         )
+    if isinstance(value, bytes | bytearray):
+        raise TemplatingError(
+            "a value is bytes that are not text in UTF-8",
+            hint="Write the column as text, or leave it out of the template.",
+        )
+    if isinstance(value, list | tuple | dict | set | frozenset):
+        kind = "a mapping" if isinstance(value, dict) else "a list"
+        raise TemplatingError(
+            f"a value is {kind}, and would be written as Python code ({_shorten(repr(value), 60)})",
+            hint="Choose a part of it, such as {{ name[0] }} or {{ name.member }}, or write {{ name | join(', ') }}"
+            " or {{ name | tojson }}.",
+        )
     return value
 
 
-_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, finalize=_refuse_null)
+def _to_json(value: Any) -> str:
+    """jinja2's `tojson` for prompts, not for web pages: quotes, < and other scripts stay as they are, and so do numbers."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_to_json(str(name))}: {_to_json(part)}" for name, part in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_to_json, value)) + "]"
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number else json.dumps(value, ensure_ascii=False)
+
+
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
+_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, finalize=printable)
 # What a template gives must depend on its row alone.
 del _ENVIRONMENT.filters["random"], _ENVIRONMENT.globals["lipsum"]
 # jinja2 would copy its globals for every rendering; a `Compiled` hands over those that its source names.
@@ -58,6 +90,7 @@ def _map(context: Context, values: Any, *arguments: Any, **named: Any) -> Iterab
 
 
 _ENVIRONMENT.filters["map"] = _map
+_ENVIRONMENT.filters["tojson"] = _to_json
 
 # A sign right after or before the braces is whitespace control, not part of the expression.
 _SINGLE_EXPRESSION = re.compile(r"\A\s*\{\{[-+]?((?:(?!\}\}|\{\{).)*?)-?\}\}\s*\Z", re.DOTALL)
@@ -149,7 +182,7 @@ def _filling_names(source: str, parts: Sequence[nodes.Node], names: Collection[s
     def fill(found: dict[str, Any]) -> Any:
         if len(found) < len(names) or None in found.values():
             return otherwise(found)
-        return _settled(found[used[0]]) if keeps_type else text % tuple([found[name] for name in used])
+        return _settled(found[used[0]]) if keeps_type else text % tuple([printable(found[name]) for name in used])
 
     return fill
 
@@ -199,9 +232,6 @@ def _settled(value: Any) -> Any:
         return ""  # an `if` without `else`, which jinja2 writes as nothing
     _refuse_undefined(value)
     return value
-
-
-_PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
 def _refuse_undefined(value: Any) -> None:

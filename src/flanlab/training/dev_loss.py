@@ -14,18 +14,26 @@ DevExamples = Mapping[str, Sequence[EncodedExample]]
 
 
 def dev_examples(
-    tasks: Sequence[Task], rows: Mapping[str, Rows], settings: MixtureSettings, seed: int, encoder: TextEncoder, count: int
+    tasks: Sequence[Task],
+    rows: Mapping[str, Rows],
+    exemplar_rows: Mapping[str, Rows],
+    settings: MixtureSettings,
+    seed: int,
+    encoder: TextEncoder,
+    count: int,
 ) -> dict[str, list[EncodedExample]]:
     """The first `count` examples of each cluster's dev rows, mixed and rendered as in training; the same every time.
 
     Args:
         tasks: those that are trained on; of several clusters, a task counts to its first.
         rows: dev rows by task; a task without any is left out.
+        exemplar_rows: train rows by task.
     """
     found: dict[str, list[EncodedExample]] = {}
     with_rows = [task for task in tasks if task.name in rows and len(rows[task.name])]
     for cluster in sorted({task.clusters[0] for task in with_rows}):
-        mixture = Mixture([task for task in with_rows if task.clusters[0] == cluster], rows, settings, seed)
+        members = [task for task in with_rows if task.clusters[0] == cluster]
+        mixture = Mixture(members, rows, settings, seed, exemplar_rows)
         examples = mixture.examples(range(min(count, mixture.cycle_length)), encoder)
         found[cluster.value] = [example for example in examples if isinstance(example, EncodedExample)]
     return {cluster: examples for cluster, examples in found.items() if examples}

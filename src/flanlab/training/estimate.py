@@ -90,7 +90,7 @@ def estimate_training(
     """Work out what training a model costs.
 
     Args:
-        model: a folder, a Hub id, or the embedded model; of its files only the configuration is read.
+        model: a folder, a Hub id, or a built-in model; of its files only the configuration is read.
         settings: the recipe's training section.
         mixture: the recipe's mixture section; a micro-batch is taken to be full of the longest examples that it allows.
         on_gpu: bfloat16 computing and weights that are not trained, as on a GPU; else float32.

@@ -1,11 +1,12 @@
 """The loss: cross-entropy of the target tokens alone, and how a step is cut into batches that fit into memory.
 
-Either way a batch's loss is a sum, to be divided by the target tokens of the whole step, so that a step is the same however
-it is cut.
+Either way a batch's loss is a weighted sum, to be divided by the weights of the whole step, so that a step is the same
+however it is cut.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -21,6 +22,10 @@ from flanlab.errors import FlanlabError
 from flanlab.models.encoder_decoder import logits_of, padded, visible_places
 from flanlab.models.packed_attention import PackedBatch, check_reach, pack_segments, packed_logits
 from flanlab.models.soft_prompt import virtual_tokens
+from flanlab.training.settings import LossAverage
+
+Weights = Sequence[float] | None
+"""Of each example of a batch; None: 1 each."""
 
 
 class Objective(Protocol):
@@ -29,8 +34,8 @@ class Objective(Protocol):
     def batches(self, examples: Sequence[EncodedExample], tokens: int) -> list[list[EncodedExample]]:
         """The examples in batches that compute at most `tokens` tokens each."""
 
-    def loss(self, model: nn.Module, examples: Sequence[EncodedExample]) -> Tensor:
-        """Sum of the cross-entropy of all target tokens of a batch (natural log)."""
+    def loss(self, model: nn.Module, examples: Sequence[EncodedExample], weights: Weights = None) -> Tensor:
+        """Sum of the cross-entropy of all target tokens of a batch (natural log), each times its example's weight."""
 
     def padding(self, examples: Sequence[EncodedExample]) -> int:
         """Tokens of a batch that are computed for nothing."""
@@ -48,11 +53,11 @@ class PackedObjective:
         rows = best_fit([len(self.virtual) + example.length for example in examples], tokens)
         return [[examples[position] for position in row] for row in rows]
 
-    def loss(self, model: nn.Module, examples: Sequence[EncodedExample]) -> Tensor:
+    def loss(self, model: nn.Module, examples: Sequence[EncodedExample], weights: Weights = None) -> Tensor:
         """See `packed_loss`."""
         if self.virtual:
             examples = [replace(example, prompt=[*self.virtual, *example.prompt]) for example in examples]
-        return packed_loss(model, examples)
+        return packed_loss(model, examples, weights)
 
     def padding(self, examples: Sequence[EncodedExample]) -> int:
         """There is none."""
@@ -88,9 +93,9 @@ class PaddedObjective:
             found[-1].append(example)
         return found
 
-    def loss(self, model: nn.Module, examples: Sequence[EncodedExample]) -> Tensor:
+    def loss(self, model: nn.Module, examples: Sequence[EncodedExample], weights: Weights = None) -> Tensor:
         """See `padded_loss`."""
-        return padded_loss(model, self.answer_start, examples)
+        return padded_loss(model, self.answer_start, examples, weights)
 
     def padding(self, examples: Sequence[EncodedExample]) -> int:
         """What fills the prompts up to the longest, and the targets."""
@@ -105,29 +110,34 @@ def objective_for(model: nn.Module, encoder: TextEncoder) -> Objective:
     return PackedObjective(tuple(virtual_tokens(model)))
 
 
-def packed_loss(model: nn.Module, examples: Sequence[EncodedExample]) -> Tensor:
-    """Sum of the cross-entropy of all target tokens (natural log), the examples packed into one row.
+def example_weight(example: EncodedExample, average: LossAverage) -> float:
+    """What each target token of an example counts: 1, or 1 / its target tokens, or 1 / the square root of their number."""
+    return math.pow(len(example.target), -_EXPONENTS[average])
 
-    On a GPU weights and loss are float32, what lies between them bfloat16.
-    """
+
+_EXPONENTS = {"tokens": 0.0, "sqrt": 0.5, "examples": 1.0}
+
+
+def packed_loss(model: nn.Module, examples: Sequence[EncodedExample], weights: Weights = None) -> Tensor:
+    """Sum of the cross-entropy of all target tokens (natural log), the examples packed into one row."""
     check_reach(model, max((len(example.prompt) + len(example.target) for example in examples), default=0))
     device = next(model.parameters()).device
     batch = pack_segments([(example.prompt, [example.target]) for example in examples]).to(device)
     positions, targets = _target_positions(batch, examples)
-    with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-        logits = packed_logits(model, batch, positions.to(device))
-    return functional.cross_entropy(logits.float(), targets.to(device), reduction="sum")
+    logits = packed_logits(model, batch, positions.to(device))
+    return _cross_entropy(logits, targets.to(device), examples, weights)
 
 
-def padded_loss(model: nn.Module, answer_start: Sequence[int], examples: Sequence[EncodedExample]) -> Tensor:
+def padded_loss(
+    model: nn.Module, answer_start: Sequence[int], examples: Sequence[EncodedExample], weights: Weights = None
+) -> Tensor:
     """Sum of the cross-entropy of all target tokens (natural log) of an encoder-decoder model, the examples padded rows:
 
     encoder   p p p p </s>
     decoder   <start> t0 t1           the target's last token, its end, is predicted but never read
     predicts  t0      t1 </s>
 
-    What the decoder reads before an answer is not learned: it is the same for all. On a GPU weights and loss are float32, what
-    lies between them bfloat16; never float16, in which T5 overflows.
+    What the decoder reads before an answer is not learned: it is the same for all.
 
     Raises:
         FlanlabError: an example is longer than the model can read.
@@ -143,17 +153,23 @@ def padded_loss(model: nn.Module, answer_start: Sequence[int], examples: Sequenc
         for offset in range(len(example.target))
     ]
     targets = torch.tensor([token for example in examples for token in example.target], device=device)
-    with (
-        torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"),
-        logits_of(model, torch.tensor(places, device=device), (len(examples), time)),
-    ):
+    with logits_of(model, torch.tensor(places, device=device), (len(examples), time)):
         output = model(
             input_ids=padded(prompts, device),
             attention_mask=visible_places(prompts, device),
             decoder_input_ids=padded(read, device),
             use_cache=False,
         )
-    return functional.cross_entropy(output.logits[0].float(), targets, reduction="sum")
+    return _cross_entropy(output.logits[0], targets, examples, weights)
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, examples: Sequence[EncodedExample], weights: Weights) -> Tensor:
+    if weights is None:
+        return functional.cross_entropy(logits.float(), targets, reduction="sum")
+    by_token = [weight for example, weight in zip(examples, weights, strict=True) for _ in example.target]
+    losses = functional.cross_entropy(logits.float(), targets, reduction="none")
+    # Not a matrix product, which autocast would compute in bfloat16.
+    return (losses * torch.tensor(by_token, device=losses.device)).sum()
 
 
 def _check_reach(model: nn.Module, prompts: Sequence[Sequence[int]], read: Sequence[Sequence[int]]) -> None:

@@ -14,6 +14,7 @@ from flanlab.errors import FlanlabError
 from flanlab.models.loading import LoadedModel, is_encoder_decoder, is_prompt_tuned
 from flanlab.models.packed_attention import check_isolation
 from flanlab.models.soft_prompt import add_soft_prompt, first_soft_prompt, save_soft_prompt, soft_prompt_of
+from flanlab.training.precision import keep_rounded_output, trains_embeddings, vocabulary_weights
 from flanlab.training.settings import TrainingSettings
 
 
@@ -40,6 +41,8 @@ def prepare_for_training(loaded: LoadedModel, settings: TrainingSettings) -> nn.
         # bfloat16 has too few digits to add small updates to; the computing is done in it nevertheless (see loss).
         loaded.model.float()
     model = make_trainable(loaded.model, settings)
+    if settings.method == "full" and settings.compute_dtype == "bfloat16" and settings.parallel == "ddp":
+        keep_rounded_output(loaded.model)
     if settings.gradient_checkpointing:
         loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
     if settings.compile:
@@ -71,6 +74,9 @@ def make_trainable(model: Any, settings: TrainingSettings) -> nn.Module:
         add_soft_prompt(model, first_soft_prompt(model, settings.prompt_length))
     else:
         model.requires_grad_(True)
+        if not trains_embeddings(settings, model):
+            for weight in vocabulary_weights(model):
+                weight.requires_grad_(False)
     trainable: nn.Module = model
     return trainable
 

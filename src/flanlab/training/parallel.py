@@ -39,8 +39,9 @@ def spread(model: nn.Module, settings: TrainingSettings) -> nn.Module:
             dist.broadcast(parameter.data, 0)
         return model
     mesh = init_device_mesh(device.type, (world_size(),))
-    # As one process computes on a GPU: weights and sums of gradients in float32, what lies between them in bfloat16.
-    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if device.type == "cuda" else MixedPrecisionPolicy()
+    # As one process computes: weights and sums of gradients in float32, and in bfloat16, if asked for, what lies between them.
+    rounded = settings.compute_dtype == "bfloat16"
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if rounded else MixedPrecisionPolicy()
     for part in [*(layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)), model]:
         sharded: Any = fully_shard(part, mesh=mesh, mp_policy=policy)
         # Added up, by plain sums: gloo knows no others.

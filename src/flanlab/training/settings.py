@@ -3,48 +3,72 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from flanlab.settings import NOTHING, TRAINING, Settings
+
+LossAverage = Literal["tokens", "examples", "sqrt"]
 Tracking = Literal["tensorboard", "trackio", "wandb"]
 
 
-class TrainingSettings(BaseModel):
+class TrainingSettings(Settings):
     """Tuning settings; a step is a fixed number of examples, as many as make up `tokens_per_step` on average."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    steps: int = Field(gt=0, description="Optimizer steps.")
-    tokens_per_step: int = Field(8192, gt=0, description="Mean tokens of a step, prompts and targets (paper: 8,192).")
-    micro_batch_tokens: int = Field(1024, gt=0, description="Most tokens computed at once; bounds memory.")
-    method: Literal["full", "lora", "prompt"] = Field(
+    steps: Annotated[int, TRAINING] = Field(gt=0, description="Optimizer steps.")
+    tokens_per_step: Annotated[int, TRAINING] = Field(
+        8192, gt=0, description="Mean tokens of a step, prompts and targets (paper: 8,192)."
+    )
+    micro_batch_tokens: Annotated[int, TRAINING] = Field(1024, gt=0, description="Most tokens computed at once; bounds memory.")
+    method: Annotated[Literal["full", "lora", "prompt"], TRAINING] = Field(
         "full", description="Train all weights, a LoRA adapter, or a soft prompt."
     )
-    lora_rank: int = Field(16, gt=0)
-    prompt_length: int = Field(20, gt=0, description="Virtual tokens of a soft prompt; the gain beyond 20 is small.")
-    optimizer: Literal["adamw", "adafactor"] = "adamw"
-    learning_rate: float = Field(gt=0)
-    schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="Shape of the decay after warm-up.")
-    warmup_steps: int = Field(0, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
-    gradient_clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
-    gradient_checkpointing: bool = Field(
+    lora_rank: Annotated[int, TRAINING] = Field(16, gt=0)
+    prompt_length: Annotated[int, TRAINING] = Field(
+        20, gt=0, description="Virtual tokens of a soft prompt; the gain beyond 20 is small."
+    )
+    loss_average: Annotated[LossAverage, TRAINING] = Field(
+        "tokens",
+        description="What counts alike in a step's loss: target tokens, or examples whatever their length; sqrt lies between.",
+    )
+    optimizer: Annotated[Literal["adamw", "adafactor"], TRAINING] = "adamw"
+    learning_rate: Annotated[float, TRAINING] = Field(gt=0)
+    schedule: Annotated[Literal["constant", "linear", "cosine"], TRAINING] = Field(
+        "linear", description="Shape of the decay after warm-up."
+    )
+    warmup_steps: Annotated[int, TRAINING] = Field(0, ge=0)
+    weight_decay: Annotated[float, TRAINING] = Field(0.0, ge=0)
+    gradient_clip: Annotated[float, TRAINING] = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    gradient_checkpointing: Annotated[bool, TRAINING] = Field(
         False, description="Compute each layer's forward pass again in the backward pass: less memory, a third more time."
     )
-    compile: bool = Field(False, description="Compile the model's layers: slow to start, then faster on a GPU.")
-    workers: int | None = Field(
+    compute_dtype: Annotated[Literal["auto", "float32", "bfloat16"], TRAINING] = Field(
+        "auto",
+        description="Numbers that a step computes in; weights, gradients and optimizer are float32. auto: bfloat16 where a"
+        " measurement on this machine finds it faster.",
+    )
+    train_embeddings: Annotated[Literal["auto"] | bool, TRAINING] = Field(
+        "auto",
+        description="Train the input embedding and the output layer too; auto: unless they are most of the parameters.",
+    )
+    compile: Annotated[bool, TRAINING] = Field(
+        False, description="Compile the model's layers: slow to start, then faster on a GPU."
+    )
+    workers: Annotated[int | None, NOTHING] = Field(
         None, ge=0, description="Processes that render examples ahead; none on a CPU and up to 8 on a GPU, where not given."
     )
-    checkpoint_minutes: float = Field(10.0, gt=0, description="Time between checkpoints.")
-    parallel: Literal["ddp", "fsdp"] = Field(
+    checkpoint_minutes: Annotated[float, NOTHING] = Field(10.0, gt=0, description="Time between checkpoints.")
+    parallel: Annotated[Literal["ddp", "fsdp"], NOTHING] = Field(
         "ddp", description="Where several processes train: each keeps the whole model (ddp), or a part of it (fsdp)."
     )
-    dev_every: int | None = Field(
+    dev_every: Annotated[int | None, NOTHING] = Field(
         None, gt=0, description="Steps between measurements of the loss on the training tasks' dev rows; none where not given."
     )
-    dev_examples: int = Field(32, gt=0, description="Dev examples measured of each cluster.")
-    track: Tracking | None = Field(None, description="Where to show the log too: tensorboard, trackio or wandb.")
+    dev_examples: Annotated[int, NOTHING] = Field(32, gt=0, description="Dev examples measured of each cluster.")
+    track: Annotated[Tracking | None, NOTHING] = Field(
+        None, description="Where to show the log too: tensorboard, trackio or wandb."
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -52,6 +76,8 @@ class TrainingSettings(BaseModel):
             raise ValueError("adafactor needs whole weights, which no process has under fsdp: take adamw, or parallel: ddp")
         if self.parallel == "fsdp" and self.method == "prompt":
             raise ValueError("a soft prompt is not divided among processes: take parallel: ddp")
+        if self.train_embeddings is True and self.method != "full":
+            raise ValueError(f"method: {self.method} does not train embeddings: take method: full, or train_embeddings: auto")
         return self
 
     def learning_rate_at(self, step: int) -> float:

@@ -24,9 +24,11 @@ from flanlab.training.dev_loss import DevExamples
 from flanlab.training.explosion import WINDOW, LossWatch
 from flanlab.training.interrupts import HeldInterrupts
 from flanlab.training.log import TrainingLog, notes_of, operations_per_token, peak_operations, step_record
-from flanlab.training.loss import Objective, objective_for
+from flanlab.training.loss import Objective, example_weight, objective_for
+from flanlab.training.memory import kept_memory
 from flanlab.training.methods import make_optimizer, prepare_for_training
 from flanlab.training.parallel import add_up, add_up_gradients, clip_gradients, is_sharded, spread
+from flanlab.training.precision import computing
 from flanlab.training.settings import TrainingSettings
 from flanlab.training.stream import steps_of_examples, usual_workers
 from flanlab.training.tracking import open_tracker, tracked
@@ -55,7 +57,7 @@ def train(
     Args:
         loaded: the model; changed in place.
         mixture: the training stream.
-        settings: the recipe's training section.
+        settings: the recipe's training section, settled (see `precision.settle`).
         folder: where checkpoints and `log.jsonl` go.
         training_key: hash of everything that shapes the result; a checkpoint with another key is refused.
         stamp: written into every checkpoint as flanlab.json.
@@ -85,7 +87,7 @@ def train(
     model.train()
     interrupts = HeldInterrupts()
     # To the end of every save: a signal that came in the midst of one would leave it half-written.
-    with interrupts:
+    with kept_memory(device), interrupts:
         try:
             with TrainingLog(folder / "log.jsonl", saved) as log, meter("Training", settings.steps, saved) as bar:
                 watch = LossWatch(from_first(lambda: log.losses))
@@ -156,21 +158,27 @@ def train_step(
     settings: TrainingSettings,
     learning_rate: float,
 ) -> tuple[float, float]:
-    """One update; returns the loss per target token and the gradient's norm before clipping.
+    """One update; returns the mean loss, as `settings.loss_average` says, and the gradient's norm before clipping.
 
-    The loss of each micro-batch is divided by the target tokens of the whole step, so the update is the same however the
-    step is cut into micro-batches and divided among processes. All processes are given the whole step.
+    The loss of each micro-batch is divided by the weights of all target tokens of the whole step, so the update is the same
+    however the step is cut into micro-batches and divided among processes. All processes are given the whole step.
     """
-    target_tokens = sum(len(example.target) for share in shares for batch in share for example in batch)
-    if not target_tokens:
+    average = settings.loss_average
+    everything = [example for share in shares for batch in share for example in batch]
+    total_weight = math.fsum(len(example.target) * example_weight(example, average) for example in everything)
+    if not total_weight:
         return 0.0, 0.0
     optimizer.zero_grad(set_to_none=True)
     losses = []
-    for batch, counts in own_batches(model, shares):
-        loss = objective.loss(model, batch) / target_tokens * counts
-        loss.backward()
-        losses.append(loss.detach())
     device = next(model.parameters()).device
+    # One context for the whole step: weights are cast to bfloat16 once, not for each micro-batch.
+    with computing(settings, device):
+        for batch, counts in own_batches(model, shares):
+            weights = None if average == "tokens" else [example_weight(example, average) for example in batch]
+            loss = objective.loss(model, batch, weights) / total_weight * counts
+            with torch.autocast(device.type, enabled=False):
+                loss.backward()
+            losses.append(loss.detach())
     total = add_up([torch.stack(losses).sum().item() if losses else 0.0], device)[0]
     add_up_gradients(model)
     norm = clip_gradients(model, settings.gradient_clip)
@@ -184,13 +192,14 @@ def train_step(
 @torch.no_grad()
 def dev_losses(model: nn.Module, objective: Objective, dev: DevExamples, settings: TrainingSettings) -> dict[str, float]:
     """Loss per target token of each cluster's dev examples, which the processes share as they share a step."""
-    sums = [
-        sum(
-            objective.loss(model, batch).item() * counts
-            for batch, counts in own_batches(model, share_out(objective, examples, settings))
-        )
-        for examples in dev.values()
-    ]
+    with computing(settings, next(model.parameters()).device):
+        sums = [
+            sum(
+                objective.loss(model, batch).item() * counts
+                for batch, counts in own_batches(model, share_out(objective, examples, settings))
+            )
+            for examples in dev.values()
+        ]
     if isinstance(model, FSDPModule):
         # Its root keeps whole weights, rounded for computing, until a backward pass: not what is to be saved or updated.
         model.reshard()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from functools import cache
 
 import pytest
@@ -44,8 +45,74 @@ def test_rouge_of_published_example() -> None:
     assert score("rougeL", rows, "rouge") == pytest.approx(0.8333333333333333)
 
 
+# One sentence each: Chinese, Japanese, Thai, Russian, Arabic, Hindi, Korean, Greek, and French letters without one of a to z.
+SENTENCES = [
+    "\u4eca\u5929\u7684\u5929\u6c14\u5f88\u597d\u3002",
+    "\u4eca\u65e5\u306f\u826f\u3044\u5929\u6c17\u3067\u3059\u3002",
+    "\u0e27\u0e31\u0e19\u0e19\u0e35\u0e49\u0e2d\u0e32\u0e01\u0e32\u0e28\u0e14\u0e35",
+    "\u0421\u0435\u0433\u043e\u0434\u043d\u044f \u0445\u043e\u0440\u043e\u0448\u0430\u044f "
+    "\u043f\u043e\u0433\u043e\u0434\u0430",
+    "\u0627\u0644\u0637\u0642\u0633 \u062c\u0645\u064a\u0644 \u0627\u0644\u064a\u0648\u0645",
+    "\u0906\u091c \u092e\u094c\u0938\u092e \u0905\u091a\u094d\u091b\u093e \u0939\u0948\u0964",
+    "\uc624\ub298 \ub0a0\uc528\uac00 \uc88b\ub2e4",
+    "\u03a3\u03ae\u03bc\u03b5\u03c1\u03b1 \u03ad\u03c7\u03b5\u03b9 \u03ae\u03bb\u03b9\u03bf",
+    "\u00c9\u00e0 \u00f4\u00fb",
+]
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+@pytest.mark.parametrize("kind", ["rouge1", "rouge2", "rougeL"])
+def test_rouge_of_any_script(sentence: str, kind: str) -> None:
+    assert score(kind, [said(sentence, sentence)], "rouge") == 1.0
+    assert score(kind, [said(unicodedata.normalize("NFD", sentence), sentence)], "rouge") == 1.0
+    assert score(kind, [said("something else", sentence)], "rouge") == 0.0
+    assert "|tok:any-script|" in rouge_signature([said("a", "b"), said("a", sentence)])
+
+
+def test_rouge_counts_words_between_spaces_and_characters_where_none_are_written() -> None:
+    russian = SENTENCES[3].split()
+    assert score("rouge1", [said(" ".join(russian[:2]), " ".join(russian))], "rouge") == pytest.approx(2 * 2 / 5)
+    chinese = "\u4eca\u5929\u7684\u5929\u6c14"
+    assert score("rouge1", [said(chinese[:2], chinese)], "rouge") == pytest.approx(2 * 2 / 7)
+    assert score("rougeL", [said(f"{chinese} runs", f"{chinese} running")], "rouge") == 1.0
+
+
+@pytest.mark.parametrize("kind", ["rouge1", "rouge2", "rougeL"])
+@pytest.mark.parametrize(
+    ("given", "reference"),
+    [
+        (
+            "The na\u00efve caf\u00e9 of Beyonc\u00e9 was r\u00e9opened \u2014 today\u2019s news",
+            "Beyonce\u2019s naive caf\u00e9, reopened today",
+        ),
+        ("Alpha (\u03b1) synuclein in \u5317\u4eac", "The \u03b1-synuclein protein, found in laboratories of many countries"),
+        ("The answer is \u5317\u4eac \u5317\u4eac", "The answer"),
+    ],
+)
+def test_rouge_of_latin_references_is_that_of_rouge_score(kind: str, given: str, reference: str) -> None:
+    expected = RougeScorer([kind], use_stemmer=True).score(reference, given)[kind].fmeasure
+    assert score(kind, [said(given, reference)], "rouge") == pytest.approx(expected)
+    assert "tok:" not in rouge_signature([said(given, reference)])
+
+
+@pytest.mark.parametrize(("tokenizer", "chosen"), [("zh", [0]), ("char", [1, 2]), ("13a", [3, 4, 5, 6])])
+def test_bleu_takes_the_tokenizer_of_the_references_script(tokenizer: str, chosen: list[int]) -> None:
+    references = [SENTENCES[place] for place in chosen]
+    given = [reference + reference[:4] for reference in references]
+    metric = BLEU(tokenize=tokenizer)
+    expected = metric.corpus_score(given, [references]).score / 100
+    rows = [said(*pair) for pair in zip(given, references, strict=True)]
+    assert 0 < score("bleu", rows) == pytest.approx(expected, abs=1e-12)
+    assert bleu_signature(rows) == metric.get_signature().format()
+    assert "|tok:13a+zh|" in bleu_signature([said("a", "b"), said("a", SENTENCES[0])])
+    one_off = [said(SENTENCES[0][:-3] + SENTENCES[0][-2:], SENTENCES[0])]
+    assert 0.3 < score("bleu", one_off) < 1
+
+
 def test_rouge_signature_names_version_and_rules() -> None:
-    assert rouge_signature().startswith("refs:best|stemmer:porter|measure:f|average:mean|version:rouge_score-0.")
+    assert rouge_signature([said("a", "b")]).startswith(
+        "refs:best|stemmer:porter|measure:f|average:mean|version:rouge_score-0."
+    )
 
 
 HYPOTHESES = [

@@ -15,6 +15,7 @@ from flanlab.data.scaffold.columns import describe_columns, look_sorted, spoken
 from flanlab.data.scaffold.inputs import Input, Inputs, guess_inputs
 from flanlab.data.scaffold.splits import guess_splits, usable_rows
 from flanlab.data.sources import label_names
+from flanlab.data.written_numbers import WrittenType, with_floats
 from flanlab.errors import FlanlabError, one_line
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.schema import Split
@@ -50,7 +51,7 @@ def scaffold_task(
     Raises:
         FlanlabError: no rows, no column that could be the answer, or none that could be an input.
     """
-    tables = {split: table for split, table in tables.items() if table.num_rows}
+    tables = {split: _with_plain_numbers(table) for split, table in tables.items() if table.num_rows}
     if not tables:
         raise FlanlabError("There are column names but no rows.", hint="Put the rows below the line with the column names.")
     whole = _together(tables)
@@ -86,6 +87,16 @@ def scaffold_task(
 
 def _is_of(part: str, split: str) -> bool:
     return part.partition("[")[0] == split
+
+
+def _with_plain_numbers(table: pa.Table) -> pa.Table:
+    """The table with every number as a float or a whole number, which can be counted and compared in bulk."""
+    for position, field in enumerate(table.schema):
+        if isinstance(field.type, WrittenType):
+            table = table.set_column(position, field.name, pa.array(with_floats(table.column(position).to_pylist())))
+        elif pa.types.is_decimal(field.type):
+            table = table.set_column(position, field.name, table.column(position).cast(pa.float64()))
+    return table
 
 
 def _together(tables: Mapping[str, pa.Table]) -> pa.Table:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from flanlab.evaluation.metrics.metric import Prediction
 
@@ -19,41 +20,85 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _REMOVED = str.maketrans("", "", string.punctuation)
 _SPACED = str.maketrans(dict.fromkeys(string.punctuation + "\u2018\u2019\u00b4`", " "))
 
+# Punctuation that says something else than its absence would: numbers keep their sign, point, and what stands between their
+# digits (1/2, 10:30, 3-1, but 3,000 is 3000); words keep + and # after them (C++, C#); and comparisons and sums stay (x < y).
+_KEPT = "|".join(
+    (
+        r"(?<![\w.])-(?=[.]?\d)|(?<![\w.])[.](?=\d)|(?<=\d)[./:^-](?=\d)|(?<=\d)\*\*?(?=\d)",
+        r"(?<=\d),(?!(?:\d{2,3},)*\d{3}(?!\d))(?=\d)",
+        r"(?<=[\w)])[<>=](?=[<>=]?\s?[\w(.-])|(?<=[\w)] )[<>=]|(?<=[\w)][<>=!])[<>=]|(?<=[\w)] [<>=!])[<>=]",
+        r"!(?==)|[<>](?==?\s?\d)|(?<=[<>])=(?=\s?\d)",
+        r"(?<=[\w+)])\+|(?<=\s)\+(?=\s)|(?<=[^\W\d_])#|(?<=[^\W_])\^(?=[\w(-])",
+        r"(?<=[\w)] )[*/](?= [\w(])|(?<=[\d)] )-(?= [\d(])",
+    )
+)
+DROPPED = f"(?!{_KEPT})[{re.escape(string.punctuation)}]"
+"""What a normal form leaves out, among ASCII: lm-evaluation-harness is given the same pattern."""
+ARTICLES = r"\b(?:(?:an|a|the)\s+)+(?=(?!(?:an|a|the)\b)(?:\w|[-.]+\d))"
+"""Articles are dropped before a word: the A of "vitamin A" or "a > b" is none."""
+_DROPPED = re.compile(DROPPED)
+_ARTICLES_BEFORE_WORDS = re.compile(ARTICLES, re.IGNORECASE)
+_HALF_WIDTH = {0xFF01 + place: 0x21 + place for place in range(94)} | {0x3000: " "}
+_LIKE_ASCII = {"\N{MINUS SIGN}": "-", "\N{FRACTION SLASH}": "/", "\N{DIVISION SLASH}": "/", "\N{EN DASH}": "-"}
+_INVISIBLE = dict.fromkeys(
+    map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+)
+_FRACTIONS = {code: " " + unicodedata.normalize("NFKD", chr(code)) for code in (*range(0xBC, 0xBF), *range(0x2150, 0x215F))}
+_FRACTIONS = {code: text.replace("\N{FRACTION SLASH}", "/") for code, text in _FRACTIONS.items()}
+_TO_ASCII = _HALF_WIDTH | _FRACTIONS | {ord(sign): plain for sign, plain in _LIKE_ASCII.items()} | _INVISIBLE
+
+
+def composed(text: str) -> str:
+    """The text in Unicode's form NFC: a letter with its accent as one character or as two is the same letter."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
 
 def normalize_answer(text: str) -> str:
-    """Lower case, without punctuation, articles and extra space, as in SQuAD; but a number keeps its sign and point.
+    """Lower case, without articles, extra space, and punctuation that says nothing.
 
-    SQuAD's rule drops every punctuation mark, which would make -32 equal to 32 and 1.5 to 15. Where it leaves nothing, as of
-    an option "A", articles stay, and if need be punctuation too.
+    As in SQuAD for plain words, but what SQuAD's rule would confuse stays apart: -32 and 32, 1.5 and 15, 1/2 and 12, C and C++,
+    `x < y` and `x > y`, vitamin A and vitamin. Punctuation is that of all scripts, full-width forms are the plain ones, and
+    accents may be written either way (NFC or NFD). Where it leaves nothing, as of an option "?", the text stays.
     """
-    protected = re.sub(r"(?<![\w.])-(?=[.]?\d)|(?<=\d)[.](?=\d)|(?<![\w.])[.](?=\d)", _protect, text)
-    plain = protected.lower()
-    return squad_form(protected) or " ".join(plain.translate(_REMOVED).split()) or " ".join(plain.split())
+    plain = composed(text)
+    if not plain.isascii():
+        plain = "".join(sign for sign in plain.translate(_TO_ASCII) if sign.isascii() or unicodedata.category(sign)[0] != "P")
+    kept = " ".join(_ARTICLES_BEFORE_WORDS.sub("", _DROPPED.sub("", plain)).lower().split())
+    return kept or as_written(text)
 
 
-def _protect(match: re.Match[str]) -> str:
-    return {"-": "\N{MINUS SIGN}", ".": "\N{MIDDLE DOT}"}[match.group()]
+def as_written(text: str) -> str:
+    """The text but for case and extra space."""
+    return " ".join(composed(text).lower().split())
 
 
 def squad_form(text: str) -> str:
     """Lower case, without ASCII punctuation, articles and extra space: the rule of the SQuAD, CoQA and QuAC programs."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_REMOVED)).split())
+    return " ".join(_ARTICLES.sub(" ", composed(text).lower().translate(_REMOVED)).split())
 
 
 def trivia_qa_form(text: str) -> str:
     """As in SQuAD, but punctuation parts words instead of joining them, and curly and slanted quotes are punctuation."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_SPACED)).split())
+    return " ".join(_ARTICLES.sub(" ", composed(text).lower().translate(_SPACED)).split())
 
 
 def exact_match(prediction: Prediction, form: NormalForm = normalize_answer) -> float:
-    """1 where the generated answer has the normal form of a reference."""
+    """1 where the generated answer has the normal form of a reference; options that differ never count as the same."""
+    if prediction["options"]:
+        form = _form_for(prediction["options"], form)
     return float(form(prediction["generated"]) in _reference_forms(prediction, form))
 
 
 def valid_answer(prediction: Prediction) -> float:
     """1 where the generated answer is one of the options, right or wrong: the model did what it was asked."""
-    given = normalize_answer(prediction["generated"])
-    return float(any(given == normalize_answer(option) for option in prediction["options"]))
+    form = _form_for(prediction["options"], normalize_answer)
+    return float(form(prediction["generated"]) in map(form, prediction["options"]))
+
+
+def _form_for(options: Sequence[str], form: NormalForm) -> NormalForm:
+    """The normal form, or a stricter one where it would make two of the options one."""
+    stricter: tuple[NormalForm, ...] = (form, as_written, composed)
+    return next((one for one in stricter if len(set(map(one, options))) == len(options)), str)
 
 
 def squad_f1(prediction: Prediction) -> float:

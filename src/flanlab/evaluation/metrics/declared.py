@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from flanlab.evaluation.metrics.answers import (
     NormalForm,
+    composed,
     exact_match,
     normalize_answer,
     squad_f1,
@@ -31,10 +32,10 @@ _FORMS: dict[str, tuple[NormalForm, str]] = {
     "f1": (squad_form, "in SQuAD's normal form (no case, punctuation, articles)"),
     "trivia_qa_f1": (trivia_qa_form, "in TriviaQA's normal form (no case, articles; punctuation parts words)"),
     "drop_f1": (drop_form, "in DROP's normal form (numbers by value, spans in any order)"),
-    "edit_similarity": (str, "character by character"),
+    "edit_similarity": (composed, "character by character"),
 }
 """A declared metric, and what is the same answer for exact match beside it."""
-_KEEPING_NUMBERS = (normalize_answer, "but for case, punctuation and articles; numbers keep sign and point")
+_KEEPING_MEANING = (normalize_answer, "but for case, punctuation and articles; numbers and formulas keep their signs")
 _TEXT_SCORES: dict[str, tuple[Callable[[Prediction], float], str, str]] = {
     "f1": (squad_f1, "token F1", "Mean F1 of words shared with the best reference, as in SQuAD."),
     "trivia_qa_f1": (trivia_qa_f1, "TriviaQA F1", "Mean F1 of words shared with the best reference, as in TriviaQA."),
@@ -108,14 +109,14 @@ def signatures(names: Sequence[str], predictions: Sequence[Prediction]) -> dict[
     if "bleu" in names:
         signatures["bleu"] = bleu_signature(predictions)
     if "rouge" in names:
-        signatures["rouge"] = rouge_signature()
+        signatures["rouge"] = rouge_signature(predictions)
     return signatures
 
 
 def _form(names: Sequence[str], has_options: bool) -> tuple[NormalForm, str]:
     if has_options:
-        return _KEEPING_NUMBERS
-    return next((_FORMS[name] for name in names if name in _FORMS), _KEEPING_NUMBERS)
+        return _KEEPING_MEANING
+    return next((_FORMS[name] for name in names if name in _FORMS), _KEEPING_MEANING)
 
 
 def _text_score(name: str, as_text: Callable[[Prediction], Prediction]) -> Metric:

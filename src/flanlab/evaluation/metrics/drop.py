@@ -13,6 +13,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from flanlab.evaluation.metrics.answers import composed
 from flanlab.evaluation.metrics.metric import Prediction
 
 SPAN_SEPARATOR = "; "
@@ -57,7 +58,7 @@ def _bags(text: str) -> list[frozenset[str]]:
 def _normalize(span: str) -> str:
     """As in SQuAD, but word by word, parted at spaces and hyphens, and a number is the number it reads as: 3.50 is 3.5."""
     words = []
-    for word in re.split("[ -]", span.lower()):
+    for word in re.split("[ -]", composed(span).lower()):
         if not _is_number(word):
             word = word.translate(_REMOVED)
         words.append(str(float(word)) if _is_number(word) else _ARTICLES.sub(" ", word))

@@ -1,0 +1,339 @@
+"""The public API's functions: what the command line, the notebooks and the browser app call."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from flanlab.data.encoding import PromptStyle
+from flanlab.data.reader import RowReader
+from flanlab.errors import FlanlabError
+from flanlab.evaluation.planning import EvaluationSettings
+from flanlab.experiments.evaluate_model import evaluate_model
+from flanlab.experiments.recipe import Recipe, read_recipe
+from flanlab.experiments.run import run_recipe, train_recipe
+from flanlab.models.answering import Model
+from flanlab.models.completions import Endpoint
+from flanlab.models.loading import LoadedModel
+from flanlab.models.loading import load_model as load_named_model
+from flanlab.models.scoring import Question
+from flanlab.processes import is_first
+from flanlab.progress import say
+from flanlab.report.html import write_report
+from flanlab.report.run import Run
+from flanlab.results.table import Table
+from flanlab.tasks.loading import find_tasks
+from flanlab.tasks.schema import Task
+
+Names = str | Path | Task | Sequence[str | Path | Task]
+"""Tasks by name, cluster, YAML file or folder, or as objects; one or several."""
+
+
+def load_model(model: Any, tokenizer: Any = None, *, device: str | None = None) -> LoadedModel:
+    """Load a model by name, or take one that is in memory.
+
+    Args:
+        model: a Hub id, a folder (weights as safetensors, or an adapter), a GGUF file, a built-in name such as
+            `smollm2-135m-instruct`; or a transformers model.
+        tokenizer: of a transformers model; left out for a name.
+        device: `cpu`, `cuda` or `cuda:1`; a GPU, where there is one, by default. A model in memory stays where it is.
+
+    Returns:
+        The model with its tokenizer, ready for `score`, `evaluate` and `run`.
+
+    Raises:
+        FlanlabError: no such model, no safetensors weights, or an architecture that cannot be scored.
+
+    >>> import flanlab as fl
+    >>> model = fl.load_model(hf_model, hf_tokenizer)
+    >>> model.parameters
+    26400
+    """
+    if isinstance(model, str | Path):
+        return load_named_model(str(model), device=device, say=say)
+    from flanlab.models.loading import wrap_model
+
+    return wrap_model(model, tokenizer)
+
+
+def score(model: Model, prompt: str, options: Sequence[str], *, style: PromptStyle = "instruction") -> Table:
+    """Rank answers to one prompt by their log-probability (rank classification; Wei et al. 2022, section 2.4).
+
+    Args:
+        model: as `load_model` gives it.
+        prompt: what the model reads. An OPTIONS block, if it should see one, is part of it.
+        options: possible answers, at least one.
+        style: `instruction` (the answer follows after a line break), `chat` (through the model's chat template) or `baseline`
+            (the answer continues the text).
+
+    Returns:
+        A row for each option, the likeliest first: `option`, `log_probability` (natural log, with the end token),
+        `log_probability_without_end`, `probability` (its share among these options) and `tokens` (the end token counted).
+
+    Raises:
+        FlanlabError: no options, a prompt style that the model lacks, or a server that gives no log-probabilities.
+
+    >>> import flanlab as fl
+    >>> table = fl.score(example_model, "Is the sky blue?", ["yes", "no"])
+    >>> table.columns
+    ['option', 'log_probability', 'log_probability_without_end', 'probability', 'tokens']
+    >>> round(sum(table.column("probability")), 6)
+    1.0
+    """
+    import math
+
+    if not options or isinstance(options, str):
+        raise FlanlabError("There are no options to score.", hint='Give a list of answers, such as ["yes", "no"].')
+    encoded = model.encoder.encode(prompt, list(options), style)
+    ((_, reply),) = model.answer([Question(encoded.prompt, encoded.answers)], 4096)
+    if not reply.scores:
+        raise FlanlabError(
+            f"{model.name} gives no log-probabilities.", hint="Use `evaluate`, which compares generated answers."
+        )
+    highest = max(reply.scores)
+    total = sum(math.exp(one - highest) for one in reply.scores)
+    rows = [
+        {
+            "option": option,
+            "log_probability": with_end,
+            "log_probability_without_end": without,
+            "probability": math.exp(with_end - highest) / total,
+            "tokens": tokens,
+        }
+        for option, with_end, without, tokens in zip(
+            options, reply.scores, reply.scores_without_end, reply.option_tokens, strict=True
+        )
+    ]
+    return Table.from_rows(sorted(rows, key=lambda row: -row["log_probability"]))
+
+
+def evaluate(
+    model: str | Path | Model,
+    tasks: Names,
+    *,
+    out: str | Path | None = None,
+    styles: Sequence[PromptStyle] = ("instruction",),
+    seed: int = 0,
+    mirror: str | Path | None = None,
+    collections: Sequence[str | Path] | None = None,
+    allow_seen: bool = False,
+    endpoint: Endpoint | None = None,
+    settings: EvaluationSettings | None = None,
+    **changes: Any,
+) -> Run | None:
+    """Score a model on tasks: every chosen row through the forward templates, with intervals over rows and templates.
+
+    Args:
+        model: a name as for `load_model`, or a model that it has given.
+        tasks: names of tasks (`rte`), subtasks (`anli.r1`) and clusters (`sentiment`), YAML files, folders, or tasks.
+        out: folder for predictions, results and report; what it holds already is kept and not computed again. A temporary
+            folder, where not given.
+        styles: prompt styles to ask in; each is a variant of the results.
+        seed: decides which rows, and the order of templates and options.
+        mirror: folder that mirrors Hub data sets; else FLANLAB_MIRROR, else the Hub.
+        collections: where names are looked up: `library`, `extra`, `sampler`, or folders; all three, where not given.
+        allow_seen: score tasks that the model was trained on too, and mark them as seen.
+        endpoint: of a server that knows `model` by its name.
+        settings: what is asked, and how much; `EvaluationSettings` describes the fields.
+        **changes: single fields of `EvaluationSettings`, such as `rows=100`, `shots=[0, 4]` (two variants) or `options="none"`.
+
+    Returns:
+        The evaluation, with `scores`, `predictions` and `write_report`. Where torchrun started several processes, they share
+        the work, and all but the first get None.
+
+    Raises:
+        FlanlabError: unknown names or settings, rows or model out of reach, or a task that the model was trained on.
+
+    >>> import flanlab as fl
+    >>> run = fl.evaluate(example_model, ["visitor_comments"], rows=8, templates_per_row=1, out=folder)
+    >>> sorted(set(run.scores.column("task")) - {None})
+    ['visitor_comments']
+    """
+    chosen = find_tasks(tasks, collections)
+    settings = changed_settings(settings or EvaluationSettings(), changes)
+    folder = Path(tempfile.mkdtemp(prefix="flanlab-") if out is None else out)
+    found = evaluate_model(
+        str(model) if isinstance(model, Path) else model,
+        chosen,
+        settings,
+        folder,
+        styles=styles,
+        seed=seed,
+        rows=RowReader(None if mirror is None else Path(mirror)),
+        allow_seen=allow_seen,
+        endpoint=endpoint,
+    )
+    return None if found is None else _reported(folder)
+
+
+def run(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    out: str | Path | None = None,
+    *,
+    model: str | Path | LoadedModel | None = None,
+    mirror: str | Path | None = None,
+) -> Run | None:
+    """Carry out a recipe: score the untuned model, tune it, score it again, and write the report.
+
+    Args:
+        recipe: a recipe file, `quickstart` for the packaged one, its content as a dict, or a Recipe.
+        out: folder of the run; where it holds part of this run already, the run is resumed. `runs/<name>` by default.
+        model: another model than the recipe's: a name, or a model in memory, which is copied before it is trained.
+        mirror: folder that mirrors Hub data sets; else FLANLAB_MIRROR, else the Hub.
+
+    Returns:
+        The run, with `scores`, `differences`, `predictions`, `compare` and `write_report`. Where torchrun started several
+        processes, they share the work, and all but the first get None.
+
+    Raises:
+        FlanlabError: the recipe is faulty or cannot be carried out, or the folder holds a run of another recipe.
+
+    >>> import flanlab as fl
+    >>> done = fl.run(example_recipe, folder, model=example_model)
+    >>> sorted(done.results.variants)
+    ['tuned', 'untuned_baseline', 'untuned_chat', 'untuned_instruction']
+    """
+    content, loaded = _recipe_and_model(recipe, model)
+    name = Path(recipe).stem if isinstance(recipe, str | Path) else content.name
+    folder = Path("runs") / name if out is None else Path(out)
+    run_recipe(content, folder, RowReader(None if mirror is None else Path(mirror)), loaded)
+    return _reported(folder) if is_first() else None
+
+
+def train(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    out: str | Path | None = None,
+    *,
+    model: str | Path | LoadedModel | None = None,
+    mirror: str | Path | None = None,
+) -> LoadedModel:
+    """Only the tuning of a recipe; the model is left in `out/model`.
+
+    Args:
+        recipe: as for `run`.
+        out: as for `run`.
+        model: as for `run`.
+        mirror: as for `run`.
+
+    Returns:
+        The tuned model.
+
+    Raises:
+        FlanlabError: as `run`.
+
+    >>> import flanlab as fl
+    >>> tuned = fl.train(example_recipe, folder, model=example_model)
+    >>> sorted(tuned.stamp["hold_out"]["clusters"])
+    ['sentiment']
+    """
+    content, loaded = _recipe_and_model(recipe, model)
+    folder = Path("runs") / content.name if out is None else Path(out)
+    return train_recipe(content, folder, RowReader(None if mirror is None else Path(mirror)), loaded)
+
+
+def mix(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    out: str | Path | None = None,
+    *,
+    examples: int | None = None,
+    mirror: str | Path | None = None,
+) -> dict[str, Any]:
+    """Describe what a recipe trains on, task by task, and write the examples for other trainers on request.
+
+    Args:
+        recipe: as for `run`.
+        out: a .parquet or .jsonl file for the examples; none is written, where not given.
+        examples: how many of the stream; all that the recipe trains on, where not given.
+        mirror: folder that mirrors Hub data sets; else FLANLAB_MIRROR, else the Hub.
+
+    Returns:
+        By task and by cluster: rows, share, epochs, examples, tokens, target tokens, and what did not fit.
+
+    Raises:
+        FlanlabError: a faulty recipe, rows out of reach, or a kind of file that cannot be written.
+
+    >>> import flanlab as fl
+    >>> card = fl.mix(example_recipe, folder / "mixture.parquet", examples=20)
+    >>> card["planned_examples"], len(card["tasks"]) > 10
+    (20, True)
+    """
+    from flanlab.data.mixture_card import describe_mixture, export_mixture
+    from flanlab.experiments.recipe import make_plan
+    from flanlab.experiments.run import make_mixture
+    from flanlab.models.loading import load_encoder
+    from flanlab.progress import meter
+    from flanlab.training.trainer import examples_per_step
+
+    target = None if out is None else Path(out)
+    if target is not None and target.suffix not in (".parquet", ".jsonl"):
+        raise FlanlabError(f"{target}: cannot write files of this kind.", hint="Name a .parquet or a .jsonl file.")
+    plan = make_plan(as_recipe(recipe), RowReader(None if mirror is None else Path(mirror)))
+    encoder = load_encoder(plan.recipe.model, say=say)
+    mixture = make_mixture(plan)
+    planned = examples or examples_per_step(mixture, encoder, plan.recipe.training) * plan.recipe.training.steps
+    with meter("Measuring the mixture", min(planned, mixture.cycle_length)) as bar:
+        card: dict[str, Any] = describe_mixture(mixture, encoder, planned, bar)
+    card["left_out"] = dict(plan.split.left_out)
+    if target is not None:
+        with meter(f"Writing {target}", planned) as bar:
+            export_mixture(mixture, encoder, planned, target, bar)
+    return card
+
+
+def as_recipe(recipe: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
+    """A recipe from whatever describes it.
+
+    Raises:
+        FlanlabError: names what is wrong.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, str | Path):
+        return read_recipe(Path(recipe))
+    try:
+        return Recipe.model_validate(recipe)
+    except ValidationError as error:
+        faults = "; ".join(f"`{'.'.join(map(str, one['loc']))}`: {one['msg']}" for one in error.errors())
+        raise FlanlabError(f"This is no recipe: {faults}.", hint="See the recipes in `recipes/` for the fields.") from error
+
+
+def changed_settings(settings: EvaluationSettings, changes: Mapping[str, Any]) -> EvaluationSettings:
+    """Evaluation settings with other values; None leaves a field as it is.
+
+    Raises:
+        FlanlabError: no such field, or a value that it cannot have.
+    """
+    given = {name: value for name, value in changes.items() if value is not None}
+    try:
+        return EvaluationSettings(**(settings.model_dump() | given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise FlanlabError(
+            f"Evaluation settings: {f'`{place}`: ' if place else ''}{first['msg']}.",
+            hint=f"The fields are: {', '.join(EvaluationSettings.model_fields)}.",
+        ) from error
+
+
+def _recipe_and_model(
+    recipe: str | Path | Mapping[str, Any] | Recipe, model: str | Path | LoadedModel | None
+) -> tuple[Recipe, LoadedModel | None]:
+    """The recipe with its model's name, and a copy of the model in memory, if that is what was given."""
+    content = as_recipe(recipe)
+    if model is None:
+        return content, None
+    if isinstance(model, str | Path):
+        return content.model_copy(update={"model": str(model)}), None
+    # A copy, since training changes weights in place: what is known of the caller's model must stay true.
+    return content.model_copy(update={"model": model.name}), replace(model, model=copy.deepcopy(model.model))
+
+
+def _reported(folder: Path) -> Run:
+    write_report(folder)
+    return Run(folder)

@@ -1,0 +1,62 @@
+"""Where rows come from: one object that knows, and reads each task's rows once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flanlab.data.rendering import BASELINE, Example, option_count, prepare_row, render
+from flanlab.data.sources import Rows, load_rows
+from flanlab.errors import FlanlabError
+from flanlab.tasks.schema import Split, Task
+
+_SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+
+
+@dataclass(frozen=True)
+class RowReader:
+    """Reads rows from a mirror of the Hub, or from the Hub itself where there is no mirror; local files as their task says.
+
+    What was read is kept, so that the split of a task that trains, gives exemplars and is evaluated is read once.
+    """
+
+    mirror: Path | None = None
+    """None: FLANLAB_MIRROR, where it is set, else the Hub."""
+    _read: dict[tuple[str, str, str, Split], Rows] = field(default_factory=dict, repr=False, compare=False)
+
+    def read(self, task: Task, split: Split) -> Rows:
+        """All rows of a split.
+
+        Raises:
+            MissingDataError: they cannot be reached.
+        """
+        key = (task.name, task.hash, str(task.path), split)
+        if key not in self._read:
+            self._read[key] = load_rows(task, split, self.mirror)
+        return self._read[key]
+
+
+def example_of(
+    task: Task,
+    row: int,
+    template: int,
+    *,
+    split: Split | None = None,
+    options: str = "fixed",
+    mirror: str | Path | None = None,
+) -> Example:
+    """One row through one template; see `Task.render`."""
+    chosen = next(name for name in _SPLITS if task.has_split(name)) if split is None else split
+    rows = load_rows(task, chosen, None if mirror is None else Path(mirror))
+    if not 0 <= row < len(rows):
+        raise FlanlabError(
+            f"{task.name}: the {chosen} split has rows 0 to {len(rows) - 1}, not {row}.", hint="Ask for one of those."
+        )
+    if not (BASELINE <= template <= len(task.templates)):
+        raise FlanlabError(
+            f"{task.name} has templates 1 to {len(task.templates)}, not {template}.",
+            hint="Ask for one of those, or 0 for the baseline prompt.",
+        )
+    prepared = prepare_row(task, rows[row], row)
+    count = option_count(task, prepared)
+    return render(task, template, prepared, range(count) if count and options == "fixed" else None)

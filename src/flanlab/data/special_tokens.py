@@ -1,0 +1,115 @@
+"""Special tokens that are meant as such, and the same characters in the text of a row, which are text.
+
+Tokenizers turn `<|im_end|>` or `</s>` into a control token wherever it stands. In a row (a page of HTML, a chat log) it is
+text: as a control token it would end an answer in its middle, and decoding would drop it. So a special token that is meant,
+as in a chat template, is written under another name, which no text holds; every other one is read as text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from flanlab.errors import FlanlabError
+
+# Unicode keeps these characters for a program's own use: they are never part of a text.
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+_NO_TEXT = re.compile(f"[{_OPEN}{_CLOSE}]")
+_NAME = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
+_HIDDEN = re.compile(f"{_CLOSE}([0-9]+){_OPEN}")
+
+
+def as_text(text: str) -> str:
+    """The text without the two characters that names of special tokens are made of."""
+    return _NO_TEXT.sub("\ufffd", text)
+
+
+class SpecialTokens:
+    """The special tokens of a tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder
+        self._texts = {number: str(token) for number, token in added.items() if token.special and str(token)}
+        self._ids = {text: number for number, text in self._texts.items()}
+        longest_first = sorted(self._ids, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+    @property
+    def ids(self) -> frozenset[int]:
+        """Their token ids."""
+        return frozenset(self._texts)
+
+    def stand_in(self, text: str) -> bool:
+        """Whether a text holds the characters of a special token."""
+        return self._pattern.search(text) is not None
+
+    def named(self, text: str) -> str:
+        """The text with every special token under its name: it is meant as such."""
+        return self._pattern.sub(lambda found: f"{_OPEN}{self._ids[found[0]]}{_CLOSE}", text)
+
+    def unnamed(self, text: str) -> str:
+        """The text with the characters of special tokens in place of their names, as tokenizers want it."""
+        return _NAME.sub(lambda found: self._texts[int(found[1])], text) if _OPEN in text else text
+
+    def hidden(self, text: str) -> str:
+        """A row's text in which nothing is taken for a special token, until it is `shown`."""
+        return self._pattern.sub(lambda found: f"{_CLOSE}{self._ids[found[0]]}{_OPEN}", as_text(text))
+
+    def shown(self, text: str) -> str:
+        """What was `hidden` in a text."""
+        return _HIDDEN.sub(lambda found: self._texts[int(found[1])], text)
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts, in which only the names of special tokens become such.
+
+        Raises:
+            FlanlabError: the tokenizer takes the characters of a special token for the token, whatever it is told.
+        """
+        if self._tokenizer.is_fast:
+            encoded = self._renamed.encode_batch_fast(list(texts), add_special_tokens=False)
+            return [encoding.ids for encoding in encoded]
+        return [self._slow_tokens(text) for text in texts]
+
+    @cached_property
+    def _renamed(self) -> Tokenizer:
+        """The same tokenizer, which knows special tokens by their names. Made where it is needed, since it takes seconds."""
+        backend: Any = self._tokenizer.backend_tokenizer
+        content: dict[str, Any] = json.loads(backend.to_str())
+        names = {text: self.named(text) for text in self._ids}
+        for token in content["added_tokens"]:
+            token["content"] = names.get(token["content"], token["content"])
+        # In the vocabulary, too: Unigram would find the token there by its characters.
+        model = content["model"]
+        if isinstance(model["vocab"], dict):
+            model["vocab"] = {names.get(token, token): number for token, number in model["vocab"].items()}
+        else:
+            model["vocab"] = [[names.get(token, token), score] for token, score in model["vocab"]]
+        if model.get("unk_token") in names:
+            model["unk_token"] = names[model["unk_token"]]
+        # It would only add special tokens, and knows them by their characters.
+        content["post_processor"] = content["truncation"] = content["padding"] = None
+        return Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
+
+    def _slow_tokens(self, text: str) -> list[int]:
+        ids: list[int] = []
+        # Every second piece is the number of a special token.
+        for place, piece in enumerate(_NAME.split(text)):
+            if place % 2:
+                ids.append(int(piece))
+                continue
+            found = list(self._tokenizer(piece, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+            for special in self._pattern.findall(piece):
+                if self._ids[special] in found:
+                    raise FlanlabError(
+                        f"The text {piece[:60]!r} holds {special}, which the model's tokenizer only reads as a control token.",
+                        hint="Replace it in the rows, or use a model that has a tokenizer.json.",
+                    )
+            ids.extend(found)
+        return ids

@@ -1,0 +1,185 @@
+"""Numbers of text files that keep the text they were written with: 1.10 counts as a number and is printed as 1.10.
+
+Arrow has one type for a column. A column of 3 and 2.5 would become 3.0 and 2.5, an answer "7" the text "7.0", and a number of
+more digits than a float has would lose some. Such columns are kept as text under an extension type, and read cell by cell.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pyarrow as pa
+
+_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(\.[0-9]*)?|(\.[0-9]+))([eE][+-]?[0-9]+)?")
+_MOST_CHARACTERS = 400
+"""Longer texts of digits are texts: Python refuses to read very long ones as numbers."""
+_WIDEST = 2**63
+
+
+class _Written:
+    """A number that prints as it was written."""
+
+    text: str
+
+    def __new__(cls, text: str) -> _Written:
+        number = super().__new__(cls, text)  # type: ignore[call-arg]
+        number.text = text
+        return number
+
+    def __getnewargs__(self) -> tuple[str]:
+        return (self.text,)
+
+    def __str__(self) -> str:
+        return self.text
+
+    __repr__ = __str__
+
+
+class WrittenInt(_Written, int):  # type: ignore[misc]
+    """A whole number such as +47 or one of more than 64 bits."""
+
+
+class WrittenFloat(_Written, float):  # type: ignore[misc]
+    """A number such as 1.10 or 1e5."""
+
+
+def read_number(text: str) -> int | float | None:
+    """The number that a text is, or None. Leading zeros make a code (02108), which is a text; so does a prefix such as 0x.
+
+    The number is a plain int or float where that prints as the same text.
+    """
+    text = text.strip()
+    found = _NUMBER.fullmatch(text)
+    if found is None or len(text) > _MOST_CHARACTERS:
+        return None
+    plain: int | float
+    if any(found.groups()):
+        plain = float(text)
+        return plain if repr(plain) == text else WrittenFloat(text)
+    plain = int(text)
+    return plain if str(plain) == text and -_WIDEST <= plain < _WIDEST else WrittenInt(text)
+
+
+class WrittenType(pa.ExtensionType):  # type: ignore[misc]
+    """Cells that are numbers as text, or JSON with such numbers in it."""
+
+    def __init__(self) -> None:
+        super().__init__(pa.string(), "flanlab.written")
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return b""
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> WrittenType:
+        return cls()
+
+    def __arrow_ext_scalar_class__(self) -> type[pa.ExtensionScalar]:
+        return _Cell
+
+
+class _Cell(pa.ExtensionScalar):  # type: ignore[misc]
+    def as_py(self, **options: Any) -> Any:
+        text = self.value.as_py() if self.value is not None else None
+        if text is None:
+            return None
+        number = read_number(text)
+        return _DECODER.decode(text) if number is None else number
+
+
+pa.register_extension_type(WrittenType())
+
+
+class KeyTwiceError(ValueError):
+    """A key stands twice in one JSON object: which of the values counts?"""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise KeyTwiceError(f"the key {next(name for name in names if names.count(name) > 1)!r} occurs twice")
+    return found
+
+
+def _json_number(make: Callable[[str], int | float]) -> Callable[[str], int | float]:
+    def read(text: str) -> int | float:
+        number = read_number(text)
+        return make(text) if number is None else number
+
+    return read
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_json_number(int), parse_float=_json_number(float))
+
+
+def read_json(text: str) -> Any:
+    """A JSON value whose numbers print as they were written.
+
+    Raises:
+        ValueError: it is not valid JSON, or (KeyTwiceError) a key occurs twice in an object.
+        RecursionError: it is too deeply nested.
+    """
+    return _DECODER.decode(text)
+
+
+def read_json_at(text: str, position: int) -> tuple[Any, int]:
+    """As `read_json`, of the value that begins at a position; with the position where it ends."""
+    return _DECODER.raw_decode(text, position)
+
+
+def number_column(texts: Iterable[str | None]) -> pa.Array | None:
+    """A column of numbers, or None where a text is no number."""
+    numbers: list[int | float | None] = []
+    for text in texts:
+        number = None if text is None else read_number(text)
+        if number is None and text is not None:
+            return None
+        numbers.append(number)
+    if all(number is None for number in numbers):
+        return None
+    return written_column(numbers) if change_as_arrow(numbers) else pa.array(numbers)
+
+
+def change_as_arrow(values: Iterable[Any]) -> bool:
+    """Whether a number in a column of such values would change its text in Arrow: by its own form, or beside another kind."""
+    kinds: dict[tuple[str, ...], set[type]] = {}
+    for value in values:
+        for place, kind in _number_kinds(value, ()):
+            kinds.setdefault(place, set()).add(kind)
+    return any(len(found) > 1 or issubclass(next(iter(found)), _Written) for found in kinds.values())
+
+
+def _number_kinds(value: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], type]]:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        yield place, type(value)
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            yield from _number_kinds(part, (*place, name))
+    elif isinstance(value, list):
+        for part in value:
+            yield from _number_kinds(part, (*place, "[]"))
+
+
+def written_column(values: Iterable[Any]) -> pa.Array:
+    """Values with numbers in them as a column that keeps each number's text."""
+    return pa.array([None if value is None else _as_json(value) for value in values], pa.string()).cast(WrittenType())
+
+
+def _as_json(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{json.dumps(name)}:{_as_json(part)}" for name, part in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_as_json, value)) + "]"
+    return value.text if isinstance(value, _Written) else json.dumps(value)
+
+
+def with_floats(value: Any) -> Any:
+    """A value whose numbers are all plain floats, which any column can hold."""
+    if isinstance(value, dict):
+        return {name: with_floats(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [with_floats(part) for part in value]
+    return float(str(value)) if isinstance(value, int | float) and not isinstance(value, bool) else value

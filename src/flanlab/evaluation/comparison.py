@@ -1,0 +1,240 @@
+"""Two models compared on the questions that both were asked: predictions of two folders, paired by row and template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flanlab.data.rendering import BASELINE
+from flanlab.errors import FlanlabError
+from flanlab.evaluation.evaluate import PREDICTIONS
+from flanlab.evaluation.metrics.declared import metrics_for
+from flanlab.evaluation.metrics.metric import Prediction
+from flanlab.evaluation.planning import EvaluationSettings
+from flanlab.evaluation.scores import ScoredTask, build_results, score_predictions
+from flanlab.results.files import read_results
+from flanlab.results.predictions import read_predictions
+from flanlab.results.schema import Difference, MetricFacts, Results, TaskFacts, Variant
+from flanlab.results.statistics import holm
+from flanlab.settings import QUESTIONS, fields_affecting
+
+SIDES = ("a", "b")
+TUNED = "tuned"
+"""Name of the variant of a run's tuned model."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two: a variant of a run or an evaluation."""
+
+    folder: Path
+    name: str
+    """Of the variant."""
+    results: Results
+
+    @property
+    def variant(self) -> Variant:
+        """What is known of it."""
+        return self.results.variants[self.name]
+
+    def seen(self, task: str) -> str | None:
+        """Why its score on a task is not zero-shot."""
+        return self.results.seen(self.name, task)
+
+    def predictions(self, task: str) -> list[Prediction]:
+        """Its predictions of a task.
+
+        Raises:
+            FlanlabError: they are missing or damaged.
+        """
+        found: list[Prediction] = read_predictions(self.folder / PREDICTIONS / self.name / task).to_pylist()
+        return found
+
+
+def open_side(text: str) -> Side:
+    """Read what is to be compared: `folder`, or `folder:variant`. Without one, the tuned variant of a run, else the first.
+
+    Raises:
+        FlanlabError: results.json is missing, damaged or of another format, or there is no such variant.
+    """
+    folder, variant = folder_and_variant(text)
+    sides = open_sides(folder)
+    return one_side(sides, variant or (TUNED if TUNED in sides else next(iter(sides))))
+
+
+def folder_and_variant(text: str) -> tuple[Path, str]:
+    """`folder` or `folder:variant` taken apart; the variant is empty where none is named."""
+    folder, variant = Path(text), ""
+    if not folder.exists() and ":" in text:
+        start, _, variant = text.rpartition(":")
+        folder = Path(start)
+    return folder, variant
+
+
+def open_sides(folder: Path) -> dict[str, Side]:
+    """All variants of a folder, by name.
+
+    Raises:
+        FlanlabError: results.json is missing, damaged or of another format.
+    """
+    results = read_results(folder)
+    return {variant: Side(folder, variant, results) for variant in results.variants}
+
+
+def one_side(sides: Mapping[str, Side], variant: str) -> Side:
+    """The side of that name, of a folder's.
+
+    Raises:
+        FlanlabError: there is no such variant.
+    """
+    if variant not in sides:
+        folder = next(iter(sides.values())).folder
+        raise FlanlabError(
+            f"{folder}: there is no variant {variant}.", hint=f"Name one of these after a colon: {', '.join(sides)}."
+        )
+    return sides[variant]
+
+
+def compare_sides(first: Side, second: Side) -> Results:
+    """Second minus first, for each task and metric that both have, over the rows and templates that both were asked.
+
+    Returns:
+        Results with the variants `a` and `b`. Their differences are b minus a; those of each task's main metric are the family
+        that Holm's correction is over. `only` names the tasks that just one has.
+
+    Raises:
+        FlanlabError: rows, tasks, seeds or settings differ so that the two cannot be paired, or nothing is common.
+    """
+    _check_agreement(first, second)
+    sides = dict(zip(SIDES, (first, second), strict=True))
+    variants = {
+        name: side.variant.model_copy(update={"folder": str(side.folder), "variant": side.name, "run": side.results.name})
+        for name, side in sides.items()
+    }
+    common = [name for name in first.results.tasks if name in second.results.tasks]
+    results = build_results(
+        [score_pair(name, first, second) for name in common],
+        variants,
+        before=["a"],
+        after="b",
+        seen_by={side: {task for task in common if one.seen(task)} for side, one in sides.items()},
+        name=f"{first.results.name} and {second.results.name}",
+        only={
+            "a": [name for name in first.results.tasks if name not in common],
+            "b": [name for name in second.results.tasks if name not in common],
+        },
+    )
+    return _corrected(results)
+
+
+def score_pair(name: str, first: Side, second: Side) -> ScoredTask:
+    """One task of both sides, scored on the questions that both were asked."""
+    facts = first.results.tasks[name]
+    kept, unpaired = paired(name, first.predictions(name), second.predictions(name))
+    end_token = bool(first.variant.settings.get("end_token", True))
+    known = {metric.name for metric in metrics_for(facts.declared_metrics, kept["b"], end_token=end_token)}
+    metrics = [m for m in metrics_for(facts.declared_metrics, kept["a"], end_token=end_token) if m.name in known]
+    if not metrics:
+        raise FlanlabError(
+            f"{name}: no metric can be computed from both.", hint="Evaluate one of them again with other settings."
+        )
+    scores, grids, estimates = score_predictions(name, facts.clusters[0], metrics, kept)
+    both = [prediction for side in kept.values() for prediction in side]
+    found = TaskFacts(
+        clusters=facts.clusters,
+        description=facts.description,
+        rows=len({prediction["row"] for prediction in both}),
+        templates=sorted({prediction["template"] for prediction in both}),
+        main_metric=metrics[0].name,
+        declared_metrics=facts.declared_metrics,
+        metrics={metric.name: MetricFacts(title=metric.title, definition=metric.definition) for metric in metrics},
+        chance=facts.chance,
+        majority=facts.majority,
+        source=facts.source,
+        hashes=facts.hashes,
+        unpaired=unpaired,
+        seen=first.seen(name) or second.seen(name),
+    )
+    return ScoredTask(name, found, scores, grids, estimates)
+
+
+def paired(
+    name: str, first: Sequence[Prediction], second: Sequence[Prediction]
+) -> tuple[dict[str, list[Prediction]], dict[str, int]]:
+    """The predictions of each side whose question the other was asked too, and how many it has besides.
+
+    A baseline is a single prompt beside the templates' many, so one that is paired with templates is paired by row alone.
+
+    Raises:
+        FlanlabError: nothing is common, or what should be the same question has another answer.
+    """
+    sides = dict(zip(SIDES, (first, second), strict=True))
+    baselines = [all(prediction["template"] == BASELINE for prediction in side) for side in sides.values()]
+    by_row = baselines[0] != baselines[1]
+
+    def question(prediction: Prediction) -> tuple[int, int]:
+        return prediction["row"], BASELINE if by_row else prediction["template"]
+
+    both = {question(prediction) for prediction in first} & {question(prediction) for prediction in second}
+    if not both:
+        raise FlanlabError(f"{name}: the two were asked no row through the same template.", hint="Evaluate more rows.")
+    kept = {side: [one for one in predictions if question(one) in both] for side, predictions in sides.items()}
+    # A template may have answers in words of its own, so these can only be the same for the same template.
+    same = ("answer", "group") if by_row else ("answer", "group", "options", "references")
+    facts = {question(prediction): [prediction[field] for field in same] for prediction in kept["a"]}
+    for prediction in kept["b"]:
+        if facts[question(prediction)] != [prediction[field] for field in same]:
+            raise FlanlabError(
+                f"{name}, row {prediction['row']}, template {prediction['template']}: the two were asked different questions.",
+                hint="Evaluate both again with the same tasks and rows.",
+            )
+    return kept, {side: len(sides[side]) - len(kept[side]) for side in SIDES}
+
+
+def _corrected(results: Results) -> Results:
+    """With p-values of the tasks' main metrics corrected as one family."""
+
+    def in_family(row: Difference) -> bool:
+        return row.level == "task" and row.metric == results.tasks[str(row.name)].main_metric
+
+    corrected = holm({str(row.name): row.p_value for row in results.differences if in_family(row)})
+    rows = [
+        row.model_copy(update={"p_holm": corrected[str(row.name)]}) if in_family(row) else row for row in results.differences
+    ]
+    return Results(**{**dict(results), "differences": rows})
+
+
+def _check_agreement(first: Side, second: Side) -> None:
+    """Refuse to pair what was not asked the same."""
+    common = [name for name in first.results.tasks if name in second.results.tasks]
+    if not common:
+        raise FlanlabError(
+            f"{first.folder} and {second.folder} have no task in common.",
+            hint="Evaluate both on the same tasks.",
+        )
+    ours, theirs = first.variant, second.variant
+    differences = [f"seed: {ours.seed} in A, {theirs.seed} in B"] if ours.seed != theirs.seed else []
+    for name in fields_affecting(EvaluationSettings, QUESTIONS):
+        left, right = ours.settings.get(name), theirs.settings.get(name)
+        if left != right:
+            differences.append(f"{name}: {left} in A, {right} in B")
+    for name in common:
+        differences += _other_rows(name, first.results.tasks[name], second.results.tasks[name])
+    if differences:
+        raise FlanlabError(
+            f"{first.folder} (A) and {second.folder} (B) were not asked the same:\n"
+            + "\n".join(f"  {difference}" for difference in differences),
+            hint="Evaluate both with the same tasks, rows, seed and settings.",
+        )
+
+
+def _other_rows(name: str, first: TaskFacts, second: TaskFacts) -> list[str]:
+    if first.hashes is None or second.hashes is None:
+        return [f"{name}: the hashes of task and rows are not known of both"]
+    told = []
+    if first.hashes.task != second.hashes.task:
+        told.append(f"{name}: the task's file differs (hash {first.hashes.task} in A, {second.hashes.task} in B)")
+    if first.hashes.rows != second.hashes.rows:
+        told.append(f"{name}: the rows come from other content (hash {first.hashes.rows} in A, {second.hashes.rows} in B)")
+    return told

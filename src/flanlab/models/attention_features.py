@@ -1,0 +1,106 @@
+"""Which attention a model asks for, and the refusal of what packed attention does not compute.
+
+transformers' models say what a token may see in two ways: in a mask, and in what they hand to their attention function
+(`sliding_window`, `softcap`, ...). Packed attention makes masks of its own from the second. So a model is tried on a few tokens
+before anything is computed with it: each layer's mask must be the one that follows from what the layer hands over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+from flanlab.errors import FlanlabError
+
+_PROBE = "flanlab_probe"
+_FAR = 1_000_003
+"""Position of the token whose mask is looked at: beyond any window, and no multiple of a chunk's length."""
+_LATER = -1
+NOT_THROUGH_THE_INTERFACE = "attention that does not go through transformers' attention interface"
+_KINDS_OF_LAYERS = frozenset({"full_attention", "sliding_attention"})
+_COMPUTED = frozenset({"s_aux", "position_ids"})
+"""Tensors that may be handed to attention: sinks, and positions, which are the layout's."""
+
+
+class _UnknownFeatureError(Exception):
+    """Attention of a kind that packed attention does not compute."""
+
+
+@torch.inference_mode()
+def check_features(model: PreTrainedModel) -> None:
+    """Refuse a model whose attention is of a kind that packed attention would compute otherwise.
+
+    Raises:
+        FlanlabError: names the feature, such as attention in chunks.
+    """
+    before = model.config._attn_implementation
+    ids = torch.arange(5, 9, device=model.device)[None]
+    called: list[str] = []
+    AttentionInterface.register(_PROBE, partial(_look, called))
+    model.set_attn_implementation(_PROBE)
+    try:
+        kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - _KINDS_OF_LAYERS
+        if kinds:
+            raise _UnknownFeatureError(f"layers of the kind {', '.join(sorted(kinds))}")
+        model(input_ids=ids, position_ids=torch.arange(ids.shape[1], device=model.device)[None], use_cache=False)
+        if not called:
+            raise _UnknownFeatureError(NOT_THROUGH_THE_INTERFACE)
+    except _UnknownFeatureError as error:
+        raise unsupported_attention(type(model).__name__, str(error)) from None
+    finally:
+        model.set_attn_implementation(before)
+
+
+def unsupported_attention(model: str, feature: str) -> FlanlabError:
+    """The refusal of a model that uses a feature."""
+    return FlanlabError(
+        f"{model} uses {feature}, which flanlab does not compute.",
+        hint="Use a model with causal attention, full or in sliding windows, such as Llama, Qwen, Mistral or Gemma.",
+    )
+
+
+def _visible(mask_function: Callable[..., Tensor], device: torch.device, **_: object) -> Tensor:
+    """In place of a mask, how many tokens the token at `_FAR` sees; `_LATER` where it sees tokens after its own."""
+    first = torch.zeros(1, 1, 1, 1, dtype=torch.long, device=device)
+    keys = torch.arange(_FAR + 64, device=device)[None, None, None, :]
+    seen = mask_function(first, first, first + _FAR, keys).expand(keys.shape)[0, 0, 0]
+    count = seen[: _FAR + 1].sum()
+    return torch.where(seen[_FAR + 1 :].any(), _LATER, count)[None, None, None, None]
+
+
+def _look(
+    called: list[str],
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    sliding_window: int | None = None,
+    is_causal: bool | None = None,
+    **handed: object,
+) -> tuple[Tensor, None]:
+    """Attention to nothing, which looks at what it is called with, and notes that it was called."""
+    called.append(type(module).__name__)
+    for name, given in handed.items():
+        if isinstance(given, Tensor) and name not in _COMPUTED:
+            raise _UnknownFeatureError(f"attention that depends on `{name}`")
+    visible = None if attention_mask is None else int(attention_mask.flatten()[0])
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    if not causal or visible == _LATER:
+        raise _UnknownFeatureError("attention to later tokens (bidirectional attention)")
+    expected = _FAR + 1 if sliding_window is None else min(sliding_window, _FAR + 1)
+    if visible is not None and visible != expected:
+        raise _UnknownFeatureError(
+            "attention in chunks, or in a sliding window of which its attention function is not told"
+            if sliding_window is None
+            else f"a mask that is not that of its sliding window of {sliding_window} tokens"
+        )
+    return value.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[-1]), None
+
+
+AttentionMaskInterface.register(_PROBE, _visible)

@@ -1,0 +1,140 @@
+"""The files of results: `results.json`, the one truth, and `scores.parquet`, its score table for other programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from flanlab.errors import FlanlabError
+from flanlab.files import new_file, read_json, write_text
+from flanlab.results.schema import FORMAT, Difference, Results
+
+RESULTS_FILE = "results.json"
+SCORES_FILE = "scores.parquet"
+Content = TypeVar("Content")
+
+_SCORE_COLUMNS = pa.schema(
+    [
+        ("task", pa.string()),
+        ("subtask", pa.string()),
+        ("cluster", pa.string()),
+        ("level", pa.string()),
+        ("variant", pa.string()),
+        ("metric", pa.string()),
+        ("template", pa.string()),
+        ("mean", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("standard_error", pa.float64()),
+        ("std", pa.float64()),
+        ("min", pa.float64()),
+        ("max", pa.float64()),
+        ("rows", pa.int64()),
+        ("members", pa.int64()),
+        ("seen", pa.bool_()),
+        ("note", pa.string()),
+    ]
+)
+"""The fields of Score, in the order of the table."""
+_DIFFERENCE_TYPES = {
+    **dict.fromkeys(("before", "after"), pa.string()),
+    **dict.fromkeys(("difference", "p_value", "p_holm"), pa.float64()),
+    **dict.fromkeys(("wins", "losses", "ties"), pa.int64()),
+}
+_ASKED_COLUMNS = ("title", "model", "identity", "parameters", "dtype", "stamped", "scoring", "style", "seed")
+"""What is told of the variant in every row; its settings follow, a column each."""
+
+
+def write_results(results: Results, folder: Path) -> None:
+    """Write results.json and scores.parquet into `folder`, each whole or not at all."""
+    with new_file(folder / SCORES_FILE) as temporary:
+        pq.write_table(score_table(results), temporary)
+    # Last: where it is, the table beside it is of the same results.
+    write_text(folder / RESULTS_FILE, as_text(results))
+
+
+def as_text(results: Results) -> str:
+    """results.json: JSON with a line for each score and difference, so that people can read it and compare two."""
+    tables = ("scores", "differences")
+    facts = json.dumps(results.model_dump(mode="json", exclude=set(tables)), indent=1, ensure_ascii=False)
+    rows = (f' "{name}": [\n{_lines(getattr(results, name))} ]' for name in tables)
+    return ",\n".join([facts.removesuffix("\n}"), *rows]) + "\n}\n"
+
+
+def read_results(folder: Path) -> Results:
+    """Read the results of a run's or an evaluation's folder.
+
+    Raises:
+        FlanlabError: results.json is missing, damaged, or of another format.
+    """
+    path = folder / RESULTS_FILE
+    content = read_json(path)
+    if isinstance(content, dict) and isinstance(found := content.get("format"), int) and found != FORMAT:
+        raise FlanlabError(
+            f"{path}: has format {found}, and this version of flanlab reads format {FORMAT}.",
+            hint="Run the command that wrote it again; predictions that are there are kept."
+            if found < FORMAT
+            else "Update flanlab.",
+        )
+    return parse(TypeAdapter(Results), path, content)
+
+
+def score_table(results: Results) -> pa.Table:
+    """The scores as a table with a row for each: what it is of, the number, and what was asked of which model.
+
+    Columns are those of `Score`, then of the variant `title`, `model`, `identity`, `parameters`, `dtype`, `stamped`,
+    `scoring`, `style` and `seed`, then one for each evaluation setting (`split`, `shots`, `options`, `truncate`, ...).
+    """
+    columns: dict[str, Any] = {
+        name: pa.array([getattr(score, name) for score in results.scores], kind)
+        for name, kind in zip(_SCORE_COLUMNS.names, _SCORE_COLUMNS.types, strict=True)
+    }
+    asked = [results.variants[score.variant] for score in results.scores]
+    for name in _ASKED_COLUMNS:
+        columns[name] = pa.array([getattr(variant, name) for variant in asked])
+    settings = dict.fromkeys(name for variant in results.variants.values() for name in variant.settings)
+    for name in settings:
+        if name not in columns:
+            columns[name] = pa.array([_plain(variant.settings.get(name)) for variant in asked])
+    return pa.table(columns)
+
+
+def difference_table(results: Results) -> pa.Table:
+    """The differences as a table with a row for each; columns are the fields of `Difference`."""
+    names = [name for name in Difference.model_fields if name != "level"]
+    names.insert(names.index("metric"), "level")
+    kinds = {**dict(zip(_SCORE_COLUMNS.names, _SCORE_COLUMNS.types, strict=True)), **_DIFFERENCE_TYPES}
+    return pa.table({name: pa.array([getattr(row, name) for row in results.differences], kinds[name]) for name in names})
+
+
+def parse(kind: TypeAdapter[Content], path: Path, content: Any) -> Content:
+    """The content of a file, checked.
+
+    Raises:
+        FlanlabError: it is not what it should be.
+    """
+    try:
+        return kind.validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise FlanlabError(
+            f"{path}: is damaged, or from another version of flanlab ({f'{place}: ' if place else ''}{first['msg']}).",
+            hint="Run the command that wrote it again; predictions that are there are kept.",
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    """A setting as one cell of a table: a list or a dict as JSON."""
+    return json.dumps(value) if isinstance(value, list | tuple | dict) else value
+
+
+def _lines(rows: Iterable[BaseModel]) -> str:
+    texts = [f"  {json.dumps(row.model_dump(mode='json', exclude_none=True), ensure_ascii=False)}" for row in rows]
+    return ",\n".join(texts) + "\n" if texts else ""

@@ -1,0 +1,59 @@
+"""Predictions as they are saved: one row for each question, in Parquet files that are written whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flanlab.errors import FlanlabError
+
+PREDICTION_SCHEMA = pa.schema(
+    [
+        ("task", pa.string()),
+        ("template", pa.int32()),
+        ("row", pa.int32()),
+        ("group", pa.string()),
+        ("prompt", pa.string()),
+        ("options", pa.list_(pa.string())),
+        ("own_options", pa.list_(pa.string())),
+        ("option_scores", pa.list_(pa.float64())),
+        ("option_scores_without_end", pa.list_(pa.float64())),
+        ("option_scores_alone", pa.list_(pa.float64())),
+        ("option_scores_alone_without_end", pa.list_(pa.float64())),
+        ("option_tokens", pa.list_(pa.int32())),
+        ("answer", pa.int32()),
+        ("references", pa.list_(pa.string())),
+        ("exemplars", pa.list_(pa.int32())),
+        ("gold_value", pa.float64()),
+        ("generated", pa.string()),
+        ("shortened", pa.bool_()),
+    ]
+)
+"""One prediction. Scores are natural-log probabilities, options in the task's own order; `options` are in the template's
+words, `own_options` the same in the task's. Scores "alone" are after a prompt that asks nothing (see `evaluation.neutral`),
+null where the settings do without PMI. `option_tokens` counts end tokens. `answer` is the position of the right option that is
+trained on, null for generation; `references` are all right options, or all right texts; `exemplars` are rows of the train
+split. `generated` is null where nothing was generated, `group` and `gold_value` where the task has none."""
+
+
+def read_predictions(folder: Path) -> pa.Table:
+    """All predictions of one task.
+
+    Raises:
+        FlanlabError: none are there, or a file is damaged.
+    """
+    shards = sorted(folder.glob("part-*.parquet"))
+    if not shards:
+        raise FlanlabError(f"{folder}: holds no predictions.", hint="Run the evaluation first.")
+    tables = []
+    for shard in shards:
+        try:
+            tables.append(pq.read_table(shard).replace_schema_metadata(None))
+        except (OSError, pa.ArrowException) as error:
+            raise FlanlabError(
+                f"{shard}: is damaged ({error}).",
+                hint="Delete the file and run the command that wrote it again: it computes just that shard.",
+            ) from error
+    return pa.concat_tables(tables)

@@ -1,0 +1,296 @@
+"""The one definition of results: a run, an evaluation, a cell of an ablation and a comparison are all described by it.
+
+Numbers stand in a tidy table: one `Score` is one number with its interval, and says of what, how and by which model.
+Everything else (which models, which tasks, which metrics) stands once beside the table, as facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+FORMAT: Final = 2
+MAIN_METRIC = "main_metric"
+"""In means over clusters: the main metric of each task, whichever that is."""
+MEAN = "mean"
+"""In the column `template`: the mean over templates."""
+BEST_ON_DEV = "best on dev"
+"""In the column `template`: the template that is best on dev rows, scored on the test rows."""
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Name = Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*$")]
+"""Variants and tasks name folders of predictions: no such name leads out of the run's folder."""
+Level = Literal["task", "cluster", "tasks", "clusters"]
+"""What a number is about: one task or subtask, the mean over a cluster's tasks, the mean over all tasks, or over clusters."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Row(_Frozen):
+    """What every row of a table says: what it is about, and by which metric."""
+
+    level: Level
+    task: Name | None = None
+    subtask: str | None = None
+    cluster: str | None = None
+    """A task's home cluster, the first that it names; None for the means over all tasks and over clusters."""
+    metric: str
+
+    @property
+    def name(self) -> str | None:
+        """The task as it is named (`anli.r1` for a subtask), or the cluster; None for the means over everything."""
+        if self.level == "task":
+            return f"{self.task}.{self.subtask}" if self.subtask else self.task
+        return self.cluster
+
+
+class Score(_Row):
+    """A row of the score table. Scores and interval ends are 0 to 1, or -1 to 1 for correlations."""
+
+    variant: Name
+    template: str = MEAN
+    """The number of a template, MEAN or BEST_ON_DEV."""
+    mean: Number
+    low: Number | None = None
+    high: Number | None = None
+    """Ends of the 95 % interval, or the lowest and the highest possible score where none can be estimated (then `note` says
+    why). None for a single template, of which no interval is computed."""
+    standard_error: Number | None = None
+    std: Number | None = None
+    min: Number | None = None
+    max: Number | None = None
+    """Spread over templates; None unless several templates were asked the same rows."""
+    rows: int
+    """Rows scored."""
+    members: int | None = None
+    """Tasks or clusters that a mean is over."""
+    seen: bool | None = None
+    """Whether the model was trained on the task or on what is close to it; None where nothing is known of its training."""
+    note: str = ""
+    """What to know of the interval."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The ends of the 95 % interval."""
+        assert self.low is not None
+        assert self.high is not None
+        return self.low, self.high
+
+
+class Difference(_Row):
+    """A row of the table of differences: `after` minus `before`, paired over rows and templates."""
+
+    before: Name
+    after: Name
+    difference: Number
+    low: Number
+    high: Number
+    p_value: Number
+    standard_error: Number | None = None
+    wins: int | None = None
+    losses: int | None = None
+    ties: int | None = None
+    """Rows (or groups of rows) on which `after` is better, worse and equal, by their means over templates."""
+    note: str = ""
+    p_holm: Number | None = None
+    """Corrected over the family of tests that it belongs to (Holm 1979); None where it belongs to none."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The ends of the 95 % interval."""
+        return self.low, self.high
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.low > 0 or self.high < 0
+
+
+class MetricFacts(_Frozen):
+    """What a metric of a task is."""
+
+    title: str
+    definition: str
+    signature: str | None = None
+    """How it was computed, for metrics that come in many kinds (BLEU, ROUGE)."""
+    chance: Number | None = None
+    """Its score for options guessed with equal probability."""
+    majority: Number | None = None
+    """Its score for the best single answer to all rows."""
+
+
+class RowSource(_Frozen):
+    """Where on the Hub a task's rows come from; `split` is a slicing expression."""
+
+    hub: str
+    config: str | None
+    split: str | None
+
+
+class Hashes(_Frozen):
+    """Identity of the task's file and of the rows read."""
+
+    task: str
+    rows: str
+
+
+class BestTemplate(_Frozen):
+    """A variant's best template on dev rows; its score on the test rows is in the score table."""
+
+    template: int
+    metric: str
+    dev_score: Number
+    dev_rows: int
+    dev_scores: dict[str, Number] = {}
+
+
+class TaskFacts(_Frozen):
+    """What was evaluated of a task or subtask."""
+
+    clusters: list[str] = Field(min_length=1)
+    description: str | None = ""
+    rows: int
+    groups: int | None = None
+    """Groups of rows that belong together; None where each row stands alone."""
+    templates: list[int]
+    shortened: int = 0
+    """Questions whose input was cut to fit."""
+    main_metric: str
+    declared_metrics: list[str] = []
+    metrics: dict[str, MetricFacts]
+    chance: Number | None = None
+    majority: Number | None = None
+    """Levels of ranking accuracy (or exact match, where nothing was ranked); None for a task without options."""
+    source: RowSource | None = None
+    hashes: Hashes | None = None
+    best_on_dev: dict[str, BestTemplate] | None = None
+    """By variant. Empty where the task has no dev split; None where it was not asked for."""
+    seen: str | None = None
+    """Why scores of a stamped model are not zero-shot: it was trained on the task or on what is close to it."""
+    unpaired: dict[str, int] = {}
+    """In a comparison: predictions of each side that the other has no counterpart of."""
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether the task offers options to choose from."""
+        return self.chance is not None
+
+
+class Variant(_Frozen):
+    """A model asked in one way."""
+
+    title: str
+    model: str
+    identity: str | None = None
+    """Hash of weights and tokenizer."""
+    parameters: int | None = None
+    dtype: str | None = None
+    """Numbers that it was scored in."""
+    trained_in: str | None = None
+    """Numbers that its training computed in, where it is known."""
+    stamped: bool = False
+    """Whether the model says what it was trained on."""
+    trained_on: dict[str, str] | None = None
+    """Training task to cluster; None where nothing is known."""
+    scoring: Literal["log-probabilities", "generation"] = "log-probabilities"
+    """Whether options were ranked, or answers generated and compared with the options."""
+    style: str = "instruction"
+    seed: int = 0
+    settings: dict[str, Any] = {}
+    """The evaluation settings that this variant was asked with."""
+    folder: str | None = None
+    variant: str | None = None
+    run: str | None = None
+    """In a comparison: where the side comes from, its name there, and the name of that run."""
+
+
+class Results(_Frozen):
+    """The content of results.json."""
+
+    format: Literal[2] = 2
+    flanlab: str = ""
+    name: str
+    description: str | None = ""
+    hold_out: list[str] = []
+    left_out: dict[str, str] = {}
+    allowed_overlaps: dict[str, str] = {}
+    variants: dict[Name, Variant] = Field(min_length=1)
+    tasks: dict[Name, TaskFacts] = Field(min_length=1)
+    scores: list[Score]
+    differences: list[Difference] = []
+    only: dict[str, list[str]] = {}
+    """In a comparison: tasks that just one side has."""
+    notes: list[str] = []
+    seconds: Number | None = None
+
+    def scored(self, level: Level, name: str | None, metric: str, template: str = MEAN) -> Mapping[str, Score]:
+        """Scores by variant; empty where there are none."""
+        return self._index.get((level, name, metric, template), {})
+
+    def main_scores(self, name: str) -> Mapping[str, Score]:
+        """Scores of a task's main metric by variant."""
+        return self.scored("task", name, self.tasks[name].main_metric)
+
+    def metrics(self, level: Level, name: str | None = None) -> list[str]:
+        """The metrics that there are scores of, in order."""
+        return list(dict.fromkeys(row.metric for row in self.scores if (row.level, row.name) == (level, name)))
+
+    def difference(self, level: Level, name: str | None, metric: str) -> Difference | None:
+        """After minus before."""
+        return self._differences.get((level, name, metric))
+
+    def members(self, level: Level, name: str | None = None, metric: str = MAIN_METRIC) -> int:
+        """How many tasks or clusters a mean is over; 0 where there is no such mean."""
+        return next((score.members or 0 for score in self.scored(level, name, metric).values()), 0)
+
+    @property
+    def clusters(self) -> dict[str, list[str]]:
+        """Home cluster to its tasks, in order."""
+        homes: dict[str, list[str]] = {}
+        for name, task in sorted(self.tasks.items(), key=lambda item: item[1].clusters[0]):
+            homes.setdefault(task.clusters[0], []).append(name)
+        return homes
+
+    def seen_tasks(self, variant: str) -> list[str]:
+        """The tasks on which a variant's score is marked as seen, by the main metric."""
+        return [name for name in self.tasks if self.main_scores(name)[variant].seen]
+
+    def seen(self, variant: str, name: str) -> str | None:
+        """Why a variant's score on a task is not zero-shot; None where it is, or where nothing is known."""
+        return self.tasks[name].seen if self.variants[variant].stamped else None
+
+    @cached_property
+    def _index(self) -> dict[tuple[str, str | None, str, str], dict[str, Score]]:
+        found: dict[tuple[str, str | None, str, str], dict[str, Score]] = {}
+        for row in self.scores:
+            found.setdefault((row.level, row.name, row.metric, row.template), {})[row.variant] = row
+        return found
+
+    @cached_property
+    def _differences(self) -> dict[tuple[str, str | None, str], Difference]:
+        return {(row.level, row.name, row.metric): row for row in self.differences}
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        for name, task in self.tasks.items():
+            if not self.scored("task", name, task.main_metric):
+                raise ValueError(f"tasks.{name}.main_metric: {task.main_metric} has no scores")
+        for score in self.scores:
+            if score.level == "task" and (score.name not in self.tasks or score.metric not in self.tasks[score.name].metrics):
+                raise ValueError(f"scores: {score.name}, {score.metric}: the task or its metric has no facts")
+        for (level, name_or_none, metric, template), by_variant in self._index.items():
+            known = set(self.variants) if template == MEAN else set(by_variant)
+            if not known <= set(by_variant) <= set(self.variants):
+                raise ValueError(
+                    f"scores: {name_or_none or level}, {metric}: expected {', '.join(self.variants)},"
+                    f" found {', '.join(by_variant)}"
+                )
+        for row in self.differences:
+            if not {row.before, row.after} <= set(self.scored(row.level, row.name, row.metric)):
+                raise ValueError(f"differences: {row.name or row.level}, {row.metric}: compares what has no scores")
+        return self

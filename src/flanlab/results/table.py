@@ -1,0 +1,112 @@
+"""Tables that notebooks show and other libraries take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+
+_SHOWN_ROWS = 20
+_SHOWN_CHARACTERS = 40
+
+
+class Table:
+    """An Arrow table that can be read: it shows itself, gives its rows as dicts, and becomes a pandas or polars frame.
+
+    >>> table = Table.from_rows([{"task": "rte", "mean": 0.5}, {"task": "cb", "mean": 0.25}])
+    >>> table.where(task="cb").column("mean")
+    [0.25]
+    >>> print(table)
+    task  mean
+    rte   0.5
+    cb    0.25
+    """
+
+    def __init__(self, arrow: pa.Table) -> None:
+        self.arrow = arrow
+        """The table itself; libraries that know the Arrow PyCapsule interface (polars, DuckDB) take this object too."""
+
+    @classmethod
+    def from_rows(cls, rows: list[dict[str, Any]]) -> Table:
+        """A table of dicts with the same keys."""
+        return cls(pa.Table.from_pylist(rows))
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns, in order."""
+        names: list[str] = self.arrow.column_names
+        return names
+
+    def where(self, **equal: Any) -> Table:
+        """The rows in which each of these columns has this value; None stands for an empty field.
+
+        Raises:
+            KeyError: there is no such column.
+        """
+        found = self.arrow
+        for name, value in equal.items():
+            column = found[name]
+            found = found.filter(pc.is_null(column) if value is None else pc.equal(column, pa.scalar(value)))
+        return Table(found)
+
+    def select(self, *names: str) -> Table:
+        """Only these columns, in this order.
+
+        Raises:
+            KeyError: there is no such column.
+        """
+        return Table(self.arrow.select(list(names)))
+
+    def column(self, name: str) -> list[Any]:
+        """The values of one column.
+
+        Raises:
+            KeyError: there is no such column.
+        """
+        values: list[Any] = self.arrow[name].to_pylist()
+        return values
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows as dicts."""
+        found: list[dict[str, Any]] = self.arrow.to_pylist()
+        return found
+
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame."""
+        return self.arrow.to_pandas()
+
+    def to_csv(self, path: Any) -> None:
+        """Write a CSV file; an empty field stands for None."""
+        pa_csv.write_csv(self.arrow, str(path))
+
+    def __len__(self) -> int:
+        return int(self.arrow.num_rows)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.rows())
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return self.arrow.__arrow_c_stream__(requested_schema)
+
+    def __repr__(self) -> str:
+        texts = [[_text(value) for value in row.values()] for row in self.arrow.slice(0, _SHOWN_ROWS).to_pylist()]
+        widths = [max(map(len, column)) for column in zip(self.columns, *texts, strict=True)]
+        lines = [
+            "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+            for line in [self.columns, *texts]
+        ]
+        if len(self) > _SHOWN_ROWS:
+            lines.append(f"... {len(self):,} rows")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return str(self.to_pandas()._repr_html_())
+
+
+def _text(value: Any) -> str:
+    text = "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value).replace("\n", " ")
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"

@@ -1,0 +1,131 @@
+"""Which type of number a training step computes in, and whether it trains the vocabulary's weights.
+
+Weights, their gradients and the optimizer's state are float32 whatever a step computes in.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flanlab.processes import from_first
+from flanlab.progress import say
+from flanlab.training.settings import TrainingSettings
+
+_LEAST_GAIN = 1.3
+"""bfloat16 must be so many times as fast at matrix products: casting weights and activations takes some of it back."""
+_MEASURED_TOKENS, _LARGEST_SIDE, _TIMES = 256, 1024, 3
+
+
+def settle(
+    settings: TrainingSettings, model: nn.Module, measure: Callable[[nn.Module], float] | None = None
+) -> TrainingSettings:
+    """The settings with every `auto` of them replaced by what it means for this model on this machine.
+
+    Says so where bfloat16 is asked for on a processor that is slow at it. Of several processes, all must call this; the first
+    measures.
+
+    Args:
+        settings: of a recipe.
+        model: as loaded, on the device that it will be trained on.
+        measure: gives the speed of bfloat16 divided by that of float32 on the model's device; `bfloat16_gain` where not given.
+    """
+    device = next(model.parameters()).device
+    dtype: Any = settings.compute_dtype
+    if device.type == "cuda":
+        if dtype == "auto":
+            dtype = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    elif dtype != "float32":
+        gain = from_first(lambda: (measure or bfloat16_gain)(model))
+        if dtype == "bfloat16":
+            _warn(gain)
+        else:
+            dtype = "bfloat16" if gain >= _LEAST_GAIN else "float32"
+    return settings.model_copy(update={"compute_dtype": dtype, "train_embeddings": trains_embeddings(settings, model)})
+
+
+def warn_of_slow_bfloat16(model: nn.Module) -> None:
+    """Say what bfloat16 costs where it is slower than float32 on the model's device."""
+    if next(model.parameters()).device.type == "cpu":
+        _warn(bfloat16_gain(model))
+
+
+def _warn(gain: float) -> None:
+    if gain < 1:
+        say(
+            f"Warning: bfloat16 is {1 / gain:.1f} times slower than float32 here, since the processor has no instructions for"
+            " it. The result is right; float32 or auto gets there faster."
+        )
+
+
+def bfloat16_gain(model: nn.Module) -> float:
+    """How many times as fast as in float32 a matrix product of the model's shape is in bfloat16; below 1 where it is slower.
+
+    The product is the largest of the model's layers by 256 tokens, cut to 1,024 x 1,024: well under a second even where
+    bfloat16 is emulated.
+    """
+    device = next(model.parameters()).device
+    vocabulary = {id(weight) for weight in vocabulary_weights(model)}
+    shapes = [tuple(each.shape) for each in model.parameters() if each.dim() == 2 and id(each) not in vocabulary]
+    rows, columns = (min(side, _LARGEST_SIDE) for side in max(shapes, key=lambda shape: shape[0] * shape[1]))
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        weight = torch.ones(rows, columns, dtype=dtype, device=device)
+        states = torch.ones(_MEASURED_TOKENS, columns, dtype=dtype, device=device)
+        # The first time is longer: kernels are made then.
+        seconds[dtype] = min([_seconds_of(states, weight) for _ in range(1 + _TIMES)][1:])
+    return seconds[torch.float32] / seconds[torch.bfloat16]
+
+
+@torch.inference_mode()
+def _seconds_of(states: Tensor, weight: Tensor) -> float:
+    started = time.perf_counter()
+    functional.linear(states, weight)
+    return time.perf_counter() - started
+
+
+def computing(settings: TrainingSettings, device: torch.device) -> AbstractContextManager[object]:
+    """The context of a forward pass in the settings' type of number; `settings` are settled."""
+    assert settings.compute_dtype != "auto"
+    return torch.autocast(device.type, torch.bfloat16, enabled=settings.compute_dtype == "bfloat16")
+
+
+def vocabulary_weights(model: Any) -> list[nn.Parameter]:
+    """The weights of the input embedding and of the output layer; once where they are tied."""
+    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
+    weights = {id(layer.weight): layer.weight for layer in layers if layer is not None and hasattr(layer, "weight")}
+    return list(weights.values())
+
+
+def keep_rounded_output(model: Any) -> None:
+    """Cast the weight of an output layer that is not trained to bfloat16 once, for good; autocast would for every micro-batch.
+
+    The layer computes what it would under autocast. Its weight stays as it is, and is what is saved.
+    """
+    layer = model.get_output_embeddings()
+    if type(layer) is not nn.Linear or layer.weight.requires_grad:
+        return
+    weight = layer.weight.detach().bfloat16()
+    bias = None if layer.bias is None else layer.bias.bfloat16()
+    layer.forward = lambda states: functional.linear(states.bfloat16(), weight, bias)  # type: ignore[method-assign, assignment]
+
+
+def trains_embeddings(settings: TrainingSettings, model: nn.Module) -> bool:
+    """Whether the vocabulary's weights are trained: as the settings say, by `auto` unless they are most of the parameters."""
+    if settings.method != "full":
+        return False
+    if settings.train_embeddings != "auto":
+        return settings.train_embeddings
+    return vocabulary_share(model) <= 0.5
+
+
+def vocabulary_share(model: nn.Module) -> float:
+    """The vocabulary's share of the parameters, 0 to 1."""
+    weights = sum(weight.numel() for weight in vocabulary_weights(model))
+    return weights / sum(parameter.numel() for parameter in model.parameters())

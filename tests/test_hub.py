@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from huggingface_hub import constants
+
+from flanlab import hub
+
+
+@pytest.fixture(autouse=True)
+def afresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    hub._find_out.cache_clear()
+    yield
+    hub._find_out.cache_clear()
+
+
+@pytest.fixture
+def listening() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
+def test_a_hub_that_answers_is_used(listening: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{listening}")
+    hub.work_offline_if_unreachable("owner/name")
+    assert not constants.HF_HUB_OFFLINE
+    assert hub.offline_hint("owner/name") == ""
+
+
+def test_without_a_hub_its_client_works_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed_port()}")
+    hub.work_offline_if_unreachable("owner/name")
+    assert constants.HF_HUB_OFFLINE
+    assert "owner/name" in hub.offline_hint("owner/name")
+    assert hub.offline_hint(".") == ""
+
+
+def test_a_proxy_is_asked_in_its_place(listening: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "https://hub.invalid")
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{listening}")
+    hub.work_offline_if_unreachable("owner/name")
+    assert not constants.HF_HUB_OFFLINE
+
+
+def test_a_folder_needs_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed_port()}")
+    hub.work_offline_if_unreachable(".")
+    assert not constants.HF_HUB_OFFLINE

@@ -1,0 +1,161 @@
+"""The front door: what `import flanlab` gives, how fast, and that every documented example runs."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import flanlab
+import flanlab as fl
+from flanlab.errors import FlanlabError
+from tests.tiny import save_tiny
+
+FUNCTIONS = [name for name in flanlab.__all__ if name[0].islower() and name != "__version__"]
+SOURCE = Path(flanlab.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that can read the sampler's longest prompts."""
+    return save_tiny(tmp_path_factory.mktemp("model"), max_position_embeddings=2048)
+
+
+@pytest.fixture(scope="module")
+def model(model_folder: Path) -> Any:
+    return fl.load_model(model_folder, device="cpu")
+
+
+@pytest.fixture
+def examples(model: Any, model_folder: Path, tmp_path: Path) -> dict[str, Any]:
+    """What the documented examples take for granted."""
+    recipe = {
+        "name": "example",
+        "model": str(model_folder),
+        "tasks": {"collections": ["sampler"]},
+        "hold_out": {"clusters": ["sentiment"]},
+        "training": {"steps": 1, "tokens_per_step": 200, "learning_rate": 0.001},
+        "evaluation": {"rows": 4, "templates_per_row": 1, "generate": False},
+    }
+    return {
+        "example_model": model,
+        "hf_model": AutoModelForCausalLM.from_pretrained(model_folder),
+        "hf_tokenizer": AutoTokenizer.from_pretrained(model_folder),
+        "example_recipe": recipe,
+        "folder": tmp_path / "out",
+    }
+
+
+def test_importing_it_is_quick_since_it_loads_nothing_heavy() -> None:
+    told = (
+        "import sys, flanlab; print(*(name for name in ('torch', 'transformers', 'numpy', 'pydantic') if name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_tasks_need_no_torch() -> None:
+    told = "import sys, flanlab as fl; fl.load_task('visitor_comments').render(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
+
+
+def test_there_are_few_names_and_each_is_documented() -> None:
+    assert len(flanlab.__all__) <= 32
+    for name in flanlab.__all__:
+        assert getattr(flanlab, name).__doc__, name
+    assert set(flanlab.__all__) <= set(dir(flanlab))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = flanlab.nothing
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, "Run", "Table", "Task.render"])
+def test_the_documented_example_runs(name: str, examples: dict[str, Any]) -> None:
+    found: Any = flanlab
+    for part in name.split("."):
+        found = getattr(found, part)
+    tests = [test for test in doctest.DocTestFinder(recurse=False).find(found, name, globs={}) if test.examples]
+    assert tests, f"{name} has no example"
+    for test in tests:
+        test.globs |= {**examples, "Table": fl.Table}
+        report: list[str] = []
+        failed = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=report.append).failed
+        assert not failed, "".join(report)
+
+
+def test_a_model_in_memory_is_evaluated_as_its_folder_is(model: Any, examples: dict[str, Any], tmp_path: Path) -> None:
+    wrapped = fl.load_model(examples["hf_model"], examples["hf_tokenizer"])
+    options = {"rows": 6, "templates_per_row": 2, "new_tokens": 4}
+    task = fl.load_task("product_reviews")
+    ours = fl.evaluate(wrapped, task, out=tmp_path / "memory", **options)
+    theirs = fl.evaluate(model, "product_reviews", out=tmp_path / "folder", **options)
+    assert ours is not None
+    assert theirs is not None
+    assert wrapped.identity == model.identity
+    assert ours.scores.column("mean") == theirs.scores.column("mean")
+    table = pq.read_table(tmp_path / "memory" / "scores.parquet")
+    assert table.equals(ours.scores.arrow)
+    assert (tmp_path / "memory" / "report.html").is_file()
+    assert len(ours.predictions("product_reviews", "instruction")) == 12
+    assert all(row.difference == 0 for row in ours.compare(theirs).results.differences)
+
+
+def test_every_number_of_exemplars_is_recorded_with_its_variant(model: Any, tmp_path: Path) -> None:
+    run = fl.evaluate(model, "product_reviews", out=tmp_path, rows=4, templates_per_row=1, generate=False, shots=[0, 2])
+    assert run is not None
+    table = run.scores.where(metric="accuracy", template="mean", level="task")
+    assert dict(zip(table.column("variant"), table.column("shots"), strict=True)) == {"instruction": 0, "instruction_2_shot": 2}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: fl.load_task("no_such_task"), "no_such_task"),
+        (lambda: fl.load_task("sentiment"), "names"),
+        (lambda: fl.load_task("visitor_comments").render(row=99_999), "rows 0 to"),
+        (lambda: fl.load_task("visitor_comments").render(template=99), "templates 1 to"),
+        (lambda: fl.load_model(3), "must be a transformers model with its tokenizer, not int"),
+        (lambda: fl.run({"name": "broken"}), "`model`: Field required"),
+        (lambda: fl.open_run("nowhere"), "there is no such file"),
+    ],
+)
+def test_mistakes_are_told_with_a_hint(call: Any, message: str) -> None:
+    with pytest.raises(FlanlabError, match=message) as raised:
+        call()
+    assert raised.value.hint
+
+
+LAYERS = ("tasks", "data", "models", "training", "results", "evaluation", "experiments", "report", "cli")
+"""A package imports only from those before it."""
+BESIDES = ("errors", "files", "yaml_files", "progress", "processes", "hub", "settings")
+"""Modules that any package may import."""
+ALLOWED = {
+    ("tasks/schema.py", "data"): "Task.render is where a person looks for it",
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    """The parts of flanlab that a module imports, wherever in it; what is for type checking alone is left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = []
+    names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    names |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("flanlab.")}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_package_imports_only_what_stands_above_it(layer: str) -> None:
+    allowed = {*LAYERS[: LAYERS.index(layer) + 1], *BESIDES, *(["api", "cli"] if layer == "cli" else [])}
+    for path in sorted((SOURCE / layer).rglob("*.py")):
+        place = str(path.relative_to(SOURCE))
+        besides = {name for name in imports_of(path) - allowed if (place, name) not in ALLOWED}
+        assert not besides, f"{place} imports {', '.join(sorted(besides))}"

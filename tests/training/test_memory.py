@@ -1,0 +1,28 @@
+"""Freed memory is kept while training, and given back at the end."""
+
+from __future__ import annotations
+
+import platform
+import resource
+
+import pytest
+import torch
+
+from flanlab.training.memory import kept_memory
+
+
+def faults_of_a_large_block() -> int:
+    """Page faults of making a block of 64 MiB and filling it."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.zeros(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc alone")
+def test_a_freed_block_is_used_again_without_page_faults() -> None:
+    usual = min(faults_of_a_large_block() for _ in range(3))
+    assert usual > 0
+    with kept_memory(torch.device("cpu")):
+        faults_of_a_large_block()
+        assert faults_of_a_large_block() <= usual // 10
+    assert min(faults_of_a_large_block() for _ in range(3)) >= usual // 2
