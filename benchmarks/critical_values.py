@@ -1,7 +1,7 @@
 """Fit the weights in `flanlab.results.layout`: critical values for a variance of which one part has few degrees of freedom.
 
-The variance is V + C: V is estimated with few degrees of freedom (few templates), C is known (many rows). The critical value lies
-between Student's t for V alone and the normal's for C alone, by a weight of V's estimated share s,
+The variance is V + C: V is estimated with few degrees of freedom (few templates), C is known (many rows). The critical value
+lies between Student's t for V alone and the normal's for C alone, by a weight of V's estimated share s,
 s ** a / (s ** a + b * (1 - s)). For each number of degrees of freedom a and log b are fitted so that 95 % of intervals hold the
 truth whatever the true shares. Printed with the largest deviation from 95 %.
 

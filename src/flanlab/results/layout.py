@@ -94,8 +94,8 @@ def total(variance: Variance) -> tuple[Floats, Floats]:
     here lies between those of the two parts, by a weight fitted so that 95 % intervals hold 95 % whatever the two parts' true
     shares (`benchmarks/critical_values.py`).
 
-    The variance is raised where an interval would be narrower than FLOOR times that over units alone: two templates whose scores
-    happen to agree are no proof.
+    The variance is raised where an interval would be narrower than FLOOR times that over units alone: two templates whose
+    scores happen to agree are no proof.
     """
     common = np.maximum(variance.common, 0.0)
     whole = variance.between + common
