@@ -62,7 +62,12 @@ class GivenUnit(EvaluationUnit):
         columns = self.rows[row]
         if not self._answer_columns <= self._given or all(columns[name] in (None, "") for name in self._answer_columns):
             return None
-        return answers_of(self.task, self.prepare(row))
+        try:
+            return answers_of(self.task, self.prepare(row))
+        except FlanlabError as error:
+            raise FlanlabError(
+                error.message, hint=f"Correct the answer, or leave {', '.join(sorted(self._answer_columns))} empty: it is not needed."
+            ) from error
 
     def refuse_unknown(self) -> None:
         """Refuse columns that the task cannot use.
