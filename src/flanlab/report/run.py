@@ -145,7 +145,7 @@ def open_run(folder: str | Path) -> Run:
     return run
 
 
-def compare(first: Run | str | Path, second: Run | str | Path) -> Comparison:
+def compare(first: Run | str | Path, second: Run | str | Path, *, margin: float | None = None) -> Comparison:
     """Compare two runs or evaluations, question by question: `second` minus `first`.
 
     Both must have been asked the same rows with the same seed and settings. p-values of the tasks' main metrics are corrected
@@ -154,6 +154,8 @@ def compare(first: Run | str | Path, second: Run | str | Path) -> Comparison:
     Args:
         first: a run, its folder, or `folder:variant`. Without a variant: the tuned one of a run, else the first.
         second: the same.
+        margin: how far apart two scores may be and still count as the same (0.02: two points of accuracy). Then two one-sided
+            tests (Schuirmann 1987) say where the two are equivalent: `p_equivalence` below 0.05.
 
     Raises:
         FlanlabError: the two were not asked the same, or have no task in common.
@@ -165,4 +167,4 @@ def compare(first: Run | str | Path, second: Run | str | Path) -> Comparison:
     ['b']
     """
     sides = (open_side(str(side.folder if isinstance(side, Run) else side)) for side in (first, second))
-    return Comparison(compare_sides(*sides))
+    return Comparison(compare_sides(*sides, margin=margin))
