@@ -132,7 +132,7 @@ def test_mistakes_are_told_with_a_hint(call: Any, message: str) -> None:
     assert raised.value.hint
 
 
-LAYERS = ("tasks", "data", "models", "training", "results", "evaluation", "experiments", "report", "cli")
+LAYERS = ("tasks", "data", "models", "training", "results", "evaluation", "experiments", "report", "ui", "cli")
 """A package imports only from those before it."""
 BESIDES = ("errors", "files", "yaml_files", "progress", "processes", "hub", "settings")
 """Modules that any package may import."""

@@ -1,4 +1,4 @@
-"""`flan tasks new`: a first task file for rows of one's own or of the Hub."""
+"""`flan tasks new`: a first task file for your own rows or a data set of the Hub."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def new_task(
     force: Annotated[bool, typer.Option("--force", help="Write the draft again, over the file that is there.")] = False,
     mirror: Mirror = None,
 ) -> None:
-    """Write a first task file: what can be guessed from the rows is filled in, the rest is marked TODO.
+    """Write a first task file. What can be guessed from the rows is filled in, the rest is marked TODO.
 
     Example: flan tasks new reviews.csv --cluster sentiment --name our_reviews
     """
@@ -51,7 +51,7 @@ def new_task(
 
     path, hub = _file_or_hub(rows)
     if path is not None and (config or revision):
-        raise FlanlabError("--config and --revision belong to data sets of the Hub.", hint="Leave them out for a file.")
+        raise FlanlabError("--config and --revision are for data sets of the Hub.", hint="Leave them out for a file.")
     name = name or _name_after(f"{rows.rpartition('/')[2]} {config or ''}" if path is None else table_name(path))
     target = out / f"{name}.yaml"
     built_in = load_collections(BUILT_IN_COLLECTIONS)
@@ -120,14 +120,14 @@ def _file_or_hub(rows: str) -> tuple[Path | None, str | None]:
     path = Path(rows)
     if path.is_dir():
         raise FlanlabError(
-            f"{rows} is a folder.", hint="Name one file in it; `source.files` in the task file can list several."
+            f"{rows} is a folder.", hint="Name one file in it. `source.files` in the task file can list several."
         )
     if path.is_file() or table_suffix(path):
         if not path.is_file():
             raise FlanlabError(f"{rows}: there is no such file.", hint="Check the path.")
         return path, None
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", rows):
-        raise FlanlabError(f"{rows}: there is no such file, and it is no Hub id.", hint="Write a Hub id as owner/name.")
+        raise FlanlabError(f"{rows}: there is no such file, and it is not a Hub id.", hint="Write a Hub id as owner/name.")
     return None, rows
 
 
@@ -139,7 +139,7 @@ def _name_after(text: str) -> str:
 def _refuse_taken(name: str, target: Path, built_in: Sequence[Task], force: bool) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise FlanlabError(
-            f"{name!r} cannot be the name of a task.",
+            f"{name!r} is not a valid name of a task.",
             hint=f"Use small letters, digits and _, such as --name {_name_after(name)}.",
         )
     if target.exists() and not force:
@@ -147,7 +147,7 @@ def _refuse_taken(name: str, target: Path, built_in: Sequence[Task], force: bool
             f"{target} exists already.", hint="Write it again with --force, or name another with --name or --out."
         )
     if not target.parent.is_dir() and target.parent.exists():
-        raise FlanlabError(f"{target.parent} is no folder.", hint="Name a folder with --out.")
+        raise FlanlabError(f"{target.parent} is not a folder.", hint="Name a folder with --out.")
     if name in set(Cluster):
         raise FlanlabError(f"`{name}` is the name of a cluster.", hint="Choose another with --name.")
     if any(task.name == name for task in built_in):

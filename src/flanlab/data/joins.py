@@ -1,18 +1,18 @@
-"""Whether a text that ends in a line break can be tokenized apart from what follows it.
+"""Whether a text that ends in a line break can be tokenized separately from what follows it.
 
 For texts A and B, where A ends in a line break that does not follow white space, and B begins with no white space, the tokens
 of A + B are those of A followed by those of B if
 
-1. nothing is matched across the join: no added token holds a line break or takes in the white space beside it, and
+1. nothing is matched across the join: no added token contains a line break or includes the white space next to it, and
    normalization changes neither the line break nor anything because of it; and either
-2. the text is split between line break and B whatever they are, as the patterns in `_SPLITTING` do: none of their
-   alternatives matches a line break and a following character that is not white space, and `\\s+(?!\\S)`, the one that looks
-   ahead, only asks whether white space goes on. What then makes tokens sees each piece alone; or
+2. the text is always split between the line break and B, as by the patterns in `_SPLITTING`: none of their alternatives
+   matches a line break and a following character that is not white space, and `\\s+(?!\\S)`, the one that looks ahead, only
+   checks whether white space continues. The next step then sees each piece alone; or
 3. merges alone make the tokens (byte-pair encoding as SentencePiece does it, split at spaces or nowhere), and no token of the
-   vocabulary holds a line break followed by what is not white space: then nothing ever merges across the join, and what merges
-   on one side does not depend on the other.
+   vocabulary contains a line break followed by something that is not white space. Then nothing merges across the join, and
+   merges on one side do not depend on the other.
 
-Other tokenizers may well behave so, too; of these it is known.
+Other tokenizers may behave in the same way. For these it is known.
 """
 
 from __future__ import annotations
