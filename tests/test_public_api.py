@@ -68,7 +68,7 @@ def test_tasks_need_no_torch() -> None:
 
 
 def test_there_are_few_names_and_each_is_documented() -> None:
-    assert len(flanlab.__all__) <= 32
+    assert len(flanlab.__all__) <= 34
     for name in flanlab.__all__:
         assert getattr(flanlab, name).__doc__, name
     assert set(flanlab.__all__) <= set(dir(flanlab))
@@ -132,7 +132,7 @@ def test_mistakes_are_told_with_a_hint(call: Any, message: str) -> None:
     assert raised.value.hint
 
 
-LAYERS = ("tasks", "data", "models", "training", "results", "evaluation", "experiments", "report", "cli")
+LAYERS = ("tasks", "data", "models", "training", "results", "evaluation", "experiments", "report", "ui", "cli")
 """A package imports only from those before it."""
 BESIDES = ("errors", "files", "yaml_files", "progress", "processes", "hub", "settings")
 """Modules that any package may import."""

@@ -443,7 +443,7 @@ def stamped(tiny_folder: Path, tmp_path: Path, trained: dict[str, Any]) -> Loade
 @pytest.mark.parametrize(
     ("trained", "reason"),
     [
-        ({"comments": {"clusters": ["sentiment"], "lineage": ["comments"]}}, "trained on it"),
+        ({"comments": {"clusters": ["sentiment"], "lineage": ["comments"]}}, "trained on its train rows"),
         ({"reviews": {"clusters": ["sentiment"], "lineage": ["reviews"]}}, "of the cluster sentiment"),
     ],
 )

@@ -12,7 +12,7 @@ from flanlab.data.reader import RowReader
 from flanlab.data.sources import Rows
 from flanlab.experiments.ablations import make_ablation
 from flanlab.experiments.cells import Ablation, Cell, changed
-from flanlab.experiments.recipe import Recipe, make_plan, read_recipe
+from flanlab.experiments.recipe import Plan, Recipe, divide, make_plan, read_recipe
 from flanlab.tasks.schema import Split, Task
 from tests.experiments.test_sweep import base_recipe
 from tests.task_files import refusal, rows_in_memory, task_content, write_task_file
@@ -25,13 +25,16 @@ def recipe(tmp_path: Path) -> Recipe:
     return base_recipe(tmp_path, Path("no/model"))
 
 
-def ablate(name: str, recipe: Recipe, points: Sequence[str] = ()) -> Ablation:
+def make_plan_of(recipe: Recipe) -> Plan:
     class InMemory(RowReader):
         def read(self, task: Task, split: Split) -> Rows:
             return rows_in_memory([{}] * 10)
 
-    plan = make_plan(recipe, InMemory())
-    return make_ablation(name, plan, points)
+    return make_plan(recipe, InMemory())
+
+
+def ablate(name: str, recipe: Recipe, points: Sequence[str] = ()) -> Ablation:
+    return make_ablation(name, make_plan_of(recipe), points)
 
 
 def cells(ablation: Ablation) -> dict[str, Cell]:
@@ -107,3 +110,77 @@ def test_few_shot_promises_a_spread_only_where_templates_share_rows(recipe: Reci
     assert "gives the spread over templates" in each
     assert "no spread over templates is given" in turns
     assert "gives the spread over templates" not in turns
+
+
+def test_few_shot_crosses_training_and_asking(recipe: Recipe) -> None:
+    base = changed(recipe, mixture={"prompt_tokens": 300}, evaluation={"shot_tokens": 480})
+    found = cells(ablate("few-shot", base))
+    crossed = {
+        name: (cell.training.recipe.mixture.shots, cell.recipe.evaluation.shots)
+        for name, cell in found.items()
+        if cell.training is not None
+    }
+    assert crossed == {
+        "tuned-0-shot": ({0: 1.0}, 0),
+        "tuned-16-shot": ({0: 1.0}, 16),
+        "tuned-with-exemplars-0-shot": ({16: 1.0}, 0),
+        "tuned-with-exemplars-16-shot": ({16: 1.0}, 16),
+    }
+    with_exemplars = found["tuned-with-exemplars-16-shot"].recipe
+    assert (with_exemplars.mixture.shot_tokens, with_exemplars.mixture.prompt_tokens) == (480, 480)
+    assert found["tuned-16-shot"].recipe.mixture.prompt_tokens == 300
+
+
+def test_without_exemplars_nothing_trains_with_them(recipe: Recipe) -> None:
+    assert list(cells(ablate("few-shot", recipe, ["0"]))) == ["untuned-0-shot", "tuned-0-shot"]
+
+
+def test_tasks_and_templates_are_crossed(recipe: Recipe) -> None:
+    found = cells(ablate("tasks-by-templates", recipe, ["1x1", "1x4", "2x1", "2x4"]))
+    made = {
+        name: (len(cell.recipe.tasks.include), cell.recipe.mixture.templates_per_task, cell.recipe.mixture.inverted)
+        for name, cell in found.items()
+        if name != "untuned"
+    }
+    held_out = len(make_plan_of(recipe).split.held_out)
+    assert made == {
+        "tasks-1-templates-1": (held_out + 3, 1, False),
+        "tasks-1-templates-4": (held_out + 3, 4, False),
+        "tasks-2-templates-1": (held_out + 6, 1, False),
+        "tasks-2-templates-4": (held_out + 6, 4, False),
+    }
+    few, many = (set(found[f"tasks-{count}-templates-1"].recipe.tasks.include) for count in (1, 2))
+    assert few < many
+    assert len(ablate("tasks-by-templates", recipe).cells) == 1 + 3 * 3
+    for point in ("4", "0x1", "1x", "2xx3"):
+        assert repr(point) in refusal(lambda point=point: ablate("tasks-by-templates", recipe, [point])).message
+
+
+def test_figure_6_holds_out_three_clusters_and_adds_seven() -> None:
+    base = changed(
+        read_recipe(RECIPES / "ablation-base.yaml"),
+        tasks={"include": "all", "exclude": []},
+        hold_out={"clusters": ["sentiment"]},
+    )
+    found = ablate("figure-6", base)
+    trained = [cell.recipe for cell in found.cells if cell.training is not None]
+    splits = [divide(recipe) for recipe in trained]
+    assert {task.clusters[0].value for task in splits[0].test} == {
+        "natural_language_inference", "closed_book_qa", "commonsense",
+    }  # fmt: skip
+    assert [len({task.clusters[0] for task in split.train}) for split in splits] == [1, 2, 3, 4, 5, 6, 7]
+    assert [len(split.train) for split in splits][:4] == [11, 19, 24, 28]
+    last = {task.name for task in splits[-1].train} - {task.name for task in splits[-2].train}
+    assert last == {"coqa", "quac"}
+
+
+def test_figure_6_needs_the_clusters_that_it_holds_out(recipe: Recipe) -> None:
+    assert "holds out commonsense" in refusal(lambda: ablate("figure-6", recipe)).message
+
+
+def test_scale_draws_held_in_and_held_out_side_by_side(recipe: Recipe) -> None:
+    panels = ablate("scale", recipe, ["small/model", "large/model"]).panels
+    drawn = [{cell for series in panel.series for _, cell in series.points} for panel in panels]
+    assert drawn == [
+        {f"{way}-{scope}-{place}" for way in ("tuned", "untuned") for place in (1, 2)} for scope in ("held-out", "held-in")
+    ]

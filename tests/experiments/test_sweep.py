@@ -16,6 +16,7 @@ from flanlab.errors import FlanlabError
 from flanlab.experiments import sweep as sweep_module
 from flanlab.experiments import sweep_jobs
 from flanlab.experiments.ablations import ablation_names
+from flanlab.experiments.cells import changed
 from flanlab.experiments.recipe import Recipe, read_recipe
 from flanlab.experiments.sweep import Sweep, run_locally, run_sweep
 from flanlab.experiments.sweep_jobs import Job, carry_out, is_done, read_record
@@ -98,8 +99,10 @@ def _trained_on(recipe: Recipe) -> list[dict[str, Any]]:
 
 def test_every_ablation_can_be_planned(recipe: Recipe, tmp_path: Path, tiny_folder: Path) -> None:
     points = {"scale": [str(tiny_folder), str(tiny_folder)]}
+    bases = {"figure-6": changed(recipe, tasks={"include": "all"})}
+    points["figure-6"] = ["1"]
     for name in ablation_names():
-        sweep = plan_sweep(name, recipe, tmp_path / "out", points=points.get(name, ()))
+        sweep = plan_sweep(name, bases.get(name, recipe), tmp_path / "out", points=points.get(name, ()))
         names = [cell.name for cell in sweep.ablation.cells]
         assert len(set(names)) == len(names)
         drawn = {cell for panel in sweep.ablation.panels for series in panel.series for _, cell in series.points}
@@ -187,7 +190,7 @@ def test_supervised_learning_trains_on_its_task_alone(recipe: Recipe, tmp_path: 
     carry_through(sweep)
     [results] = scores(sweep).values()
     assert list(results.tasks) == list(trained_on(results) or {}) == ["product_reviews"]
-    assert results.tasks["product_reviews"].seen == "the model was trained on it"
+    assert results.tasks["product_reviews"].seen == "the model was trained on its train rows"
     assert "tuned-sentiment" in sweep.as_dict()["left_out"]
 
 

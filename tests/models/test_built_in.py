@@ -105,7 +105,7 @@ def test_joined_file_with_another_checksum(small_gemma: list[list[str]], monkeyp
     small = BUILT_IN_MODELS[GEMMA]
     monkeypatch.setitem(BUILT_IN_MODELS, GEMMA, dataclasses.replace(small, gguf_parts=small.gguf_parts[::-1]))
     built_in.accept_gemma_terms()
-    with pytest.raises(FlanlabError, match=f"{GEMMA}: the file that came has SHA-256"):
+    with pytest.raises(FlanlabError, match=f"{GEMMA}: the downloaded file has the SHA-256"):
         built_in_model_folder(GEMMA)
     assert not cached_folder(GEMMA).exists()
 

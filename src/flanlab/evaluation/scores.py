@@ -88,6 +88,7 @@ def score_task(
     source: RowSource | None = None,
     hashes: Hashes | None = None,
     seen: str | None = None,
+    in_domain: bool = False,
 ) -> ScoredTask:
     """Score one task under several variants (a model asked in one way each).
 
@@ -99,6 +100,7 @@ def score_task(
         source: where the rows come from.
         hashes: identity of task and rows.
         seen: why the model's scores are not zero-shot.
+        in_domain: whether the tuned model was trained on the task, through other rows.
     """
     first = next(iter(predictions.values()))
     metrics = metrics_for(task.metrics, first, end_token=end_token)
@@ -133,6 +135,7 @@ def score_task(
         hashes=hashes,
         best_on_dev=chosen,
         seen=seen,
+        in_domain=in_domain,
     )
     return ScoredTask(task.name, facts, scores, grids, estimates)
 
@@ -171,7 +174,9 @@ def build_results(
 ) -> Results:
     """Results of some scored tasks: their scores, the means over them, and what `after` differs by.
 
-    Every mean is of the metrics that all its members have. The subtasks of a task count as one task together: their mean.
+    Means are over the zero-shot tasks; in-domain ones have a mean of their own. If there are no others, they are the tasks that
+    all means are over. Every mean is of the metrics that all its members have. The subtasks of a task count as one task
+    together: their mean.
     Tasks count alike, and so do clusters; a task counts in its home cluster, the first one it names. Means over a cluster and
     over clusters have the metric MAIN_METRIC too, whatever each task's main metric is, as the paper's averages of clusters do.
 
@@ -189,12 +194,16 @@ def build_results(
         seen_by = dict.fromkeys(variants, seen)
     members = [_member(task, variants, seen_by, before, after) for task in scored]
     mains = {task.name: task.facts.main_metric for task in scored}
-    over_tasks = _mean_over("tasks", None, members)
+    in_domain = {task.name for task in scored if task.facts.in_domain}
+    trained = [one for one in members if one.name in in_domain]
+    main = [one for one in members if one.name not in in_domain] or trained
     by_cluster = []
-    for cluster in sorted({str(one.cluster) for one in members}):
-        own = [one.with_main(mains[one.name]) for one in members if one.cluster == cluster]
+    for cluster in sorted({str(one.cluster) for one in main}):
+        own = [one.with_main(mains[one.name]) for one in main if one.cluster == cluster]
         by_cluster.append(_mean_over("cluster", cluster, own))
-    means = [over_tasks, *by_cluster, _mean_over("clusters", None, by_cluster)]
+    means = [_mean_over("tasks", None, main), *by_cluster, _mean_over("clusters", None, by_cluster)]
+    if trained and len(trained) < len(members):
+        means.append(_mean_over("in_domain", None, [one.with_main(mains[one.name]) for one in trained]))
     scores = [
         score.model_copy(update={"seen": one.seen[score.variant]})
         for task, one in zip(scored, members, strict=True)

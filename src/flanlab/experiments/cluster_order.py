@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
+from flanlab.data.choices import short_permutation
 from flanlab.experiments.cells import with_tasks
 from flanlab.experiments.recipe import Plan, Recipe
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.schema import Task
 
-_PAPER_ORDER = (
+PAPER_ORDER = (
     Cluster.SUMMARIZATION,
     Cluster.TRANSLATION,
     Cluster.READING_COMPREHENSION,
@@ -26,11 +27,20 @@ def training_clusters(plan: Plan) -> dict[Cluster, list[Task]]:
     members: dict[Cluster, list[Task]] = {}
     for task in plan.split.train:
         members.setdefault(task.clusters[0], []).append(task)
-    others = sorted(set(members) - set(_PAPER_ORDER), key=lambda cluster: (-len(members[cluster]), cluster))
-    return {cluster: members[cluster] for cluster in (*_PAPER_ORDER, *others) if cluster in members}
+    others = sorted(set(members) - set(PAPER_ORDER), key=lambda cluster: (-len(members[cluster]), cluster))
+    return {cluster: members[cluster] for cluster in (*PAPER_ORDER, *others) if cluster in members}
 
 
 def training_on(plan: Plan, tasks: Iterable[Task]) -> Recipe:
     """The plan's recipe with no other training tasks than these; what is held out stays."""
     held_out = {task.name for task in plan.split.held_out}
     return with_tasks(plan.recipe, {task.name for task in tasks} | held_out)
+
+
+def some_of_each(clusters: Mapping[Cluster, Sequence[Task]], number: int, seed: int) -> list[Task]:
+    """Up to `number` tasks of each cluster, chosen by the seed: the first of one order, so that few are always among the many."""
+    chosen: list[Task] = []
+    for cluster, members in clusters.items():
+        order = short_permutation(len(members), (seed, cluster.value, "tasks per cluster"))
+        chosen += [members[place] for place in order[:number]]
+    return chosen

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flanlab.data.choices import short_permutation
 from flanlab.experiments.cells import UNTUNED, Ablation, Comparison, Panel, Series, trained, untuned, whole_numbers
-from flanlab.experiments.cluster_order import training_clusters, training_on
+from flanlab.experiments.cluster_order import some_of_each, training_clusters, training_on
 from flanlab.experiments.recipe import Plan
 
 
@@ -16,11 +15,7 @@ def ablation(plan: Plan, points: Sequence[str]) -> Ablation:
     numbers = whole_numbers(points, (1, 2, 3, 4), most=max(map(len, clusters.values())))
     cells = [untuned(plan.recipe)]
     for number in numbers:
-        tasks = []
-        for cluster, members in clusters.items():
-            # The first of one order, so that few tasks are always among the many.
-            order = short_permutation(len(members), (plan.recipe.seed, cluster.value, "tasks per cluster"))
-            tasks += [members[place] for place in order[:number]]
+        tasks = some_of_each(clusters, number, plan.recipe.seed)
         title = f"{number} task{'s' if number > 1 else ''} of each cluster, {len(tasks)} together"
         cells.append(trained(f"tasks-{number}", title, training_on(plan, tasks)))
     line = Series("tuned", [(number, f"tasks-{number}") for number in numbers])
