@@ -182,8 +182,9 @@ def test_comparison_is_paired_by_row_and_template(comments: Task) -> None:
     assert found.difference == pytest.approx(by_hand)
     assert found.losses == 0
     assert found.low >= 0
-    low, high = one(results, "accuracy", "before").interval
-    assert found.high - found.low < 0.8 * (high - low)
+    errors = [one(results, "accuracy", variant).standard_error or 0.0 for variant in ("before", "after")]
+    assert found.standard_error is not None
+    assert found.standard_error < 0.8 * np.hypot(*errors), "what it would be if they were not paired"
 
 
 def test_clear_difference_excludes_zero(comments: Task) -> None:

@@ -10,8 +10,8 @@ import typer
 
 from flanlab.cli import new_task
 from flanlab.cli.options import AsJson, Collections, Mirror
-from flanlab.tasks.facts import facts, lineage_in_words, markdown, origin
 from flanlab.errors import FlanlabError
+from flanlab.tasks.facts import facts, lineage_in_words, markdown, origin
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, known_lineage, load_collections, select_tasks
 from flanlab.tasks.schema import Source, Split, Task, json_schema
 

@@ -25,6 +25,7 @@ Floats = NDArray[np.float64]
 
 
 FLOOR = 0.6
+"""Least width of an interval, in that over units alone; a higher floor makes those of few templates wider than need be."""
 
 
 class Variance(NamedTuple):
@@ -93,8 +94,8 @@ def total(variance: Variance) -> tuple[Floats, Floats]:
     here lies between those of the two parts, by a weight fitted so that 95 % intervals hold 95 % whatever the two parts' true
     shares (`benchmarks/critical_values.py`).
 
-    The variance is raised where an interval would be narrower than half of that over units alone: two templates whose scores
-    happen to agree are no proof.
+    The variance is raised where an interval would be narrower than FLOOR times that over units alone: two templates whose
+    scores happen to agree are no proof.
     """
     common = np.maximum(variance.common, 0.0)
     whole = variance.between + common
@@ -126,6 +127,7 @@ def mean_variance(variance: Variance, weights: Floats) -> Variance:
     )
 
 
+# Fitted by benchmarks/critical_values.py, for these degrees of freedom; the limit by extrapolation.
 _POINTS = 1 / np.array([np.inf, 15, 9, 7, 5, 4, 3, 2, 1])
 _POWERS = np.array([1.6, 1.81, 1.93, 2.01, 2.17, 2.31, 2.57, 3.19, 7.11])
 _LOGARITHMS = np.array([0.75, 0.52, 0.42, 0.34, 0.17, 0.01, -0.33, -1.31, -11.03])
