@@ -249,8 +249,9 @@ def _judge_evaluated(record: Mapping[str, Any]) -> _Judged:
 
 
 def _softmax(scores: Floats) -> Floats:
-    weights: Floats = np.exp(scores - scores.max())
-    return weights / weights.sum()
+    weights = np.exp(scores - scores.max())
+    shares: Floats = weights / weights.sum()
+    return shares
 
 
 def _classes(judged: Iterable[_Judged]) -> list[str]:
