@@ -80,8 +80,8 @@ def per_class(predictions: Predictions) -> Table:
     Raises:
         FlanlabError: as `confusion`.
 
-    >>> import flanlab as fl
-    >>> fl.per_class([{"prediction": "no", "gold": "yes", "probabilities": {"yes": 0.4, "no": 0.6}}]).rows()[0]
+    >>> from flanlab.evaluation.classification import per_class
+    >>> per_class([{"prediction": "no", "gold": "yes", "probabilities": {"yes": 0.4, "no": 0.6}}]).rows()[0]
     {'class': 'yes', 'rows': 1, 'predicted': 0, 'precision': None, 'recall': 0.0, 'f1': 0.0}
     """
     judged = _judged(predictions)
@@ -156,8 +156,8 @@ def calibration_error(predictions: Predictions, bins: int = 10) -> float:
     Raises:
         FlanlabError: as `calibration`.
 
-    >>> import flanlab as fl
-    >>> fl.calibration_error([{"prediction": "yes", "gold": "no", "probabilities": {"yes": 0.75, "no": 0.25}}])
+    >>> from flanlab.evaluation.classification import calibration_error
+    >>> calibration_error([{"prediction": "yes", "gold": "no", "probabilities": {"yes": 0.75, "no": 0.25}}])
     0.75
     """
     curve = calibration(predictions, bins).rows()
@@ -249,8 +249,9 @@ def _judge_evaluated(record: Mapping[str, Any]) -> _Judged:
 
 
 def _softmax(scores: Floats) -> Floats:
-    weights: Floats = np.exp(scores - scores.max())
-    return weights / weights.sum()
+    weights = np.exp(scores - scores.max())
+    shares: Floats = weights / weights.sum()
+    return shares
 
 
 def _classes(judged: Iterable[_Judged]) -> list[str]:

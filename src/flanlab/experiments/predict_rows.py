@@ -103,7 +103,7 @@ def predict(
     table = read_table(Path(rows)) if isinstance(rows, str | Path) else table_of(rows)
     unit = _checked_unit(asked, table, templates, settings, seed)
     if out is None:
-        with tempfile.TemporaryDirectory() as folder, opened(model, endpoint, settings, seed, style, Path(folder)) as setup:
+        with tempfile.TemporaryDirectory() as place, opened(model, endpoint, settings, seed, style, Path(place)) as setup:
             answers = [answer for some in _answers(_ranking(setup, unit), unit, 0) for answer in some]
         return Table(_joined(table, answers))
     out = Path(out)
