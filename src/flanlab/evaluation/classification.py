@@ -54,11 +54,12 @@ def confusion(predictions: Predictions) -> Table:
     Raises:
         FlanlabError: no prediction with its right answer, or options that differ from row to row.
 
-    >>> import flanlab as fl
-    >>> fl.confusion([{"prediction": "no", "gold": "yes", "probabilities": {"yes": 0.4, "no": 0.6}}]).where(gold="yes")
-    gold  prediction  count
-    yes   yes         0
-    yes   no          1
+    Examples:
+        >>> import flanlab as fl
+        >>> fl.confusion([{"prediction": "no", "gold": "yes", "probabilities": {"yes": 0.4, "no": 0.6}}]).where(gold="yes")
+        gold  prediction  count
+        yes   yes         0
+        yes   no          1
     """
     judged = _judged(predictions)
     classes = _classes(judged)
@@ -118,9 +119,10 @@ def calibration(predictions: Predictions, bins: int = 10) -> Table:
     Raises:
         FlanlabError: no prediction with probabilities and its right answer, or no range.
 
-    >>> import flanlab as fl
-    >>> fl.calibration([{"prediction": "yes", "gold": "yes", "probabilities": {"yes": 0.75, "no": 0.25}}]).rows()
-    [{'low': 0.7, 'high': 0.8, 'rows': 1, 'confidence': 0.75, 'accuracy': 1.0}]
+    Examples:
+        >>> import flanlab as fl
+        >>> fl.calibration([{"prediction": "yes", "gold": "yes", "probabilities": {"yes": 0.75, "no": 0.25}}]).rows()
+        [{'low': 0.7, 'high': 0.8, 'rows': 1, 'confidence': 0.75, 'accuracy': 1.0}]
     """
     if bins < 1:
         raise FlanlabError(f"{bins} ranges of probability hold nothing.", hint="Use 1 or more.")
@@ -175,10 +177,11 @@ def accuracy_by(predictions: Predictions, column: str | None = None) -> Table:
     Raises:
         FlanlabError: no prediction with its right answer, or no such column.
 
-    >>> import flanlab as fl
-    >>> rows = [{"team": "sales", "prediction": "yes", "gold": "yes", "probabilities": None}]
-    >>> fl.accuracy_by(rows, "team").column("accuracy")
-    [1.0]
+    Examples:
+        >>> import flanlab as fl
+        >>> rows = [{"team": "sales", "prediction": "yes", "gold": "yes", "probabilities": None}]
+        >>> fl.accuracy_by(rows, "team").column("accuracy")
+        [1.0]
     """
     judged = _judged(predictions)
     if absent := [one for one in judged if column is not None and column not in one.record]:

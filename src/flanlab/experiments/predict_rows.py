@@ -91,11 +91,12 @@ def predict(
         FlanlabError: a column that the prompts show is missing, a row that cannot be asked, an output that cannot be written
             or holds answers to something else, no such model, or one that computes no number.
 
-    >>> import flanlab as fl
-    >>> row = {"comment": "We came on a rainy Sunday and loved every room."}
-    >>> [answer] = fl.predict(example_model, "visitor_comments", [row])
-    >>> answer["prediction"] in ("negative", "positive"), answer["gold"]
-    (True, None)
+    Examples:
+        >>> import flanlab as fl
+        >>> row = {"comment": "We came on a rainy Sunday and loved every room."}
+        >>> [answer] = fl.predict(example_model, "visitor_comments", [row])
+        >>> answer["prediction"] in ("negative", "positive"), answer["gold"]
+        (True, None)
     """
     asked = task if isinstance(task, Task) else find_task(task, collections)
     style: PromptStyle = "chat" if chat else "instruction"
