@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from flanlab.experiments.training_plan import plan_training
     from flanlab.models.completions import Endpoint
     from flanlab.models.loading import LoadedModel as Model
+    from flanlab.report.claims import claims
     from flanlab.report.run import Comparison, Run, compare, open_run
     from flanlab.results.schema import Difference, Results, Score
     from flanlab.results.table import Table
@@ -48,6 +49,7 @@ _PLACES = {
     "EvaluationSettings": "evaluation.planning",
     "MixtureSettings": "data.mixture",
     "TrainingSettings": "training.settings",
+    "claims": "report.claims",
     "Endpoint": "models.completions",
     "Example": "data.rendering",
     "FlanlabError": "errors",
