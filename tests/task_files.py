@@ -86,7 +86,7 @@ def write_task_file(folder: Path, content: Mapping[str, Any], rows: Sequence[Map
 
 
 def refusal(action: Callable[[], object]) -> FlanlabError:
-    """The FlanlabError that `action` raises; it must say how to hint things."""
+    """The FlanlabError that `action` raises; it must have a hint."""
     with pytest.raises(FlanlabError) as caught:
         action()
     assert caught.value.hint
@@ -95,7 +95,7 @@ def refusal(action: Callable[[], object]) -> FlanlabError:
 
 
 def is_fine_or_refused(action: Callable[[], object]) -> bool:
-    """Whether `action` ends well or with a FlanlabError that says how to hint things; other exceptions pass through."""
+    """Whether `action` ends well or with a FlanlabError that has a hint; other exceptions pass through."""
     try:
         action()
     except FlanlabError as error:

@@ -77,7 +77,7 @@ def test_the_whole_walk_works(tmp_path: Path) -> None:
     assert f"flan {' '.join(seen[:-2])}" in " ".join(PAGE.split())
     refused = subprocess.run([sys.executable, "-m", "flanlab", *seen], cwd=tmp_path, capture_output=True, text=True)
     assert refused.returncode == 1
-    assert "the model was trained on it" in refused.stderr
+    assert "the model was trained on its train rows" in refused.stderr
 
 
 def test_every_field_is_explained() -> None:

@@ -70,7 +70,7 @@ def test_a_killed_run_goes_on_to_the_very_same_result(small_recipe: Path, tmp_pa
         text=True,
     )
     assert refused.returncode == 1
-    assert "the model was trained on it" in refused.stderr
+    assert "the model was trained on its train rows" in refused.stderr
 
 
 def test_scores_do_not_depend_on_the_batch() -> None:

@@ -98,7 +98,8 @@ def test_server_and_local_model_agree(gguf_files: dict[str, Path], tmp_path: Pat
     tasks = select_tasks(load_collections(["sampler"]), ["same_meaning"])
     with running(gguf_files["exact"]) as address:
         results = evaluate_model("smollm2", tasks, SETTINGS, tmp_path / "remote", endpoint=Endpoint(address, parallel=1))
-    assert results["scoring"] == "log-probabilities"
+    assert results is not None
+    assert results.variants["instruction"].scoring == "log-probabilities"
     evaluate_model(str(gguf_files["exact"]), tasks, SETTINGS, tmp_path / "local")
     ours, theirs = scores(tmp_path / "local"), scores(tmp_path / "remote")
     assert [row["prompt"] for row in ours] == [row["prompt"] for row in theirs]
@@ -113,8 +114,9 @@ def test_misplaced_log_probabilities_are_noticed(gguf_files: dict[str, Path], tm
     few = SETTINGS.model_copy(update={"rows": 1})
     with running(gguf_files["plain"]) as address:
         results = evaluate_model("smollm2", tasks, few, tmp_path / "remote", endpoint=Endpoint(address, parallel=1))
-    assert results["scoring"] == "generation"
-    assert "do not belong to the tokens" in " ".join(results["notes"])
+    assert results is not None
+    assert results.variants["instruction"].scoring == "generation"
+    assert "with the wrong tokens" in " ".join(results.notes)
 
 
 @pytest.mark.parametrize(("file", "mean", "most"), [("plain", 0.2, 1.0), ("exact", 1e-3, 0.02)])

@@ -1,6 +1,6 @@
 """flanlab: instruction-tune language models on task clusters, and measure them zero-shot on clusters they never saw.
 
-Everything public is imported from here, when it is first used:
+All public names are imported from here, when they are first used:
 
     import flanlab as fl
 
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from flanlab.data.mixture import MixtureSettings
     from flanlab.data.rendering import Example
     from flanlab.errors import FlanlabError
+    from flanlab.evaluation.classification import accuracy_by, calibration, confusion
     from flanlab.evaluation.planning import EvaluationSettings
+    from flanlab.experiments.ask import ask
     from flanlab.experiments.contamination import check_contamination
     from flanlab.experiments.export_model import export_model
+    from flanlab.experiments.predict_rows import predict
     from flanlab.experiments.recipe import Recipe
     from flanlab.experiments.training_plan import plan_training
     from flanlab.models.completions import Endpoint
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 _PLACES = {
     **dict.fromkeys(("load_task", "load_tasks"), "tasks.loading"),
     **dict.fromkeys(("evaluate", "load_model", "mix", "run", "score", "train"), "api"),
+    **dict.fromkeys(("accuracy_by", "calibration", "confusion"), "evaluation.classification"),
     **dict.fromkeys(("Comparison", "Run", "compare", "open_run"), "report.run"),
     **dict.fromkeys(("Difference", "Results", "Score"), "results.schema"),
     "EvaluationSettings": "evaluation.planning",
@@ -53,12 +57,14 @@ _PLACES = {
     "Recipe": "experiments.recipe",
     "Table": "results.table",
     "Task": "tasks.schema",
+    "ask": "experiments.ask",
     "check_contamination": "experiments.contamination",
     "export_model": "experiments.export_model",
     "plan_training": "experiments.training_plan",
+    "predict": "experiments.predict_rows",
 }
 _NAMES = {"Model": "LoadedModel", "load_task": "find_task", "load_tasks": "find_tasks"}
-"""Public names of what is called otherwise where it is defined."""
+"""Public names that differ from the names in their modules."""
 
 __all__ = sorted([*_PLACES, "__version__"])
 

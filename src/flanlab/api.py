@@ -1,4 +1,4 @@
-"""The public API's functions: what the command line, the notebooks and the browser app call."""
+"""The functions of the public API, which the command line, notebooks and the browser app call."""
 
 from __future__ import annotations
 
@@ -32,28 +32,29 @@ from flanlab.tasks.loading import find_tasks
 from flanlab.tasks.schema import Task
 
 Names = str | Path | Task | Sequence[str | Path | Task]
-"""Tasks by name, cluster, YAML file or folder, or as objects; one or several."""
+"""Tasks by name, cluster, YAML file or folder, or as objects. One or several."""
 
 
 def load_model(model: Any, tokenizer: Any = None, *, device: str | None = None) -> LoadedModel:
-    """Load a model by name, or take one that is in memory.
+    """Load a model by name, or wrap one that is in memory.
 
     Args:
         model: a Hub id, a folder (weights as safetensors, or an adapter), a GGUF file, a built-in name such as
             `smollm2-135m-instruct`; or a transformers model.
-        tokenizer: of a transformers model; left out for a name.
-        device: `cpu`, `cuda` or `cuda:1`; a GPU, where there is one, by default. A model in memory stays where it is.
+        tokenizer: the tokenizer of a transformers model. Leave it out for a name.
+        device: `cpu`, `cuda` or `cuda:1`. Default: a GPU if there is one. A model in memory stays where it is.
 
     Returns:
         The model with its tokenizer, ready for `score`, `evaluate` and `run`.
 
     Raises:
-        FlanlabError: no such model, no safetensors weights, or an architecture that cannot be scored.
+        FlanlabError: the model does not exist, has no safetensors weights, or has an architecture that cannot be scored.
 
-    >>> import flanlab as fl
-    >>> model = fl.load_model(hf_model, hf_tokenizer)
-    >>> model.parameters
-    26400
+    Examples:
+        >>> import flanlab as fl
+        >>> model = fl.load_model(hf_model, hf_tokenizer)
+        >>> model.parameters
+        26400
     """
     if isinstance(model, str | Path):
         return load_named_model(str(model), device=device, say=say)
@@ -66,25 +67,26 @@ def score(model: Model, prompt: str, options: Sequence[str], *, style: PromptSty
     """Rank answers to one prompt by their log-probability (rank classification; Wei et al. 2022, section 2.4).
 
     Args:
-        model: as `load_model` gives it.
-        prompt: what the model reads. An OPTIONS block, if it should see one, is part of it.
+        model: a model from `load_model`.
+        prompt: the text that the model reads. Include an OPTIONS block if the model should see one.
         options: possible answers, at least one.
         style: `instruction` (the answer follows after a line break), `chat` (through the model's chat template) or `baseline`
             (the answer continues the text).
 
     Returns:
-        A row for each option, the likeliest first: `option`, `log_probability` (natural log, with the end token),
-        `log_probability_without_end`, `probability` (its share among these options) and `tokens` (the end token counted).
+        A row for each option, the most likely first: `option`, `log_probability` (natural log, with the end token),
+        `log_probability_without_end`, `probability` (its share among these options) and `tokens` (with the end token).
 
     Raises:
-        FlanlabError: no options, a prompt style that the model lacks, or a server that gives no log-probabilities.
+        FlanlabError: there are no options, the model lacks the prompt style, or its server gives no log-probabilities.
 
-    >>> import flanlab as fl
-    >>> table = fl.score(example_model, "Is the sky blue?", ["yes", "no"])
-    >>> table.columns
-    ['option', 'log_probability', 'log_probability_without_end', 'probability', 'tokens']
-    >>> round(sum(table.column("probability")), 6)
-    1.0
+    Examples:
+        >>> import flanlab as fl
+        >>> table = fl.score(example_model, "Is the sky blue?", ["yes", "no"])
+        >>> table.columns
+        ['option', 'log_probability', 'log_probability_without_end', 'probability', 'tokens']
+        >>> round(sum(table.column("probability")), 6)
+        1.0
     """
     import math
 
@@ -127,33 +129,34 @@ def evaluate(
     settings: EvaluationSettings | None = None,
     **changes: Any,
 ) -> Run | None:
-    """Score a model on tasks: every chosen row through the forward templates, with intervals over rows and templates.
+    """Score a model on tasks: each chosen row through the forward templates, with intervals over rows and templates.
 
     Args:
-        model: a name as for `load_model`, or a model that it has given.
+        model: a name as for `load_model`, or a model from it.
         tasks: names of tasks (`rte`), subtasks (`anli.r1`) and clusters (`sentiment`), YAML files, folders, or tasks.
-        out: folder for predictions, results and report; what it holds already is kept and not computed again. A temporary
-            folder, where not given.
-        styles: prompt styles to ask in; each is a variant of the results.
-        seed: decides which rows, and the order of templates and options.
-        mirror: folder that mirrors Hub data sets; else FLANLAB_MIRROR, else the Hub.
-        collections: where names are looked up: `library`, `extra`, `sampler`, or folders; all three, where not given.
-        allow_seen: score tasks that the model was trained on too, and mark them as seen.
-        endpoint: of a server that knows `model` by its name.
-        settings: what is asked, and how much; `EvaluationSettings` describes the fields.
+        out: folder for predictions, results and report. Existing predictions are kept and not computed again. Default: a
+            temporary folder.
+        styles: prompt styles. Each is a variant of the results.
+        seed: determines the rows, and the order of templates and options.
+        mirror: folder with copies of Hub data sets. Default: FLANLAB_MIRROR, or else the Hub.
+        collections: where to look up names: `library`, `extra`, `sampler`, or folders. Default: all three.
+        allow_seen: also score tasks that the model was trained on, and mark them as seen.
+        endpoint: address of a server that serves `model` under this name.
+        settings: what is asked, and how much. `EvaluationSettings` describes the fields.
         **changes: single fields of `EvaluationSettings`, such as `rows=100`, `shots=[0, 4]` (two variants) or `options="none"`.
 
     Returns:
-        The evaluation, with `scores`, `predictions` and `write_report`. Where torchrun started several processes, they share
-        the work, and all but the first get None.
+        The evaluation, with `scores`, `predictions` and `write_report`. If torchrun started several processes, they share the
+        work, and only the first gets the evaluation. The others get None.
 
     Raises:
-        FlanlabError: unknown names or settings, rows or model out of reach, or a task that the model was trained on.
+        FlanlabError: a name or setting is unknown, rows or model are not available, or the model was trained on a task.
 
-    >>> import flanlab as fl
-    >>> run = fl.evaluate(example_model, ["visitor_comments"], rows=8, templates_per_row=1, out=folder)
-    >>> sorted(set(run.scores.column("task")) - {None})
-    ['visitor_comments']
+    Examples:
+        >>> import flanlab as fl
+        >>> run = fl.evaluate(example_model, ["visitor_comments"], rows=8, templates_per_row=1, out=folder)
+        >>> sorted(set(run.scores.column("task")) - {None})
+        ['visitor_comments']
     """
     chosen = find_tasks(tasks, collections)
     settings = changed_settings(settings or EvaluationSettings(), changes)
@@ -179,25 +182,26 @@ def run(
     model: str | Path | LoadedModel | None = None,
     mirror: str | Path | None = None,
 ) -> Run | None:
-    """Carry out a recipe: score the untuned model, tune it, score it again, and write the report.
+    """Run a recipe: score the untuned model, tune it, score it again, and write the report.
 
     Args:
         recipe: a recipe file, `quickstart` for the packaged one, its content as a dict, or a Recipe.
-        out: folder of the run; where it holds part of this run already, the run is resumed. `runs/<name>` by default.
-        model: another model than the recipe's: a name, or a model in memory, which is copied before it is trained.
-        mirror: folder that mirrors Hub data sets; else FLANLAB_MIRROR, else the Hub.
+        out: folder of the run. If it has a part of this run, the run is resumed. Default: `runs/<name>`.
+        model: a model instead of the recipe's: a name, or a model in memory, which is copied before it is trained.
+        mirror: folder with copies of Hub data sets. Default: FLANLAB_MIRROR, or else the Hub.
 
     Returns:
-        The run, with `scores`, `differences`, `predictions`, `compare` and `write_report`. Where torchrun started several
-        processes, they share the work, and all but the first get None.
+        The run, with `scores`, `differences`, `predictions`, `compare` and `write_report`. If torchrun started several
+        processes, they share the work, and only the first gets the run. The others get None.
 
     Raises:
-        FlanlabError: the recipe is faulty or cannot be carried out, or the folder holds a run of another recipe.
+        FlanlabError: the recipe is invalid or cannot be run, or the folder has a run of another recipe.
 
-    >>> import flanlab as fl
-    >>> done = fl.run(example_recipe, folder, model=example_model)
-    >>> sorted(done.results.variants)
-    ['tuned', 'untuned_baseline', 'untuned_chat', 'untuned_instruction']
+    Examples:
+        >>> import flanlab as fl
+        >>> done = fl.run(example_recipe, folder, model=example_model)
+        >>> sorted(done.results.variants)
+        ['tuned', 'untuned_baseline', 'untuned_chat', 'untuned_instruction']
     """
     content, loaded = _recipe_and_model(recipe, model)
     name = Path(recipe).stem if isinstance(recipe, str | Path) else content.name
@@ -213,7 +217,7 @@ def train(
     model: str | Path | LoadedModel | None = None,
     mirror: str | Path | None = None,
 ) -> LoadedModel:
-    """Only the tuning of a recipe; the model is left in `out/model`.
+    """Only tune a recipe's model. The result is saved in `out/model`.
 
     Args:
         recipe: as for `run`.
@@ -227,10 +231,11 @@ def train(
     Raises:
         FlanlabError: as `run`.
 
-    >>> import flanlab as fl
-    >>> tuned = fl.train(example_recipe, folder, model=example_model)
-    >>> sorted(tuned.stamp["hold_out"]["clusters"])
-    ['sentiment']
+    Examples:
+        >>> import flanlab as fl
+        >>> tuned = fl.train(example_recipe, folder, model=example_model)
+        >>> sorted(tuned.stamp["hold_out"]["clusters"])
+        ['sentiment']
     """
     content, loaded = _recipe_and_model(recipe, model)
     folder = Path("runs") / content.name if out is None else Path(out)
@@ -244,24 +249,25 @@ def mix(
     examples: int | None = None,
     mirror: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Describe what a recipe trains on, task by task, and write the examples for other trainers on request.
+    """Describe what a recipe trains on, task by task. With `out`, also write the examples for other trainers.
 
     Args:
         recipe: as for `run`.
-        out: a .parquet or .jsonl file for the examples; none is written, where not given.
-        examples: how many of the stream; all that the recipe trains on, where not given.
-        mirror: folder that mirrors Hub data sets; else FLANLAB_MIRROR, else the Hub.
+        out: a .parquet or .jsonl file for the examples. Default: no file.
+        examples: number of examples of the stream. Default: all that the recipe trains on.
+        mirror: folder with copies of Hub data sets. Default: FLANLAB_MIRROR, or else the Hub.
 
     Returns:
         By task and by cluster: rows, share, epochs, examples, tokens, target tokens, and what did not fit.
 
     Raises:
-        FlanlabError: a faulty recipe, rows out of reach, or a kind of file that cannot be written.
+        FlanlabError: the recipe is invalid, rows are not available, or the file type cannot be written.
 
-    >>> import flanlab as fl
-    >>> card = fl.mix(example_recipe, folder / "mixture.parquet", examples=20)
-    >>> card["planned_examples"], len(card["tasks"]) > 10
-    (20, True)
+    Examples:
+        >>> import flanlab as fl
+        >>> card = fl.mix(example_recipe, folder / "mixture.parquet", examples=20)
+        >>> card["planned_examples"], len(card["tasks"]) > 10
+        (20, True)
     """
     from flanlab.data.mixture_card import describe_mixture, export_mixture
     from flanlab.experiments.recipe import make_plan
@@ -272,7 +278,7 @@ def mix(
 
     target = None if out is None else Path(out)
     if target is not None and target.suffix not in (".parquet", ".jsonl"):
-        raise FlanlabError(f"{target}: cannot write files of this kind.", hint="Name a .parquet or a .jsonl file.")
+        raise FlanlabError(f"{target}: this file type cannot be written.", hint="Use a .parquet or .jsonl file.")
     plan = make_plan(as_recipe(recipe), RowReader(None if mirror is None else Path(mirror)))
     encoder = load_encoder(plan.recipe.model, say=say)
     mixture = make_mixture(plan)
@@ -287,10 +293,10 @@ def mix(
 
 
 def as_recipe(recipe: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
-    """A recipe from whatever describes it.
+    """A recipe from a name, file, dict or object.
 
     Raises:
-        FlanlabError: names what is wrong.
+        FlanlabError: names each error.
     """
     if isinstance(recipe, Recipe):
         return recipe
@@ -300,14 +306,16 @@ def as_recipe(recipe: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
         return Recipe.model_validate(recipe)
     except ValidationError as error:
         faults = "; ".join(f"`{'.'.join(map(str, one['loc']))}`: {one['msg']}" for one in error.errors())
-        raise FlanlabError(f"This is no recipe: {faults}.", hint="See the recipes in `recipes/` for the fields.") from error
+        raise FlanlabError(
+            f"This is not a valid recipe: {faults}.", hint="See the recipes in `recipes/` for the fields."
+        ) from error
 
 
 def changed_settings(settings: EvaluationSettings, changes: Mapping[str, Any]) -> EvaluationSettings:
-    """Evaluation settings with other values; None leaves a field as it is.
+    """Evaluation settings with changed values. None leaves a field unchanged.
 
     Raises:
-        FlanlabError: no such field, or a value that it cannot have.
+        FlanlabError: there is no such field, or the value is invalid.
     """
     given = {name: value for name, value in changes.items() if value is not None}
     try:
@@ -324,13 +332,13 @@ def changed_settings(settings: EvaluationSettings, changes: Mapping[str, Any]) -
 def _recipe_and_model(
     recipe: str | Path | Mapping[str, Any] | Recipe, model: str | Path | LoadedModel | None
 ) -> tuple[Recipe, LoadedModel | None]:
-    """The recipe with its model's name, and a copy of the model in memory, if that is what was given."""
+    """The recipe with its model's name, and a copy of the model if it is in memory."""
     content = as_recipe(recipe)
     if model is None:
         return content, None
     if isinstance(model, str | Path):
         return content.model_copy(update={"model": str(model)}), None
-    # A copy, since training changes weights in place: what is known of the caller's model must stay true.
+    # A copy, because training changes weights in place, and the caller's model must stay the same.
     return content.model_copy(update={"model": model.name}), replace(model, model=copy.deepcopy(model.model))
 
 

@@ -1,10 +1,10 @@
-"""The one error a person is meant to read: what went wrong, and and how to fix it."""
+"""The error that users see: what went wrong, and how to fix it."""
 
 from __future__ import annotations
 
 
 class FlanlabError(Exception):
-    """Bad input or an impossible wish. `hint` says what to do about it; the command line prints both and no traceback."""
+    """Bad input or an impossible request. `hint` says how to fix it. The command line prints both, and no traceback."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -16,6 +16,6 @@ class FlanlabError(Exception):
 
 
 def one_line(error: Exception, width: int = 300) -> str:
-    """An error's message on one line, shortened to `width` characters; its kind where it has none."""
+    """An error's message on one line, shortened to `width` characters, or the name of its class if it has no message."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= width else text[: width - 1] + "…"

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never meets half of one."""
+"""Write files and folders completely or not at all."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def cache_folder() -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file completely or not at all."""
     with new_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON whole or not at all, readable by people."""
+    """Write indented JSON, completely or not at all."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -45,36 +45,38 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise FlanlabError(f"{path}: there is no such file.", hint="Name the folder of a run that has got that far.") from error
+        raise FlanlabError(
+            f"{path}: there is no such file.", hint="Name the folder of a run that has written this file."
+        ) from error
     except ValueError as error:
         raise FlanlabError(f"{path}: is damaged ({error}).", hint="Delete the file and run the command again.") from error
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether something failed because a disk, a quota or a limit on file sizes leaves no more room."""
-    # safetensors hands the system's errors on as text.
+    """Whether something failed because the disk is full, or a quota or file size limit is reached."""
+    # safetensors reports the system's errors as text.
     return getattr(error, "errno", None) in _FULL or any(f"os error {number})" in str(error) for number in _FULL)
 
 
 @contextmanager
 def filling_the_cache() -> Iterator[None]:
-    """Let one process at a time fetch or convert something for the cache folder; the others wait, and find it there."""
+    """Let one process at a time download or convert something for the cache folder. The others wait and then find it there."""
     with alone_in(cache_folder()):
         yield
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Let one process at a time work in a folder, which is made where it is missing; the others wait."""
+    """Let one process at a time work in a folder; the others wait. The folder is created if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    # The lock goes with the process that holds it, however that ends.
+    # The lock ends with the process that holds it, however it ends.
     with FileLock(folder / ".lock"):
         yield
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends without an error."""
+    """A temporary path next to `path`. It replaces `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -86,9 +88,9 @@ def new_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its place when the block ends without an error."""
+    """A temporary folder next to `path`. It replaces `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # By `mkdir`, so that whoever may read other files here may read it: `mkdtemp` makes folders that are private.
+    # By `mkdir`, so that it has the usual permissions: `mkdtemp` makes private folders.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()

@@ -1,9 +1,10 @@
-"""Whether the Hugging Face Hub can be reached: found out once, in two seconds at most.
+"""Whether the Hugging Face Hub can be reached: tested once, in two seconds at most.
 
-Without this, its client tries each file six times, with waits that double: half a minute and more for every name. Where the
-Hub does not take a connection in time, its client is set to work offline, from what it has cached. A network that connects is
-used however slow it is: no time limit of the client's is changed. One that takes longer than two seconds to connect is given
-the time in HF_HUB_ETAG_TIMEOUT, which the client reads, too.
+Without this, the Hub's client tries each file six times, with doubling waits: half a minute and more for each name. If the Hub
+accepts no connection in time, its client is set to work offline, from its cache. Once connected, the network may be as slow as
+it
+likes: no time limit of the client is changed. If connecting takes longer than two seconds, set HF_HUB_ETAG_TIMEOUT, which the
+client reads too.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ _TIMEOUT_VARIABLE = "HF_HUB_ETAG_TIMEOUT"
 
 
 def offline_hint(name: str) -> str:
-    """What to do where a name of the Hub's could not be read; empty where the Hub can be reached, or the name is a path."""
+    """A hint for a name that could not be read from the Hub. Empty if the Hub can be reached, or the name is a path."""
     if Path(name).exists() or not _is_offline():
         return ""
     return (
-        f"The Hugging Face Hub cannot be reached, and {name} is not among the files that it left here. Check the name and the"
-        f" network. If the network is only slow, set {_TIMEOUT_VARIABLE} to the seconds that a connection may take."
+        f"The Hugging Face Hub cannot be reached, and {name} is not in its local cache. Check the name and the network. If"
+        f" the network is only slow, set {_TIMEOUT_VARIABLE} to the number of seconds that connecting may take."
     )
 
 
 def work_offline_if_unreachable(name: str) -> None:
-    """Before a name is looked up on the Hub: set its client to work offline where the Hub cannot be reached."""
+    """Set the Hub's client to work offline if the Hub cannot be reached. Call it before a name is looked up."""
     if not Path(name).exists():
         _find_out()
 
@@ -50,7 +51,7 @@ def _find_out() -> None:
     if constants.HF_HUB_OFFLINE or _connects(constants.ENDPOINT):
         return
     constants.HF_HUB_OFFLINE = True
-    # For processes that this one starts, and for `datasets`, which copies the setting when it is imported.
+    # For child processes, and for `datasets`, which copies the setting when it is imported.
     os.environ["HF_HUB_OFFLINE"] = "1"
     if "datasets" in sys.modules:
         from datasets import config
@@ -79,7 +80,7 @@ def _connects(endpoint: str) -> bool:
         finally:
             done.set()
 
-    # In a thread, since looking up a name has no time limit of its own.
+    # In a thread, because looking up a host name has no time limit.
     threading.Thread(target=connect, daemon=True).start()
     done.wait(seconds)
     return reached.is_set()

@@ -1,6 +1,6 @@
-"""Several processes that work as one, as `torchrun` and `accelerate launch` start them; by itself a command is one process.
+"""Several processes that work as one, as started by `torchrun` or `accelerate launch`. Without them a command is one process.
 
-torch is imported where there are several, and not before: most commands have no use for it.
+torch is imported only if there are several processes, because most commands do not need it.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from flanlab.progress import console
 Value = TypeVar("Value")
 
 _LONGEST_COLLECTIVE = timedelta(minutes=30)
-"""What nobody should ever wait: a process that dies is noticed at once, by its closed connections or by the launcher."""
+"""Upper limit of any wait. A process that dies is noticed at once, by its closed connections or by the launcher."""
 _SECONDS_TO_ANSWER = 5.0
-"""How long the others of a broken job may take to say that they are still there."""
+"""How long the other processes of a failed job have to report that they are alive."""
 _SECONDS_TO_STOP = 22.0
-"""After a SIGTERM, to save; with those to answer fewer than the 30 after which `torchrun` kills what is left."""
+"""Time to save after a SIGTERM. With `_SECONDS_TO_ANSWER` it is less than the 30 after which `torchrun` kills the rest."""
 
 _store: Any = None
-"""Where the processes leave each other notes; None while there is one process."""
+"""A store where the processes leave each other messages; None if there is one process."""
 _notes_read = 0
 _blocks = 0
-"""How many times `together` has been entered: each has words of its own."""
+"""How often `together` was entered: each time has its own messages."""
 
 
 def rank() -> int:
@@ -47,24 +47,24 @@ def world_size() -> int:
 
 
 def numbered() -> tuple[int, int]:
-    """Number of this process and how many there are, as torchrun (or whoever does as it does) says in RANK and WORLD_SIZE.
+    """Number of this process and of all processes, from RANK and WORLD_SIZE, which torchrun and others set.
 
     Raises:
-        FlanlabError: the variables make no sense.
+        FlanlabError: the variables are invalid.
     """
     number, count = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
     if count in (None, "1"):
         return 0, 1
     if not (number and count and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
         raise FlanlabError(
-            f"RANK={number} and WORLD_SIZE={count} in the environment do not number this process among several.",
+            f"RANK={number} and WORLD_SIZE={count} in the environment are not valid process numbers.",
             hint="Start several with `torchrun --nproc-per-node N -m flanlab ...`, or unset both.",
         )
     return int(number), int(count)
 
 
 def own_gpu() -> int | None:
-    """Number of this process's GPU, by torchrun's LOCAL_RANK, made the current one; None where there are none.
+    """Number of this process's GPU (torchrun's LOCAL_RANK), which becomes the current one; None without GPUs.
 
     Raises:
         FlanlabError: the machine has more processes than GPUs.
@@ -76,18 +76,18 @@ def own_gpu() -> int | None:
     number, count = os.environ.get("LOCAL_RANK", "0"), torch.cuda.device_count()
     if not number.isdecimal() or int(number) >= count:
         raise FlanlabError(
-            f"Process {number} of this machine has no GPU of its own: there are {count}.",
+            f"Process {number} of this machine has no GPU: there are {count}.",
             hint="Start as many processes as there are GPUs (torchrun --nproc-per-node).",
         )
-    # Kernels that are compiled on the spot run on the current device, whatever their inputs'.
+    # Kernels that are compiled at run time use the current device, not their inputs' device.
     torch.cuda.set_device(int(number))
     return int(number)
 
 
 def owners(costs: Sequence[float], count: int) -> list[int]:
-    """For each piece of work the process that it falls to: longest first, each to the process with least to do so far.
+    """The process that does each piece of work: longest first, each to the process with the least work so far.
 
-    A pure function, so all processes come to the same result by themselves. The longest share is at most 4/3 of the
+    A pure function, so all processes compute the same result without communication. The longest share is at most 4/3 of the
     shortest possible (Graham 1969).
     """
     load = [0.0] * count
@@ -99,17 +99,17 @@ def owners(costs: Sequence[float], count: int) -> list[int]:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes files and talks to people."""
+    """Whether this is the process that writes files and prints messages."""
     return rank() == 0
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Join this process with the others for the length of the block; does nothing where there are no others.
+    """Connect this process with the others for the duration of the block. Does nothing if there is only one.
 
     Raises:
-        FlanlabError: another process has died; names it, and says how to go on.
-        SystemExit: another process has failed, and says why itself.
+        FlanlabError: another process has died. The message names it; the hint says how to resume.
+        SystemExit: another process has failed and prints the error itself.
     """
     if world_size() == 1:
         yield
@@ -119,12 +119,12 @@ def together() -> Iterator[None]:
     global _blocks
     _blocks += 1
     _join()
-    # People want to read what happens once.
+    # Each message is printed once.
     console.quiet = not is_first()
     try:
         yield
     except BaseException as error:
-        # The launcher's SIGTERM comes at about the same time as the news that a process has died.
+        # The launcher's SIGTERM arrives at about the same time as the error that a process has died.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         atexit.unregister(dist.destroy_process_group)
@@ -138,7 +138,7 @@ def together() -> Iterator[None]:
 
 
 def everyone(value: Value) -> list[Value]:
-    """What each process gives, in their order; all must take part."""
+    """The values of all processes, in order of rank. All processes must call it."""
     if world_size() == 1:
         return [value]
     import torch.distributed as dist
@@ -149,7 +149,7 @@ def everyone(value: Value) -> list[Value]:
 
 
 def all_do(work: Callable[[], Value]) -> list[Value]:
-    """Do something in every process. Where it fails in one, it fails with that error in all, and none waits for the others."""
+    """Do something in each process. If it fails in one, it fails with that error in all, and none waits for the others."""
     failure: Exception | None = None
     result: Any = None
     try:
@@ -163,7 +163,7 @@ def all_do(work: Callable[[], Value]) -> list[Value]:
 
 
 def from_first(work: Callable[[], Value]) -> Value:
-    """Do something (whose result can be JSON) in the first process alone, while the others wait: hours, if it takes them."""
+    """Do something in the first process only, while the others wait, for hours if needed. The result must be JSON."""
     global _notes_read
     if world_size() == 1:
         return work()
@@ -173,7 +173,7 @@ def from_first(work: Callable[[], Value]) -> Value:
         result = work()
         _store.set(note, json.dumps(result))
         return result
-    # No collective, which would give up after a while: what is waited for may be a download or an evaluation.
+    # Not a collective, which would time out: the others may wait for a download or an evaluation.
     while not _store.check([note]):
         if _store.check([_word_of(0)]):
             raise _FirstHasEndedError
@@ -183,7 +183,7 @@ def from_first(work: Callable[[], Value]) -> Value:
 
 @contextmanager
 def first_before_others() -> Iterator[None]:
-    """Let the first process do the block before the others: what it fetches and converts is then there for them."""
+    """Let the first process run the block before the others, so they find what it downloads and converts."""
     if not is_first():
         from_first(lambda: None)
     yield
@@ -192,21 +192,21 @@ def first_before_others() -> Iterator[None]:
 
 
 def may_tell() -> bool:
-    """Whether this process is the first to tell of the job's failure: all fail together, but people want to read it once."""
+    """Whether this process is the first to report the job's failure. All fail together, but one message is enough."""
     if _store is None:
         return True
     try:
-        return bool(_store.add("told", 1) == 1)
+        return bool(_store.add("reported", 1) == 1)
     except RuntimeError:
         return True
 
 
 class _FirstHasEndedError(RuntimeError):
-    """The first process has ended without giving what it was waited for."""
+    """The first process has ended without the result that the others wait for."""
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM: the launcher, or the cluster, wants the job to end."""
+    """SIGTERM: the launcher or the cluster ends the job."""
 
 
 def _join() -> None:
@@ -219,7 +219,7 @@ def _join() -> None:
     on_gpu = own_gpu() is not None
     _store, number, count = next(rendezvous("env://"))
     dist.init_process_group(
-        # Notes of a few bytes go past the GPU.
+        # Small messages do not use the GPU.
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
         store=dist.PrefixStore("groups", _store),  # type: ignore[attr-defined]
         rank=number,
@@ -240,7 +240,7 @@ def _terminate(*_: object) -> None:
 
 
 def _see_that_it_ends(signals: int) -> None:
-    """End a process whose main thread waits in a kernel for one that has died, and so never hears the signal."""
+    """End a process whose main thread waits in a kernel for a dead process and so never handles the signal."""
     while number := os.read(signals, 1):
         if number[0] == signal.SIGTERM:
             time.sleep(_SECONDS_TO_STOP)
@@ -252,7 +252,7 @@ def _see_that_it_ends(signals: int) -> None:
 
 
 def _leave_word(word: str) -> None:
-    # Whoever keeps the notes may have died.
+    # The process with the store may have died.
     with suppress(RuntimeError):
         _store.set(_word_of(rank()), word)
 
@@ -262,7 +262,7 @@ def _word_of(number: int) -> str:
 
 
 def _why_it_broke() -> BaseException | None:
-    """The error to end with, once the processes that are still there have said so; None where all are."""
+    """The error to end with, after the living processes have reported; None if all are alive."""
     others = [number for number in range(world_size()) if number != rank()]
     ends: dict[int, str] = {}
     give_up = time.monotonic() + _SECONDS_TO_ANSWER
@@ -280,6 +280,6 @@ def _why_it_broke() -> BaseException | None:
     named = " and ".join(f"process {number}" for number in dead[:8])
     return FlanlabError(
         f"Of the {world_size()} processes (0 to {world_size() - 1}), {named} died: killed, out of memory, or its machine is"
-        " gone. The others have stopped too.",
-        hint="Give the same command again: it goes on from the last checkpoint, with as many processes as you like.",
+        " lost. The others have stopped too.",
+        hint="Run the same command again: it resumes from the last checkpoint, with any number of processes.",
     )

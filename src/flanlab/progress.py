@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with time left on a terminal, a plain line now and then elsewhere."""
+"""Progress of long work: a bar with the remaining time on a terminal, or else a line from time to time."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _SECONDS_BETWEEN_LINES = 15.0
 _SECONDS_TO_FIRST_LINE = 2.0
 
 console = Console(stderr=True, highlight=False)
-"""Where everything goes that is not a command's result."""
+"""Output for everything that is not a command's result."""
 
 
 def say(message: str) -> None:
-    """One line for the person who waits."""
+    """Print one line for the user."""
     console.print(message, markup=False, soft_wrap=True)
 
 
 class Meter:
-    """Progress of one piece of work; `advance` it, and give it notes such as the loss."""
+    """Progress of one piece of work. Call `advance`, with notes such as the loss."""
 
     def __init__(self, title: str, total: int, done: int = 0) -> None:
         self._title, self._total, self._done, self._first = title, total, done, done
@@ -62,7 +62,7 @@ class Meter:
             self._bar.stop()
 
     def advance(self, amount: int = 1, notes: str = "") -> None:
-        """Count `amount` more as done."""
+        """Count `amount` more as finished."""
         self._done += amount
         if self._bar is not None and self._bar_task is not None:
             self._bar.update(self._bar_task, completed=self._done, notes=notes)
@@ -78,13 +78,13 @@ class Meter:
 
 @contextmanager
 def meter(title: str, total: int, done: int = 0) -> Iterator[Meter]:
-    """A Meter for the length of a block."""
+    """A Meter for the duration of a block."""
     with Meter(title, total, done) as running:
         yield running
 
 
 def clock(seconds: float) -> str:
-    """Seconds as a person reads them: 45 s, 3 min, 1 h 20 min."""
+    """Seconds in a readable form: 45 s, 3 min, 1 h 20 min."""
     if seconds != seconds:
         return "?"
     if seconds < 90:

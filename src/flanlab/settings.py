@@ -1,6 +1,6 @@
-"""What a setting affects is said once, where it is defined; cache keys and checks of what may be compared follow from that.
+"""Each setting says what it affects, where it is defined. Cache keys and comparability checks derive from that.
 
-A field of a settings class is marked so: `rows: Annotated[int, SAMPLE] = 200`.
+A field of a settings class is marked like this: `rows: Annotated[int, SAMPLE] = 200`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ class Affects(Enum):
     """What a setting affects."""
 
     TRAINING = "the trained model"
-    QUESTIONS = "what is asked, or which answer counts as right: scores that differ in it are not comparable"
-    PROMPT = "what a question is asked with, varied on purpose as the prompt style is"
-    SAMPLE = "which rows and templates are asked: comparisons are over those that both were asked"
-    METRICS = "which metrics there are: those that both have are the same"
-    RESULTS = "what is computed from predictions, not the predictions"
-    ROUNDING = "numbers to rounding"
-    PLACE = "where something is found; what it is, its hash says"
+    QUESTIONS = "the questions, or which answer counts as right: scores that differ in it are not comparable"
+    PROMPT = "the form of a question, which is varied on purpose, like the prompt style"
+    SAMPLE = "which rows and templates are asked: comparisons use those that both sides were asked"
+    METRICS = "which metrics there are: metrics that both sides have are the same"
+    RESULTS = "what is computed from the predictions, not the predictions"
+    ROUNDING = "numbers, within rounding"
+    PLACE = "where something is found; its hash says what it is"
     NOTHING = "no result"
 
 
@@ -45,7 +45,7 @@ class Settings(BaseModel):
 
 
 def affects(kind: type[Settings], name: str) -> tuple[Affects, ...]:
-    """What a field affects; empty for a section."""
+    """What a field affects. Empty for a section."""
     return tuple(mark for mark in kind.model_fields[name].metadata if isinstance(mark, Affects))
 
 
@@ -55,7 +55,7 @@ def fields_affecting(kind: type[Settings], *what: Affects) -> list[str]:
 
 
 def affecting(settings: Settings, *what: Affects) -> dict[str, Any]:
-    """The settings that affect any of these, as JSON has them; sections with no such field are left out."""
+    """The settings that affect any of these, as JSON values. Sections without such a field are left out."""
     found: dict[str, Any] = {}
     content = settings.model_dump(mode="json")
     for name in type(settings).model_fields:

@@ -14,7 +14,7 @@ from flanlab.errors import FlanlabError
 
 Model = TypeVar("Model", bound=BaseModel)
 
-# libyaml's reader where PyYAML comes with it: the same content, many times faster.
+# libyaml's reader if PyYAML has it: the same content, many times faster.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PRINTABLE = re.compile(r"[\t\r\x20-\x7e\x85\xa0-\ufffd\U00010000-\U0010ffff]*\Z")
 
@@ -23,7 +23,7 @@ def read_yaml_model(path: Path, model: type[Model], what: str) -> Model:
     """Read `path` and validate it as `model`; `what` names the kind of file in messages ("task", "recipe").
 
     Raises:
-        FlanlabError: unreadable file, bad YAML, or a field that is missing, unknown or wrong; every fault is listed.
+        FlanlabError: unreadable file, bad YAML, or a field that is missing, unknown or wrong. The message lists all errors.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -39,17 +39,19 @@ def read_yaml_model(path: Path, model: type[Model], what: str) -> Model:
         content = None if tree is None else loader.construct_document(tree)
     except yaml.reader.ReaderError as error:
         line = next(number for number, part in enumerate(text.split("\n"), start=1) if not _PRINTABLE.match(part))
-        raise FlanlabError(f"{path}, line {line}: holds a control character.", hint="Delete it.") from error
+        raise FlanlabError(f"{path}, line {line}: contains a control character.", hint="Delete it.") from error
     except RecursionError as error:
-        raise FlanlabError(f"{path}: is nested too deeply to be a {what} file.", hint="Check brackets.") from error
+        raise FlanlabError(f"{path}: is nested too deeply for a {what} file.", hint="Check the brackets.") from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise FlanlabError(
             f"{path}, line {line}: not valid YAML: {error.problem}.",
-            hint="Check indentation and quotes there; put text that contains ': ' or quotes into a | block.",
+            hint="Check indentation and quotes there. Put text that contains ': ' or quotes into a | block.",
         ) from error
     if tree is None or not isinstance(content, dict):
-        raise FlanlabError(f"{path}: a {what} file is a list of `field: value` lines.", hint=f"See docs for the {what} format.")
+        raise FlanlabError(
+            f"{path}: a {what} file consists of `field: value` lines.", hint=f"See the docs for the {what} format."
+        )
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -61,7 +63,7 @@ def read_yaml_model(path: Path, model: type[Model], what: str) -> Model:
 
 
 def _check_nodes(path: Path, tree: yaml.Node | None) -> None:
-    """What YAML lets pass or reports without a place: a field given twice, a date that does not exist."""
+    """Find what YAML accepts or reports without a line: a field given twice, a date that does not exist."""
     constructor = yaml.SafeLoader("")
     visited: set[int] = set()
     nodes = [tree] if tree else []
@@ -87,7 +89,7 @@ def _check_nodes(path: Path, tree: yaml.Node | None) -> None:
                 constructor.construct_object(node)
             except yaml.YAMLError:
                 raise
-            except Exception as error:  # PyYAML lets whatever int(), date() and the like raise pass through
+            except Exception as error:  # PyYAML does not catch the errors of int(), date() and others
                 raise FlanlabError(
                     f"{path}, line {node.start_mark.line + 1}: YAML cannot read {node.value!r}: {error}.",
                     hint="Put it in quotes if it is text.",
@@ -95,7 +97,7 @@ def _check_nodes(path: Path, tree: yaml.Node | None) -> None:
 
 
 def _most_telling(error: ValidationError) -> list[Any]:
-    """One fault per place: of the alternatives of a union the one that got deepest is told, and of those the first."""
+    """One error per place. Of the alternatives of a union, the deepest error counts, and of these the first."""
     faults: dict[tuple[int | str, ...], Any] = {}
     for fault in error.errors():
         place = tuple(part for part in fault["loc"] if not _is_union_arm(part))
@@ -138,7 +140,7 @@ def _known_fields(model: type[BaseModel]) -> list[str]:
 
 
 def _line_of(node: yaml.Node, place: tuple[int | str, ...]) -> int:
-    """Line (from 1) of the deepest part of `place` that the file really has."""
+    """Line (from 1) of the deepest part of `place` that the file has."""
     line = node.start_mark.line + 1
     for part in place:
         if isinstance(node, yaml.MappingNode):

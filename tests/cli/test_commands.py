@@ -81,7 +81,7 @@ def test_tasks_show_renders_every_template_of_a_row() -> None:
         (["tasks", "list", "--tasks", "no_such_folder"], "no folder of tasks"),
         (["run", "no_such_recipe.yaml"], "cannot be read"),
         (["report", "no_such_run"], "no_such_run"),
-        (["mix", "quickstart", "--out", "mixture.xlsx"], ".parquet or a .jsonl"),
+        (["mix", "quickstart", "--out", "mixture.xlsx"], ".parquet or .jsonl"),
         (["contamination", "--corpus", "quickstart", "--out", "out"], "whose rows"),
         (["contamination", "rte", "--corpus", "nothing.txt", "--out", "out"], "nothing.txt"),
         (["contamination", "rte", "--corpus", "quickstart", "--out", "out", "--split", "validation"], "Use train, dev or test"),
@@ -120,7 +120,7 @@ def test_what_the_system_refuses_is_told_without_a_traceback(tmp_path: Path) -> 
 def test_the_list_of_tasks_in_the_documentation_is_current() -> None:
     published = Path(__file__).parents[2] / "docs" / "tasks.md"
     current = flan("tasks", "list", "--markdown").stdout
-    assert published.read_text(encoding="utf-8") == current, "hint it with: flan tasks list --markdown > docs/tasks.md"
+    assert published.read_text(encoding="utf-8") == current, "update it with: flan tasks list --markdown > docs/tasks.md"
 
 
 TASK = """
@@ -150,8 +150,8 @@ def test_a_task_is_shown_with_its_subtasks_its_whole_lineage_and_its_baseline(tm
         (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
     shown = flan("tasks", "show", "young", "--tasks", str(tmp_path)).stdout
     for line in (
-        "subtask first files beside the task file; train: train",
-        "subtask second files beside the task file; test: all[:2]",
+        "subtask first files next to the task file; train: train",
+        "subtask second files next to the task file; test: all[:2]",
         "derived from middle: said so",
         "derived from old: through middle",
         "derived from squad: through qnli",
@@ -164,7 +164,7 @@ def test_a_task_is_shown_with_its_subtasks_its_whole_lineage_and_its_baseline(tm
     table = flan("tasks", "list", "--markdown", "--tasks", str(tmp_path)).stdout
     (line,) = (line for line in table.splitlines() if "`young`" in line)
     assert "`young`: first, second | CC0-1.0 \\| or so |" in line
-    assert "| 1 + 0 *b* | accuracy | middle, old, qnli, squad | files beside the task file |" in line
+    assert "| 1 + 0 *b* | accuracy | middle, old, qnli, squad | files next to the task file |" in line
 
 
 def test_a_terminal_that_knows_only_ascii_shows_escapes(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_an_export_of_nothing_leaves_an_earlier_one(tmp_path: Path) -> None:
     (tmp_path / "out" / "kept.yaml").write_text("kept")
     result = flan("export", "lm-eval", "--tasks", "tasks", "--out", "out", folder=tmp_path)
     assert result.returncode == 1
-    assert "The rows of no task are within reach" in result.stderr
+    assert "No task's rows are available" in result.stderr
     assert (tmp_path / "out" / "kept.yaml").exists()
 
 
@@ -264,7 +264,7 @@ def test_lint_checks_what_is_at_hand_and_says_what_is_not(tmp_path: Path) -> Non
     assert report["checked"]
     assert report["rows_checked"] == {"train": len(REVIEWS)}
     assert len(report["missing"]) == 2
-    assert result.stderr.count("checked in part") == 2
+    assert result.stderr.count("checked partly") == 2
 
 
 def test_lint_reads_no_rows_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

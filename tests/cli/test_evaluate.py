@@ -15,6 +15,7 @@ from flanlab.cli.main import app
 from flanlab.experiments.recipe import make_plan, read_recipe
 from flanlab.experiments.run import plan_test_units
 from flanlab.files import read_json
+from flanlab.results.files import read_results
 from flanlab.results.predictions import read_predictions
 from tests.tiny import tiny_folder, tiny_folders, write_tasks
 
@@ -92,16 +93,16 @@ def test_each_number_of_exemplars_and_each_way_to_show_options_is_a_variant(home
     arms = ["--shots", "0,2", "--options", "shuffled", "--options", "none", "--rows", "3"]
     result = flan_eval(home, tiny_folder, "comments", "--tasks", str(home / "tasks"), *arms)
     assert result.exit_code == 0, result.output
-    results = read_json(home / "out" / "results.json")
-    assert results["variants"] == {
+    results = read_results(home / "out")
+    assert {name: variant.title for name, variant in results.variants.items()} == {
         "instruction": "instruction prompt, OPTIONS shuffled",
         "instruction_options_none": "instruction prompt, without OPTIONS",
         "instruction_2_shot": "instruction prompt, 2 shots, OPTIONS shuffled",
         "instruction_2_shot_options_none": "instruction prompt, 2 shots, without OPTIONS",
     }
-    settings = results["evaluation"]["settings"]
-    assert (settings["shots"], settings["options"]) == ([0, 2], ["shuffled", "none"])
-    for variant in results["variants"]:
+    for variant, facts in results.variants.items():
+        shots, order = (2 if "2_shot" in variant else 0), ("none" if variant.endswith("none") else "shuffled")
+        assert (facts.settings["shots"], facts.settings["options"]) == (shots, order)
         rows = read_predictions(home / "out" / "predictions" / variant / "comments").to_pylist()
         without = variant.endswith("none")
         assert {"OPTIONS:" in row["prompt"] for row in rows} == {not without}
@@ -111,7 +112,8 @@ def test_each_number_of_exemplars_and_each_way_to_show_options_is_a_variant(home
 def test_the_number_of_exemplars_is_recorded(home: Path, tiny_folder: Path) -> None:
     result = flan_eval(home, tiny_folder, "comments", "--tasks", str(home / "tasks"), "--shots", "4", "--rows", "2")
     assert result.exit_code == 0, result.output
-    assert read_json(home / "out" / "results.json")["evaluation"]["settings"]["shots"] == 4
+    (variant,) = read_results(home / "out").variants.values()
+    assert variant.settings["shots"] == 4
 
 
 def test_recipe_asks_the_questions_of_its_run(home: Path, tiny_folder: Path) -> None:

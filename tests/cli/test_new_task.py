@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
+from flanlab import progress
 from flanlab.cli.new_task import new_task
 from flanlab.data.sources import MIRROR_VARIABLE, load_rows
 from flanlab.tasks.clusters import Cluster
@@ -31,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def new(rows: str, cluster: Cluster = Cluster.SENTIMENT, **options: Any) -> None:
     defaults = {"name": None, "answer": None, "config": None, "revision": None, "out": Path("my_tasks"), "mirror": None}
-    new_task(rows, cluster, **{**defaults, **options})
+    new_task(rows, cluster, **{**defaults, "force": False, **options})
 
 
 def test_a_file_becomes_a_task_that_lints_and_shows(folder: Path) -> None:
@@ -53,6 +56,37 @@ def test_a_file_becomes_a_task_that_lints_and_shows(folder: Path) -> None:
     again = flan("tasks", "new", "reviews.csv", "--cluster", "sentiment", "--name", "our_reviews", folder=folder)
     assert again.returncode == 1
     assert "exists already" in again.stderr
+    assert "--force" in again.stderr
+
+
+def test_the_draft_is_written_again_with_another_answer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "two.csv").write_text("text,label,rating\n" + "".join(f"Dish {n}.,{n % 2},{n % 3}\n" for n in range(12)))
+    new("two.csv")
+    told = capsys.readouterr().out
+    assert "`label` (not sure: going by its name it could also be `rating`)" in told
+    assert "If another column is the answer, run the same command with --answer COLUMN --force." in told
+    assert "exists already" in refusal(lambda: new("two.csv", answer="rating")).message
+    new("two.csv", answer="rating", force=True)
+    assert load_task(folder / "my_tasks" / "two.yaml").options == ["0", "1", "2"]
+    assert "--answer" not in capsys.readouterr().out
+
+
+def test_a_person_on_a_terminal_chooses_the_answer_by_number(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "two.csv").write_text("text,first,second\n" + "".join(f"Dish {n}.,{n % 2},{n % 3}\n" for n in range(12)))
+    for answers, options in (("3\n", ["0", "1", "2"]), ("4\nno\n2\n", ["0", "1"])):
+        typed = io.StringIO(answers)
+        monkeypatch.setattr(typed, "isatty", lambda: True)
+        monkeypatch.setattr("sys.stdin", typed)
+        monkeypatch.setattr(progress, "console", Console(stderr=True, force_terminal=True, highlight=False))
+        new("two.csv", force=True)
+        assert load_task(folder / "my_tasks" / "two.yaml").options == options
+        assert "  1  text: Dish 0." in capsys.readouterr().err
+    typed = io.StringIO("")
+    monkeypatch.setattr(typed, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", typed)
+    assert "--answer" in refusal(lambda: new("two.csv", force=True)).hint
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
@@ -102,21 +136,21 @@ def test_rows_that_a_task_of_the_library_has_too_are_named_in_its_lineage(folder
     ("rows", "options", "told"),
     [
         ("no_such.csv", {}, "no such file"),
-        ("no such data set", {}, "no Hub id"),
+        ("no such data set", {}, "not a Hub id"),
         ("my_folder", {}, "is a folder"),
-        ("rows.xlsx", {}, "cannot read files of this kind"),
+        ("rows.xlsx", {}, "this file type cannot be read"),
         ("empty.csv", {}, "holds no rows"),
         ("empty.jsonl", {}, "holds no rows"),
         ("header.csv", {}, "header.csv: There are column names but no rows"),
         ("twice.csv", {}, "the column text occurs twice"),
-        ("reviews.csv", {"config": "rte"}, "belong to data sets of the Hub"),
-        ("reviews.csv", {"name": "Our Reviews"}, "cannot be the name of a task"),
+        ("reviews.csv", {"config": "rte"}, "are for data sets of the Hub"),
+        ("reviews.csv", {"name": "Our Reviews"}, "is not a valid name of a task"),
         ("reviews.csv", {"name": "rte"}, "flanlab has a task called `rte`"),
         ("reviews.csv", {"name": "sentiment"}, "the name of a cluster"),
         ("reviews.csv", {"out": Path("reviews.csv")}, "is no folder"),
         ("reviews.csv", {"answer": "star"}, "no column called `star`"),
         ("our/sets", {"mirror": Path("no_mirror")}, "no mirror folder"),
-        ("our/sets", {"mirror": Path("mirror")}, "does not hold our/sets"),
+        ("our/sets", {"mirror": Path("mirror")}, "does not have our/sets"),
     ],
 )
 def test_bad_input_is_refused_and_nothing_written(rows: str, options: dict[str, Any], told: str, folder: Path) -> None:
@@ -129,5 +163,5 @@ def test_bad_input_is_refused_and_nothing_written(rows: str, options: dict[str, 
     mirrored(folder, "our/sets", "de-en")
     error = refusal(lambda: new(rows, **options))
     assert told in error.message
-    assert "de-en" in error.hint or told != "does not hold our/sets"
+    assert "de-en" in error.hint or told != "does not have our/sets"
     assert not list(folder.rglob("*.yaml"))

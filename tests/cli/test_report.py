@@ -10,8 +10,7 @@ from typer.testing import CliRunner
 
 from flanlab.cli.main import app
 from flanlab.report.merged import merge
-from tests.report.synthetic import make_run
-from tests.report.test_comparison import change
+from tests.report.synthetic import change, make_run
 
 TASKS = ("product_reviews", "visitor_comments")
 
@@ -20,7 +19,7 @@ TASKS = ("product_reviews", "visitor_comments")
 def folders(tmp_path: Path) -> list[str]:
     run = make_run(tmp_path / "run", {"untuned_instruction": 3, "untuned_chat": 6, "tuned": 5}, tasks=TASKS)
     evaluation = make_run(tmp_path / "[red]eval", {"instruction": 8}, tasks=TASKS, trained=False)
-    change(evaluation, lambda r: r["evaluation"].update(seed=4))
+    change(evaluation, lambda r: r["variants"]["instruction"].update(seed=4))
     return [str(run), str(evaluation)]
 
 

@@ -33,7 +33,7 @@ def test_options_may_be_continuations_made_from_the_row(make_task: Callable[...,
 
 def test_as_many_options_as_the_task_has(make_task: Callable[..., Task]) -> None:
     task = make_task(baseline={"prompt": "{{ text }}", "options": "{{ [text, 'b', 'c'] }}"})
-    with pytest.raises(FlanlabError, match="baseline: 3 options stand for the task's 2"):
+    with pytest.raises(FlanlabError, match="baseline: it has 3 options, but the task has 2"):
         baseline_of(task, REVIEWS[0])
 
 

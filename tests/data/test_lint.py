@@ -176,12 +176,12 @@ def test_too_many_inverted_templates_leave_too_few_forward_ones() -> None:
 
 def test_the_same_template_twice_is_an_error_and_nearly_the_same_a_warning() -> None:
     same = lint(make_task(templates=with_prompt("  " + PROMPTS[1].replace("\n\n", "\n\n\n"))))
-    assert about(only(same)) == ("error", "alike-templates", 2)
+    assert about(only(same)) == ("error", "similar-templates", 2)
     near = lint(make_task(templates=with_prompt(PROMPTS[1].replace("tell me", "tell us"))))
-    assert about(only(near)) == ("warning", "alike-templates", 2)
+    assert about(only(near)) == ("warning", "similar-templates", 2)
 
 
-def test_opposite_directions_of_one_prompt_are_not_alike() -> None:
+def test_opposite_directions_of_one_prompt_are_not_similar() -> None:
     task = make_task(
         fields={"text": "{{ text }}", "other": "{{ text | upper }}"},
         options=None,
@@ -215,9 +215,9 @@ def test_prompt_that_shows_only_the_options_of_the_row_is_fine() -> None:
     assert "no-field" in {finding.rule for finding in lint(per_row_task("Which is better?")).findings}
 
 
-def test_options_alike_but_for_capitals() -> None:
-    alike = lint(make_task(templates=with_prompt(PROMPTS[0], options=["Kind", "kind"])))
-    assert about(only(alike)) == ("error", "alike-options", 1)
+def test_options_that_differ_only_in_capitals() -> None:
+    same = lint(make_task(templates=with_prompt(PROMPTS[0], options=["Kind", "kind"])))
+    assert about(only(same)) == ("error", "equal-options", 1)
 
 
 @pytest.mark.parametrize("ending", ["{{ text }} is kind (", 'She said of {{ text }}: "', "To tell the truth about {{ text }},"])
@@ -622,5 +622,5 @@ def test_prompt_that_offers_two_of_three_answers() -> None:
     templates = [{"prompt": prompt.replace(", yes or no?", "?")} for prompt in PROMPTS]
     templates[3] = {"prompt": "{{ text }}\n\nAnswer friendly or rude: how was that?"}
     finding = only(lint(make_task(options=["rude", "friendly", "neither"], templates=[*templates, *INVERTED]), splits))
-    assert about(finding) == ("warning", "options-named-in-part", 4)
+    assert about(finding) == ("warning", "options-partly-named", 4)
     assert "'neither'" in finding.message

@@ -13,7 +13,7 @@ import pytest
 
 from flanlab.data.lint import TaskLint, lint_task
 from flanlab.data.rendering import Example, prepare_row, render
-from flanlab.data.scaffold.columns import look_sorted, reach, spoken
+from flanlab.data.scaffold.columns import Column, reach, spoken
 from flanlab.data.scaffold.draft import Scaffold, scaffold_task
 from flanlab.data.scaffold.splits import guess_splits
 from flanlab.data.sources import load_rows
@@ -198,11 +198,49 @@ def test_text_to_be_written(answers: str, cluster: str, metrics: list[str], draf
     assert found.targets[0] == f"{answers} 0"
 
 
-def test_without_a_telling_name_the_last_text_is_the_answer(draft: Any) -> None:
-    rows = [{"one": text, "two": f"{text} indeed"} for text in TEXTS]
-    found = draft(rows, "miscellaneous")
-    assert found.targets[0] == rows[0]["two"]
-    assert "no name or value says which it is" in found.guess("answer")
+UNCLEAR = [
+    # No name says it.
+    [{"one": text, "two": f"{text} indeed"} for text in TEXTS],
+    # Two names say it.
+    [{"text": text, "label": number % 2, "rating": number % 3} for number, text in enumerate(TEXTS)],
+]
+
+
+@pytest.mark.parametrize(("rows", "suggested", "chosen"), [(UNCLEAR[0], None, "one"), (UNCLEAR[1], "label", "rating")])
+def test_where_it_is_not_clear_a_person_is_asked(rows: list[dict[str, Any]], suggested: str | None, chosen: str) -> None:
+    asked: list[tuple[list[str], str | None]] = []
+
+    def ask(columns: Sequence[Column], likely: Column | None) -> str:
+        asked.append(([column.name for column in columns], likely.name if likely else None))
+        return chosen
+
+    made = scaffold_task(
+        {"all": pa.Table.from_pylist(rows)}, name="draft", cluster=Cluster.SENTIMENT, place={"files": "rows.csv"}, ask=ask
+    )
+    assert asked == [(list(rows[0]), suggested)]
+    assert dict(made.guesses)["answer"].startswith(f"`{chosen}` (as asked)")
+
+
+def test_without_a_person_an_unclear_answer_is_marked_or_refused(draft: Any) -> None:
+    error = refusal(lambda: draft(UNCLEAR[0], "miscellaneous"))
+    assert "No column's name says that it is the answer. The columns are: one, two." in error.message
+    assert "--answer COLUMN" in error.hint
+    assert "`label` (not sure: going by its name it could also be `rating`)" in draft(UNCLEAR[1]).guess("answer")
+
+
+def test_a_clear_answer_is_not_asked_for(draft: Any) -> None:
+    def ask(*_: object) -> str:
+        raise AssertionError("it is clear")
+
+    for rows, answer in ((labelled(["good", "bad"]), None), (UNCLEAR[0], "two")):
+        scaffold_task(
+            {"all": pa.Table.from_pylist(rows)},
+            name="draft",
+            cluster=Cluster.SENTIMENT,
+            place={"files": "rows.csv"},
+            answer=answer,
+            ask=ask,
+        )
 
 
 def test_the_user_can_say_which_column_is_the_answer(draft: Any) -> None:
@@ -370,21 +408,9 @@ def test_categories_are_texts(draft: Any) -> None:
     assert draft(table).task.options == ["bad", "good"]
 
 
-def test_rows_sorted_by_label_and_repeated_rows_are_told(draft: Any) -> None:
-    rows = sorted(labelled(["good", "bad"]), key=lambda row: row["label"])
-    assert "sorted by the answer" in draft(rows).guess("mind")
-    assert "sorted by the answer" in draft(rows).scaffold.text
-    assert draft(labelled(["good", "bad"])).guess("mind") == ""
-    assert "1 of 25 rows have the inputs of an earlier row" in draft([*labelled(["good", "bad"]), rows[0]]).guess("mind")
-
-
-def test_sorted_means_far_more_than_by_chance() -> None:
-    assert look_sorted([0] * 50 + [1] * 50)
-    assert look_sorted([0] * 50 + [1] * 50 + [0] * 50)
-    assert not look_sorted([0, 1] * 50)
-    assert not look_sorted([0, 0, 1, 1, 0, 1, 1, 0, 0, 1])
-    assert not look_sorted([0] * 9 + [1])
-    assert not look_sorted([0, 1])
+def test_rows_sorted_by_the_answer_are_found_by_the_linter(draft: Any) -> None:
+    found = draft(sorted(labelled(["good", "bad"]), key=lambda row: row["label"]))
+    assert {"missing-label-test", "one-label-test"} <= {finding.rule for finding in found.lint.findings}
 
 
 def whole(count: int) -> tuple[list[int], int]:
@@ -428,8 +454,8 @@ def test_a_file_is_cut_so_that_every_split_has_rows(draft: Any) -> None:
         ("text;label\ngood;1\nbad;0\n", "one column alone"),
         ("text\ngood\nbad\n", "one column alone"),
         ("id,label\n1,good\n2,bad\n3,bad\n", "no column could be an input"),
-        ("text,label\nfine,good\nbad,good\nso so,good\n", "`label` would be the answer, going by its name, but"),
-        ("text,n\nfine,1.5\nbad,2.5\nso so,3.5\n", "No column looks like the answer"),
+        ("text,label\nfine,good\nbad,good\nso so,good\n", "`label` would be the answer by its name, but"),
+        ("text,n\nfine,1.5\nbad,2.5\nso so,3.5\n", "No column's name says that it is the answer"),
         ("text,label\nfine,good\nbad,bad\n", "Only 2 rows"),
     ],
 )

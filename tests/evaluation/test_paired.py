@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flanlab.data.rendering import BASELINE
@@ -17,7 +18,7 @@ from tests.evaluation.test_results import is_right, prediction, random_predictio
 from tests.tiny import tiny_tasks
 
 
-def compared(tmp_path: Path, first: list[dict[str, Any]], second: list[dict[str, Any]]) -> Results:
+def compared(tmp_path: Path, first: list[dict[str, Any]], second: list[dict[str, Any]], margin: float | None = None) -> Results:
     """Two evaluations of one task compared, from files."""
     task = tiny_tasks(tmp_path / "tasks")[0]
     for name, predictions in (("first", first), ("second", second)):
@@ -25,7 +26,8 @@ def compared(tmp_path: Path, first: list[dict[str, Any]], second: list[dict[str,
         hashes = Hashes(task="task", rows="rows")
         scored = score_task(task, {"plain": predictions}, end_token=True, hashes=hashes)
         write_results(build_results([scored], {"plain": Variant(title="plain", model=name)}, name=name), tmp_path / name)
-    return compare_sides(*(open_side(str(tmp_path / name)) for name in ("first", "second")))
+    first_side, second_side = (open_side(str(tmp_path / name)) for name in ("first", "second"))
+    return compare_sides(first_side, second_side, margin)
 
 
 def means(results: Results, metric: str = "accuracy") -> dict[str, float]:
@@ -43,18 +45,36 @@ def test_only_common_rows_and_templates_count(tmp_path: Path) -> None:
 
 
 def test_sides_are_paired(tmp_path: Path) -> None:
-    first = random_predictions(1)
+    first = [one for one in random_predictions(1) if one["template"] == 1]
     second = [prediction(one["row"], one["template"], is_right(one) or one["row"] % 4 == 0, one["answer"]) for one in first]
     results = compared(tmp_path, first, second[::-1])
-    row, score = results.difference("task", "comments", "accuracy"), results.scored("task", "comments", "accuracy")["a"]
+    row, scores = results.difference("task", "comments", "accuracy"), results.scored("task", "comments", "accuracy")
     assert row is not None
     assert row.low > 0, "every row of the second is as good or better"
     assert row.standard_error is not None
-    assert score.standard_error is not None
-    assert row.standard_error < 0.8 * score.standard_error
+    unpaired = np.hypot(*(scores[side].standard_error or np.nan for side in "ab"))
+    assert row.standard_error < 0.7 * unpaired
     assert row.losses == 0
     assert row.wins is not None
     assert row.wins > 0
+
+
+def test_the_same_answers_are_equivalent_within_a_margin_and_few_rows_are_not(tmp_path: Path) -> None:
+    same = [prediction(row, template, row % 3 > 0) for row in range(200) for template in (1, 2, 3, 4)]
+    changed = [prediction(row, template, (row + template) % 3 > 0) for row in range(200) for template in (1, 2, 3, 4)]
+    close = compared(tmp_path / "close", same, changed, margin=0.1).difference("task", "comments", "accuracy")
+    few = compared(tmp_path / "few", same[:24], changed[:24], margin=0.1).difference("task", "comments", "accuracy")
+    assert close is not None
+    assert few is not None
+    assert not close.is_clear
+    assert close.is_equivalent
+    assert close.detectable is not None
+    assert few.detectable is not None
+    assert close.detectable < few.detectable
+    assert not few.is_equivalent, "so few rows show neither a difference nor that there is none"
+    plain = compared(tmp_path / "plain", same, changed).difference("task", "comments", "accuracy")
+    assert plain is not None
+    assert plain.p_equivalence is None
 
 
 def test_baseline_is_paired_by_row_with_all_templates(tmp_path: Path) -> None:

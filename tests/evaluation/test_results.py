@@ -173,7 +173,7 @@ def test_identical_predictions_differ_by_exactly_nothing(comments: Task) -> None
 
 def test_comparison_is_paired_by_row_and_template(comments: Task) -> None:
     """Rows differ wildly, but every row of `after` is as good or better: unpaired intervals would overlap."""
-    before = random_predictions(1)
+    before = [p for p in random_predictions(1) if p["template"] == 1]
     after = [prediction(p["row"], p["template"], is_right(p) or p["row"] % 4 == 0, p["answer"]) for p in before]
     results = built(scored(comments, before=before, after=after[::-1]), before=["before"], after="after")
     found = results.difference("task", "comments", "accuracy")
@@ -182,8 +182,9 @@ def test_comparison_is_paired_by_row_and_template(comments: Task) -> None:
     assert found.difference == pytest.approx(by_hand)
     assert found.losses == 0
     assert found.low >= 0
-    low, high = one(results, "accuracy", "before").interval
-    assert found.high - found.low < 0.8 * (high - low)
+    errors = [one(results, "accuracy", variant).standard_error or 0.0 for variant in ("before", "after")]
+    assert found.standard_error is not None
+    assert found.standard_error < 0.8 * np.hypot(*errors), "what it would be if they were not paired"
 
 
 def test_clear_difference_excludes_zero(comments: Task) -> None:
@@ -337,7 +338,8 @@ def test_clusters_count_alike_and_so_do_their_tasks(comments: Task) -> None:
 
 def test_seen_is_marked_for_models_that_say_what_they_were_trained_on(tmp_path: Path) -> None:
     comments, counting = tiny_tasks(tmp_path / "tasks")
-    first = scored(comments, seen="the model was trained on it", plain=random_predictions(1), tuned=random_predictions(2))
+    both = {"plain": random_predictions(1), "tuned": random_predictions(2)}
+    first = scored(comments, seen="the model was trained on its train rows", **both)
     answers = [free_answer(row, 1, "x", "x") for row in range(4)]
     results = built(first, scored(counting, plain=answers, tuned=answers), stamped=["tuned"])
     seen = {(score.level, score.name, score.variant): score.seen for score in results.scores}

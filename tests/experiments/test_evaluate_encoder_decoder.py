@@ -78,9 +78,9 @@ def test_what_the_stamp_says_was_seen_is_refused(encoder_decoders: dict[str, Pat
     (model / STAMP_FILE).write_text(json.dumps({"tasks": trained, "lineage": {}}), encoding="utf-8")
     refused = flan_eval(model, tmp_path)
     assert isinstance(refused.exception, FlanlabError)
-    assert "counting: the model was trained on it" in str(refused.exception)
+    assert "counting: the model was trained on its train rows" in str(refused.exception)
     assert flan_eval(model, tmp_path, "--allow-seen").exit_code == 0
-    assert "trained on it" in str(read_results(tmp_path / "out").tasks["counting"].seen)
+    assert "trained on its train rows" in str(read_results(tmp_path / "out").tasks["counting"].seen)
 
 
 def test_dialogues_are_refused_before_anything_is_computed(encoder_decoders: dict[str, Path], tmp_path: Path) -> None:

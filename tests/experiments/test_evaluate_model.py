@@ -161,7 +161,7 @@ def test_options_of_remote_models_need_an_endpoint(tmp_path: Path) -> None:
 
 
 def test_chat_without_a_tokenizer_is_refused(served: Served, tasks: Sequence[Task], tmp_path: Path) -> None:
-    with pytest.raises(FlanlabError, match="neither is its chat template") as caught:
+    with pytest.raises(FlanlabError, match="so is its chat template") as caught:
         evaluate_model("tiny", tasks, SETTINGS, tmp_path / "out", styles=["chat"], endpoint=Endpoint(served.url))
     assert "--tokenizer" in caught.value.hint
 
@@ -218,10 +218,12 @@ def test_best_template_is_chosen_on_dev_and_not_asked_for_twice(
 
 def test_bfloat16_is_marked_and_keyed(tasks: Sequence[Task], tiny_folder: Path, tmp_path: Path) -> None:
     exact = evaluate_model(str(tiny_folder), tasks, SETTINGS, tmp_path / "both")
-    assert exact["precision"] == {"training": None, "scoring": "float32"}
+    assert exact is not None
+    assert (exact.variants["instruction"].trained_in, exact.variants["instruction"].dtype) == (None, "float32")
     before = predictions(tmp_path / "both")
     rounded = evaluate_model(str(tiny_folder), tasks, SETTINGS.model_copy(update={"dtype": "bfloat16"}), tmp_path / "both")
-    assert rounded["precision"]["scoring"] == "bfloat16"
+    assert rounded is not None
+    assert rounded.variants["instruction"].dtype == "bfloat16"
     after = predictions(tmp_path / "both")
     assert after != before, "predictions of float32 were taken for those of bfloat16"
     pairs = [

@@ -28,7 +28,7 @@ from flanlab.models.scoring import Question
 from flanlab.report.html import write_report
 from flanlab.results.files import read_results
 from flanlab.results.predictions import read_predictions
-from flanlab.results.schema import BEST_ON_DEV
+from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC
 from flanlab.tasks.loading import load_collection, load_task
 from flanlab.training import precision, trainer
 from tests.tiny import write_tasks
@@ -185,7 +185,7 @@ def test_tuned_model_is_a_plain_folder_with_its_stamp(done: Path, home: Path, ti
     assert loaded.identity != loaded.stamp["base_identity"]
     assert (done / "model").stat().st_mode == (done / "training").stat().st_mode, "others may read it as they may the rest"
     tasks = load_collection(home / "tasks")
-    with pytest.raises(FlanlabError, match="counting: the model was trained on it"):
+    with pytest.raises(FlanlabError, match="counting: the model was trained on its train rows"):
         refuse_seen(tasks, loaded, allow_seen=False)
     assert refuse_seen([task for task in tasks if task.name == "comments"], loaded, allow_seen=False) == {}
 
@@ -344,7 +344,7 @@ def test_stamped_model_is_refused_for_what_it_has_seen(home: Path, done: Path, t
     content["hold_out"] = {"clusters": ["miscellaneous"]}
     path = home / "second.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    with pytest.raises(FlanlabError, match="counting: the model was trained on it"):
+    with pytest.raises(FlanlabError, match="counting: the model was trained on its train rows"):
         run_recipe(read_recipe(path), tmp_path / "second")
 
 
@@ -403,7 +403,7 @@ def test_a_base_model_that_has_seen_the_held_out_cluster_is_refused_before_it_co
 ) -> None:
     recipe = read(home, done / "model")
     hold_out = recipe.hold_out.model_copy(update={"clusters": ["miscellaneous"]})
-    with pytest.raises(FlanlabError, match="the model was trained on it"):
+    with pytest.raises(FlanlabError, match="the model was trained on its train rows"):
         run_recipe(recipe.model_copy(update={"hold_out": hold_out}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -451,19 +451,21 @@ def test_run_trains_on_arms_and_reports_with_and_without_options(tiny_folder: Pa
     results = run_recipe(read_recipe(tmp_path / "recipe.yaml"), run)
     arms = ["", "_options_shuffled", "_1_shot", "_1_shot_options_shuffled"]
     names = [f"{way}{arm}" for way in ("untuned_instruction", "untuned_chat", "tuned") for arm in arms]
-    assert list(results["variants"]) == names
-    assert results["variants"]["tuned_1_shot_options_shuffled"] == "tuned, 1 shot, OPTIONS shuffled"
-    assert results["stamped"] == {name: name.startswith("tuned") for name in names}
-    for name in names:
+    assert list(results.variants) == names
+    assert results.variants["tuned_1_shot_options_shuffled"].title == "tuned, 1 shot, OPTIONS shuffled"
+    for name, variant in results.variants.items():
+        assert variant.stamped == name.startswith("tuned")
+        order = "shuffled" if "shuffled" in name else "none"
+        assert (variant.settings["shots"], variant.settings["options"]) == (int("1_shot" in name), order)
         rows = read_predictions(run / "predictions" / name / "comments").to_pylist()
         assert {"OPTIONS:" in row["prompt"] for row in rows} == {"shuffled" in name}
         assert {len(row["exemplars"]) for row in rows} == {int("1_shot" in name)}
-    for compared in results["tasks"]["comments"]["comparison"].values():
-        assert compared["after"] == "tuned"
-        assert "1_shot" not in compared["before"]
+    for compared in results.differences:
+        assert compared.after == "tuned"
+        assert "1_shot" not in compared.before
     assert {"0", "2"} == set(json.loads((run / "mixture.json").read_text())["exemplars"])
     # Read back from its own recipe, the run is the same one.
-    assert run_recipe(read_recipe(tmp_path / "recipe.yaml"), run)["tasks"] == results["tasks"]
+    assert run_recipe(read_recipe(tmp_path / "recipe.yaml"), run).scores == results.scores
     assert write_report(run).is_file()
 
 
@@ -505,17 +507,53 @@ def test_precision_is_chosen_once_and_written_everywhere(
     recipe = read(home, tiny_folder, compute_dtype="auto")
     monkeypatch.setattr(precision, "bfloat16_gain", lambda _: 5.0)
     results = run_recipe(recipe, tmp_path / "run")
-    assert results["precision"] == {"training": "bfloat16", "scoring": "float32"}
+    tuned = results.variants["tuned"]
+    assert (tuned.trained_in, tuned.dtype) == ("bfloat16", "float32")
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert facts["precision"] == results["precision"]
+    assert facts["precision"] == {"training": "bfloat16", "scoring": "float32"}
     assert facts["train_embeddings"] is True
     stamp = json.loads((tmp_path / "run" / "model" / "flanlab.json").read_text())
     assert stamp["recipe"]["training"]["compute_dtype"] == "bfloat16"
     written = (tmp_path / "run" / "model" / "flanlab.json").stat().st_mtime_ns
     monkeypatch.setattr(precision, "bfloat16_gain", lambda _: 0.1)
-    assert run_recipe(recipe, tmp_path / "run")["precision"] == results["precision"]
+    assert run_recipe(recipe, tmp_path / "run").variants["tuned"] == tuned
     assert (tmp_path / "run" / "model" / "flanlab.json").stat().st_mtime_ns == written, "trained again"
     other = run_recipe(recipe, tmp_path / "other")
-    assert other["precision"]["training"] == "float32"
+    assert other.variants["tuned"].trained_in == "float32"
     keys = [json.loads((tmp_path / name / "training" / "finished.json").read_text()) for name in ("run", "other")]
     assert keys[0] != keys[1]
+
+
+def test_in_domain_tasks_are_scored_beside_zero_shot_ones(home: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    content = recipe_content(tiny_folder) | {"in_domain": "all"}
+    (home / "in-domain.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    results = run_recipe(read_recipe(home / "in-domain.yaml"), tmp_path / "run")
+    assert results.in_domain == ["counting"]
+    assert list(results.averaged) == ["comments"], "means over zero-shot tasks leave in-domain ones out"
+    assert results.tasks["counting"].seen is None
+    assert results.difference("in_domain", None, MAIN_METRIC) is not None
+    alone = results.difference("task", "comments", results.tasks["comments"].main_metric)
+    over_clusters = results.difference("clusters", None, MAIN_METRIC)
+    assert alone is not None
+    assert over_clusters is not None
+    assert over_clusters.difference == pytest.approx(alone.difference)
+    page = write_report(tmp_path / "run").read_text(encoding="utf-8")
+    assert "in-domain" in page
+
+
+def test_a_recipe_without_a_hold_out_scores_what_it_trains_on(home: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    content = recipe_content(tiny_folder)
+    del content["hold_out"]
+    (home / "no-hold-out.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    results = run_recipe(read_recipe(home / "no-hold-out.yaml"), tmp_path / "run")
+    assert results.hold_out == []
+    assert sorted(results.in_domain) == sorted(results.tasks) == ["comments", "counting"]
+    assert results.difference("tasks", None, "exact_match") or results.difference("clusters", None, MAIN_METRIC)
+    assert "held out" not in write_report(tmp_path / "run").read_text(encoding="utf-8").split("<table")[0]
+
+
+def test_an_in_domain_task_without_test_rows_is_refused(home: Path, tiny_folder: Path) -> None:
+    content = recipe_content(tiny_folder) | {"in_domain": ["sentiment"]}
+    (home / "wrong.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(FlanlabError, match="sentiment"):
+        make_plan(read_recipe(home / "wrong.yaml"))

@@ -190,7 +190,7 @@ def test_supervised_learning_trains_on_its_task_alone(recipe: Recipe, tmp_path: 
     carry_through(sweep)
     [results] = scores(sweep).values()
     assert list(results.tasks) == list(trained_on(results) or {}) == ["product_reviews"]
-    assert results.tasks["product_reviews"].seen == "the model was trained on it"
+    assert results.tasks["product_reviews"].seen == "the model was trained on its train rows"
     assert "tuned-sentiment" in sweep.as_dict()["left_out"]
 
 

@@ -73,7 +73,7 @@ def test_a_first_model_that_has_seen_the_tasks_is_refused_before_it_costs(
     base = recipe.model_copy(update={"model": str(model)})
     points = {"prompt-tuning": ["8"], "holdouts": ["natural_language_inference"]}.get(name, [])
     error = refusal(lambda: plan_sweep(name, base, tmp_path / "out", points=points))
-    assert "everyday_entailment: the model was trained on it" in error.message
+    assert "everyday_entailment: the model was trained on its train rows" in error.message
     assert "hold_out.overlap: allow" in error.hint
     assert "--allow-seen" not in error.hint
 

@@ -76,7 +76,7 @@ def test_processes_that_fail_are_told_in_one_message(
     carry_through(sweep)
     [failed] = sweep.failed()
     error = sweep.error_of(failed)
-    assert error.count("micro_batch_tokens") == error.count("To hint it") == 1
+    assert error.count("micro_batch_tokens") == error.count("Hint:") == 1
     assert read_record(sweep.jobs[failed.chain[0]])["error"] == error
     assert capfd.readouterr().err.count(f"flan: {error}") == 1
 

@@ -74,7 +74,7 @@ def test_a_worker_is_killed_and_the_sweep_ends_complete_and_equal(tmp_path: Path
     assert read_record(sweep.jobs[key])["process"] != killed[0]
     assert scores(sweep) == scores(alone)
     # The second worker went on from a checkpoint of the first.
-    assert "Going on from step" in sweep.jobs[key].log_file.read_text(encoding="utf-8")
+    assert "Resuming from step" in sweep.jobs[key].log_file.read_text(encoding="utf-8")
 
 
 def test_a_job_that_fails_is_told_with_its_error_and_stops_what_needs_it(tmp_path: Path, tiny_folder: Path) -> None:

@@ -85,7 +85,7 @@ def test_killed_process_ends_the_job_with_one_message_and_the_run_goes_on(home: 
     _, errors = run.communicate()
     assert run.returncode != 0
     assert errors.count("process 1 died") == 1
-    assert errors.count("Give the same command again") == 1
+    assert errors.count("Run the same command again") == 1
     done = len(log.read_text().splitlines())
     assert 5 <= done < 60, "it was still under way"
     # By one process, for a change.

@@ -126,5 +126,5 @@ def test_examples_are_counted_where_rows_and_tokenizer_are_at_hand(recipe: Recip
 def test_method_that_does_not_fit_is_told(recipe: Recipe, configurations: dict[str, Path]) -> None:
     training = recipe.training.model_copy(update={"method": "prompt"})
     faulty = recipe.model_copy(update={"model": str(configurations["t5"]), "training": training})
-    with pytest.raises(FlanlabError, match="is an encoder-decoder model, and soft prompts"):
+    with pytest.raises(FlanlabError, match=r"is an encoder-decoder model\. Soft prompts"):
         plan_training(faulty, device="cpu")

@@ -45,9 +45,9 @@ def model_of(config: PreTrainedConfig) -> PreTrainedModel:
         (Gemma3TextConfig(**HEADS, use_bidirectional_attention=True), "bidirectional attention"),
         (
             Qwen2MoeConfig(**GROUPED, num_experts=4, use_sliding_window=True, sliding_window=8, max_window_layers=1),
-            "sliding window of which its attention function is not told",
+            "sliding window that its attention function does not get",
         ),
-        (XGLMConfig(**XGLM), "attention that does not go through transformers' attention interface"),
+        (XGLMConfig(**XGLM), "attention that does not use transformers' attention interface"),
     ],
     ids=lambda value: value.model_type if isinstance(value, PreTrainedConfig) else "",
 )
@@ -62,14 +62,14 @@ def test_attention_in_chunks_is_seen_in_the_mask(monkeypatch: pytest.MonkeyPatch
     """Whatever a configuration calls its layers."""
     monkeypatch.setattr(attention_features, "_KINDS_OF_LAYERS", {"chunked_attention"})
     model = model_of(Llama4TextConfig(**HEADS, num_local_experts=2, intermediate_size_mlp=48, attention_chunk_size=16))
-    with pytest.raises(FlanlabError, match="attention in chunks"):
+    with pytest.raises(FlanlabError, match="chunked attention"):
         check_features(model)
 
 
 def test_a_mask_wider_than_the_window_is_refused(windowed_folders: dict[str, Path]) -> None:
     model = AutoModelForCausalLM.from_pretrained(windowed_folders["qwen3"], attn_implementation=ATTENTION_NAME)
     model.model.layers[1].self_attn.sliding_window = 7
-    with pytest.raises(FlanlabError, match="not that of its sliding window of 7 tokens"):
+    with pytest.raises(FlanlabError, match="differs from its sliding window of 7 tokens"):
         check_features(model)
 
 
@@ -94,5 +94,5 @@ def test_a_model_that_chooses_among_attentions_of_its_own_is_refused(tmp_path: P
     config = FalconConfig(vocab_size=340, hidden_size=32, num_hidden_layers=1, num_attention_heads=4)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(FlanlabError, match=r"\(falcon\) uses attention that does not go through"):
+    with pytest.raises(FlanlabError, match=r"\(falcon\) uses attention that does not use"):
         load_model(str(tmp_path), device="cpu")

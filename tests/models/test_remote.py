@@ -151,14 +151,14 @@ def test_log_probabilities_beside_the_wrong_tokens_are_noticed(served: Served, o
     served.misplaced = True
     remote = opened()
     assert remote.scoring == "generation"
-    assert "do not belong to the tokens" in remote.scoring_reason
+    assert "with the wrong tokens" in remote.scoring_reason
 
 
 def test_server_that_takes_no_ids(served: Served, opened: Any) -> None:
     served.takes_ids = False
     with pytest.raises(FlanlabError, match="422: prompt: a text is expected") as caught:
         opened(tokenizer=True)
-    assert "leave --tokenizer out" in caught.value.hint
+    assert "leave out --tokenizer" in caught.value.hint
     assert opened().scoring == "log-probabilities"
 
 
@@ -171,7 +171,7 @@ def test_tokenizer_of_another_model_is_noticed(served: Served, tmp_path: Path) -
     from transformers import PreTrainedTokenizerFast
 
     PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(state), eos_token="<|end|>").save_pretrained(tmp_path / "other")
-    with pytest.raises(FlanlabError, match="not that of the model behind the endpoint"):
+    with pytest.raises(FlanlabError, match="not the one of the model behind the endpoint"):
         open_remote_model("tiny", Endpoint(served.url, str(tmp_path / "other")), tmp_path / "kept.sqlite")
 
 
@@ -185,7 +185,7 @@ def test_missing_log_probability_is_an_error(opened: Any, monkeypatch: pytest.Mo
         return response
 
     monkeypatch.setattr(Completions, "complete", spoiled)
-    with pytest.raises(FlanlabError, match="left the log-probability"):
+    with pytest.raises(FlanlabError, match="did not return the log-probability"):
         list(remote.answer([Question(question.prompt, question.options) for question in questions(remote.encoder)], 1))
 
 

@@ -273,5 +273,5 @@ def test_one_question_too_large_for_the_memory_is_told(tiny_folder: Path, monkey
 
     monkeypatch.setattr(scoring, "_answer_batch", no_memory)
     model = load_model(str(tiny_folder), device="cpu").model
-    with pytest.raises(FlanlabError, match="does not suffice for a question of"):
+    with pytest.raises(FlanlabError, match="is too small for a question of"):
         answers_in_order(model, random_questions(), 10_000)

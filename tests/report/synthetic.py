@@ -171,7 +171,7 @@ def mark_seen(folder: Path, task: str, variant: str) -> None:
     """Have a variant's model say that it was trained on a task."""
 
     def mark(content: dict[str, Any]) -> None:
-        content["tasks"][task]["seen"] = "the model was trained on it"
+        content["tasks"][task]["seen"] = "the model was trained on its train rows"
         content["variants"][variant]["stamped"] = True
         cluster = content["tasks"][task]["clusters"][0]
         for row in content["scores"]:

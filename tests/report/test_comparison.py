@@ -201,7 +201,8 @@ def test_command_prints_a_table_or_json(folders: tuple[Path, Path], tmp_path: Pa
 
 
 def test_two_precisions_are_flagged(folders: tuple[Path, Path]) -> None:
-    assert not any("scored in" in sentence for sentence in verdict(compared(*folders)))
-    for folder, dtype in zip(folders, ("float32", "bfloat16"), strict=True):
-        change(folder, lambda results, dtype=dtype: results.update(precision={"scoring": dtype}))  # type: ignore[misc]
+    change(folders[0], lambda r: [variant.update(dtype="float32") for variant in r["variants"].values()])
+    change(folders[1], lambda r: r["variants"]["instruction"].update(dtype="bfloat16"))
     assert any("A was scored in float32 and B in bfloat16" in sentence for sentence in verdict(compared(*folders)))
+    change(folders[1], lambda r: r["variants"]["instruction"].update(dtype="float32"))
+    assert not any("scored in" in sentence for sentence in verdict(compared(*folders)))

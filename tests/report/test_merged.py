@@ -110,7 +110,7 @@ def test_seen_counts_for_the_variant_that_has_a_stamp(run: Path, evaluation: Pat
     found = merged(run, evaluation)
     sentiment = found.clusters["sentiment"]
     seen = {letter: entry.seen for letter, entry in sentiment.tasks["product_reviews"].entries.items()}
-    assert seen == {"A": None, "B": None, "C": "the model was trained on it", "D": None}
+    assert seen == {"A": None, "B": None, "C": "the model was trained on its train rows", "D": None}
     assert sentiment.average.entries["C"].seen == "with seen tasks"
     assert found.clusters["translation"].average.entries["C"].seen is None
     assert "C was trained on product_reviews, or on what is close: its scores there are not zero-shot." in verdict(found)

@@ -129,7 +129,7 @@ def test_what_a_model_has_seen_is_marked_wherever_its_scores_stand(done: Path) -
     assert "Scores marked as seen are no zero-shot results" in page
     lines = list(csv.DictReader(io.StringIO((done / "scores.csv").read_text(encoding="utf-8"))))
     seen = {(line["cell"], line["name"]): line["seen"] for line in lines if line["of"] == "task"}
-    assert seen.pop(("clusters-2", "product_reviews")) == "the model was trained on it"
+    assert seen.pop(("clusters-2", "product_reviews")) == "the model was trained on its train rows"
     assert set(seen.values()) == {""}
     means = {line["cell"]: line["seen"] for line in lines if line["of"] == "mean over clusters"}
     assert means == {"untuned": "", "clusters-1": "", "clusters-2": "product_reviews seen"}

@@ -134,7 +134,7 @@ def test_left_out_names_the_reason() -> None:
     tasks = [task("rte", NLI), task("mrpc", PARAPHRASE), task("sst", SENTIMENT)]
     split = HoldOut((NLI,)).split(tasks)
     assert names(split.train) == ["sst"]
-    assert split.left_out == {"rte": "held out", "mrpc": "its cluster paraphrase is too close to what is held out"}
+    assert split.left_out == {"rte": "held out", "mrpc": "its cluster paraphrase is too close to the held-out clusters"}
 
 
 def test_a_task_of_two_clusters_takes_both_out_of_training() -> None:
@@ -205,7 +205,7 @@ def test_tasks_asked_for_by_name_fall_under_the_policy() -> None:
 
 def test_seen_reason_tells_the_task_itself_first() -> None:
     split = HoldOut(()).split([task("rte", NLI)])
-    assert seen_reason(task("rte", NLI), stamp(split)) == "the model was trained on it"
+    assert seen_reason(task("rte", NLI), stamp(split)) == "the model was trained on its train rows"
     assert seen_reason(task("cb", NLI), stamp(split)) == (
         "the model was trained on rte, of the cluster natural_language_inference"
     )
@@ -218,11 +218,11 @@ def test_supervised_trains_on_a_held_out_task_alone_and_is_seen() -> None:
     assert (names(split.train), names(split.test)) == (["rte"], ["rte", "cb"])
     assert set(split.left_out) == {"cb", "sst2"}
     assert set(split.allowed) == {"rte"}
-    assert seen_reason(tasks[0], stamp(split)) == "the model was trained on it"
+    assert seen_reason(tasks[0], stamp(split)) == "the model was trained on its train rows"
 
 
 @pytest.mark.parametrize("name", ["sst2", "no_such_task"])
 def test_supervised_takes_held_out_tasks_only(name: str) -> None:
     message = refusal(lambda: HoldOut((NLI,), "remove", (name,)).split([task("rte", NLI), task("sst2", SENTIMENT)])).message
     assert name in message
-    assert "no held-out task" in message
+    assert "not a held-out task" in message

@@ -75,7 +75,7 @@ def test_an_unknown_name_gets_near_ones(folder: Path, wish: str, told: str) -> N
 
 def test_an_empty_cluster_is_told_from_an_unknown_one(folder: Path) -> None:
     error = refusal(lambda: select_tasks(load_collection(folder), [Cluster.TRANSLATION]))
-    assert "holds no task" in error.message
+    assert "has no task" in error.message
 
 
 def test_named_tasks_are_those_selected_and_other_files_are_not_read(folder: Path) -> None:

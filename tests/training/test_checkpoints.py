@@ -95,7 +95,7 @@ def test_full_disk_is_told_before_a_byte_is_written(tmp_path: Path, monkeypatch:
     usage = shutil.disk_usage(tmp_path)._replace(free=300)
     monkeypatch.setattr("flanlab.training.checkpoints.shutil.disk_usage", lambda _: usage)
     # 38 numbers are trained, and AdamW keeps two more for each, and three counts: 4 bytes each.
-    with pytest.raises(FlanlabError, match="there is no room left") as caught:
+    with pytest.raises(FlanlabError, match="the disk is full") as caught:
         saved(tmp_path, 3)
     assert "Step 3 could not be saved" in caught.value.message
     assert "step-000002 is kept" in caught.value.message
@@ -124,7 +124,7 @@ def test_write_that_finds_no_room_halfway_leaves_the_older_one(limit: int, tmp_p
     """A real limit of the system, in the middle of the weights and in the middle of the optimizer's state."""
     done = run_script(FULL_SCRIPT, tmp_path / "training", limit)
     assert done.returncode == 0, done.stderr
-    assert "there is no room left" in done.stdout
+    assert "the disk is full" in done.stdout
     assert [path.name for path in (tmp_path / "training").iterdir()] == ["step-000002"]
     assert load_latest(tmp_path / "training", *make(1), KEY) == Progress(2, KEY)
 

@@ -87,5 +87,5 @@ def test_each_process_of_fsdp_writes_its_part_alone(runs: Path) -> None:
 def test_what_cannot_be_divided_is_refused_under_fsdp() -> None:
     with pytest.raises(ValidationError, match="adafactor needs whole weights"):
         make_settings(parallel="fsdp", optimizer="adafactor")
-    with pytest.raises(ValidationError, match="a soft prompt is not divided"):
+    with pytest.raises(ValidationError, match="a soft prompt cannot be divided"):
         make_settings(parallel="fsdp", method="prompt")

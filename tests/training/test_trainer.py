@@ -478,7 +478,7 @@ def test_a_full_disk_stops_training_with_what_is_kept(go: Any, monkeypatch: pyte
         original(self, record)
 
     monkeypatch.setattr(TrainingLog, "write", full)
-    with pytest.raises(FlanlabError, match="there is no room left") as caught:
+    with pytest.raises(FlanlabError, match="the disk is full") as caught:
         go("full")
     assert "step-000003 is kept" in caught.value.message
     assert "same command" in caught.value.hint
@@ -494,7 +494,7 @@ def test_a_disk_too_full_for_the_log_to_begin_is_told(go: Any, monkeypatch: pyte
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("flanlab.training.log.write_text", full)
-    with pytest.raises(FlanlabError, match=r"log could not be written: there is no room left.*step-000002 is kept"):
+    with pytest.raises(FlanlabError, match=r"log could not be written: the disk is full.*step-000002 is kept"):
         go("begun", steps=2)
 
 

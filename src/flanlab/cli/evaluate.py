@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from flanlab.cli.options import AcceptGemmaTerms, AsJson, Collections, Mirror, folder_to_write
+from flanlab.cli.options import AcceptGemmaTerms, AsJson, Collections, Mirror, endpoint_of, folder_to_write
 from flanlab.data.rendering import Truncation
 from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
@@ -85,6 +85,13 @@ def evaluate(
     api_key_variable: Annotated[
         str | None, typer.Option(help="Environment variable that holds the server's key, if not OPENAI_API_KEY.")
     ] = None,
+    fail_under: Annotated[
+        float | None,
+        typer.Option(min=-1, max=1, help="Exit with 1 where a task's score is below this (0 to 1), as a check of a build."),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="The metric that --fail-under means; each task's main metric if not given.")
+    ] = None,
     accept_gemma_terms: AcceptGemmaTerms = False,
     as_json: AsJson = False,
 ) -> None:
@@ -92,8 +99,9 @@ def evaluate(
 
     Example: flan eval sentiment --model runs/quickstart/model --tasks sampler --out runs/eval
     """
-    if endpoint is None and (tokenizer or requests_per_minute or parallel or api_key_variable):
-        raise typer.BadParameter("is needed beside the options of remote models.", param_hint="--endpoint")
+    server = endpoint_of(endpoint, tokenizer, requests_per_minute, parallel, api_key_variable)
+    if metric is not None and fail_under is None:
+        raise typer.BadParameter("is needed beside --metric.", param_hint="--fail-under")
     if recipe is not None and (names or cluster or tasks):
         raise typer.BadParameter("says itself which tasks are evaluated: name none beside it.", param_hint="--recipe")
     if recipe is None and not (names or cluster):
@@ -108,8 +116,8 @@ def evaluate(
     from flanlab.cli.tables import present_results
     from flanlab.data.encoding import PromptStyle
     from flanlab.evaluation.planning import EvaluationSettings
+    from flanlab.evaluation.thresholds import refuse_below
     from flanlab.experiments.recipe import divide, read_recipe
-    from flanlab.models.completions import Endpoint
     from flanlab.tasks.schema import Task
 
     settings, seed = EvaluationSettings(), 0
@@ -138,9 +146,6 @@ def evaluate(
         styles.append("chat")
     if baseline:
         styles.append("baseline")
-    server = None
-    if endpoint is not None:
-        server = Endpoint(endpoint, tokenizer, requests_per_minute, parallel or Endpoint.parallel, api_key_variable)
     done = api.evaluate(
         model,
         chosen,
@@ -155,6 +160,8 @@ def evaluate(
     )
     if done is not None:
         present_results(done, as_json)
+    if done is not None and fail_under is not None:
+        refuse_below(done.results, fail_under, metric)
 
 
 def _template_args(given: list[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`flan export`: tasks and models in the form of other programs."""
+"""`flan export`: tasks and models in the formats of other programs."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import typer
 from flanlab.cli.options import AsJson, Collections, Mirror, folder_to_write
 from flanlab.errors import FlanlabError
 
-app = typer.Typer(help="Tasks and tuned models in the form of other programs.", no_args_is_help=True)
+app = typer.Typer(help="Write tasks and tuned models for other programs.", no_args_is_help=True)
 
 
 @app.command("model")
 def model(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, or of a model that was tuned here.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or of a model that was tuned with flanlab.")],
     out: Annotated[
-        Path, typer.Option(callback=folder_to_write, help="Folder for the model; an earlier export there is replaced.")
+        Path, typer.Option(callback=folder_to_write, help="Folder for the model. An earlier export there is replaced.")
     ],
-    merge: Annotated[bool, typer.Option("--merge", help="Put a LoRA adapter into its base: a whole model.")] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="Merge a LoRA adapter into its base, to get a whole model.")] = False,
     push: Annotated[
-        str | None, typer.Option(help="Upload it to this repository of the Hub, OWNER/NAME; private if new.")
+        str | None, typer.Option(help="Also upload it to this repository of the Hub, OWNER/NAME. A new repository is private.")
     ] = None,
 ) -> None:
     """Write a tuned model as a plain Hugging Face folder with a model card.
@@ -40,10 +40,10 @@ def model(
 def lm_eval(
     out: Annotated[
         Path,
-        typer.Option(callback=folder_to_write, help="Folder for the task files and rows; an earlier export there is replaced."),
+        typer.Option(callback=folder_to_write, help="Folder for the task files and rows. An earlier export there is replaced."),
     ],
-    names: Annotated[list[str] | None, typer.Argument(help="Tasks or clusters; all, where none is named.")] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Rows of each task, chosen as by `flan eval`.")] = 200,
+    names: Annotated[list[str] | None, typer.Argument(help="Tasks or clusters. All by default.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Number of rows of each task, chosen as by `flan eval`.")] = 200,
     split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",
     tasks: Collections = None,
     mirror: Mirror = None,
@@ -69,13 +69,14 @@ def lm_eval(
         try:
             units.append(plan_task(task, load_rows(task, settings.split, mirror), settings, seed=0))
         except MissingDataError as error:
-            # Of all tasks there are, those within reach; one that is asked for by name must be there.
+            # Without names: all tasks whose rows are available. A task that is named must be available.
             if names:
                 raise
             say(f"{task.name}: left out. {error.message}")
     if not units:
         raise FlanlabError(
-            "The rows of no task are within reach.", hint="See that the Hub, or a --mirror that holds them, can be reached."
+            "No task's rows are available.",
+            hint="Check that the Hub can be reached, or name a folder with the rows with --mirror.",
         )
     facts = export_lm_eval(units, settings, 0, out)
     if as_json:

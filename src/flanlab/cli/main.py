@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flanlab import __version__
-from flanlab.cli import ablate, claims, contamination, evaluate, export, mix, models, report, run, tasks
+from flanlab.cli import ablate, ask, claims, contamination, evaluate, export, mix, models, predict, report, run, tasks, ui
 from flanlab.errors import FlanlabError
 from flanlab.files import is_full
 from flanlab.processes import may_tell
@@ -29,9 +29,12 @@ app.command("run")(run.run)
 app.command("mix")(mix.mix)
 app.command("train")(run.train)
 app.command("eval")(evaluate.evaluate)
+app.command("ask")(ask.ask)
+app.command("predict")(predict.predict)
 app.command("ablate")(ablate.ablate)
 app.command("claims")(claims.claims)
 app.command("report")(report.report)
+app.command("ui")(ui.ui)
 app.command("contamination")(contamination.contamination)
 
 

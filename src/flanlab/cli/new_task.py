@@ -1,10 +1,11 @@
-"""`flan tasks new`: a first task file for rows of one's own or of the Hub."""
+"""`flan tasks new`: a first task file for your own rows or a data set of the Hub."""
 
 from __future__ import annotations
 
 import os
 import re
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +21,9 @@ from flanlab.tasks.schema import Task
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from flanlab.data.scaffold.answers import Ask
+    from flanlab.data.scaffold.columns import Column
+
 
 def new_task(
     rows: Annotated[
@@ -27,13 +31,17 @@ def new_task(
     ],
     cluster: Annotated[Cluster, typer.Option(help="The kind of task it is.")],
     name: Annotated[str | None, typer.Option(help="Name of the task; by default after the file or data set.")] = None,
-    answer: Annotated[str | None, typer.Option(help="The column with the answer, where the guess is wrong.")] = None,
+    answer: Annotated[
+        str | None,
+        typer.Option(help="The column with the answer. Without it, the column is guessed; on a terminal you are asked."),
+    ] = None,
     config: Annotated[str | None, typer.Option(help="Configuration (subset) of the Hub data set.")] = None,
     revision: Annotated[str | None, typer.Option(help="Commit of the Hub data set.")] = None,
     out: Annotated[Path, typer.Option(callback=folder_to_write, help="Folder for the task file.")] = Path("my_tasks"),
+    force: Annotated[bool, typer.Option("--force", help="Write the draft again, over the file that is there.")] = False,
     mirror: Mirror = None,
 ) -> None:
-    """Write a first task file: what can be guessed from the rows is filled in, the rest marked TODO.
+    """Write a first task file. What can be guessed from the rows is filled in, the rest is marked TODO.
 
     Example: flan tasks new reviews.csv --cluster sentiment --name our_reviews
     """
@@ -43,11 +51,11 @@ def new_task(
 
     path, hub = _file_or_hub(rows)
     if path is not None and (config or revision):
-        raise FlanlabError("--config and --revision belong to data sets of the Hub.", hint="Leave them out for a file.")
+        raise FlanlabError("--config and --revision are for data sets of the Hub.", hint="Leave them out for a file.")
     name = name or _name_after(f"{rows.rpartition('/')[2]} {config or ''}" if path is None else table_name(path))
     target = out / f"{name}.yaml"
     built_in = load_collections(BUILT_IN_COLLECTIONS)
-    _refuse_taken(name, target, built_in)
+    _refuse_taken(name, target, built_in, force)
     tables = _tables(path, hub, config, revision, mirror)
     place = (
         {"files": Path(os.path.relpath(path.resolve(), out.resolve())).as_posix()}
@@ -56,14 +64,41 @@ def new_task(
     )
     same_rows = [task.name for task in built_in if hub is not None and _reads(task, hub, config)]
     try:
-        draft = scaffold_task(tables, name=name, cluster=cluster, place=place, answer=answer, same_rows=same_rows)
+        draft = scaffold_task(
+            tables, name=name, cluster=cluster, place=place, answer=answer, ask=_ask_on_terminal(), same_rows=same_rows
+        )
     except FlanlabError as error:
         raise FlanlabError(f"{rows}: {error.message}", hint=error.hint) from error
     write_text(target, draft.text)
-    _report(target, draft.guesses, mirror)
+    _report(target, draft.guesses, mirror, answer)
 
 
-def _report(target: Path, guesses: list[tuple[str, str]], mirror: Path | None) -> None:
+def _ask_on_terminal() -> Ask | None:
+    """Asks on a terminal which column is the answer; None where nobody can answer."""
+    from flanlab.progress import console, say
+
+    if not (sys.stdin.isatty() and console.is_terminal):
+        return None
+
+    def ask(columns: Sequence[Column], likely: Column | None) -> str:
+        from rich.prompt import Prompt
+
+        say("It is not clear which column holds the answer:")
+        for number, column in enumerate(columns, start=1):
+            example = " ".join(str(column.sample[0]).split())[:60] if column.sample else ""
+            say(f"  {number}  {column.name}: {example}")
+        numbers = [str(number) for number in range(1, len(columns) + 1)]
+        default = numbers[columns.index(likely)] if likely is not None else ...
+        try:
+            chosen = Prompt.ask("Number of the answer", console=console, choices=numbers, show_choices=False, default=default)
+        except EOFError:
+            raise FlanlabError("No column was chosen.", hint="Choose a number, or name the column with --answer.") from None
+        return columns[int(str(chosen)) - 1].name
+
+    return ask
+
+
+def _report(target: Path, guesses: list[tuple[str, str]], mirror: Path | None, answer: str | None) -> None:
     typer.echo(f"Wrote {target}. What was guessed, and why:")
     for topic, guess in guesses:
         typer.echo(f"  {topic:9} {guess}")
@@ -71,7 +106,9 @@ def _report(target: Path, guesses: list[tuple[str, str]], mirror: Path | None) -
     options = f"--tasks {shlex.quote(str(target.parent))}"
     if mirror is not None and "FLANLAB_MIRROR" not in os.environ:
         options += f" --mirror {shlex.quote(str(mirror))}"
-    typer.echo("Next: open the file, see to what is marked TODO, and")
+    if answer is None:
+        typer.echo("If another column is the answer, run the same command with --answer COLUMN --force.")
+    typer.echo("Next: open the file, fill in what is marked TODO, and")
     typer.echo(f"  flan tasks lint {name} {options}")
     typer.echo(f"  flan tasks show {name} {options}")
     typer.echo(f"  flan eval {name} {options} --model smollm2-135m-instruct --out runs/{name}")
@@ -83,14 +120,14 @@ def _file_or_hub(rows: str) -> tuple[Path | None, str | None]:
     path = Path(rows)
     if path.is_dir():
         raise FlanlabError(
-            f"{rows} is a folder.", hint="Name one file in it; `source.files` in the task file can list several."
+            f"{rows} is a folder.", hint="Name one file in it. `source.files` in the task file can list several."
         )
     if path.is_file() or table_suffix(path):
         if not path.is_file():
             raise FlanlabError(f"{rows}: there is no such file.", hint="Check the path.")
         return path, None
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", rows):
-        raise FlanlabError(f"{rows}: there is no such file, and it is no Hub id.", hint="Write a Hub id as owner/name.")
+        raise FlanlabError(f"{rows}: there is no such file, and it is not a Hub id.", hint="Write a Hub id as owner/name.")
     return None, rows
 
 
@@ -99,16 +136,18 @@ def _name_after(text: str) -> str:
     return name if name[:1].isalpha() else f"task_{name}".rstrip("_")
 
 
-def _refuse_taken(name: str, target: Path, built_in: Sequence[Task]) -> None:
+def _refuse_taken(name: str, target: Path, built_in: Sequence[Task], force: bool) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise FlanlabError(
-            f"{name!r} cannot be the name of a task.",
+            f"{name!r} is not a valid name of a task.",
             hint=f"Use small letters, digits and _, such as --name {_name_after(name)}.",
         )
-    if target.exists():
-        raise FlanlabError(f"{target} exists already.", hint="Name another with --name or --out, or delete the file first.")
+    if target.exists() and not force:
+        raise FlanlabError(
+            f"{target} exists already.", hint="Write it again with --force, or name another with --name or --out."
+        )
     if not target.parent.is_dir() and target.parent.exists():
-        raise FlanlabError(f"{target.parent} is no folder.", hint="Name a folder with --out.")
+        raise FlanlabError(f"{target.parent} is not a folder.", hint="Name a folder with --out.")
     if name in set(Cluster):
         raise FlanlabError(f"`{name}` is the name of a cluster.", hint="Choose another with --name.")
     if any(task.name == name for task in built_in):

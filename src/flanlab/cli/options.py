@@ -3,28 +3,48 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from flanlab.models.completions import Endpoint
+
 
 def folder_to_write(folder: Path | None) -> Path | None:
-    """Refuse what cannot become a folder, before any work is done for it."""
+    """Refuse a place that cannot be a folder, before any work is done."""
     for place in (folder, *folder.parents) if folder else ():
         if place.exists() and not place.is_dir():
             raise typer.BadParameter(f"{place} is a file; name a folder.")
     return folder
 
 
+def endpoint_of(
+    url: str | None,
+    tokenizer: str | None,
+    requests_per_minute: float | None = None,
+    parallel: int | None = None,
+    api_key_variable: str | None = None,
+) -> Endpoint | None:
+    """The server that the options of remote models name; None where they name none."""
+    if url is None:
+        if tokenizer or requests_per_minute or parallel or api_key_variable:
+            raise typer.BadParameter("is needed beside the options of remote models.", param_hint="--endpoint")
+        return None
+    from flanlab.models.completions import Endpoint
+
+    return Endpoint(url, tokenizer, requests_per_minute, parallel or Endpoint.parallel, api_key_variable)
+
+
 Mirror = Annotated[
     Path | None,
     typer.Option(
-        envvar="FLANLAB_MIRROR", help="Folder that mirrors Hub data sets: <hub id>/<config or default>/<split>.parquet."
+        envvar="FLANLAB_MIRROR", help="Folder with copies of Hub data sets: <hub id>/<config or default>/<split>.parquet."
     ),
 ]
 Collections = Annotated[
     list[str] | None,
-    typer.Option("--tasks", help="Where tasks are: library, extra, sampler, or a folder of your own. May be repeated."),
+    typer.Option("--tasks", help="Where to find tasks: library, extra, sampler, or your own folder. May be repeated."),
 ]
 
 
@@ -41,11 +61,9 @@ AcceptGemmaTerms = Annotated[
         "--accept-gemma-terms",
         callback=_accept_gemma_terms,
         expose_value=False,
-        help="You accept the Gemma Terms of Use, which gemma-3-270m needs. Remembered.",
+        help="Accept the Gemma Terms of Use, which gemma-3-270m needs. This is remembered.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-Out = Annotated[
-    Path | None, typer.Option(callback=folder_to_write, help="Folder of the run; the same folder again goes on with it.")
-]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Out = Annotated[Path | None, typer.Option(callback=folder_to_write, help="Folder of the run. An existing run is resumed.")]
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe file, or `quickstart` for the packaged one.")]

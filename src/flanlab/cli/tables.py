@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flanlab.report.run import Run
 
 _NO_LIMIT = 100_000
-"""Characters of a line that nobody sees on a screen."""
+"""Characters of a line that are invisible on a screen."""
 
 
 def present_results(run: Run, as_json: bool) -> None:
@@ -32,7 +32,7 @@ def present_results(run: Run, as_json: bool) -> None:
 
 
 def result_console() -> Console:
-    """Where a command's result goes: as wide as the terminal, and in a pipe or file as wide as what is printed."""
+    """Output for a command's result: as wide as the terminal, or, in a pipe or file, as wide as the content."""
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _NO_LIMIT
@@ -45,7 +45,7 @@ def compact_table(title: str) -> Table:
 
 
 def print_results(results: Results) -> None:
-    """Tasks and averages, metric by metric: every variant, and the difference with its interval."""
+    """Tasks and averages by metric: each variant, and the difference with its interval."""
     compared = bool(results.differences)
     table = compact_table(f"{results.name}: {_spaced(results.hold_out)}")
     table.add_column("", no_wrap=True)
@@ -61,7 +61,7 @@ def print_results(results: Results) -> None:
         table.add_row(f"  {title}", *cells, *([_difference(difference)] if difference else []))
 
     for name, task in results.tasks.items():
-        table.add_row(f"[bold]{name}[/bold]" + ("  (seen)" if task.seen else ""))
+        table.add_row(f"[bold]{name}[/bold]" + ("  (seen)" if task.seen else "  (in-domain)" if task.in_domain else ""))
         for metric, facts in task.metrics.items():
             titles[metric] = facts.title
             add("task", name, metric, facts.title)
@@ -70,9 +70,14 @@ def print_results(results: Results) -> None:
         table.add_section()
     some_seen = any(task.seen for task in results.tasks.values())
     if averaged := results.metrics("tasks"):
-        table.add_row("[bold]average[/bold]" + ("  (with seen tasks)" if some_seen else ""))
+        kind = "" if not results.in_domain else " in-domain" if len(results.in_domain) == len(results.tasks) else " zero-shot"
+        table.add_row(f"[bold]average{kind}[/bold]" + ("  (with seen tasks)" if some_seen else ""))
         for metric in averaged:
             add("tasks", None, metric, titles[metric])
+    if results.metrics("in_domain"):
+        table.add_row("[bold]average in-domain[/bold]")
+        for metric in results.metrics("in_domain"):
+            add("in_domain", None, metric, titles.get(metric, "main metric"))
     clusters = results.clusters
     if sum(results.members("cluster", cluster) for cluster in clusters) > 1:
         table.add_section()
@@ -85,7 +90,7 @@ def print_results(results: Results) -> None:
     console = result_console()
     console.print(table)
     if compared:
-        console.print("  * the interval excludes zero. The difference is to the better of the untuned model's prompts.")
+        console.print("  * the interval excludes zero. The difference is to the untuned model's best prompt.")
     if any(task.best_on_dev for task in results.tasks.values()):
         console.print("  Best on dev: the template with the best main metric on dev rows, and its score on the test rows.")
     if unknown := unknown_models(results.variants):
@@ -93,7 +98,7 @@ def print_results(results: Results) -> None:
 
 
 def print_comparison(results: Results) -> None:
-    """Two sides task by task: scores, the difference with its interval, and p-values; then what they come to."""
+    """Two sides task by task: scores, the difference with its interval, p-values, and a summary."""
     from flanlab.report.comparison import seen_by, verdict
 
     console = result_console()

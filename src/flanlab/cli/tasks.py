@@ -10,8 +10,8 @@ import typer
 
 from flanlab.cli import new_task
 from flanlab.cli.options import AsJson, Collections, Mirror
-from flanlab.cli.task_facts import facts, lineage_in_words, markdown, origin
 from flanlab.errors import FlanlabError
+from flanlab.tasks.facts import facts, lineage_in_words, markdown, origin
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, known_lineage, load_collections, select_tasks
 from flanlab.tasks.schema import Source, Split, Task, json_schema
 
@@ -28,10 +28,10 @@ app.command("new")(new_task.new_task)
 
 @app.command("list")
 def list_tasks(
-    names: Annotated[list[str] | None, typer.Argument(help="Only these tasks or clusters; all, where none is named.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Only these tasks or clusters. All by default.")] = None,
     tasks: Collections = None,
     as_json: AsJson = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print all there is to say as Markdown tables.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print everything as Markdown tables.")] = False,
 ) -> None:
     """List tasks by cluster.
 
@@ -74,12 +74,12 @@ def list_tasks(
 @app.command("show")
 def show_task(
     name: Annotated[str, typer.Argument(help="Name of the task.")],
-    row: Annotated[int, typer.Option(min=0, help="Which row, counting from 0.")] = 0,
-    split: Annotated[str | None, typer.Option(help="train, dev or test; the first that the task has, by default.")] = None,
+    row: Annotated[int, typer.Option(min=0, help="Number of the row, from 0.")] = 0,
+    split: Annotated[str | None, typer.Option(help="train, dev or test. By default the first that the task has.")] = None,
     tasks: Collections = None,
     mirror: Mirror = None,
 ) -> None:
-    """Show a task: what it is, and one row through each of its templates.
+    """Show a task: its description, and one row through each of its templates.
 
     Example: flan tasks show everyday_entailment --row 3
     """
@@ -109,7 +109,7 @@ def show_task(
     rows = load_rows(task, split, mirror)
     if row >= len(rows):
         raise FlanlabError(
-            f"{task.name}: the {split} split has rows 0 to {len(rows) - 1}, not {row}.", hint="Ask for one of those."
+            f"{task.name}: the {split} split has rows 0 to {len(rows) - 1}, not {row}.", hint="Use one of these numbers."
         )
     prepared = prepare_row(task, rows[row], row)
     count = option_count(task, prepared)
@@ -118,7 +118,7 @@ def show_task(
         titles[BASELINE] = "baseline, for untuned models"
     for number, title in titles.items():
         example = render(task, number, prepared, range(count) if count else None)
-        # A baseline prompt is gone on with after one space.
+        # The answer follows a baseline prompt after one space.
         gap = " " if number == BASELINE else "\n\n"
         text = f"{escape(example.prompt)}{gap}[bold green]{escape(example.target)}[/bold green]"
         console.print(Panel(text, title=title, title_align="left"))
@@ -126,19 +126,21 @@ def show_task(
 
 @app.command("lint")
 def lint_tasks(
-    names: Annotated[list[str] | None, typer.Argument(help="Tasks or clusters; all, where none is named.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Tasks or clusters. All by default.")] = None,
     tasks: Collections = None,
     mirror: Mirror = None,
-    rows: Annotated[int, typer.Option(min=1, help="Rows rendered of each split.")] = 200,
+    rows: Annotated[int, typer.Option(min=1, help="Number of rows to render from each split.")] = 200,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Try this model's tokenizer at the join of prompt and answer. Repeatable; the first counts lengths."),
+        typer.Option(
+            help="Check this model's tokenizer between prompt and answer. May be repeated. The first one counts lengths."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check tasks on real rows: every template is rendered, and the result is looked at.
+    """Check tasks on real rows: render every template and check the result.
 
-    Exits with 1 where there is an error. Example: flan tasks lint --tasks my_tasks
+    Exits with status 1 if there is an error. Example: flan tasks lint --tasks my_tasks
     """
     from flanlab.data.lint import TaskLint, lint_task
     from flanlab.data.lint_sample import Finding
@@ -155,7 +157,7 @@ def lint_tasks(
         try:
             rows_by_split, missing = _rows_within_reach(task, mirror)
         except FlanlabError as error:
-            # The other tasks are checked all the same.
+            # The other tasks are still checked.
             report = TaskLint(task.name, [Finding("error", "rows", None, None, error.message, error.hint)], {})
         else:
             if not rows_by_split:
@@ -163,7 +165,7 @@ def lint_tasks(
                 reports.append({"task": task.name, "checked": False, "missing": missing})
                 continue
             for message in missing:
-                say(f"{task.name}: checked in part. {message}")
+                say(f"{task.name}: checked partly. {message}")
             report = lint_task(task, rows_by_split, encoders, rows_per_split=rows)
         reports.append({"task": task.name, "checked": True, "missing": missing, **dataclasses.asdict(report)})
         errors += sum(finding.level == "error" for finding in report.findings)
@@ -175,13 +177,13 @@ def lint_tasks(
         checked = [report for report in reports if report["checked"]]
         warnings = sum(finding["level"] == "warning" for report in checked for finding in report["findings"])
         out_of_reach = len(reports) - len(checked)
-        typer.echo(f"{len(checked)} tasks checked: {errors} errors, {warnings} warnings; {out_of_reach} not within reach")
+        typer.echo(f"{len(checked)} tasks checked: {errors} errors, {warnings} warnings; {out_of_reach} without rows")
     if errors:
         raise typer.Exit(1)
 
 
 def _rows_within_reach(task: Task, mirror: Path | None) -> tuple[dict[str, Rows], list[str]]:
-    """Rows of the splits that are at hand, without the subtasks that are not; and messages about what is missing."""
+    """Rows of the available splits, without the subtasks that are missing, and messages about what is missing."""
     from flanlab.data.sources import MissingDataError, load_rows
 
     rows_by_split: dict[str, Rows] = {}
@@ -200,7 +202,7 @@ def _rows_within_reach(task: Task, mirror: Path | None) -> tuple[dict[str, Rows]
 
 
 def _subtasks_within_reach(task: Task, split: Split, mirror: Path | None) -> tuple[Task | None, list[str]]:
-    """A task without the subtasks whose rows are not at hand (None if none are), and messages about what is missing."""
+    """The task without the subtasks whose rows are missing (None if all are), and messages about what is missing."""
     from flanlab.data.sources import MissingDataError, load_rows
 
     missing: dict[str, str] = {}
@@ -243,7 +245,7 @@ def _print_lint(task: Task, report: TaskLint) -> None:
         console.print(f"  [dim]{split}: {escape(shares)}[/dim]")
     for part, lengths in (("prompt", report.prompt_tokens), ("target", report.target_tokens)):
         if lengths is not None:
-            spread = f"median {lengths.median}, 95th percentile {lengths.percentile_95}, most {lengths.maximum}"
+            spread = f"median {lengths.median}, 95th percentile {lengths.percentile_95}, maximum {lengths.maximum}"
             console.print(f"  [dim]{part} tokens: {spread}[/dim]")
     for finding in report.findings:
         colour = "red" if finding.level == "error" else "yellow"

@@ -1,4 +1,4 @@
-"""The types of Parquet and Arrow files, as their many writers choose them, brought to the few that rows are made of."""
+"""Convert the many types of Parquet and Arrow files to the few types of rows."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from flanlab.errors import FlanlabError
 
 
 def readable(table: pa.Table) -> pa.Table:
-    """The same table with texts as texts and numbers as they are written.
+    """The same table with texts as text and numbers as they are written.
 
-    Text marked as binary (old Impala and Spark, ClickHouse, TensorFlow) is text if all of it is UTF-8. Views, categories and
-    decimals without a fraction become plain texts and whole numbers; a 32-bit 0.1 is 0.1, not 0.10000000149011612.
+    Text marked as binary (old Impala and Spark, ClickHouse, TensorFlow) is text if all of it is UTF-8. Views and categories
+    become plain text, and decimals without a fraction whole numbers. A 32-bit 0.1 is 0.1, not 0.10000000149011612.
 
     Raises:
-        FlanlabError: two members of a struct have one name.
+        FlanlabError: two members of a struct have the same name.
     """
     fields, columns = [], []
     for field, column in zip(table.schema, table.columns, strict=True):
         if twice := _name_twice(field.type):
             raise FlanlabError(
-                f"The column {field.name} holds structs with two members called {twice}.",
+                f"The column {field.name} has structs with two members called {twice}.",
                 hint="Rename or remove one of the two.",
             )
         if (kind := _plain(field.type, pa.float64())) != field.type:
@@ -32,7 +32,7 @@ def readable(table: pa.Table) -> pa.Table:
 
 
 def _plain(kind: pa.DataType, float32: pa.DataType) -> pa.DataType:
-    """The type that stands for another one among rows; `float32` is the one for 32-bit numbers."""
+    """The type that rows use for another type; `float32` is the one for 32-bit numbers."""
     types = pa.types
     if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
         return _plain(kind.value_type, float32)
@@ -58,15 +58,15 @@ def _plain(kind: pa.DataType, float32: pa.DataType) -> pa.DataType:
 
 
 def _converted(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """The column as another type, or as it is where that cannot be: bytes that are no text, numbers that are too large."""
+    """The column as another type, or unchanged if that is impossible: bytes that are not text, numbers that are too large."""
     try:
         if "_view<" in str(column.type):  # which pyarrow 26 casts to lists without offsets
             return _rebuilt(column, kind)
         if pa.types.is_run_end_encoded(column.type):
             column = pa.chunked_array([pc.run_end_decode(chunk) for chunk in column.chunks])
-        # By way of the shortest text of a 32-bit number.
+        # Through the shortest text of a 32-bit number.
         by_text = column.cast(_plain(column.type, pa.string())).cast(kind)
-        # ClickHouse fills texts of a fixed size up with zeros.
+        # ClickHouse pads texts of a fixed size with zeros.
         return pc.utf8_rtrim(by_text, "\0") if pa.types.is_fixed_size_binary(column.type) else by_text
     except pa.ArrowNotImplementedError:
         return _rebuilt(column, kind)

@@ -1,4 +1,4 @@
-"""Random choices as pure functions of a key: no generator runs, so any choice can be made again, alone and in any order.
+"""Random choices as pure functions of a key. No generator runs, so each choice can be repeated, alone and in any order.
 
 A key is everything the choice depends on, such as (seed, task, row, epoch). The bytes come from SHAKE-256 of the key, so
 choices are the same on every machine, Python and numpy version, and for any number of workers.
@@ -21,7 +21,7 @@ def permutation(length: int, key: Key) -> NDArray[np.int64]:
 
 
 def short_permutation(length: int, key: Key) -> list[int]:
-    """The same order as `permutation`, many times as fast for the few templates or options there are to an example."""
+    """The same order as `permutation`, many times as fast for short lengths, such as templates or options."""
     return sorted(range(length), key=struct.unpack(f"<{length}Q", _bytes(length, key)).__getitem__)
 
 
@@ -36,7 +36,7 @@ def fraction(key: Key) -> float:
 
 
 def rotating_choice(length: int, turn: int, key: Key) -> int:
-    """A number from range(length) for each turn, such that `length` turns in a row show every number once."""
+    """A number from range(length) for each turn. Each run of `length` turns has every number once."""
     return short_permutation(length, (*key, turn // length))[turn % length]
 
 

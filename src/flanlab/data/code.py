@@ -1,4 +1,4 @@
-"""The version of the code that makes examples, as a part of the keys of what is kept of its work."""
+"""The version of the code that makes examples. It is part of the cache keys."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import flanlab
 
 @functools.cache
 def code_hash() -> str:
-    """Hash of the code that finds, renders and encodes rows: the packages `tasks` and `data`, whole."""
+    """Hash of the code that finds, renders and encodes rows: all of the packages `tasks` and `data`."""
     digest = hashlib.blake2b(digest_size=16)
     root = Path(flanlab.__file__).parent
     for path in sorted([*(root / "tasks").rglob("*.py"), *(root / "data").rglob("*.py")]):

@@ -1,4 +1,4 @@
-"""Text of any corpus on disk, read as a stream: .txt, .jsonl and .parquet, the first two also as .gz."""
+"""Read the text of a corpus on disk as a stream: .txt, .jsonl and .parquet; the first two also as .gz."""
 
 from __future__ import annotations
 
@@ -22,53 +22,53 @@ _MEGABYTE = 1_000_000
 _BYTES_AT_ONCE = 1 << 16
 _ROWS_AT_ONCE = 1_000
 _MIXTURE_COLUMNS = ("prompt", "target")
-"""What an exported mixture holds; together they are what a model trained on."""
+"""Columns of an exported mixture: together, the text that a model was trained on."""
 _TEXT_COLUMN = "text"
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
 
 
 def corpus_files(paths: Sequence[Path]) -> list[Path]:
-    """The files named, and those of the folders named (searched in depth) that can be read, each once.
+    """The named files, and all readable files of the named folders and their subfolders, each once.
 
     Raises:
-        FlanlabError: a path that is not there, a file of another kind, a folder without any to read.
+        FlanlabError: a path does not exist, a file has another type, or a folder has no readable file.
     """
     files: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
             inside = [file for file in sorted(path.rglob("*")) if file.is_file() and _suffix(file)]
             if not inside:
-                raise FlanlabError(f"{path}: holds no text to read.", hint=f"Put files there of: {', '.join(SUFFIXES)}.")
+                raise FlanlabError(f"{path}: has no files of text.", hint=f"Readable files end in: {', '.join(SUFFIXES)}.")
             files.update(dict.fromkeys(inside))
         elif not path.is_file():
             raise FlanlabError(f"{path}: there is no such file or folder.", hint="Correct the path of the corpus.")
         elif not _suffix(path):
-            raise FlanlabError(f"{path}: cannot read text from files of this kind.", hint=f"Use: {', '.join(SUFFIXES)}.")
+            raise FlanlabError(f"{path}: this file type cannot be read.", hint=f"Use: {', '.join(SUFFIXES)}.")
         else:
             files[path] = None
     return list(files)
 
 
 def read_corpus(files: Sequence[Path], columns: Sequence[str] = ()) -> Iterator[Piece]:
-    """The text of files, piece by piece, with progress. A .txt file is one document, so is each row of the others.
+    """The text of files, piece by piece, with progress. A .txt file is one document. In other files, each row is one.
 
     Args:
         files: as `corpus_files` gives them.
-        columns: of JSONL and Parquet, those that hold text, read one after the other as one text; without any, `prompt`
-            and `target` where both are there (an exported mixture), else `text`.
+        columns: text columns of JSONL and Parquet files, joined to one text. If empty: `prompt` and `target` if both exist
+            (an exported mixture), else `text`.
 
     Raises:
         FlanlabError: names the file and line or row of text that cannot be read.
     """
     sizes = [file.stat().st_size for file in files]
-    before = told = 0
+    before = shown = 0
     with meter("Reading the corpus, MB", max(sum(sizes) // _MEGABYTE, 1)) as bar:
         for path, size in zip(files, sizes, strict=True):
             for piece, position in _pieces(path, columns):
                 yield piece
-                if (megabytes := (before + position) // _MEGABYTE) > told:
-                    bar.advance(megabytes - told)
-                    told = megabytes
+                if (megabytes := (before + position) // _MEGABYTE) > shown:
+                    bar.advance(megabytes - shown)
+                    shown = megabytes
             before += size
 
 
@@ -83,7 +83,7 @@ def _pieces(path: Path, columns: Sequence[str]) -> Iterator[tuple[Piece, int]]:
             for piece in _text_pieces(path, file) if is_text else _json_pieces(path, file, columns):
                 yield piece, raw.tell()
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-        raise FlanlabError(f"{path}: {error}", hint="The file is damaged: get it anew, or leave it out.") from error
+        raise FlanlabError(f"{path}: {error}", hint="The file is damaged: download it again, or leave it out.") from error
 
 
 def _suffix(path: Path) -> str:
@@ -91,7 +91,7 @@ def _suffix(path: Path) -> str:
 
 
 def _text_pieces(path: Path, file: _Bytes) -> Iterator[Piece]:
-    """Text in pieces of bounded size that end at white space, so that lines may be as long as they like."""
+    """Text in pieces of limited size that end at white space. So lines may have any length."""
     line, rest, begun = 1, b"", False
     while True:
         block = file.read(_BYTES_AT_ONCE)
@@ -118,7 +118,7 @@ def _json_pieces(path: Path, file: _Bytes, columns: Sequence[str]) -> Iterator[P
             ) from error
         if not isinstance(record, dict):
             raise FlanlabError(
-                f"{path}, line {number}: is not an object.", hint='Each line is one object: {"text": "...", ...}.'
+                f"{path}, line {number}: is not a JSON object.", hint='Each line is one object: {"text": "...", ...}.'
             )
         where = f"line {number}"
         chosen = _chosen_columns(f"{path}, {where}", list(record), columns)
@@ -164,7 +164,7 @@ def _text_of(where: str, record: Mapping[str, Any], columns: Sequence[str]) -> s
         parts = value if isinstance(value, list) else [] if value is None else [value]
         if not all(isinstance(part, str) for part in parts):
             raise FlanlabError(
-                f"{where}: the column {name} holds {str(value)[:100]!r}, which is no text.",
+                f"{where}: the column {name} has the value {str(value)[:100]!r}, which is not text.",
                 hint="Name a column of text (or of lists of texts) with --column.",
             )
         texts.extend(parts)

@@ -1,6 +1,6 @@
-"""From text to tokens: the one place where prompt and answer meet.
+"""From text to tokens: the one place where prompt and answer are joined.
 
-Training, scoring and generation all encode here, so the boundary a model is scored at is the boundary it was trained at.
+Training, scoring and generation all encode here. So the boundary between prompt and answer is the same everywhere.
 """
 
 from __future__ import annotations
@@ -17,61 +17,60 @@ from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from flanlab.data.joins import cuts_after_line_breaks
 from flanlab.data.special_tokens import SpecialTokens, as_text
-from flanlab.data.word_tokenizer import WordTokenizer
 from flanlab.errors import FlanlabError, one_line
 
 PromptStyle = Literal["instruction", "chat", "baseline"]
-"""A plain instruction, the same through the model's chat template, or a prompt that the answer simply continues."""
+"""A plain instruction, an instruction in the model's chat template, or a prompt that the answer simply continues."""
 ANSWER_SEPARATOR = "\n"
-"""Stands between an instruction and its answer.
+"""Separates an instruction from its answer.
 
-One line break, not two: GPT-2's way of splitting text makes one token of "\\n\\n" at the end of a prompt and two before a
-word, so with a blank line the separator itself would become part of every answer.
+One line break, not two. GPT-2's tokenizer makes one token of "\\n\\n" at the end of a prompt, and two tokens before a word. So
+with a blank line the separator itself would become part of every answer.
 """
 EXEMPLAR_SEPARATOR = "\n\n"
-"""Stands between one exemplar and the next, and before the question itself."""
+"""Separates exemplars from each other and from the question."""
 CHAT_DATE = datetime(2024, 7, 26)
-"""What a chat template is told when it asks for today's date: with the true one, a question would change overnight. The date
-that Llama 3's templates write where there is no clock."""
+"""What a chat template gets when it asks for today's date. With the true date, a question would change each day. This is the
+date that Llama 3's templates use if there is no clock."""
 _PROBE = "Zebra"
 
 
 def after_exemplars(prompt: str, exemplars: Sequence[tuple[str, str]], *, before_answer: str = ANSWER_SEPARATOR) -> str:
-    """The text of a prompt after exemplars, prompt and target each."""
+    """The text of a prompt after exemplars, each with prompt and target."""
     shown = (f"{example}{before_answer}{target}{EXEMPLAR_SEPARATOR}" for example, target in exemplars)
     return "".join(shown) + prompt
 
 
 class EncodedQuestion(NamedTuple):
-    """A prompt and its possible answers as token ids; each answer ends with the end token of the prompt style."""
+    """A prompt and its possible answers as token ids. Each answer ends with the end token of the prompt style."""
 
     prompt: list[int]
     answers: list[list[int]]
 
 
 class Encoder(ABC):
-    """Encodes prompts with their answers; what a token is, is the subclasses' business."""
+    """Encodes prompts with their answers. Subclasses define what a token is."""
 
     end: int
     """The token that ends an answer, except in a dialogue."""
     chat_template_args: Mapping[str, Any] = {}
-    """Handed to the chat template, such as enable_thinking."""
+    """Arguments of the chat template, such as enable_thinking."""
     _start: list[int]
-    """Tokens that stand before every text that is no dialogue."""
+    """Tokens before every text that is not a dialogue."""
 
     @property
     @abstractmethod
     def has_chat_template(self) -> bool:
-        """Whether it is known how a dialogue is written."""
+        """Whether there is a chat template."""
 
     @property
     @abstractmethod
     def hash(self) -> str:
-        """Identity of the encoding: texts become the same tokens where it is the same."""
+        """Hash of the encoding: with the same hash, texts become the same tokens."""
 
     @property
     def takes_dialogues(self) -> bool:
-        """Whether a question can be asked in a dialogue: there is a chat template, and it does not refuse a question alone."""
+        """Whether a question can be asked in a dialogue: there is a chat template, and it accepts a single question."""
         try:
             return self.has_chat_template and bool(self._dialogue(_PROBE, ()))
         except FlanlabError:
@@ -84,7 +83,7 @@ class Encoder(ABC):
 
     @property
     def ends(self) -> frozenset[int]:
-        """All the tokens by which the model may end an answer."""
+        """All tokens that may end an answer of the model."""
         return frozenset({self.end, self.turn_end})
 
     @property
@@ -94,7 +93,7 @@ class Encoder(ABC):
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of tokens, special tokens left out."""
+        """Text of tokens, without special tokens."""
 
     def encode(
         self,
@@ -103,22 +102,22 @@ class Encoder(ABC):
         style: PromptStyle = "instruction",
         exemplars: Sequence[tuple[str, str]] = (),
     ) -> EncodedQuestion:
-        """Encode a prompt with each of its answers, after exemplars (prompt and target each) in that order.
+        """Encode a prompt with each of its answers, after exemplars (each with prompt and target) in the given order.
 
-        Prompt and answer are encoded as the one text they are read as; the prompt's share is the longest token prefix that
-        the prompt alone and all the answers have in common. So a token that spans the join counts to the answer, and no
-        answer is ever empty (it has its end token at least).
+        Prompt and answer are encoded together as one text. The prompt's tokens are the longest token prefix that the prompt
+        alone and all answers have in common. So a token that spans the boundary belongs to the answer. No answer is empty: it
+        has at least its end token.
         """
         return self._encode([(self._context(prompt, style, exemplars), answers)], style)[0]
 
     def encode_batch(
         self, questions: Sequence[tuple[str, Sequence[str]]], style: PromptStyle = "instruction"
     ) -> list[EncodedQuestion]:
-        """Encode many prompts, each with its answers; as `encode` does one by one, but several times as fast."""
+        """Encode many prompts, each with its answers. The same as `encode` one by one, but several times as fast."""
         return self._encode([(self._context(prompt, style, ()), answers) for prompt, answers in questions], style)
 
     def _encode(self, questions: Sequence[tuple[str, Sequence[str]]], style: PromptStyle) -> list[EncodedQuestion]:
-        # With the space on the answer's side, as most tokenizers make one token of a space and a word.
+        # The space belongs to the answer, because most tokenizers make one token of a space and a word.
         glue = " " if style == "baseline" else ""
         places: dict[str, int] = {}  # a text that occurs again, as options do, is encoded once
         plans = []
@@ -135,14 +134,14 @@ class Encoder(ABC):
             if apart:
                 boundary, answers_begin = len(context_ids), len(start) + len(self._line_break)
             else:
-                # The model needs one token at least to read before it answers.
+                # The model needs at least one token before the answer.
                 boundary = answers_begin = max(_common_prefix_length([context_ids, *answer_ids]), 1)
             answers_ids = [[*ids[answers_begin:], end] for ids in answer_ids]
             encoded.append(EncodedQuestion(context_ids[:boundary], answers_ids))
         return encoded
 
     def encode_pair(self, prompt: str, target: str) -> tuple[list[int], list[int]]:
-        """Prompt and target of one training example; the target ends with the end token."""
+        """Prompt and target of one training example. The target ends with the end token."""
         question = self.encode(prompt, [target])
         return question.prompt, question.answers[0]
 
@@ -155,35 +154,35 @@ class Encoder(ABC):
 
     @abstractmethod
     def _dialogue(self, prompt: str, exemplars: Sequence[tuple[str, str]]) -> str:
-        """A prompt as a dialogue in which it is the model's turn, exemplars as turns before it."""
+        """A prompt as a dialogue in which it is the model's turn, with exemplars as earlier turns."""
 
     def _joins_cleanly(self, context: str, answers: Sequence[str]) -> bool:
-        """Whether the answers can be encoded apart from the context, after a line break of their own."""
+        """Whether the answers can be encoded separately from the context, after a line break."""
         after_line_break = context.endswith("\n") and not context[-2:-1].isspace()
         return after_line_break and bool(self._line_break) and not any(answer[:1].isspace() for answer in answers)
 
     @property
     @abstractmethod
     def _line_break(self) -> list[int]:
-        """The tokens of a line break, where texts are always cut after one; else none."""
+        """The tokens of a line break, if texts are always split after one; else none."""
 
     @abstractmethod
     def _tokens(self, texts: list[str]) -> list[list[int]]:
-        """Tokens of each text, no special ones added."""
+        """Tokens of each text, without added special tokens."""
 
 
 class TextEncoder(Encoder):
     """Encodes prompts with their answers for one tokenizer."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: frozenset[int] = frozenset()) -> None:
-        """`ends` are further tokens by which the model ends what it generates, as its configuration says.
+        """`ends` are further tokens that end generated text, from the model's configuration.
 
         Raises:
             FlanlabError: the tokenizer has no end token.
         """
         if tokenizer.eos_token_id is None:
             raise FlanlabError(
-                "The tokenizer has no end-of-sequence token, so an answer could not be ended.",
+                "The tokenizer has no end-of-sequence token, so answers could not end.",
                 hint="Use a model whose tokenizer defines eos_token.",
             )
         self.tokenizer = tokenizer
@@ -192,34 +191,33 @@ class TextEncoder(Encoder):
         self._start = starts if starts == [tokenizer.bos_token_id] else []
         self._ends = ends
         self._special = SpecialTokens(tokenizer)
-        self._words = WordTokenizer(tokenizer, self._special)
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether the tokenizer says how a dialogue is written."""
+        """Whether the tokenizer has a chat template."""
         return bool(getattr(self.tokenizer, "chat_template", None))
 
     @cached_property
     def turn_end(self) -> int:
-        """The token that the chat template writes after an answer; the plain end token where it writes none."""
+        """The token that the chat template writes after an answer, or the plain end token if it writes none."""
         if not self.has_chat_template:
             return self.end
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}]
         try:
             after = self._render(turns, answer_follows=False).rpartition(_PROBE)[2]
         except FlanlabError:
-            return self.end  # who asks in a dialogue is told why that cannot be
+            return self.end  # asking in a dialogue raises the error later
         [ids] = self._tokens([self._special.named(after.lstrip())])
         return ids[0] if ids and ids[0] in self._ends | self._special.ids else self.end
 
     @property
     def ends(self) -> frozenset[int]:
-        """All the tokens by which the model may end an answer: what transformers' generation stops at, and the turn's end."""
+        """All tokens that may end an answer: those that stop transformers' generation, and the end of the turn."""
         return super().ends | self._ends
 
     @property
     def hash(self) -> str:
-        """Identity of the tokenizer: vocabulary, merges, special tokens and chat template."""
+        """Hash of the tokenizer: vocabulary, merges, special tokens and chat template."""
         backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
         content = backend.to_str() if backend is not None else repr(sorted(self.tokenizer.get_vocab().items()))
         return hashlib.blake2b(
@@ -232,12 +230,12 @@ class TextEncoder(Encoder):
         """Tokens that contain a line break."""
         tokens = [[token] for token in range(len(self.tokenizer))]
         backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
-        # Asked directly, since what transformers does to each text takes most of the time and touches no line break.
+        # Without transformers' wrapper, which takes most of the time and does not change line breaks.
         texts = backend.decode_batch(tokens, False) if backend is not None else self.tokenizer.batch_decode(tokens)
         return frozenset(token for token, text in enumerate(texts) if "\n" in text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of generated tokens, special tokens left out."""
+        """Text of generated tokens, without special tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def _dialogue(self, prompt: str, exemplars: Sequence[tuple[str, str]]) -> str:
@@ -246,12 +244,12 @@ class TextEncoder(Encoder):
                 "The model's tokenizer has no chat template.", hint="Score it with the plain instruction instead."
             )
         turns = [turn for example, target in exemplars for turn in (("user", example), ("assistant", target))]
-        # Rows come to the template with their special tokens hidden, so those it writes are its own.
+        # Special tokens in rows are hidden from the template, so all that it writes are its own.
         texts = [{"role": role, "content": self._special.hidden(content)} for role, content in (*turns, ("user", prompt))]
         return self._special.shown(self._special.named(self._render(texts, answer_follows=True)))
 
     def _render(self, messages: Sequence[Mapping[str, str]], *, answer_follows: bool) -> str:
-        """A dialogue as the chat template writes it, as transformers does it, but at one date whatever the day."""
+        """A dialogue as transformers writes it with the chat template, but always with the same date."""
         try:
             template = _compile_jinja_template(self.tokenizer.get_chat_template())
             given = {**self.tokenizer.special_tokens_map, "tools": None, "documents": None, **self.chat_template_args}
@@ -263,7 +261,7 @@ class TextEncoder(Encoder):
                     **given,
                 )
             )
-        # A template is a program, and may fail in any way.
+        # A template is a program and may fail in any way.
         except Exception as error:
             raise FlanlabError(
                 f"The model's chat template refuses the dialogue: {one_line(error)}",
@@ -272,20 +270,20 @@ class TextEncoder(Encoder):
 
     @cached_property
     def _line_break(self) -> list[int]:
-        """The tokens of a line break, where the tokenizer always cuts after one; else none."""
+        """The tokens of a line break, if the tokenizer always splits after one; else none."""
         backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
         return self._tokens(["\n"])[0] if backend is not None and cuts_after_line_breaks(backend.to_str()) else []
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
-        return self._words.tokens(texts)
+        return self._special.tokens(texts)
 
 
 class SeparateTextEncoder(TextEncoder):
-    """Encodes prompts apart from their answers, for an encoder-decoder model: the encoder reads one, the decoder the other.
+    """Encodes prompts separately from their answers, for encoder-decoder models: the encoder reads one, the decoder the other.
 
-    There is no join, so no separator and no space stand at it, and an answer's tokens do not depend on its prompt. In every
-    prompt style the prompt is encoded as the tokenizer encodes a text, with the special tokens it puts around one (`</s>`
-    at the end for T5), and the answer as a text of its own, with the end token. That is how such models are trained (Raffel
+    There is no boundary, so there is no separator and no space, and an answer's tokens do not depend on its prompt. In each
+    prompt style the prompt is encoded as a text with the tokenizer's special tokens (`</s>` at the end for T5). The answer is
+    encoded as another text, with the end token. That is how such models are trained (Raffel
     et al. 2020; Sanh et al. 2022; Chung et al. 2022).
     """
 
@@ -295,16 +293,16 @@ class SeparateTextEncoder(TextEncoder):
         before = next((place for place in range(len(whole)) if whole[place : place + len(plain)] == plain), 0)
         self._around = whole[:before], whole[before + len(plain) :]
         self.answer_start = [decoder_start, *(whole[:before] if whole[:before] != [decoder_start] else [])]
-        """What the decoder reads before an answer: the model's own start token, and what the tokenizer puts before a text."""
+        """What the decoder reads before an answer: the model's start token, and what the tokenizer puts before a text."""
 
     @property
     def has_chat_template(self) -> bool:
-        """Never: such a model does not carry a dialogue on."""
+        """Never: such a model does not continue a dialogue."""
         return False
 
     @property
     def hash(self) -> str:
-        """Identity of the tokenizer and of what stands around prompt and answer."""
+        """Hash of the tokenizer and of what it puts around prompt and answer."""
         return hashlib.blake2b(f"{super().hash}{self._around}{self.answer_start}".encode(), digest_size=16).hexdigest()
 
     def _context(self, prompt: str, style: PromptStyle, exemplars: Sequence[tuple[str, str]]) -> str:
@@ -324,7 +322,7 @@ class SeparateTextEncoder(TextEncoder):
         ]
         tokens = self._tokens(list(places))
         before, after = self._around
-        # The encoder needs one token at least to read.
+        # The encoder needs at least one token.
         return [
             EncodedQuestion([*before, *tokens[prompt], *after] or [self.end], [[*tokens[place], self.end] for place in answers])
             for prompt, *answers in plans
@@ -332,9 +330,9 @@ class SeparateTextEncoder(TextEncoder):
 
 
 class CharacterEncoder(Encoder):
-    """For a model whose tokenizer is not known: every character counts as a token, its number being its code point.
+    """For a model whose tokenizer is unknown: each character is a token, and its code point is the token id.
 
-    Prompt and answer then part at the character where they are joined. The end token stands for no text.
+    Prompt and answer are split at the character where they are joined. The end token has no text.
     """
 
     end = -1
@@ -345,12 +343,12 @@ class CharacterEncoder(Encoder):
     _line_break: list[int] = []  # noqa: RUF012
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The characters as text, the end left out."""
+        """The characters as text, without the end token."""
         return "".join(chr(character) for character in ids if character != self.end)
 
     def _dialogue(self, prompt: str, exemplars: Sequence[tuple[str, str]]) -> str:
         raise FlanlabError(
-            "The model's tokenizer is not known, and so neither is its chat template.",
+            "The model's tokenizer is unknown, and so is its chat template.",
             hint="Name the tokenizer with --tokenizer, or ask with the plain instruction.",
         )
 

@@ -1,6 +1,6 @@
-"""Exemplars: solved rows of the train split that stand before a question (Wei et al. 2022, section 4.4).
+"""Exemplars: solved rows of the train split before a question (Wei et al. 2022, section 4.4).
 
-Training and evaluation both choose and write them here, so a model is asked just as it was trained.
+Training and evaluation both choose and write them here, so a model is asked in the form that it was trained on.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from flanlab.data.sources import Rows
 from flanlab.tasks.schema import Task
 
 MOST_SHOTS = 16
-"""Exemplars before a question at most, as in the paper."""
+"""Largest number of exemplars before a question, as in the paper."""
 _DRAWS_PER_SHOT = 4
-"""Draws for each exemplar wanted: a row drawn twice, or the question itself, is passed over."""
+"""Draws for each wanted exemplar. A row that is drawn twice, or is the question itself, is skipped."""
 
 
 class Pool(NamedTuple):
-    """The rows of a train split that exemplars are drawn from."""
+    """The rows of a train split, from which exemplars are drawn."""
 
     rows: Rows
     indices: Sequence[int] | NDArray[np.int64]
 
 
 class Exemplars(NamedTuple):
-    """What stands before a question, in order."""
+    """The exemplars before a question, in order."""
 
     rows: tuple[int, ...]
     texts: tuple[tuple[str, str], ...]
@@ -56,23 +56,23 @@ def put_exemplars_before(
     encoder: Encoder,
     style: PromptStyle = "instruction",
 ) -> tuple[EncodedQuestion, Exemplars]:
-    """The question after up to `count` exemplars through its own template, as many as fit.
+    """The question after up to `count` exemplars in the same template, as many as fit.
 
-    Exemplars are kept in the order drawn; none is drawn twice, and none shows what the question shows. Through an inverted
-    template they are inverted too.
+    Exemplars keep the order in which they were drawn. None is drawn twice, and none shows the same as the question. With an
+    inverted template they are inverted too.
 
     Args:
         example: the question as text.
-        answers: what it is encoded with: the target, or all options.
-        alone: the question encoded so, without exemplars.
-        task: of the question and of the pool.
+        answers: the answers that are encoded with it: the target, or all options.
+        alone: the encoded question without exemplars.
+        task: the task of question and pool.
         row: the question's row.
         pool: where exemplars come from.
-        count: exemplars wanted.
-        tokens: the prompt stays within this number, exemplars and question together.
-        order: order in which the options of an exemplar are shown; None shows none.
-        key: what the draws follow from.
-        encoder: the model's.
+        count: number of exemplars.
+        tokens: limit for exemplars and question together.
+        order: order in which an exemplar's options are shown; None shows none.
+        key: the key that determines the draws.
+        encoder: the model's encoder.
         style: how the model is asked.
 
     Raises:

@@ -1,22 +1,18 @@
-"""Whether a text that ends in a line break can be tokenized apart from what follows it.
+"""Whether a text that ends in a line break can be tokenized separately from what follows it.
 
 For texts A and B, where A ends in a line break that does not follow white space, and B begins with no white space, the tokens
 of A + B are those of A followed by those of B if
 
-1. nothing is matched across the join: no added token holds a line break or takes in the white space beside it, and
+1. nothing is matched across the join: no added token contains a line break or includes the white space next to it, and
    normalization changes neither the line break nor anything because of it; and either
-2. the text is split between line break and B whatever they are, as the patterns in `_SPLITTING` do: none of their
-   alternatives matches a line break and a following character that is not white space, and `\\s+(?!\\S)`, the one that looks
-   ahead, only asks whether white space goes on. What then makes tokens sees each piece alone; or
+2. the text is always split between the line break and B, as by the patterns in `_SPLITTING`: none of their alternatives
+   matches a line break and a following character that is not white space, and `\\s+(?!\\S)`, the one that looks ahead, only
+   checks whether white space continues. The next step then sees each piece alone; or
 3. merges alone make the tokens (byte-pair encoding as SentencePiece does it, split at spaces or nowhere), and no token of the
-   vocabulary holds a line break followed by what is not white space: then nothing ever merges across the join, and what merges
-   on one side does not depend on the other.
+   vocabulary contains a line break followed by something that is not white space. Then nothing merges across the join, and
+   merges on one side do not depend on the other.
 
-Other tokenizers may well behave so, too; of these it is known.
-
-Of those of case 2 still more is known: a text can be tokenized piece by piece, cut before every run of blanks and line breaks
-that follows something else, and between a letter and punctuation. No alternative of their patterns matches on both sides of
-such a place, and none looks back. Llama 3's and Qwen 2's take line breaks in after punctuation, so there no cut is made.
+Other tokenizers may behave in the same way. For these it is known.
 """
 
 from __future__ import annotations
@@ -24,7 +20,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 _WORDS = (
@@ -43,20 +39,9 @@ _SPLITTING = frozenset(
 _JOIN_WITHIN_A_TOKEN = re.compile(r"\n\S|<0x0A>.|.<0x0A>", re.DOTALL)
 
 
-_WORD = r"[ \n\r\t]*+[A-Za-z]++(?=[.,;:!?)\"'])"
-_PIECES = re.compile(_WORD + r"|[ \n\r\t]*[^ \n\r\t]+|[ \n\r\t]+")
-_PIECES_WITH_LINE_BREAKS = re.compile(
-    _WORD + r"|[ \n\r\t]*[^ \n\r\t]+(?:(?<![A-Za-z0-9])[\r\n][ \n\r\t]*[^ \n\r\t]*)*|[ \n\r\t]+"
-)
-_CUT_WITHIN_A_TOKEN = re.compile(r"\s|[A-Za-z][.,;:!?)\"']")
-
-
 def cuts_after_line_breaks(tokenizer_json: str) -> bool:
     """Whether the text above holds of a tokenizer, given as its tokenizer.json."""
-    return _cuts_after_line_breaks(json.loads(tokenizer_json))
-
-
-def _cuts_after_line_breaks(tokenizer: dict[str, Any]) -> bool:
+    tokenizer: dict[str, Any] = json.loads(tokenizer_json)
     model = tokenizer["model"]
     if model.get("dropout") or not all(map(_keeps_to_itself, tokenizer["added_tokens"])):
         return False
@@ -65,27 +50,6 @@ def _cuts_after_line_breaks(tokenizer: dict[str, Any]) -> bool:
     if any(map(_splits, splitters)):
         return all(step["type"] == "NFC" for step in normalizers) and all(map(_splits_or_is_local, splitters))
     return all(map(_replaces_spaces, normalizers)) and all(map(_splits_at_spaces, splitters)) and _merges_apart(model)
-
-
-def pieces_pattern(tokenizer_json: str) -> re.Pattern[str] | None:
-    """What finds the pieces that a text can be tokenized by, where its white space is blanks, tabs and line breaks alone;
-    None for a tokenizer of which that is not known.
-    """
-    tokenizer = json.loads(tokenizer_json)
-    splitters = list(_steps(tokenizer["pre_tokenizer"], "pretokenizers"))
-    cut_through = any(_CUT_WITHIN_A_TOKEN.search(token["content"]) for token in tokenizer["added_tokens"])
-    if cut_through or not any(map(_splits, splitters)) or not _cuts_after_line_breaks(tokenizer):
-        return None
-    return _PIECES if _line_breaks_stand_alone(splitters) else _PIECES_WITH_LINE_BREAKS
-
-
-def cuts_before_line_breaks(tokenizer_json: str) -> bool:
-    """Whether a tokenizer that has pieces always cuts before line breaks, too, if they do not follow white space."""
-    return _line_breaks_stand_alone(_steps(json.loads(tokenizer_json)["pre_tokenizer"], "pretokenizers"))
-
-
-def _line_breaks_stand_alone(splitters: Iterable[dict[str, Any]]) -> bool:
-    return {step["pattern"].get("Regex") for step in splitters if step["type"] == "Split"} <= {_GPT2}
 
 
 def _steps(step: dict[str, Any] | None, parts: str) -> Iterator[dict[str, Any]]:

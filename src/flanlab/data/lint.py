@@ -1,4 +1,4 @@
-"""The linter: what is wrong with a task, seen on its own rows rendered through each of its templates."""
+"""The linter: checks a task on its own rows, rendered through each of its templates."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ class Lengths:
 
 @dataclass
 class TaskLint:
-    """What the linter found in one task, errors first, and what it learnt about it on the way."""
+    """What the linter found in one task, errors first, with counts."""
 
     task: str
     findings: list[Finding]
     rows_checked: dict[str, int]
     """Split to the number of rows rendered through every template."""
     label_histogram: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Split to answer to count: the option's text where options are fixed, its place (from 1) where each row has its
-    own; empty for generation."""
+    """Split to answer to count: the option's text for fixed options, its position (from 1) if each row has its own
+    options; empty for generation."""
     prompt_tokens: Lengths | None = None
-    """With the OPTIONS block; None without a tokenizer."""
+    """Including the OPTIONS block; None without a tokenizer."""
     target_tokens: Lengths | None = None
 
     @property
@@ -54,27 +54,27 @@ class TaskLint:
 
     @property
     def warnings(self) -> list[Finding]:
-        """Findings that may be meant so."""
+        """Findings that may be intended."""
         return [finding for finding in self.findings if finding.level == "warning"]
 
 
 COUNTED_ROWS = 20_000
-"""Rows of a split whose answers and inputs are counted: histograms and repeated rows need more than a sample."""
+"""Rows of a split whose answers and inputs are counted. Histograms and repeated rows need more than a sample."""
 
 
 def lint_task(
     task: Task, rows_by_split: Mapping[str, Rows], encoders: Mapping[str, TextEncoder], *, rows_per_split: int = 200
 ) -> TaskLint:
-    """Render rows of each split through every template and hold them against the rules.
+    """Render rows of each split through every template and check them against the rules.
 
     Args:
         task: the task, as loaded.
-        rows_by_split: its rows, of the splits that are at hand.
-        encoders: name to tokenizer; the first counts tokens, all are tried at the join of prompt and answer. None at all
-            leaves both out.
-        rows_per_split: how many rows of a split are rendered; the same ones each time.
+        rows_by_split: its rows, by available split.
+        encoders: name to tokenizer. The first counts tokens. All are checked where the answer follows the prompt. If empty,
+            neither is done.
+        rows_per_split: how many rows of a split are rendered. They are the same each time.
 
-    Faults of the task or its rows become findings; nothing is raised for them.
+    Errors of the task or its rows become findings and are not raised.
     """
     failures = _Failures(task)
     rows: list[tuple[str, PreparedRow]] = []
@@ -92,7 +92,7 @@ def lint_task(
                 by_template[item.example.template].append(item)
             templates = [item for item in shown if item.example.template != BASELINE]
             if encoders and templates:
-                # Each row through one template: tokenizing is by far the slowest part.
+                # Each row through one template, because tokenizing is by far the slowest step.
                 item = templates[choose(len(templates), ("lint", task.name, split, index))]
                 lengths[item.example.template].append(_token_counts(task, item, next(iter(encoders.values()))))
                 for name, encoder in encoders.items():
@@ -119,18 +119,18 @@ def lint_task(
 
 
 def _told_once(findings: list[Finding], prompts: int) -> list[Finding]:
-    """A fault of the row's text shows in every prompt in the same words: tell it once, of no template."""
+    """An error in the row's text shows in each prompt in the same words: report it once, without a template."""
     groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in findings:
         groups[finding.rule, finding.message].append(finding)
-    told = []
+    reported = []
     for group in groups.values():
-        told.extend([replace(group[0], template=None)] if len(group) == prompts > 1 else group)
-    return told
+        reported.extend([replace(group[0], template=None)] if len(group) == prompts > 1 else group)
+    return reported
 
 
 class _Failures:
-    """Rows that cannot be rendered, gathered: a fault that hits every template of a row is told once."""
+    """Rows that cannot be rendered. An error in all templates of a row is reported once."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
@@ -146,7 +146,7 @@ class _Failures:
         return row
 
     def rendered(self, split: str, row: PreparedRow) -> list[Shown]:
-        """The row through every template that takes it, and the baseline prompt."""
+        """The row through each template that can render it, and the baseline prompt."""
         shown, failed = [], []
         for number, _ in numbered_prompts(self._task):
             try:
@@ -177,7 +177,7 @@ def _chosen(task: Task, split: str, length: int, count: int) -> list[int]:
 
 
 def _answered(task: Task, split: str, rows: Rows) -> list[Answered]:
-    """Inputs and answers of up to COUNTED_ROWS rows; those that cannot be rendered are left out (told elsewhere)."""
+    """Inputs and answers of up to COUNTED_ROWS rows. Rows that cannot be rendered are left out (reported elsewhere)."""
     forward = task.forward_templates()
     names = sorted(frozenset().union(*(input_variables(task, task.templates[number - 1].prompt) for number in forward)))
     items = []
@@ -188,7 +188,7 @@ def _answered(task: Task, split: str, rows: Rows) -> list[Answered]:
         except FlanlabError:
             continue
         shown = [row.fields.get(name) for name in names]
-        # Where each row has options of its own they tell apart questions of the same words.
+        # If each row has its own options, they distinguish questions with the same words.
         choices = sorted(example.options) if isinstance(task.options, str) else []
         inputs = json.dumps([*shown, *choices], ensure_ascii=False, default=str)
         items.append(Answered(inputs, example.answer))
@@ -203,7 +203,7 @@ def _histogram(task: Task, items: list[Answered]) -> dict[str, int]:
 
 
 def _token_counts(task: Task, item: Shown, encoder: TextEncoder) -> tuple[int, int]:
-    """Tokens of prompt (OPTIONS block included) and target."""
+    """Tokens of the prompt (with OPTIONS block) and the target."""
     order = range(len(item.example.options)) if item.example.options else None
     example = render(task, item.example.template, item.row, order)
     prompt, target = encoder.encode_pair(example.prompt, example.target)
@@ -211,7 +211,7 @@ def _token_counts(task: Task, item: Shown, encoder: TextEncoder) -> tuple[int, i
 
 
 def _merges(item: Shown, encoder: TextEncoder) -> bool:
-    """Whether one token ends the prompt and begins the answer, so that the answer is not scored from its first letter on."""
+    """Whether one token ends the prompt and begins the answer, so that the answer is not scored from its first letter."""
     prompt, _ = encoder.encode_pair(item.example.prompt, item.example.target)
     return len(prompt) < len(encoder.encode(item.example.prompt, []).prompt)
 

@@ -1,4 +1,4 @@
-"""The linter's rules about answers: that they are the ones the labels mean, in words, and begin where they are scored."""
+"""The linter's rules about answers: they mean what the labels mean, are words, and begin where they are scored."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from flanlab.tasks.templating import variables_in
 
 
 def answers_are_what_the_labels_mean(sample: Sample) -> Iterator[Finding]:
-    """Where an answer is the name of a label in the data, it is the name of the row's own label.
+    """If an answer is the name of a label in the data, it is the name of the row's own label.
 
-    Label ids count in the order the data set declares, which is not always the one a person would think of: CB's is
-    entailment, contradiction, neutral.
+    Label ids have the order that the data set declares, which may be unexpected: CB's is entailment, contradiction, neutral.
     """
     for column, names in _answer_columns(sample).items():
         plain = [_plain(name) for name in names]
@@ -31,7 +30,7 @@ def answers_are_what_the_labels_mean(sample: Sample) -> Iterator[Finding]:
                 "wrong-label",
                 next(iter(wrong)) if len(wrong) == 1 else None,
                 first.row.index,
-                f"The answer is {first.example.target!r} where the data's `{column}` says"
+                f"The answer is {first.example.target!r}, but the data's `{column}` is"
                 f" {_name_of(plain, first.row.columns[column])!r}, in {template_list(sorted(wrong))}"
                 f" (first: {first.split} row {first.row.index}).",
                 f"List the options in the order of the data's label ids: {', '.join(names)}.",
@@ -39,19 +38,19 @@ def answers_are_what_the_labels_mean(sample: Sample) -> Iterator[Finding]:
 
 
 def _is_wrong(item: Shown, names: list[str], column: str) -> bool:
-    """Whether the answer is the name of another label than the row's."""
+    """Whether the answer is the name of a label other than the row's."""
     answer = _plain(item.example.target)
     return bool(item.example.options) and answer in names and answer != _name_of(names, item.row.columns.get(column))
 
 
 def _answer_columns(sample: Sample) -> dict[str, list[str]]:
-    """The columns with named labels that the answer is made of, directly or through a field."""
+    """The columns with named labels that the answer uses, directly or through a field."""
     used = _columns_of_the_answer(sample)
     return {column: list(names) for column, names in sample.label_names.items() if column in used}
 
 
 def _columns_of_the_answer(sample: Sample) -> frozenset[str]:
-    """The columns that the answer is made of, directly or through fields."""
+    """The columns that the answer uses, directly or through fields."""
     used = variables_in(sample.task.answer) - {"options"}
     fields = used & sample.task.fields.keys()
     return (used - fields).union(*(variables_in(sample.task.fields[name]) for name in fields))
@@ -66,7 +65,7 @@ def _plain(text: str) -> str:
 
 
 def labels_stay_apart(sample: Sample) -> Iterator[Finding]:
-    """No two labels of the data get the same answer, as neutral tweets would that count as negative ones."""
+    """No two labels of the data have the same answer, such as neutral tweets that count as negative."""
     if not isinstance(sample.task.options, list):
         return
     columns = _columns_of_the_answer(sample)
@@ -88,16 +87,16 @@ def labels_stay_apart(sample: Sample) -> Iterator[Finding]:
                 None,
                 None,
                 f"The answer is {answer!r} for each of the labels {several} in the column `{column}`.",
-                "Leave out the rows of a label that is no answer with `filter`, or give it an option of its own.",
+                "Leave out the rows of a label that is not an answer with `filter`, or give it its own option.",
             )
 
 
 _MOST_LABELS = 20
-"""A column of more different values is text or a number, and no label."""
+"""A column with more different values is text or a number, not a label."""
 
 
 def instructions_name_every_option(sample: Sample) -> Iterator[Finding]:
-    """An instruction that offers answers offers all of them: "yes or no" is no way to ask for one of three."""
+    """An instruction that names answers names all of them: "yes or no" does not ask for one of three."""
     for number, template in enumerate(sample.task.templates, 1):
         options = template.options or sample.task.options
         if template.direction != "forward" or not isinstance(options, list) or len(options) < 3:
@@ -108,7 +107,7 @@ def instructions_name_every_option(sample: Sample) -> Iterator[Finding]:
             left_out = ", ".join(repr(option) for option in options if option not in named)
             yield Finding(
                 "warning",
-                "options-named-in-part",
+                "options-partly-named",
                 number,
                 None,
                 f"The prompt names {len(named)} of the {len(options)} options, but not {left_out}.",
@@ -117,7 +116,7 @@ def instructions_name_every_option(sample: Sample) -> Iterator[Finding]:
 
 
 def answers_are_words(sample: Sample) -> Iterator[Finding]:
-    """An answer is not the mark of a list item, such as [4] or (b): without the list it would mean nothing."""
+    """An answer is not the label of a list item, such as [4] or (b), which would mean nothing without the list."""
     for number, shown in sample.by_template.items():
         hits = [item for item in shown if _MARK.fullmatch(item.example.target)]
         if len(hits) > len(shown) / 2:
@@ -127,8 +126,8 @@ def answers_are_words(sample: Sample) -> Iterator[Finding]:
                 number,
                 hits,
                 len(shown),
-                f"The answer is the mark of a list item ({hits[0].example.target!r})",
-                "Answer in the words of the item; the renderer lists the options itself.",
+                f"The answer is the label of a list item ({hits[0].example.target!r})",
+                "Answer with the words of the item. The renderer lists the options itself.",
             )
 
 
@@ -146,7 +145,7 @@ def answers_begin_with_a_token(sample: Sample) -> Iterator[Finding]:
                 None,
                 hits[0].row.index,
                 f"With the tokenizer of {tokenizer} one token ends the prompt and begins the answer in {_places(hits, total)}.",
-                "See how the answers begin: blank space or a line break there merges with the separator.",
+                "Check how the answers begin: a space or a line break there merges with the separator.",
             )
 
 

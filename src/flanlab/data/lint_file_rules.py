@@ -1,4 +1,4 @@
-"""The linter's rules about the task file: what its templates, options and splits show before any row is read."""
+"""The linter's rules about the task file: its templates, options and splits, before any row is read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flanlab.tasks.templating import variables_in
 
 
 def splits_are_there(sample: Sample) -> Iterator[Finding]:
-    """Train, dev and test are all needed: to tune, to choose the best template, to report."""
+    """Train, dev and test are all needed: to tune, to choose the best template, and to report."""
     missing = [split for split in ("train", "dev", "test") if not sample.task.has_split(split)]
     if missing:
         yield Finding(
@@ -22,12 +22,12 @@ def splits_are_there(sample: Sample) -> Iterator[Finding]:
             None,
             None,
             f"The task has no {' and no '.join(missing)} split.",
-            'Add it to source.splits; a slice of another split will do, such as "train[-200:]".',
+            'Add it to source.splits. A slice of another split is fine, such as "train[-200:]".',
         )
 
 
 def templates_are_enough(sample: Sample) -> Iterator[Finding]:
-    """Ten templates, of which at most three inverted (section 2.1)."""
+    """Ten templates, at most three of them inverted (section 2.1)."""
     task = sample.task
     count, forward = len(task.templates), len(task.forward_templates())
     if count < 10:
@@ -46,7 +46,7 @@ def templates_are_enough(sample: Sample) -> Iterator[Finding]:
             None,
             None,
             f"{count - forward} templates are inverted, more than 3.",
-            "Replace some of the inverted templates by forward ones.",
+            "Replace some of the inverted templates with forward ones.",
         )
     if task.is_classification and count >= 10 and forward < 7:
         yield Finding(
@@ -55,12 +55,12 @@ def templates_are_enough(sample: Sample) -> Iterator[Finding]:
             None,
             None,
             f"Only {forward} of {count} templates are forward; the others are not scored.",
-            "Have 7 forward templates at least.",
+            "Write at least 7 forward templates.",
         )
 
 
 def templates_differ(sample: Sample) -> Iterator[Finding]:
-    """No template is another one over again."""
+    """No template repeats another one."""
     templates = enumerate(sample.task.templates, 1)
     sources = [(number, template, _plain_source(template.prompt)) for number, template in templates]
     for (first, one, plain), (second, other, other_plain) in itertools.combinations(sources, 2):
@@ -69,19 +69,19 @@ def templates_differ(sample: Sample) -> Iterator[Finding]:
         likeness = _likeness(plain, other_plain)
         if likeness > 0.9:
             same = plain == other_plain and one.options == other.options
-            how = "the same" if same else f"nearly the same (likeness {likeness:.2f})"
+            how = "the same" if same else f"nearly the same (similarity {likeness:.2f})"
             yield Finding(
                 "error" if same else "warning",
-                "alike-templates",
+                "similar-templates",
                 second,
                 None,
                 f"Templates {first} and {second} are {how}.",
-                "Write one of the two in other words and another form.",
+                "Rewrite one of the two with other words and in another form.",
             )
 
 
 def _plain_source(source: str) -> str:
-    """Words of a template; an expression counts as its first name, or long ones would make all templates alike."""
+    """Words of a template. An expression counts as its first name, or long ones would make all templates similar."""
     without = re.sub(r"\{%.*?%\}", " ", source, flags=re.DOTALL)
     without = re.sub(r"\{\{\s*(\w+)[^{}]*\}\}", r" {\1} ", without)
     return " ".join(without.casefold().split())
@@ -95,7 +95,7 @@ def _likeness(first: str, second: str) -> float:
 
 
 def templates_use_the_row(sample: Sample) -> Iterator[Finding]:
-    """A prompt shows something of the row: an input, or, where it is inverted, the answer."""
+    """A prompt shows something of the row: an input, or the answer if it is inverted."""
     per_row_options = isinstance(sample.task.options, str)
     for number, template in enumerate(sample.task.templates, 1):
         names = variables_in(template.prompt)
@@ -114,7 +114,7 @@ def templates_use_the_row(sample: Sample) -> Iterator[Finding]:
 
 
 def options_differ(sample: Sample) -> Iterator[Finding]:
-    """No two options are the same but for capitals."""
+    """No two options differ only in capital letters."""
     lists = [(None, sample.task.options)] + [
         (number, template.options) for number, template in enumerate(sample.task.templates, 1)
     ]
@@ -122,12 +122,12 @@ def options_differ(sample: Sample) -> Iterator[Finding]:
         spelled = Counter(option.casefold() for option in options) if isinstance(options, list) else Counter[str]()
         twice = [option for option, count in spelled.items() if count > 1]
         if twice:
-            message = f"Two options read {twice[0]!r}."
-            yield Finding("error", "alike-options", number, None, message, "Give every answer words of its own.")
+            message = f"Two options are {twice[0]!r}, apart from capital letters."
+            yield Finding("error", "equal-options", number, None, message, "Use different words for each answer.")
 
 
 def prompts_are_finished(sample: Sample) -> Iterator[Finding]:
-    """A prompt does not break off: nothing stays open that the answer would have to close."""
+    """A prompt is complete: it leaves nothing open that the answer would have to close."""
     for number, template in enumerate(sample.task.templates, 1):
         written = re.sub(r"\{[{%].*?[%}]\}", "", template.prompt, flags=re.DOTALL).rstrip()
         last_line = written.rpartition("\n")[2]
@@ -137,26 +137,26 @@ def prompts_are_finished(sample: Sample) -> Iterator[Finding]:
                 "unfinished-prompt",
                 number,
                 None,
-                f"The prompt breaks off: ...{last_line[-40:]!r}.",
-                "End with a question, an instruction, or a label such as `Answer:`; the answer starts on a new line.",
+                f"The prompt is incomplete: it ends with ...{last_line[-40:]!r}.",
+                "End with a question, an instruction, or a label such as `Answer:`. The answer starts on a new line.",
             )
 
 
 def baseline_is_there(sample: Sample) -> Iterator[Finding]:
-    """An untuned model has a prompt that suits it."""
+    """There is a prompt for untuned models."""
     if sample.task.baseline is None:
         yield Finding(
             "warning",
             "no-baseline",
             None,
             None,
-            "The task has no baseline prompt, so an untuned model is asked by instructions alone.",
-            "Write `baseline`: labelled lines, say, that end in `Answer:`; the answer follows after one space.",
+            "The task has no baseline prompt, so an untuned model is only asked with instructions.",
+            "Write `baseline`, for example labelled lines that end in `Answer:`. The answer follows after one space.",
         )
 
 
 def separators_are_there(sample: Sample) -> Iterator[Finding]:
-    """A field does not run into the words of the template; and no `n` stands where a line break has lost its backslash."""
+    """A field does not run into the words of the template, and no `n` is left from a line break without its backslash."""
     for number, prompt in numbered_prompts(sample.task):
         for source in (prompt.prompt, prompt.target):
             if lost := _LOST_BACKSLASH.search(source):
@@ -165,8 +165,8 @@ def separators_are_there(sample: Sample) -> Iterator[Finding]:
                     "lost-newline",
                     number,
                     None,
-                    f"A letter n stands where a line break seems to be meant: ...{lost.group()!r}.",
-                    "Use a | block in YAML, where a line break is a line break.",
+                    f"A letter n seems to be a broken line break: ...{lost.group()!r}.",
+                    "Use a | block in YAML and write a real line break.",
                 )
             elif fused := _FUSED.search(source):
                 yield Finding(
@@ -174,14 +174,14 @@ def separators_are_there(sample: Sample) -> Iterator[Finding]:
                     "missing-separator",
                     number,
                     None,
-                    f"A field runs into the words beside it: ...{fused.group()!r}.",
+                    f"A field runs into the words next to it: ...{fused.group()!r}.",
                     "Put a space or a line break between them.",
                 )
 
 
 _LOST_BACKSLASH = re.compile(r"\w+\s*\}\}n(?![a-z'\u2019])")
-# A plain field beside a letter; endings such as an s for the plural, or 's, are meant. An expression that gives the ending
-# itself begins with a quote or an `if`, and is no plain field.
+# A plain field next to a letter. Endings such as a plural s, or 's, are intended. An expression that gives the ending
+# begins with a quote or an `if`, and is not a plain field.
 _FUSED = re.compile(r"\{\{-?\s*[a-z_]\w*\s*-?\}\}(?!(?:s|es|th|ly)\b)\w+|\w+\{\{-?\s*[a-z_]\w*\s*-?\}\}")
 
 

@@ -1,6 +1,6 @@
-"""The linter's rules about rows: what rendering shows that the task file does not.
+"""The linter's rules about rows: what only rendering can show.
 
-A rule never stops at the first fault: it counts the rows it concerns and names one of them.
+A rule does not stop at the first error. It counts the rows concerned and names one of them.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from flanlab.tasks.templating import variables_in
 
 
 def fields_are_filled(sample: Sample) -> Iterator[Finding]:
-    """No template prints a field that is null or empty; one that asks `{% if field %}` first is fine."""
+    """No template prints a field that is null or empty. A template with `{% if field %}` around it is fine."""
     printed: dict[str, list[int]] = defaultdict(list)
     for number, template in numbered_prompts(sample.task):
         names = unguarded_variables_in(template.prompt) | unguarded_variables_in(template.target)
         for name in names & input_variables(sample.task, template.prompt + template.target):
             printed[name].append(number)
-    # Rows that a missing value kept from being rendered are told of already.
+    # Rows that a missing value kept from being rendered are already reported.
     rendered = {(number, item.split, item.row.index) for number, shown in sample.by_template.items() for item in shown}
     for name, numbers in sorted(printed.items()):
         found: dict[str, list[tuple[str, PreparedRow]]] = defaultdict(list)
@@ -51,28 +51,28 @@ def fields_are_filled(sample: Sample) -> Iterator[Finding]:
                 numbers[0] if len(numbers) == 1 else None,
                 row.index,
                 f"The field `{name}` {fault} in {count_of(len(hits), len(sample.rows), split, row.index)},"
-                f" and {template_list(numbers)} {'prints' if len(numbers) == 1 else 'print'} it all the same.",
+                f" and {template_list(numbers)} {'prints' if len(numbers) == 1 else 'print'} it anyway.",
                 "Leave such rows out with `filter`, or write {% if " + name + " %} ... {% endif %} around it.",
             )
 
 
 def _lack(task: Task, name: str, row: PreparedRow) -> str | None:
-    """What a field of a row lacks, in words, or None."""
+    """What is wrong with a field of a row, or None."""
     value = row.fields.get(name)
     if _is_null(value):
         return "is null"
     if value in ([], {}) or (isinstance(value, str) and not value.strip()):
         return "is empty"
     if isinstance(value, str) and (words := {"none", "nan", "null"} & set(value.casefold().split())):
-        # Texts may hold these words; what counts is a null, or such a word alone, in the columns the field is made of.
+        # Texts may contain these words. Only a null or such a word alone counts, in the columns that the field uses.
         for column in variables_in(task.fields[name]) if name in task.fields else (name,):
             source = row.columns.get(column)
             word = source.strip().casefold() if isinstance(source, str) else ""
             if word == "none":
-                # It may be an answer as good as another.
-                return f"is but the word {source!r} in the data"
+                # It may be a normal answer.
+                return f"is only the word {source!r} in the data"
             if _is_null(source) or word in words:
-                return f"holds the word {words.pop()!r} for a missing value"
+                return f"contains the word {words.pop()!r} for a missing value"
     return None
 
 
@@ -81,7 +81,7 @@ def _is_null(value: Any) -> bool:
 
 
 def nothing_is_left_unfilled(sample: Sample) -> Iterator[Finding]:
-    """No expression is left as it was written: `{{ name }}` out of a quoted text, or `{name}` with one brace."""
+    """No expression is left unrendered: `{{ name }}` from a quoted text, or `{name}` with one brace."""
     names = "|".join(map(re.escape, sample.task.fields)) or "answer"
     left = re.compile(r"\{\{|\}\}|\{%|%\}|\{\s*(?:" + names + r")\s*\}")
     for number, shown in sample.by_template.items():
@@ -89,7 +89,7 @@ def nothing_is_left_unfilled(sample: Sample) -> Iterator[Finding]:
             (item, found)
             for item in shown
             if (found := left.search(item.example.prompt) or left.search(item.example.target))
-            # Texts that are about templates or formulas may hold braces of their own.
+            # Texts about templates or formulas may contain braces.
             and not any(found.group() in text for text in _texts(item.row.columns))
         ]
         if hits:
@@ -116,12 +116,12 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def nothing_is_python_code(sample: Sample) -> Iterator[Finding]:
-    """No list, mapping or bytes stand in a text as Python would write them, such as `['a', 'b']` after `| trim`."""
+    """No list, mapping or bytes are printed as Python code, such as `['a', 'b']` after `| trim`."""
     for number, shown in sample.by_template.items():
         hits = []
         for item in shown:
             codes = [repr(value) for value in item.row.columns.values() if isinstance(value, list | dict | bytes)]
-            # Without texts in it, a list such as [1] is as a person would write it.
+            # Without texts in it, a list such as [1] looks as a person would write it.
             if any("'" in code and (code in item.example.prompt or code in item.example.target) for code in codes):
                 hits.append(item)
         if hits:
@@ -131,16 +131,16 @@ def nothing_is_python_code(sample: Sample) -> Iterator[Finding]:
                 number,
                 hits,
                 len(shown),
-                "A list, a mapping or bytes stand in the text as Python code",
+                "The text contains a list, a mapping or bytes as Python code",
                 "Choose a part of the value, or write {{ name | join(', ') }} or {{ name | tojson }}.",
             )
 
 
 def gold_is_hidden(sample: Sample) -> Iterator[Finding]:
-    """A forward prompt does not show the right answer more often than it shows the wrong ones.
+    """A forward prompt does not show the right answer more often than the wrong ones.
 
-    What counts is by how much an option is likelier to stand in the prompt where it is right than where it is wrong: an
-    instruction that names all answers, or always the same one, gives nothing away.
+    It counts how much more often an option occurs in the prompt when it is right than when it is wrong. An instruction that
+    names all answers, or always the same one, does not give the answer away.
     """
     for number, shown in sample.by_template.items():
         choices = [item for item in shown if item.example.answer is not None]
@@ -170,16 +170,16 @@ def gold_is_hidden(sample: Sample) -> Iterator[Finding]:
                 number,
                 leaking,
                 len(choices),
-                f"The prompt shows the right answer {excess:.0%} more often than a wrong one; it stands there",
+                f"The prompt contains the right answer {excess:.0%} more often than a wrong one; it is there",
                 _HIDE_GOLD,
             )
 
 
-_HIDE_GOLD = "Take the field that gives the answer away out of the prompt, or make the template inverted."
+_HIDE_GOLD = "Remove the field that gives the answer away from the prompt, or make the template inverted."
 
 
 def _options_in(example: Example) -> set[int]:
-    """Positions of the options that stand in the prompt as whole words; within a longer option does not count."""
+    """Positions of the options that occur in the prompt as whole words. Occurrences inside a longer option do not count."""
     spelled = {words: position for position, option in enumerate(example.options) if (words := _words(option))}
     left, found = f" {_words(example.prompt)} ", set()
     for words in sorted(spelled, key=len, reverse=True):
@@ -194,7 +194,7 @@ def _words(text: str) -> str:
 
 
 def target_is_hidden(sample: Sample) -> Iterator[Finding]:
-    """A text to be written does not stand in the prompt already; an answer taken from a long passage may."""
+    """The prompt does not already contain the text to write. It may contain an answer that is taken from a long passage."""
     for number, shown in sample.by_template.items():
         texts = [item for item in shown if item.example.answer is None]
         hits = [
@@ -209,8 +209,8 @@ def target_is_hidden(sample: Sample) -> Iterator[Finding]:
                 number,
                 hits,
                 len(texts),
-                "The target stands in the prompt word for word",
-                "Take the field that holds the target out of the prompt.",
+                "The prompt contains the target word for word",
+                "Remove the field with the target from the prompt.",
             )
 
 
@@ -229,7 +229,7 @@ def targets_vary(sample: Sample) -> Iterator[Finding]:
 
 
 def layout_is_sound(sample: Sample) -> Iterator[Finding]:
-    """No line break written as backslash and n, no gaps of three blank lines."""
+    """No line break is written as backslash and n, and there are no three blank lines in a row."""
     for number, shown in sample.by_template.items():
         for rule, pattern, what, hint in _LAYOUT:
             hits = [item for item in shown if pattern.search(f"{item.example.prompt}\0{item.example.target}")]
@@ -238,7 +238,7 @@ def layout_is_sound(sample: Sample) -> Iterator[Finding]:
 
 
 FEW = 0.02
-"""Share of rows up to which such a fault is the text's own (abbreviations, gaps left by its author)."""
+"""Up to this share of rows, such a case is part of the text (abbreviations, gaps left by its author)."""
 
 
 _LAYOUT = (
@@ -246,20 +246,20 @@ _LAYOUT = (
         "literal-newline",
         # Not the TeX commands that begin with n.
         re.compile(r"\\n(?!(u|e|eq|abla|eg|ot|otin|i|mid|earrow|olimits|oindent|ewline|ewcommand)\b)"),
-        "A backslash with an n stands where a line break is meant",
+        "The text contains a backslash and an n instead of a line break",
         r'Use a | block in YAML, or replace it in the field: "{{ text | replace(\'\\n\', \'\n\') }}".',
     ),
     (
         "blank-lines",
         re.compile(r"\n[ \t]*\n[ \t]*\n[ \t]*\n"),
-        "Three or more blank lines follow each other",
+        "The text has three or more blank lines in a row",
         "Trim the field, or put {%- ... -%} around blocks.",
     ),
 )
 
 
 def punctuation_is_single(sample: Sample) -> Iterator[Finding]:
-    """A field that ends with its own full stop or question mark is not followed by another of the template's."""
+    """A field that ends with its own full stop or question mark is not followed by another one from the template."""
     answers = _plain_answers(sample)
     sources = {number: prompt.prompt for number, prompt in numbered_prompts(sample.task)}
     for number, shown in sample.by_template.items():
@@ -282,7 +282,7 @@ def punctuation_is_single(sample: Sample) -> Iterator[Finding]:
                 [item for item, _ in hits],
                 len(shown),
                 f"The template adds punctuation to a field that has its own (...{hits[0][1]!r})",
-                "Put the field on a line of its own or in quotes, or end the sentence before it.",
+                "Put the field on its own line or in quotes, or end the sentence before it.",
             )
 
 
@@ -297,7 +297,7 @@ def _plain_answers(sample: Sample) -> dict[tuple[str, int], str]:
 
 
 def _doubled_after(text: str, prompt: str, texts: Sequence[str]) -> str | None:
-    """The end of `text` with the template's punctuation after it, if it has its own; None otherwise."""
+    """The end of `text` with the template's punctuation, if the text has its own; else None."""
     # After an ellipsis a question mark is right.
     if len(text) < 3 or text[-1] not in ".?!,;:" or text.endswith(".."):
         return None
@@ -309,7 +309,7 @@ def _doubled_after(text: str, prompt: str, texts: Sequence[str]) -> str | None:
 
 
 def labels_are_spread(sample: Sample) -> Iterator[Finding]:
-    """Fixed options: each is the answer somewhere in train and test, and none nearly always."""
+    """Fixed options: each is the answer at least once in train and test, and none is nearly always the answer."""
     if not isinstance(sample.task.options, list):
         return
     for split in ("train", "test"):
@@ -338,7 +338,7 @@ def labels_are_spread(sample: Sample) -> Iterator[Finding]:
 
 
 def gold_changes_place(sample: Sample) -> Iterator[Finding]:
-    """Options of each row: the right one does not always stand at the same place."""
+    """Options of each row: the right one is not always at the same position."""
     if not isinstance(sample.task.options, str):
         return
     for split, items in sample.answered.items():
@@ -353,8 +353,8 @@ def gold_changes_place(sample: Sample) -> Iterator[Finding]:
                 f"gold-position-{split}",
                 None,
                 None,
-                f"The right option stands at place {position + 1} in {count} of {answers.total()} {split} rows.",
-                "Let the data say the order, or sort the options; where it must stay so, shuffle the OPTIONS block.",
+                f"The right option is at position {position + 1} in {count} of {answers.total()} {split} rows.",
+                "Take the order from the data, or sort the options. If the order must stay, shuffle the OPTIONS block.",
             )
 
 
@@ -370,12 +370,12 @@ def train_and_test_differ(sample: Sample) -> Iterator[Finding]:
             None,
             None,
             f"{len(hits)} of {len(test)} test rows have the inputs of a train row: {test[hits[0]].inputs[:80]}...",
-            "Remove them from one of the two with `filter` or source.splits.",
+            "Remove them from one of the two splits with `filter` or source.splits.",
         )
 
 
 def texts_fit(sample: Sample) -> Iterator[Finding]:
-    """Few prompts and targets are longer than a mixture takes by default."""
+    """Few prompts and targets are longer than a mixture's default limits."""
     lengths = [pair for pairs in sample.lengths.values() for pair in pairs]
     long = sum(prompt > PROMPT_TOKENS for prompt, _ in lengths)
     if long > 0.05 * len(lengths):

@@ -1,4 +1,4 @@
-"""What the linter's rules look at, and how they tell what they found."""
+"""What the linter's rules check, and how they report findings."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Level = Literal["error", "warning"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fault of a task. `template` counts from 1 (0: the baseline prompt), `row` from 0 within its split; None where no
-    one is meant.
+    """One problem of a task. `template` counts from 1 (0: the baseline prompt), `row` from 0 within its split. None means all
+    or none in particular.
     """
 
     level: Level
@@ -41,7 +41,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A row's inputs and answer alone, counted over many more rows than are rendered."""
+    """Only a row's inputs and answer, counted over many more rows than are rendered."""
 
     inputs: str
     """The fields that forward prompts show, and the row's own options, as one comparable text."""
@@ -51,7 +51,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the rules look at: a task and its rows, rendered."""
+    """What the rules check: a task and its rendered rows."""
 
     task: Task
     rows: Sequence[tuple[str, PreparedRow]]
@@ -63,7 +63,7 @@ class Sample:
     merged: Mapping[str, Sequence[Shown]] = field(default_factory=dict)
     """Tokenizer to the rows whose prompt ends and whose answer begins with one token; empty without an encoder."""
     label_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Column to the names of its label ids, where the data says them."""
+    """Column to the names of its label ids, if the data has them."""
 
 
 Rule = Callable[[Sample], Iterator[Finding]]
@@ -76,14 +76,14 @@ def numbered_prompts(task: Task) -> list[tuple[int, Template | Baseline]]:
 
 
 def input_variables(task: Task, source: str) -> frozenset[str]:
-    """The task's inputs that a template source uses: neither its answer nor its options."""
+    """The task's inputs that a template source uses, without answer and options."""
     names = variables_in(source) - {"answer", "options"}
     return names & frozenset(task.fields) if task.fields else names
 
 
 @functools.lru_cache(maxsize=1024)
 def unguarded_variables_in(source: str) -> frozenset[str]:
-    """Names that a template source prints whatever they hold: outside of any `if` that asks for them first."""
+    """Names that a template source prints unconditionally: outside of any `if` that checks them."""
     return frozenset(_printed(Environment().parse(source), frozenset()))
 
 
@@ -97,26 +97,26 @@ def _printed(node: nodes.Node, asked: frozenset[str]) -> Iterator[str]:
             {node.test.name} if isinstance(node.test, nodes.Name) else set()
         )
     elif isinstance(node, nodes.Or) or (isinstance(node, nodes.Filter) and node.name in ("default", "d")):
-        # `a or b` and `a | default(b)` provide for an empty a themselves.
+        # `a or b` and `a | default(b)` handle an empty a.
         return
     for child in node.iter_child_nodes():
         yield from _printed(child, asked)
 
 
 def rows_finding(level: Level, rule: str, template: int, hits: Sequence[Shown], total: int, what: str, hint: str) -> Finding:
-    """A finding about rows of one template: how many of `total`, and the first of them."""
+    """A finding about rows of one template: how many of `total`, and the first one."""
     first = hits[0]
     where = count_of(len(hits), total, first.split, first.row.index)
     return Finding(level, rule, template, first.row.index, f"{what} in {where}.", hint)
 
 
 def count_of(hits: int, total: int, split: str, row: int) -> str:
-    """In words: how many of the rows, and one of them."""
+    """A phrase with the number of rows, and one of them."""
     return f"{hits} of {total} rows (first: {split} row {row})"
 
 
 def template_list(numbers: Sequence[int]) -> str:
-    """In words: template 1, or templates 1, 3."""
+    """A phrase such as "template 1" or "templates 1, 3"."""
     templates = [str(number) for number in numbers if number != BASELINE]
     parts = [f"template{'s' if len(templates) > 1 else ''} {', '.join(templates)}"] if templates else []
     return " and ".join([*parts, *(["the baseline"] if BASELINE in numbers else [])])

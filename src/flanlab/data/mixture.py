@@ -1,9 +1,9 @@
-"""The mixture: which example stands where in the training stream, as a pure function of its position.
+"""The mixture: the example at each position of the training stream, as a pure function of the position.
 
-The stream runs in *cycles*. A cycle holds min(rows, maximum) examples of each task (examples-proportional mixing with a
-maximum, section 2.4), in an order of its own. From a position follow, by arithmetic and counter-based permutations alone,
-the task, the row, its epoch, the template and the order of the options: nothing is drawn from a running generator, so
-every position can be reached at once, by any process, after any interruption.
+The stream runs in *cycles*. A cycle has min(rows, maximum) examples of each task (examples-proportional mixing with a maximum,
+section 2.4), each cycle in another order. The position determines task, row, epoch, template and the order of the options, by
+arithmetic and counter-based permutations. Nothing is drawn from a running generator. So each position can be reached at once,
+by any process, after any interruption.
 """
 
 from __future__ import annotations
@@ -39,36 +39,40 @@ OptionOrder = Literal["shuffled", "fixed", "none"]
 
 
 class MixtureSettings(Settings):
-    """How tasks are mixed and rendered; the defaults are the paper's (section 2.4) but for the shuffled options."""
+    """How tasks are mixed and rendered. The defaults are the paper's (section 2.4), except for the shuffled options."""
 
-    train_cap: Annotated[int, TRAINING] = Field(30_000, gt=0, description="Rows of a task that may train.")
-    maximum: Annotated[int, TRAINING] = Field(3_000, gt=0, description="Rows beyond this number give a task no more weight.")
-    temperature: Annotated[float, TRAINING] = Field(1.0, gt=0, description="Above 1, small tasks get more than their share.")
-    prompt_tokens: Annotated[int, TRAINING] = Field(
-        1024, gt=0, description="Longer prompts lose the end of their longest field."
+    train_cap: Annotated[int, TRAINING] = Field(30_000, gt=0, description="Largest number of rows of a task that train.")
+    maximum: Annotated[int, TRAINING] = Field(
+        3_000, gt=0, description="Rows beyond this number do not increase a task's weight."
     )
-    target_tokens: Annotated[int, TRAINING] = Field(256, gt=0, description="Examples with longer targets are left out.")
+    temperature: Annotated[float, TRAINING] = Field(1.0, gt=0, description="Above 1, small tasks get more weight.")
+    prompt_tokens: Annotated[int, TRAINING] = Field(
+        1024, gt=0, description="Limit of a prompt. Longer ones lose the end of their longest field."
+    )
+    target_tokens: Annotated[int, TRAINING] = Field(
+        256, gt=0, description="Limit of a target. Examples with longer ones are left out."
+    )
     options: Annotated[OptionOrder | Literal["mixed"], TRAINING] = Field(
         "shuffled",
-        description="Order of the OPTIONS block: shuffled, fixed, or none shown; mixed shows it, shuffled, in a share of the"
-        " examples.",
+        description="Order of the OPTIONS block: shuffled, fixed, or none (not shown). mixed: shown in a share of the examples,"
+        " shuffled.",
     )
     options_share: Annotated[float, TRAINING] = Field(
-        0.5, ge=0, le=1, description="Share of the examples that show OPTIONS where they are mixed."
+        0.5, ge=0, le=1, description="For options: mixed, the share of the examples that show OPTIONS."
     )
     shots: Annotated[dict[Annotated[int, Field(ge=0, le=MOST_SHOTS)], Annotated[float, Field(ge=0)]], TRAINING] = Field(
         {0: 1.0},
-        description="Share of the examples by the number of exemplars from the train split before them: {0: 0.5, 4: 0.5}, say.",
+        description="Share of the examples by number of exemplars from the train split, such as {0: 0.5, 4: 0.5}.",
     )
     shot_tokens: Annotated[int, TRAINING] = Field(
-        960, gt=0, description="Exemplars are shown while they and the prompt stay within this number (section 4.4)."
+        960, gt=0, description="Limit of exemplars and prompt together (section 4.4)."
     )
-    inverted: Annotated[bool, TRAINING] = Field(True, description="Train on inverted templates too.")
+    inverted: Annotated[bool, TRAINING] = Field(True, description="Also train on inverted templates.")
     templates_per_task: Annotated[int | None, TRAINING] = Field(
-        None, gt=0, description="Forward templates of each task that train, a random choice; all, where not given."
+        None, gt=0, description="Number of forward templates of each task, chosen at random. All by default."
     )
     instructions: Annotated[Phrasing, TRAINING] = Field(
-        "full", description="full; or, for ablations, name (of task type and data set) or none before the bare inputs."
+        "full", description="full, or for ablations: none (only the inputs) or name (names of task type and data set first)."
     )
 
     @field_validator("shots")
@@ -79,13 +83,13 @@ class MixtureSettings(Settings):
         return shots
 
     def option_order_of(self, key: Key) -> OptionOrder:
-        """How the example of a key shows its options."""
+        """How the example with this key shows its options."""
         if self.options != "mixed":
             return self.options
         return "shuffled" if fraction((*key, "options shown")) < self.options_share else "none"
 
     def shots_of(self, key: Key) -> int:
-        """How many exemplars the example of a key asks for."""
+        """How many exemplars the example with this key should have."""
         place = fraction((*key, "shots")) * sum(self.shots.values())
         for number, share in sorted(self.shots.items()):
             place -= share
@@ -95,7 +99,7 @@ class MixtureSettings(Settings):
 
 
 class Address(NamedTuple):
-    """What stands at a position of the stream."""
+    """The row at a position of the stream."""
 
     task: int
     row: int
@@ -104,7 +108,7 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EncodedExample:
-    """An example with its tokens; the prompt's begin with those of its exemplars, the target ends with the end token."""
+    """An example with its tokens. The prompt begins with its exemplars, and the target ends with the end token."""
 
     example: Example
     prompt: list[int]
@@ -121,7 +125,7 @@ class EncodedExample:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """An example that does not fit: the position stays empty."""
+    """An example that does not fit. Its position stays empty."""
 
     task: str
     row: int
@@ -130,14 +134,14 @@ class Dropped:
 
 
 class Choice(NamedTuple):
-    """What is shown: a row through a template, its options in an order (None: not shown)."""
+    """What is shown: a row through a template, with its options in an order (None: not shown)."""
 
     task: Task
     template: int
     row: PreparedRow
     order: Sequence[int] | None
     key: Key = ()
-    """What further choices for it follow from."""
+    """The key of further choices for it."""
 
 
 _EXAMPLES_AT_ONCE = 10_000
@@ -154,7 +158,7 @@ class Mixture:
         seed: int,
         exemplar_rows: Mapping[str, Rows] | None = None,
     ) -> None:
-        """Exemplars are taken from `exemplar_rows`; from `rows`, where these are not given."""
+        """Exemplars come from `exemplar_rows`, or from `rows` if not given."""
         if not tasks:
             raise FlanlabError("No task is left to train on.", hint="Hold out fewer clusters, or include more tasks.")
         self.tasks = tuple(phrased(task, settings.instructions) for task in tasks)
@@ -202,11 +206,11 @@ class Mixture:
         ]
 
     def example(self, position: int, encoder: TextEncoder) -> EncodedExample | Dropped:
-        """The example at a position, rendered and encoded, or why it is left out."""
+        """The rendered and encoded example at a position, or why it is left out."""
         return self.examples([position], encoder)[0]
 
     def examples(self, positions: Sequence[int], encoder: TextEncoder) -> list[EncodedExample | Dropped]:
-        """The example at each of the positions; many at once go several times as fast as one by one."""
+        """The example at each of the positions. Many at once are several times as fast as one by one."""
         with _garbage_collection_paused():
             choices = [self._choice(address) for address in self.addresses(positions)]
             found = encode_within(choices, encoder, self.settings.prompt_tokens, self.settings.target_tokens)
@@ -215,17 +219,18 @@ class Mixture:
             return [self._after_exemplars(*pair, encoder) for pair in zip(choices, found, strict=True)]
 
     def stream(self, positions: range, encoder: TextEncoder) -> Iterator[EncodedExample | Dropped]:
-        """The examples at `positions`, one after the other, with few of them in memory at a time."""
+        """The examples at `positions`, in order, with few of them in memory at a time."""
         for start in range(0, len(positions), _EXAMPLES_AT_ONCE):
             yield from self.examples(positions[start : start + _EXAMPLES_AT_ONCE], encoder)
 
     def mean_length(self, encoder: TextEncoder, sample: int = 1_000) -> float:
-        """Mean tokens of the examples at the head of the stream, prompt and target together."""
+        """Mean number of tokens of the first examples of the stream, prompt and target together."""
         head = self.stream(range(min(sample, self.cycle_length)), encoder)
         lengths = [found.length for found in head if isinstance(found, EncodedExample)]
         if not lengths:
             raise FlanlabError(
-                "No example fits into the lengths set.", hint="Raise mixture.prompt_tokens or mixture.target_tokens."
+                "No example fits into the limits for prompt and target.",
+                hint="Raise mixture.prompt_tokens or mixture.target_tokens.",
             )
         return float(np.mean(lengths))
 
@@ -242,7 +247,7 @@ class Mixture:
     def _after_exemplars(
         self, choice: Choice, found: EncodedExample | Dropped, encoder: TextEncoder
     ) -> EncodedExample | Dropped:
-        """An example after as many exemplars as its key asks for and its prompt has room for."""
+        """An example with as many exemplars as its key says and as fit into its prompt."""
         settings, key = self.settings, choice.key
         count = settings.shots_of(key)
         if not count or isinstance(found, Dropped):
@@ -270,7 +275,7 @@ class Mixture:
 
     def _training_templates(self, task: Task) -> list[int]:
         forward = task.forward_templates()
-        # The first of one order, so that few templates are always among the many.
+        # The first ones of one order, so that a small choice is contained in a larger one.
         order = short_permutation(len(forward), (self.seed, task.name, "training templates"))
         chosen = {forward[place] for place in order[: self.settings.templates_per_task]}
         return [
@@ -285,14 +290,14 @@ class Mixture:
         return int(self._capped(name, len(self._rows[name]))[place])
 
     def _capped(self, name: str, count: int) -> NDArray[np.int64]:
-        # The cap takes a random sample, since many data sets are sorted by label.
+        # A random sample, because many data sets are sorted by label.
         return _remembered_permutation(count, (self.seed, name, "cap"))
 
 
 @contextlib.contextmanager
 def _garbage_collection_paused() -> Iterator[None]:
-    """Rendering makes no cycles, but so many objects that the collector would go through all there are again and again: a
-    third of the time.
+    """Pause the garbage collector. Rendering makes no cycles, but so many objects that the collector would take a third of the
+    time.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -301,20 +306,20 @@ def _garbage_collection_paused() -> Iterator[None]:
     finally:
         if was_enabled:
             if not gc.get_freeze_count():
-                # Puts what is there among the old objects, or the collector would first go through all the new ones.
+                # Moves existing objects to the oldest generation, or the collector would first search all new ones.
                 gc.freeze()
                 gc.unfreeze()
             gc.enable()
 
 
 _remembered_permutation = functools.lru_cache(maxsize=512)(permutation)
-"""Neighbouring positions share their orders; forgetting one only costs time."""
+"""Neighbouring positions share their orders. Recomputing one only costs time."""
 
 
 def examples_per_cycle(row_counts: Sequence[int], maximum: int, temperature: float) -> list[int]:
-    """Examples of each task in one cycle: rates min(n, maximum)^(1/temperature), as whole numbers, none below 1.
+    """Examples of each task in one cycle: min(n, maximum)^(1/temperature), as whole numbers of at least 1.
 
-    At temperature 1 these are min(n, maximum) themselves (section 2.4; Raffel et al. 2020, section 3.5.2).
+    At temperature 1 this is min(n, maximum) (section 2.4; Raffel et al. 2020, section 3.5.2).
     """
     capped = np.minimum(np.asarray(row_counts, dtype=float), maximum)
     weights = capped ** (1.0 / temperature)
@@ -323,7 +328,7 @@ def examples_per_cycle(row_counts: Sequence[int], maximum: int, temperature: flo
 
 
 def option_order(mode: OptionOrder, count: int, key: tuple[int | str, ...]) -> list[int] | None:
-    """Order in which a row's options are shown; None shows none. `key` identifies the row and epoch."""
+    """Order in which a row's options are shown; None shows none. `key` identifies row and epoch."""
     if mode == "none":
         return None
     if mode == "fixed":
@@ -334,7 +339,7 @@ def option_order(mode: OptionOrder, count: int, key: tuple[int | str, ...]) -> l
 def encode_within(
     choices: Sequence[Choice], encoder: TextEncoder, prompt_tokens: int, target_tokens: int
 ) -> list[EncodedExample | Dropped]:
-    """Render and encode, shortening the longest input until the prompt fits; dropped where it cannot."""
+    """Render and encode. The longest input is shortened until the prompt fits. If it cannot fit, the example is dropped."""
     found: dict[int, EncodedExample | Dropped] = {}
     remaining = dict(enumerate(choices))
     while remaining:

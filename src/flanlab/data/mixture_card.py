@@ -1,4 +1,4 @@
-"""What a mixture is, before it costs anything: counts by cluster and task, what is shortened or left out, and its export."""
+"""Describe a mixture before training: counts by cluster and task, shortened and dropped examples; and export it."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class _Counts:
 def describe_mixture(
     mixture: Mixture, encoder: TextEncoder, planned: int, bar: Meter | None = None, *, most: int | None = None
 ) -> dict[str, Any]:
-    """Count what training on the first `planned` examples reads, measured over one cycle, or `most` examples, at most.
+    """Count what training on the first `planned` examples reads. At most one cycle or `most` examples are measured.
 
     Returns:
-        A dict for mixture.json: totals, one entry per task, and per cluster. `epochs` is how often training comes round
-        to each row of the task; tokens include the end token.
+        A dict for mixture.json: totals, and one entry per task and per cluster. `epochs` is how often training sees each
+        row of the task. Tokens include the end token.
     """
     measured = min(planned, mixture.cycle_length, most or planned)
     counts = {task.name: _Counts() for task in mixture.tasks}
@@ -113,7 +113,7 @@ def describe_mixture(
 
 
 def _by_number(counts: Iterable[_Counts]) -> dict[str, int]:
-    """Examples by the number of exemplars that stand before them."""
+    """Number of examples by number of exemplars."""
     numbers: Counter[int] = sum((count.exemplars for count in counts), Counter())
     return {str(number): numbers[number] for number in sorted(numbers)}
 

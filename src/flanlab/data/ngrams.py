@@ -1,15 +1,15 @@
-"""N-grams of words, and which of them a stream of text holds: only those looked for are kept, the text is read once.
+"""Find n-grams of words in a stream of text. Only the wanted n-grams are kept, and the text is read once.
 
 Words are as in GPT-3's analysis (Brown et al. 2020, appendix C): lower case, split at white space, without punctuation. An
-n-gram is known by a 64-bit hash, a polynomial in the hashes of its words, so that all n-grams of a text are a few sums of
+n-gram is identified by a 64-bit hash, a polynomial in the hashes of its words. So all n-grams of a text are a few sums of
 arrays:
 
     word hashes   a    b    c    d               M: an odd number
     2-grams       aM+b bM+c cM+d                 = (1-grams) x M + the next word
     3-grams       (aM+b)M+c  (bM+c)M+d           = (2-grams) x M + the next word
 
-Two different n-grams have the same hash by chance alone, with probability 2^-64; a million of them sought in a thousand
-million words meet one false match in some ten thousand such searches.
+Two different n-grams have the same hash with probability 2^-64. Searching a million of them in a thousand million words gives
+about one false match in ten thousand such searches.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Integers = NDArray[np.int64]
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _WORDS_AT_ONCE = 200_000
 _FILTER_BITS = 22
-"""Hashes are first looked up by so many of their bits in a table of 4 MB; only the few that pass are looked for among all."""
+"""Hashes are first looked up by this many bits in a table of 4 MB. Only the few that pass are searched among all."""
 
 _ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _PUNCTUATION = re.compile(
@@ -38,15 +38,15 @@ _PUNCTUATION = re.compile(
 
 
 def words(text: str) -> list[str]:
-    """The words of a text: lower case, split at white space, all punctuation and symbols removed."""
+    """The words of a text: lower case, split at white space, without punctuation and symbols."""
     text = text.lower()
     return (text.translate(_ASCII_PUNCTUATION) if text.isascii() else _PUNCTUATION.sub("", text)).split()
 
 
 def ngram_hashes(sequence: Sequence[str], lengths: Iterable[int]) -> Iterator[tuple[int, Hashes]]:
-    """For each of the lengths n, in rising order, the hashes of the n-grams that begin at word 0, 1, 2, ... of `sequence`.
+    """For each of the lengths n, in ascending order, the hashes of the n-grams that begin at word 0, 1, 2, ... of `sequence`.
 
-    They hold within this process alone: Python salts the hashes of words anew in each.
+    They are valid only in this process, because Python salts hashes differently in each.
     """
     wanted = sorted(set(lengths))
     single = np.fromiter(map(hash, sequence), dtype=np.int64, count=len(sequence)).view(np.uint64)
@@ -60,18 +60,18 @@ def ngram_hashes(sequence: Sequence[str], lengths: Iterable[int]) -> Iterator[tu
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some text of a corpus, ending between two words, and where it stands."""
+    """Some text of a corpus, which ends between two words, and its place."""
 
     file: str
     place: str
     text: str
     continues: bool = False
-    """It goes on with the document of the piece before it, and n-grams run on."""
+    """It continues the document of the piece before it, and n-grams may span both."""
     first_line: int | None = None
-    """Of lines as they stand in a file, the number of the first; a place is then told as a line."""
+    """For text of consecutive lines: the number of the first line. Places are then line numbers."""
 
     def places(self, numbers: Integers) -> list[str]:
-        """Where the words with those numbers (from 0) in this piece stand."""
+        """The places of the words with these numbers (from 0) in this piece."""
         if self.first_line is None:
             return [self.place] * len(numbers)
         ends = np.cumsum([len(words(line)) for line in self.text.split("\n")])
@@ -80,7 +80,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Found:
-    """What a corpus holds of the n-grams of one length. All arrays are [n-grams], in the order of `hashes`, which is sorted."""
+    """The n-grams of one length that a corpus contains. All arrays are [n-grams], in the order of `hashes`, which is sorted."""
 
     hashes: Hashes
     documents: Integers
@@ -89,13 +89,13 @@ class Found:
     """File and place of its first occurrence."""
 
     def positions(self, hashes: Hashes) -> Integers:
-        """Where hashes that are all among those looked for stand in the arrays."""
+        """Positions in the arrays of hashes that are all among the wanted ones."""
         return np.searchsorted(self.hashes, hashes)
 
 
 @dataclass(frozen=True)
 class Search:
-    """The outcome of reading a corpus."""
+    """The result of reading a corpus."""
 
     found: Mapping[int, Found]
     """By length of the n-grams."""
@@ -104,11 +104,11 @@ class Search:
 
 
 def search(wanted: Mapping[int, Hashes], pieces: Iterable[Piece]) -> Search:
-    """Read a corpus once, and note which of the n-grams looked for it holds, in how many documents, and where first.
+    """Read a corpus once, and find which of the wanted n-grams it contains, in how many documents, and where first.
 
     Args:
-        wanted: for each length the hashes of the n-grams looked for, in any order, made by `ngram_hashes` in this process.
-        pieces: the corpus. An n-gram never runs from one document into the next.
+        wanted: for each length the hashes of the wanted n-grams, in any order, from `ngram_hashes` in this process.
+        pieces: the corpus. An n-gram never spans two documents.
     """
     lookups = [_Lookup(length, np.unique(hashes)) for length, hashes in sorted(wanted.items()) if len(hashes)]
     overlap = max((lookup.length for lookup in lookups), default=1) - 1
@@ -127,13 +127,13 @@ def search(wanted: Mapping[int, Hashes], pieces: Iterable[Piece]) -> Search:
 
 
 class _Batch:
-    """The words of several pieces in a row, and which piece and document each begins with."""
+    """The words of several consecutive pieces, and which piece and document each begins with."""
 
     def __init__(self) -> None:
         self.words: list[str] = []
         self.pieces: list[Piece] = []
         self.starts: list[int] = []
-        """Number in `words` of each piece's first word; negative where the piece began in the batch before."""
+        """Number in `words` of each piece's first word; negative if the piece began in the batch before."""
         self.documents: list[int] = []
 
     def add(self, piece: Piece, document: int, found: list[str]) -> None:
@@ -143,7 +143,7 @@ class _Batch:
         self.words.extend(found)
 
     def tail(self, count: int) -> _Batch:
-        """A batch that begins with the last `count` words of this one, for n-grams that run on."""
+        """A batch that begins with the last `count` words of this one, for n-grams that span both."""
         rest = _Batch()
         begin = max(len(self.words) - count, 0)
         rest.words = self.words[begin:]
@@ -162,7 +162,7 @@ class _Batch:
 
 
 class _Lookup:
-    """The n-grams of one length that are looked for, and what has been found of them so far."""
+    """The wanted n-grams of one length, and what has been found so far."""
 
     def __init__(self, length: int, hashes: Hashes) -> None:
         self.length = length
@@ -174,7 +174,7 @@ class _Lookup:
         self._filter[self._short(hashes)] = True
 
     def matches(self, grams: Hashes, document: Integers) -> tuple[Integers, Integers]:
-        """Where in `grams`, within one document, one that is looked for stands, and its number, both [matches]."""
+        """Positions in `grams` of wanted n-grams within one document, and their numbers, both [matches]."""
         begin, end = document[: len(grams)], document[self.length - 1 :]
         at = np.flatnonzero(self._filter[self._short(grams)] & (begin == end))
         number = np.minimum(np.searchsorted(self.hashes, grams[at]), len(self.hashes) - 1)
@@ -182,13 +182,13 @@ class _Lookup:
         return at[same], number[same]
 
     def count(self, number: Integers, document: Integers) -> None:
-        """Take note of the documents, in rising order, that hold n-grams."""
+        """Record the documents, in ascending order, that contain n-grams."""
         first = document[0]
         width = document[-1] - first + 1
         number, offset = np.divmod(np.unique(number * width + document - first), width)
         new = first + offset > self.last_document[number]
         np.add.at(self.documents, number[new], 1)
-        # Sorted by n-gram, then document: of several documents the last is written last.
+        # Sorted by n-gram, then document, so the last of several documents is written last.
         self.last_document[number] = first + offset
 
     def found(self) -> Found:
@@ -215,5 +215,5 @@ def _look_up(batch: _Batch, lookups: Sequence[_Lookup]) -> None:
         new, words_at = new[unseen], at[where[unseen]]
         for place in np.unique(piece_of[words_at]):
             piece, here = batch.pieces[place], piece_of[words_at] == place
-            for gram, told in zip(new[here], piece.places(words_at[here] - batch.starts[place]), strict=True):
-                lookup.first[gram] = piece.file, told
+            for gram, where_first in zip(new[here], piece.places(words_at[here] - batch.starts[place]), strict=True):
+                lookup.first[gram] = piece.file, where_first

@@ -1,4 +1,4 @@
-"""Best-fit packing: examples of different lengths into as few rows of a given size as it takes."""
+"""Best-fit packing: examples of different lengths in few rows of a given size."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from flanlab.errors import FlanlabError
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Positions of `lengths` grouped into rows whose lengths add up to at most `capacity`.
+    """Positions of `lengths`, grouped into rows whose lengths add up to at most `capacity`.
 
-    Longest first, each into the fullest row that still takes it (best-fit decreasing): at most 11/9 of the fewest rows
-    possible. The result depends on nothing but the arguments.
+    Longest first, each into the fullest row that still has room (best-fit decreasing): at most 11/9 of the smallest possible
+    number of rows. The result depends only on the arguments.
 
     Raises:
         FlanlabError: an example is longer than a row.

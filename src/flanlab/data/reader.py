@@ -1,4 +1,4 @@
-"""Where rows come from: one object that knows, and reads each task's rows once."""
+"""Read rows: one object that knows the source and reads each task's rows once."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 @dataclass(frozen=True)
 class RowReader:
-    """Reads rows from a mirror of the Hub, or from the Hub itself where there is no mirror; local files as their task says.
+    """Reads rows from a mirror of the Hub, or from the Hub if there is no mirror; local files as the task says.
 
-    What was read is kept, so that the split of a task that trains, gives exemplars and is evaluated is read once.
+    Rows are kept in memory. So a split that is needed for training, exemplars and evaluation is read once.
     """
 
     mirror: Path | None = None
-    """None: FLANLAB_MIRROR, where it is set, else the Hub."""
+    """None: FLANLAB_MIRROR if set, else the Hub."""
     _read: dict[tuple[str, str, str, Split], Rows] = field(default_factory=dict, repr=False, compare=False)
 
     def read(self, task: Task, split: Split) -> Rows:
         """All rows of a split.
 
         Raises:
-            MissingDataError: they cannot be reached.
+            MissingDataError: they are not available.
         """
         key = (task.name, task.hash, str(task.path), split)
         if key not in self._read:
@@ -45,17 +45,17 @@ def example_of(
     options: str = "fixed",
     mirror: str | Path | None = None,
 ) -> Example:
-    """One row through one template; see `Task.render`."""
+    """One row through one template. See `Task.render`."""
     chosen = next(name for name in _SPLITS if task.has_split(name)) if split is None else split
     rows = load_rows(task, chosen, None if mirror is None else Path(mirror))
     if not 0 <= row < len(rows):
         raise FlanlabError(
-            f"{task.name}: the {chosen} split has rows 0 to {len(rows) - 1}, not {row}.", hint="Ask for one of those."
+            f"{task.name}: the {chosen} split has rows 0 to {len(rows) - 1}, not {row}.", hint="Use one of these numbers."
         )
     if not (BASELINE <= template <= len(task.templates)):
         raise FlanlabError(
             f"{task.name} has templates 1 to {len(task.templates)}, not {template}.",
-            hint="Ask for one of those, or 0 for the baseline prompt.",
+            hint="Use one of these numbers, or 0 for the baseline prompt.",
         )
     prepared = prepare_row(task, rows[row], row)
     count = option_count(task, prepared)

@@ -1,4 +1,4 @@
-"""A row seen through a template: an example."""
+"""Render a row through a template: an example."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from flanlab.tasks.schema import Baseline, Options, Task, Template
 from flanlab.tasks.templating import TemplatingError, compile_source, printable
 
 Truncation = Literal["end", "middle"]
-"""Which part of its longest field a prompt loses where it is too long."""
+"""Which part of its longest field a prompt loses if it is too long."""
 BASELINE = 0
-"""Number under which a task's baseline prompt is rendered; its templates count from 1."""
+"""Template number of a task's baseline prompt. Its templates count from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +34,21 @@ class Example:
     answer: int | None = None
     """Position of the target in `options`."""
     references: tuple[str, ...] = ()
-    """Every acceptable answer, the target among them; the target alone unless the task lists more."""
+    """All acceptable answers, including the target. Only the target unless the task lists more."""
 
 
 @dataclass(slots=True)
 class PreparedRow:
-    """A row with its fields, so that ten templates do not work them out ten times."""
+    """A row with its fields, so that ten templates do not compute them ten times."""
 
     task: Task
     index: int
     columns: Mapping[str, Any]
     fields: Mapping[str, Any]
     cut: Mapping[str, str] = field(default_factory=dict)
-    """Fields that a prompt shows without their end or middle. Options, answer and target are always made from whole fields."""
+    """Fields that a prompt shows shortened. Options, answer and target always use the whole fields."""
+    answered: bool = True
+    """Whether the row says its answer. Examples of a row without an answer have no target."""
     _options: tuple[str, ...] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
@@ -64,7 +66,7 @@ class PreparedRow:
 
 
 def prepare_row(task: Task, row: Mapping[str, Any], index: int) -> PreparedRow:
-    """Work out a row's fields.
+    """Compute a row's fields.
 
     Raises:
         TemplatingError: names task file, row and field.
@@ -75,12 +77,12 @@ def prepare_row(task: Task, row: Mapping[str, Any], index: int) -> PreparedRow:
 
 
 def open_row(task: Task, row: Mapping[str, Any], index: int) -> PreparedRow:
-    """As `prepare_row`, but a field is worked out, and may be found at fault, only when something needs it."""
+    """Like `prepare_row`, but a field is computed, and may raise an error, only when it is needed."""
     return PreparedRow(task, index, row, _Fields(task, row, index) if task.fields else row)
 
 
 class _Fields(Mapping[str, Any]):
-    """A row's fields, each worked out when it is first asked for."""
+    """A row's fields, each computed when it is first needed."""
 
     __slots__ = ("_columns", "_index", "_task", "_values")
 
@@ -107,21 +109,22 @@ class _Fields(Mapping[str, Any]):
 
 
 def render(task: Task, template_number: int, row: PreparedRow, option_order: Sequence[int] | None = None) -> Example:
-    """Fill a template (numbered from 1; BASELINE is the baseline prompt) with a row.
+    """Render a row through a template (numbered from 1; BASELINE is the baseline prompt).
 
     Args:
         task: the row's task.
         template_number: which of its templates.
-        row: the row, prepared.
+        row: the prepared row.
         option_order: order in which the OPTIONS block lists the options (positions in the task's own order); None leaves
-            the block out. Ignored where there is nothing to choose from (generation and inverted templates) and in the
-            baseline prompt.
+            the block out. Ignored for generation, inverted templates and the baseline prompt.
 
     Raises:
         FlanlabError: an undefined name, an empty prompt or target, an answer that is not among the options.
     """
     template = _template(task, template_number)
     where = f"template {template_number}" if template_number else "baseline"
+    if not row.answered:
+        return _render_unanswered(task, template_number, row, option_order, where)
     answer, right, options = _answers(task, template, row, where)
     beside_fields: dict[str, Any] = {"answer": answer}
     if options:
@@ -132,65 +135,108 @@ def render(task: Task, template_number: int, row: PreparedRow, option_order: Seq
         answer if is_answer else _evaluate_text(task, row.index, f"{where}, target", template.target, beside_fields, row.fields)
     )
     for part, text in (("prompt", prompt), ("target", target)):
-        if not text:
-            raise FlanlabError(
-                f"{task.path}, row {row.index}, {where}: the {part} is empty.",
-                hint="Filter out rows with empty text, for example with `filter`.",
-            )
+        _refuse_empty(text, f"{task.path}, row {row.index}, {where}: the {part}")
     forward = isinstance(template, Baseline) or template.direction == "forward"
     if forward and options:
         if target not in options:
             raise FlanlabError(
-                f"{task.path}, row {row.index}, {where}: the target {target!r} is none of the options {list(options)!r}.",
-                hint="Leave the template's `target` out, or give the template `options` in those words.",
+                f"{task.path}, row {row.index}, {where}: the target {target!r} is not one of the options {list(options)!r}.",
+                hint="Leave out the template's `target`, or give the template its own `options`.",
             )
-        if option_order is not None and isinstance(template, Template):
-            prompt += "\n\nOPTIONS:\n" + "\n".join(f"- {options[position]}" for position in option_order)
         return Example(
             task.name,
             task.clusters[0],
             template_number,
             row.index,
-            prompt,
+            _with_options(prompt, template, options, option_order),
             target,
             options,
             options.index(target),
             tuple(dict.fromkeys((target, *right))),
         )
     references: tuple[str, ...] = (target,)
-    # A template with a target of its own (the other translation direction, an inverted one) has only that reference.
+    # A template with its own target (the other translation direction, an inverted one) has only that reference.
     if forward and task.references is not None and is_answer:
         references = _references(task, row, {"answer": answer}, row.fields, row.columns) or references
     return Example(task.name, task.clusters[0], template_number, row.index, prompt, target, references=references)
+
+
+def _render_unanswered(
+    task: Task, template_number: int, row: PreparedRow, option_order: Sequence[int] | None, where: str
+) -> Example:
+    template = _template(task, template_number)
+    if isinstance(template, Template) and template.direction == "inverted":
+        raise FlanlabError(
+            f"{task.path}, {where}: it is inverted: the answer stands in its prompt.",
+            hint=f"Use a forward template: {', '.join(map(str, task.forward_templates()))}.",
+        )
+    options = row.options if template.options is None else _other_words(task, template.options, row, where)
+    beside_fields = {"options": list(options)} if options else {}
+    prompt = _evaluate_text(task, row.index, f"{where}, prompt", template.prompt, beside_fields, row.cut, row.fields)
+    _refuse_empty(prompt, f"{task.path}, row {row.index}, {where}: the prompt")
+    shown = _with_options(prompt, template, options, option_order)
+    return Example(task.name, task.clusters[0], template_number, row.index, shown, "", options)
+
+
+def _with_options(
+    prompt: str, template: Template | Baseline, options: Sequence[str], option_order: Sequence[int] | None
+) -> str:
+    """The prompt with its OPTIONS block, where there is anything to choose from; a baseline prompt shows none."""
+    if not options or option_order is None or isinstance(template, Baseline):
+        return prompt
+    return prompt + "\n\nOPTIONS:\n" + "\n".join(f"- {options[position]}" for position in option_order)
+
+
+def _refuse_empty(text: str, what: str) -> None:
+    if not text:
+        raise FlanlabError(f"{what} is empty.", hint="Filter out rows with empty text, for example with `filter`.")
+
+
+def answers_of(task: Task, row: PreparedRow, where: str = "answer") -> tuple[str, Sequence[str]]:
+    """The answer and every right option (for generation the answer alone), in the task's own words.
+
+    Raises:
+        FlanlabError: an undefined name, or an answer that is not among the options.
+    """
+    options = row.options
+    variables = _variables(row)
+    answer = _evaluate_text(task, row.index, "answer", task.answer, *variables)
+    right = _references(task, row, *variables) if options and task.references is not None else (answer,)
+    if unknown := [text for text in (answer, *right) if options and text not in options]:
+        raise FlanlabError(
+            f"{task.path}, row {row.index}, {where}: the answer {unknown[0]!r} is not among the options {list(options)!r}.",
+            hint="Check `answer`, `references`, `options` and the label ids of the data. Filter out rows without a label.",
+        )
+    return answer, right
 
 
 def _answers(
     task: Task, template: Template | Baseline, row: PreparedRow, where: str
 ) -> tuple[str, Sequence[str], tuple[str, ...]]:
     """The answer, every right option (the answer alone for generation) and the options, in the template's words."""
-    options = row.options
-    variables: tuple[Mapping[str, Any], ...] = (row.fields, row.columns)
-    if options:
-        variables = ({"options": _OptionList(options)}, *variables)
-    answer = _evaluate_text(task, row.index, "answer", task.answer, *variables)
-    right = _references(task, row, *variables) if options and task.references is not None else (answer,)
-    if unknown := [text for text in (answer, *right) if options and text not in options]:
+    answer, right = answers_of(task, row, where)
+    if template.options is None:
+        return answer, right, row.options
+    other_words = _other_words(task, template.options, row, where)
+    in_other_words = dict(zip(row.options, other_words, strict=True))
+    return in_other_words[answer], tuple(in_other_words[text] for text in right), other_words
+
+
+def _other_words(task: Task, source: Options, row: PreparedRow, where: str) -> tuple[str, ...]:
+    """A template's own words for the options; they correspond by position."""
+    words = _option_texts(task, row.index, source, *_variables(row))
+    if len(words) != len(row.options):
         raise FlanlabError(
-            f"{task.path}, row {row.index}, {where}: the answer {unknown[0]!r} is not among the options {list(options)!r}.",
-            hint="Check `answer`, `references`, `options` and the label ids of the data; filter out rows without a label.",
+            f"{task.path}, row {row.index}, {where}: it has {len(words)} options, but the task has {len(row.options)}.",
+            hint="Give as many options as the task has, in the same order.",
         )
-    if template.options is not None:
-        # Other words for the same answers: they correspond by position.
-        other_words = _option_texts(task, row.index, template.options, *variables)
-        if len(other_words) != len(options):
-            raise FlanlabError(
-                f"{task.path}, row {row.index}, {where}: {len(other_words)} options stand for the task's {len(options)}.",
-                hint="Give as many options as the task has, in the same order.",
-            )
-        in_other_words = dict(zip(options, other_words, strict=True))
-        answer, right = in_other_words[answer], tuple(in_other_words[text] for text in right)
-        options = other_words
-    return answer, right, options
+    return words
+
+
+def _variables(row: PreparedRow) -> tuple[Mapping[str, Any], ...]:
+    """What the expressions of answers and options may use."""
+    own: tuple[Mapping[str, Any], ...] = (row.fields, row.columns)
+    return ({"options": _OptionList(row.options)}, *own) if row.options else own
 
 
 def option_count(task: Task, row: PreparedRow) -> int:
@@ -199,27 +245,27 @@ def option_count(task: Task, row: PreparedRow) -> int:
 
 
 def group_of(task: Task, row: PreparedRow) -> str | None:
-    """What the row has in common with the rows that belong to it; None where the task's rows stand alone.
+    """The row's group: rows with the same value belong together. None if the task has no `group`.
 
     Raises:
-        FlanlabError: the task has `group`, but it gives nothing for this row.
+        FlanlabError: the task has `group`, but it gives no value for this row.
     """
     if task.group is None:
         return None
     value = _evaluate_text(task, row.index, "group", task.group, row.fields, row.columns)
     if not value:
         raise FlanlabError(
-            f"{task.path}, row {row.index}: `group` gives nothing.",
-            hint="Write an expression that has a value in every row, or leave such rows out with `filter`.",
+            f"{task.path}, row {row.index}: `group` gives no value.",
+            hint="Write an expression that has a value in each row, or leave out such rows with `filter`.",
         )
     return value
 
 
 def gold_value_of(task: Task, row: PreparedRow) -> float | None:
-    """The number that the row's answer is compared with; None where the task has no `gold_value`.
+    """The number that the row's answer is compared with. None if the task has no `gold_value`.
 
     Raises:
-        FlanlabError: it is no finite number.
+        FlanlabError: it is not a finite number.
     """
     if task.gold_value is None:
         return None
@@ -230,16 +276,16 @@ def gold_value_of(task: Task, row: PreparedRow) -> float | None:
         number = math.nan
     if not math.isfinite(number):
         raise FlanlabError(
-            f"{task.path}, row {row.index}: `gold_value` gives {value!r}, which is no number.",
-            hint="Write an expression that gives a number, or leave such rows out with `filter`.",
+            f"{task.path}, row {row.index}: `gold_value` gives {value!r}, which is not a number.",
+            hint="Write an expression that gives a number, or leave out such rows with `filter`.",
         )
     return number
 
 
 def shorten_longest_field(row: PreparedRow, characters: int, where: Truncation = "end") -> PreparedRow | None:
-    """Cut `characters`, and the rest of a word, out of the longest text field; None where nothing is left to cut.
+    """Cut `characters`, and the rest of a word, from the longest text field. None if there is nothing to cut.
 
-    Half of the next longest is left at least: what is still too much, a second cut takes from that
+    It keeps at least half the length of the next longest field. If the prompt is still too long, a second cut shortens that
     one. Instruction and OPTIONS stay whole: only an input of the task loses its end or its middle.
     """
     texts = {name: value.strip() for name, value in row.shown.items() if isinstance(value, str)}
@@ -250,7 +296,7 @@ def shorten_longest_field(row: PreparedRow, characters: int, where: Truncation =
     keep = max(len(texts[longest]) - characters, next_longest // 2)
     if keep < _SHORTEST_FIELD:
         return None
-    # From the whole text, so that a second cut leaves one gap as well.
+    # From the whole text, so that a second cut also leaves one gap.
     whole = row.fields[longest].strip()
     if where == "end":
         cut = _words_at_start(whole[:keep])
@@ -261,29 +307,29 @@ def shorten_longest_field(row: PreparedRow, characters: int, where: Truncation =
 
 
 def _words_at_start(text: str) -> str:
-    """A text without its last word, which may have been cut."""
+    """A text without its last word, which may be incomplete."""
     return text.rsplit(maxsplit=1)[0].rstrip()
 
 
 _GAP = " [...] "
-"""Stands where a text has lost its middle."""
+"""Marks the place where the middle of a text was cut out."""
 _SHORTEST_FIELD = 40
-"""Characters: an input cut to less than this says too little to stand for the row."""
+"""Characters. An input that is cut to less than this does not represent the row."""
 
 
 _THE_ANSWER: str = Template.model_fields["target"].default
 
 
 class _OptionList(list[str]):
-    """Options as expressions see them: a label of -1 ("no label") is an error, not the last option."""
+    """Options for expressions: a label of -1 ("no label") is an error, not the last option."""
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, Undefined):
             str(index)  # raises, and names what is undefined
         if not isinstance(index, slice) and index not in range(len(self)):
             raise TemplatingError(
-                f"options[{index!r}] is no option: a label counts from 0 to {len(self) - 1} here",
-                hint='Leave rows without a label out, for example with `filter: "{{ label >= 0 }}"`.',
+                f"options[{index!r}] does not exist: labels go from 0 to {len(self) - 1} here",
+                hint='Leave out rows without a label, for example with `filter: "{{ label >= 0 }}"`.',
             )
         return super().__getitem__(index)
 
@@ -299,7 +345,7 @@ def _template(task: Task, number: int) -> Template | Baseline:
 
 
 def _option_texts(task: Task, index: int, source: Options, *layers: Mapping[str, Any]) -> tuple[str, ...]:
-    """The options of a row: the fixed list, or what the expression gives."""
+    """The options of a row: the fixed list, or the value of the expression."""
     if isinstance(source, list):
         return tuple(source)
     values = _evaluate(task, index, "options", source, *layers)
@@ -311,7 +357,7 @@ def _option_texts(task: Task, index: int, source: Options, *layers: Mapping[str,
     options = tuple(_text(value, task, index, "options") for value in values)
     if len(options) < 2 or len(set(options)) != len(options) or not all(options):
         raise FlanlabError(
-            f"{task.path}, row {index}: the options {list(options)!r} must be two or more, different and not empty.",
+            f"{task.path}, row {index}: the options {list(options)!r} must be at least two, all different and not empty.",
             hint="Filter such rows out with `filter`.",
         )
     return options
@@ -334,13 +380,13 @@ def _evaluate(task: Task, index: int, what: str, source: str, *layers: Mapping[s
     try:
         return compile_source(source)(*layers)
     except _RowError:
-        raise  # from a field that the source needs, and told as that field's
+        raise  # from a field that the source needs, and reported for that field
     except TemplatingError as error:
         raise _RowError(f"{task.path}, row {index}, {what}: {error.message}", hint=error.hint) from error
 
 
 class _RowError(TemplatingError):
-    """Names file, row and part."""
+    """The error with file, row and field."""
 
 
 def _evaluate_text(task: Task, index: int, what: str, source: str, *layers: Mapping[str, Any]) -> str:

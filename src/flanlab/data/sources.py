@@ -29,26 +29,26 @@ from flanlab.tasks.templating import TemplatingError, compile_source
 
 MIRROR_VARIABLE = "FLANLAB_MIRROR"
 CONVERSION = "refs/convert/parquet"
-"""Where the Hub keeps its own Parquet copy of a data set that has a loading script."""
+"""Revision with the Hub's own Parquet copy of a data set that has a loading script."""
 _MANY_ROWS = 20_000
-"""From here on a filter takes a noticeable time (16 microseconds a row), and its outcome is kept."""
+"""From this number of rows on, a filter takes noticeable time (16 microseconds a row), and its result is cached."""
 Row = Mapping[str, Any]
 
 
 class MissingDataError(FlanlabError):
-    """The rows are not at hand: no such mirror folder, no network, no such file."""
+    """The rows are not available: no such mirror folder, no network, no such file."""
 
 
 @dataclass(frozen=True)
 class Rows(Sequence[Row]):
-    """Rows of one split: a table, and which of its rows the task keeps. `rows[i]` maps columns to values."""
+    """Rows of one split: a table, and the numbers of the rows that the task keeps. `rows[i]` maps columns to values."""
 
     table: pa.Table
     kept: Sequence[int]
     source_hash: str
     """Identity of the content read (file bytes, or the Hub's own fingerprint)."""
     turns: Sequence[int] | None = None
-    """For each of `kept` the value of its column `turn`; None where the task has no `turns`."""
+    """For each of `kept` the value of its column `turn`; None if the task has no `turns`."""
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -62,16 +62,16 @@ class Rows(Sequence[Row]):
 
     @cached_property
     def _columns(self) -> dict[str, pa.ChunkedArray | pa.Array]:
-        # A lone chunk is several times as quick to index as the column around it.
+        # Indexing a single chunk is several times as fast as indexing its column.
         columns = (column.chunk(0) if column.num_chunks == 1 else column for column in self.table.columns)
         return dict(zip(self.table.column_names, columns, strict=True))
 
 
 class _TableRow(Mapping[str, Any]):
-    """A row of a table. A cell is read when it is first asked for: a template needs few of a row's columns.
+    """A row of a table. A cell is read when it is first needed, because a template needs few of a row's columns.
 
-    Under the name `row`, unless a column is called so, it gives itself: `row['Review Text']` reaches columns whose names
-    are no names to jinja2, or stand for something else there.
+    Under the name `row` it returns itself, unless a column has this name. `row['Review Text']` reaches columns whose names are
+    not jinja2 names, or have another meaning in jinja2.
     """
 
     __slots__ = ("_cells", "_columns", "_position")
@@ -88,9 +88,9 @@ class _TableRow(Mapping[str, Any]):
             cell = self._columns[name][self._position]
             try:
                 self._cells[name] = cell.as_py()
-            except (ValueError, OverflowError, KeyError) as error:  # a time beyond Python's, or of no known place
+            except (ValueError, OverflowError, KeyError) as error:  # a time outside Python's range, or in an unknown time zone
                 raise FlanlabError(
-                    f"The column {name} holds a cell of the type {cell.type} that cannot be read: {one_line(error)}",
+                    f"The column {name} has a cell of the type {cell.type} that cannot be read: {one_line(error)}",
                     hint="Write the column as text.",
                 ) from error
         return self._cells[name]
@@ -112,7 +112,7 @@ class _TableRow(Mapping[str, Any]):
 
 
 def label_names(table: pa.Table) -> dict[str, list[str]]:
-    """Columns whose integers stand for named labels, as the Hub's features say: column to the names of 0, 1, and so on."""
+    """Columns whose integers are named labels, by the Hub's features: column to the names of 0, 1, and so on."""
     metadata = (table.schema.metadata or {}).get(b"huggingface")
     features = json.loads(metadata)["info"]["features"] if metadata else {}
     return {
@@ -123,7 +123,7 @@ def label_names(table: pa.Table) -> dict[str, list[str]]:
 
 
 def load_splits(hub: str, config: str | None, revision: str | None = None, mirror: Path | None = None) -> dict[str, pa.Table]:
-    """Every split of a Hub data set, whole, from the Hub or a mirror of it (see `load_rows`).
+    """All splits of a Hub data set, complete, from the Hub or a mirror (see `load_rows`).
 
     Raises:
         MissingDataError: the data set, or this configuration of it, cannot be reached.
@@ -139,14 +139,14 @@ def load_rows(task: Task, split: Split, mirror: Path | None = None) -> Rows:
     """Rows of one split of a task, after slicing and the task's `filter`.
 
     Args:
-        task: whose rows. For a task with subtasks: the rows of all subtasks one after the other, with a column `subtask`.
+        task: the task. For a task with subtasks: the rows of all subtasks one after the other, with a column `subtask`.
         split: train, dev or test.
-        mirror: folder that holds Hub data sets as `<hub id>/<config or default>/<split>.parquet`; without one, the
-            environment variable FLANLAB_MIRROR, and without that the Hub itself.
+        mirror: folder with Hub data sets as `<hub id>/<config or default>/<split>.parquet`. Default: the environment
+            variable FLANLAB_MIRROR, or else the Hub.
 
     Raises:
-        MissingDataError: the rows cannot be reached.
-        FlanlabError: the task has no such split, a file is damaged, a column differs, or no row is left.
+        MissingDataError: the rows are not available.
+        FlanlabError: the task has no such split, a file is damaged, a column has different types, or no row is left.
     """
     sources = {subtask: source for subtask, source in task.sources.items() if source.split_spec(split) is not None}
     if not sources:
@@ -175,14 +175,14 @@ def load_rows(task: Task, split: Split, mirror: Path | None = None) -> Rows:
 
 
 def _read_source(task: Task, subtask: str | None, source: Source, split: Split, mirror: Path | None) -> tuple[pa.Table, str]:
-    """The sliced table of one source, and the identity of what was read."""
+    """The sliced table of one source, and the hash of what was read."""
     specification = source.split_spec(split)
     assert specification is not None
     if source.files is not None:
         return _read_local(task, source, specification)
     if source.generator is not None:
         return _generate(task, source, specification)
-    # Errors name the subtask, so that it can be left out where the rest is at hand.
+    # Errors name the subtask, so that the user can leave it out and use the others.
     name = task.name if subtask is None or "." in task.name else f"{task.name}.{subtask}"
     if mirror is not None:
         return _read_mirror(task, name, source, specification, mirror)
@@ -202,12 +202,12 @@ def _joined(tables: Sequence[pa.Table], what: str) -> pa.Table:
         return pa.concat_tables(_with_numbers_of_one_kind(tables), promote_options="permissive")
     except pa.ArrowException as error:
         raise FlanlabError(
-            f"{what} do not go together: {one_line(error)}", hint="Give a column the same type everywhere."
+            f"{what} cannot be joined: {one_line(error)}", hint="Give a column the same type everywhere."
         ) from error
 
 
 def _with_numbers_of_one_kind(tables: Sequence[pa.Table]) -> list[pa.Table]:
-    """The tables with columns of numbers as they are written, where Arrow would make 7 of one table 7.0 for another's sake."""
+    """The tables with numbers as they are written, where Arrow would turn the 7 of one table into 7.0 because of another."""
     kinds: dict[str, set[str]] = {}
     for field in (field for table in tables for field in table.schema):
         kinds.setdefault(field.name, set()).add(_number_kind(field.type))
@@ -248,7 +248,7 @@ def _passing(task: Task, rows: Rows) -> list[int]:
 
 
 def _kept_passing(task: Task, split: Split, rows: Rows) -> list[int]:
-    """As `_passing`, with the outcome kept in the cache folder."""
+    """Like `_passing`, with the result kept in the cache folder."""
     key = "".join((task.hash, split, rows.source_hash, code_hash()))
     path = cache_folder() / "filters" / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.npy"
     with contextlib.suppress(OSError, ValueError, EOFError):  # missing, or damaged
@@ -258,22 +258,22 @@ def _kept_passing(task: Task, split: Split, rows: Rows) -> list[int]:
             kept: list[int] = found.tolist()
             return kept
     passed = _passing(task, rows)
-    # Where the cache folder cannot be written, the rows are there all the same.
+    # If the cache folder cannot be written, the rows are still available.
     with contextlib.suppress(OSError), new_file(path) as temporary, temporary.open("wb") as file:
         np.save(file, np.asarray(passed, dtype=np.int64))
     return passed
 
 
 def _taken_apart(task: Task, rows: Rows) -> Rows:
-    """The rows, each as often as it has turns."""
+    """The rows, each repeated for each of its turns."""
     assert task.turns is not None
     kept: list[int] = []
     turns: list[int] = []
     for index, count in enumerate(_each_row(task, rows, "turns", task.turns)):
         if not isinstance(count, int):
             raise FlanlabError(
-                f"{task.path}, row {index}: `turns` gives {count!r}, which is no whole number.",
-                hint='Write how many examples the row holds, such as "{{ questions | length }}".',
+                f"{task.path}, row {index}: `turns` gives {count!r}, which is not a whole number.",
+                hint='Write how many examples the row has, such as "{{ questions | length }}".',
             )
         kept.extend([rows.kept[index]] * count)
         turns.extend(range(count))
@@ -310,7 +310,7 @@ def _read_mirror(task: Task, name: str, source: Source, specification: str, mirr
 
 
 def _mirror_files(name: str, hubs: Sequence[str], config: str | None, mirror: Path, hint: str | None) -> dict[str, list[Path]]:
-    """Split to files of one configuration of a data set, under the first of its names that the mirror holds."""
+    """Split to files of one configuration of a data set, under the first of its names that the mirror has."""
     if not mirror.is_dir():
         raise MissingDataError(
             f"There is no mirror folder at {mirror}.",
@@ -320,17 +320,17 @@ def _mirror_files(name: str, hubs: Sequence[str], config: str | None, mirror: Pa
     if not folders:
         others = sorted({path.parent.name for hub in hubs for path in (mirror / hub).glob("*/*") if table_suffix(path)})
         if others:
-            hint = hint or f"It holds the configurations {', '.join(others)}: name one (source.config, or --config)."
+            hint = hint or f"It has the configurations {', '.join(others)}: name one (source.config, or --config)."
         raise MissingDataError(
-            f"{name}: the mirror {mirror} does not hold {hubs[0]}" + (f" ({config})." if config else "."),
+            f"{name}: the mirror {mirror} does not have {hubs[0]}" + (f" ({config})." if config else "."),
             hint=hint
-            or "Leave the task out, or add the data set to the mirror as <hub id>/<config or default>/<split>.parquet.",
+            or "Leave out the task, or add the data set to the mirror as <hub id>/<config or default>/<split>.parquet.",
         )
     return _splits_of(sorted(path for path in folders[0].iterdir() if table_suffix(path)))
 
 
 _SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d+)-of-(?P<count>\d+)")
-"""How the Hub names the files of a split that is kept in several."""
+"""How the Hub names the shards of a split."""
 
 
 def _splits_of(files: Sequence[Path]) -> dict[str, list[Path]]:
@@ -353,7 +353,7 @@ def _splits_of(files: Sequence[Path]) -> dict[str, list[Path]]:
         if len(counts) > 1 or len(set(numbers)) < len(numbers):
             raise FlanlabError(
                 f"{paths[0].parent}: the split {split} has the files {', '.join(path.name for path in paths)}.",
-                hint="Keep one file of it, or all of its shards, and move the others elsewhere.",
+                hint="Keep one whole file of it, or all of its shards, and move the other files away.",
             )
         if missing := sorted(set(range(counts.pop())) - set(numbers)):
             raise MissingDataError(
@@ -380,17 +380,17 @@ def _how_to_obtain(source: Source) -> str | None:
 
 
 def _read_slices(task: Task, specification: str, paths: Mapping[str, Sequence[Path]]) -> tuple[pa.Table, str]:
-    """Read the files that a slicing expression such as `train[:90%]+validation` names, and cut them."""
+    """Read the files of a slicing expression such as `train[:90%]+validation`, and slice them."""
     names = _split_names(specification)
     if absent := [name for name in names if name not in paths or not paths[name][0].is_file()]:
         what = "there is no such file" if absent[0] in paths else f"there are no rows of the split `{absent[0]}`"
         place = f": {paths[absent[0]][0]}" if absent[0] in paths else ""
         raise MissingDataError(
             f"{task.path}: source.splits: {specification!r}{place}: {what}.",
-            hint=f"The splits at hand are: {', '.join(paths) or 'none'}. Use one of them, or provide the file.",
+            hint=f"The available splits are: {', '.join(paths) or 'none'}. Use one of them, or provide the file.",
         )
     tables = {name: _read_files(paths[name]) for name in names}
-    # Whole splits, the usual case, need none of Hugging Face's library, which takes its time to import.
+    # Whole splits, the usual case, do not need Hugging Face's library, which is slow to import.
     cuts = list(tables.values()) if specification in tables else _slices(task, specification, tables)
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(tables):
@@ -399,7 +399,7 @@ def _read_slices(task: Task, specification: str, paths: Mapping[str, Sequence[Pa
     if not any(map(len, cuts)):
         there = ", ".join(f"{name} has {len(table)} rows" for name, table in tables.items())
         raise MissingDataError(
-            f"{task.path}: source.splits: no row is left for {task.name} by {specification!r} ({there}).",
+            f"{task.path}: source.splits: {specification!r} leaves no row for {task.name} ({there}).",
             hint="Take a smaller slice, or provide more rows.",
         )
     return _joined(cuts, f"{task.path}: source.splits: the slices of {specification!r}"), digest.hexdigest()
@@ -413,7 +413,7 @@ def _slices(task: Task, specification: str, tables: Mapping[str, pa.Table]) -> l
     except (ValueError, AssertionError) as error:
         raise FlanlabError(
             f"{task.path}: source.splits: {specification!r} cannot be read here: {error}",
-            hint=f"Use Hugging Face slicing over the splits there are: {', '.join(tables)}.",
+            hint=f"Use Hugging Face slicing of the available splits: {', '.join(tables)}.",
         ) from error
     return [tables[cut.splitname].slice(cut.from_, max(cut.to - cut.from_, 0)) for cut in slices]
 
@@ -424,10 +424,10 @@ def _split_names(specification: str) -> list[str]:
 
 def _read_hub(name: str, source: Source, specification: str) -> tuple[pa.Table, str]:
     if source.obtain is not None:
-        raise MissingDataError(f"{name}: no copy on the Hub can be loaded.", hint=str(_how_to_obtain(source)))
+        raise MissingDataError(f"{name}: the Hub has no copy that can be loaded.", hint=str(_how_to_obtain(source)))
     where: dict[str, Any] = {"name": source.config}
     if source.revision == CONVERSION and source.config is not None:
-        # The conversion holds no list of its configurations, only a folder for each; nor do splits of any name load there.
+        # The conversion has no list of its configurations, only a folder for each. Splits with unusual names do not load there.
         where = {"data_files": {name: f"{source.config}/{name}/*.parquet" for name in _split_names(specification)}}
     dataset = _from_hub(name, source.hub, {"split": specification, "revision": source.revision, **where})
     return readable(dataset.with_format("arrow")[:]), str(dataset._fingerprint)
@@ -440,12 +440,12 @@ def _from_hub(name: str, hub: str | None, options: Mapping[str, Any]) -> Any:
 
     try:
         return load_dataset(hub, **options)
-    except Exception as error:  # the Hub's client raises many kinds, none of them ours to tell apart
+    except Exception as error:  # the Hub's client raises many kinds of errors
         hint = "Check the network, or name a folder with the data with --mirror DIR."
         if offline := offline_hint(hub or ""):
             hint = f"{offline} Or name a folder with the data with --mirror DIR."
         if "scripts are no longer supported" in str(error):
-            hint = f"Give source.revision: {CONVERSION}, the Hub's own conversion, or use a --mirror DIR with its rows."
+            hint = f"Set source.revision: {CONVERSION}, the Hub's own conversion, or use a --mirror DIR with its rows."
         elif "Config name is missing" in str(error):
             hint = "Name one of its configurations (source.config, or --config)."
         raise MissingDataError(

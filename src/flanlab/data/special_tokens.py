@@ -1,8 +1,8 @@
-"""Special tokens that are meant as such, and the same characters in the text of a row, which are text.
+"""Separate real special tokens from the same characters in the text of a row.
 
-Tokenizers turn `<|im_end|>` or `</s>` into a control token wherever it stands. In a row (a page of HTML, a chat log) it is
-text: as a control token it would end an answer in its middle, and decoding would drop it. So a special token that is meant,
-as in a chat template, is written under another name, which no text holds; every other one is read as text.
+Tokenizers turn `<|im_end|>` or `</s>` into a control token anywhere in a text. In a row (a page of HTML, a chat log) it is
+text. As a control token it would end an answer too early, and decoding would drop it. So a real special token, as in a chat
+template, is written under another name, which no text contains. All others are read as text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from flanlab.errors import FlanlabError
 
-# Unicode keeps these characters for a program's own use: they are never part of a text.
+# Unicode reserves these characters for internal use: they are never part of a text.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 _NO_TEXT = re.compile(f"[{_OPEN}{_CLOSE}]")
 _NAME = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
@@ -26,7 +26,7 @@ _HIDDEN = re.compile(f"{_CLOSE}([0-9]+){_OPEN}")
 
 
 def as_text(text: str) -> str:
-    """The text without the two characters that names of special tokens are made of."""
+    """The text without the two characters that mark names of special tokens."""
     return _NO_TEXT.sub("\ufffd", text)
 
 
@@ -47,45 +47,67 @@ class SpecialTokens:
         return frozenset(self._texts)
 
     def stand_in(self, text: str) -> bool:
-        """Whether a text holds the characters of a special token."""
+        """Whether a text contains the characters of a special token."""
         return self._pattern.search(text) is not None
 
     def named(self, text: str) -> str:
-        """The text with every special token under its name: it is meant as such."""
+        """The text with each special token under its name, as a real special token."""
         return self._pattern.sub(lambda found: f"{_OPEN}{self._ids[found[0]]}{_CLOSE}", text)
 
     def unnamed(self, text: str) -> str:
-        """The text with the characters of special tokens in place of their names, as tokenizers want it."""
+        """The text with the characters of special tokens in place of their names, for a tokenizer."""
         return _NAME.sub(lambda found: self._texts[int(found[1])], text) if _OPEN in text else text
 
     def hidden(self, text: str) -> str:
-        """A row's text in which nothing is taken for a special token, until it is `shown`."""
+        """A row's text in which nothing is read as a special token, until it is `shown`."""
         return self._pattern.sub(lambda found: f"{_CLOSE}{self._ids[found[0]]}{_OPEN}", as_text(text))
 
     def shown(self, text: str) -> str:
-        """What was `hidden` in a text."""
+        """The original characters of a text from `hidden`."""
         return _HIDDEN.sub(lambda found: self._texts[int(found[1])], text)
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of texts, in which only the names of special tokens become such.
+        """Token ids of each text, in which only the names of special tokens become such; no others are added.
 
         Raises:
-            FlanlabError: the tokenizer takes the characters of a special token for the token, whatever it is told.
+            FlanlabError: the tokenizer always reads the characters of a special token as the token.
         """
-        if self._tokenizer.is_fast:
-            encoded = self._renamed.encode_batch_fast(list(texts), add_special_tokens=False)
-            return [encoding.ids for encoding in encoded]
-        return [self._slow_tokens(text) for text in texts]
+        # Rare, and slow: texts that hold the characters of a special token, as text.
+        odd = [self.stand_in(text) for text in texts]
+        odd_ones = iter(self._tokens_as_text([text for text, is_odd in zip(texts, odd, strict=True) if is_odd]))
+        others = iter(self._tokens([self.unnamed(text) for text, is_odd in zip(texts, odd, strict=True) if not is_odd]))
+        return [next(odd_ones if is_odd else others) for is_odd in odd]
+
+    def _tokens(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of texts in which every special token is meant as such."""
+        if not texts:
+            return []
+        if not self._tokenizer.is_fast:
+            encoded = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)
+            return list(encoded["input_ids"])
+        # An ordinary call sets truncation, padding and the like to their defaults.
+        self._tokenizer("", add_special_tokens=False)
+        # Straight from the backend, as transformers would ask it, but without the offsets that nobody reads here.
+        backend: Any = self._tokenizer.backend_tokenizer
+        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _tokens_as_text(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of texts in which special tokens are meant only where they are named."""
+        if not texts:
+            return []
+        if not self._tokenizer.is_fast:
+            return [self._slow_tokens(text) for text in texts]
+        return [encoding.ids for encoding in self._renamed.encode_batch_fast(texts, add_special_tokens=False)]
 
     @cached_property
     def _renamed(self) -> Tokenizer:
-        """The same tokenizer, which knows special tokens by their names. Made where it is needed, since it takes seconds."""
+        """The same tokenizer, which knows special tokens by their names. Made only if needed, because it takes seconds."""
         backend: Any = self._tokenizer.backend_tokenizer
         content: dict[str, Any] = json.loads(backend.to_str())
         names = {text: self.named(text) for text in self._ids}
         for token in content["added_tokens"]:
             token["content"] = names.get(token["content"], token["content"])
-        # In the vocabulary, too: Unigram would find the token there by its characters.
+        # Also in the vocabulary, where Unigram would find the token by its characters.
         model = content["model"]
         if isinstance(model["vocab"], dict):
             model["vocab"] = {names.get(token, token): number for token, number in model["vocab"].items()}
@@ -93,7 +115,7 @@ class SpecialTokens:
             model["vocab"] = [[names.get(token, token), score] for token, score in model["vocab"]]
         if model.get("unk_token") in names:
             model["unk_token"] = names[model["unk_token"]]
-        # It would only add special tokens, and knows them by their characters.
+        # It only adds special tokens, and knows them by their characters.
         content["post_processor"] = content["truncation"] = content["padding"] = None
         return Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
 
@@ -108,7 +130,7 @@ class SpecialTokens:
             for special in self._pattern.findall(piece):
                 if self._ids[special] in found:
                     raise FlanlabError(
-                        f"The text {piece[:60]!r} holds {special}, which the model's tokenizer only reads as a control token.",
+                        f"The text {piece[:60]!r} contains {special}, which the tokenizer can only read as a control token.",
                         hint="Replace it in the rows, or use a model that has a tokenizer.json.",
                     )
             ids.extend(found)

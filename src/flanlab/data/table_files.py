@@ -1,4 +1,4 @@
-"""Files of rows as tables: Parquet, Arrow, JSON, JSONL, CSV and TSV, read so that a value is what it looks like to a person."""
+"""Read files of rows as tables: Parquet, Arrow, JSON, JSONL, CSV and TSV. A value is read as what it looks like."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from flanlab.errors import FlanlabError, one_line
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 _UNREADABLE = (pa.ArrowException, ValueError, OverflowError, TypeError, RecursionError)
 _Lines = list[tuple[int, list[str]]]
-"""Rows of a text file, each with the line where it begins."""
+"""Rows of a text file, each with its first line number."""
 
 
 def table_suffix(path: Path) -> str | None:
-    """How the name of a file of rows ends (`.jsonl.gz`), which says what it is; None for other files."""
+    """The suffix of a file of rows (`.jsonl.gz`), which says its format; None for other files."""
     name = path.name.lower()
     return next((name[-len(suffix) :] for suffix in TABLE_SUFFIXES if name.endswith(suffix)), None)
 
@@ -46,15 +46,15 @@ def table_name(path: Path) -> str:
 def read_table(path: Path) -> pa.Table:
     """The rows of a file, by its suffix: .parquet, .arrow, .feather, .json, .jsonl, .csv or .tsv; text also as .gz or .zst.
 
-    A column of a CSV or TSV file whose cells are all numbers is one of numbers, and any other is text. A number prints as it
-    is written in the file, in JSON too.
+    A CSV or TSV column whose cells are all numbers holds numbers. Any other holds text. A number is printed as it is written in
+    the file, also in JSON.
 
     Raises:
-        FlanlabError: a file of another kind, or damaged; names the line where there is one.
+        FlanlabError: the file has another type or is damaged. The message names the line if there is one.
     """
     suffix = table_suffix(path)
     if suffix is None:
-        raise FlanlabError(f"{path}: cannot read files of this kind.", hint=f"Use one of: {', '.join(TABLE_SUFFIXES)}.")
+        raise FlanlabError(f"{path}: this file type cannot be read.", hint=f"Use one of: {', '.join(TABLE_SUFFIXES)}.")
     kind, compression = next(
         ((suffix.removesuffix(end), how) for end, how in _COMPRESSED.items() if suffix.endswith(end)), (suffix, None)
     )
@@ -69,7 +69,7 @@ def read_table(path: Path) -> pa.Table:
     except FlanlabError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise FlanlabError(f"{path}: {one_line(error)}", hint="Fix what is named, or write the file again.") from error
+        raise FlanlabError(f"{path}: {one_line(error)}", hint="Fix this error, or write the file again.") from error
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if twice:
         raise FlanlabError(f"{path}: the column {twice[0] or repr('')} occurs twice.", hint="Rename or remove one of the two.")
@@ -80,7 +80,7 @@ def _read_arrow(path: Path) -> pa.Table:
     try:
         with pa.ipc.open_file(path) as file:
             return file.read_all()
-    except pa.ArrowInvalid:  # the other of the two kinds of such files, which Hugging Face's datasets write
+    except pa.ArrowInvalid:  # the other kind of Arrow file, which Hugging Face's datasets write
         with path.open("rb") as raw, pa.ipc.open_stream(raw) as stream:
             return stream.read_all()
 
@@ -90,10 +90,10 @@ def _read_csv(path: Path, text: str) -> pa.Table:
 
 
 def _read_tsv(path: Path, text: str) -> pa.Table:
-    """Quotation marks enclose cells, as in CSV, or are part of the text, as in data sets that know no quoting.
+    """Quotation marks enclose cells, as in CSV, or are part of the text, as in data sets without quoting.
 
-    Where each line has the header's number of cells, the rows are the lines. If then a cell begins with a quotation mark that
-    could not enclose it, none does.
+    If each line has as many cells as the header, each line is a row. If then a cell begins with a quotation mark that cannot
+    enclose it, no quotation mark encloses a cell.
     """
     lines = [(number, line.split("\t")) for number, line in enumerate(re.split("\r\n|\n|\r", text), start=1) if line]
     width = len(lines[0][1]) if lines else 0
@@ -108,15 +108,15 @@ def _read_tsv(path: Path, text: str) -> pa.Table:
         inside = next(number for number, _ in lines if number not in begins)
         opened = max(number for number in begins if number < inside)
         raise FlanlabError(
-            f"{path}, line {opened}: a quotation mark opens a cell here that goes on in line {inside}, though each of these"
+            f"{path}, line {opened}: a quotation mark opens a cell here that continues in line {inside}, but each of these"
             f" lines has {width} cells.",
-            hint="Close the quotation mark in its line, or remove it; inside a quoted cell write it twice.",
+            hint="Close the quotation mark in its line, or remove it. Inside a quoted cell, write it twice.",
         )
     return _table(path, rows)
 
 
 def _quoted_rows(path: Path, text: str, delimiter: str) -> _Lines:
-    """Rows whose cells may stand in quotation marks. Nothing is guessed: a mark that closes nothing could swallow rows."""
+    """Rows whose cells may be quoted. Nothing is guessed, because a mark that is never closed could swallow rows."""
     csv.field_size_limit(sys.maxsize)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows: _Lines = []
@@ -130,13 +130,13 @@ def _quoted_rows(path: Path, text: str, delimiter: str) -> _Lines:
             end = " and never closes" if "end of data" in str(error) else f"; in line {reader.line_num} more text follows it"
             raise FlanlabError(
                 f"{path}, line {begins}: a quotation mark opens a cell in the row that begins here{end}.",
-                hint="Close the quotation mark; inside a quoted cell write it twice, and quote the whole cell.",
+                hint="Close the quotation mark. Inside a quoted cell, write it twice, and quote the whole cell.",
             ) from error
         if cells:
             if rows and len(cells) != len(rows[0][1]):
                 raise FlanlabError(
-                    f"{path}, line {begins}: has {len(cells)} cells, and the header {len(rows[0][1])}.",
-                    hint="Give each row as many cells as the header; put a cell that holds the separator in quotation marks.",
+                    f"{path}, line {begins}: has {len(cells)} cells, but the header has {len(rows[0][1])}.",
+                    hint="Give each row as many cells as the header. Quote a cell that contains the separator.",
                 )
             rows.append((begins, cells))
         begins = reader.line_num + 1
@@ -144,11 +144,11 @@ def _quoted_rows(path: Path, text: str, delimiter: str) -> _Lines:
 
 def _table(path: Path, rows: _Lines) -> pa.Table:
     if not rows:
-        raise FlanlabError(f"{path}: holds no rows.", hint="Write the names of the columns, then a line for each row.")
+        raise FlanlabError(f"{path}: holds no rows.", hint="Write the column names, then a line for each row.")
     (_, header), *body = rows
     columns = []
     for position in range(len(header)):
-        # Text such as "None" or "NA" is an answer as good as another; only an empty cell is a missing value.
+        # Text such as "None" or "NA" is a normal answer. Only an empty cell is a missing value.
         cells = [row[position] or None for _, row in body]
         numbers = number_column(cells)
         columns.append(pa.array(cells, pa.string()) if numbers is None else numbers)
@@ -156,7 +156,7 @@ def _table(path: Path, rows: _Lines) -> pa.Table:
 
 
 def _read_json_lines(path: Path, text: str) -> pa.Table:
-    """Read by Python's own parser: pyarrow's turns texts that look like dates into times, and dies of a line `null`."""
+    """Read by Python's parser: pyarrow's turns texts that look like dates into times, and crashes on a line `null`."""
     rows = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
@@ -168,7 +168,7 @@ def _read_json_lines(path: Path, text: str) -> pa.Table:
 
 
 def _read_json(path: Path, text: str) -> pa.Table:
-    """An array of objects, or objects one after the other."""
+    """A JSON array of objects, or objects one after the other."""
     values = []
     place = 0
     try:
@@ -198,7 +198,7 @@ def _table_of_objects(path: Path, rows: Sequence[tuple[str, Any]]) -> pa.Table:
     for where, row in rows:
         if not isinstance(row, dict):
             raise FlanlabError(
-                f"{path}, {where}: is not an object.",
+                f"{path}, {where}: is not a JSON object.",
                 hint='Each row is one complete object in braces: {"column": value, ...}.',
             )
     if not rows:
@@ -211,15 +211,15 @@ def _column(path: Path, name: str, cells: Sequence[tuple[str, Any]]) -> pa.Array
     values = [value for _, value in cells]
     try:
         if change_as_arrow(values):
-            pa.array(with_floats(values))  # so that a column is of one type here as elsewhere
+            pa.array(with_floats(values))  # so that a column has one type, as in other formats
             return written_column(values)
         return pa.array(values)
     except _UNREADABLE as error:
         first = bisect.bisect_left(range(1, len(cells)), True, key=lambda count: not _of_one_type(values[:count]))
         where, value = cells[first]
         raise FlanlabError(
-            f"{path}, {where}: the column {name} holds {value!r} here: {one_line(error)}",
-            hint="Give a column values of one type in all rows; a missing value is null.",
+            f"{path}, {where}: the column {name} has the value {value!r} here: {one_line(error)}",
+            hint="Use values of one type in all rows of a column. A missing value is null.",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What every worker process does first."""
+"""What each worker process does first."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import signal
 
 
 def settle_worker(_: int = 0) -> None:
-    """Leave Ctrl-C and the processor's other cores to others."""
-    # Ctrl-C reaches every process of the terminal, but stopping is the business of the one that started them.
+    """Ignore Ctrl-C, and use one core."""
+    # Ctrl-C reaches all processes of the terminal, but only the parent process stops the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A worker is ended by SIGTERM, and a forked one would do with it, and tell of it, as its parent has chosen for itself.
+    # SIGTERM must end a worker. A forked one would inherit its parent's handler.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # Threads of the tokenizers library do not outlive a fork; the workers are the parallelism.
+    # Threads of the tokenizers library do not survive a fork, and the workers already run in parallel.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -1,7 +1,7 @@
-"""Numbers of text files that keep the text they were written with: 1.10 counts as a number and is printed as 1.10.
+"""Numbers that keep the text they were written with: 1.10 is a number and is printed as 1.10.
 
-Arrow has one type for a column. A column of 3 and 2.5 would become 3.0 and 2.5, an answer "7" the text "7.0", and a number of
-more digits than a float has would lose some. Such columns are kept as text under an extension type, and read cell by cell.
+Arrow has one type for a column. A column of 3 and 2.5 would become 3.0 and 2.5, an answer "7" would become "7.0", and a number
+with more digits than a float would lose some. Such columns are kept as text under an extension type, and read cell by cell.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import pyarrow as pa
 
 _NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(\.[0-9]*)?|(\.[0-9]+))([eE][+-]?[0-9]+)?")
 _MOST_CHARACTERS = 400
-"""Longer texts of digits are texts: Python refuses to read very long ones as numbers."""
+"""Longer texts of digits stay text, because Python refuses to read very long ones as numbers."""
 _WIDEST = 2**63
 
 
 class _Written:
-    """A number that prints as it was written."""
+    """A number that is printed as it was written."""
 
     text: str
 
@@ -47,9 +47,10 @@ class WrittenFloat(_Written, float):  # type: ignore[misc]
 
 
 def read_number(text: str) -> int | float | None:
-    """The number that a text is, or None. Leading zeros make a code (02108), which is a text; so does a prefix such as 0x.
+    """The number in a text, or None. Text with leading zeros is a code (02108), not a number; so is text with a prefix such as
+    0x.
 
-    The number is a plain int or float where that prints as the same text.
+    The number is a plain int or float if that is printed as the same text.
     """
     text = text.strip()
     found = _NUMBER.fullmatch(text)
@@ -64,7 +65,7 @@ def read_number(text: str) -> int | float | None:
 
 
 class WrittenType(pa.ExtensionType):  # type: ignore[misc]
-    """Cells that are numbers as text, or JSON with such numbers in it."""
+    """Cells with numbers as text, or JSON that contains such numbers."""
 
     def __init__(self) -> None:
         super().__init__(pa.string(), "flanlab.written")
@@ -93,7 +94,7 @@ pa.register_extension_type(WrittenType())
 
 
 class KeyTwiceError(ValueError):
-    """A key stands twice in one JSON object: which of the values counts?"""
+    """A key occurs twice in one JSON object, so its value is ambiguous."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -116,7 +117,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_json_number(in
 
 
 def read_json(text: str) -> Any:
-    """A JSON value whose numbers print as they were written.
+    """A JSON value whose numbers are printed as they were written.
 
     Raises:
         ValueError: it is not valid JSON, or (KeyTwiceError) a key occurs twice in an object.
@@ -126,12 +127,12 @@ def read_json(text: str) -> Any:
 
 
 def read_json_at(text: str, position: int) -> tuple[Any, int]:
-    """As `read_json`, of the value that begins at a position; with the position where it ends."""
+    """Like `read_json`, for the value that begins at a position. Also returns the position where it ends."""
     return _DECODER.raw_decode(text, position)
 
 
 def number_column(texts: Iterable[str | None]) -> pa.Array | None:
-    """A column of numbers, or None where a text is no number."""
+    """A column of numbers, or None if a text is not a number."""
     numbers: list[int | float | None] = []
     for text in texts:
         number = None if text is None else read_number(text)
@@ -144,7 +145,7 @@ def number_column(texts: Iterable[str | None]) -> pa.Array | None:
 
 
 def change_as_arrow(values: Iterable[Any]) -> bool:
-    """Whether a number in a column of such values would change its text in Arrow: by its own form, or beside another kind."""
+    """Whether a number in a column of such values would change its text in Arrow, because of its form or of other values."""
     kinds: dict[tuple[str, ...], set[type]] = {}
     for value in values:
         for place, kind in _number_kinds(value, ()):
@@ -164,7 +165,7 @@ def _number_kinds(value: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[st
 
 
 def written_column(values: Iterable[Any]) -> pa.Array:
-    """Values with numbers in them as a column that keeps each number's text."""
+    """Values that contain numbers, as a column that keeps each number's text."""
     return pa.array([None if value is None else _as_json(value) for value in values], pa.string()).cast(WrittenType())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,7 @@ def score_units(
     before: Sequence[str] = (),
     after: str = "",
     seen: Mapping[str, str] | None = None,
+    in_domain: Collection[str] = (),
     **facts: Any,
 ) -> Results:
     """Results of the predictions in `folder/predictions/<variant>/<task>`.
@@ -89,6 +90,7 @@ def score_units(
         before: see `build_results`.
         after: see `build_results`.
         seen: task to the reason why its scores are not zero-shot.
+        in_domain: tasks that the tuned model was trained on, through other rows.
         **facts: the other fields of `Results`.
 
     Raises:
@@ -110,6 +112,7 @@ def score_units(
                 source=_source(task, settings.split),
                 hashes=Hashes(task=task.hash, rows=unit.rows.source_hash),
                 seen=(seen or {}).get(task.name),
+                in_domain=task.name in in_domain,
             )
         )
     return build_results(scored, variants, before=before, after=after, **facts)

@@ -13,7 +13,7 @@ from flanlab.data.choices import permutation
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.exemplars import MOST_SHOTS
 from flanlab.data.mixture import OptionOrder
-from flanlab.data.rendering import BASELINE, Truncation, gold_value_of, group_of, open_row, prepare_row, render
+from flanlab.data.rendering import BASELINE, PreparedRow, Truncation, gold_value_of, group_of, open_row, prepare_row, render
 from flanlab.data.sources import Rows
 from flanlab.settings import METRICS, NOTHING, PROMPT, QUESTIONS, RESULTS, ROUNDING, SAMPLE, Settings
 from flanlab.tasks.phrasing import Phrasing, phrased
@@ -149,6 +149,14 @@ class EvaluationUnit:
     exemplars: Rows | None = None
     """Train rows of the whole task, from which exemplars are taken."""
 
+    def prepare(self, row: int) -> PreparedRow:
+        """A row with its fields worked out.
+
+        Raises:
+            FlanlabError: a field of it cannot be.
+        """
+        return prepare_row(self.task, self.rows[row], row)
+
     def asked(self, style: PromptStyle) -> list[tuple[int, int]]:
         """(row, template) as asked in a prompt style: there is but one baseline prompt for each row."""
         if style != "baseline":
@@ -158,7 +166,7 @@ class EvaluationUnit:
     @cached_property
     def longest_reference(self) -> str:
         """The longest acceptable answer, in characters, to any of the questions asked; a bound for generated ones."""
-        prepared = {row: prepare_row(self.task, self.rows[row], row) for row in dict.fromkeys(row for row, _ in self.pairs)}
+        prepared = {row: self.prepare(row) for row in dict.fromkeys(row for row, _ in self.pairs)}
         examples = (render(self.task, template, prepared[row]) for row, template in self.pairs)
         return max((reference for example in examples for reference in example.references), key=len)
 

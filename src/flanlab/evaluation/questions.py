@@ -12,7 +12,6 @@ from flanlab.data.rendering import (
     PreparedRow,
     Truncation,
     option_count,
-    prepare_row,
     render,
     shorten_longest_field,
 )
@@ -45,7 +44,7 @@ def ask(setup: Setup, unit: EvaluationUnit, row_index: int, template: int) -> As
         FlanlabError: the row cannot be rendered, or nothing is left to shorten of a prompt that is too long.
     """
     task, settings, style, encoder = unit.task, setup.settings, setup.style, setup.model.encoder
-    row = prepare_row(task, unit.rows[row_index], row_index)
+    row = unit.prepare(row_index)
     order = evaluation_order(task, row, settings, setup.seed)
     shortened = False
     for example in _ever_shorter(task, template, row, order, settings.truncate):
@@ -78,15 +77,19 @@ def ask(setup: Setup, unit: EvaluationUnit, row_index: int, template: int) -> As
         )
     stop = encoder.ends
     # Where the answer is one line, a model that goes on after its first line has answered.
-    one_line = style == "baseline" or not any("\n" in reference for reference in example.references)
+    # One that is not known may have any number of lines.
+    known = example.references or example.options
+    one_line = style == "baseline" or (bool(known) and not any("\n" in text for text in known))
     line_breaks = encoder.newline_tokens if one_line else frozenset()
     if example.options:
         longest = max(len(option) for option in encoded.answers)
         new_tokens = longest + EXTRA_TOKENS if settings.generate else 0
         question = Question(encoded.prompt, encoded.answers, new_tokens, stop, line_breaks)
     else:
-        [longest_reference] = encoder.encode(example.prompt, [unit.longest_reference], style).answers
-        new_tokens = min(settings.new_tokens, len(longest_reference) * 3 // 2 + EXTRA_TOKENS)
+        new_tokens = settings.new_tokens
+        if example.references:
+            [longest_reference] = encoder.encode(example.prompt, [unit.longest_reference], style).answers
+            new_tokens = min(new_tokens, len(longest_reference) * 3 // 2 + EXTRA_TOKENS)
         question = Question(encoded.prompt, [], new_tokens, stop, line_breaks)
     return Asked(question, example, shortened, exemplars)
 

@@ -88,6 +88,7 @@ def score_task(
     source: RowSource | None = None,
     hashes: Hashes | None = None,
     seen: str | None = None,
+    in_domain: bool = False,
 ) -> ScoredTask:
     """Score one task under several variants (a model asked in one way each).
 
@@ -99,6 +100,7 @@ def score_task(
         source: where the rows come from.
         hashes: identity of task and rows.
         seen: why the model's scores are not zero-shot.
+        in_domain: whether the tuned model was trained on the task, through other rows.
     """
     first = next(iter(predictions.values()))
     metrics = metrics_for(task.metrics, first, end_token=end_token)
@@ -133,6 +135,7 @@ def score_task(
         hashes=hashes,
         best_on_dev=chosen,
         seen=seen,
+        in_domain=in_domain,
     )
     return ScoredTask(task.name, facts, scores, grids, estimates)
 
@@ -167,11 +170,14 @@ def build_results(
     before: Sequence[str] = (),
     after: str = "",
     seen_by: Mapping[str, Collection[str]] | None = None,
+    margin: float | None = None,
     **facts: Any,
 ) -> Results:
     """Results of some scored tasks: their scores, the means over them, and what `after` differs by.
 
-    Every mean is of the metrics that all its members have. The subtasks of a task count as one task together: their mean.
+    Means are over the zero-shot tasks; in-domain ones have a mean of their own. If there are no others, they are the tasks that
+    all means are over. Every mean is of the metrics that all its members have. The subtasks of a task count as one task
+    together: their mean.
     Tasks count alike, and so do clusters; a task counts in its home cluster, the first one it names. Means over a cluster and
     over clusters have the metric MAIN_METRIC too, whatever each task's main metric is, as the paper's averages of clusters do.
 
@@ -182,6 +188,7 @@ def build_results(
             improvement is owed to a prompt style that the untuned model does badly with. None: nothing is compared.
         after: the variant compared with them.
         seen_by: variant to the tasks that its model has seen; of a stamped model those whose facts say so, where not given.
+        margin: how far apart two scores may be and still count as the same; None: not tested.
         **facts: the other fields of `Results`.
     """
     if seen_by is None:
@@ -189,12 +196,16 @@ def build_results(
         seen_by = dict.fromkeys(variants, seen)
     members = [_member(task, variants, seen_by, before, after) for task in scored]
     mains = {task.name: task.facts.main_metric for task in scored}
-    over_tasks = _mean_over("tasks", None, members)
+    in_domain = {task.name for task in scored if task.facts.in_domain}
+    trained = [one for one in members if one.name in in_domain]
+    main = [one for one in members if one.name not in in_domain] or trained
     by_cluster = []
-    for cluster in sorted({str(one.cluster) for one in members}):
-        own = [one.with_main(mains[one.name]) for one in members if one.cluster == cluster]
+    for cluster in sorted({str(one.cluster) for one in main}):
+        own = [one.with_main(mains[one.name]) for one in main if one.cluster == cluster]
         by_cluster.append(_mean_over("cluster", cluster, own))
-    means = [over_tasks, *by_cluster, _mean_over("clusters", None, by_cluster)]
+    means = [_mean_over("tasks", None, main), *by_cluster, _mean_over("clusters", None, by_cluster)]
+    if trained and len(trained) < len(members):
+        means.append(_mean_over("in_domain", None, [one.with_main(mains[one.name]) for one in trained]))
     scores = [
         score.model_copy(update={"seen": one.seen[score.variant]})
         for task, one in zip(scored, members, strict=True)
@@ -206,7 +217,7 @@ def build_results(
         variants=dict(variants),
         tasks={task.name: task.facts for task in scored},
         scores=scores,
-        differences=[row for one in [*members, *means] for row in _differences(one, after)],
+        differences=[row for one in [*members, *means] for row in _differences(one, after, margin)],
         **facts,
     )
 
@@ -278,7 +289,7 @@ def _mean_scores(mean: _Member) -> list[Score]:
     ]
 
 
-def _differences(of: _Member, after: str) -> list[Difference]:
+def _differences(of: _Member, after: str, margin: float | None) -> list[Difference]:
     """A row for each metric: `after` minus the better of the variants before, paired over rows and templates."""
     place = place_of(of.name, str(of.cluster)) if of.level == "task" else {"level": of.level, "cluster": of.cluster}
     rows = []
@@ -300,6 +311,9 @@ def _differences(of: _Member, after: str) -> list[Difference]:
                 wins=found.wins,
                 losses=found.losses,
                 ties=found.ties,
+                detectable=_known(found.detectable),
+                margin=margin,
+                p_equivalence=None if margin is None else _known(found.equivalence(margin).p_value),
                 note=found.note,
             )
         )

@@ -33,15 +33,17 @@ def announce(
     questions = (sum(len(unit.pairs) for unit in units) + dev) * arms["instruction"]
     before = sum(len(unit.asked(style)) * count for unit in units for style, count in arms.items())
     before += dev * sum(count for style, count in arms.items() if style != "baseline")
-    held_out = ", ".join(cluster.label for cluster in plan.split.hold_out.clusters)
+    held_out = ", ".join(cluster.label for cluster in plan.split.hold_out.clusters) or "nothing"
     examples = per_step * training.steps
     speed = scoring_speed(loaded) * world_size()
     train_seconds = examples * mixture.mean_length(loaded.encoder, 200) / speed * TRAINING_COST
     test_seconds = (before + questions) * _mean_question_length(units, plan, loaded) * ANSWERING_COST / speed
     say(f"{plan.recipe.name}: {loaded.name} ({loaded.parameters / 1e6:.0f}M parameters) on {loaded.model.device}")
-    say(f"  held out    {held_out}: {', '.join(task.name for task in plan.split.test)}")
+    say(f"  held out    {held_out}" + (f": {', '.join(task.name for task in plan.split.test)}" if plan.split.test else ""))
+    if plan.split.in_domain:
+        say(f"  in-domain   {', '.join(task.name for task in plan.split.in_domain)}: test rows of tasks that are trained on")
     clusters = {task.clusters[0] for task in plan.split.train}
-    say(f"  trains on   {len(plan.split.train)} tasks of {len(clusters)} other clusters")
+    say(f"  trains on   {len(plan.split.train)} tasks of {len(clusters)}{' other' if plan.split.test else ''} clusters")
     say(f"              {examples} examples in {training.steps} steps")
     announce_training(plan, loaded)
     for name, reason in plan.split.left_out.items():

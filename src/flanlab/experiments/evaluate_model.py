@@ -27,7 +27,7 @@ from flanlab.training.precision import warn_of_slow_bfloat16
 
 RESPONSES_FILE = "responses.sqlite"
 """In an evaluation's folder: what a remote model's server has answered so far."""
-_CHARACTERS_PER_TOKEN = 4
+CHARACTERS_PER_TOKEN = 4
 
 
 def evaluate_model(
@@ -83,7 +83,7 @@ def evaluate_model(
         if settings.dtype != "auto":
             raise FlanlabError("The numbers that a server computes in cannot be chosen here.", hint="Leave --dtype out.")
         loaded = open_remote_model(str(model), endpoint, folder / RESPONSES_FILE)
-        settings = _remote_settings(settings, loaded)
+        settings = remote_settings(settings, loaded)
     elif isinstance(model, str):
         loaded = load_model(model, dtype=settings.dtype, say=say)
         if settings.dtype == "bfloat16":
@@ -119,7 +119,7 @@ def evaluate_model(
     return results
 
 
-def _remote_settings(settings: EvaluationSettings, model: RemoteModel) -> EvaluationSettings:
+def remote_settings(settings: EvaluationSettings, model: RemoteModel) -> EvaluationSettings:
     """Settings that a remote model can be evaluated with."""
     if model.scoring == "generation" and not settings.generate:
         raise FlanlabError(
@@ -130,7 +130,7 @@ def _remote_settings(settings: EvaluationSettings, model: RemoteModel) -> Evalua
     if model.knows_tokens:
         return settings
     # The limit is one of tokens, and nothing but characters can be counted.
-    in_characters = {name: getattr(settings, name) * _CHARACTERS_PER_TOKEN for name in ("prompt_tokens", "shot_tokens")}
+    in_characters = {name: getattr(settings, name) * CHARACTERS_PER_TOKEN for name in ("prompt_tokens", "shot_tokens")}
     return settings.model_copy(update={**in_characters, "end_token": False})
 
 
@@ -150,7 +150,7 @@ def _notes(model: Model) -> list[str]:
             notes.append(
                 "The tokenizer was not known: text was sent, in which the server may read special tokens such as </s> as such;"
                 " scores are without the end token, and prompts were cut at"
-                f" {_CHARACTERS_PER_TOKEN} characters for each token allowed."
+                f" {CHARACTERS_PER_TOKEN} characters for each token allowed."
             )
         return notes
     if built_in := BUILT_IN_MODELS.get(model.name):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
+from huggingface_hub import ModelCardData
 
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.results.schema import Results, Score
@@ -57,16 +57,15 @@ def model_card(
 
 
 def _head(stamp: Mapping[str, Any], kind: Kind) -> str:
-    """What the Hub reads: YAML between dashes. The licence is left to whoever publishes it."""
-    facts: dict[str, Any] = {
-        "base_model": stamp["base_model"],
-        "library_name": "peft" if kind in ("lora", "prompt") else "transformers",
-        "tags": ["instruction-tuning", "flan", "flanlab"],
-    }
-    if Path(facts["base_model"]).exists() or not _HUB_ID.fullmatch(facts["base_model"]):
+    """What the Hub reads: YAML between dashes. The licence is left to the person who publishes the model."""
+    base = stamp["base_model"]
+    facts = ModelCardData(
         # Only ids of the Hub may stand there.
-        del facts["base_model"]
-    return f"---\n{yaml.safe_dump(facts, sort_keys=False)}---"
+        base_model=base if _HUB_ID.fullmatch(base) and not Path(base).exists() else None,
+        library_name="peft" if kind in ("lora", "prompt") else "transformers",
+        tags=["instruction-tuning", "flan", "flanlab"],
+    )
+    return f"---\n{facts.to_yaml()}\n---"
 
 
 def _introduction(stamp: Mapping[str, Any], kind: Kind) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -49,7 +50,9 @@ class TaskSelection(Settings):
 class HoldOutSettings(Settings):
     """What is kept out of training and evaluated."""
 
-    clusters: Annotated[list[Cluster], TRAINING] = Field(min_length=1)
+    clusters: Annotated[list[Cluster], TRAINING] = Field(
+        default_factory=list, description="Clusters kept out of training; none, if not given: every task is trained on."
+    )
     overlap: Annotated[OverlapPolicy, TRAINING] = Field(
         "error", description="What to do with training tasks that share sources with held-out ones."
     )
@@ -67,7 +70,12 @@ class Recipe(Settings):
     seed: Annotated[int, TRAINING, SAMPLE, QUESTIONS] = 0
     model: Annotated[str, PLACE]
     tasks: TaskSelection = TaskSelection()
-    hold_out: HoldOutSettings
+    hold_out: HoldOutSettings = HoldOutSettings()
+    in_domain: Annotated[Literal["all"] | list[str] | None, SAMPLE] = Field(
+        None,
+        description="Trained tasks whose test rows are scored too: all, or names of tasks and clusters. Not given: all, if"
+        " nothing is held out; none otherwise.",
+    )
     mixture: MixtureSettings = MixtureSettings()
     training: TrainingSettings
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -113,13 +121,14 @@ def make_plan(recipe: Recipe, rows: RowReader | None = None, *, read_tasks: Task
     """
     split = divide(recipe, read_tasks)
     rows = rows or RowReader()
-    # Once for all parts of a task.
-    wholes = {task.whole.name: task.whole for task in split.test} if any(recipe.evaluation.shot_counts) else {}
+    tested = [*split.test, *split.in_domain]
+    # Once for all subtasks of a task.
+    wholes = {task.whole.name: task.whole for task in tested} if any(recipe.evaluation.shot_counts) else {}
     return Plan(
         recipe=recipe,
         split=split,
         train_rows=_reach(split.train, "train", rows),
-        test_rows=_reach(split.test, recipe.evaluation.split, rows),
+        test_rows=_reach(tested, recipe.evaluation.split, rows),
         exemplar_rows=_reach(list(wholes.values()), "train", rows),
     )
 
@@ -141,14 +150,33 @@ def divide(recipe: Recipe, read_tasks: TasksReader = load_collections) -> HoldOu
     hold_out = HoldOut(tuple(recipe.hold_out.clusters), recipe.hold_out.overlap, tuple(recipe.hold_out.supervised))
     held_out_names = {task.name for task in tasks if set(task.clusters) & set(hold_out.clusters)}
     split = hold_out.split(tasks, named=set(named) - held_out_names, evaluated=recipe.evaluation.split, known=known)
-    if not split.test:
+    if hold_out.clusters and not split.test:
         raise FlanlabError(
             f"No task of the held-out clusters ({', '.join(hold_out.clusters)}) takes part, so nothing could be evaluated.",
             hint="Include their tasks in the recipe: they are kept out of training and evaluated.",
         )
     if not split.train:
         raise FlanlabError("The hold-out leaves no task to train on.", hint="Include more tasks, or hold out fewer clusters.")
-    return split
+    return dataclasses.replace(split, in_domain=_in_domain(recipe, split))
+
+
+def _in_domain(recipe: Recipe, split: HoldOutSplit) -> tuple[Task, ...]:
+    """The trained tasks that are scored on test rows of their own, each subtask separately."""
+    asked = recipe.in_domain if recipe.in_domain is not None else [] if split.test else "all"
+    evaluated = recipe.evaluation.split
+    chosen = split.train if asked == "all" else select_tasks(split.train, asked)
+    if without := [task.name for task in chosen if not task.evaluated_subtasks(evaluated)]:
+        if asked != "all":
+            raise FlanlabError(
+                f"{without[0]} has no {evaluated} split, so it cannot be scored in-domain.",
+                hint="Leave it out of in_domain, or give the task file such a split.",
+            )
+        if len(without) == len(chosen) and not split.test:
+            raise FlanlabError(
+                f"No task has a {evaluated} split, so nothing could be evaluated.",
+                hint="Give the task files such a split, or use `flan train`, which only trains.",
+            )
+    return tuple(subtask for task in chosen for subtask in task.evaluated_subtasks(evaluated))
 
 
 def _reach(tasks: Sequence[Task], split: Split, reader: RowReader) -> dict[str, Rows]:

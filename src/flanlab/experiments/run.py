@@ -74,7 +74,7 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
     dev_units = plan_dev_units(units, recipe.evaluation, recipe.seed, rows)
     mixture = make_mixture(plan)
     per_step = examples_per_step(mixture, loaded.encoder, recipe.training)
-    styles = prompt_styles(loaded, plan.split.test)
+    styles = prompt_styles(loaded, [unit.task for unit in units])
     stamp = make_stamp(plan, loaded)
     dev = make_dev_examples(plan, loaded, rows)
     settings, seed = recipe.evaluation, recipe.seed
@@ -118,6 +118,7 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
                 before=[setup.name for setup in untuned if setup.settings.shot_count == settings.shot_count],
                 after=TUNED,
                 seen=seen,
+                in_domain=[task.name for task in plan.split.in_domain],
                 name=recipe.name,
                 description=recipe.description,
                 hold_out=[cluster.value for cluster in plan.split.hold_out.clusters],
@@ -174,11 +175,11 @@ def _settled_earlier(folder: Path) -> dict[str, Any]:
 
 
 def plan_test_units(plan: Plan) -> list[EvaluationUnit]:
-    """What is evaluated of each held-out task."""
+    """What is evaluated of each held-out task, and of each trained one that is scored in-domain."""
     recipe = plan.recipe
     return [
         plan_task(task, plan.test_rows[task.name], recipe.evaluation, recipe.seed, plan.exemplar_rows.get(task.whole.name))
-        for task in plan.split.test
+        for task in (*plan.split.test, *plan.split.in_domain)
     ]
 
 

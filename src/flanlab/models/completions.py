@@ -1,7 +1,7 @@
-"""Requests to an OpenAI-compatible `/completions`: repeated when they fail in passing, paced, and never sent twice.
+"""Requests to an OpenAI-compatible `/completions`: with retries, a rate limit, and a cache of responses.
 
-Every response is kept in a SQLite file under a hash of the endpoint, the model and the payload, so a killed evaluation that
-is started again asks only for what is missing. The key comes from the environment and goes nowhere but into the
+Each response is kept in a SQLite file under a hash of the endpoint, the model and the payload. So an evaluation that was killed
+and is started again sends only the missing requests. The key comes from the environment, and is only written into the
 `Authorization` header.
 """
 
@@ -29,34 +29,34 @@ from flanlab.errors import FlanlabError
 
 _KEY_VARIABLE = "OPENAI_API_KEY"
 _TIMEOUT = httpx2.Timeout(300, connect=20)
-"""Seconds. A busy server queues requests before it answers them."""
+"""Seconds. A busy server queues requests before answering them."""
 _ATTEMPTS = 8
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
-"""Seconds between attempts: doubled each time, and between half and all of that, so that clients part."""
+"""Seconds between attempts: doubled each time, then a random share between half and all of it, so that clients spread out."""
 _LONGEST_ASKED = 3600.0
-"""Seconds that a server may ask to be left alone."""
+"""Longest Retry-After in seconds."""
 _SHORTEST_SECRET = 8
 _PASSING = frozenset({408, 409, 425, 429, *range(500, 600)} - {501, 505})
-"""Statuses that another attempt may get past."""
+"""Statuses after which a retry may succeed."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A server, and how it may be used."""
+    """A server, and how to use it."""
 
     url: str
     """Base address, such as http://127.0.0.1:8000/v1."""
     tokenizer: str | None = None
-    """Folder or Hub id of the model's tokenizer; None sends text."""
+    """Folder or Hub id of the model's tokenizer. None: send text."""
     requests_per_minute: float | None = None
     parallel: int = 8
-    """Requests under way at once, at most."""
+    """Largest number of requests at once."""
     key_variable: str | None = None
-    """Environment variable that holds the key; None takes OPENAI_API_KEY, where that is set."""
+    """Environment variable with the key. None: OPENAI_API_KEY, if set."""
 
 
 class RefusedError(FlanlabError):
-    """The server answered, and would not do what was asked; `status` is the HTTP status."""
+    """The server refused a request; `status` is the HTTP status."""
 
     def __init__(self, message: str, *, hint: str, status: int) -> None:
         super().__init__(message, hint=hint)
@@ -66,18 +66,18 @@ class RefusedError(FlanlabError):
 def _damaged(kept: Path, error: Exception) -> FlanlabError:
     return FlanlabError(
         f"{kept}: the responses kept there cannot be read ({error}).",
-        hint="Delete the file; its requests are then sent again.",
+        hint="Delete the file. Its requests are then sent again.",
     )
 
 
 class Completions:
-    """`POST {endpoint}/completions` for one model; may be used from several threads."""
+    """`POST {endpoint}/completions` for one model. Safe for several threads."""
 
     def __init__(self, endpoint: Endpoint, model: str, kept: Path) -> None:
         """Responses are kept in the SQLite file `kept`.
 
         Raises:
-            FlanlabError: an address that cannot be used, or a key that is missing or cannot be one.
+            FlanlabError: the address is invalid, or the key is missing or invalid.
         """
         self._url = _checked_url(endpoint.url)
         self._model = model
@@ -93,20 +93,20 @@ class Completions:
         self._file = kept
         try:
             self._kept = sqlite3.connect(kept, check_same_thread=False, isolation_level=None, timeout=60)
-            # A killed process loses nothing; only a crash of the machine could cost the last responses.
+            # A killed process loses nothing. Only a crash of the machine could lose the last responses.
             self._kept.execute("PRAGMA synchronous=OFF")
             self._kept.execute("CREATE TABLE IF NOT EXISTS responses (request TEXT PRIMARY KEY, response BLOB NOT NULL)")
         except sqlite3.DatabaseError as error:
             raise _damaged(kept, error) from error
 
     def complete(self, payload: Mapping[str, Any], attempts_at_500: int = _ATTEMPTS) -> dict[str, Any]:
-        """The response to a payload (without `model`), from the file of responses where it is there.
+        """The response to a payload (without `model`), from the file of responses if it is there.
 
-        `attempts_at_500` is how often it is tried while the server answers 500, which may mean that it cannot do this.
+        `attempts_at_500` limits the attempts when the server answers 500, which may mean that it cannot do this.
 
         Raises:
-            RefusedError: the server answers with an error, again and again or at once.
-            FlanlabError: the server is not reached, or what it sends is no completion.
+            RefusedError: the server answers with an error, at once or after all retries.
+            FlanlabError: the server cannot be reached, or its response is not a completion.
         """
         body = json.dumps({"model": self._model, **payload}, sort_keys=True, ensure_ascii=False)
         request = hashlib.blake2b(f"{self._url}\n{body}".encode(), digest_size=16).hexdigest()
@@ -126,20 +126,20 @@ class Completions:
         try:
             yield
         except sqlite3.OperationalError as error:
-            # Nothing wrong with what is there: a disk is full, say.
+            # The file itself is intact; for example, the disk is full.
             raise FlanlabError(
-                f"{self._file}: a response could not be kept ({error}).",
-                hint="See that there is room and that the file may be written; the same command then goes on.",
+                f"{self._file}: a response could not be saved ({error}).",
+                hint="Check the free disk space and the file's permissions. The same command then resumes.",
             ) from error
         except (sqlite3.DatabaseError, zlib.error) as error:
             raise _damaged(self._file, error) from error
 
     def stop(self) -> None:
-        """Let waiting and coming requests fail, since nobody waits for them any more."""
+        """Let waiting and future requests fail, because their results are no longer needed."""
         self._stopped.set()
 
     def close(self) -> None:
-        """Let go of connections and of the file."""
+        """Close the connections and the file."""
         self._client.close()
         self._kept.close()
 
@@ -157,15 +157,15 @@ class Completions:
             except (httpx2.TransportError, httpx2.DecodingError) as error:
                 failure = FlanlabError(
                     f"{self._url} could not be reached: {self._hidden(str(error)) or type(error).__name__}",
-                    hint="Check that the server runs and the address is right; the same command then goes on.",
+                    hint="Check that the server runs and that the address is right. The same command then resumes.",
                 )
                 continue
             if response.status_code == 200:
                 if _is_completion(response.text):
                     return response.text
                 failure = FlanlabError(
-                    f"{self._url}/completions sent something that is no completion: {self._hidden(response.text[:200])}",
-                    hint="Name the address of an OpenAI-compatible server, which mostly ends in /v1.",
+                    f"{self._url}/completions sent something that is not a completion: {self._hidden(response.text[:200])}",
+                    hint="Give the address of an OpenAI-compatible server, which usually ends in /v1.",
                 )
                 continue
             failure = self._refusal(response)
@@ -175,11 +175,11 @@ class Completions:
                 with self._lock:
                     self._next_start = max(self._next_start, time.monotonic() + wait)
         assert failure is not None
-        # Raised here and not where it was met, so that nothing is chained that holds the request, and with it the key.
+        # Raised here, so that no chained exception contains the request, and with it the key.
         raise failure
 
     def _await_turn(self) -> None:
-        """Keep to the rate, and to the time that the server asked for."""
+        """Wait for the rate limit, and for the time that the server asked for."""
         with self._lock:
             now = time.monotonic()
             start = max(now, self._next_start)
@@ -188,21 +188,21 @@ class Completions:
 
     def _pause(self, seconds: float) -> None:
         if self._stopped.wait(max(seconds, 0.0)):
-            raise FlanlabError("The evaluation was stopped.", hint="The same command goes on with it.")
+            raise FlanlabError("The evaluation was stopped.", hint="The same command resumes it.")
 
     def _refusal(self, response: httpx2.Response) -> RefusedError:
         message = f"{self._url}/completions answers {response.status_code}: {self._hidden(_error_message(response.text))}"
         if response.status_code in (401, 403):
             hint = f"Put a key that the server accepts into the environment variable {self._key_variable}."
         elif response.status_code == 404:
-            hint = "Check --model against the names that the server serves, and that --endpoint ends right, mostly in /v1."
+            hint = "Compare --model with the names that the server serves, and check the end of --endpoint, usually /v1."
         else:
-            hint = "See what the server says; the same command goes on with what is missing."
+            hint = "See the server's message. The same command resumes and sends only what is missing."
         return RefusedError(message, hint=hint, status=response.status_code)
 
     def _hidden(self, text: str) -> str:
-        """Text of the server without the key, should it have sent it back."""
-        # A word such as "none", for servers that want no key, is no secret and may well occur.
+        """The server's text, without the key in case it was sent back."""
+        # A word such as "none", for servers without a key, is not a secret and may occur.
         return text.replace(self._key, "[key]") if self._key and len(self._key) >= _SHORTEST_SECRET else text
 
 
@@ -212,11 +212,11 @@ def _checked_url(text: str) -> str:
     except httpx2.InvalidURL:
         url = httpx2.URL("")
     if url.scheme not in ("http", "https") or not url.host:
-        raise FlanlabError("--endpoint is no web address.", hint="Give it as http://127.0.0.1:8000/v1.")
+        raise FlanlabError("--endpoint is not a web address.", hint="Give it as http://127.0.0.1:8000/v1.")
     if url.userinfo or url.query or url.fragment:
-        # The address is written into results, so nothing secret may be in it.
+        # The address is written into results, so it must not contain secrets.
         raise FlanlabError(
-            "--endpoint may hold no password, query or fragment.",
+            "--endpoint must not contain a password, query or fragment.",
             hint=f"Put the key into the environment variable {_KEY_VARIABLE}, or name another with --api-key-variable.",
         )
     return text.rstrip("/")
@@ -226,10 +226,10 @@ def _key(variable: str | None) -> str | None:
     key = os.environ.get(variable or _KEY_VARIABLE, "").strip()
     if not key and variable is not None:
         raise FlanlabError(f"The environment variable {variable} is not set.", hint=f"Put the server's key into {variable}.")
-    # Such a header would be refused with a message that shows it.
+    # Such a header would be refused, with a message that shows it.
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise FlanlabError(
-            f"The environment variable {variable or _KEY_VARIABLE} holds what cannot be a key: spaces or special characters.",
+            f"The environment variable {variable or _KEY_VARIABLE} is not a valid key: it has spaces or special characters.",
             hint="Set it to the key alone.",
         )
     return key or None
@@ -243,7 +243,7 @@ def _is_completion(text: str) -> bool:
 
 
 def _error_message(text: str) -> str:
-    """What a server's error says, in whichever of the usual places."""
+    """The message of a server's error, from any of the usual fields."""
     try:
         content = json.loads(text)
         error = content.get("error", content)
@@ -254,7 +254,7 @@ def _error_message(text: str) -> str:
 
 
 def _retry_after(header: str | None) -> float:
-    """Seconds that a server asks to wait: it gives a number of them, or a date."""
+    """Seconds that a server asks to wait, given as a number or a date."""
     try:
         seconds = float(header or 0)
     except ValueError:

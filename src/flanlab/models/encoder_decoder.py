@@ -1,11 +1,11 @@
 """Rank classification and greedy generation with an encoder-decoder model (T5, BART), from one pass over each prompt.
 
-The encoder reads a prompt once. The decoder reads the tokens that stand before any answer once; from its keys and values,
-the prompt's among them, every option is scored, and generation goes on:
+The encoder reads a prompt once. The decoder reads the tokens before an answer once. All options are scored from its keys and
+values, which include the prompt's, and generation continues from them:
 
     encoder    p p p p </s>
-    decoder    <start> | a0 a1   | b0            an option's last token, its end, is predicted but never read
-    predicts   a0b0    | a1 </s> | </s>          <- these rows alone go through the output layer
+    decoder    <start> | a0 a1   | b0            an option's last token, its end, is predicted but not read
+    predicts   a0b0    | a1 </s> | </s>          <- only these rows go through the output layer
 
 Prompts and options are padded on the right, and padding is masked, so it changes no score.
 """
@@ -30,10 +30,10 @@ from flanlab.models.scoring import LOGIT_ROWS_PER_BATCH, Answer, Question, answe
 
 @dataclass(frozen=True)
 class _Context:
-    """What the decoder goes on from, a row for each answer under way.
+    """The state from which the decoder continues, with a row for each current answer.
 
-    `encoded` has shape [rows, longest prompt, width]; `visible` [rows, longest prompt] is 1 where the prompt is no padding;
-    `cache` holds keys and values of the prompt and of the tokens that the decoder has read.
+    `encoded` has shape [rows, longest prompt, width]. `visible` [rows, longest prompt] is 0 at padding, else 1. `cache` has the
+    keys and values of the prompt and of the tokens that the decoder has read.
     """
 
     encoded: Tensor
@@ -41,7 +41,7 @@ class _Context:
     cache: EncoderDecoderCache
 
     def select(self, rows: Sequence[int]) -> _Context:
-        """A copy with these rows, each as often as it is named."""
+        """A copy with these rows, each as often as it is listed."""
         index = torch.tensor(rows, device=self.encoded.device)
         copies = []
         for part in (self.cache.self_attention_cache, self.cache.cross_attention_cache):
@@ -56,10 +56,10 @@ class _Context:
 def answer_from_encoder(
     model: PreTrainedModel, answer_start: Sequence[int], questions: Sequence[Question], token_budget: int = 4096
 ) -> Iterator[tuple[int, Answer]]:
-    """Answer questions in batches of up to `token_budget` tokens, longest prompt first; yields (position, answer).
+    """Answer questions in batches of up to `token_budget` tokens, longest prompt first. Yields (position, answer).
 
-    `answer_start` is what the decoder reads before an answer. The answers do not depend on the batching beyond rounding.
-    See `answer_in_batches`.
+    `answer_start` has the tokens that the decoder reads before an answer. The answers do not depend on the batches, except for
+    rounding. See `answer_in_batches`.
 
     Raises:
         FlanlabError: a prompt is longer than the model can read.
@@ -72,7 +72,7 @@ def answer_from_encoder(
 def _batches(questions: Sequence[Question], positions: Sequence[int], token_budget: int) -> Iterator[list[int]]:
     by_length = sorted(positions, key=lambda position: -len(questions[position].prompt))
     while by_length:
-        # All are padded to the first.
+        # All are padded to the length of the first.
         count = min(max(1, token_budget // len(questions[by_length[0]].prompt)), LOGIT_ROWS_PER_BATCH)
         yield by_length[:count]
         by_length = by_length[count:]
@@ -103,7 +103,7 @@ def _answer_batch(
 def _read_prompts(
     model: PreTrainedModel, answer_start: Sequence[int], prompts: Sequence[Sequence[int]], filler: int = 0
 ) -> tuple[_Context, Tensor]:
-    """What the decoder goes on from, and the logits of each answer's first token, [prompts, vocabulary]."""
+    """The decoder's state, and the logits of each answer's first token, [prompts, vocabulary]."""
     longest = max(map(len, prompts))
     # T5 has no such number: its positions are relative.
     positions = getattr(model.config, "max_position_embeddings", None)
@@ -128,13 +128,13 @@ def padded(sequences: Sequence[Sequence[int]], device: torch.device, filler: int
 
 
 def visible_places(sequences: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """1 where the padded sequences are no padding, else 0: int64 [sequences, longest]."""
+    """0 at the padding of the padded sequences, else 1: int64 [sequences, longest]."""
     lengths = torch.tensor([len(tokens) for tokens in sequences], device=device)
     return (torch.arange(max(map(len, sequences)), device=device) < lengths[:, None]).long()
 
 
 def _chunks(options: Sequence[Sequence[int]], prompt: int, token_budget: int) -> Iterator[list[int]]:
-    """Options that have more tokens than the first; each is computed beside a copy of its padded prompt."""
+    """Options with more than one token. Each is computed with a copy of its padded prompt."""
     by_length = sorted((n for n, option in enumerate(options) if len(option) > 1), key=lambda n: -len(options[n]))
     while by_length:
         read = len(options[by_length[0]]) - 1
@@ -144,7 +144,7 @@ def _chunks(options: Sequence[Sequence[int]], prompt: int, token_budget: int) ->
 
 
 def _score_rest(model: PreTrainedModel, context: _Context, options: Sequence[Sequence[int]]) -> list[list[float]]:
-    """Log-probability of each token of the options but the first; a row of the context for each option."""
+    """Log-probability of each token of the options except the first. The context has a row for each option."""
     logits = _decode(
         model,
         context,
@@ -157,7 +157,7 @@ def _score_rest(model: PreTrainedModel, context: _Context, options: Sequence[Seq
 
 
 def _token_scores(logits: Tensor, rows: Sequence[int], tokens: Sequence[int]) -> list[float]:
-    """Log-probability of each of the tokens after the row of `logits` [rows, vocabulary] named beside it."""
+    """Log-probability of each token, given the row of `logits` [rows, vocabulary] that is paired with it."""
     logits = logits.float()
     index = torch.tensor(rows, dtype=torch.long, device=logits.device)
     targets = torch.tensor(tokens, dtype=torch.long, device=logits.device)
@@ -168,9 +168,9 @@ def _token_scores(logits: Tensor, rows: Sequence[int], tokens: Sequence[int]) ->
 def _generate(
     model: PreTrainedModel, context: _Context, questions: Sequence[Question], logits: Tensor
 ) -> tuple[list[list[int]], set[int]]:
-    """Greedy decoding; `logits` are those of the first token of each answer, [questions, vocabulary].
+    """Greedy decoding. `logits` are those of the first token of each answer, [questions, vocabulary].
 
-    Also returned: the questions whose logits were no numbers.
+    Also returns the questions whose logits were NaN.
     """
     generated: list[list[int]] = [[] for _ in questions]
     alive = list(range(len(questions)))
@@ -193,11 +193,11 @@ def _generate(
 
 
 def _decode(model: PreTrainedModel, context: _Context, tokens: Tensor, wanted: Sequence[Sequence[int]]) -> Tensor:
-    """Let the decoder read on; logits [places, vocabulary] of the wanted places of each row alone.
+    """Let the decoder read more tokens. Returns logits [places, vocabulary] at the wanted places of each row only.
 
     Args:
         model: the model.
-        context: its cache grows by the tokens.
+        context: the state; its cache grows by the tokens.
         tokens: int64 [rows, time].
         wanted: the wanted places of each row, 0 being its first token.
     """
@@ -219,15 +219,15 @@ def _decode(model: PreTrainedModel, context: _Context, tokens: Tensor, wanted: S
 
 @contextmanager
 def logits_of(model: nn.Module, chosen: Tensor, shape: tuple[int, int]) -> Iterator[None]:
-    """For the length of a block, the model's logits are those of the chosen places alone: [1, chosen, vocabulary].
+    """During the block, the model computes logits only at the chosen places: [1, chosen, vocabulary].
 
-    Whatever the model does to its hidden states before the output layer (T5 may scale them) and to the logits after it (BART
-    adds a bias), it does itself: only the rows that enter the layer are fewer.
+    The model itself still changes hidden states before the output layer (T5 may scale them) and logits after it (BART adds a
+    bias). Only the number of rows that enter the layer is smaller.
 
     Args:
-        model: an encoder-decoder model, also wrapped in another module.
+        model: an encoder-decoder model, which may be wrapped in another module.
         chosen: int64, places in the decoder's flattened rows.
-        shape: rows of the decoder and their length.
+        shape: number of the decoder's rows, and their length.
 
     Raises:
         FlanlabError: the model has no output layer of this kind.
@@ -252,17 +252,17 @@ def logits_of(model: nn.Module, chosen: Tensor, shape: tuple[int, int]) -> Itera
 
 def _unfit(model: nn.Module) -> FlanlabError:
     return FlanlabError(
-        f"{type(model).__name__} does not compute its logits by one output layer, position by position.",
+        f"{type(model).__name__} does not compute its logits with one output layer for each position.",
         hint="Use an encoder-decoder model of the T5 or BART family.",
     )
 
 
 @torch.inference_mode()
 def check_padding(model: PreTrainedModel, answer_start: Sequence[int]) -> None:
-    """Refuse a model that reads padding: what stands in it must not change an answer, what stands in the prompt must.
+    """Refuse a model that reads padding: the padding must not change an answer, and the prompt must.
 
     Raises:
-        FlanlabError: the architecture does not mask its padding, or has no output layer as `answer_from_encoder` needs it.
+        FlanlabError: the architecture does not mask its padding, or has no output layer that `answer_from_encoder` can use.
     """
     short, long = list(range(5, 11)), list(range(12, 24))
     base, other_padding, other_prompt = (
@@ -273,6 +273,6 @@ def check_padding(model: PreTrainedModel, answer_start: Sequence[int]) -> None:
     masked = torch.allclose(base, other_padding, rtol=0, atol=1e-4)
     if not masked or torch.allclose(base, other_prompt, rtol=0, atol=1e-6):
         raise FlanlabError(
-            f"{type(model).__name__} answers by the padding of a prompt, or not by the prompt.",
+            f"{type(model).__name__}: answers depend on the padding of a prompt, or do not depend on the prompt.",
             hint="Use an encoder-decoder model of the T5 or BART family.",
         )

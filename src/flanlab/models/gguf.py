@@ -1,4 +1,4 @@
-"""Models in GGUF files, as llama.cpp reads them: converted once to safetensors, into the user's cache folder.
+"""Models in GGUF files (the format of llama.cpp): converted once to safetensors, in the user's cache folder.
 
 Quantized weights are turned back into float32, so what is tuned and scored is the model as rounded by that quantization.
 """
@@ -19,18 +19,18 @@ from flanlab.files import cache_folder, filling_the_cache
 
 
 def is_gguf(name: str) -> bool:
-    """Whether a model's name is that of a GGUF file."""
+    """Whether a model's name is the name of a GGUF file."""
     return name.lower().endswith(".gguf")
 
 
 def gguf_model_folder(path: Path, say: Callable[[str], None] = lambda _: None) -> Path:
-    """Folder of the converted model of a GGUF file; converts it when a file with this content is first met.
+    """Folder of the converted model of a GGUF file. A file with new content is converted first.
 
     Raises:
-        FlanlabError: no such file, or one that transformers cannot read.
+        FlanlabError: the file does not exist, or transformers cannot read it.
     """
     if not path.is_file():
-        raise FlanlabError(f"There is no GGUF file at {path}.", hint="Check the path; a split model must be merged first.")
+        raise FlanlabError(f"There is no GGUF file at {path}.", hint="Check the path. A split model must be merged first.")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     folder = cache_folder() / "models" / f"gguf-{digest[:16]}"
@@ -47,16 +47,16 @@ def _convert_any(path: Path, folder: Path, say: Callable[[str], None]) -> None:
         convert_gguf(path, folder)
     except FlanlabError:
         raise
-    except Exception as error:  # the reader's own errors are of every kind
+    except Exception as error:  # the reader raises errors of many kinds
         raise FlanlabError(
             f"{path}: could not be read as a GGUF model: {one_line(error, 400)}",
-            hint="The file must be whole and of an architecture and quantization that transformers reads from GGUF;"
-            " otherwise serve it with llama.cpp's Python server and use --endpoint.",
+            hint="The file must be complete, with an architecture and quantization that transformers reads from GGUF."
+            " Otherwise serve it with llama.cpp's Python server and use --endpoint.",
         ) from error
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
-    """Write a GGUF file's model and tokenizer as a Hugging Face folder of float32 weights, whole or not at all."""
+    """Write a GGUF file's model and tokenizer as a Hugging Face folder with float32 weights, completely or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as work:
         converted = Path(work) / "converted"
@@ -64,7 +64,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
         try:
             os.replace(converted, folder)
         except OSError:
-            # Another process was faster; what it made is the same.
+            # Another process was faster. Its result is the same.
             if not folder.is_dir():
                 raise
 
@@ -76,21 +76,21 @@ def _convert(gguf: Path, target: Path) -> None:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    # The reader draws a progress bar of its own, which no setting of transformers turns off.
+    # The reader draws its own progress bar, which no setting of transformers turns off.
     with contextlib.redirect_stderr(io.StringIO()):
         model_and_report: Any = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32, output_loading_info=True
         )
     quantized, report = model_and_report
     if missing := sorted(report["missing_keys"]):
-        # transformers would go on with random numbers in their place.
+        # transformers would use random numbers instead.
         raise FlanlabError(
             f"{gguf} lacks weights: {', '.join(missing[:5])}.",
-            hint="Fetch the file anew; a model split over several GGUF files must be merged first.",
+            hint="Download the file again. A model that is split over several GGUF files must be merged first.",
         )
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     config = quantized.config
-    # transformers marks a model read from GGUF as quantized and will not save it; its weights are plain float32 by now.
+    # transformers marks a model read from GGUF as quantized and refuses to save it. Its weights are now plain float32.
     del config.quantization_config
     with torch.device("meta"):  # the weights are taken over, not copied
         plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Loading a model with its tokenizer and its stamp, from a folder or the Hub; weights as safetensors only."""
+"""Load a model with its tokenizer and its stamp, from a folder or the Hub. Weights must be safetensors."""
 
 from __future__ import annotations
 
@@ -43,28 +43,28 @@ from flanlab.processes import own_gpu
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 STAMP_FILE = "flanlab.json"
-"""Beside the weights of every model tuned here: what it was trained on, and what was held out."""
+"""File next to the weights of each tuned model: what it was trained on, and what was held out."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 _EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight", "wte.weight", "embed_in.weight", "embed_out.weight", "shared.weight")
-"""How the names of token embeddings and output layers end in a file of weights."""
+"""Suffixes of the names of token embeddings and output layers in a file of weights."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready for scoring, and for packed training."""
+    """A model that is ready for scoring and packed training."""
 
     model: PreTrainedModel
     encoder: TextEncoder
     name: str
     folder: Path | None
-    """Local folder, or None for a model read from the Hub's own cache."""
+    """Local folder, or None for a model from the Hub's cache."""
     stamp: Mapping[str, Any] | None
-    """Content of flanlab.json; None for a model not tuned here, of which nothing is known."""
+    """Content of flanlab.json; None for a model that was not tuned with flanlab."""
 
     @cached_property
     def identity(self) -> str:
-        """Hash of the weights as loaded, the configuration and the tokenizer: what predictions are keyed by."""
-        # Side by side: hashing a large model on one core takes longer than loading it.
+        """Hash of the loaded weights, the configuration and the tokenizer. It is part of the predictions' key."""
+        # In parallel: hashing a large model on one core takes longer than loading it.
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             hashes = list(pool.map(_hash, sorted(self.model.state_dict().items())))
         facts = [*hashes, _configuration(self.model), self.encoder.hash]
@@ -72,12 +72,12 @@ class LoadedModel:
 
     @property
     def dtype(self) -> str:
-        """Numbers that it computes in: float32 or bfloat16."""
+        """Number type that it computes in: float32 or bfloat16."""
         return str(self.model.dtype).removeprefix("torch.")
 
     @cached_property
     def parameters(self) -> int:
-        """Number of parameters; tied ones count once. Counted once, since a LoRA adapter is put into the model itself."""
+        """Number of parameters. Tied ones count once. Cached, because a LoRA adapter later changes the model itself."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
@@ -86,7 +86,7 @@ class LoadedModel:
         return "log-probabilities"
 
     def answer(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Reply]]:
-        """Reply to questions in batches of up to `token_budget` tokens; yields (position, reply)."""
+        """Answer questions in batches of up to `token_budget` tokens. Yields (position, answer)."""
         for position, answer in self._answers(questions, token_budget):
             lengths = [len(option) for option in questions[position].options]
             text = self.encoder.decode(answer.generated).strip()
@@ -98,7 +98,7 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class LoadedEncoderDecoder(LoadedModel):
-    """An encoder-decoder model, ready for scoring, and for training on padded rows."""
+    """An encoder-decoder model that is ready for scoring and for training on padded rows."""
 
     encoder: SeparateTextEncoder
 
@@ -108,7 +108,7 @@ class LoadedEncoderDecoder(LoadedModel):
 
 @dataclass(frozen=True)
 class LoadedPromptTuned(LoadedModel):
-    """A model with a soft prompt, which stands before every question."""
+    """A model with a soft prompt before each question."""
 
     def _answers(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Answer]]:
         virtual = virtual_tokens(self.model)
@@ -126,12 +126,13 @@ def load_model(
 ) -> LoadedModel:
     """Load a language model: a built-in one, a folder (full weights or an adapter), a GGUF file, or a Hub id.
 
-    On a GPU where there is one, of several processes each on its own. `dtype` is that of its weights and of what it computes;
-    auto: float32 on a CPU, bfloat16 on a GPU. Never float16, in which T5 overflows. A causal model is checked once for
-    unsupported attention and for leaks between packed segments, an encoder-decoder model for padding that is read.
+    The model is put on a GPU if there is one. Each of several processes uses its own. `dtype` is the type of weights and
+    computation. auto: float32 on a CPU, bfloat16 on a GPU. Never float16, because T5 overflows in it. A causal model is checked
+    for unsupported attention and for leaks between packed segments. An encoder-decoder model is checked for padding that it
+    reads.
 
     Raises:
-        FlanlabError: no such model, no safetensors weights, or an architecture that cannot be scored.
+        FlanlabError: the model does not exist, has no safetensors weights, or has an architecture that cannot be scored.
     """
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
@@ -148,7 +149,7 @@ def load_model(
         tokenizer = _read_tokenizer(source, revision, say)
     except FlanlabError:
         raise
-    # What a damaged configuration or tokenizer brings about in transformers may be anything.
+    # A damaged configuration or tokenizer may raise any error in transformers.
     except Exception as error:
         raise FlanlabError(
             f"The model {name} could not be loaded: {one_line(error, 400)}",
@@ -194,9 +195,9 @@ def wrap_model(model: Any, tokenizer: Any) -> LoadedModel:
 
 
 def _check_vocabulary(name: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a tokenizer with tokens that the model has no embedding for.
+    """Refuse a tokenizer with tokens for which the model has no embedding.
 
-    Special tokens that no text is encoded to may lie past the end, as Gemma 3's image token does in its text-only sizes.
+    Special tokens that no text is encoded to may be beyond the end, such as Gemma 3's image token in text-only sizes.
     """
     prompt = soft_prompt_of(model)
     rows = prompt.vocabulary if prompt is not None else len(model.get_input_embeddings().weight)
@@ -210,7 +211,7 @@ def _check_vocabulary(name: str, model: Any, tokenizer: PreTrainedTokenizerBase)
     if beyond:
         first = min(beyond)
         raise FlanlabError(
-            f"The tokenizer of {name} has {len(beyond)} tokens that the model does not know: its embedding has {rows} rows, and"
+            f"The tokenizer of {name} has {len(beyond)} tokens that the model does not have: its embedding has {rows} rows, and"
             f" {beyond[first]!r} is number {first}.",
             hint="Use the tokenizer that the model was trained with, or enlarge the embedding (resize_token_embeddings) and"
             " save the model again.",
@@ -226,9 +227,9 @@ def _hash(weight: tuple[str, Any]) -> str:
 
 
 def _configuration(model: PreTrainedModel) -> str:
-    """What shapes a model's answers beside its weights (rope_theta, say, and where generation ends), as JSON.
+    """What shapes a model's answers apart from its weights (such as rope_theta, and the tokens that end generation), as JSON.
 
-    Without the place it was read from and the version that wrote it, which change no answer.
+    Without the folder it was read from and the version that wrote it, which change no answer.
     """
     contents = [config.to_dict() for config in (model.config, model.generation_config) if config is not None]
     facts = [{name: value for name, value in content.items() if name != "transformers_version"} for content in contents]
@@ -242,13 +243,13 @@ def _without_private(content: Any) -> Any:
 
 
 def _own_device() -> torch.device:
-    """The GPU of this process, where there are any."""
+    """The GPU of this process, if there is one."""
     number = own_gpu()
     return torch.device("cpu") if number is None else torch.device("cuda", number)
 
 
 def load_encoder(name: str, *, say: Callable[[str], None] = lambda _: None) -> TextEncoder:
-    """Only the tokenizer of a model, for work that needs no weights."""
+    """Only a model's tokenizer, for work that needs no weights."""
     try:
         tokenizer = _read_tokenizer(_source(name, say), None, say)
     except FlanlabError:
@@ -262,20 +263,20 @@ def load_encoder(name: str, *, say: Callable[[str], None] = lambda _: None) -> T
 
 
 def is_encoder_decoder(name: str) -> bool:
-    """Whether a model is known to have an encoder and a decoder; of its files only the configuration is read."""
+    """Whether a model is known to have an encoder and a decoder. Only its configuration is read."""
     config = _config_if_any(name)
     return config is not None and bool(config.is_encoder_decoder)
 
 
 def is_prompt_tuned(name: str) -> bool:
-    """Whether a model is a soft prompt before another model."""
+    """Whether a model is a soft prompt of another model."""
     return _adapted(Path(name)) is not None and _kind_of_adapter(Path(name)) == "PROMPT_TUNING"
 
 
 def _config_if_any(name: str) -> PreTrainedConfig | None:
-    """A model's configuration, an adapter's being its base's; None where none is within reach.
+    """A model's configuration (for an adapter, its base's). None if it is not available.
 
-    Built-in models and GGUF files, which would have to be converted first, are never encoder-decoder models.
+    Built-in models and GGUF files would have to be converted first. They are never encoder-decoder models.
     """
     try:
         while (base := _adapted(Path(name))) is not None:
@@ -285,13 +286,13 @@ def _config_if_any(name: str) -> PreTrainedConfig | None:
         work_offline_if_unreachable(name)
         config: PreTrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception:
-        # A folder with a tokenizer alone; or else who loads the model will be told what is wrong.
+        # A folder with only a tokenizer. Any other problem is reported when the model is loaded.
         return None
     return config
 
 
 def _generation_config_if_any(name: str, say: Callable[[str], None]) -> GenerationConfig | None:
-    """How a model generates, as far as its files say so."""
+    """A model's generation configuration, if its files have one."""
     try:
         return GenerationConfig.from_pretrained(base_source(name, say))
     except (OSError, ValueError):
@@ -299,7 +300,7 @@ def _generation_config_if_any(name: str, say: Callable[[str], None]) -> Generati
 
 
 def base_source(name: str, say: Callable[[str], None] = lambda _: None) -> str:
-    """What transformers knows a model by, or, for an adapter, the whole model at its bottom."""
+    """The name or folder of a model for transformers; for an adapter, of its whole base model."""
     while (base := _adapted(Path(name))) is not None:
         name = base
     return _source(name, say)
@@ -308,7 +309,7 @@ def base_source(name: str, say: Callable[[str], None] = lambda _: None) -> str:
 def _encoder(
     tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig | None, generation: GenerationConfig | None
 ) -> TextEncoder:
-    """The encoder that suits a model of this configuration."""
+    """The encoder for a model with this configuration."""
     named = [getattr(each, "eos_token_id", None) for each in (config, generation)]
     ends = frozenset(end for some in named for end in (some if isinstance(some, list) else [some]) if end is not None)
     if config is None or not config.is_encoder_decoder:
@@ -316,14 +317,14 @@ def _encoder(
     start = getattr(config, "decoder_start_token_id", None)
     if start is None:
         raise FlanlabError(
-            "The model's configuration does not say by which token its decoder starts.",
-            hint="Set decoder_start_token_id in its config.json, as it was in training.",
+            "The model's configuration does not name the decoder's start token.",
+            hint="Set decoder_start_token_id in its config.json to the value of its training.",
         )
     return SeparateTextEncoder(tokenizer, start, ends)
 
 
 def _read_tokenizer(source: str, revision: str | None, say: Callable[[str], None]) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or Hub id; of an adapter without one, its base's, as peft's users do."""
+    """The tokenizer of a folder or Hub id. For an adapter without one, its base's, as is usual with peft."""
     base = _adapted(Path(source))
     if base is not None and not any((Path(source) / file).is_file() for file in _TOKENIZER_FILES):
         return _read_tokenizer(_source(base, say), None, say)
@@ -332,7 +333,7 @@ def _read_tokenizer(source: str, revision: str | None, say: Callable[[str], None
 
 
 def _source(name: str, say: Callable[[str], None]) -> str:
-    """What transformers knows a model by: a folder in the cache for built-in models and for GGUF files, else the name."""
+    """The name of a model for transformers: a folder in the cache for built-in models and GGUF files, else the name."""
     if name in BUILT_IN_MODELS:
         return str(built_in_model_folder(name, say))
     if is_gguf(name):
@@ -342,15 +343,15 @@ def _source(name: str, say: Callable[[str], None]) -> str:
 
 
 def _adapted(folder: Path) -> str | None:
-    """Name of the base model of an adapter; None for a model that is no adapter."""
+    """Name of an adapter's base model; None for a model that is not an adapter."""
     if not (folder / "adapter_config.json").is_file():
         return None
-    # The stamp names the base model as the user did; the adapter's own file may hold a path of another machine.
+    # The stamp names the base model as the user did. The adapter's file may contain a path of another machine.
     stamp = read_stamp(folder)
     base = str(stamp["base_model"] if stamp else _adapter_facts(folder)["base_model_name_or_path"])
     if _names_a_folder(base) and not Path(base).exists():
         raise FlanlabError(
-            f"{folder} is an adapter of the base model {base}, and there is no such folder.",
+            f"{folder} is an adapter of the base model {base}, but there is no such folder.",
             hint=f"Write its folder or Hub id into base_model_name_or_path of {folder / 'adapter_config.json'}"
             + (f", and into base_model of {folder / STAMP_FILE}." if stamp else "."),
         )
@@ -370,21 +371,19 @@ def _adapter_facts(folder: Path) -> Mapping[str, Any]:
     path = folder / "adapter_config.json"
     content = read_json(path)
     if not isinstance(content, dict) or not content.get("base_model_name_or_path"):
-        raise FlanlabError(
-            f"{path}: does not name a base model.", hint="Write base_model_name_or_path into it: a folder or a Hub id."
-        )
+        raise FlanlabError(f"{path}: has no base model.", hint="Write base_model_name_or_path into it: a folder or a Hub id.")
     return content
 
 
 def _read_weights(source: str, revision: str | None, dtype: torch.dtype, say: Callable[[str], None]) -> Any:
-    """The model of a folder or Hub id; an adapter is merged into its base, which may be an adapter itself."""
+    """The model of a folder or Hub id. An adapter is merged into its base, which may be an adapter too."""
     base = _adapted(Path(source))
     if base is None:
         return _read_whole_model(source, revision, dtype)
     model = _read_weights(_source(base, say), revision, dtype, say)
     if soft_prompt_of(model) is not None:
         raise FlanlabError(
-            f"{source} is an adapter of {base}, which is a soft prompt itself.", hint="Use an adapter of a whole model."
+            f"{source} is an adapter of {base}, which is a soft prompt.", hint="Use an adapter whose base is a whole model."
         )
     if is_prompt_tuned(source):
         add_soft_prompt(model, read_soft_prompt(Path(source)))
@@ -397,24 +396,24 @@ def _read_weights(source: str, revision: str | None, dtype: torch.dtype, say: Ca
     adapted = PeftModel.from_pretrained(model, source)
     if adapted.active_peft_config.is_prompt_learning:
         raise FlanlabError(
-            f"{source} is an adapter of the kind {_kind_of_adapter(Path(source))}, which is not known here.",
-            hint="Use one that can be merged, such as LoRA, or PROMPT_TUNING.",
+            f"{source} is an adapter of the type {_kind_of_adapter(Path(source))}, which is not supported.",
+            hint="Use one that can be merged, such as LoRA, or a soft prompt (PROMPT_TUNING).",
         )
-    # peft would leave what the file lacks, or names otherwise, as if it had learned nothing.
+    # peft would silently ignore weights that the file lacks or names differently.
     with safe_open(file, framework="pt") as weights:
         missing = sorted(set(get_peft_model_state_dict(adapted)) - set(weights.keys()))
     if missing:
         raise FlanlabError(
             f"The adapter {source} does not fit {base}: it lacks {', '.join(missing[:3])}.",
-            hint="Name the adapter of this very model, with all its weights, or its base with the right revision.",
+            hint="Use an adapter of this model, with all its weights, or its base with the right revision.",
         )
     return adapted.merge_and_unload()
 
 
 def _make_room(model: Any, adapter: Path) -> None:
-    """Give the model as many token embeddings as the adapter's file holds, where it holds them.
+    """Resize the model's token embeddings to those in the adapter's file, if it has any.
 
-    They were trained with tokens added; an embedding may also be larger than the tokenizer, padded to a round number.
+    They were trained with added tokens. An embedding may also be larger than the tokenizer, padded to a round number.
     """
     with safe_open(adapter, framework="pt") as weights:
         rows = {weights.get_slice(name).get_shape()[0] for name in weights.keys() if name.endswith(_EMBEDDINGS)}  # noqa: SIM118
@@ -425,7 +424,7 @@ def _make_room(model: Any, adapter: Path) -> None:
 def _adapter_weights(source: str) -> Path:
     path = Path(source) / "adapter_model.safetensors"
     if not path.is_file():
-        raise FlanlabError(f"There is no {path}.", hint="Save the adapter's weights as safetensors; nothing else is read.")
+        raise FlanlabError(f"There is no {path}.", hint="Save the adapter's weights as safetensors. Nothing else is read.")
     return path
 
 
@@ -436,7 +435,7 @@ def _read_whole_model(source: str, revision: str | None, dtype: torch.dtype) -> 
     if config.is_encoder_decoder:
         if type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
             raise FlanlabError(
-                f"The model {source} ({config.model_type}) has an encoder and a decoder, but does not answer texts with texts.",
+                f"The model {source} ({config.model_type}) has an encoder and a decoder, but is not a text-to-text model.",
                 hint="Name a causal language model, or an encoder-decoder model of the T5 or BART family.",
             )
         kind, attention = AutoModelForSeq2SeqLM, {}
@@ -451,25 +450,25 @@ def _read_whole_model(source: str, revision: str | None, dtype: torch.dtype) -> 
             trust_remote_code=False,
         )
     except KeyError as error:
-        # What a model with a table of attentions of its own says of one that is not in it.
+        # The error of a model whose own table of attention functions does not have this one.
         if error.args == (ATTENTION_NAME,):
             raise unsupported_attention(f"The model {source} ({config.model_type})", NOT_THROUGH_THE_INTERFACE) from None
         raise
     model, report = model_and_report
     if report["missing_keys"]:
-        # transformers would go on with random numbers in their place.
+        # transformers would use random numbers instead.
         raise FlanlabError(
             f"The model {source} lacks weights: {', '.join(sorted(report['missing_keys'])[:5])}.",
-            hint="Fetch the model anew; it must be a language model with all its weights.",
+            hint="Download the model again. It must be a language model with all its weights.",
         )
     return model
 
 
 def read_stamp(folder: Path) -> Mapping[str, Any] | None:
-    """The stamp of a model folder, or None where there is none.
+    """The stamp of a model folder, or None if there is none.
 
     Raises:
-        FlanlabError: a stamp that cannot be read; the hold-out could then not be enforced.
+        FlanlabError: the stamp cannot be read, so the hold-out could not be enforced.
     """
     path = folder / STAMP_FILE
     if not path.is_file():
@@ -479,7 +478,7 @@ def read_stamp(folder: Path) -> Mapping[str, Any] | None:
         content["tasks"]
     except (ValueError, KeyError, TypeError) as error:
         raise FlanlabError(
-            f"{path}: the stamp is damaged, so what the model was trained on is not known.",
-            hint="Restore the file from the run folder it came from, or delete it to have the model treated as unknown.",
+            f"{path}: the stamp is damaged, so it is unknown what the model was trained on.",
+            hint="Restore the file from its run folder. If you delete it, what the model has seen counts as unknown.",
         ) from error
     return content

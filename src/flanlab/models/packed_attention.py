@@ -1,29 +1,28 @@
-"""Attention for packed sequences: many independent examples in one row of tokens, none seeing another.
+"""Attention for packed sequences: many independent examples in one row of tokens, which do not see each other.
 
 A *segment* is one example: a prompt followed by one or more *branches* (a training target, or the options of a question).
-Prompt and branches lie flat, one after the other, in a single row with no padding at all:
+Prompt and branches follow each other in a single row without padding:
 
     tokens     p p p p a a b b b | p p p a | ...
     positions  0 1 2 3 4 5 4 5 6 | 0 1 2 3 | ...
     segment    0 0 0 0 0 0 0 0 0 | 1 1 1 1 | ...
 
-A token sees the earlier tokens of its own segment's prompt and of its own branch: nothing else. With one branch that is
-plain causal attention, so training (one target per prompt) and rank classification (k options per prompt, the prompt
-computed once) are the same forward pass.
+A token sees only the earlier tokens of its own segment's prompt and of its own branch. With one branch that is plain causal
+attention. So training (one target per prompt) and rank classification (k options per prompt, the prompt computed once) are the
+same forward pass.
 
-For scoring, what texts have in common is computed once: branches that begin alike share that beginning, and a prompt that
-begins as the one before it in the row does (another question through the same template, or about the same passage) sees
-the other's first tokens instead of having them again. They are the tokens it would have had itself, at the same positions
-and seeing the same:
+For scoring, common prefixes are computed once. Branches with the same beginning share it. A prompt that begins like the one
+before it in the row (a question with the same template, or about the same passage) sees the other's first tokens instead of
+repeating them. They are the same tokens at the same positions, and see the same:
 
-    tokens     h h h p p a b | p p p a b     <- the second segment sees h h h, too: its `context`
+    tokens     h h h p p a b | p p p a b     <- the second segment also sees h h h: its `context`
     positions  0 1 2 3 4 5 5 | 3 4 5 6 6
 
-In a layer with a sliding window of w tokens, each token sees the last w tokens of what it sees otherwise, itself included.
-Positions decide, not places in the row: a token at position p sees positions above p - w, of the tokens named above.
+In a layer with a sliding window of w tokens, each token sees the last w of these tokens, including itself. The window is
+measured by positions, not by places in the row: a token at position p sees positions above p - w, of the tokens named above.
 
-The function is registered with transformers under the name in `ATTENTION_NAME`; the model hands the `layout` keyword of its
-forward call through to it. A model that cannot isolate segments is refused by `check_isolation`, never trained with leaks.
+The function is registered with transformers under the name in `ATTENTION_NAME`. The model passes the `layout` keyword of its
+forward call to it. A model that cannot isolate segments is refused by `check_isolation`, never trained with leaks.
 """
 
 from __future__ import annotations
@@ -42,20 +41,20 @@ from flanlab.errors import FlanlabError
 
 ATTENTION_NAME = "flanlab_packed"
 _LEARNED_POSITIONS = frozenset({"biogpt", "codegen", "gpt2", "gpt_bigcode", "gpt_neo", "gptj", "opt"})
-"""Types of model that look positions up in a table, and have no more than it holds."""
+"""Model types that look up positions in a table, whose size limits the length."""
 LEAST_SHARED = 8
-"""Tokens two prompts must have in common at their beginning for one to see the other's: fewer are not worth the mask."""
+"""Number of common first tokens from which a prompt sees those of the one before it. Fewer are not worth the mask."""
 
 Spans = tuple[tuple[int, int], ...]
-"""Stretches of a row, (start, length) each."""
+"""Spans of a row, each (start, length)."""
 
 
 @dataclass(frozen=True)
 class PackedBatch:
     """One row of packed segments, ready for a model.
 
-    input_ids and position_ids have shape [tokens]; `segments` holds (start, length, mask) per segment, where mask is None for
-    plain causal attention, else a bool tensor [length, context + length], True where a query may look at a key.
+    input_ids and position_ids have shape [tokens]. `segments` has (start, length, mask) per segment. The mask is None for plain
+    causal attention, else a bool tensor [length, context + length], True where a query may see a key.
     """
 
     input_ids: Tensor
@@ -64,31 +63,31 @@ class PackedBatch:
     boundaries: Tensor = field(repr=False)
     """Cumulative segment ends with a leading 0, int32 [segments + 1], as variable-length kernels want them."""
     contexts: Sequence[Spans] = ()
-    """Per segment, tokens of earlier segments that its own follow and may see; none at all where nothing is shared."""
+    """Per segment, the earlier segments' tokens that precede its own and that it may see. Empty if nothing is shared."""
     longest: int = field(init=False)
     """Tokens of the longest segment."""
     causal: bool = field(init=False)
-    """Whether no segment has a mask of its own, so that plain causal attention within each is all there is."""
+    """Whether no segment has a mask, so that each has plain causal attention."""
     _windowed: dict[int, list[Tensor | None]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # Worked out here and not in attention, where a compiler would make anew what depends on every segment.
+        # Computed here and not in attention, where a compiler would recompile for each segment.
         object.__setattr__(self, "longest", max((length for _, length, _ in self.segments), default=0))
         object.__setattr__(self, "causal", all(mask is None for _, _, mask in self.segments))
 
     def masks(self, window: int | None) -> list[Tensor | None]:
-        """The masks of the segments in a layer with a sliding window, or without one."""
+        """The masks of the segments in a layer with or without a sliding window."""
         return [mask for _, _, mask in self.segments] if window is None else self._masks_within(window)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _masks_within(self, window: int) -> list[Tensor | None]:
-        # Made once per window, since many layers have the same.
+        # Made once per window, because many layers have the same.
         if window not in self._windowed:
             self._windowed[window] = [self._narrowed(number, window) for number in range(len(self.segments))]
         return self._windowed[window]
 
     def _narrowed(self, number: int, window: int) -> Tensor | None:
-        """The mask of a segment in which the window hides what is too far back."""
+        """The mask of a segment in which the window hides tokens that are too far back."""
         start, length, mask = self.segments[number]
         if mask is None:
             if length <= window:
@@ -100,7 +99,7 @@ class PackedBatch:
         return mask & (queries - keys.T < window)
 
     def spans(self, number: int) -> Spans:
-        """The stretches that hold the keys of a segment: its context, then its own tokens."""
+        """The spans with the keys of a segment: its context, then its own tokens."""
         start, length, _ = self.segments[number]
         return (*(self.contexts[number] if self.contexts else ()), (start, length))
 
@@ -120,20 +119,20 @@ class Place:
     """Where the tokens of one segment are in the row."""
 
     prompt: Spans
-    """The prompt's, in order; those before the last span belong to earlier segments."""
+    """The spans of the prompt, in order. All before the last one belong to earlier segments."""
     branches: list[list[int]]
-    """Per branch, the place of each of its tokens; branches that begin alike have these places in common."""
+    """Per branch, the place of each of its tokens. Branches with the same beginning share these places."""
 
 
 def pack_segments(segments: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> PackedBatch:
-    """Lay (prompt, branches) token lists out as one row; branches may be empty, positions restart after the prompt."""
+    """Put (prompt, branches) token lists into one row. Branches may be empty. Each continues the prompt's positions."""
     return _pack(segments, share=False)[0]
 
 
 def pack_sharing(segments: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> tuple[PackedBatch, list[Place]]:
-    """As `pack_segments`, but what prompts and branches have in common at their beginning is laid out once.
+    """Like `pack_segments`, but common beginnings of prompts and branches are stored once.
 
-    A prompt shares with the one before it alone, so they should come sorted by their tokens. Its last token is always its own.
+    A prompt shares only with the one before it, so they should be sorted by their tokens. Its last token is never shared.
     """
     return _pack(segments, share=True)
 
@@ -160,7 +159,7 @@ def _pack(segments: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], sha
             node, depth = own - 1, len(prompt)
             steps = []
             for token in branch:
-                # What tells nodes apart is the node before and the token, and where nothing is shared also the branch.
+                # Nodes differ by the node before and the token; without sharing, also by the branch.
                 key = (node, token) if share else (node, -1 - number)
                 if key not in known:
                     known[key] = len(parents)
@@ -187,7 +186,7 @@ def _pack(segments: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], sha
 
 
 def shared_tokens(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens a prompt shares with the one before it when packed; never its last, which must be its own."""
+    """How many tokens a prompt shares with the one before it when packed. Its last token is never shared."""
     limit = min(len(first), len(second) - 1)
     count = next((place for place in range(limit) if first[place] != second[place]), limit)
     return count if count >= LEAST_SHARED else 0
@@ -205,9 +204,9 @@ def _first_tokens(spans: Spans, count: int) -> Spans:
 
 
 def _mask(parents: Sequence[int], context: int) -> Tensor | None:
-    """What tokens see whose predecessors are `parents`: those before them, theirs, and the whole context.
+    """The mask of tokens with the predecessors `parents`: each sees its predecessors and the whole context.
 
-    None where that is plain causal attention: each follows the one before it, and there is no context.
+    None if that is plain causal attention: each token follows the one before it, and there is no context.
     """
     length = len(parents)
     if not context and all(parent == token - 1 for token, parent in enumerate(parents)):
@@ -238,18 +237,18 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it: query [1, heads, tokens, width] in, [1, tokens, heads, width] out.
 
-    With a `layout`, block-diagonal over its segments. Without one, the step of a batch that decodes with a cache: then the
-    explicit 4-D mask says what each row may see. `softcap` bounds the scores (Gemma 2); `s_aux` has a sink's score per head
+    With a `layout`, it is block-diagonal over the segments. Without one, it is a step of a batch that decodes with a cache, and
+    the explicit 4-D mask says what each row may see. `softcap` limits the scores (Gemma 2). `s_aux` has a sink's score per head
     (GPT-OSS).
     """
     if layout is None:
         if attention_mask is None:
             raise FlanlabError(
-                "Packed attention was called without a layout or a mask, so segments could not be kept apart.",
+                "Packed attention was called without a layout or a mask, so it cannot separate segments.",
                 hint="Call the model through flanlab.models, or load it with another attention implementation.",
             )
         if sliding_window is not None:
-            # Counted back from the newest, so that padding between prompt and answer takes no place in the window.
+            # Counted back from the newest token, so that padding between prompt and answer does not use up the window.
             newest_first = attention_mask.flip(-1).cumsum(-1).flip(-1)
             attention_mask = attention_mask & (newest_first <= sliding_window)
         output = _attend(query, key, value, attention_mask, scaling, dropout, softcap, s_aux)
@@ -270,7 +269,7 @@ def packed_attention(
         piece = query[:, :, start : start + length]
         keys, values = _stretches(key, spans), _stretches(value, spans)
         pieces.append(_attend(piece, keys, values, mask, scaling, dropout, softcap, s_aux))
-    # Contiguous, since some models view it in another shape; the kernel lays its output out this way.
+    # Contiguous, because some models view it in another shape.
     return torch.cat([piece.transpose(1, 2) for piece in pieces], dim=1).contiguous(), None
 
 
@@ -292,7 +291,7 @@ def _attend(
     softcap: float | None,
     sinks: Tensor | None,
 ) -> Tensor:
-    """Attention [batch, heads, queries, width], causal where there is no mask."""
+    """Attention [batch, heads, queries, width], causal if there is no mask."""
     if softcap is None and sinks is None:
         return functional.scaled_dot_product_attention(
             query,
@@ -317,9 +316,9 @@ def _explicit_attention(
     softcap: float | None,
     sinks: Tensor | None,
 ) -> Tensor:
-    """As `_attend`, written out: no kernel caps scores, or lets a query attend to a sink, which has a score but no value.
+    """Like `_attend`, written out, because no kernel caps scores or has sinks (a sink has a score, but no value).
 
-    The softmax is computed in float32 at least.
+    The softmax is computed in at least float32.
     """
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
@@ -365,11 +364,12 @@ AttentionInterface.register(ATTENTION_NAME, packed_attention)
 def check_isolation(model: PreTrainedModel) -> None:
     """Refuse a model in which one packed segment or branch sees another.
 
-    Changes the tokens of one part and looks at the logits of the others: those that may not see it must stay as they
-    were, those that may see it must not. Tried with branches and without, since the two may run on different kernels.
+    Changes the tokens of one segment or branch and compares the logits of the others. Logits of tokens that may not see it must
+    stay the same, and logits of tokens that may see it must change. Tried with and without branches, which may use different
+    kernels.
 
     Raises:
-        FlanlabError: the architecture does not hand the layout through to attention, or mixes tokens elsewhere.
+        FlanlabError: the architecture does not pass the layout to attention, or mixes tokens elsewhere.
     """
     was_training = model.training
     model.eval()
@@ -395,8 +395,8 @@ def check_isolation(model: PreTrainedModel) -> None:
     reads_prompt = not torch.allclose(base[in_last_branch], other_prompt[in_last_branch], rtol=0, atol=1e-6)
     if not (isolated and reads_prompt):
         raise FlanlabError(
-            f"{type(model).__name__} cannot keep packed sequences apart: a change in one changes the other.",
-            hint="Use a model whose attention goes through transformers' attention interface (Llama, Qwen, Mistral, ...).",
+            f"{type(model).__name__} cannot separate packed sequences: a change in one changes the other.",
+            hint="Use a model whose attention uses transformers' attention interface (Llama, Qwen, Mistral, ...).",
         )
 
 
@@ -408,8 +408,8 @@ def refuse_no_numbers(model: nn.Module, logits: Tensor) -> None:
     """
     if not logits.isfinite().all():
         raise FlanlabError(
-            f"{type(model).__name__} computes no numbers (NaN or infinity): its weights are damaged, or training diverged.",
-            hint="Fetch the model again, or use an earlier checkpoint.",
+            f"{type(model).__name__} computes NaN or infinity: its weights are damaged, or training diverged.",
+            hint="Download the model again, or use an earlier checkpoint.",
         )
 
 
@@ -418,16 +418,16 @@ def _logits(model: PreTrainedModel, segments: Sequence[tuple[list[int], Sequence
 
 
 def packed_logits(model: nn.Module, batch: PackedBatch, positions: Tensor | None = None) -> Tensor:
-    """Logits [positions, vocabulary] at the given token positions (all of them, where None).
+    """Logits [positions, vocabulary] at the given token positions (None: all).
 
-    Only these rows go through the output layer: there is never a [tokens, vocabulary] tensor for tokens nobody asks about.
+    Only these rows go through the output layer: there is never a [tokens, vocabulary] tensor for all tokens.
     """
     return packed_forward(model, batch, positions, use_cache=False)[0]
 
 
 def packed_forward(model: nn.Module, batch: PackedBatch, positions: Tensor | None, *, use_cache: bool) -> tuple[Tensor, Any]:
-    """As `packed_logits`; with `use_cache`, also the keys and values of every token as transformers caches them."""
-    # A cache made by the model itself would forget all but the last tokens of the row where its attention has a window.
+    """Like `packed_logits`. With `use_cache`, also returns the keys and values of each token in transformers' cache."""
+    # With a sliding window, a cache made by the model itself would keep only the last tokens of the row.
     cache = DynamicCache() if use_cache else None
     output = model(
         input_ids=batch.input_ids[None],
@@ -441,10 +441,10 @@ def packed_forward(model: nn.Module, batch: PackedBatch, positions: Tensor | Non
 
 
 def check_reach(model: nn.Module, longest: int) -> None:
-    """Refuse texts longer than a model's table of learned positions; rotary models have none.
+    """Refuse texts that are longer than a model's table of learned positions. Rotary models have none.
 
     Raises:
-        FlanlabError: where GPT-2, say, would end in an index error, or on a GPU in one that tells nothing.
+        FlanlabError: the text is too long. A model such as GPT-2 would end with an index error, on a GPU with an unclear one.
     """
     config: Any = getattr(getattr(model, "module", model), "config", None)
     if getattr(config, "model_type", None) not in _LEARNED_POSITIONS or longest <= config.max_position_embeddings:
@@ -453,5 +453,5 @@ def check_reach(model: nn.Module, longest: int) -> None:
     raise FlanlabError(
         f"A text of {longest} tokens, its answer included, is longer than the {reach} that the model can read.",
         hint=f"Keep prompt and answer together within {reach} tokens: with --prompt-tokens of `flan eval`, or in a recipe with"
-        " prompt_tokens and target_tokens of mixture, and prompt_tokens and new_tokens of evaluation.",
+        " prompt_tokens and target_tokens (mixture) and prompt_tokens and new_tokens (evaluation).",
     )

@@ -1,13 +1,13 @@
-"""A model behind an OpenAI-compatible endpoint, asked the same questions as a local one.
+"""A model behind an OpenAI-compatible endpoint, with the same questions as a local one.
 
-With the model's tokenizer known, prompts go out as token ids, encoded as everywhere else; the server echoes them with their
-log-probabilities, and the answer's share is known by count:
+If the model's tokenizer is known, prompts are sent as token ids, encoded as everywhere else. The server echoes them with their
+log-probabilities, and the answer's tokens are found by count:
 
     sent       p p p p a0 a1 </s>
-    returned   . . . . l0 l1 l2   g       <- g is the one token generated, since not every server takes max_tokens 0
+    returned   . . . . l0 l1 l2   g       <- g is the one generated token, because not every server accepts max_tokens 0
 
-Without it, text goes out, and the answer's share of the returned tokens is found by their places in the text; a token that
-spans the join counts to the answer. The end token is then not known and not scored.
+Otherwise text is sent, and the answer's tokens are found by their positions in the text. A token that spans the boundary
+belongs to the answer. The end token is then unknown and not scored.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ from flanlab.models.scoring import Question
 
 _PROBE = "Question: Is the sky blue on a clear day?\nAnswer:"
 _PROBE_TOKENS = 8
-"""The probe has more tokens than this for any tokenizer of words or parts of words."""
+"""The probe has more tokens than this for any tokenizer of words or subwords."""
 _PROBE_ATTEMPTS = 3
-"""A server that has no log-probabilities may fail with status 500, as if another attempt could help."""
+"""A server without log-probabilities may fail with status 500, as if a retry could help."""
 _UNABLE = frozenset({400, 404, 405, 415, 422, 500, 501})
-"""Statuses by which servers say that they do not do what was asked."""
+"""Statuses with which servers refuse a request."""
 _TAIL = 40
-"""Characters before the join by which a text is found again among its tokens."""
+"""Number of characters before the boundary that are used to find a text among its tokens."""
 _TOLERANCE = 0.05
-"""Natural-log units by which two computations of the same log-probability may differ on a server."""
+"""Largest difference, in natural logs, between two computations of the same log-probability on a server."""
 
 
 @dataclass(frozen=True)
 class RemoteModel:
-    """A model that answers over HTTP."""
+    """A model that is asked over HTTP."""
 
     name: str
     endpoint: Endpoint
     encoder: Encoder
     scoring: Scoring
     scoring_reason: str
-    """Why options are not ranked by log-probabilities; empty where they are."""
+    """Why options are not ranked by log-probabilities. Empty if they are."""
     completions: Completions
 
     stamp: None = None
@@ -62,20 +62,20 @@ class RemoteModel:
 
     @property
     def knows_tokens(self) -> bool:
-        """Whether the tokenizer is known, and with it the end token."""
+        """Whether the tokenizer, and with it the end token, is known."""
         return not isinstance(self.encoder, CharacterEncoder)
 
     @cached_property
     def identity(self) -> str:
-        """Hash of address, name and encoding. The weights behind a name may change unseen."""
+        """Hash of address, name and encoding. The weights behind a name may change unnoticed."""
         facts = [self.endpoint.url.rstrip("/"), self.name, self.encoder.hash, self.scoring]
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
 
     def answer(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Reply]]:
-        """Reply to questions, several at once; yields (position, reply) as they come. The server batches by itself.
+        """Answer questions, several at once. Yields (position, answer) as they arrive. The server makes its own batches.
 
         Raises:
-            FlanlabError: the server fails or refuses, or its tokens cannot be told apart.
+            FlanlabError: the server fails or refuses, or its tokens cannot be assigned.
         """
         pool = ThreadPoolExecutor(self.endpoint.parallel)
         try:
@@ -95,38 +95,38 @@ class RemoteModel:
             scores = score(self.completions, question)
         text = self._generate(question) if question.max_new_tokens else ""
         with_end = [math.fsum(option) for option in scores]
-        # The end token counts in option_tokens whether it was scored or not.
+        # The end token counts in option_tokens, whether it was scored or not.
         without = [math.fsum(option[:-1]) for option in scores] if self.knows_tokens else with_end
         lengths = [len(option) + (not self.knows_tokens) for option in scores]
         failed = not all(map(math.isfinite, with_end))
         return Reply(with_end, without, lengths or [len(option) for option in question.options], text, failed)
 
     def _generate(self, question: Question) -> str:
-        """Greedily generated text: where the answer is one line, the first line with text."""
+        """Greedily generated text. If the answer is one line: the first line with text."""
         one_line = bool(question.line_breaks)
         payload = {"prompt": _sendable(question.prompt, self.encoder), "max_tokens": question.max_new_tokens, "temperature": 0}
         text = _text(self.completions.complete(payload | {"stop": ["\n"]} if one_line else payload))
         if one_line and not text.strip():
-            # It began with a line break, where the server stopped.
+            # It began with a line break, at which the server stopped.
             text = _text(self.completions.complete(payload))
         return (text.strip().split("\n")[0] if one_line else text).strip()
 
 
 def open_remote_model(name: str, endpoint: Endpoint, kept: Path) -> RemoteModel:
-    """Find out, by some small requests, how a model behind an endpoint can be scored.
+    """Find out with a few small requests how a model behind an endpoint can be scored.
 
     Args:
-        name: as the server knows the model.
+        name: the server's name of the model.
         endpoint: the server.
-        kept: file in which responses are kept.
+        kept: file for the responses.
 
     Raises:
-        FlanlabError: no such server or model, or a tokenizer that is not the model's.
+        FlanlabError: the server or model does not exist, or the tokenizer is not the model's.
     """
     encoder = load_encoder(endpoint.tokenizer) if endpoint.tokenizer else CharacterEncoder()
     if isinstance(encoder, SeparateTextEncoder):
         raise FlanlabError(
-            f"{endpoint.tokenizer} is an encoder-decoder model, which does not continue a text as endpoints are asked to.",
+            f"{endpoint.tokenizer} is an encoder-decoder model, which does not continue a text, as endpoints must.",
             hint="Evaluate it from its folder or Hub id, without --endpoint.",
         )
     completions = Completions(endpoint, name, kept)
@@ -136,10 +136,10 @@ def open_remote_model(name: str, endpoint: Endpoint, kept: Path) -> RemoteModel:
 
 
 def _why_not_ranked(completions: Completions, encoder: Encoder) -> str:
-    """Why options cannot be ranked by log-probabilities; empty where they can.
+    """Why options cannot be ranked by log-probabilities. Empty if they can.
 
-    A server may also return log-probabilities that are not those of the tokens beside them, as llama-cpp-python does for
-    models without a start token. So the one token generated is looked at twice, with the prompt echoed and without.
+    A server may also return log-probabilities with the wrong tokens, as llama-cpp-python does for models without a start token.
+    So the one generated token is checked twice, with and without the echoed prompt.
     """
     prompt = _sendable(encoder.encode(_PROBE, [], "baseline").prompt, encoder)
     plain = {"prompt": prompt, "max_tokens": 1, "temperature": 0}
@@ -153,7 +153,7 @@ def _why_not_ranked(completions: Completions, encoder: Encoder) -> str:
             completions.complete(plain)
         except RefusedError as other:
             if isinstance(prompt, list):
-                other.hint += " If it takes no token ids, leave --tokenizer out."
+                other.hint += " If it accepts no token ids, leave out --tokenizer."
             raise
         return f"the server does not give log-probabilities of a prompt ({error.message})"
     one, other_one = _log_probabilities(echoed), _log_probabilities(generated)
@@ -161,11 +161,11 @@ def _why_not_ranked(completions: Completions, encoder: Encoder) -> str:
         return "the server does not give log-probabilities of a prompt"
     if isinstance(prompt, list) and _PROBE not in _text(echoed):
         raise FlanlabError(
-            f"The tokenizer is not that of the model behind the endpoint: a prompt came back as {_text(echoed)[:80]!r}.",
+            f"The tokenizer is not the one of the model behind the endpoint: a prompt came back as {_text(echoed)[:80]!r}.",
             hint="Name the model's own tokenizer with --tokenizer, or leave it out.",
         )
     if one[-1] is None or other_one[-1] is None or abs(one[-1] - other_one[-1]) > _TOLERANCE:
-        return "the server's log-probabilities of a prompt do not belong to the tokens they stand beside"
+        return "the server returns a prompt's log-probabilities with the wrong tokens"
     return ""
 
 
@@ -174,7 +174,7 @@ def _sendable(ids: list[int], encoder: Encoder) -> str | list[int]:
 
 
 def _echo_request(prompt: str | list[int]) -> dict[str, Any]:
-    # One token is generated: 0 is refused by some servers, and is "no limit" to others.
+    # One token is generated: some servers refuse 0, and others read it as "no limit".
     return {"prompt": prompt, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
 
 
@@ -189,13 +189,13 @@ def _log_probabilities(response: Mapping[str, Any]) -> list[float | None] | None
 
 
 def _logprobs(response: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the server says of tokens; empty where it says nothing, or in a form of its own."""
+    """The server's data about tokens. Empty if there is none, or in an unknown form."""
     found = response["choices"][0].get("logprobs")
     return found if isinstance(found, dict) else {}
 
 
 def _score_ids(completions: Completions, question: Question) -> list[list[float]]:
-    """Log-probability of each token of each option, the end token last; the answer's share is known by count."""
+    """Log-probability of each token of each option, with the end token last. The answer's tokens are found by count."""
     scores = []
     for option in question.options:
         sent = question.prompt + option
@@ -205,16 +205,16 @@ def _score_ids(completions: Completions, question: Question) -> list[list[float]
         if len(found) != len(sent) + generated:
             raise FlanlabError(
                 f"The server returned {len(found)} log-probabilities for {len(sent)} tokens sent and {generated} generated.",
-                hint="Leave --tokenizer out: text is then sent, and tokens are found by their places in it.",
+                hint="Leave out --tokenizer: text is then sent, and tokens are found by their positions in it.",
             )
         scores.append(_numbers(found[len(question.prompt) : len(sent)]))
     return scores
 
 
 def _score_text(completions: Completions, question: Question) -> list[list[float]]:
-    """Log-probability of each token of each option; the answer's share is found by the tokens' places in the text.
+    """Log-probability of each token of each option. The answer's tokens are found by their positions in the text.
 
-    As in training, prompt and answer part at the join, or before the token that spans it in any of the options.
+    As in training, prompt and answer are split at their boundary, or before the token that spans it in any of the options.
     """
     join = len(question.prompt)
     found = []
@@ -227,7 +227,7 @@ def _score_text(completions: Completions, question: Question) -> list[list[float
 
 
 class _Token(NamedTuple):
-    """A returned token: where it stands in the text sent, and its log-probability."""
+    """A returned token: its position in the sent text, and its log-probability."""
 
     start: int
     stop: int
@@ -235,10 +235,10 @@ class _Token(NamedTuple):
 
 
 def _placed_tokens(response: Mapping[str, Any], text: str, join: int) -> list[_Token]:
-    """The tokens of a response with their places in the text sent.
+    """The tokens of a response with their positions in the sent text.
 
-    The places that the server names are taken where the answer stands at them. Otherwise the tokens are counted off; some
-    servers have a start token in front that is not in the text.
+    The server's positions are used if the answer is found there. Otherwise the tokens' lengths are added up. Some servers put a
+    start token in front that is not in the text.
     """
     choice = _logprobs(response)
     tokens = [token if isinstance(token, str) else "" for token in choice.get("tokens") or []]
@@ -252,12 +252,12 @@ def _placed_tokens(response: Mapping[str, Any], text: str, join: int) -> list[_T
             if "".join(tokens[number] for number in share) == text[placed[share[0]].start if share else join :]:
                 return placed
     raise FlanlabError(
-        f"The answer {text[join:]!r} is not found among the tokens that the server returned.",
-        hint="Name the model's tokenizer with --tokenizer: the answer's tokens are then known by count.",
+        f"The answer {text[join:]!r} was not found among the tokens that the server returned.",
+        hint="Name the model's tokenizer with --tokenizer: the answer's tokens are then found by count.",
     )
 
 
 def _numbers(values: Sequence[float | None]) -> list[float]:
     if None in values:
-        raise FlanlabError("The server left the log-probability of an answer's token out.", hint="Score with another server.")
+        raise FlanlabError("The server did not return the log-probability of an answer's token.", hint="Use another server.")
     return [float(value) for value in values if value is not None]

@@ -1,15 +1,14 @@
 """Rank classification and greedy generation from one pass over each prompt.
 
-All options of a question hang as branches on its prompt (see packed_attention), so the prompt is computed once; greedy
-generation goes on from the same keys and values. Questions lie flat beside each other, so nothing is padded, and only the
-positions that predict an answer token go through the output layer. An option's last token, its end, is predicted but never
-read:
+All options of a question are branches of its prompt (see packed_attention), so the prompt is computed once. Greedy generation
+continues from the same keys and values. Questions are packed without padding, and only positions that predict an answer token
+go through the output layer. An option's last token, its end, is predicted but not read:
 
     tokens     p p p p | a0 a1 | b0
-    predicts   . . . a0b0  a1 </s> </s>      <- logits are computed under the named positions alone
+    predicts   . . . a0b0  a1 </s> </s>      <- logits are computed only at these positions
 
-Questions are computed in the order of their tokens, so that those that begin alike (the same template, the same passage)
-stand beside each other and share that beginning.
+Questions are sorted by their tokens, so that those with the same beginning (the same template, the same passage) are neighbours
+and share it.
 """
 
 from __future__ import annotations
@@ -27,74 +26,74 @@ from flanlab.errors import FlanlabError
 from flanlab.models.packed_attention import Place, Spans, check_reach, pack_sharing, packed_forward, shared_tokens
 
 LOGIT_ROWS_PER_BATCH = 768
-"""Bounds the memory of logits: rows x vocabulary x 4 bytes, 150 MB at a vocabulary of 49,152."""
+"""Limits the memory of logits: rows x vocabulary x 4 bytes, 150 MB for a vocabulary of 49,152."""
 CPU_TOKENS = 1536
-"""Tokens scored at once on a CPU, where more no longer fit into its cache: 4,096 cost a tenth more time."""
+"""Tokens scored at once on a CPU. More do not fit into its cache: 4,096 take a tenth more time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked of the model: options to be scored, tokens to be generated, or both."""
+    """A question to the model: options to score, tokens to generate, or both."""
 
     prompt: list[int]
     options: list[list[int]]
-    """Token ids of each option, ending with the end token; may be empty."""
+    """Token ids of each option, with the end token last. May be empty."""
     max_new_tokens: int = 0
-    """Longest generated answer, the end token included; 0 generates nothing."""
+    """Largest number of generated tokens, with the end token. 0 generates nothing."""
     stop_tokens: frozenset[int] = frozenset()
-    """Tokens that end a generated answer; they are not part of it."""
+    """Tokens that end a generated answer. They are not part of it."""
     line_breaks: frozenset[int] = frozenset()
-    """Tokens that end an answer that has begun, and are passed over before it: the answer is the first line with text."""
+    """Tokens that are skipped before an answer and end it after its beginning: the answer is the first line with text."""
 
     @property
     def key(self) -> Hashable:
-        """The same for questions that have the same answer."""
+        """A key that is the same for questions with the same answer."""
         return tuple(self.prompt), tuple(map(tuple, self.options)), self.max_new_tokens, self.stop_tokens, self.line_breaks
 
     @property
     def length(self) -> int:
-        """Tokens that are computed where nothing is shared: the prompt and each option but for its last token."""
+        """Number of computed tokens if nothing is shared: the prompt, and each option without its last token."""
         return len(self.prompt) + sum(len(option) - 1 for option in self.options)
 
     @property
     def logit_rows(self) -> int:
-        """Positions whose logits are needed: the prompt's last, and each option token but the last."""
+        """Number of positions whose logits are needed: the prompt's last, and each option's tokens except the last."""
         return 1 + sum(len(option) - 1 for option in self.options)
 
     @property
     def reach(self) -> int:
-        """Tokens of the prompt with the longest answer that may follow it."""
+        """Number of tokens of the prompt with the longest possible answer."""
         return len(self.prompt) + max([self.max_new_tokens, *map(len, self.options)])
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model made of a question."""
+    """The model's answer to a question."""
 
     scores: list[float]
     """Log-probability of each option with its end token, summed over its tokens."""
     scores_without_end: list[float]
     """The same without the end token."""
     generated: list[int]
-    """Tokens generated greedily, the stop token left out."""
+    """Greedily generated tokens, without the stop token."""
     unsound: bool = False
-    """Whether a token was generated from logits that are no numbers."""
+    """Whether a token was generated from NaN logits."""
 
     @property
     def failed(self) -> bool:
-        """Whether something computed for this answer is no number."""
+        """Whether something computed for this answer is NaN."""
         return self.unsound or not all(map(math.isfinite, self.scores))
 
 
 def answer_questions(
     model: PreTrainedModel, questions: Sequence[Question], token_budget: int = 4096
 ) -> Iterator[tuple[int, Answer]]:
-    """Answer questions in batches of up to `token_budget` tokens; yields (position, answer).
+    """Answer questions in batches of up to `token_budget` tokens. Yields (position, answer).
 
-    The answers do not depend on the batching beyond rounding: every question sees its own tokens alone. See
+    The answers do not depend on the batches, except for rounding: each question sees only its own tokens. See
     `answer_in_batches`.
     """
-    # Generation, token by token, wants as many questions at once as the budget allows.
+    # Generation, token by token, is fastest with as many questions at once as the budget allows.
     if model.device.type == "cpu" and not any(question.max_new_tokens for question in questions):
         token_budget = min(token_budget, CPU_TOKENS)
     return answer_in_batches(questions, token_budget, _batches, lambda batch, _: _answer_batch(model, batch), model.device)
@@ -107,24 +106,24 @@ def answer_in_batches(
     answer_batch: Callable[[Sequence[Question], int], list[Answer]],
     device: torch.device,
 ) -> Iterator[tuple[int, Answer]]:
-    """Answer questions batch by batch; yields (position, answer).
+    """Answer questions batch by batch. Yields (position, answer).
 
-    A question asked twice is computed once. A batch for which the memory does not suffice is halved, and so are those after it.
+    A question that occurs twice is computed once. If the memory is too small for a batch, it and all later ones are halved.
 
     Args:
         questions: any number, in any order.
-        token_budget: tokens to be computed at once.
+        token_budget: number of tokens to compute at once.
         cut: divides the positions of some of the questions into batches within a budget.
         answer_batch: answers the questions of a batch, within a budget.
-        device: where this is computed.
+        device: the device that computes.
 
     Raises:
-        FlanlabError: the memory does not suffice for one question alone.
+        FlanlabError: the memory is too small for a single question.
     """
-    alike: dict[Hashable, list[int]] = {}
+    same_key: dict[Hashable, list[int]] = {}
     for position, question in enumerate(questions):
-        alike.setdefault(question.key, []).append(position)
-    same = {positions[0]: positions for positions in alike.values()}
+        same_key.setdefault(question.key, []).append(position)
+    same = {positions[0]: positions for positions in same_key.values()}
     left = list(same)
     while left:
         try:
@@ -137,7 +136,7 @@ def answer_in_batches(
             largest = max(questions[position].length for position in left)
             if token_budget <= largest:
                 raise FlanlabError(
-                    f"The memory of {device} does not suffice for a question of {largest} tokens.",
+                    f"The memory of {device} is too small for a question of {largest} tokens.",
                     hint="Lower prompt_tokens (evaluation.prompt_tokens in a recipe, --prompt-tokens of `flan eval`), or use"
                     " a smaller model or a larger device.",
                 ) from error
@@ -146,7 +145,7 @@ def answer_in_batches(
 
 
 def _batches(questions: Sequence[Question], positions: Sequence[int], token_budget: int) -> Iterator[list[int]]:
-    """Questions that begin alike go together; batches with long questions come first."""
+    """Questions with the same beginning are in the same batch. Batches with long questions come first."""
     batches: list[list[int]] = []
     tokens = rows = 0
     before: Sequence[int] = ()
@@ -172,10 +171,10 @@ def _answer_batch(model: PreTrainedModel, questions: Sequence[Question]) -> list
     generates = any(question.max_new_tokens for question in questions)
     logits, cache = packed_forward(model, packed, torch.tensor(positions, device=model.device), use_cache=generates)
     logits = logits.float()
-    # Row r of the logits is asked for the tokens targets[r]: several where options part.
+    # Row r of the logits scores the tokens targets[r]: several where options begin to differ.
     rows = torch.tensor([row for row, _ in targets], dtype=torch.long, device=logits.device)
     tokens = torch.tensor([token for _, token in targets], dtype=torch.long, device=logits.device)
-    # Some rows at a time, since a copy of the logits is made for it.
+    # Some rows at a time, because this copies the logits.
     normalizer = torch.cat([some.logsumexp(dim=-1) for some in logits.split(64)])
     token_scores = iter((logits[rows, tokens] - normalizer[rows]).double().tolist())
     generated: list[list[int]] = [[] for _ in questions]
@@ -192,23 +191,23 @@ def _answer_batch(model: PreTrainedModel, questions: Sequence[Question]) -> list
 
 
 def likeliest(logits: Tensor) -> tuple[Tensor, list[bool]]:
-    """The likeliest token of each row of logits [rows, vocabulary], int64 [rows], and whether the row holds numbers.
+    """The most likely token of each row of logits [rows, vocabulary], int64 [rows], and whether the row is free of NaN.
 
-    Greedy decoding of NaN would take an arbitrary token and say nothing.
+    Greedy decoding of NaN would silently take an arbitrary token.
     """
-    largest, tokens = logits.max(dim=-1)  # NaN where the row holds one
+    largest, tokens = logits.max(dim=-1)  # NaN if the row has one
     return tokens, largest.isfinite().tolist()
 
 
 def _answer_positions(
     places: Sequence[Place], questions: Sequence[Question]
 ) -> tuple[list[int], list[int], list[tuple[int, int]]]:
-    """Which token positions need logits, and which tokens each of them is asked for.
+    """Which token positions need logits, and which tokens each of them scores.
 
     Returns:
         positions: token positions whose logits are needed, each once.
         first_rows: per question, which of the positions predicts the first answer token.
-        targets: (row, token) for every option token, options one after the other; row r is that of positions[r].
+        targets: (row, token) for each option token, options one after the other. Row r belongs to positions[r].
     """
     rows: dict[int, int] = {}
     first_rows: list[int] = []
@@ -228,8 +227,8 @@ def _generate(
 ) -> tuple[list[list[int]], set[int]]:
     """Greedy decoding from the prompts' keys and values.
 
-    `logits` are those of the first token of each answer, [questions, vocabulary]. Also returned: the questions whose logits
-    were no numbers.
+    `logits` are those of the first token of each answer, [questions, vocabulary]. Also returns the questions whose logits were
+    NaN.
     """
     generated: list[list[int]] = [[] for _ in questions]
     first, sound = likeliest(logits)
@@ -269,7 +268,7 @@ def _generate(
 
 
 def goes_on(question: Question, generated: list[int], token: int, number: int) -> bool:
-    """Take the `number`th token of an answer; whether the answer goes on after it."""
+    """Add the `number`th token of an answer. Returns whether the answer continues after it."""
     if number > question.max_new_tokens or token in question.stop_tokens:
         return False
     if token not in question.line_breaks:
@@ -280,7 +279,7 @@ def goes_on(question: Question, generated: list[int], token: int, number: int) -
 
 
 def _gather_prompts(cache: Any, prompts: Sequence[Spans], lengths: Tensor) -> tuple[DynamicCache, Tensor]:
-    """Lift the prompts out of a flat cache into a padded one; also what is no padding, bool [questions, longest]."""
+    """Copy the prompts from a packed cache into a padded one. Also returns the mask, bool [questions, longest]."""
     longest = int(lengths.max())
     visible = torch.arange(longest, device=lengths.device)[None, :] < lengths[:, None]
     tokens = [[token for start, length in spans for token in range(start, start + length)] for spans in prompts]

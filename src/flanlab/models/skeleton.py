@@ -1,4 +1,4 @@
-"""A model without its weights, from its configuration alone: enough to count what it would cost."""
+"""A model without weights, built from its configuration: enough to estimate its cost."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from flanlab.models.packed_attention import ATTENTION_NAME
 
 
 def read_config(name: str) -> PreTrainedConfig:
-    """A model's configuration; an adapter's is its base's.
+    """A model's configuration; for an adapter, its base's.
 
     Raises:
-        FlanlabError: there is none within reach.
+        FlanlabError: it is not available.
     """
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(base_source(name), trust_remote_code=False)
@@ -25,18 +25,18 @@ def read_config(name: str) -> PreTrainedConfig:
         raise
     except Exception as error:
         raise FlanlabError(
-            f"The configuration of {name} is not within reach: {one_line(error)}",
-            hint="See that the Hub can be reached (and, for a gated model, that its terms are accepted and HF_TOKEN is set), or"
-            " name a folder that holds the model's config.json.",
+            f"The configuration of {name} is not available: {one_line(error)}",
+            hint="Check that the Hub can be reached (and, for a gated model, that you accepted its terms and set HF_TOKEN), or"
+            " name a folder with the model's config.json.",
         ) from error
     return config
 
 
 def build_skeleton(name: str, config: PreTrainedConfig, dtype: torch.dtype) -> Any:
-    """A model of random or no weights: to be called where tensors have no content (a fake-tensor mode, the meta device).
+    """A model with random or no weights. Call it where tensors have no content (a fake-tensor mode, the meta device).
 
     Raises:
-        FlanlabError: there is no language model of this configuration.
+        FlanlabError: there is no language model with this configuration.
     """
     kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     attention = {} if config.is_encoder_decoder else {"attn_implementation": ATTENTION_NAME}
@@ -44,11 +44,11 @@ def build_skeleton(name: str, config: PreTrainedConfig, dtype: torch.dtype) -> A
         model = kind.from_config(config, dtype=dtype, trust_remote_code=False, **attention)
     except (ValueError, ImportError) as error:
         raise FlanlabError(
-            f"No language model can be built from the configuration of {name}: {one_line(error)}",
+            f"The configuration of {name} is not one of a language model: {one_line(error)}",
             hint="Name a causal or encoder-decoder language model.",
         ) from error
     if getattr(config, "scale_decoder_outputs", True) is False:
-        # T5 from version 1.1 on has an output layer of its own; transformers sees that only when it reads the weights.
+        # T5 from version 1.1 has its own output layer. transformers only notices this when it reads the weights.
         head = model.get_output_embeddings()
         head.weight = nn.Parameter(torch.empty_like(head.weight))
     return model

@@ -1,13 +1,13 @@
-"""Soft prompts (prompt tuning, Lester et al. 2021): embeddings that are learned and stand before every prompt.
+"""Soft prompts (prompt tuning, Lester et al. 2021): learned embeddings before each prompt.
 
-peft puts them before each row of a batch and drops the positions it is given, so with its wrapper examples could not be packed.
-Here they are tokens like any others, numbered from the end of the vocabulary, which the embedding layer looks up in a table
-of its own. So they may stand at the head of every segment of a packed row, and scoring and generating need not know of them:
+peft puts them before each row of a batch and ignores the given positions, so examples could not be packed with its wrapper.
+Here they are tokens with ids from the end of the vocabulary, which the embedding layer looks up in another table. So they may
+begin each segment of a packed row, and scoring and generation need no changes:
 
     ids        v0 v1 p p p t t | v0 v1 p p t       v0 = vocabulary size, v1 = that + 1
     positions  0  1  2 3 4 5 6 | 0  1  2 3 4
 
-They are saved as peft saves them, and peft computes the same from the files.
+They are saved in peft's format, and peft computes the same from the files.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _WEIGHTS_NAME = "prompt_embeddings"
 
 
 class SoftPromptEmbedding(nn.Module):
-    """An embedding layer with a soft prompt behind its vocabulary."""
+    """An embedding layer with a soft prompt after its vocabulary."""
 
     def __init__(self, words: nn.Module, vocabulary: int, prompt: Tensor) -> None:
         super().__init__()
         self.words = words
         self.vocabulary = vocabulary
         self.prompt = nn.Parameter(prompt.float())
-        """float32 [virtual tokens, width], whatever the model computes in."""
+        """float32 [virtual tokens, width], for any number type of the model."""
 
     def forward(self, ids: Tensor) -> Tensor:
         """Embeddings [..., width] of ids [...]."""
@@ -44,19 +44,19 @@ class SoftPromptEmbedding(nn.Module):
 
 
 def add_soft_prompt(model: Any, prompt: Tensor) -> None:
-    """Put a soft prompt, [virtual tokens, width], behind the vocabulary of a model, in place."""
+    """Add a soft prompt, [virtual tokens, width], after a model's vocabulary, in place."""
     words = model.get_input_embeddings()
     vocabulary, width = words.weight.shape
     if prompt.shape[1] != width:
         raise FlanlabError(
-            f"The soft prompt is {prompt.shape[1]} wide and the model's embeddings {width}.",
+            f"The soft prompt has width {prompt.shape[1]}, but the model's embeddings have width {width}.",
             hint="Use it with the model that it was tuned for.",
         )
     model.set_input_embeddings(SoftPromptEmbedding(words, vocabulary, prompt.to(words.weight.device)))
 
 
 def first_soft_prompt(model: Any, length: int) -> Tensor:
-    """What tuning starts from: the embeddings of `length` tokens of the vocabulary, the same ones every time.
+    """Start of the tuning: the embeddings of `length` tokens of the vocabulary, always the same ones.
 
     Far better than random numbers (Lester et al. 2021, section 3.2).
     """
@@ -67,13 +67,13 @@ def first_soft_prompt(model: Any, length: int) -> Tensor:
 
 
 def soft_prompt_of(model: Any) -> SoftPromptEmbedding | None:
-    """The embedding layer that holds a model's soft prompt; None for a model that has none."""
+    """The embedding layer with a model's soft prompt; None if it has none."""
     words = model.get_input_embeddings()
     return words if isinstance(words, SoftPromptEmbedding) else None
 
 
 def virtual_tokens(model: Any) -> list[int]:
-    """Ids of a model's virtual tokens, to stand before every prompt; empty for a model that has none."""
+    """Ids of a model's virtual tokens, which come before each prompt; empty if it has none."""
     found = soft_prompt_of(model)
     return [] if found is None else list(range(found.vocabulary, found.vocabulary + len(found.prompt)))
 
@@ -102,9 +102,9 @@ def read_soft_prompt(folder: Path) -> Tensor:
     """The soft prompt of a peft adapter, [virtual tokens, width].
 
     Raises:
-        FlanlabError: the adapter holds none.
+        FlanlabError: the adapter has none.
     """
     tensors = load_file(folder / _WEIGHTS_FILE)
     if _WEIGHTS_NAME not in tensors:
-        raise FlanlabError(f"{folder / _WEIGHTS_FILE}: holds no {_WEIGHTS_NAME}.", hint="Restore the folder that peft wrote.")
+        raise FlanlabError(f"{folder / _WEIGHTS_FILE}: has no {_WEIGHTS_NAME}.", hint="Restore the folder as peft wrote it.")
     return tensors[_WEIGHTS_NAME]

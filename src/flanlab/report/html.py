@@ -17,7 +17,7 @@ from flanlab.report.plots import PanelRow, dev_curves, learning_curve, running_m
 from flanlab.report.published import PublishedModel, figures, published, shown_models
 from flanlab.report.reading import TUNED, MixtureCard, MixtureTask, RunFiles, read_run
 from flanlab.report.summary import summary
-from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC, Difference, Results, Score, TaskFacts
+from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC, Difference, Level, Results, Score, TaskFacts
 
 REPORT_FILE = "report.html"
 _AVERAGE = "average"
@@ -168,24 +168,26 @@ def _rows(results: Results, metric: str) -> list[MetricRow]:
         for name, task in results.tasks.items()
         if metric in task.metrics
     ]
-    average = results.scored("tasks", None, metric)
-    if average and len(rows) > 1:
-        rows.append(
-            MetricRow(
-                _AVERAGE,
-                average,
-                results.difference("tasks", None, metric),
-                wording.average_chance(results),
-                None,
-                _some_seen(results.tasks.values()),
-                is_average=True,
+    averages: list[tuple[Level, str]] = [("tasks", _AVERAGE), ("in_domain", f"{_AVERAGE}, in-domain")]
+    for level, title in averages:
+        average = results.scored(level, None, metric)
+        if average and len(rows) > 1:
+            rows.append(
+                MetricRow(
+                    title,
+                    average,
+                    results.difference(level, None, metric),
+                    wording.average_chance(results) if level == "tasks" else None,
+                    None,
+                    _some_seen(results.averaged.values()) if level == "tasks" else "",
+                    is_average=True,
+                )
             )
-        )
     return rows
 
 
 def _seen(task: TaskFacts) -> str:
-    return "seen in training" if task.seen is not None else ""
+    return "seen in training" if task.seen is not None else "in-domain" if task.in_domain else ""
 
 
 def _some_seen(tasks: Iterable[TaskFacts]) -> str:

@@ -30,6 +30,7 @@ _GLOSSES = {
 }
 """What a metric means, said once."""
 _LEVEL = "95\N{NARROW NO-BREAK SPACE}%"
+_POWER = "80\N{NARROW NO-BREAK SPACE}%"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def summary(run: RunFiles) -> list[Sentence]:
         sentences.append(Sentence(text))
     for metric in headline_metrics(results):
         sentences += _metric(results, metric)
+    sentences += _in_domain(results)
     untuned = [name for name in results.variants if not name.startswith(TUNED)]
     if len(untuned) > 1 and TUNED in results.variants:
         sentences.append(Sentence("“Before” is the untuned model asked in whichever way suits it better, measure by measure."))
@@ -75,10 +77,13 @@ def _training(run: RunFiles) -> Iterable[str]:
         f" ({listed(named)}){extent}."
     )
     held_out = [cluster_title(cluster) for cluster in results.hold_out]
-    yield (
-        f"{'One kind of task was' if len(held_out) == 1 else f'{len(held_out)} kinds of task were'} held out,"
-        f" {listed(held_out)}: {_some(results.tasks)}, the same rows before and after."
-    )
+    if held_out:
+        yield (
+            f"{'One kind of task was' if len(held_out) == 1 else f'{len(held_out)} kinds of task were'} held out,"
+            f" {listed(held_out)}: {_some(results.averaged)}, the same rows before and after."
+        )
+    if results.in_domain:
+        yield f"Scored in-domain, on test rows of tasks that it was trained on: {_some(results.in_domain)}."
     overlaps = list(results.allowed_overlaps)
     if overlaps:
         yield f"Not all of that is new to it: it was trained on {_some(overlaps)}, which the hold-out would leave out."
@@ -104,7 +109,7 @@ def _some(names: Iterable[str]) -> str:
 
 def _metric(results: Results, metric: str) -> Iterable[Sentence]:
     """What to say of one metric: its average where there is one, else the tasks it judges."""
-    tasks = {name: task for name, task in results.tasks.items() if metric in task.metrics}
+    tasks = {name: task for name, task in results.averaged.items() if metric in task.metrics}
     average = results.scored("tasks", None, metric)
     gloss = f"; {_GLOSSES[metric]}" if metric in _GLOSSES else ""
     if average and len(tasks) > 1:
@@ -133,6 +138,15 @@ def _metric(results: Results, metric: str) -> Iterable[Sentence]:
         gloss = ""
 
 
+def _in_domain(results: Results) -> Iterable[Sentence]:
+    """The means over in-domain tasks, where they stand beside zero-shot ones."""
+    for metric in headline_metrics(results):
+        scores, compared = results.scored("in_domain", None, metric), results.difference("in_domain", None, metric)
+        if scores and compared:
+            where = f" on average over {counted(len(results.in_domain), 'in-domain task')}"
+            yield _told(results, metric, where, scores, compared, None, "")
+
+
 def _told(
     results: Results,
     metric: str,
@@ -156,6 +170,8 @@ def _told(
         text = f"{where} ({difference}){gloss}."
     else:
         lead = f"{subject}: no clear difference"
+        if compared.detectable is not None:
+            difference += f"; {number(compared.detectable)} points would have been detected with {_POWER} power"
         text = f"{where}: {first} before, {second} after ({difference}){gloss}."
     if chance is not None:
         text += f" Guessing would reach {amount(metric, chance)}: {_against_chance(before, after, chance)}."

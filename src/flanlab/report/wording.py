@@ -146,5 +146,6 @@ def task_headlines(task: TaskFacts) -> list[str]:
 
 def average_chance(results: Results) -> float | None:
     """Accuracy of guessing on average over tasks; None where a task has no options."""
-    chances = [task.chance for task in results.tasks.values() if task.chance is not None]
-    return sum(chances) / len(chances) if len(chances) == len(results.tasks) else None
+    tasks = results.averaged.values()
+    chances = [task.chance for task in tasks if task.chance is not None]
+    return sum(chances) / len(chances) if len(chances) == len(tasks) else None

@@ -61,10 +61,12 @@ class ScoreGrid:
         For a mean over rows they are the rows' own scores; for any other metric, a template's score behaves as their mean.
         0 where a unit was not shown.
         """
+        if self.metric.combine is not None:
+            return additive_pseudo_values(self.metric.combine, self.statistics, self.shown)
         values = np.zeros(self.shown.shape)
         for template, shown in enumerate(self.shown):
             seen = np.flatnonzero(shown)
-            values[template, seen] = _pseudo_values(self.metric, self.statistics[template][seen])
+            values[template, seen] = _pseudo_values(self.metric.score, self.statistics[template][seen])
         return values
 
     def unit_scores(self) -> Floats | None:
@@ -118,18 +120,29 @@ def _selected(grid: ScoreGrid, templates: tuple[int, ...], units: tuple[Hashable
     return replace(grid, templates=templates, units=units, statistics=grid.statistics[cells], shown=grid.shown[cells])
 
 
-def _pseudo_values(metric: Scored, statistics: Floats) -> Floats:
+def additive_pseudo_values(combine: Callable[[Floats], Floats], statistics: Floats, shown: Floats) -> Floats:
+    """Pseudo-values [..., templates, units] of a metric that is a function of sums.
+
+    Args:
+        combine: from sums of statistics [..., k] to scores [...].
+        statistics: of the cells, [..., templates, units, k], zero where a unit was not shown.
+        shown: 1 or 0, [templates, units].
+    """
+    sums = statistics.sum(axis=-2, keepdims=True)
+    counts = shown.sum(axis=1, keepdims=True)
+    values: Floats = (counts * combine(sums) - (counts - 1) * combine(sums - statistics)) * shown
+    return values
+
+
+def _pseudo_values(score: Callable[[Floats, Floats], Floats], statistics: Floats) -> Floats:
     """Pseudo-values [units] of one template, from its units' statistics [units, k]."""
     count = len(statistics)
-    whole = metric.score(np.ones((1, count)), statistics)
+    whole = score(np.ones((1, count)), statistics)
     if count == 1:
         return whole
-    if metric.combine is not None:
-        without = metric.combine(statistics.sum(axis=0) - statistics)
-    else:
-        step = max(1, _CHUNK_CELLS // count)
-        without = np.concatenate(
-            [metric.score(1.0 - np.eye(min(step, count - start), count, start), statistics) for start in range(0, count, step)]
-        )
+    step = max(1, _CHUNK_CELLS // count)
+    without = np.concatenate(
+        [score(1.0 - np.eye(min(step, count - start), count, start), statistics) for start in range(0, count, step)]
+    )
     values: Floats = count * whole - (count - 1) * without
     return values

@@ -23,8 +23,11 @@ BEST_ON_DEV = "best on dev"
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Name = Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*$")]
 """Variants and tasks name folders of predictions: no such name leads out of the run's folder."""
-Level = Literal["task", "cluster", "tasks", "clusters"]
-"""What a number is about: one task or subtask, the mean over a cluster's tasks, the mean over all tasks, or over clusters."""
+Level = Literal["task", "cluster", "tasks", "clusters", "in_domain"]
+"""What a number is about: one task or subtask, the mean over a cluster's tasks, the mean over all tasks, or over clusters.
+
+Where there are both zero-shot and in-domain tasks, these means are over the zero-shot ones; `in_domain` is over the others.
+"""
 
 
 class _Frozen(BaseModel):
@@ -96,6 +99,12 @@ class Difference(_Row):
     losses: int | None = None
     ties: int | None = None
     """Rows (or groups of rows) on which `after` is better, worse and equal, by their means over templates."""
+    detectable: Number | None = None
+    """The smallest true difference that such data show to differ from zero with 80 % power; None where it is not known."""
+    margin: Number | None = None
+    """How far apart the two may be and still count as the same; None where nobody asked."""
+    p_equivalence: Number | None = None
+    """Of two one-sided tests (Schuirmann 1987): below 0.05 the two differ by less than `margin`."""
     note: str = ""
     p_holm: Number | None = None
     """Corrected over the family of tests that it belongs to (Holm 1979); None where it belongs to none."""
@@ -109,6 +118,11 @@ class Difference(_Row):
     def is_clear(self) -> bool:
         """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
+
+    @property
+    def is_equivalent(self) -> bool:
+        """Whether the two are the same but for less than `margin`."""
+        return self.p_equivalence is not None and self.p_equivalence < 0.05
 
 
 class MetricFacts(_Frozen):
@@ -170,6 +184,8 @@ class TaskFacts(_Frozen):
     hashes: Hashes | None = None
     best_on_dev: dict[str, BestTemplate] | None = None
     """By variant. Empty where the task has no dev split; None where it was not asked for."""
+    in_domain: bool = False
+    """Whether the tuned model was trained on the task's train rows; these are other rows. Its scores are not zero-shot."""
     seen: str | None = None
     """Why scores of a stamped model are not zero-shot: it was trained on the task or on what is close to it."""
     unpaired: dict[str, int] = {}
@@ -249,10 +265,20 @@ class Results(_Frozen):
         return next((score.members or 0 for score in self.scored(level, name, metric).values()), 0)
 
     @property
+    def in_domain(self) -> list[str]:
+        """The tasks whose train rows the tuned model was trained on."""
+        return [name for name, task in self.tasks.items() if task.in_domain]
+
+    @property
+    def averaged(self) -> dict[str, TaskFacts]:
+        """The tasks that means are over: the zero-shot ones; all, if there are only in-domain ones."""
+        return {name: task for name, task in self.tasks.items() if not task.in_domain} or dict(self.tasks)
+
+    @property
     def clusters(self) -> dict[str, list[str]]:
-        """Home cluster to its tasks, in order."""
+        """Home cluster to those of its tasks that means are over, in order."""
         homes: dict[str, list[str]] = {}
-        for name, task in sorted(self.tasks.items(), key=lambda item: item[1].clusters[0]):
+        for name, task in sorted(self.averaged.items(), key=lambda item: item[1].clusters[0]):
             homes.setdefault(task.clusters[0], []).append(name)
         return homes
 

@@ -8,20 +8,32 @@ template nothing is known of other wordings, and the interval is over rows alone
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
 from flanlab.results.grids import Floats, ScoreGrid, common_cells
-from flanlab.results.intervals import LEVEL, bounded_interval, critical, paired_binary_interval
-from flanlab.results.layout import seed_variance
+from flanlab.results.intervals import (
+    LEVEL,
+    bounded_interval,
+    critical,
+    difference_interval,
+    difference_p_value,
+    paired_binary_interval,
+    paired_binary_p_value,
+)
+from flanlab.results.layout import Variance, mean_variance, seed_variance, total
 
 POWER = 0.8
 """Chance with which a difference must be detected to be called detectable."""
 ONE_UNIT = "cannot be estimated: too few rows"
 NO_VARIANCE = "no row differs: the interval is that of as many 0/1 scores"
 ONE_TEMPLATE = "one template: over rows alone"
+FEW_TEMPLATES = "two or three templates: very wide, often wider than need be"
+FEW_ROWS = "fewer than ten rows for each template: wider than need be"
+FEW_SEEDS = "two to four seeds: wider than need be"
+NEAR_BOUND = "so few rows differ from the rest that the interval is wider than need be"
 _FEWEST_TEMPLATES = 4
 """A spread over fewer has no useful standard error."""
 
@@ -32,7 +44,7 @@ class Estimate:
 
     `low` and `high` bound the 95 % interval, `standard_error` has `freedom` degrees of freedom; all four are NaN where they
     cannot be estimated, and `note` says why. `method` names the interval; `bounds` are the lowest and the highest possible
-    score; `units` counts the rows or groups (the fewest of those that a mean is over).
+    score; `units` counts the rows or groups. `variance` has the parts that means are made of.
     """
 
     mean: float
@@ -43,6 +55,7 @@ class Estimate:
     method: str
     bounds: tuple[float, float]
     units: int
+    variance: Variance
     note: str = ""
 
 
@@ -77,6 +90,7 @@ class Difference:
     method: str
     bounds: tuple[float, float]
     units: int
+    variance: Variance
     wins: int | None = None
     losses: int | None = None
     ties: int | None = None
@@ -114,10 +128,9 @@ def estimate(grid: ScoreGrid | Sequence[ScoreGrid]) -> Estimate:
     shown = grids[0].shown
     values = np.stack([one.pseudo_values() for one in grids])
     mean = float(np.mean([one.mean() for one in grids]))
-    variance, freedom = (float(number) for number in seed_variance(values, shown))
-    if len(grids) == 1 and len(shown) == 1 and _is_binary(values):
-        freedom = np.inf
-    return _bounded(mean, variance, freedom, grids[0].metric.bounds, shown.shape[1], ONE_TEMPLATE if len(shown) == 1 else "")
+    variance = seed_variance(values, shown)
+    note = _caution(shown, len(grids), _distance_to_bound(mean, grids[0]))
+    return _bounded(mean, variance, grids[0].metric.bounds, shown.shape[1], note)
 
 
 def difference(first: ScoreGrid | Sequence[ScoreGrid], second: ScoreGrid | Sequence[ScoreGrid]) -> Difference:
@@ -141,21 +154,19 @@ def difference(first: ScoreGrid | Sequence[ScoreGrid], second: ScoreGrid | Seque
     low, high = bounds[0] - bounds[1], bounds[1] - bounds[0]
     kept = [pair for pair in pairs if pair is not None]
     if len(kept) < len(pairs):
-        nothing = float("nan")
-        note = "cannot be estimated: the two were asked nothing in common"
-        return Difference(nothing, nothing, nothing, nothing, nothing, nothing, "none", (low, high), 0, note=note)
+        return _not_estimated((low, high), "the two were asked nothing in common")
     shown = kept[0][0].shown
     one, other = (np.stack([pair[side].pseudo_values() for pair in kept]) for side in (0, 1))
     value = float(np.mean([pair[1].mean() - pair[0].mean() for pair in kept]))
-    variance, freedom = (float(number) for number in seed_variance(other - one, shown))
-    note = _left_out(firsts, seconds, shown) or (ONE_TEMPLATE if len(shown) == 1 else "")
+    variance = seed_variance(other - one, shown)
+    nearest = min(_distance_to_bound(grid.mean(), grid) for pair in kept for grid in pair)
+    note = _left_out(firsts, seconds, shown) or _caution(shown, len(kept), nearest)
     wins, losses, ties = _by_unit(kept[0]) if len(kept) == 1 else (None, None, None)
-    if len(kept) == 1 and len(shown) == 1 and _is_binary(one) and _is_binary(other):
-        assert wins is not None
-        assert losses is not None
-        return _paired_binary(wins, losses, shown.shape[1], note)
-    found = _unbounded(value, variance, freedom, (low, high), shown.shape[1], note)
-    return Difference(**{**vars(found), "wins": wins, "losses": losses, "ties": ties})
+    if shown.size > 1 and _is_binary_through_one(one) and _is_binary_through_one(other):
+        found = _paired_binary(int((other > one).sum()), int((other < one).sum()), variance, shown.shape[1], note)
+    else:
+        found = _unbounded(value, variance, (low, high), shown.shape[1], note)
+    return replace(found, wins=wins, losses=losses, ties=ties)
 
 
 def contrast(cells: Sequence[Sequence[ScoreGrid]], weights: Sequence[float]) -> Difference:
@@ -186,19 +197,16 @@ def contrast(cells: Sequence[Sequence[ScoreGrid]], weights: Sequence[float]) -> 
         both = None if common is None else common_cells(common, grid)
         common = None if both is None else both[0]
     if common is None:
-        nothing = float("nan")
-        note = "cannot be estimated: the models were asked nothing in common"
-        return Difference(nothing, nothing, nothing, nothing, nothing, nothing, "none", (low, high), 0, note=note)
-    total, value = np.zeros((seeds, *common.shown.shape)), 0.0
+        return _not_estimated((low, high), "the models were asked nothing in common")
+    combined, value = np.zeros((seeds, *common.shown.shape)), 0.0
     for weight, grids in zip(weights, spread, strict=True):
         for seed, grid in enumerate(grids):
             both = common_cells(common, grid)
             assert both is not None
-            total[seed] += weight * both[1].pseudo_values()
+            combined[seed] += weight * both[1].pseudo_values()
             value += weight * both[1].mean() / seeds
-    variance, freedom = (float(number) for number in seed_variance(total, common.shown))
     note = ONE_TEMPLATE if len(common.shown) == 1 else ""
-    return _unbounded(value, variance, freedom, (low, high), common.shown.shape[1], note)
+    return _unbounded(value, seed_variance(combined, common.shown), (low, high), common.shown.shape[1], note)
 
 
 def spread_difference(first: Sequence[ScoreGrid], second: Sequence[ScoreGrid]) -> Difference:
@@ -212,17 +220,18 @@ def spread_difference(first: Sequence[ScoreGrid], second: Sequence[ScoreGrid]) -
     """
     both = [common_cells(one, other) for one, other in zip(first, second, strict=True)]
     width = first[0].metric.bounds[1] - first[0].metric.bounds[0]
-    bounds, nothing = (-width / 2, width / 2), float("nan")
+    bounds = (-width / 2, width / 2)
     kept = [pair for pair in both if pair is not None and pair[0].shown.all()]
     if len(kept) < len(both) or len(kept[0][0].templates) < _FEWEST_TEMPLATES:
-        note = f"cannot be estimated: fewer than {_FEWEST_TEMPLATES} templates were asked the same rows"
-        return Difference(nothing, nothing, nothing, nothing, nothing, nothing, "none", bounds, 0, note=note)
+        return _not_estimated(bounds, f"fewer than {_FEWEST_TEMPLATES} templates were asked the same rows")
     scores = np.stack([np.mean([pair[side].by_template() for pair in kept], axis=0) for side in (0, 1)])
     count = scores.shape[1]
     value = float(np.subtract(*scores.std(axis=1)[::-1]))
     without = np.array([np.subtract(*np.delete(scores, one, axis=1).std(axis=1)[::-1]) for one in range(count)])
-    variance = float((count - 1) / count * ((without - without.mean()) ** 2).sum())
-    return _unbounded(value, variance, count - 1.0, bounds, kept[0][0].shown.shape[1], "")
+    between = np.array((count - 1) / count * ((without - without.mean()) ** 2).sum())
+    none = np.zeros_like(between)
+    variance = Variance(between, none + count - 1, none, none, none)
+    return _unbounded(value, variance, bounds, kept[0][0].shown.shape[1], "")
 
 
 def mean_of(estimates: Sequence[Estimate], weights: Sequence[float] | None = None) -> Estimate:
@@ -230,25 +239,20 @@ def mean_of(estimates: Sequence[Estimate], weights: Sequence[float] | None = Non
 
     The tasks are taken as they are, not as a sample of tasks.
     """
-    mean, variance, freedom = _combined(
-        weights, [one.mean for one in estimates], [one.standard_error for one in estimates], [one.freedom for one in estimates]
-    )
+    mean = _weighted(weights, [one.mean for one in estimates])
+    variance = _mean_variance(weights, [one.variance for one in estimates])
     low, high = (_weighted(weights, [one.bounds[end] for one in estimates]) for end in (0, 1))
     note = next((one.note for one in estimates if np.isnan(one.standard_error)), "")
-    return _bounded(mean, variance, freedom, (low, high), min(one.units for one in estimates), note)
+    return _bounded(mean, variance, (low, high), sum(one.units for one in estimates), note)
 
 
 def mean_difference(differences: Sequence[Difference], weights: Sequence[float] | None = None) -> Difference:
     """Weighted mean of independent differences, as `mean_of`."""
-    mean, variance, freedom = _combined(
-        weights,
-        [one.difference for one in differences],
-        [one.standard_error for one in differences],
-        [one.freedom for one in differences],
-    )
+    mean = _weighted(weights, [one.difference for one in differences])
+    variance = _mean_variance(weights, [one.variance for one in differences])
     low, high = (_weighted(weights, [one.bounds[end] for one in differences]) for end in (0, 1))
     note = next((one.note for one in differences if np.isnan(one.standard_error)), "")
-    return _unbounded(mean, variance, freedom, (low, high), min(one.units for one in differences), note)
+    return _unbounded(mean, variance, (low, high), sum(one.units for one in differences), note)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -263,61 +267,52 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: corrected[name] for name in p_values}
 
 
-def _is_binary(values: Floats) -> bool:
-    return bool(np.all(np.abs(values - np.round(values)) < 1e-9) and values.min() > -0.5 and values.max() < 1.5)
+def _is_binary_through_one(values: Floats) -> bool:
+    """Whether cells [seeds, templates, units] are of one seed and template, and each is 0 or 1."""
+    return values.shape[:2] == (1, 1) and bool((np.minimum(np.abs(values), np.abs(values - 1)) < 1e-9).all())
 
 
-def _bounded(mean: float, variance: float, freedom: float, bounds: tuple[float, float], units: int, note: str) -> Estimate:
+def _bounded(mean: float, variance: Variance, bounds: tuple[float, float], units: int, note: str) -> Estimate:
     """An estimate by Wilson's interval between the bounds."""
-    if np.isnan(variance) or units < 2:
-        nothing = float("nan")
-        return Estimate(mean, nothing, nothing, nothing, nothing, "none", bounds, units, note if "cannot" in note else ONE_UNIT)
+    whole, freedom = (float(number) for number in total(variance))
+    if np.isnan(whole):
+        nothing, note = float("nan"), note if "cannot" in note else ONE_UNIT
+        return Estimate(mean, nothing, nothing, nothing, nothing, "none", bounds, units, variance, note)
     width = bounds[1] - bounds[0]
     share = min(max((mean - bounds[0]) / width, 0.0), 1.0)
-    scaled = variance / width**2
-    if scaled < 1e-20:
-        # Nothing varies. A proportion of so many rows could be as this one is, and differ from the truth by this much.
-        z2 = float(critical(np.inf)) ** 2
-        low, high = (
-            share + z2 / (2 * units) + side * np.sqrt(z2 * share * (1 - share) / units + (z2 / (2 * units)) ** 2)
-            for side in (-1, 1)
-        )
-        low, high = low / (1 + z2 / units), high / (1 + z2 / units)
-        scaled, freedom, note = ((high - low) / (2 * np.sqrt(z2))) ** 2, units - 1.0, NO_VARIANCE
-    else:
-        low, high = (float(end) for end in bounded_interval(share, scaled, freedom))
-    ends = float(bounds[0] + width * min(low, share)), float(bounds[0] + width * max(high, share))
-    return Estimate(mean, *ends, float(width * np.sqrt(scaled)), freedom, "wilson", bounds, units, note)
+    found = bounded_interval(share, whole / width**2, freedom, units)
+    low, high = (float(bounds[0] + width * end) for end in (found.low, found.high))
+    note = note if found.varies else NO_VARIANCE
+    return Estimate(mean, low, high, float(width * found.error), float(found.freedom), "wilson", bounds, units, variance, note)
 
 
-def _unbounded(value: float, variance: float, freedom: float, bounds: tuple[float, float], units: int, note: str) -> Difference:
+def _not_estimated(bounds: tuple[float, float], why: str) -> Difference:
+    unknown = Variance(*[np.array(np.nan)] * 5)
+    return _unbounded(float("nan"), unknown, bounds, 0, f"cannot be estimated: {why}")
+
+
+def _unbounded(value: float, variance: Variance, bounds: tuple[float, float], units: int, note: str) -> Difference:
     """A difference by Student's t."""
-    if np.isnan(variance) or units < 2:
-        nothing = float("nan")
-        why = note if "cannot" in note else ONE_UNIT
-        return Difference(value, nothing, nothing, nothing, nothing, nothing, "none", bounds, units, note=why)
-    error = float(np.sqrt(variance))
-    if error < 1e-10:
-        # Nothing varies: as wide as Tango's interval where no row of a 0/1 score differs.
-        z = float(critical(np.inf))
-        error, freedom, note = bounds[1] * z / (units + z**2), np.inf, NO_VARIANCE
-    half = float(critical(freedom)) * error
-    p_value = float(2 * stats.t.sf(abs(value) / error, freedom))
-    ends = float(max(value - half, bounds[0])), float(min(value + half, bounds[1]))
-    return Difference(value, *ends, float(error), freedom, p_value, "t", bounds, units, note=note)
+    whole, freedom = (float(number) for number in total(variance))
+    if np.isnan(whole):
+        nothing, note = float("nan"), note if "cannot" in note else ONE_UNIT
+        return Difference(value, nothing, nothing, nothing, nothing, nothing, "none", bounds, units, variance, note=note)
+    width = bounds[1]
+    found = difference_interval(value / width, whole / width**2, freedom, units)
+    low, high, error = (float(width * number) for number in (found.low, found.high, found.error))
+    p_value = float(difference_p_value(value, error, found.freedom))
+    note = note if found.varies else NO_VARIANCE
+    return Difference(value, low, high, error, float(found.freedom), p_value, "t", bounds, units, variance, note=note)
 
 
-def _paired_binary(wins: int, losses: int, units: int, note: str) -> Difference:
+def _paired_binary(wins: int, losses: int, variance: Variance, units: int, note: str) -> Difference:
     """A difference of 0/1 scores through one template, by Tango's interval and McNemar's test."""
+    found = paired_binary_interval(wins, losses, units)
+    low, high, error = (float(number) for number in (found.low, found.high, found.error))
+    note = note if found.varies else NO_VARIANCE
+    p_value = float(paired_binary_p_value(wins, losses))
     value = (wins - losses) / units
-    if units < 2:
-        return _unbounded(value, float("nan"), float("nan"), (-1.0, 1.0), units, note)
-    low, high = (float(end) for end in paired_binary_interval(wins, losses, units))
-    differing = wins + losses
-    p_value = float(2 * stats.norm.sf(abs(wins - losses) / np.sqrt(differing))) if differing else 1.0
-    error = (high - low) / (2 * float(critical(np.inf)))
-    ties = units - differing
-    return Difference(value, low, high, error, np.inf, p_value, "tango", (-1.0, 1.0), units, wins, losses, ties, note)
+    return Difference(value, low, high, error, float("inf"), p_value, "tango", (-1.0, 1.0), units, variance, note=note)
 
 
 def _by_unit(pair: tuple[ScoreGrid, ScoreGrid]) -> tuple[int, int, int] | tuple[None, None, None]:
@@ -330,20 +325,34 @@ def _by_unit(pair: tuple[ScoreGrid, ScoreGrid]) -> tuple[int, int, int] | tuple[
     return wins, losses, len(ahead) - wins - losses
 
 
+def _distance_to_bound(mean: float, grid: ScoreGrid) -> float:
+    """How far a score is from its nearer bound, as a share of the distance between the two."""
+    low, high = grid.metric.bounds
+    return min(mean - low, high - mean) / (high - low)
+
+
+def _caution(shown: Floats, seeds: int, to_bound: float) -> str:
+    """What a reader must know: that other wordings are left out, or that simulation finds such intervals other than 95 %."""
+    templates, units = shown.shape
+    cautions = (
+        (templates == 1, ONE_TEMPLATE),
+        (1 < seeds < 5, FEW_SEEDS),
+        (1 < templates < 4, FEW_TEMPLATES),
+        (templates > 1 and shown.sum(axis=1).min() < 10, FEW_ROWS),
+        (units * to_bound <= 5, NEAR_BOUND),
+    )
+    return "; ".join(note for holds, note in cautions if holds)
+
+
 def _left_out(firsts: Sequence[ScoreGrid], seconds: Sequence[ScoreGrid], shown: Floats) -> str:
     """That one side has units which the other lacks."""
     most = max(len(grid.units) for grid in (*firsts, *seconds))
     return f"over the {shown.shape[1]} rows or groups that both have, of {most}" if shown.shape[1] < most else ""
 
 
-def _combined(
-    weights: Sequence[float] | None, means: Sequence[float], errors: Sequence[float], freedoms: Sequence[float]
-) -> tuple[float, float, float]:
-    """Mean, variance and degrees of freedom of a weighted mean of independent numbers."""
-    parts = (_shares(weights, len(means)) * np.asarray(errors)) ** 2
-    variance = float(parts.sum())
-    freedom = variance**2 / float((parts**2 / np.asarray(freedoms)).sum() or np.finfo(float).tiny)
-    return _weighted(weights, means), variance, freedom
+def _mean_variance(weights: Sequence[float] | None, variances: Sequence[Variance]) -> Variance:
+    together = Variance(*(np.array(part) for part in zip(*variances, strict=True)))
+    return mean_variance(together, _shares(weights, len(variances)))
 
 
 def _weighted(weights: Sequence[float] | None, numbers: Sequence[float]) -> float:

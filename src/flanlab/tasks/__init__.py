@@ -1,1 +1,1 @@
-"""Tasks: data sets written as natural-language instructions, their clusters, and which of them are held out."""
+"""Tasks: data sets written as natural-language instructions, their clusters, and the hold-out."""

@@ -1,4 +1,4 @@
-"""The twelve task clusters of FLAN (Wei et al. 2022, Figure 3) and which of them say too much about each other."""
+"""The twelve task clusters of FLAN (Wei et al. 2022, Figure 3) and which of them are too close to each other."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Cluster(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> Cluster | None:
-        """Also found as people write it: `NLI`, `Natural language inference`, `closed-book QA`."""
+        """Also accepts what people type: `NLI`, `Natural language inference`, `closed-book QA`."""
         name = plain_name(str(value))
         name = _ABBREVIATIONS.get(name, name)
         return next((cluster for cluster in cls if cluster.value == name), None)
 
     @property
     def label(self) -> str:
-        """The name as a person would write it."""
+        """The name in plain words."""
         return {
             Cluster.CLOSED_BOOK_QA: "closed-book QA",
             Cluster.STRUCT_TO_TEXT: "struct-to-text",
@@ -39,15 +39,15 @@ class Cluster(StrEnum):
 
 
 def plain_name(name: str) -> str:
-    """A name of a task or cluster in the form that files use: lower case, with underscores."""
+    """A name of a task or cluster as files write it: lower case, with underscores."""
     return re.sub(r"[\s_-]+", "_", name.strip().lower())
 
 
 def related_clusters(cluster: Cluster) -> frozenset[Cluster]:
     """Clusters that must not be trained on when `cluster` is evaluated, the cluster itself included.
 
-    Beside the cluster itself these are the paper's two exceptions (section 2.2): inference and paraphrase exclude each
-    other, and reading comprehension with commonsense excludes, and is excluded by, both its parents.
+    The others are the paper's two exceptions (section 2.2). Inference and paraphrase exclude each other. Reading comprehension
+    with commonsense and each of its two parents (reading comprehension, commonsense) exclude each other.
     """
     related = {cluster}
     for first, second in _EXCLUDE_EACH_OTHER:

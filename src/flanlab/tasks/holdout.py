@@ -1,4 +1,4 @@
-"""The hold-out: one object that says which tasks train, which test, and whether a result is honest zero-shot."""
+"""The hold-out: it decides which tasks train, which test, and whether a result is zero-shot."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class HoldOut:
     """Clusters kept out of training so that they can be evaluated zero-shot.
 
     A task is unseen only if no task of any cluster it belongs to was trained on (section 2.2), with the paper's two
-    exceptions (`related_clusters`). On top of that, tasks that share a source with a held-out task (`derived_from`) are
-    treated by the overlap policy: `error` refuses to go on, `remove` leaves them out, `allow` trains on them and says so.
+    exceptions (`related_clusters`). The overlap policy says what to do with a training task that shares a source with a
+    held-out task (`derived_from`): `error` refuses the recipe, `remove` leaves the task out, `allow` trains on it and says so.
     """
 
     clusters: tuple[Cluster, ...]
     overlap: OverlapPolicy = "error"
     supervised: tuple[str, ...] = ()
-    """Held-out tasks that train after all, and nothing beside them: the way of supervised learning, to compare with."""
+    """Held-out tasks that train nevertheless, and alone: supervised learning, as a comparison."""
 
     def excluded_clusters(self) -> frozenset[Cluster]:
-        """The held-out clusters and those that say too much about them."""
+        """The held-out clusters and those that are too close to them."""
         return frozenset(related for cluster in self.clusters for related in related_clusters(cluster))
 
     def split(
@@ -39,18 +39,22 @@ class HoldOut:
         evaluated: Split = "test",
         known: Iterable[Task] = (),
     ) -> HoldOutSplit:
-        """Divide tasks into those that train and those that test; of a task with subtasks each one that has the split
-        `evaluated` is tested separately.
+        """Divide tasks into those that train and those that test.
 
-        `named` are training tasks the user asked for one by one: those fall under the overlap policy too, where
-        everything else in an excluded cluster is simply left out. `known` are tasks that take no part, but may be a step
-        between two that do.
+        Each subtask that has the split `evaluated` is tested separately.
+
+        Args:
+            tasks: all tasks of the recipe.
+            named: training tasks that the user asked for by name. The overlap policy applies to them too. Other tasks of an
+                excluded cluster are left out without an error.
+            evaluated: the split that is evaluated.
+            known: tasks that are not used, but may link two that are (`derived_from`).
 
         Raises:
             FlanlabError: under the policy `error`, when a training task overlaps with a held-out one.
         """
         test = [task for task in tasks if set(task.clusters) & set(self.clusters)]
-        # A held-out task may belong to further clusters; seen through any of them, it would not be unseen.
+        # A held-out task may belong to other clusters too. Training on any of them would make it seen.
         excluded_clusters = self.excluded_clusters().union(
             *(related_clusters(cluster) for task in test for cluster in task.clusters)
         )
@@ -84,7 +88,7 @@ class HoldOut:
                 train.append(task)
         if conflicts and self.overlap == "error":
             raise FlanlabError(
-                "Training tasks overlap with what is held out:\n"
+                "Training tasks overlap with held-out tasks:\n"
                 + "\n".join(f"  {name}: {reason}" for name, reason in sorted(conflicts.items())),
                 hint="Set `hold_out.overlap: remove` in the recipe to leave them out, or `allow` to train on them anyway.",
             )
@@ -93,7 +97,15 @@ class HoldOut:
             allowed = conflicts
         else:
             left_out |= conflicts
-        return HoldOutSplit(self, tuple(tasks), tuple(train), tuple(tested), left_out, allowed, ancestors)
+        return HoldOutSplit(
+            self,
+            tuple(tasks),
+            tuple(train),
+            tuple(tested),
+            left_out=left_out,
+            allowed=allowed,
+            lineage=ancestors,
+        )
 
     def _supervised_split(
         self, tasks: Sequence[Task], held_out: Sequence[Task], tested: Sequence[Task], ancestors: Mapping[str, frozenset[str]]
@@ -101,44 +113,48 @@ class HoldOut:
         train = [task for task in held_out if task.name in self.supervised and task.has_split("train")]
         if missing := sorted(set(self.supervised) - {task.name for task in train}):
             raise FlanlabError(
-                f"hold_out.supervised names {missing[0]}, which is no held-out task with a train split.",
-                hint="Name tasks of the clusters held out, and include them in the recipe.",
+                f"hold_out.supervised names {missing[0]}, which is not a held-out task with a train split.",
+                hint="Name tasks of the held-out clusters, and include them in the recipe.",
             )
         names = {task.name for task in train}
-        left_out = {task.name: "only what hold_out.supervised names trains" for task in tasks if task.name not in names}
-        allowed = dict.fromkeys(sorted(names), "is what is evaluated: this is supervised learning, not zero-shot")
-        return HoldOutSplit(self, tuple(tasks), tuple(train), tuple(tested), left_out, allowed, ancestors)
+        left_out = {task.name: "only the tasks in hold_out.supervised train" for task in tasks if task.name not in names}
+        allowed = dict.fromkeys(sorted(names), "it is evaluated: this is supervised learning, not zero-shot")
+        return HoldOutSplit(
+            self, tuple(tasks), tuple(train), tuple(tested), left_out=left_out, allowed=allowed, lineage=ancestors
+        )
 
     def _cluster_reason(self, task: Task, shared_clusters: Sequence[str]) -> str:
         if set(task.clusters) & set(self.clusters):
             return "held out"
-        return f"its cluster {shared_clusters[0]} is too close to what is held out"
+        return f"its cluster {shared_clusters[0]} is too close to the held-out clusters"
 
 
 @dataclass(frozen=True)
 class HoldOutSplit:
-    """What a hold-out makes of a set of tasks."""
+    """Which tasks of a set train and which test, by a hold-out."""
 
     hold_out: HoldOut
     tasks: tuple[Task, ...]
-    """All that take part, whether they train, test or neither."""
+    """All tasks of the recipe, whether they train, test or neither."""
     train: tuple[Task, ...]
     test: tuple[Task, ...]
+    in_domain: tuple[Task, ...] = ()
+    """Trained tasks that are scored too, on test rows that did not train: in-domain, not zero-shot."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Tasks that do not train: name to reason."""
     allowed: Mapping[str, str] = field(default_factory=dict)
-    """Overlapping tasks that train by the user's wish: name to reason."""
+    """Overlapping tasks that train because the user allowed it: name to reason."""
     lineage: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """For every task its own name and all it goes back to, worked out over all tasks together."""
+    """For each task, its own name and every data set it derives from, through all tasks."""
 
     @property
     def held_out(self) -> tuple[Task, ...]:
-        """The tasks of the clusters held out, as they were chosen: a task with subtasks is one."""
+        """The tasks of the held-out clusters. A task with subtasks counts as one."""
         return tuple(task for task in self.tasks if set(task.clusters) & set(self.hold_out.clusters))
 
 
 def lineage(tasks: Iterable[Task]) -> dict[str, frozenset[str]]:
-    """For each task its own name and every data set it goes back to, through any number of steps."""
+    """For each task, its own name and every data set it derives from, through any number of steps."""
     parents = {task.name: set(task.derived_from) for task in tasks}
 
     def ancestors(name: str, known: frozenset[str]) -> frozenset[str]:
@@ -155,14 +171,14 @@ def seen_reason(task: Task, stamp: Mapping[str, Any], ancestors: Iterable[str] =
     """Why a model with this stamp has seen `task` (it, its cluster, a related one, or a shared source), or None.
 
     Args:
-        task: what is to be evaluated.
-        ancestors: all that it goes back to, as `lineage` tells over the tasks that are known now.
-        stamp: content of the model's `flanlab.json`; its `tasks` maps each training task to its clusters and lineage,
-            and its `lineage` each task held out to its own, with the steps that only the whole collection tells.
+        task: the task to evaluate.
+        ancestors: every data set that it derives from, as `lineage` finds with the tasks that are known now.
+        stamp: content of the model's `flanlab.json`. Its `tasks` maps each training task to its clusters and lineage. Its
+            `lineage` maps each held-out task to its lineage, including steps through tasks that were not used.
     """
     trained: Mapping[str, Any] = stamp["tasks"]
     if task.name in trained:
-        return "the model was trained on it"
+        return "the model was trained on its train rows"
     too_close = {related for cluster in task.clusters for related in related_clusters(cluster)}
     own_lineage = {task.name, *task.derived_from, *ancestors, *stamp.get("lineage", {}).get(task.name, ())}
     for name, facts in sorted(trained.items()):

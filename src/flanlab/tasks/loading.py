@@ -1,4 +1,4 @@
-"""Finding and reading task files: the library, the extra tasks, the sampler, and folders of the user's own."""
+"""Find and read task files: the library, the extra tasks, the sampler, and the user's own folders."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from flanlab.tasks.schema import Task
 from flanlab.yaml_files import read_yaml_model
 
 BUILT_IN_COLLECTIONS = ("library", "extra", "sampler")
-"""FLAN's 62 data sets; others; the small set written by this project."""
+"""FLAN's 62 data sets, others, and the small set written by this project."""
 
 
 def load_task(path: Path) -> Task:
     """Read one task file.
 
     Raises:
-        FlanlabError: names file, line and field of each fault.
+        FlanlabError: names file, line and field of each error.
     """
     task = read_yaml_model(path, Task, "task")
     if task.name != path.stem:
         raise FlanlabError(
-            f"{path}, line 1: the task is called `{task.name}`, but its file `{path.name}`.",
+            f"{path}, line 1: the task is called `{task.name}`, but the file is called `{path.name}`.",
             hint=f"Rename the file to {task.name}.yaml, or the task to {path.stem}.",
         )
     task._path = path
@@ -35,26 +35,28 @@ def load_task(path: Path) -> Task:
 
 
 def load_collection(collection: str | Path) -> list[Task]:
-    """Every task of the `library`, `extra` or `sampler`, or of a folder (searched in depth), in order of name.
+    """Every task of the `library`, `extra` or `sampler`, or of a folder and its subfolders, sorted by name.
 
     Raises:
-        FlanlabError: no such folder, no task files in it, a faulty file, or one name used twice.
+        FlanlabError: the folder does not exist or has no task files, a file is invalid, or a name is used twice.
     """
     return _sorted_unique(load_task(path) for path in _task_files(collection))
 
 
 def load_collections(collections: Sequence[str | Path]) -> list[Task]:
-    """The tasks of several collections together; a name may occur once."""
+    """The tasks of several collections together. A name may occur only once."""
     return _sorted_unique(task for collection in collections for task in load_collection(collection))
 
 
 def known_lineage(tasks: Iterable[Task]) -> dict[str, frozenset[str]]:
-    """The lineage of tasks, with the steps that only flanlab's own tasks tell."""
+    """The lineage of tasks, including steps through flanlab's own tasks."""
     return lineage([*load_collections(BUILT_IN_COLLECTIONS), *tasks])
 
 
 def load_named(collections: Sequence[str | Path], names: Sequence[str]) -> list[Task]:
-    """The tasks that `select_tasks` finds by these names. Where all are tasks' names, other files are not read: it takes time.
+    """The tasks that `select_tasks` finds by these names.
+
+    If all names are tasks' names, other files are not read, because reading takes time.
 
     Raises:
         FlanlabError: as `load_collection` and `select_tasks`.
@@ -62,7 +64,7 @@ def load_named(collections: Sequence[str | Path], names: Sequence[str]) -> list[
     paths = [path for collection in collections for path in _task_files(collection)]
     wholes = {name.partition(".")[0] for name in names}
     named = [path for path in paths if path.stem in wholes]
-    # A task file is called as its task.
+    # A task file has the name of its task.
     if wholes.isdisjoint(cluster.value for cluster in Cluster) and wholes == {path.stem for path in named}:
         paths = named
     return select_tasks(_sorted_unique(map(load_task, paths)), names)
@@ -78,10 +80,11 @@ def find_task(name: str | Path, collections: Sequence[str | Path] | None = None)
     Raises:
         FlanlabError: no such task, a faulty file, or the name of a cluster with several tasks.
 
-    >>> import flanlab as fl
-    >>> task = fl.load_task("rte")
-    >>> task.clusters[0].value, len(task.forward_templates())
-    ('natural_language_inference', 8)
+    Examples:
+        >>> import flanlab as fl
+        >>> task = fl.load_task("rte")
+        >>> task.clusters[0].value, len(task.forward_templates())
+        ('natural_language_inference', 8)
     """
     found = find_tasks(name, collections)
     if len(found) != 1:
@@ -105,9 +108,10 @@ def find_tasks(
     Raises:
         FlanlabError: no such task, cluster, file or folder, or a faulty file.
 
-    >>> import flanlab as fl
-    >>> [task.name for task in fl.load_tasks("sentiment", ["sampler"])]
-    ['product_reviews', 'visitor_comments']
+    Examples:
+        >>> import flanlab as fl
+        >>> [task.name for task in fl.load_tasks("sentiment", ["sampler"])]
+        ['product_reviews', 'visitor_comments']
     """
     given = [names] if isinstance(names, str | Path | Task) else list(names)
     found: list[Task] = []
@@ -138,7 +142,7 @@ def _task_files(collection: str | Path) -> list[Path]:
         )
     paths = sorted(path for pattern in ("*.yaml", "*.yml") for path in folder.rglob(pattern))
     if not paths:
-        raise FlanlabError(f"{folder}: holds no task file (*.yaml).", hint="See docs/add-a-task.md for the format.")
+        raise FlanlabError(f"{folder}: has no task file (*.yaml).", hint="See docs/add-a-task.md for the format.")
     return paths
 
 
@@ -157,10 +161,10 @@ def _sorted_unique(tasks: Iterable[Task]) -> list[Task]:
 def select_tasks(tasks: Sequence[Task], names: Iterable[str]) -> list[Task]:
     """The tasks named. A name is a task's, a cluster's, or `task.subtask` for one subtask.
 
-    Case, spaces and hyphens do not matter (`RTE`, `closed-book QA`, `NLI`), and a beginning that only one name has is enough.
+    Case, spaces and hyphens do not matter (`RTE`, `closed-book QA`, `NLI`). A prefix is enough if only one name starts with it.
 
     Raises:
-        FlanlabError: no such name, or a beginning that several names share; near matches are offered.
+        FlanlabError: there is no such name, or several names start with it. The hint offers similar names.
     """
     chosen: dict[str, Task] = {}
     for name in names:
@@ -174,7 +178,7 @@ def leave_out(tasks: Sequence[Task], names: Iterable[str]) -> list[Task]:
     """The tasks without those named (tasks, clusters, or subtasks as `task.subtask`).
 
     Raises:
-        FlanlabError: a name that is none of these.
+        FlanlabError: a name is none of these.
     """
     left = {task.name: task for task in tasks}
     for name in names:
@@ -188,7 +192,7 @@ def leave_out(tasks: Sequence[Task], names: Iterable[str]) -> list[Task]:
 
 
 def resolve_name(tasks: Sequence[Task], name: str) -> Task | Cluster:
-    """The task, subtask or cluster that a name stands for, as people write it.
+    """The task, subtask or cluster that a name means, as people type it.
 
     Raises:
         FlanlabError: as `select_tasks`.
@@ -208,7 +212,7 @@ def resolve_name(tasks: Sequence[Task], name: str) -> Task | Cluster:
         return known[starting[0]]
     if starting:
         shown = ", ".join(starting[:8]) + (", ..." if len(starting) > 8 else "")
-        raise FlanlabError(f"`{name}` is the beginning of several names: {shown}.", hint="Write more of the one you want.")
+        raise FlanlabError(f"Several names start with `{name}`: {shown}.", hint="Write a longer name.")
     near = difflib.get_close_matches(plain, known, n=3)
     hint = f"Did you mean {' or '.join(near)}?" if near else "`flan tasks list` shows what there is."
     raise FlanlabError(f"There is no task or cluster called `{name}`.", hint=hint)
@@ -220,5 +224,5 @@ def _named(tasks: Sequence[Task], name: str) -> list[Task]:
         return [found]
     members = [task for task in tasks if found in task.clusters]
     if not members:
-        raise FlanlabError(f"The cluster `{name}` holds no task here.", hint="`flan tasks list` shows what there is.")
+        raise FlanlabError(f"The cluster `{name}` has no task here.", hint="`flan tasks list` shows what there is.")
     return members

@@ -1,7 +1,7 @@
-"""A task asked without its instructions: by its inputs alone, or by them after the names of the task type and the data set.
+"""A task without its instructions: only its inputs, or its inputs after the names of the task type and the data set.
 
-The paper compares these with natural instructions (section 4.3). The task stays what it is in all but its templates, so that
-everything downstream renders, trains and scores it as any other.
+The paper compares these with natural instructions (section 4.3). Only the templates change. So all later steps render, train
+and score the task like any other.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ Phrasing = Literal["full", "name", "none"]
 
 
 def phrased(task: Task, phrasing: Phrasing) -> Task:
-    """The task as it is (`full`), or with one bare template for each kind of target that its forward templates have.
+    """The task unchanged (`full`), or with one bare template for each different target of its forward templates.
 
-    An input is a field that at least half of those templates show, in the order of the task's fields. A task that is phrased
-    so already comes out the same again.
+    An input is a field that at least half of those templates show. Inputs keep the order of the task's fields. Applying it
+    twice changes nothing more.
     """
     if phrasing == "full":
         return task
@@ -31,11 +31,11 @@ def phrased(task: Task, phrasing: Phrasing) -> Task:
     templates = []
     for target in dict.fromkeys(template.target for template in forward):
         shown = [variables_in(template.prompt) for template in forward if template.target == target]
-        # A missing value is no input: a template of the task's own would step over it with an `if`.
+        # A missing value is not shown. The task's own templates skip it with an `if`.
         lines = [f'{{{{ "" if {name} is none else {name} }}}}' for name in _inputs(task, shown)]
         if not lines:
             raise FlanlabError(
-                f"{task.path}: no input is shown by half of its prompts, so that nothing is left to ask without instructions.",
+                f"{task.path}: half of its prompts show no common input, so nothing is left without the instructions.",
                 hint="Name the inputs in `fields` and show them in the prompts, or leave the task out.",
             )
         templates.append(Template(prompt=heading + "\n".join(lines), target=target))
@@ -43,7 +43,7 @@ def phrased(task: Task, phrasing: Phrasing) -> Task:
 
 
 def _inputs(task: Task, shown: list[frozenset[str]]) -> list[str]:
-    """Names that at least half of the prompts show."""
+    """Names that at least half of the prompts use."""
     counts = Counter(name for names in shown for name in names)
     often = {name for name, count in counts.items() if count * 2 >= len(shown)}
     order = [name for name in task.fields if name in often] if task.fields else sorted(often)

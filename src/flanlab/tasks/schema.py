@@ -43,10 +43,10 @@ class _Strict(BaseModel):
 
 
 class Source(_Strict):
-    """Where rows come from: the Hugging Face Hub (or a mirror folder of it), files beside the task file, or a generator."""
+    """Where rows come from: the Hugging Face Hub (or a mirror folder of it), files next to the task file, or a generator."""
 
     hub: str | None = Field(None, description="Hub id of the data set, such as nyu-mll/glue.")
-    formerly: str | None = Field(None, description="Earlier Hub id of the same rows, under which a mirror may hold them.")
+    formerly: str | None = Field(None, description="Earlier Hub id of the same rows, under which a mirror may have them.")
     config: str | None = Field(None, description="Configuration (subset) of the Hub data set.")
     revision: str | None = Field(None, description="Commit of the Hub data set.")
     files: dict[str, str] | str | None = Field(
@@ -55,7 +55,7 @@ class Source(_Strict):
     generator: str | None = Field(None, description="Name of an installed generator of rows, such as mathematics.")
     obtain: str | None = Field(
         None,
-        description="How to get the rows by hand, where no copy on the Hub can be loaded: they are read from the mirror alone.",
+        description="How to get the rows by hand if the Hub's copy cannot be loaded. They are then read from the mirror only.",
     )
     splits: dict[Split, str] = Field(
         default_factory=dict, description="train, dev and test in Hugging Face slicing syntax, e.g. train[:-200]."
@@ -64,7 +64,7 @@ class Source(_Strict):
     @model_validator(mode="after")
     def _one_place(self) -> Source:
         if sum(place is not None for place in (self.hub, self.files, self.generator)) != 1:
-            raise ValueError("give `hub`, `files` or `generator`, one of the three")
+            raise ValueError("give exactly one of `hub`, `files` or `generator`")
         if self.hub is None and (self.revision or self.obtain or self.formerly):
             raise ValueError("`revision`, `formerly` and `obtain` belong to a `hub` source")
         if self.files is not None and self.config:
@@ -74,23 +74,38 @@ class Source(_Strict):
         if isinstance(self.files, str) and not self.splits:
             raise ValueError('a single file needs `splits`, such as {train: "all[:80%]", test: "all[80%:]"}')
         if isinstance(self.files, dict) and not self.splits and not set(self.files) <= {"train", "dev", "test"}:
-            raise ValueError("name the files train, dev and test, or say in `splits` which is which")
+            raise ValueError("name the files train, dev and test, or assign them in `splits`")
         return self
 
     def split_spec(self, split: Split) -> str | None:
-        """The slicing expression of a split, or None where the task has no such split."""
+        """The slicing expression of a split, or None if the task has no such split."""
         if self.splits:
             return self.splits.get(split)
         return split if isinstance(self.files, dict) and split in self.files else None
 
 
-class Template(_Strict):
-    """One natural-language instruction. It says nothing of OPTIONS: the renderer adds that block."""
+class _Prompt(_Strict):
+    """Jinja sources of a prompt and of the target that follows it."""
 
     prompt: str
     target: str = "{{ answer }}"
+
+    @field_validator("prompt", "target")
+    @classmethod
+    def _valid_jinja(cls, value: str) -> str:
+        return _checked_jinja(value)
+
+    @field_validator("target")
+    @classmethod
+    def _the_answer(cls, value: str) -> str:
+        return _as_the_answer(value)
+
+
+class Template(_Prompt):
+    """One natural-language instruction. It does not mention OPTIONS: the renderer adds that block."""
+
     direction: Literal["forward", "inverted"] = Field(
-        "forward", description="inverted: the answer stands in the prompt and an input is the target (section 2.1)."
+        "forward", description="inverted: the prompt contains the answer and the target is an input (section 2.1)."
     )
     options: list[str] | None = Field(
         None, description="Other words for the task's options in this template: same number, same order."
@@ -101,38 +116,16 @@ class Template(_Strict):
     def _valid_options(cls, value: list[str] | None) -> list[str] | None:
         return None if value is None else _checked_options(value)
 
-    @field_validator("prompt", "target")
-    @classmethod
-    def _valid_jinja(cls, value: str) -> str:
-        return _checked_jinja(value)
-
-    @field_validator("target")
-    @classmethod
-    def _the_answer(cls, value: str) -> str:
-        return _as_the_answer(value)
-
     @property
     def hash(self) -> str:
-        """Identity of the template's content: changes when any word of it does."""
+        """Hash of the template. It changes with any word of it."""
         return _digest(self.model_dump_json())
 
 
-class Baseline(_Strict):
-    """A continuation-style prompt, which is what an untuned model deserves: the answer follows it after one space."""
+class Baseline(_Prompt):
+    """A prompt without an instruction, for untuned models: a text that the answer continues, after one space."""
 
-    prompt: str
-    target: str = "{{ answer }}"
     options: Options | None = Field(None, description="Other words for the task's options: same number, same order.")
-
-    @field_validator("prompt", "target")
-    @classmethod
-    def _valid_jinja(cls, value: str) -> str:
-        return _checked_jinja(value)
-
-    @field_validator("target")
-    @classmethod
-    def _the_answer(cls, value: str) -> str:
-        return _as_the_answer(value)
 
     @field_validator("options")
     @classmethod
@@ -145,7 +138,7 @@ class Task(_Strict):
 
     name: Name
     cluster: Cluster | Annotated[list[Cluster], Field(min_length=1)] = Field(
-        description="The task type, or several where the data set belongs to several."
+        description="The task type, or several if the data set belongs to several."
     )
     description: str = ""
     source: Source | None = None
@@ -156,36 +149,37 @@ class Task(_Strict):
         description="Instead of `source`: subtasks that train together and are evaluated separately, such as ANLI's rounds.",
     )
     published_rows: dict[str, int] = Field(
-        default_factory=dict, description="Rows of the source's splits as published; for a person's information."
+        default_factory=dict, description="Number of published rows of each split, for information only."
     )
     licence: str
     citation: str = ""
     provenance: str = ""
     derived_from: dict[str, str] = Field(
         default_factory=dict,
-        description="Data sets whose rows or texts this one reuses, each with the evidence; the hold-out follows them.",
+        description="Data sets whose rows or texts this one reuses, each with the evidence. The hold-out follows them.",
     )
     turns: str | None = Field(
         None,
         description="Expression: how many examples a row holds, such as the turns of a dialogue. The row is used once for"
-        " each, with a column `turn` that counts them from 0.",
+        " each of them. A column `turn` counts from 0.",
     )
-    filter: str | None = Field(None, description="Expression; rows for which it is false are left out.")
+    filter: str | None = Field(None, description="Expression. Rows for which it is false are left out.")
     fields: dict[str, str] = Field(
-        default_factory=dict, description="What templates may use. Empty: every column under its own name."
+        default_factory=dict,
+        description="Names that templates may use, with their expressions. If empty: the columns under their own names.",
     )
     options: Options | None = Field(None, description="Classification only: the possible answers.")
     answer: str
     references: str | None = Field(
-        None, description="Expression giving every acceptable answer; with `options`, those of them that are right."
+        None, description="Expression: all acceptable answers. With `options`: the options that are right."
     )
-    gold_value: str | None = Field(None, description="Expression giving the number that a numeric answer is compared with.")
+    gold_value: str | None = Field(None, description="Expression: the number that a numeric answer is compared with.")
     group: str | None = Field(
-        None, description="Text; rows for which it is the same belong together: they are evaluated all or none."
+        None, description="Text. Rows with the same text belong together: either all of them are evaluated or none."
     )
     metrics: list[Metric] = Field(min_length=1)
     templates: list[Template] = Field(min_length=1)
-    baseline: Baseline | None = Field(None, description="A continuation-style prompt for untuned models.")
+    baseline: Baseline | None = Field(None, description="A prompt without an instruction, for untuned models.")
 
     _path: Path | None = PrivateAttr(None)
     _whole: Task | None = PrivateAttr(None)
@@ -205,7 +199,7 @@ class Task(_Strict):
     def _valid_fields(cls, value: dict[str, str]) -> dict[str, str]:
         for name, source in value.items():
             if name in ("options", "answer", "references"):
-                raise ValueError(f"`{name}` is the name of something else in a task; call the field otherwise")
+                raise ValueError(f"`{name}` has another meaning in a task; choose another name for the field")
             try:
                 check_syntax(source)
             except FlanlabError as error:
@@ -222,7 +216,7 @@ class Task(_Strict):
     def _has_evidence(cls, value: dict[str, str]) -> dict[str, str]:
         for name, evidence in value.items():
             if not evidence.strip():
-                raise ValueError(f"say where it is known from that the data set reuses {name}")
+                raise ValueError(f"give the evidence that the data set reuses {name}")
         return value
 
     @model_validator(mode="before")
@@ -237,14 +231,14 @@ class Task(_Strict):
         if (self.source is None) == (not self.subtasks):
             raise ValueError("give either `source`, or `subtasks` with a source each")
         if (self.options is None) != ("accuracy" not in self.metrics):
-            raise ValueError("`accuracy` is the metric of tasks with `options`, and of those alone")
+            raise ValueError("tasks with `options` need the metric `accuracy`, and only they may have it")
         for field, metrics in _METRICS_THAT_NEED.items():
             if (needy := sorted(metrics & set(self.metrics))) and getattr(self, field) is None:
                 raise ValueError(f"the metric {needy[0]} needs `{field}`")
         if self.group is not None and (alone := sorted({"pearson", "spearman"} & set(self.metrics))):
-            raise ValueError(f"the metric {alone[0]} is of rows that stand alone: leave out `group`")
+            raise ValueError(f"the metric {alone[0]} does not work on groups of rows: leave out `group`")
         if not self.forward_templates():
-            raise ValueError("at least one template must be forward: one that asks for the answer")
+            raise ValueError("at least one template must be forward, that is, ask for the answer")
         for number, template in enumerate(self.templates, start=1):
             if template.options is not None and (
                 not isinstance(self.options, list) or len(template.options) != len(self.options)
@@ -254,7 +248,7 @@ class Task(_Strict):
         if self.baseline is not None:
             fixed = self.baseline.options if isinstance(self.baseline.options, list) else self.options
             if self.baseline.options is not None and not self.options:
-                raise ValueError("baseline: its options need the task to have options")
+                raise ValueError("baseline: it has options, but the task has none")
             if isinstance(self.options, list) and isinstance(fixed, list) and len(fixed) != len(self.options):
                 raise ValueError("baseline: its options must match the task's fixed list in number")
             self._check_names("baseline", self.baseline, inverted=False)
@@ -265,7 +259,9 @@ class Task(_Strict):
             if not inverted and "answer" in variables_in(template.prompt):
                 raise ValueError(f"{where}: a forward prompt may not contain the answer")
             if not inverted and "row" in variables_in(template.prompt):
-                raise ValueError(f"{where}: name what the prompt shows of `row` in `fields`: a whole row holds the answer too")
+                raise ValueError(
+                    f"{where}: the prompt uses `row`, which also holds the answer: put what it shows into `fields`"
+                )
             return
         known = set(self.fields) | ({"options"} if self.options is not None else set())
         for side, source in (("prompt", template.prompt), ("target", template.target)):
@@ -280,7 +276,7 @@ class Task(_Strict):
 
     @property
     def clusters(self) -> tuple[Cluster, ...]:
-        """The clusters the task belongs to; the first one is its home."""
+        """The clusters of the task. The first one is its home: averages count the task there."""
         return tuple(self.cluster) if isinstance(self.cluster, list) else (self.cluster,)
 
     @property
@@ -314,12 +310,13 @@ class Task(_Strict):
         Raises:
             FlanlabError: there is no such row or template, or the rows cannot be reached.
 
-        >>> import flanlab as fl
-        >>> example = fl.load_task("visitor_comments").render(row=0, template=3)
-        >>> example.options
-        ('thumbs down', 'thumbs up')
-        >>> example.target in example.options
-        True
+        Examples:
+            >>> import flanlab as fl
+            >>> example = fl.load_task("visitor_comments").render(row=0, template=3)
+            >>> example.options
+            ('thumbs down', 'thumbs up')
+            >>> example.target in example.options
+            True
         """
         # The one step up from here: reading rows and filling templates is the business of `data`.
         from flanlab.data.reader import example_of
@@ -382,11 +379,11 @@ class Task(_Strict):
 
     @property
     def hash(self) -> str:
-        """Identity of everything in the file that shapes examples."""
+        """Hash of the task file's content. It changes with anything that shapes examples."""
         return _digest(self.model_dump_json(by_alias=True))
 
     def forward_templates(self) -> list[int]:
-        """Numbers (from 1) of the templates that ask for the answer; only these are evaluated."""
+        """Numbers (from 1) of the templates that ask for the answer. Only these are evaluated."""
         return [n for n, template in enumerate(self.templates, start=1) if template.direction == "forward"]
 
 
@@ -410,7 +407,7 @@ def _checked_jinja(value: str) -> str:
 
 def _checked_expression(value: str) -> str:
     if not is_expression(value):
-        raise ValueError("write one expression and nothing around it, such as {{ label >= 0 }}; text has no other value")
+        raise ValueError("write one expression with nothing around it, such as {{ label >= 0 }}")
     return value
 
 
@@ -432,7 +429,7 @@ def _checked_options(value: list[str]) -> list[str]:
 
 
 def _as_the_answer(target: str) -> str:
-    """A target that is the answer and nothing else, however it is spaced, in the one way that stands for all references."""
+    """Write a target that is only the answer, with any spacing, as `{{ answer }}`, which also allows all references."""
     return "{{ answer }}" if re.fullmatch(r"\s*\{\{-?\s*answer\s*-?\}\}\s*", target) else target
 
 

@@ -1,4 +1,4 @@
-"""Text and expressions of task files, rendered by jinja2 in its immutable sandbox: data in, text out, nothing foreign runs."""
+"""Render texts and expressions of task files with jinja2, in its immutable sandbox: no foreign code runs."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from flanlab.errors import FlanlabError
 
 
 class TemplatingError(FlanlabError):
-    """A template that cannot be read or filled in."""
+    """A template that cannot be parsed or rendered."""
 
 
 def printable(value: Any) -> Any:
-    """The value itself, if it can stand in a text: no null, and nothing that would be written as Python code.
+    """The value itself, if it can be printed: not null, and nothing that would be printed as Python code.
 
     Raises:
-        TemplatingError: what it is instead.
+        TemplatingError: says what the value is instead.
     """
     if type(value) in _PLAIN and value is not None:
         return value
     if value is None:
         raise TemplatingError(
-            "a value is missing (null), and would be written as the word None",
+            "a value is missing (null) and would be printed as the word None",
             hint="Leave such rows out with `filter`, or write {{ name or '' }}.",
         )
     if isinstance(value, bytes | bytearray):
@@ -43,7 +43,7 @@ def printable(value: Any) -> Any:
     if isinstance(value, list | tuple | dict | set | frozenset):
         kind = "a mapping" if isinstance(value, dict) else "a list"
         raise TemplatingError(
-            f"a value is {kind}, and would be written as Python code ({_shorten(repr(value), 60)})",
+            f"a value is {kind} and would be printed as Python code ({_shorten(repr(value), 60)})",
             hint="Choose a part of it, such as {{ name[0] }} or {{ name.member }}, or write {{ name | join(', ') }}"
             " or {{ name | tojson }}.",
         )
@@ -51,7 +51,7 @@ def printable(value: Any) -> Any:
 
 
 def _to_json(value: Any) -> str:
-    """jinja2's `tojson` for prompts, not for web pages: quotes, < and other scripts stay as they are, and so do numbers."""
+    """jinja2's `tojson` for prompts instead of web pages: quotes, <, non-Latin scripts and numbers stay as they are."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_to_json(str(name))}: {_to_json(part)}" for name, part in value.items()) + "}"
     if isinstance(value, list | tuple):
@@ -63,15 +63,15 @@ def _to_json(value: Any) -> str:
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, finalize=printable)
-# What a template gives must depend on its row alone.
+# The output of a template must depend on its row only.
 del _ENVIRONMENT.filters["random"], _ENVIRONMENT.globals["lipsum"]
-# jinja2 would copy its globals for every rendering; a `Compiled` hands over those that its source names.
+# jinja2 would copy its globals for each rendering. A `Compiled` passes only those that its source uses.
 _GLOBALS = dict(_ENVIRONMENT.globals)
 _ENVIRONMENT.globals.clear()
 
 
 class _Context(Context):
-    """Without the note of globals that jinja2 makes for every rendering, which only imports need."""
+    """Skips the record of globals that jinja2 makes for each rendering: only imports need it."""
 
     def __init__(self, *arguments: Any, globals: Any = None) -> None:
         super().__init__(*arguments)
@@ -82,7 +82,7 @@ _ENVIRONMENT.context_class = _Context
 
 @pass_context
 def _map(context: Context, values: Any, *arguments: Any, **named: Any) -> Iterable[Any]:
-    """jinja2's `map`, which looks its filter up anew for each value; not so for `replace`, which tasks use in long chains."""
+    """jinja2's `map`, but faster for `replace`, which tasks use in long chains: jinja2 looks up the filter for each value."""
     if arguments[:1] == ("replace",) and len(arguments) == 3 and not named:
         old, new = map(str, arguments[1:])
         return (str(value).replace(old, new) for value in values or ())
@@ -102,18 +102,18 @@ _ABSENT = object()
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A source ready to be filled in."""
+    """A source, compiled and ready to render."""
 
     source: str
     names: tuple[str, ...]
-    """What the source takes from outside."""
+    """Names that the source uses."""
     _fill: Fill
 
     def __call__(self, *layers: Mapping[str, Any]) -> Any:
-        """Fill in the names from the first of the layers that has them; no other name of a layer is looked at.
+        """Render with each name's value from the first layer that has it. No other name of a layer is read.
 
         Raises:
-            TemplatingError: what is wrong, and where in the source.
+            TemplatingError: says what is wrong, and where in the source.
         """
         found = {}
         for name in self.names:
@@ -126,7 +126,7 @@ class Compiled:
                     found[name] = _GLOBALS[name]
         try:
             return self._fill(found)
-        except Exception as error:  # whatever a template does wrong, a person must read where
+        except Exception as error:  # any error of a template must be reported with its place
             raise _explained(error, self.source, layers) from error
 
 
@@ -174,7 +174,7 @@ def _filling_in_text(tree: nodes.Template) -> Fill:
 
 
 def _filling_names(source: str, parts: Sequence[nodes.Node], names: Collection[str], otherwise: Fill) -> Fill:
-    """A quicker way than jinja2's for a source of nothing but text and names; where a name or value is missing, jinja2's."""
+    """A faster way for a source of only text and names. If a name or value is missing, jinja2 renders it."""
     text = "".join(part.data.replace("%", "%%") if isinstance(part, nodes.TemplateData) else "%s" for part in parts)
     used = [part.name for part in parts if isinstance(part, nodes.Name)]
     keeps_type = is_expression(source)
@@ -188,7 +188,7 @@ def _filling_names(source: str, parts: Sequence[nodes.Node], names: Collection[s
 
 
 def check_syntax(source: str) -> None:
-    """Raise a TemplatingError that names the fault and its line within the template."""
+    """Raise a TemplatingError with the error and its line in the template."""
     try:
         tree = _parsed(source)
         # jinja2 itself looks these up only when it compiles.
@@ -207,23 +207,23 @@ def check_syntax(source: str) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _parsed(source: str) -> nodes.Template:
-    """A source as jinja2 reads it; kept for a while, since its syntax and its names are asked for one after the other."""
+    """A source as jinja2 parses it. Cached, because its syntax and its names are needed one after the other."""
     return _ENVIRONMENT.parse(source)
 
 
 def is_expression(source: str) -> bool:
-    """Whether `source` is one `{{ expression }}` and nothing else, so that its value keeps its type."""
+    """Whether `source` is exactly one `{{ expression }}`, so its value keeps its type."""
     return _SINGLE_EXPRESSION.match(source) is not None
 
 
 @functools.lru_cache(maxsize=8192)
 def variables_in(source: str) -> frozenset[str]:
-    """Names that `source` takes from outside."""
+    """Names that `source` uses."""
     return frozenset(meta.find_undeclared_variables(_parsed(source))) - _GLOBALS.keys()
 
 
 def _settled(value: Any) -> Any:
-    """The value itself: what `map` and its like would only give once is made a list, and nothing in it is undefined."""
+    """The value itself, without undefined values. The result of `map` and others, which can be read once, becomes a list."""
     if type(value) in _PLAIN:
         return value
     if isinstance(value, Iterator):
@@ -246,13 +246,13 @@ def _refuse_undefined(value: Any) -> None:
 
 
 def _explained(error: Exception, source: str, layers: Sequence[Mapping[str, Any]]) -> TemplatingError:
-    """The error as one that a person can fix."""
+    """The error as a TemplatingError with a hint."""
     where = f"in: {_shorten(source)}"
     if isinstance(error, TemplatingError):
         return TemplatingError(f"{error.message} {where}", hint=error.hint)
     if isinstance(error, UndefinedError):
         known = sorted(map(str, frozenset().union(*layers)))
-        return TemplatingError(f"{error.message} {where}", hint=f"Known here: {', '.join(known) or 'nothing'}.")
+        return TemplatingError(f"{error.message} {where}", hint=f"Known names: {', '.join(known) or 'nothing'}.")
     if isinstance(error, SecurityError):
         return TemplatingError(
             f"refused by the sandbox: {error} {where}",

@@ -1,11 +1,11 @@
-"""Checkpoints: everything it takes to go on with training as if it had never stopped, written whole or not at all.
+"""Checkpoints: everything that is needed to resume training as if it had never stopped. Written completely or not at all.
 
     step-000400/trained.safetensors      the parameters that training changes
-                optimizer.safetensors    the optimizer's state; under FSDP both are in parts, one for each process
+                optimizer.safetensors    the optimizer's state; under FSDP both have one shard for each process
                 flanlab.json             the stamp
                 progress.json            where training is; size and digest of each file, and of itself
 
-The newest two are kept, so that one is left where the other turns out to be damaged.
+The newest two are kept, so that one is left if the other is damaged.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from flanlab.files import is_full, write_json
 from flanlab.processes import all_do, everyone, from_first, is_first, rank, world_size
 from flanlab.progress import say
 from flanlab.training.parallel import is_sharded
-from flanlab.training.parts import PartsReader, divided_as, own_part, write_part
+from flanlab.training.shards import ShardReader, divided_as, own_shard, write_shard
 
 _NAME = re.compile(r"step-(\d+)")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far training has come; enough to find its place in the stream again."""
+    """How far training has come. It determines the position in the stream."""
 
     step: int
     """Optimizer steps done."""
@@ -50,22 +50,23 @@ class Progress:
 def save_checkpoint(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, stamp: Mapping[str, Any]
 ) -> Path:
-    """Write `folder/step-N` with trained weights, optimizer state, progress and stamp; only the one before it is kept.
+    """Write `folder/step-N` with trained weights, optimizer state, progress and stamp. Only the previous checkpoint is kept
+    too.
 
     Raises:
-        FlanlabError: there is no room for it; what was saved before is untouched.
+        FlanlabError: the disk is full. Earlier checkpoints are unchanged.
     """
     path = folder / f"step-{progress.step:06d}"
     temporary = folder / f".{path.name}.partial"
     state, scalars = _flatten(optimizer.state_dict()["state"])
     contents = {"trained": trained_tensors(model), "optimizer": state}
     divided = {stem: any(isinstance(tensor, DTensor) for tensor in tensors.values()) for stem, tensors in contents.items()}
-    own = {stem: own_part(tensors) for stem, tensors in contents.items()}
-    size = sum(everyone(sum(tensor.nbytes for part in own.values() for tensor in part.values())))
+    own = {stem: own_shard(tensors) for stem, tensors in contents.items()}
+    size = sum(everyone(sum(tensor.nbytes for shard in own.values() for tensor in shard.values())))
 
     def begin() -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        # What a killed process left half-written.
+        # Left by a killed process.
         for leftover in folder.glob(".step-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         if shutil.disk_usage(folder).free < size:
@@ -73,7 +74,7 @@ def save_checkpoint(
         temporary.mkdir()
 
     def write() -> dict[str, Any]:
-        written = [write_part(own[stem], divided[stem], temporary, stem) for stem in own]
+        written = [write_shard(own[stem], divided[stem], temporary, stem) for stem in own]
         return {file.name: _seal(file) for file in written if file is not None}
 
     def finish(files: dict[str, Any]) -> None:
@@ -104,9 +105,9 @@ def save_checkpoint(
 
 
 def load_latest(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, training_key: str) -> Progress | None:
-    """Bring model and optimizer to the newest checkpoint that is sound; None where there is none at all.
+    """Restore model and optimizer from the newest intact checkpoint. Returns None if there is no checkpoint.
 
-    A damaged one is passed over with a warning, and makes place for the next that is saved.
+    A damaged one is skipped with a warning. The next checkpoint replaces it.
 
     Raises:
         FlanlabError: all checkpoints are damaged, or the newest belongs to other settings.
@@ -119,50 +120,50 @@ def load_latest(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
             if record["training_key"] != training_key:
                 raise FlanlabError(
                     f"{path}: was written under another recipe, data or version.",
-                    hint=f"Go on with the old recipe, use another --out folder, or delete {folder} to start anew.",
+                    hint=f"Use the old recipe, use another --out folder, or delete {folder} to start again.",
                 )
-            # Each process looks at its share of the files.
+            # Each process checks its share of the files.
             share = sorted(record["files"].items())[rank() :: world_size()]
             all_do(partial(_check, path, share))
         except _DamagedError as error:
             damages.append(error.message)
             continue
         for damage in damages:
-            say(f"{damage} Going on from the checkpoint before it, {path.name}.")
+            say(f"{damage} Resuming from the previous checkpoint, {path.name}.")
         _load(path, record, model, optimizer)
         return Progress(record["step"], training_key)
     if damages:
-        raise FlanlabError(" ".join(damages), hint=f"Delete {folder}; training then starts anew.")
+        raise FlanlabError(" ".join(damages), hint=f"Delete {folder}. Training then starts again.")
     return None
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters that training changes; tied ones once."""
+    """The parameters that training changes. Tied ones appear once."""
     tensors = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
-    # Between forward and backward they would be whole, and rounded for computing.
+    # Between forward and backward they would be whole, and rounded.
     assert not is_sharded(model) or all(isinstance(tensor, DTensor) for tensor in tensors.values())
     return tensors
 
 
 def no_room(folder: Path, what: str, size: int | None = None) -> FlanlabError:
-    """The error to end with on a full disk; `size` in bytes is what a checkpoint takes."""
+    """The error for a full disk. `size` is the size of a checkpoint in bytes."""
     kept = [path.name for _, path in _checkpoints(folder)]
-    needed = f"A checkpoint takes {size / 1e6:,.1f} MB (two are kept, and a third is written beside them); " if size else ""
+    needed = f"A checkpoint takes {size / 1e6:,.1f} MB (two are kept while a third is written); " if size else ""
     free = f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB are free for {folder}. "
     return FlanlabError(
-        f"{what}: there is no room left. {needed}{free}" + (f"{kept[-1]} is kept." if kept else "None was saved before."),
-        hint="Make room, then give the same command: it goes on from the checkpoint kept."
+        f"{what}: the disk is full. {needed}{free}" + (f"{kept[-1]} is kept." if kept else "None was saved before."),
+        hint="Free some space, then run the same command: it resumes from that checkpoint."
         if kept
-        else "Make room, then give the same command.",
+        else "Free some space, then run the same command.",
     )
 
 
 class _DamagedError(FlanlabError):
-    """A checkpoint that is not as it was written."""
+    """A checkpoint that has changed since it was written."""
 
 
 def _seal(path: Path) -> dict[str, Any]:
-    """Size and digest of a file, which is on the disk itself when this returns."""
+    """Size and digest of a file. The file is flushed to the disk when this returns."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, _hash).hexdigest()
         os.fsync(file.fileno())
@@ -209,13 +210,13 @@ def _damaged(path: Path, reason: str) -> _DamagedError:
 
 
 def _load(path: Path, record: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    trained = PartsReader([path / name for name in record["files"] if name.startswith("trained")])
+    trained = ShardReader([path / name for name in record["files"] if name.startswith("trained")])
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name in trained.names():
             own = parameters[name].to_local() if isinstance(parameters[name], DTensor) else parameters[name]  # type: ignore[attr-defined]
             own.copy_(trained.read(name, parameters[name]))
-    reader = PartsReader([path / name for name in record["files"] if name.startswith("optimizer")])
+    reader = ShardReader([path / name for name in record["files"] if name.startswith("optimizer")])
     ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for place in (*reader.names(), *record["optimizer"]):
@@ -226,7 +227,7 @@ def _load(path: Path, record: Mapping[str, Any], model: nn.Module, optimizer: to
         else:
             value = divided_as(reader.read(place, parameter).to(parameter.device), parameter)
         state.setdefault(int(index), {})[name] = value
-    # As it was: `load_state_dict` would round what an optimizer keeps in float32 to bfloat16 weights.
+    # Unchanged: `load_state_dict` would round the optimizer's float32 state to the type of bfloat16 weights.
     for number, entries in state.items():
         optimizer.state[ordered[number]] = entries
 

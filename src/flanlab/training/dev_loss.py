@@ -1,4 +1,4 @@
-"""The loss on rows that nothing is trained on: those of the training clusters' dev splits, cluster by cluster."""
+"""The loss on rows that are not trained on: the dev splits of the training clusters, by cluster."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def dev_examples(
     encoder: TextEncoder,
     count: int,
 ) -> dict[str, list[EncodedExample]]:
-    """The first `count` examples of each cluster's dev rows, mixed and rendered as in training; the same every time.
+    """The first `count` examples of each cluster's dev rows, mixed and rendered as in training. They are the same every time.
 
     Args:
-        tasks: those that are trained on; of several clusters, a task counts to its first.
-        rows: dev rows by task; a task without any is left out.
+        tasks: the training tasks. A task with several clusters counts for its first one.
+        rows: dev rows by task. A task without dev rows is left out.
         exemplar_rows: train rows by task.
     """
     found: dict[str, list[EncodedExample]] = {}

@@ -1,4 +1,4 @@
-"""Seeing that training has come apart while the loss is still a number."""
+"""Detect that training diverges while the loss is still a number."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterable
 from statistics import median
 
 WINDOW = 20
-"""Steps over which losses are compared."""
+"""Number of steps of the median loss."""
 _TIMES, _PLUS = 3.0, 1.0
 
 
 class LossWatch:
     """Watches the median loss of the last `WINDOW` steps.
 
-    Training has come apart where it is more than three times its lowest so far, and one nat on top. The stream is shuffled, so
-    medians of twenty steps lie close together however steps differ; a single bad step, or high losses at the start, do nothing.
+    Training diverges if the median is more than 3 x its lowest value so far + 1 nat. The stream is shuffled, so
+    medians of twenty steps are close to each other. A single bad step, or high losses at the start, have no effect.
     """
 
     def __init__(self, losses: Iterable[float] = ()) -> None:
@@ -26,7 +26,7 @@ class LossWatch:
             self.has_exploded(loss)
 
     def has_exploded(self, loss: float) -> bool:
-        """Take the next step's loss; whether training has come apart."""
+        """Add the next step's loss. Returns whether training diverges."""
         self._last.append(loss)
         if len(self._last) < WINDOW:
             return False

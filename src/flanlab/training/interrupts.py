@@ -1,4 +1,4 @@
-"""Ctrl-C, and the signals by which a cluster ends a job, held back until a step is whole."""
+"""Delay Ctrl-C, and the signals that end a cluster's job, until a step is finished."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from flanlab.progress import say
 
 
 class HeldInterrupts:
-    """Holds the first Ctrl-C or SIGTERM back until the step is whole: half an update must never be saved.
+    """Delays the first Ctrl-C or SIGTERM until the step is finished: half an update must never be saved.
 
-    The second stops at once; not so among several processes, to which the launcher passes on what they have had already.
+    A second one stops at once. But not with several processes, because their launcher sends them the first one again.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class HeldInterrupts:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> None:
-        # Only the main thread may set handlers, and only there does Ctrl-C arrive.
+        # Only the main thread may set handlers, and only it receives Ctrl-C.
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._hold) for number in (signal.SIGINT, signal.SIGTERM)}
 

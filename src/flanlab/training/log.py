@@ -1,4 +1,4 @@
-"""The training log: one JSON line for each step, and how fast the machine is."""
+"""The training log: one JSON line for each step, with the speed of the machine."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ _PEAKS = {
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
 }
-"""Dense bfloat16 operations a second, by what a device's name holds, the longer names first (NVIDIA's data sheets)."""
+"""Dense bfloat16 operations per second, by a part of the device's name, longer names first (NVIDIA's data sheets)."""
 
 
 class TrainingLog:
-    """The log of the first process, open for appending; the others write none."""
+    """The log of the first process, open for appending. Other processes write none."""
 
     def __init__(self, path: Path, steps_done: int) -> None:
-        """Cut the log back to the steps that the checkpoint holds.
+        """Drop the steps after the checkpoint from the log.
 
         Raises:
-            FlanlabError: a line in its midst is damaged.
+            FlanlabError: a line other than the last is damaged.
         """
         self.losses: list[float] = []
-        """Of the steps it held when it was opened."""
+        """Losses of the steps that it had when it was opened."""
         self._file = None
         if not is_first():
             return
@@ -78,10 +78,10 @@ def _read(path: Path) -> list[dict[str, Any]]:
             record["step"], record["loss"]
             records.append(record)
         except (ValueError, LookupError, TypeError) as error:
-            # The last may be what a killed process, or a full disk, left of one.
+            # The last line may be incomplete, after a kill or a full disk.
             if number < len(lines):
                 raise FlanlabError(
-                    f"{path}, line {number}: is damaged.", hint="Delete the line; the report then leaves that step out."
+                    f"{path}, line {number}: is damaged.", hint="Delete the line. The report then leaves out that step."
                 ) from error
     return records
 
@@ -96,9 +96,9 @@ def step_record(
     seconds: float,
     waited: float,
 ) -> dict[str, Any]:
-    """A step's line of the log; `padding` counts the tokens that are computed beside those of the examples.
+    """A step's line of the log. `padding` counts computed tokens that belong to no example.
 
-    Of its `seconds`, `waited` went by until the examples were at hand.
+    `waited` are those of its `seconds` that went by until the examples were ready.
     """
     tokens = sum(example.length for example in examples)
     return {
@@ -116,7 +116,7 @@ def step_record(
 
 
 def notes_of(record: Mapping[str, Any], seconds: float) -> str:
-    """What a person who waits is shown of a step that took `seconds`."""
+    """What the progress line shows for a step that took `seconds`."""
     notes = [
         f"loss {record['loss']:.3f}",
         f"{record['target_tokens'] / seconds:.0f} target tokens/s",
@@ -129,14 +129,14 @@ def notes_of(record: Mapping[str, Any], seconds: float) -> str:
 
 
 def operations_per_token(model: nn.Module) -> int:
-    """Floating-point operations that training spends on a token: 2 for each parameter in the forward pass, 2 in the backward
-    pass, and 2 more for each that is trained (Kaplan et al. 2020, section 2.1: 6 N); attention itself is not counted.
+    """Floating-point operations of training per token: 2 for each parameter in the forward pass, 2 in the backward pass, and 2
+    more for each trained parameter (Kaplan et al. 2020, section 2.1: 6 N). Attention itself is not counted.
     """
     return sum((6 if parameter.requires_grad else 4) * parameter.numel() for parameter in model.parameters())
 
 
 def peak_operations(device: torch.device) -> float | None:
-    """Operations a second that all processes' devices could do at best in bfloat16; None where the device is not known."""
+    """Peak operations per second of all processes' devices in bfloat16; None if the device is unknown."""
     if device.type != "cuda":
         return None
     peak = peak_of(torch.cuda.get_device_name(device))
@@ -144,10 +144,10 @@ def peak_operations(device: torch.device) -> float | None:
 
 
 def peak_of(device: str) -> float | None:
-    """Operations a second that a device of this name could do at best in bfloat16; None where it is not known."""
+    """Peak operations per second of a device with this name in bfloat16; None if it is unknown."""
     return next((peak for part, peak in _PEAKS.items() if re.search(rf"\b{re.escape(part)}\b", device, re.IGNORECASE)), None)
 
 
 def known_devices() -> list[str]:
-    """Names of the devices whose speed is known."""
+    """Names of the devices with known speed."""
     return list(_PEAKS)

@@ -1,7 +1,7 @@
-"""The loss: cross-entropy of the target tokens alone, and how a step is cut into batches that fit into memory.
+"""The loss: cross-entropy of the target tokens only; and how a step is divided into batches that fit into memory.
 
-Either way a batch's loss is a weighted sum, to be divided by the weights of the whole step, so that a step is the same
-however it is cut.
+A batch's loss is a weighted sum, which is divided by the weights of the whole step. So a step does not depend on how it is
+divided.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from flanlab.models.soft_prompt import virtual_tokens
 from flanlab.training.settings import LossAverage
 
 Weights = Sequence[float] | None
-"""Of each example of a batch; None: 1 each."""
+"""The weight of each example of a batch; None: 1 each."""
 
 
 class Objective(Protocol):
-    """What the loop must know of a kind of model: how a step's examples are cut into batches, and the loss of a batch."""
+    """What the loop needs to know about a kind of model: how examples are divided into batches, and the loss of a batch."""
 
     def batches(self, examples: Sequence[EncodedExample], tokens: int) -> list[list[EncodedExample]]:
         """The examples in batches that compute at most `tokens` tokens each."""
 
     def loss(self, model: nn.Module, examples: Sequence[EncodedExample], weights: Weights = None) -> Tensor:
-        """Sum of the cross-entropy of all target tokens of a batch (natural log), each times its example's weight."""
+        """Sum of the cross-entropy of all target tokens of a batch (natural log), each times the weight of its example."""
 
     def padding(self, examples: Sequence[EncodedExample]) -> int:
-        """Tokens of a batch that are computed for nothing."""
+        """Number of padding tokens of a batch."""
 
 
 @dataclass(frozen=True)
 class PackedObjective:
-    """Of a decoder-only model: the examples of a batch lie in one row, with no padding, and do not see each other."""
+    """For a decoder-only model: the examples of a batch are in one row without padding, and do not see each other."""
 
     virtual: tuple[int, ...] = ()
-    """Virtual tokens that stand before each prompt, where the model has a soft prompt."""
+    """Virtual tokens before each prompt, if the model has a soft prompt."""
 
     def batches(self, examples: Sequence[EncodedExample], tokens: int) -> list[list[EncodedExample]]:
         """Best-fit packing."""
@@ -66,17 +66,17 @@ class PackedObjective:
 
 @dataclass(frozen=True)
 class PaddedObjective:
-    """Of an encoder-decoder model: an example is a row, padded to the longest of its batch; padding is masked.
+    """For an encoder-decoder model: an example is a row, padded to the longest of its batch. Padding is masked.
 
-    Such models count their positions and attend over whole rows by themselves, so examples cannot lie flat beside each other.
-    Those of a batch are of like length, which keeps padding small.
+    Such models count positions and attend over whole rows by themselves, so examples cannot be packed. The examples of a batch
+    have similar lengths, which keeps padding small.
     """
 
     answer_start: tuple[int, ...]
     """What the decoder reads before an answer."""
 
     def batches(self, examples: Sequence[EncodedExample], tokens: int) -> list[list[EncodedExample]]:
-        """Longest first, as many as fit when padded; the order depends on nothing but the lengths."""
+        """Longest first, as many as fit when padded. The order depends only on the lengths."""
         found: list[list[EncodedExample]] = []
         prompt = target = 0
         for example in sorted(examples, key=lambda example: (-len(example.prompt), -len(example.target))):
@@ -98,20 +98,20 @@ class PaddedObjective:
         return padded_loss(model, self.answer_start, examples, weights)
 
     def padding(self, examples: Sequence[EncodedExample]) -> int:
-        """What fills the prompts up to the longest, and the targets."""
+        """Padding of the prompts and the targets."""
         sides = ([len(example.prompt) for example in examples], [len(example.target) for example in examples])
         return sum(max(lengths) * len(lengths) - sum(lengths) for lengths in sides)
 
 
 def objective_for(model: nn.Module, encoder: TextEncoder) -> Objective:
-    """The objective that suits a model that is ready for training."""
+    """The objective for a model that is ready for training."""
     if isinstance(encoder, SeparateTextEncoder):
         return PaddedObjective(tuple(encoder.answer_start))
     return PackedObjective(tuple(virtual_tokens(model)))
 
 
 def example_weight(example: EncodedExample, average: LossAverage) -> float:
-    """What each target token of an example counts: 1, or 1 / its target tokens, or 1 / the square root of their number."""
+    """The weight of each target token of an example: 1, or 1 / the number of its target tokens n, or 1 / sqrt(n)."""
     return math.pow(len(example.target), -_EXPONENTS[average])
 
 
@@ -137,7 +137,7 @@ def padded_loss(
     decoder   <start> t0 t1           the target's last token, its end, is predicted but never read
     predicts  t0      t1 </s>
 
-    What the decoder reads before an answer is not learned: it is the same for all.
+    The tokens before an answer are not learned: they are always the same.
 
     Raises:
         FlanlabError: an example is longer than the model can read.

@@ -1,7 +1,7 @@
-"""Keeps freed memory in the process while it trains on a CPU.
+"""Keep freed memory in the process while it trains on a CPU.
 
-glibc gives each large block back to the system when it is freed and gets it again as pages that must be zeroed: for every
-gradient and activation of every micro-batch. See docs/benchmarks.md for what that costs.
+glibc returns each large block to the system when it is freed. Its next use gets pages that must be zeroed first, for each
+gradient and activation of each micro-batch. docs/benchmarks.md says what that costs.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _USUAL_TRIM_THRESHOLD, _USUAL_MMAP_MAX = 128 * 1024, 65536
 
 @contextmanager
 def kept_memory(device: torch.device) -> Iterator[None]:
-    """Keep what is freed for what is needed next; it goes back to the system at the end.
+    """Keep freed memory for the next use. It is returned to the system at the end.
 
-    Does nothing on a GPU, whose memory torch keeps itself, or with another C library than glibc.
+    Does nothing on a GPU, whose memory torch keeps itself, or with a C library other than glibc.
     """
     if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
         yield

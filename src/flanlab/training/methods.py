@@ -1,4 +1,4 @@
-"""How a model is trained: which of its parameters, at what cost of memory, and by which optimizer."""
+"""How a model is trained: which parameters, with which memory savings, and with which optimizer."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from flanlab.training.settings import TrainingSettings
 
 
 def check_method(model: str, settings: TrainingSettings) -> None:
-    """Refuse what cannot be tuned; of the model's files only the configuration is read.
+    """Refuse a model that cannot be tuned. Only its configuration is read.
 
     Raises:
         FlanlabError: the method does not fit the model.
     """
     if is_prompt_tuned(model):
-        raise FlanlabError(f"{model} is a soft prompt before another model.", hint="Tune the other model.")
+        raise FlanlabError(f"{model} is a soft prompt of another model.", hint="Tune the other model.")
     if settings.method == "prompt" and is_encoder_decoder(model):
         raise FlanlabError(
-            f"{model} is an encoder-decoder model, and soft prompts are learned for decoder-only models alone.",
+            f"{model} is an encoder-decoder model. Soft prompts work only for decoder-only models.",
             hint="Set training.method to lora or full.",
         )
 
 
 def prepare_for_training(loaded: LoadedModel, settings: TrainingSettings) -> nn.Module:
-    """The model with the parameters trainable that the method trains, checked for leaks between packed examples."""
+    """The model with the method's parameters trainable, checked for leaks between packed examples."""
     if not loaded.model.config.is_encoder_decoder:
         check_isolation(loaded.model)
     if settings.method == "full":
-        # bfloat16 has too few digits to add small updates to; the computing is done in it nevertheless (see loss).
+        # bfloat16 has too few digits to add small updates. Computation may still use it (see loss).
         loaded.model.float()
     model = make_trainable(loaded.model, settings)
     if settings.method == "full" and settings.compute_dtype == "bfloat16" and settings.parallel == "ddp":
@@ -46,7 +46,7 @@ def prepare_for_training(loaded: LoadedModel, settings: TrainingSettings) -> nn.
     if settings.gradient_checkpointing:
         loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
     if settings.compile:
-        # Layer by layer: they are all alike, so the compiler works once.
+        # Layer by layer: they are all the same, so the compiler works once.
         for layer in model.modules():
             if isinstance(layer, GradientCheckpointingLayer):
                 layer.compile(dynamic=True)
@@ -54,12 +54,12 @@ def prepare_for_training(loaded: LoadedModel, settings: TrainingSettings) -> nn.
 
 
 def make_trainable(model: Any, settings: TrainingSettings) -> nn.Module:
-    """Make those parameters of a language model trainable, in place, that the method trains, and no others."""
+    """Make the method's parameters of a language model trainable, and no others, in place."""
     without_dropout(model)
     if settings.method == "lora":
         from peft import LoraConfig, get_peft_model
 
-        # The seed of the adapter's first weights is fixed, so that a resumed run starts from the same ones.
+        # The seed of the adapter's initial weights is fixed, so that a resumed run starts from the same ones.
         torch.manual_seed(0)
         adapter = LoraConfig(
             r=settings.lora_rank,
@@ -84,32 +84,32 @@ def make_trainable(model: Any, settings: TrainingSettings) -> nn.Module:
 def save_trained(model: Any, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write what was trained: all weights as a Hugging Face folder, or an adapter as peft writes it.
 
-    `weights` are those of a model of which this process holds a part alone.
+    `weights` are the whole weights of a sharded model.
     """
     if soft_prompt_of(model) is not None:
-        # Whole in every process: a soft prompt is never trained under FSDP.
+        # Whole in each process: a soft prompt is never trained under FSDP.
         save_soft_prompt(model, folder)
     else:
         model.save_pretrained(folder, state_dict=weights)
 
 
 def without_dropout(model: nn.Module) -> None:
-    """Turn dropout off, wherever a model has it, in place.
+    """Turn off dropout, wherever a model has it, in place.
 
-    It would make a step depend on how it is cut into batches and among processes, and an interrupted run go on with other
-    random numbers. The models that are tuned today are trained without it; T5 and GPT-2 would have it.
+    With dropout, a step would depend on how it is divided into batches and among processes, and a resumed run would continue
+    with other random numbers. Today's models are trained without it. T5 and GPT-2 have it.
     """
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        # The rates that modules of transformers hand to functions are attributes of theirs.
+        # Modules of transformers that pass a rate to functions have it as an attribute.
         for name, value in vars(module).items():
             if isinstance(value, float) and "drop" in name:
                 setattr(module, name, 0.0)
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """AdamW, or Adafactor as the paper used it (Shazeer & Stern 2018, with an external learning rate)."""
+    """AdamW, or Adafactor as in the paper (Shazeer & Stern 2018, with an external learning rate)."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if settings.optimizer == "adamw":
         # One pass over the memory instead of many: six times as fast on a CPU.

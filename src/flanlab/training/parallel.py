@@ -1,7 +1,7 @@
-"""One step of training shared among processes: who computes which examples, and how gradients come together.
+"""One training step shared among processes: who computes which examples, and how gradients are summed.
 
-The loss is divided by the target tokens of the whole step and gradients are added up, never averaged, so an update is the same
-for any number of processes. All processes read the whole step and so know each other's shares without asking.
+The loss is divided by the weights of the whole step, and gradients are summed, never averaged. So an update is the same for any
+number of processes. All processes read the whole step, so they know each other's shares without communication.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from flanlab.processes import is_first, world_size
 from flanlab.training.settings import TrainingSettings
 
 _BUCKET = 64 * 2**20
-"""Bytes of gradients that go over the network at once."""
+"""Bytes of gradients that are sent at once."""
 
 
 def spread(model: nn.Module, settings: TrainingSettings) -> nn.Module:
-    """Make a prepared model one of several processes' model: under FSDP each keeps a part of every parameter, else all.
+    """Prepare a model for several processes. Under FSDP each process keeps a shard of each parameter, else all of it.
 
-    Loaded from the same files everywhere; what the method added at random is the first process's under ddp, and under fsdp
-    made from the same seed in all.
+    All processes have loaded the same files. Random weights that the method added come from the first process under ddp. Under
+    fsdp all processes made them from the same seed.
     """
     if world_size() == 1:
         return model
@@ -39,19 +39,19 @@ def spread(model: nn.Module, settings: TrainingSettings) -> nn.Module:
             dist.broadcast(parameter.data, 0)
         return model
     mesh = init_device_mesh(device.type, (world_size(),))
-    # As one process computes: weights and sums of gradients in float32, and in bfloat16, if asked for, what lies between them.
+    # As in one process: weights and sums of gradients in float32, and everything between in bfloat16 if asked for.
     rounded = settings.compute_dtype == "bfloat16"
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if rounded else MixedPrecisionPolicy()
     for part in [*(layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)), model]:
         sharded: Any = fully_shard(part, mesh=mesh, mp_policy=policy)
-        # Added up, by plain sums: gloo knows no others.
+        # Plain sums: gloo has no other reductions.
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)
     return model
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether each process holds only a part of the model."""
+    """Whether each process has only a shard of the model."""
     return isinstance(model, FSDPModule)
 
 
@@ -61,7 +61,7 @@ def trained(model: nn.Module) -> list[nn.Parameter]:
 
 
 def add_up(numbers: Iterable[float], device: torch.device) -> list[float]:
-    """Each number's sum over all processes."""
+    """The sum of each number over all processes."""
     if world_size() == 1:
         return list(numbers)
     sums = torch.tensor(list(numbers), dtype=torch.float64, device=device)
@@ -70,16 +70,16 @@ def add_up(numbers: Iterable[float], device: torch.device) -> list[float]:
 
 
 def add_up_gradients(model: nn.Module) -> None:
-    """Give all processes the sum of their gradients; FSDP has done so by itself.
+    """Give all processes the sum of their gradients. FSDP has already done so.
 
-    Called once a step, after the last micro-batch, and not by torch's DistributedDataParallel: that averages, counts on as many
-    micro-batches everywhere, and wraps the model that is saved in the end.
+    Called once a step, after the last micro-batch. torch's DistributedDataParallel is not used, because it averages, needs the
+    same number of micro-batches everywhere, and wraps the model that is saved in the end.
     """
     if world_size() == 1 or is_sharded(model):
         return
     gradients = []
     for parameter in trained(model):
-        # A process without examples of its own has none.
+        # A process without examples has none.
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         gradients.append(parameter.grad)
@@ -91,15 +91,15 @@ def add_up_gradients(model: nn.Module) -> None:
 
 
 def clip_gradients(model: nn.Module, limit: float) -> float:
-    """Scale the gradient down to a norm of `limit` where it is larger; returns its norm before, over all processes."""
+    """Scale the gradient down to a norm of `limit` if it is larger. Returns its norm before, over all processes."""
     norm = nn.utils.clip_grad_norm_(trained(model), limit)
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor] | None:
-    """All weights of a sharded model by name, on the CPU, in the first process (elsewhere empty); None for other models.
+    """All weights of a sharded model by name, on the CPU, in the first process (empty in others); None for other models.
 
-    All processes must take part. Memory: the whole model in the first one.
+    All processes must call it. Memory: the whole model in the first one.
     """
     if not is_sharded(model):
         return None
@@ -116,7 +116,7 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor] | None:
 
 
 def _buckets(gradients: Sequence[Tensor]) -> list[Sequence[Tensor]]:
-    """Neighbours of the same type, up to a bucket's size together (a larger one alone)."""
+    """Consecutive tensors of the same type, up to a bucket's size together. A larger one is alone."""
     starts, size = [0], 0
     for place, gradient in enumerate(gradients):
         size += gradient.nbytes

@@ -1,6 +1,6 @@
-"""Which type of number a training step computes in, and whether it trains the vocabulary's weights.
+"""The number type that a training step computes in, and whether it trains the vocabulary's weights.
 
-Weights, their gradients and the optimizer's state are float32 whatever a step computes in.
+Weights, their gradients and the optimizer's state are always float32.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from flanlab.progress import say
 from flanlab.training.settings import TrainingSettings
 
 _LEAST_GAIN = 1.3
-"""bfloat16 must be so many times as fast at matrix products: casting weights and activations takes some of it back."""
+"""bfloat16 must be this many times as fast for matrix products, because casting weights and activations takes time."""
 _MEASURED_TOKENS, _LARGEST_SIDE, _TIMES = 256, 1024, 3
 
 
 def settle(
     settings: TrainingSettings, model: nn.Module, measure: Callable[[nn.Module], float] | None = None
 ) -> TrainingSettings:
-    """The settings with every `auto` of them replaced by what it means for this model on this machine.
+    """The settings with each `auto` replaced by its value for this model on this machine.
 
-    Says so where bfloat16 is asked for on a processor that is slow at it. Of several processes, all must call this; the first
+    Prints a warning if bfloat16 is asked for on a processor that is slow at it. All processes must call this. The first one
     measures.
 
     Args:
-        settings: of a recipe.
-        model: as loaded, on the device that it will be trained on.
-        measure: gives the speed of bfloat16 divided by that of float32 on the model's device; `bfloat16_gain` where not given.
+        settings: a recipe's training settings.
+        model: the loaded model, on its training device.
+        measure: gives the speed of bfloat16 divided by that of float32 on the model's device. Default: `bfloat16_gain`.
     """
     device = next(model.parameters()).device
     dtype: Any = settings.compute_dtype
@@ -51,7 +51,7 @@ def settle(
 
 
 def warn_of_slow_bfloat16(model: nn.Module) -> None:
-    """Say what bfloat16 costs where it is slower than float32 on the model's device."""
+    """Print a warning if bfloat16 is slower than float32 on the model's device."""
     if next(model.parameters()).device.type == "cpu":
         _warn(bfloat16_gain(model))
 
@@ -59,15 +59,15 @@ def warn_of_slow_bfloat16(model: nn.Module) -> None:
 def _warn(gain: float) -> None:
     if gain < 1:
         say(
-            f"Warning: bfloat16 is {1 / gain:.1f} times slower than float32 here, since the processor has no instructions for"
-            " it. The result is right; float32 or auto gets there faster."
+            f"Warning: bfloat16 is {1 / gain:.1f} times slower than float32 here, because the processor has no instructions for"
+            " it. The result is correct, but float32 or auto is faster."
         )
 
 
 def bfloat16_gain(model: nn.Module) -> float:
-    """How many times as fast as in float32 a matrix product of the model's shape is in bfloat16; below 1 where it is slower.
+    """Speed of a matrix product of the model's shape in bfloat16, relative to float32. Below 1 if bfloat16 is slower.
 
-    The product is the largest of the model's layers by 256 tokens, cut to 1,024 x 1,024: well under a second even where
+    The product is the model's largest layer (at most 1,024 x 1,024) times 256 tokens. It takes well under a second, even if
     bfloat16 is emulated.
     """
     device = next(model.parameters()).device
@@ -78,7 +78,7 @@ def bfloat16_gain(model: nn.Module) -> float:
     for dtype in (torch.float32, torch.bfloat16):
         weight = torch.ones(rows, columns, dtype=dtype, device=device)
         states = torch.ones(_MEASURED_TOKENS, columns, dtype=dtype, device=device)
-        # The first time is longer: kernels are made then.
+        # The first run takes longer, because kernels are compiled.
         seconds[dtype] = min([_seconds_of(states, weight) for _ in range(1 + _TIMES)][1:])
     return seconds[torch.float32] / seconds[torch.bfloat16]
 
@@ -91,22 +91,22 @@ def _seconds_of(states: Tensor, weight: Tensor) -> float:
 
 
 def computing(settings: TrainingSettings, device: torch.device) -> AbstractContextManager[object]:
-    """The context of a forward pass in the settings' type of number; `settings` are settled."""
+    """The context of a forward pass in the settings' number type. `settings` must be settled."""
     assert settings.compute_dtype != "auto"
     return torch.autocast(device.type, torch.bfloat16, enabled=settings.compute_dtype == "bfloat16")
 
 
 def vocabulary_weights(model: Any) -> list[nn.Parameter]:
-    """The weights of the input embedding and of the output layer; once where they are tied."""
+    """The weights of the input embedding and of the output layer. Only one if they are tied."""
     layers = [model.get_input_embeddings(), model.get_output_embeddings()]
     weights = {id(layer.weight): layer.weight for layer in layers if layer is not None and hasattr(layer, "weight")}
     return list(weights.values())
 
 
 def keep_rounded_output(model: Any) -> None:
-    """Cast the weight of an output layer that is not trained to bfloat16 once, for good; autocast would for every micro-batch.
+    """Cast the weight of a frozen output layer to bfloat16 once. Autocast would do it for each micro-batch.
 
-    The layer computes what it would under autocast. Its weight stays as it is, and is what is saved.
+    The layer computes the same as under autocast. The original weight is kept and saved.
     """
     layer = model.get_output_embeddings()
     if type(layer) is not nn.Linear or layer.weight.requires_grad:
@@ -117,7 +117,7 @@ def keep_rounded_output(model: Any) -> None:
 
 
 def trains_embeddings(settings: TrainingSettings, model: nn.Module) -> bool:
-    """Whether the vocabulary's weights are trained: as the settings say, by `auto` unless they are most of the parameters."""
+    """Whether the vocabulary's weights are trained. `auto`: unless they hold most of the parameters."""
     if settings.method != "full":
         return False
     if settings.train_embeddings != "auto":

@@ -1,4 +1,4 @@
-"""What a recipe may say about training."""
+"""The training section of a recipe."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ Tracking = Literal["tensorboard", "trackio", "wandb"]
 
 
 class TrainingSettings(Settings):
-    """Tuning settings; a step is a fixed number of examples, as many as make up `tokens_per_step` on average."""
+    """Training settings. A step is a fixed number of examples: as many as have `tokens_per_step` tokens on average."""
 
     steps: Annotated[int, TRAINING] = Field(gt=0, description="Optimizer steps.")
     tokens_per_step: Annotated[int, TRAINING] = Field(
-        8192, gt=0, description="Mean tokens of a step, prompts and targets (paper: 8,192)."
+        8192, gt=0, description="Mean number of tokens of a step, prompts and targets (paper: 8,192)."
     )
-    micro_batch_tokens: Annotated[int, TRAINING] = Field(1024, gt=0, description="Most tokens computed at once; bounds memory.")
+    micro_batch_tokens: Annotated[int, TRAINING] = Field(
+        1024, gt=0, description="Largest number of tokens computed at once. It limits memory."
+    )
     method: Annotated[Literal["full", "lora", "prompt"], TRAINING] = Field(
         "full", description="Train all weights, a LoRA adapter, or a soft prompt."
     )
     lora_rank: Annotated[int, TRAINING] = Field(16, gt=0)
     prompt_length: Annotated[int, TRAINING] = Field(
-        20, gt=0, description="Virtual tokens of a soft prompt; the gain beyond 20 is small."
+        20, gt=0, description="Number of virtual tokens of a soft prompt. The gain beyond 20 is small."
     )
     loss_average: Annotated[LossAverage, TRAINING] = Field(
         "tokens",
-        description="What counts alike in a step's loss: target tokens, or examples whatever their length; sqrt lies between.",
+        description="What has equal weight in a step's loss: target tokens, or examples of any length. sqrt: between the two.",
     )
     optimizer: Annotated[Literal["adamw", "adafactor"], TRAINING] = "adamw"
     learning_rate: Annotated[float, TRAINING] = Field(gt=0)
@@ -41,43 +43,43 @@ class TrainingSettings(Settings):
     weight_decay: Annotated[float, TRAINING] = Field(0.0, ge=0)
     gradient_clip: Annotated[float, TRAINING] = Field(1.0, gt=0, description="Largest norm of the gradient.")
     gradient_checkpointing: Annotated[bool, TRAINING] = Field(
-        False, description="Compute each layer's forward pass again in the backward pass: less memory, a third more time."
+        False, description="Compute each layer's forward pass again in the backward pass. Less memory, a third more time."
     )
     compute_dtype: Annotated[Literal["auto", "float32", "bfloat16"], TRAINING] = Field(
         "auto",
-        description="Numbers that a step computes in; weights, gradients and optimizer are float32. auto: bfloat16 where a"
+        description="Number type of a step's computation. Weights, gradients and optimizer are float32. auto: bfloat16 if a"
         " measurement on this machine finds it faster.",
     )
     train_embeddings: Annotated[Literal["auto"] | bool, TRAINING] = Field(
         "auto",
-        description="Train the input embedding and the output layer too; auto: unless they are most of the parameters.",
+        description="Train the input embedding and the output layer too. auto: unless they hold most of the parameters.",
     )
     compile: Annotated[bool, TRAINING] = Field(
-        False, description="Compile the model's layers: slow to start, then faster on a GPU."
+        False, description="Compile the model's layers. Slow to start, then faster on a GPU."
     )
     workers: Annotated[int | None, NOTHING] = Field(
-        None, ge=0, description="Processes that render examples ahead; none on a CPU and up to 8 on a GPU, where not given."
+        None, ge=0, description="Number of processes that render examples ahead. Default: none on a CPU, up to 8 on a GPU."
     )
     checkpoint_minutes: Annotated[float, NOTHING] = Field(10.0, gt=0, description="Time between checkpoints.")
     parallel: Annotated[Literal["ddp", "fsdp"], NOTHING] = Field(
-        "ddp", description="Where several processes train: each keeps the whole model (ddp), or a part of it (fsdp)."
+        "ddp", description="For several processes: each keeps the whole model (ddp) or a shard of it (fsdp)."
     )
     dev_every: Annotated[int | None, NOTHING] = Field(
-        None, gt=0, description="Steps between measurements of the loss on the training tasks' dev rows; none where not given."
+        None,
+        gt=0,
+        description="Steps between measurements of the loss on the training tasks' dev rows. Not measured by default.",
     )
-    dev_examples: Annotated[int, NOTHING] = Field(32, gt=0, description="Dev examples measured of each cluster.")
-    track: Annotated[Tracking | None, NOTHING] = Field(
-        None, description="Where to show the log too: tensorboard, trackio or wandb."
-    )
+    dev_examples: Annotated[int, NOTHING] = Field(32, gt=0, description="Number of dev examples of each cluster.")
+    track: Annotated[Tracking | None, NOTHING] = Field(None, description="Also show the log in tensorboard, trackio or wandb.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.parallel == "fsdp" and self.optimizer == "adafactor":
-            raise ValueError("adafactor needs whole weights, which no process has under fsdp: take adamw, or parallel: ddp")
+            raise ValueError("adafactor needs whole weights, which no process has under fsdp: use adamw, or parallel: ddp")
         if self.parallel == "fsdp" and self.method == "prompt":
-            raise ValueError("a soft prompt is not divided among processes: take parallel: ddp")
+            raise ValueError("a soft prompt cannot be divided among processes: use parallel: ddp")
         if self.train_embeddings is True and self.method != "full":
-            raise ValueError(f"method: {self.method} does not train embeddings: take method: full, or train_embeddings: auto")
+            raise ValueError(f"method: {self.method} does not train embeddings: use method: full, or train_embeddings: auto")
         return self
 
     def learning_rate_at(self, step: int) -> float:

@@ -19,13 +19,13 @@ _STEPS_AHEAD = 4
 def steps_of_examples(
     mixture: Mixture, encoder: TextEncoder, per_step: int, first: int, last: int, workers: int
 ) -> Iterator[list[EncodedExample]]:
-    """The examples of the steps `first` to `last` - 1, those that do not fit left out.
+    """The examples of the steps `first` to `last` - 1, without those that do not fit.
 
-    What a step holds follows from its number alone, so the stream is the same for any number of workers; 0 renders in this
-    process, as each step is asked for.
+    A step's examples depend only on its number, so the stream is the same for any number of workers. With 0 workers, this
+    process renders each step when it is needed.
 
     Raises:
-        FlanlabError: a row cannot be rendered; the same from a worker as from this process.
+        FlanlabError: a row cannot be rendered. The error is the same from a worker as from this process.
     """
     loader: DataLoader[list[EncodedExample] | FlanlabError] = DataLoader(
         _Steps(mixture, encoder, per_step),
@@ -42,12 +42,12 @@ def steps_of_examples(
 
 
 def usual_workers(device: str) -> int:
-    """Workers that keep a GPU fed; on a CPU, where the model itself needs every core, none."""
+    """Number of workers: enough for a GPU; none on a CPU, where the model needs every core."""
     return min(8, max(1, (os.cpu_count() or 2) - 1)) if device == "cuda" else 0
 
 
 def _settle(number: int) -> None:
-    # A launcher's signal goes to the whole process group, and only the trainer is to hear it: it saves, then ends the workers.
+    # A launcher's signal reaches the whole process group. Only the trainer handles it: it saves, then ends the workers.
     os.setpgid(0, 0)
     settle_worker(number)
 
@@ -63,5 +63,5 @@ class _Steps(Dataset[list[EncodedExample] | FlanlabError]):
         try:
             return [found for found in self._mixture.examples(positions, self._encoder) if isinstance(found, EncodedExample)]
         except FlanlabError as error:
-            # Given back, for what a worker raises comes with its traceback as the message.
+            # Returned, because an exception of a worker would have its traceback as the message.
             return error

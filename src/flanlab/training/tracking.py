@@ -1,4 +1,4 @@
-"""Showing a training's log in TensorBoard, trackio or Weights & Biases as it grows, through accelerate's trackers."""
+"""Show the training log in TensorBoard, trackio or Weights & Biases as it grows, through accelerate's trackers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flanlab.training.settings import Tracking
 
 
 class Tracker(Protocol):
-    """As accelerate's trackers are used here."""
+    """The methods of accelerate's trackers that are used here."""
 
     def log(self, values: dict[str, Any], step: int) -> None:
         """Show numbers of a step."""
@@ -22,10 +22,10 @@ class Tracker(Protocol):
 
 
 def open_tracker(kind: Tracking | None, folder: Path, settings: Mapping[str, Any]) -> Tracker | None:
-    """A tracker of the run whose training folder this is; None where none is wanted, and in all processes but the first.
+    """A tracker for the run with this training folder; None if none is wanted, and in all processes except the first.
 
     Args:
-        kind: which.
+        kind: which tracker.
         folder: the training folder; TensorBoard's files go to `folder/tensorboard`.
         settings: numbers and words that describe the run.
 
@@ -36,7 +36,7 @@ def open_tracker(kind: Tracking | None, folder: Path, settings: Mapping[str, Any
         return None
     from accelerate import PartialState, tracking
 
-    # accelerate's log, which its trackers write to, wants to know of the processes.
+    # accelerate's log, which its trackers use, needs to know about the processes.
     PartialState()
     name = folder.resolve().parent.name
     try:
@@ -61,7 +61,7 @@ def open_tracker(kind: Tracking | None, folder: Path, settings: Mapping[str, Any
 
 
 def tracked(record: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a line of the log by name, those inside others as outer/inner."""
+    """The numbers of a log line by name. Nested ones are named outer/inner."""
     numbers: dict[str, float] = {}
     for name, value in record.items():
         if isinstance(value, Mapping):

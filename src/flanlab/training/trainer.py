@@ -1,4 +1,4 @@
-"""The training loop: packed examples, loss on target tokens alone, and a stream that goes on where it was."""
+"""The training loop: packed examples, loss on target tokens only, and a stream that resumes at its position."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def train(
     stamp: Mapping[str, Any],
     dev: DevExamples | None = None,
 ) -> nn.Module:
-    """Tune a model on a mixture; goes on from the newest checkpoint in `folder`, if any.
+    """Tune a model on a mixture. Resumes from the newest checkpoint in `folder`, if there is one.
 
     Args:
-        loaded: the model; changed in place.
+        loaded: the model, which is changed in place.
         mixture: the training stream.
         settings: the recipe's training section, settled (see `precision.settle`).
         folder: where checkpoints and `log.jsonl` go.
-        training_key: hash of everything that shapes the result; a checkpoint with another key is refused.
+        training_key: hash of everything that shapes the result. A checkpoint with another key is refused.
         stamp: written into every checkpoint as flanlab.json.
         dev: examples whose loss is measured every `settings.dev_every` steps, by cluster.
 
@@ -77,7 +77,7 @@ def train(
     progress = load_latest(folder, model, optimizer, training_key) or Progress(0, training_key)
     saved = progress.step
     if saved:
-        say(f"Going on from step {saved} of {settings.steps}.")
+        say(f"Resuming from step {saved} of {settings.steps}.")
     per_step = examples_per_step(mixture, loaded.encoder, settings)
     workers = usual_workers(device.type) if settings.workers is None else settings.workers
     stream = steps_of_examples(mixture, loaded.encoder, per_step, saved, settings.steps, workers)
@@ -86,7 +86,7 @@ def train(
     last_saved = time.monotonic()
     model.train()
     interrupts = HeldInterrupts()
-    # To the end of every save: a signal that came in the midst of one would leave it half-written.
+    # Until the end of each save: a signal during a save would leave it incomplete.
     with kept_memory(device), interrupts:
         try:
             with TrainingLog(folder / "log.jsonl", saved) as log, meter("Training", settings.steps, saved) as bar:
@@ -100,7 +100,7 @@ def train(
                     if not math.isfinite(loss) or not math.isfinite(norm):
                         _refuse(step, f"loss {loss}, gradient norm {norm}", examples)
                     progress = Progress(step + 1, training_key)
-                    # Counted from the end of the step before, so that waiting for examples shows.
+                    # Measured from the end of the previous step, to include waiting for examples.
                     now = time.monotonic()
                     seconds, started = now - started, now
                     padding = sum(objective.padding(batch) for share in shares for batch in share)
@@ -109,15 +109,15 @@ def train(
                         record["mfu"] = round(operations * record["tokens"] / seconds / peak, 4)
                     if dev and settings.dev_every and ((step + 1) % settings.dev_every == 0 or step + 1 in (1, settings.steps)):
                         found = record["dev_loss"] = dev_losses(model, objective, dev, settings)
-                        told = ", ".join(f"{cluster} {value:.3f}" for cluster, value in found.items())
-                        say(f"Step {step + 1}, loss on dev: {told}")
+                        shown = ", ".join(f"{cluster} {value:.3f}" for cluster, value in found.items())
+                        say(f"Step {step + 1}, loss on dev: {shown}")
                         started = time.monotonic()
                     log.write(record)
                     if tracker is not None:
                         tracker.log(tracked(record), step=step + 1)
                     bar.advance(1, notes_of(record, seconds))
                     is_due = time.monotonic() - last_saved > settings.checkpoint_minutes * 60
-                    # Signals and clocks are a process's own: what follows from them is done by all or none.
+                    # Signals and clocks differ between processes, but all processes must decide the same.
                     stopped, due = add_up([interrupts.count, is_due and is_first()], device)
                     if watch.has_exploded(loss):
                         medians = f"was {watch.lowest:.3g} before, and is {watch.median:.3g}"
@@ -132,7 +132,7 @@ def train(
             if interrupts.count < 2 or world_size() > 1:
                 if progress.step > saved:
                     save_checkpoint(folder, model, optimizer, progress, stamp)
-                say(f"Saved after step {progress.step} of {settings.steps}; the same command goes on from there.")
+                say(f"Saved after step {progress.step} of {settings.steps}. The same command resumes from there.")
             raise
         except OSError as error:
             if is_full(error):
@@ -143,7 +143,7 @@ def train(
                 tracker.finish()
         if progress.step > saved:
             save_checkpoint(folder, model, optimizer, progress, stamp)
-    # What was held back while the last checkpoint was written.
+    # Signals that were delayed while the last checkpoint was written.
     if add_up([interrupts.count], device)[0]:
         raise KeyboardInterrupt
     model.eval()
@@ -158,10 +158,10 @@ def train_step(
     settings: TrainingSettings,
     learning_rate: float,
 ) -> tuple[float, float]:
-    """One update; returns the mean loss, as `settings.loss_average` says, and the gradient's norm before clipping.
+    """One update. Returns the mean loss (see `settings.loss_average`) and the gradient's norm before clipping.
 
-    The loss of each micro-batch is divided by the weights of all target tokens of the whole step, so the update is the same
-    however the step is cut into micro-batches and divided among processes. All processes are given the whole step.
+    The loss of each micro-batch is divided by the weights of all target tokens of the whole step. So the update does not depend
+    on how the step is divided into micro-batches and among processes. All processes get the whole step.
     """
     average = settings.loss_average
     everything = [example for share in shares for batch in share for example in batch]
@@ -191,7 +191,7 @@ def train_step(
 
 @torch.no_grad()
 def dev_losses(model: nn.Module, objective: Objective, dev: DevExamples, settings: TrainingSettings) -> dict[str, float]:
-    """Loss per target token of each cluster's dev examples, which the processes share as they share a step."""
+    """Loss per target token of each cluster's dev examples. The processes share the work as in a step."""
     with computing(settings, next(model.parameters()).device):
         sums = [
             sum(
@@ -201,7 +201,7 @@ def dev_losses(model: nn.Module, objective: Objective, dev: DevExamples, setting
             for examples in dev.values()
         ]
     if isinstance(model, FSDPModule):
-        # Its root keeps whole weights, rounded for computing, until a backward pass: not what is to be saved or updated.
+        # Its root keeps whole, rounded weights until a backward pass. They must not be saved or updated.
         model.reshard()
     totals = add_up(sums, next(model.parameters()).device)
     target_tokens = [sum(len(example.target) for example in examples) for examples in dev.values()]
@@ -209,7 +209,7 @@ def dev_losses(model: nn.Module, objective: Objective, dev: DevExamples, setting
 
 
 def share_out(objective: Objective, examples: Sequence[EncodedExample], settings: TrainingSettings) -> Shares:
-    """The micro-batches of each process; tokens are about the same for all."""
+    """The micro-batches of each process, with about equally many tokens for all."""
     owner = owners([example.length for example in examples], world_size())
     return [
         objective.batches(
@@ -220,10 +220,10 @@ def share_out(objective: Objective, examples: Sequence[EncodedExample], settings
 
 
 def own_batches(model: nn.Module, shares: Shares) -> list[tuple[list[EncodedExample], int]]:
-    """This process's micro-batches, each with how often it counts: once, or not at all.
+    """This process's micro-batches, each with its weight: 1 or 0.
 
-    The layers of a sharded model are put together by all processes for each batch, so where another has more batches this one
-    computes the step's shortest example again, for nothing.
+    All processes gather the layers of a sharded model for each batch. So if another process has more batches, this one computes
+    the step's shortest example again, with weight 0.
     """
     own = shares[rank()]
     idle = max(map(len, shares)) - len(own) if is_sharded(model) else 0
@@ -236,5 +236,5 @@ def _refuse(step: int, what: str, examples: Sequence[EncodedExample]) -> None:
     named = ", ".join(f"{e.example.task}:{e.example.row} (template {e.example.template})" for e in examples[:8])
     raise FlanlabError(
         f"Training stopped at step {step + 1}: {what}. Examples of the step: {named}" + ", ..." * (len(examples) > 8) + ".",
-        hint="Lower training.learning_rate and begin anew with another --out, or look at the examples with `flan tasks show`.",
+        hint="Lower training.learning_rate and start again with another --out, or check the examples with `flan tasks show`.",
     )

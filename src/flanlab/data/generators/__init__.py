@@ -1,6 +1,6 @@
-"""Rows that are made rather than read, by generators that installed packages offer as entry points `flanlab.generators`.
+"""Rows from generators, which installed packages offer as entry points `flanlab.generators`.
 
-Only what is installed under that group can be called, so a task file from a stranger runs no code of its own choice.
+Only what is installed under that group can be called. So a task file cannot run other code.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from flanlab.errors import FlanlabError
 from flanlab.files import cache_folder, new_folder
 
 Generator = Callable[[str | None], Mapping[str, pa.Table]]
-"""Makes every split from a configuration; the same rows every time."""
+"""Makes all splits of a configuration, with the same rows every time."""
 GROUP = "flanlab.generators"
 
 
 def generated_files(name: str, config: str | None) -> dict[str, Path]:
-    """Parquet files of the splits, generated once and kept in the cache folder.
+    """Parquet files of the splits. They are generated once and kept in the cache folder.
 
     Raises:
         FlanlabError: no such generator is installed, or it lacks a package or the configuration.
@@ -49,6 +49,6 @@ def _entry_point(name: str) -> EntryPoint:
 
 
 def _version_of(entry: EntryPoint) -> str:
-    """What identifies the generator's code: rows of another version are not reused."""
+    """Identifies the generator's code: rows of another version are not reused."""
     distribution = f"{entry.dist.name} {entry.dist.version}" if entry.dist else ""
     return hashlib.blake2b(f"{entry.value} {distribution}".encode(), digest_size=6).hexdigest()

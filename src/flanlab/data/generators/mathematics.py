@@ -1,6 +1,6 @@
-"""Rows of the DeepMind mathematics set (Saxton et al. 2019), made by its own package `mathematics_dataset`.
+"""Rows of the DeepMind mathematics set (Saxton et al. 2019), made by its package `mathematics_dataset`.
 
-The released files are a sample of what the package generates; these are other draws from the same distributions.
+The released files are a sample of what the package generates. These rows are other draws from the same distributions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from flanlab.errors import FlanlabError
 from flanlab.progress import Meter, meter
 
 TRAIN_ROWS = 30_300
-"""A third easy, a third medium, a third hard, in turns: FLAN's 30,000 and some for development."""
+"""A third easy, a third medium, a third hard, in turns: FLAN's 30,000 rows and some for dev."""
 TEST_ROWS = 10_000
 _LONGEST_QUESTION, _LONGEST_ANSWER = 160, 30
 """Characters: the released set leaves out longer ones (Saxton et al. 2019, section 2.2)."""
@@ -49,7 +49,7 @@ def _table(pairs: Sequence[tuple[str, str]]) -> pa.Table:
 def _sample(
     modules: Sequence[Callable[[], Any]], count: int, known: frozenset[str], seed: int, bar: Meter
 ) -> list[tuple[str, str]]:
-    """Draw pairs from the modules in turns, no question twice. The package draws from the global generators."""
+    """Draw pairs from the modules in turns, no question twice. The package uses Python's global random generators."""
     states = random.getstate(), np.random.get_state()
     random.seed(seed)
     np.random.seed(seed)
@@ -90,7 +90,7 @@ def _module(config: str | None, level: str) -> Callable[[], Any]:
 
 
 def _mend_sympy() -> None:
-    """Put a function back where sympy kept it until version 1.5, and where the package still asks for it."""
+    """Restore a function in the place where sympy had it until version 1.5. The package still imports it from there."""
     package: Any = importlib.import_module("sympy.solvers.diophantine")
     module: Any = importlib.import_module("sympy.solvers.diophantine.diophantine")
     package.base_solution_linear = module.base_solution_linear

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,9 +22,12 @@ _TEXT_NAMES += ["translation", "reference", "subject"]
 _GENERAL_NAMES = {"label", "class", "gold", "target", "output", "response", "completion", "reference"}
 
 MOST_CLASSES = 50
-"""Different values up to which an answer is taken for a label."""
-MOST_CLASSES_UNNAMED = 20
-"""The same for a column whose name says nothing of it."""
+"""Different values up to which an answer of text is taken for a label."""
+MOST_NUMBERS = 20
+"""The same for whole numbers."""
+
+Ask = Callable[[Sequence[Column], Column | None], str]
+"""Asks a person which of the columns is the answer, with the likeliest as a suggestion where there is one."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,13 @@ class Answer:
     """What a person must still see to."""
 
 
-def guess_answer(columns: Sequence[Column], wanted: str | None, cluster: Cluster, unlabelled: Collection[str]) -> Answer:
+def guess_answer(
+    columns: Sequence[Column],
+    wanted: str | None,
+    cluster: Cluster,
+    unlabelled: Collection[str],
+    ask: Ask | None = None,
+) -> Answer:
     """The answer of the task that the columns make.
 
     Args:
@@ -61,55 +70,69 @@ def guess_answer(columns: Sequence[Column], wanted: str | None, cluster: Cluster
         wanted: the column that the user says it is.
         cluster: the task's cluster, which decides the metrics of text.
         unlabelled: columns in which -1 stands for a missing label, beside those whose labels have names.
+        ask: called where neither label names nor one column's name settle it.
 
     Raises:
         FlanlabError: no such column, it never differs, or none looks like an answer.
     """
-    column, reason = _answer_column(columns, wanted)
+    column, reason = _answer_column(columns, wanted, ask)
     others = [other for other in columns if other is not column]
     choices = find_choices(column, others)
     if choices is not None:
         return _of_choices(column, reason, choices)
-    if column.label_names or 2 <= _classes(column, unlabelled) <= _most_classes(column, wanted):
+    if column.label_names or 2 <= _classes(column, unlabelled) <= (MOST_NUMBERS if column.kind == "whole" else MOST_CLASSES):
         return _of_labels(column, reason, others, unlabelled)
     return _of_text(column, reason, cluster)
 
 
-def _answer_column(columns: Sequence[Column], wanted: str | None) -> tuple[Column, str]:
-    by_name = {column.name: column for column in columns}
-    if wanted is not None:
-        if wanted not in by_name:
-            raise FlanlabError(f"There is no column called `{wanted}`.", hint=f"The columns are: {', '.join(by_name)}.")
-        if by_name[wanted].kind != "nested" and by_name[wanted].distinct < 2:
-            raise FlanlabError(
-                f"The column `{wanted}` holds no two different answers.",
-                hint="Add rows with other answers, or name another column with --answer.",
-            )
-        return by_name[wanted], "as asked"
+def _answer_column(columns: Sequence[Column], wanted: str | None, ask: Ask | None) -> tuple[Column, str]:
+    """The column with the answer, and how that is known."""
     usable = [column for column in columns if column.kind == "nested" or column.distinct >= 2]
-    named = sorted((rank, place) for place, column in enumerate(usable) if (rank := _rank(column)) is not None)
-    labelled = [column for column in usable if column.label_names]
-    if labelled:
-        best = min(labelled, key=lambda column: (_rank(column) or (9, 0), column.distinct))
-        return best, "the data set names its labels"
-    if named:
-        return usable[named[0][1]], "going by its name"
+    if wanted is not None:
+        return _wanted_column(columns, wanted), "as asked"
+    likely, reason = _likely_columns(usable)
+    if len(likely) == 1:
+        return likely[0], reason
+    if ask is not None and len(usable) > 1:
+        return _wanted_column(columns, ask(usable, likely[0] if likely else None)), "as asked"
+    if likely:
+        others = ", ".join(f"`{column.name}`" for column in likely[1:])
+        return likely[0], f"not sure: {reason} it could also be {others}"
     if same := [column.name for column in columns if _rank(column) is not None]:
         raise FlanlabError(
-            f"The column `{same[0]}` would be the answer, going by its name, but it holds no two different answers.",
+            f"The column `{same[0]}` would be the answer by its name, but all its answers are the same.",
             hint="Add rows with other answers, or name another column with --answer.",
         )
-    usable = [column for column in usable if not column.is_identity]
-    few = [c for c in usable if c.kind in ("text", "whole", "truth") and _repeats(c, 2) and c.distinct <= MOST_CLASSES_UNNAMED]
-    if few and len(usable) > 1:
-        return few[-1], f"it has only {few[-1].distinct} different values"
-    texts = [column for column in usable if column.kind == "text"]
-    if len(texts) > 1:
-        return texts[-1], "the last column of text; no name or value says which it is"
     raise FlanlabError(
-        f"No column looks like the answer. The columns are: {', '.join(by_name)}.",
+        f"No column's name says that it is the answer. The columns are: {', '.join(column.name for column in columns)}.",
         hint="Name it with --answer COLUMN. A task needs a column for the answer and one for what it is asked about.",
     )
+
+
+def _wanted_column(columns: Sequence[Column], wanted: str) -> Column:
+    by_name = {column.name: column for column in columns}
+    if wanted not in by_name:
+        raise FlanlabError(f"There is no column called `{wanted}`.", hint=f"The columns are: {', '.join(by_name)}.")
+    if by_name[wanted].kind != "nested" and by_name[wanted].distinct < 2:
+        raise FlanlabError(
+            f"The column `{wanted}` holds no two different answers.",
+            hint="Add rows with other answers, or name another column with --answer.",
+        )
+    return by_name[wanted]
+
+
+def _likely_columns(usable: Sequence[Column]) -> tuple[list[Column], str]:
+    """The columns that could be the answer, likeliest first, and why. One alone is sure.
+
+    Only label names and column names count. Guesses from the values (few different ones, the last text) were wrong more often
+    than right on published data sets.
+    """
+    labelled = [column for column in usable if column.label_names]
+    if labelled:
+        return sorted(labelled, key=lambda column: (_rank(column) or (9, 0), column.distinct)), "the data set names its labels"
+    ranked = sorted((rank, place) for place, column in enumerate(usable) if (rank := _rank(column)) is not None)
+    # A name that says it alone (`label`) is surer than one that says it among other words (`activity_label`).
+    return [usable[place] for rank, place in ranked if rank[0] == ranked[0][0][0]], "going by its name"
 
 
 def _rank(column: Column) -> tuple[int, int] | None:
@@ -145,12 +168,6 @@ def _classes(column: Column, unlabelled: Collection[str]) -> int:
     if column.distinct > 2 and (not _repeats(column, times) or len(column) - column.missing == column.distinct):
         return 0
     return column.distinct - (column.name in unlabelled and -1 in column.values)
-
-
-def _most_classes(column: Column, wanted: str | None) -> int:
-    if column.kind == "whole":
-        return MOST_CLASSES_UNNAMED
-    return MOST_CLASSES if wanted or _rank(column) else MOST_CLASSES_UNNAMED
 
 
 def lack_of(column: Column) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from collections import Counter
@@ -215,14 +214,3 @@ def is_text(kind: pa.DataType) -> bool:
 def is_list_of_texts(kind: pa.DataType) -> bool:
     """Whether cells of this type are lists of texts."""
     return bool((pa.types.is_list(kind) or pa.types.is_large_list(kind)) and is_text(kind.value_type))
-
-
-def look_sorted(values: Sequence[Any]) -> bool:
-    """Whether equal values stand together far more than they would in a mixed order."""
-    counts = Counter(values)
-    total = len(values)
-    if total < 6 or len(counts) < 2:
-        return False
-    changes = sum(first != second for first, second in itertools.pairwise(values))
-    expected = total * (1 - sum((count / total) ** 2 for count in counts.values()))
-    return bool((changes == len(counts) - 1 and expected > 2 * changes) or changes < 0.1 * expected)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flanlab.data.scaffold.answers import Answer, guess_answer
-from flanlab.data.scaffold.columns import describe_columns, look_sorted, spoken
+from flanlab.data.scaffold.answers import Answer, Ask, guess_answer
+from flanlab.data.scaffold.columns import describe_columns, spoken
 from flanlab.data.scaffold.inputs import Input, Inputs, guess_inputs
 from flanlab.data.scaffold.splits import guess_splits, usable_rows
 from flanlab.data.sources import label_names
@@ -36,6 +36,7 @@ def scaffold_task(
     cluster: Cluster,
     place: Mapping[str, str],
     answer: str | None = None,
+    ask: Ask | None = None,
     same_rows: Sequence[str] = (),
 ) -> Scaffold:
     """Write a first task file.
@@ -46,6 +47,7 @@ def scaffold_task(
         cluster: of the task.
         place: where the rows are, as the fields of `source`: `files`, or `hub` with `config` and `revision`.
         answer: the column with the answer, where the user says it.
+        ask: asks the user for it where the guess would not be sure; without it the guess is marked as not sure.
         same_rows: tasks known to have the same rows.
 
     Raises:
@@ -63,12 +65,10 @@ def scaffold_task(
             hint="Separate columns by commas (by tabs in a .tsv file)." if separator else "Add the other column.",
         )
     unlabelled = {column.name for column in columns if column.kind == "whole" and _never_labelled(tables, column.name)}
-    found = guess_answer(columns, answer, cluster, unlabelled)
+    found = guess_answer(columns, answer, cluster, unlabelled, ask)
     inputs = guess_inputs(columns, found)
     filters = list(dict.fromkeys([*found.filters, *inputs.filters]))
     splits, how = guess_splits({split: (usable_rows(table, found, inputs), table.num_rows) for split, table in tables.items()})
-    first = next(iter(splits.values()))
-    notes = _row_notes(next(table for split, table in tables.items() if _is_of(first, split)), found, inputs)
     guesses = [
         ("rows", ", ".join(f"{table.num_rows} in `{split}`" for split, table in tables.items())),
         ("answer", found.why),
@@ -78,10 +78,9 @@ def scaffold_task(
         *([("filter", f"rows are left out unless {' and '.join(filters)}")] if filters else []),
         *(("not used", comment) for comment in inputs.comments),
         *(("not used", f"the split {split}") for split in tables if not any(_is_of(part, split) for part in splits.values())),
-        *(("mind", note) for note in notes),
         *(("same rows", f"the task {other} has them too: `derived_from` says so") for other in same_rows),
     ]
-    head = _head(name, cluster, place, splits, [how, *notes], same_rows)
+    head = _head(name, cluster, place, splits, how, same_rows)
     return Scaffold("\n".join([*head, *_body(found, inputs, filters), *_templates(found, inputs)]) + "\n", guesses)
 
 
@@ -115,26 +114,12 @@ def _never_labelled(tables: Mapping[str, pa.Table], column: str) -> bool:
     return len(tables) > 1 and any(pc.all(pc.equal(cells, -1)).as_py() is True for cells in found)
 
 
-def _row_notes(table: pa.Table, answer: Answer, inputs: Inputs) -> list[str]:
-    """What to mind about the rows that are trained on or cut: their order, and rows that occur twice."""
-    notes = []
-    if answer.column.values and look_sorted(table[answer.column.name].to_pylist()):
-        notes.append("the rows seem to be sorted by the answer: mix them, or a slice of them lacks answers")
-    shown = [item.column.name for item in inputs.used if item.column is not None and item.column.kind != "nested"]
-    known = [name for name in shown if name in table.column_names]
-    if known and (repeated := table.num_rows - table.select(known).group_by(known).aggregate([]).num_rows):
-        notes.append(
-            f"{repeated} of {table.num_rows} rows have the inputs of an earlier row; none of them should be in two splits"
-        )
-    return notes
-
-
 def _head(
     name: str,
     cluster: Cluster,
     place: Mapping[str, str],
     splits: Mapping[Split, str],
-    notes: Sequence[str],
+    how: str,
     same_rows: Sequence[str],
 ) -> list[str]:
     """The lines that say what the task is and where its rows are."""
@@ -148,7 +133,7 @@ def _head(
     ]
     if "hub" in place and "revision" not in place:
         lines.append("  # TODO: revision: the commit of the data set, so that its rows stay the same")
-    lines += [f"  # {note[:1].upper()}{note[1:]}." for note in notes]
+    lines.append(f"  # {how[:1].upper()}{how[1:]}.")
     lines.append("  splits: {" + ", ".join(f"{split}: {_scalar(part)}" for split, part in splits.items()) + "}")
     lines.append("licence: unknown  # TODO: what the owner of the rows allows, such as CC BY 4.0")
     lines.append('citation: ""  # TODO: the paper or page to cite, or delete this line')

@@ -95,6 +95,13 @@ def valid_answer(prediction: Prediction) -> float:
     return float(form(prediction["generated"]) in map(form, prediction["options"]))
 
 
+def option_said(text: str, options: Sequence[str]) -> int | None:
+    """Position of the option that a generated text is; None where it is none of them."""
+    form = _form_for(options, normalize_answer)
+    forms = [form(option) for option in options]
+    return forms.index(form(text)) if form(text) in forms else None
+
+
 def _form_for(options: Sequence[str], form: NormalForm) -> NormalForm:
     """The normal form, or a stricter one where it would make two of the options one."""
     stricter: tuple[NormalForm, ...] = (form, as_written, composed)

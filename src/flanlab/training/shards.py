@@ -1,12 +1,12 @@
-"""Tensors in files, one file or one for each process, and from there back into any number of processes.
+"""Write tensors to one file, or to one shard for each process, and read them with any number of processes.
 
-A tensor that is divided among processes (a DTensor, as FSDP makes them) is divided by rows, of its first dimension: every
-process has the same number of them, but for the last ones, which may have fewer or none. Each writes its own rows:
+A tensor that is divided among processes (a DTensor of FSDP) is divided by rows of its first dimension. All processes have the
+same number of rows, except for the last ones, which may have fewer or none. Each process writes its own rows:
 
     optimizer-00001-of-00002.safetensors   rows 0 to 4 of a tensor of 9
     optimizer-00002-of-00002.safetensors   rows 5 to 8
 
-What is not divided is written by the first process alone.
+Other tensors are written by the first process only.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from torch.distributed.tensor import DTensor
 from flanlab.processes import is_first, rank, world_size
 
 
-def own_part(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What this process has to write of `tensors`."""
+def own_shard(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The rows of `tensors` that this process writes."""
     own = {}
     for name, tensor in tensors.items():
         local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
@@ -33,18 +33,18 @@ def own_part(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return own
 
 
-def write_part(part: Mapping[str, Tensor], divided: bool, folder: Path, stem: str) -> Path | None:
-    """Write what `own_part` gave; None where this process has no file to write."""
+def write_shard(shard: Mapping[str, Tensor], divided: bool, folder: Path, stem: str) -> Path | None:
+    """Write the result of `own_shard`. Returns None if this process has no file to write."""
     if not divided and not is_first():
         return None
     ending = f"-{rank() + 1:05d}-of-{world_size():05d}" if divided else ""
     path = folder / f"{stem}{ending}.safetensors"
-    save_file(dict(part), path)
+    save_file(dict(shard), path)
     return path
 
 
-class PartsReader:
-    """Reads tensors from the files that `write_part` wrote, however many; files are opened, not read."""
+class ShardReader:
+    """Reads tensors from any number of files of `write_shard`. Files are opened, but only read when needed."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._files = [safe_open(path, "pt") for path in sorted(files)]
@@ -55,7 +55,7 @@ class PartsReader:
         return sorted({name for file in self._files for name in file.keys()})  # noqa: SIM118
 
     def read(self, name: str, like: Tensor) -> Tensor:
-        """A tensor, or, where `like` is divided among processes, this process's rows of it."""
+        """A tensor, or, if `like` is divided among processes, this process's rows of it."""
         first, *others = self._holders[name]
         slices = [file.get_slice(name) for file in (first, *others)]
         shapes = [piece.get_shape() for piece in slices]
@@ -75,7 +75,7 @@ class PartsReader:
 
 
 def divided_as(local: Tensor, like: Tensor) -> Tensor:
-    """Put this process's rows into a tensor that is divided as `like` is, and of its shape."""
+    """Put this process's rows into a tensor with the shape and division of `like`."""
     if not isinstance(like, DTensor) or not local.dim():
         return local
     return DTensor.from_local(local, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride())

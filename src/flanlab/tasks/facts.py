@@ -1,4 +1,4 @@
-"""What there is to say of a task without its rows: for programs, and as the table of docs/tasks.md."""
+"""Facts of a task without its rows: for programs, and as the table of docs/tasks.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flanlab.tasks.schema import Source, Task
 
 
 def facts(task: Task, ancestors: Mapping[str, frozenset[str]]) -> dict[str, Any]:
-    """What a program may want to know; `ancestors` is `lineage` over all tasks."""
+    """A task's facts as JSON values; `ancestors` is `lineage` over all tasks."""
     return {
         "name": task.name,
         "clusters": [cluster.value for cluster in task.clusters],
@@ -29,7 +29,7 @@ def facts(task: Task, ancestors: Mapping[str, frozenset[str]]) -> dict[str, Any]
 
 
 def lineage_in_words(task: Task, ancestors: Mapping[str, frozenset[str]]) -> list[str]:
-    """Each data set that a task goes back to, with the evidence, or the data sets through which it does."""
+    """Each data set that a task derives from, with the evidence, or with the data sets in between."""
     lines = [f"{name}: {evidence}" for name, evidence in task.derived_from.items()]
     for name in sorted(ancestors[task.name] - {task.name, *task.derived_from}):
         through = [parent for parent in task.derived_from if name in ancestors.get(parent, frozenset())]
@@ -39,22 +39,26 @@ def lineage_in_words(task: Task, ancestors: Mapping[str, frozenset[str]]) -> lis
 
 def origin(source: Source) -> str:
     """Where the rows of a source come from."""
-    place = source.hub or (f"generator {source.generator}" if source.generator else "files beside the task file")
+    place = source.hub or (f"generator {source.generator}" if source.generator else "files next to the task file")
     return place + (f" ({source.config})" if source.config else "") + (", to be obtained by hand" if source.obtain else "")
 
 
 def markdown(collections: Mapping[str, Sequence[Task]]) -> str:
-    """All tasks as Markdown: a table for each collection, in order of cluster and name."""
+    """All tasks as Markdown: a table for each collection, sorted by cluster and name."""
     ancestors = known_lineage(task for tasks in collections.values() for task in tasks)
     lines = [
         "# Tasks",
         "",
         "<!-- Made by `flan tasks list --markdown > docs/tasks.md`; a test compares the two. -->",
         "",
-        "Templates are forward + inverted ones; *b* marks a baseline prompt. Rows are those published, which need not all be",
-        "within reach. The lineage of a task is every data set its rows or texts go back to: the hold-out follows it.",
-        "`flan tasks show TASK` says more, and where the lineage is known from; [Add a task](add-a-task.md) explains the",
-        "words.",
+        "This page lists all tasks of flanlab. `flan tasks show TASK` says more about one of them.",
+        "",
+        "- **templates**: forward + inverted. *b* marks a baseline prompt.",
+        "- **rows**: as published. Not all of them may be available to you.",
+        "- **lineage**: every data set that the task's rows or texts come from. The hold-out follows it. `flan tasks show`",
+        "  gives the evidence.",
+        "",
+        "[Add a task](add-a-task.md) explains all fields.",
     ]
     for title, tasks in collections.items():
         lines += ["", f"## {title}", "", f"{len(tasks)} tasks.", ""]

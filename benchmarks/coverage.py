@@ -1,0 +1,460 @@
+"""How often 95 % intervals hold the truth, and how often tests raise a false alarm, by simulation.
+
+Each cell of the grid below simulates evaluations whose truth is known: templates and rows are drawn anew each time, every
+score comes from a normal variable that is the sum of what its template, its row, the model and chance add, and intervals are
+made by the functions that flanlab uses. The truth is the mean over all wordings and rows; with one template, that over rows.
+
+    python benchmarks/coverage.py --csv docs/results/coverage.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from flanlab.results.grids import additive_pseudo_values
+from flanlab.results.intervals import (
+    LEVEL,
+    Interval,
+    bounded_interval,
+    critical,
+    difference_interval,
+    difference_p_value,
+    paired_binary_interval,
+    paired_binary_p_value,
+)
+from flanlab.results.layout import Variance, mean_variance, seed_variance, total
+
+Floats = NDArray[np.float64]
+
+TEMPLATES = (1, 2, 4, 8, 10)
+ROWS = (30, 100, 300, 1_000)
+PER_ROW = {"all": 0, "two": 2, "one": 1}
+"""Templates that each row is shown through; 0 is all."""
+ONE_MODEL, DIFFERENCE = "one model", "difference"
+SEEDS = 3
+TASKS = 5
+LOW, HIGH = 0.935, 0.965
+CHUNK_CELLS = 400_000
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Standard deviations of what is added to a score's normal variable; the rest of a cell has ROW_NOISE."""
+
+    template: float = 0.4
+    row: float = 1.5
+    noise: float = 1.9
+    model_template: float = 0.2
+    model_row: float = 0.8
+    seed: float = 0.15
+    seed_template: float = 0.1
+
+    def within(self) -> float:
+        """Of a row's variable, given template and model."""
+        return float(np.sqrt(self.row**2 + self.model_row**2 + self.noise**2))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of metric: statistics of cells from their variables, the score of sums, and the true score.
+
+    `draw` takes a function that draws the variables of an answer to each row, and two constants of each row (a length, a
+    label), uniform from 0 to 1; it returns statistics [..., templates, rows, k]. `truth` is the score over all rows, given
+    what template and model add together [...], and the standard deviation of the rest.
+    """
+
+    name: str
+    bounds: tuple[float, float]
+    centre: float
+    draw: Callable[[Callable[[], Floats], Floats], Floats]
+    combine: Callable[[Floats], Floats] | None
+    """None for a mean over rows, of which the statistics are the rows' scores."""
+    truth: Callable[[Floats, float], Floats]
+    binary: bool = False
+
+
+def share(numerator: Floats, denominator: Floats) -> Floats:
+    result: Floats = np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+    return result
+
+
+def right(shift: Floats, within: float) -> Floats:
+    """Share of rows whose variable is above zero."""
+    value: Floats = stats.norm.cdf(shift / within)
+    return value
+
+
+def accuracy(name: str, target: float) -> Kind:
+    # The mean over templates is the target: the variable's whole standard deviation decides.
+    whole = np.hypot(Spread().within(), np.hypot(Spread().template, Spread().model_template))
+    return Kind(
+        name,
+        (0.0, 1.0),
+        float(stats.norm.ppf(target) * whole),
+        lambda again, rows: (again() > 0).astype(float)[..., None],
+        None,
+        right,
+        binary=True,
+    )
+
+
+STEPS = np.arange(1, 7) / 6
+"""Levels of token F1: it rises to each where the variable passes a threshold."""
+THRESHOLDS = np.array([-0.6, 0.2, 0.4, 0.8, 1.4, 1.6])
+
+
+def token_f1() -> Kind:
+    def draw(again: Callable[[], Floats], rows: Floats) -> Floats:
+        return (np.searchsorted(THRESHOLDS, again()) / 6)[..., None]
+
+    def truth(shift: Floats, within: float) -> Floats:
+        value: Floats = np.sum([right(shift - threshold, within) for threshold in THRESHOLDS], axis=0) / 6
+        return value
+
+    return Kind("f1", (0.0, 1.0), 0.5, draw, None, truth)
+
+
+def f1a(sums: Floats) -> Floats:
+    return share(2 * sums[..., 0], 2 * sums[..., 0] + sums[..., 1] + sums[..., 2])
+
+
+def multirc() -> Kind:
+    """Questions of one or two right and one to four wrong answers."""
+
+    def draw(again: Callable[[], Floats], rows: Floats) -> Floats:
+        two, more = rows[..., 0] < 0.5, np.floor(rows[..., 1] * 4)
+        good = (again() > 0).astype(float) + (again() > 0) * two
+        first, others = again() <= 0, again() <= 0
+        return np.stack([good, first + others * more, 1 + two - good], axis=-1).astype(float)
+
+    def truth(shift: Floats, within: float) -> Floats:
+        hit = right(shift, within)
+        return f1a(np.stack([1.5 * hit, 2.5 * (1 - hit), 1.5 * (1 - hit)], axis=-1))
+
+    return Kind("multirc_f1a", (0.0, 1.0), 0.9, draw, f1a, truth)
+
+
+def matthews() -> Kind:
+    """Two classes, the first of 40 % of the rows."""
+
+    def combine(sums: Floats) -> Floats:
+        hits, count, chosen, label = (sums[..., place] for place in range(4))
+        covariance = hits * count - chosen * label - (count - chosen) * (count - label)
+        spread = (count**2 - chosen**2 - (count - chosen) ** 2) * (count**2 - label**2 - (count - label) ** 2)
+        return share(covariance, np.sqrt(np.maximum(spread, 0)))
+
+    def draw(again: Callable[[], Floats], rows: Floats) -> Floats:
+        hit, label = again() > 0, rows[..., 0] < 0.4
+        chosen = np.where(hit, label, ~label)
+        return np.stack(np.broadcast_arrays(hit, 1.0, chosen, label), axis=-1).astype(float)
+
+    def truth(shift: Floats, within: float) -> Floats:
+        hit = right(shift, within)
+        return combine(np.stack(np.broadcast_arrays(hit, 1.0, 0.4 * hit + 0.6 * (1 - hit), 0.4), axis=-1))
+
+    return Kind("matthews", (-1.0, 1.0), 0.9, draw, combine, truth)
+
+
+def bleu_of(sums: Floats) -> Floats:
+    """Corpus BLEU of lengths, counts and totals as flanlab keeps them, where some n-gram of each order is found."""
+    system, reference, counts, totals = sums[..., 0], sums[..., 1], sums[..., 2:6], sums[..., 6:]
+    precision = np.log(np.maximum(counts, 1e-3) / np.maximum(totals, 1e-3)).mean(axis=-1)
+    value: Floats = np.exp(precision + np.minimum(0.0, 1 - reference / np.maximum(system, 1e-3)))
+    return value
+
+
+def bleu() -> Kind:
+    """Texts of 8 to 24 words; of n words in a row a share q ** n is found, q by the variable."""
+    orders = np.arange(4)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+
+    def found(variable: Floats) -> Floats:
+        """Share of n-grams that is found, [..., orders]."""
+        base = (1 + np.exp(-variable / 2)) ** -0.7
+        return np.stack([base, base**2, base**3, base**4], axis=-1)
+
+    def draw(again: Callable[[], Floats], rows: Floats) -> Floats:
+        shares = found(again())
+        length = np.broadcast_to(8 + 16 * rows[..., :1], (*shares.shape[:-1], 1))
+        totals = length - 0.5 - orders
+        return np.concatenate([length - 0.5, length, totals * shares, totals], axis=-1)
+
+    def truth(shift: Floats, within: float) -> Floats:
+        shares = found(np.asarray(shift)[..., None] + within * nodes)
+        mean = (shares * (weights / weights.sum())[:, None]).sum(axis=-2)
+        totals = 16 - 0.5 - orders
+        lengths = np.broadcast_to([15.5, 16.0], (*mean.shape[:-1], 2))
+        parts = np.concatenate([lengths, mean * totals, np.broadcast_to(totals, mean.shape)], axis=-1)
+        return bleu_of(parts)
+
+    return Kind("bleu", (0.0, 1.0), 0.5, draw, bleu_of, truth)
+
+
+KINDS = (accuracy("accuracy_0.5", 0.5), accuracy("accuracy_0.95", 0.95), token_f1(), bleu(), multirc(), matthews())
+
+
+def shown_cells(templates: int, rows: int, design: str) -> Floats:
+    """Which row is shown through which template: rows take turns as in `flanlab.evaluation.planning`."""
+    count = PER_ROW[design] or templates
+    shown = np.zeros((templates, rows))
+    for turn in range(rows * count):
+        shown[turn % templates, turn // count] = 1
+    return shown
+
+
+def designs() -> Iterator[tuple[int, int, str]]:
+    for rows, templates in itertools.product(ROWS, TEMPLATES):
+        for design, count in PER_ROW.items():
+            if count < templates:
+                yield templates, rows, design
+
+
+class Sample:
+    """Simulated evaluations of two equally good models, alone and as means over seeds."""
+
+    def __init__(self, kind: Kind, shown: Floats, repetitions: int, generator: np.random.Generator, spread: Spread) -> None:
+        self._kind, self._shown, self._spread = kind, shown, spread
+        self._generator, self._repetitions = generator, repetitions
+        templates, rows = shown.shape
+        self._row = self._normal(spread.row, 1, rows)
+        self._constants = generator.random((repetitions, 1, rows, 2))
+        self._template = self._normal(spread.template, templates, 1)
+        # With one template the truth is that of this template, and the two models are equally good at it.
+        self._model_template = spread.model_template if templates > 1 else 0.0
+
+    def _normal(self, deviation: float, *shape: int) -> Floats:
+        shape = (self._repetitions, *shape)
+        return np.asarray(deviation * self._generator.standard_normal(shape, dtype=np.float32), float)
+
+    def model(self, seeds: int) -> tuple[Floats, Floats, Floats]:
+        """Scores, pseudo-values [repetitions, seeds, templates, rows] and truth of a model, or of the mean of its seeds."""
+        templates, rows = self._shown.shape
+        spread = self._spread
+        shift = self._template + self._normal(self._model_template, templates, 1)
+        row = self._row + self._normal(spread.model_row, 1, rows)
+        scores, values = [], []
+        for _ in range(seeds):
+            place = self._kind.centre + shift + row
+            if seeds > 1:
+                place = place + self._normal(spread.seed, 1, 1) + self._normal(spread.seed_template, templates, 1)
+            statistics = self._kind.draw(partial(self._answers, place), self._constants) * self._shown[..., None]
+            if self._kind.combine is None:
+                scores.append(statistics[..., 0].sum(axis=-1) / self._shown.sum(axis=1))
+                values.append(statistics[..., 0])
+            else:
+                scores.append(self._kind.combine(statistics.sum(axis=-2)))
+                values.append(additive_pseudo_values(self._kind.combine, statistics, self._shown))
+        truth = self._truth(shift, float(np.hypot(spread.seed, spread.seed_template)) if seeds > 1 else 0.0)
+        return np.stack(scores, axis=1).mean(axis=(1, 2)), np.stack(values, axis=1), truth
+
+    def _answers(self, place: Floats) -> Floats:
+        return place + self._normal(self._spread.noise, *self._shown.shape)
+
+    def _truth(self, shift: Floats, seed_spread: float) -> Floats:
+        """Score over all rows and seeds, and over all templates where there are several; [repetitions]."""
+        known = self._kind.centre + (shift[:, 0, 0] if len(self._shown) == 1 else np.zeros(self._repetitions))
+        unknown = seed_spread
+        if len(self._shown) > 1:
+            unknown = float(np.hypot(seed_spread, np.hypot(self._spread.template, self._model_template)))
+        nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+        places, inverse = np.unique(known, return_inverse=True)
+        scores = self._kind.truth(places[:, None] + unknown * nodes, self._spread.within()) @ (weights / weights.sum())
+        truth: Floats = scores[inverse]
+        return truth
+
+
+class Simulated(NamedTuple):
+    """One quantity, over all repetitions: estimates, their variances, the truth, and rows won and lost where scores are 0/1."""
+
+    value: Floats
+    variance: Variance
+    truth: Floats
+    wins: Floats
+    losses: Floats
+
+
+def simulate(
+    kind: Kind, shown: Floats, repetitions: int, generator: np.random.Generator, spread: Spread
+) -> dict[str, Simulated]:
+    """The quantities of one cell, in chunks that fit in memory."""
+    found: dict[str, list[Simulated]] = {}
+    chunk = max(50, CHUNK_CELLS // shown.size)
+    for start in range(0, repetitions, chunk):
+        sample = Sample(kind, shown, min(chunk, repetitions - start), generator, spread)
+        one, other, seeds, seeds_too = sample.model(1), sample.model(1), sample.model(SEEDS), sample.model(SEEDS)
+        quantities = {
+            ONE_MODEL: one,
+            DIFFERENCE: _minus(other, one),
+            "mean over seeds": seeds,
+            "difference of means over seeds": _minus(seeds_too, seeds),
+        }
+        for name, (value, values, truth) in quantities.items():
+            through_one = values[:, 0, 0]
+            wins, losses = ((sign * through_one > 0).sum(axis=-1).astype(float) for sign in (1, -1))
+            found.setdefault(name, []).append(Simulated(value, seed_variance(values, shown), truth, wins, losses))
+    return {name: _joined(chunks) for name, chunks in found.items()}
+
+
+def _minus(one: tuple[Floats, ...], other: tuple[Floats, ...]) -> tuple[Floats, Floats, Floats]:
+    value, values, truth = (left - right for left, right in zip(one, other, strict=True))
+    return value, values, truth
+
+
+def _joined(chunks: Sequence[Simulated]) -> Simulated:
+    variance = Variance(*(np.concatenate(parts) for parts in zip(*(one.variance for one in chunks), strict=True)))
+    value, truth, wins, losses = (
+        np.concatenate(parts) for parts in zip(*((one.value, one.truth, one.wins, one.losses) for one in chunks), strict=True)
+    )
+    return Simulated(value, variance, truth, wins, losses)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Coverage and mean width of one quantity in one cell."""
+
+    metric: str
+    design: str
+    templates: int
+    rows: int
+    quantity: str
+    coverage: float
+    width: float
+    """Mean width over 3.92 times the true standard error."""
+    false_alarms: float | None
+    """Share of p-values below 0.05 where there is no difference."""
+
+
+def measure(
+    kind: Kind, templates: int, rows: int, design: str, repetitions: int, seed: int = 0, spread: Spread = Spread()
+) -> list[Result]:
+    """All quantities of one cell."""
+    generator = np.random.default_rng([seed, KINDS.index(kind), templates, rows, PER_ROW[design]])
+    found = simulate(kind, shown_cells(templates, rows, design), repetitions, generator, spread)
+    results = []
+    for name, one in found.items():
+        binary = name == DIFFERENCE and kind.binary and templates == 1
+        held = _binary_difference(one, rows) if binary else _interval(kind, name, one, rows)
+        results.append(_result(kind, templates, rows, design, name, one, *held))
+        if name in (ONE_MODEL, DIFFERENCE):
+            # Several tasks at a time, out of all that were simulated.
+            picks = np.stack([generator.permutation(repetitions) for _ in range(TASKS)])
+            variance = mean_variance(Variance(*(part[picks] for part in one.variance)), np.full(TASKS, 1 / TASKS))
+            tasks = Simulated(one.value[picks].mean(axis=0), variance, one.truth[picks].mean(axis=0), one.wins, one.losses)
+            held = _interval(kind, name, tasks, TASKS * rows)
+            results.append(_result(kind, templates, rows, design, f"{name}, mean over tasks", tasks, *held))
+    return results
+
+
+def _interval(kind: Kind, name: str, one: Simulated, units: int) -> tuple[Interval, Floats | None]:
+    """The interval in the metric's unit, and p-values of a difference."""
+    low, high = kind.bounds
+    width = high - low
+    variance, freedom = total(one.variance)
+    if "difference" not in name:
+        share = np.clip((one.value - low) / width, 0, 1)
+        found = bounded_interval(share, variance / width**2, freedom, units)
+        return found._replace(low=low + width * found.low, high=low + width * found.high), None
+    found = difference_interval(one.value / width, variance / width**2, freedom, units)
+    p_values = difference_p_value(one.value / width, found.error, found.freedom)
+    return found._replace(low=width * found.low, high=width * found.high), p_values
+
+
+def _binary_difference(one: Simulated, rows: int) -> tuple[Interval, Floats]:
+    return paired_binary_interval(one.wins, one.losses, rows), paired_binary_p_value(one.wins, one.losses)
+
+
+def _result(
+    kind: Kind,
+    templates: int,
+    rows: int,
+    design: str,
+    name: str,
+    one: Simulated,
+    interval: Interval,
+    p_values: Floats | None,
+) -> Result:
+    held = (interval.low <= one.truth + 1e-12) & (one.truth - 1e-12 <= interval.high)
+    ideal = 2 * float(critical(np.inf)) * (one.value - one.truth).std()
+    alarms = None if p_values is None else float((p_values < 1 - LEVEL).mean())
+    width = float((interval.high - interval.low).mean() / ideal)
+    return Result(kind.name, design, templates, rows, name, float(held.mean()), width, alarms)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=2_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--rows", type=int, nargs="*", default=ROWS)
+    parser.add_argument("--templates", type=int, nargs="*", default=TEMPLATES)
+    parser.add_argument("--metrics", nargs="*", default=[kind.name for kind in KINDS])
+    arguments = parser.parse_args()
+    started = time.perf_counter()
+    results: list[Result] = []
+    chosen = [kind for kind in KINDS if kind.name in arguments.metrics]
+    for (templates, rows, design), kind in itertools.product(designs(), chosen):
+        if rows in arguments.rows and templates in arguments.templates:
+            results += measure(kind, templates, rows, design, arguments.repetitions, arguments.seed)
+            print(f"{time.perf_counter() - started:.0f} s: {kind.name} {templates} x {rows} {design}", file=sys.stderr)
+            if arguments.csv:
+                write(results, arguments.csv)
+    report(results)
+
+
+def report(results: Sequence[Result]) -> None:
+    """Print the share of cells within the limits, and those beyond."""
+    print(f"{'quantity':42} {'cells':>5} {'within':>7} {'lowest':>7} {'highest':>8} {'width':>6} {'alarms':>7}")
+    for quantity in dict.fromkeys(result.quantity for result in results):
+        chosen = [result for result in results if result.quantity == quantity]
+        covers = np.array([result.coverage for result in chosen])
+        alarms = [result.false_alarms for result in chosen if result.false_alarms is not None]
+        print(
+            f"{quantity:42} {len(chosen):5} {np.mean((covers >= LOW) & (covers <= HIGH)):7.0%} {covers.min():7.1%}"
+            f" {covers.max():8.1%} {np.median([result.width for result in chosen]):6.2f}"
+            + (f" {max(alarms):7.1%}" if alarms else "")
+        )
+    print("\nbeyond 93.5 % to 96.5 %:")
+    for result in results:
+        if not LOW <= result.coverage <= HIGH:
+            print(
+                f"{result.metric:14} {result.templates:2} x {result.rows:4} {result.design:3} {result.quantity:32}"
+                f" {result.coverage:6.1%} width {result.width:5.2f}"
+            )
+
+
+def write(results: Sequence[Result], path: Path) -> None:
+    """Write the table."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["metric", "design", "templates", "rows", "quantity", "coverage", "width_over_ideal", "false_alarms"])
+        for one in results:
+            alarms = "" if one.false_alarms is None else f"{one.false_alarms:.4f}"
+            writer.writerow(
+                [
+                    one.metric,
+                    one.design,
+                    one.templates,
+                    one.rows,
+                    one.quantity,
+                    f"{one.coverage:.4f}",
+                    f"{one.width:.3f}",
+                    alarms,
+                ]
+            )
+
+
+if __name__ == "__main__":
+    main()

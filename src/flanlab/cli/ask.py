@@ -1,0 +1,158 @@
+"""`flan ask`: one question to a model, or a conversation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flanlab.cli.options import AcceptGemmaTerms, AsJson, Collections, endpoint_of
+
+if TYPE_CHECKING:
+    from flanlab.experiments.ask import ModelAnswer
+    from flanlab.models.answering import Model
+
+_STOP = ("exit", "quit")
+
+
+def ask(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A model folder, a GGUF file, a Hub id, one of `flan models`, or a name that the --endpoint knows."
+        ),
+    ],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[QUESTION | NAME=VALUE ...]", help="A text; or with --task the values its prompt shows."),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="A task, by name or file: its template is filled in.")] = None,
+    template: Annotated[
+        int | None, typer.Option(min=1, help="Which of its templates; the first forward one if not given.")
+    ] = None,
+    tasks: Collections = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Ask through the model's chat template.")] = False,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer to a text, in tokens.")] = 256,
+    endpoint: Annotated[
+        str | None, typer.Option(help="Ask the MODEL of this OpenAI-compatible server instead: http://host:8000/v1.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder, GGUF file or Hub id of the remote model's tokenizer; else text is sent.")
+    ] = None,
+    api_key_variable: Annotated[
+        str | None, typer.Option(help="Environment variable that holds the server's key, if not OPENAI_API_KEY.")
+    ] = None,
+    accept_gemma_terms: AcceptGemmaTerms = False,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a model a question: a text of your own, or a task's. Without either, it answers line after line.
+
+    Example: flan ask smollm2-135m-instruct --task rte premise="It rained all day." hypothesis="It was dry."
+    """
+    server = endpoint_of(endpoint, tokenizer, api_key_variable=api_key_variable)
+    if template is not None and task is None:
+        raise typer.BadParameter("is needed beside --template.", param_hint="--task")
+    row = _values(words or []) if task is not None else {}
+
+    from flanlab.data.encoding import PromptStyle
+    from flanlab.evaluation.planning import EvaluationSettings
+    from flanlab.experiments.ask import ask as ask_model
+    from flanlab.experiments.ask import opened
+
+    if words or task is not None:
+        question = " ".join(words or []) if task is None else None
+        answer = ask_model(
+            model,
+            question,
+            task=task,
+            row=row,
+            template=template,
+            chat=chat,
+            new_tokens=new_tokens,
+            collections=tasks,
+            endpoint=server,
+        )
+        _show(answer, as_json, with_prompt=task is not None)
+        return
+    style: PromptStyle = "chat" if chat else "instruction"
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        opened(model, server, EvaluationSettings(), 0, style, Path(folder)) as setup,
+    ):
+        _converse(setup.model, chat, new_tokens, as_json)
+
+
+def _values(words: list[str]) -> dict[str, Any]:
+    """NAME=VALUE, the value as JSON where it is a list or an object, else a text."""
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"{word!r} is not of the form NAME=VALUE.", param_hint="NAME=VALUE")
+        if name in found:
+            raise typer.BadParameter(f"{name} is given twice.", param_hint="NAME=VALUE")
+        found[name] = value
+        if value[:1] in ("[", "{"):
+            try:
+                found[name] = json.loads(value)
+            except ValueError:
+                continue  # a text that begins with a bracket
+    return found
+
+
+def _show(answer: ModelAnswer, as_json: bool, *, with_prompt: bool = False) -> None:
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
+        return
+    if not with_prompt:
+        typer.echo(answer.text)
+        return
+    typer.echo(answer.prompt)
+    if answer.options:
+        typer.echo("\nRanked:")
+    for one in answer.options:
+        width = max(len(option.option) for option in answer.options)
+        typer.echo(f"  {one.option:{width}}  {one.probability:7.2%}  log-probability {one.log_probability:.3f}")
+    typer.echo(f"\nGenerated: {answer.text}")
+
+
+def _converse(model: Model, chat: bool, new_tokens: int, as_json: bool) -> None:
+    """Answer line after line, each after the turns before it, until the input ends."""
+    from flanlab.errors import FlanlabError
+    from flanlab.experiments.ask import ask as ask_model
+    from flanlab.progress import say
+
+    shown = sys.stdin.isatty()
+    if shown:
+        say(f"Type a question; an empty line forgets the turns before it; {' or '.join(_STOP)} ends.")
+    history: list[tuple[str, str]] = []
+    while True:
+        try:
+            question = input("> " if shown else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        if question in _STOP:
+            return
+        if not question:
+            history = []
+            continue
+        try:
+            answer = ask_model(model, question, history=history, chat=chat, new_tokens=new_tokens)
+        except KeyboardInterrupt:
+            say("Stopped.")
+            continue
+        except FlanlabError as error:
+            if not shown:
+                raise
+            say(f"flan: {error}")
+            continue
+        if answer.turns_dropped:
+            say(f"The {answer.turns_dropped} oldest turns no longer fit and are dropped.")
+            del history[: answer.turns_dropped]
+        _show(answer, as_json)
+        history.append((question, answer.text))

@@ -1,0 +1,167 @@
+"""`flan predict`: a model's answers to a file of rows."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flanlab.cli.options import AcceptGemmaTerms, AsJson, Collections, endpoint_of
+
+_INTERRUPTED = 130
+"""Exit status of a program that Ctrl-C has ended."""
+
+
+def predict(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A model folder, a GGUF file, a Hub id, one of `flan models`, or a name that the --endpoint knows."
+        ),
+    ],
+    task: Annotated[str, typer.Argument(help="A task, by name or file.")],
+    input_file: Annotated[
+        Path,
+        typer.Option("--input", help="Rows to be answered: a CSV, TSV, JSON, JSONL, Parquet or Arrow file.", dir_okay=False),
+    ],
+    out: Annotated[Path, typer.Option(help="A .csv, .jsonl or .parquet file for the answers. The same command resumes.")],
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NUMBERS", help="Which templates vote: 1,3 say, or all. May be repeated. [default: the first forward one]"
+        ),
+    ] = None,
+    by: Annotated[
+        list[str] | None, typer.Option(help="Also print the accuracy for each value of this column. May be repeated.")
+    ] = None,
+    tasks: Collections = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Ask through the model's chat template.")] = False,
+    endpoint: Annotated[
+        str | None, typer.Option(help="Ask the MODEL of this OpenAI-compatible server instead: http://host:8000/v1.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder, GGUF file or Hub id of the remote model's tokenizer; else text is sent.")
+    ] = None,
+    requests_per_minute: Annotated[float | None, typer.Option(min=0.001, help="Most requests a minute.")] = None,
+    parallel: Annotated[int | None, typer.Option(min=1, help="Most requests under way at once; 8 if not given.")] = None,
+    api_key_variable: Annotated[
+        str | None, typer.Option(help="Environment variable that holds the server's key, if not OPENAI_API_KEY.")
+    ] = None,
+    accept_gemma_terms: AcceptGemmaTerms = False,
+    as_json: AsJson = False,
+) -> None:
+    """Answer every row of a file by a task's templates. Where rows have their own answers, also say how good the answers are.
+
+    Example: flan predict runs/tickets/model tickets/urgency.yaml --input tickets.csv --out answers.csv
+    """
+    server = endpoint_of(endpoint, tokenizer, requests_per_minute, parallel, api_key_variable)
+    if not input_file.is_file():
+        raise typer.BadParameter(f"There is no file {input_file}.", param_hint="--input")
+
+    from flanlab.data.table_files import read_table
+    from flanlab.experiments.predict_rows import predict as predict_rows
+    from flanlab.progress import say
+    from flanlab.tasks.loading import find_task
+
+    asked = find_task(task, tasks)
+    numbers = _numbers(template or [], asked.forward_templates())
+    columns = read_table(input_file).column_names if by else []
+    if absent := [column for column in by or [] if column not in columns]:
+        raise typer.BadParameter(f"{input_file} has no column {absent[0]}; it has {', '.join(columns)}.", param_hint="--by")
+    try:
+        records = predict_rows(model, asked, input_file, out, templates=numbers, chat=chat, endpoint=server).rows()
+    except KeyboardInterrupt:
+        say("Stopped. The rows answered so far are kept; the same command resumes.")
+        raise typer.Exit(_INTERRUPTED) from None
+    judgement = _judgement(records, by or []) if asked.is_classification else {}
+    facts = {"out": str(out), "rows": len(records), "rows_with_answer": _answered(records), **judgement}
+    if as_json:
+        typer.echo(json.dumps(facts, ensure_ascii=False, default=str))
+        return
+    if judgement:
+        _print(judgement)
+    typer.echo(f"{len(records)} rows: {out}")
+
+
+def _numbers(given: Sequence[str], forward: list[int]) -> list[int]:
+    parts = [part.strip() for text in given for part in text.split(",")]
+    if parts == ["all"]:
+        return forward
+    if wrong := [part for part in parts if not part.isdecimal()]:
+        raise typer.BadParameter(f"{wrong[0]!r} is no number of a template, and not `all`.", param_hint="--template")
+    return [int(part) for part in parts]
+
+
+def _answered(records: Sequence[Mapping[str, Any]]) -> int:
+    return sum(record["gold"] is not None for record in records)
+
+
+def _judgement(records: Sequence[Mapping[str, Any]], by: Sequence[str]) -> dict[str, Any]:
+    """How good the answers are, where the rows have their own."""
+    from flanlab.errors import FlanlabError
+    from flanlab.evaluation.classification import accuracy_by, calibration, calibration_error, confusion, per_class
+
+    if not _answered(records):
+        return {}
+    known = [record for record in records if record["gold"] is not None]
+    found: dict[str, Any] = {"accuracy": accuracy_by(known).rows()[0]}
+    found["by"] = {column: accuracy_by(known, column).rows() for column in by}
+    if any(record["probabilities"] for record in known):
+        found["calibration"] = calibration(known).rows()
+        found["calibration_error"] = calibration_error(known)
+    # Where the options differ from row to row there are no classes.
+    with contextlib.suppress(FlanlabError):
+        found["confusion"], found["classes"] = confusion(known).rows(), per_class(known).rows()
+    return found
+
+
+def _print(found: Mapping[str, Any]) -> None:
+    from flanlab.cli.tables import compact_table, result_console
+
+    console = result_console()
+    if "classes" in found:
+        said = list(dict.fromkeys(pair["prediction"] for pair in found["confusion"]))
+        table = compact_table("Right answer (rows) and prediction (columns)")
+        table.add_column("", no_wrap=True)
+        for name in (*("(none)" if one is None else one for one in said), "precision", "recall"):
+            table.add_column(_plain(name), justify="right", no_wrap=True)
+        for one in found["classes"]:
+            counts = [str(pair["count"]) for pair in found["confusion"] if pair["gold"] == one["class"]]
+            table.add_row(_plain(one["class"]), *counts, _number(one["precision"]), _number(one["recall"]))
+        console.print(table)
+    for column, rows in {"": [found["accuracy"]], **found["by"]}.items():
+        table = compact_table(f"Accuracy by {_plain(column)}" if column else "Accuracy")
+        for name in (_plain(column), "rows", "accuracy", "95 % interval"):
+            table.add_column(name, justify="left" if name == column else "right", no_wrap=True)
+        for row in rows:
+            interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
+            table.add_row(
+                _plain(str(row["value"])) if column else "all rows",
+                str(row["rows"]),
+                _number(row["accuracy"]),
+                _plain(interval),
+            )
+        console.print(table)
+    if "calibration" in found:
+        table = compact_table(f"Calibration: expected error {found['calibration_error']:.3f}")
+        for name in ("probability", "rows", "mean", "right"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for part in found["calibration"]:
+            ends = f"{part['low']:.2f} to {part['high']:.2f}"
+            table.add_row(ends, str(part["rows"]), _number(part["confidence"]), _number(part["accuracy"]))
+        console.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _plain(text: str) -> str:
+    """Text of a user's, in which brackets are no markup."""
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,217 @@
+"""Rows that a user gives to be answered: without answers, and with the columns of a task's data or its fields by name.
+
+A given column is taken for the column of that name that the task's expressions read. Where none of them reads it, and a field
+is called so, it is that field itself: `premise=...` works whatever the data set calls its premises.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from flanlab.data.rendering import PreparedRow, answers_of, open_row
+from flanlab.data.sources import Rows
+from flanlab.errors import FlanlabError
+from flanlab.evaluation.planning import EvaluationUnit
+from flanlab.tasks.schema import Task
+from flanlab.tasks.templating import TemplatingError, variables_in
+
+
+@dataclass(frozen=True)
+class GivenUnit(EvaluationUnit):
+    """Given rows, each through the same forward templates, as evaluation asks them."""
+
+    templates: tuple[int, ...] = ()
+
+    def prepare(self, row: int) -> PreparedRow:
+        """A row whose answer nothing may depend on.
+
+        Raises:
+            FlanlabError: a field that a prompt shows cannot be worked out.
+        """
+        columns = self.rows[row]
+        opened = open_row(self.task, columns, row)
+        if not self.task.fields:
+            return PreparedRow(self.task, row, columns, columns, answered=False)
+        fields: dict[str, Any] = {}
+        for name in self.task.fields:
+            if name in self._own_fields:
+                fields[name] = columns[name]
+            elif name in self._shown_fields:
+                fields[name] = opened.fields[name]
+            elif self._columns_of([self.task.fields[name]]) <= self._given:
+                # Of no prompt, but the answer may need it. Where the answer is empty, it may be one that cannot be worked out.
+                try:
+                    fields[name] = opened.fields[name]
+                except TemplatingError:
+                    continue
+        return PreparedRow(self.task, row, columns, fields, answered=False)
+
+    def gold(self, row: int) -> tuple[str, Sequence[str]] | None:
+        """The answer and all right options (for generation the answer alone), in the task's words; None where none is given.
+
+        Raises:
+            FlanlabError: what is given is no answer to this task.
+        """
+        columns = self.rows[row]
+        if not self._answer_columns <= self._given or all(columns[name] in (None, "") for name in self._answer_columns):
+            return None
+        try:
+            return answers_of(self.task, self.prepare(row))
+        except FlanlabError as error:
+            raise FlanlabError(
+                error.message,
+                hint=f"Correct the answer, or leave {', '.join(sorted(self._answer_columns))} empty: it is not needed.",
+            ) from error
+
+    def refuse_unknown(self) -> None:
+        """Refuse columns that the task cannot use.
+
+        Raises:
+            FlanlabError: names them.
+        """
+        if any("row" in variables_in(source) for source in (*self.task.fields.values(), *self._prompts, self.task.answer)):
+            return  # `row['Review Text']` may read any column
+        known = sorted(self._read_columns | set(self.task.fields))
+        for name in sorted(self._given - set(known)):
+            near = difflib.get_close_matches(name, known, n=1)
+            raise FlanlabError(
+                f"The task {self.task.name} has no field `{name}`.",
+                hint=f"Did you mean {near[0]}?" if near else f"Its fields are: {', '.join(self._asked_names)}.",
+            )
+
+    def refuse_missing(self) -> None:
+        """Refuse columns in which something is missing that the prompts show.
+
+        Raises:
+            FlanlabError: names what is missing, and what is there.
+        """
+        missing = self._columns_of([*self._prompts, *self._option_source]) - self._given
+        # The field can be given in place of the column it is made of.
+        names = {name for name in missing if not self.task.fields} | {
+            name for name in self._shown_fields if self._columns_of([self.task.fields[name]]) & missing
+        }
+        if missing:
+            raise FlanlabError(
+                f"The prompts of {self.task.name} show {', '.join(sorted(names or missing))}, which is not given.",
+                hint=f"Given: {', '.join(sorted(self._given)) or 'nothing'}. Add {', '.join(sorted(names or missing))}"
+                + (f" (the data set's columns: {', '.join(sorted(missing))})." if names - missing else "."),
+            )
+
+    @property
+    def _asked_names(self) -> list[str]:
+        """The fields that the prompts show, or the columns where the task has no fields."""
+        return sorted(self._shown_fields or self._columns_of([*self._prompts, *self._option_source]))
+
+    @cached_property
+    def _given(self) -> frozenset[str]:
+        return frozenset(self.rows.table.column_names)
+
+    @property
+    def _prompts(self) -> list[str]:
+        return [self.task.templates[number - 1].prompt for number in self.templates]
+
+    @property
+    def _option_source(self) -> list[str]:
+        return [self.task.options] if isinstance(self.task.options, str) else []
+
+    @cached_property
+    def _read_columns(self) -> set[str]:
+        """Columns that the task's expressions read under their own names."""
+        task = self.task
+        sources = [source for source in (task.answer, task.references, *self._option_source) if source is not None]
+        sources += [] if task.fields else [template.prompt for template in task.templates]
+        beside_fields = {name for source in sources for name in variables_in(source)} - set(task.fields)
+        return ({name for source in task.fields.values() for name in variables_in(source)} | beside_fields) - _NO_COLUMNS
+
+    @cached_property
+    def _own_fields(self) -> frozenset[str]:
+        """Fields that are given as such."""
+        return (self._given & set(self.task.fields)) - self._read_columns
+
+    @cached_property
+    def _shown_fields(self) -> frozenset[str]:
+        """Fields that the prompts show or the options are made of."""
+        names = {name for source in (*self._prompts, *self._option_source) for name in variables_in(source)}
+        return frozenset(names & set(self.task.fields))
+
+    @cached_property
+    def _answer_columns(self) -> frozenset[str]:
+        """Columns that tell the answer and nothing else: a prompt needs none of them."""
+        task = self.task
+        told = self._columns_of([source for source in (task.answer, task.references) if source is not None])
+        return frozenset(told - self._columns_of(self._prompts)) or frozenset(told)
+
+    def _columns_of(self, sources: Iterable[str]) -> set[str]:
+        """Columns that must be given for these sources to be filled in, fields that are given as such among them."""
+        needed: set[str] = set()
+        for name in (name for source in sources for name in variables_in(source)):
+            if name in self._own_fields or name not in self.task.fields:
+                needed.add(name)
+            else:
+                needed |= variables_in(self.task.fields[name])
+        return needed - _NO_COLUMNS
+
+
+_NO_COLUMNS = frozenset({"row", "options", "answer"})
+"""Names that expressions have without a column."""
+
+
+def given_unit(task: Task, table: pa.Table, templates: Sequence[int], *, only_known: bool = False) -> GivenUnit:
+    """Given rows as a unit of evaluation.
+
+    Args:
+        task: answers them.
+        table: the rows; a column for each column of the task's data, or field of the task, that the prompts show.
+        templates: numbers of forward templates; the first one where there are none.
+        only_known: refuse columns that the task cannot use.
+
+    Raises:
+        FlanlabError: something that the prompts show is missing, or no such template.
+    """
+    forward = task.forward_templates()
+    if wrong := [number for number in templates if number not in forward]:
+        raise FlanlabError(
+            f"{task.path}: template {wrong[0]} of {task.name} is none that asks for the answer.",
+            hint=f"Its forward templates are: {', '.join(map(str, forward))}.",
+        )
+    chosen = tuple(dict.fromkeys(templates)) or (forward[0],)
+    pairs = [(row, template) for row in range(table.num_rows) for template in chosen]
+    unit = GivenUnit(task, Rows(table, range(table.num_rows), _digest(table)), pairs, templates=chosen)
+    if only_known:
+        unit.refuse_unknown()
+    unit.refuse_missing()
+    return unit
+
+
+def table_of(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Rows as a table, with every column that one of them has.
+
+    Raises:
+        FlanlabError: no rows, or a column with values of several types.
+    """
+    listed = [dict(row) for row in rows]
+    if not listed:
+        raise FlanlabError("There are no rows to answer.", hint="Give one or more rows.")
+    names = dict.fromkeys(name for row in listed for name in row)
+    try:
+        return pa.table({name: pa.array([row.get(name) for row in listed]) for name in names})
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise FlanlabError(
+            f"The rows do not go together: {error}",
+            hint="Give a column values of one type in all rows; a missing value is None.",
+        ) from error
+
+
+def _digest(table: pa.Table) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(repr([(field.name, str(field.type)) for field in table.schema]).encode())
+    for batch in table.to_batches(max_chunksize=1000):
+        digest.update(repr(batch.to_pylist()).encode())
+    return digest.hexdigest()

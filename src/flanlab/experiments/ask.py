@@ -1,0 +1,187 @@
+"""One question to a model: a text of one's own, or a task's template filled in with values of one's own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flanlab.data.encoding import CharacterEncoder, PromptStyle
+from flanlab.errors import FlanlabError
+from flanlab.evaluation.answering_rows import ask_rows, probabilities
+from flanlab.evaluation.given import GivenUnit, given_unit, table_of
+from flanlab.evaluation.planning import EvaluationSettings
+from flanlab.evaluation.setup import Setup
+from flanlab.experiments.evaluate_model import CHARACTERS_PER_TOKEN, remote_settings
+from flanlab.models.answering import Model
+from flanlab.models.completions import Endpoint
+from flanlab.models.loading import load_model
+from flanlab.models.remote import RemoteModel, open_remote_model
+from flanlab.models.scoring import Question
+from flanlab.progress import say
+from flanlab.tasks.loading import find_task
+from flanlab.tasks.schema import Task
+
+NEW_TOKENS = 256
+"""Longest answer to a text of one's own, in tokens."""
+PROMPT_TOKENS = 1024
+"""Earlier turns are shown while they and the question stay within this number of tokens."""
+
+
+@dataclass(frozen=True)
+class RankedOption:
+    """A possible answer, and what the model gives it."""
+
+    option: str
+    """In the template's words."""
+    probability: float
+    """Its share of the probability of all options, 0 to 1."""
+    log_probability: float
+    """Natural log, summed over its tokens."""
+
+
+@dataclass(frozen=True)
+class ModelAnswer:
+    """What a model was asked and what it made of it."""
+
+    prompt: str
+    """As the template gives it, or as it was typed; without chat template and earlier turns."""
+    text: str
+    """The answer that the model generates."""
+    options: tuple[RankedOption, ...] = ()
+    """The likeliest first; empty where the question has none, or where a server gives no log-probabilities."""
+    turns_dropped: int = 0
+    """Earliest turns of `history` for which there was no room."""
+
+
+def ask(
+    model: str | Path | Model,
+    question: str | None = None,
+    *,
+    task: str | Path | Task | None = None,
+    row: Mapping[str, Any] | None = None,
+    template: int | None = None,
+    history: Sequence[tuple[str, str]] = (),
+    chat: bool = False,
+    new_tokens: int = NEW_TOKENS,
+    seed: int = 0,
+    collections: Sequence[str | Path] | None = None,
+    endpoint: Endpoint | None = None,
+) -> ModelAnswer:
+    """Ask a model a question: a text, or a row of a task through one of its templates.
+
+    Prompt and options are encoded, ranked and generated exactly as in an evaluation.
+
+    Args:
+        model: a name as for `load_model`, a model that it has given, or with `endpoint` a name that the server knows.
+        question: a text; or else give `task` and `row`.
+        task: whose template is filled in; a name, a YAML file or a task.
+        row: the task's fields, or columns of its data, by name. The answer is not needed.
+        template: number of a forward template; the first, where not given.
+        history: earlier questions and answers, oldest first; turns of the dialogue with `chat`, else exemplars before the
+            question. Of a text alone.
+        chat: ask through the model's chat template.
+        new_tokens: longest generated answer to a text, in tokens.
+        seed: decides the order of OPTIONS, as in `evaluate`.
+        collections: where names are looked up: `library`, `extra`, `sampler`, or folders; all three, where not given.
+        endpoint: server that knows `model` by its name.
+
+    Raises:
+        FlanlabError: neither text nor task, a field that is missing or not known, no such model, or one that computes no
+            number.
+
+    Examples:
+        >>> import flanlab as fl
+        >>> answer = fl.ask(example_model, task="visitor_comments", row={"comment": "We loved every room."})
+        >>> sorted(one.option for one in answer.options)
+        ['negative', 'positive']
+    """
+    if (question is None) == (task is None):
+        raise FlanlabError("There is no question, or there are two.", hint="Give a text, or a task with its row.")
+    if question is not None and (row or template is not None):
+        raise FlanlabError("A text has no fields and no template.", hint="Name the task that they are of, or leave them out.")
+    style: PromptStyle = "chat" if chat else "instruction"
+    unit = None
+    if task is not None:
+        unit = row_unit(task if isinstance(task, Task) else find_task(task, collections), row or {}, template)
+    settings = EvaluationSettings(pmi=False)
+    with tempfile.TemporaryDirectory() as folder, opened(model, endpoint, settings, seed, style, Path(folder)) as setup:
+        if unit is not None:
+            return _ask_unit(setup, unit)
+        return _ask_text(setup, question or "", history, new_tokens)
+
+
+@contextmanager
+def opened(
+    model: str | Path | Model,
+    endpoint: Endpoint | None,
+    settings: EvaluationSettings,
+    seed: int,
+    style: PromptStyle,
+    folder: Path,
+) -> Iterator[Setup]:
+    """A model that can be asked in a prompt style, and the settings that it can be asked with.
+
+    Responses of an endpoint are kept in `folder`.
+
+    Raises:
+        FlanlabError: no such model or server, or a prompt style that the model lacks.
+    """
+    if not isinstance(model, str | Path):
+        found = model
+    elif endpoint is None:
+        found = load_model(str(model), dtype=settings.dtype, say=say)
+    else:
+        found = open_remote_model(str(model), endpoint, folder / "responses.sqlite")
+    if isinstance(found, RemoteModel):
+        settings = remote_settings(settings, found)
+    found.encoder.chat_template_args = settings.chat_template_args
+    found.encoder.encode("", [], style)  # refuses a style that the model lacks, before anything is computed
+    try:
+        yield Setup(found, settings, seed, style)
+    finally:
+        if isinstance(found, RemoteModel) and found is not model:
+            found.completions.close()
+
+
+def row_unit(task: Task, row: Mapping[str, Any], template: int | None) -> GivenUnit:
+    """One row of a task, ready to be asked: looked at before a model is loaded.
+
+    Raises:
+        FlanlabError: a name that the task does not know, a value that its prompt shows and that is not given, no such template.
+    """
+    return given_unit(task, table_of([row]), [] if template is None else [template], only_known=True)
+
+
+def _ask_unit(setup: Setup, unit: GivenUnit) -> ModelAnswer:
+    [[(asked, reply)]] = ask_rows(setup, unit, [0])
+    end_token = setup.settings.end_token
+    ranked = []
+    if asked.example.options and reply.scores:
+        scores = reply.scores if end_token else reply.scores_without_end
+        shares = probabilities(reply, end_token)
+        ranked = [RankedOption(*one) for one in zip(asked.example.options, shares, scores, strict=True)]
+    # Stable, so that of equals the first in the task's order stays the first, as in an evaluation.
+    return ModelAnswer(asked.example.prompt, reply.text, tuple(sorted(ranked, key=lambda one: -one.log_probability)))
+
+
+def _ask_text(setup: Setup, question: str, history: Sequence[tuple[str, str]], new_tokens: int) -> ModelAnswer:
+    if not question.strip():
+        raise FlanlabError("The question is empty.", hint="Write a text.")
+    encoder, style = setup.model.encoder, setup.style
+    limit = PROMPT_TOKENS * (CHARACTERS_PER_TOKEN if isinstance(encoder, CharacterEncoder) else 1)
+    kept = list(history)
+    prompt = encoder.encode(question, [], style, kept).prompt
+    while kept and len(prompt) > limit:
+        del kept[0]
+        prompt = encoder.encode(question, [], style, kept).prompt
+    [(_, reply)] = setup.model.answer([Question(prompt, [], new_tokens, encoder.ends)], 4096)
+    if reply.failed:
+        raise FlanlabError(
+            "The model computes no number (NaN or infinity) for this question.",
+            hint="It is a fault of the model: check its weights, or load it in float32 or bfloat16 if it overflows.",
+        )
+    return ModelAnswer(question, reply.text, turns_dropped=len(history) - len(kept))

@@ -1,0 +1,287 @@
+"""A model's answers to a file of rows: row after row, and kept as they come, so that a killed command can be resumed.
+
+Until all rows are answered, a folder beside the output (`.answers.csv.unfinished`) holds what there is: a file whose first
+line says what was asked, with a line of JSON for each row. Then the output is written, whole or not at all, and the folder
+is removed.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from flanlab.data.encoding import PromptStyle
+from flanlab.data.rendering import render
+from flanlab.data.table_files import read_table
+from flanlab.errors import FlanlabError
+from flanlab.evaluation.answering_rows import answer_row, ask_rows
+from flanlab.evaluation.given import GivenUnit, given_unit, table_of
+from flanlab.evaluation.planning import EvaluationSettings
+from flanlab.evaluation.predict import refuse_seen
+from flanlab.evaluation.questions import evaluation_order
+from flanlab.evaluation.setup import Setup
+from flanlab.experiments.ask import opened
+from flanlab.files import new_file
+from flanlab.models.answering import Model
+from flanlab.models.completions import Endpoint
+from flanlab.progress import meter, say
+from flanlab.results.table import Table
+from flanlab.settings import PREDICTIONS, RESULTS, affecting
+from flanlab.tasks.loading import find_task
+from flanlab.tasks.schema import Task
+
+_PROTOCOL = 1
+"""Raise it when code here, in evaluation/given or in models/scoring changes what is answered."""
+_ROWS_AT_ONCE = 32
+"""Rows asked together. Resuming begins at a multiple of it, so that an answer is the same, to the last digit, after a kill."""
+OWN_COLUMNS = ("row", "prediction", "probability", "probabilities", "agreement", "gold")
+"""What is written beside the columns of the input."""
+
+
+def predict(
+    model: str | Path | Model,
+    task: str | Path | Task,
+    rows: str | Path | Iterable[Mapping[str, Any]],
+    out: str | Path | None = None,
+    *,
+    templates: Sequence[int] = (),
+    chat: bool = False,
+    seed: int = 0,
+    collections: Sequence[str | Path] | None = None,
+    endpoint: Endpoint | None = None,
+    settings: EvaluationSettings | None = None,
+) -> Table:
+    """Answer rows by a task's templates: rows with or without their own answers, by one template or a vote of several.
+
+    Options are ranked exactly as `evaluate` ranks them (the same prompts, shuffled OPTIONS, log-probabilities with the end
+    token). The answers that rows give take no part in that. A text is generated until the model ends it, up to 256 tokens.
+
+    Args:
+        model: a name as for `load_model`, a model that it has given, or with `endpoint` a name that the server knows.
+        task: answers the rows; a name, a YAML file or a task.
+        rows: a file (.csv, .tsv, .json, .jsonl, .parquet, .arrow, .feather; text also as .gz or .zst), or dicts. A column for
+            each column of the task's data, or field of the task, that the prompts show. Other columns are copied.
+        out: a .csv, .jsonl or .parquet file. Rows answered so far are kept beside it, and the same call resumes there. An
+            earlier file is replaced when all rows are answered.
+        templates: numbers of forward templates; the first forward one, where none are given. Of several, each option's
+            probability is the mean over templates; of generated texts, the one that most templates give counts.
+        chat: ask through the model's chat template.
+        seed: decides the order of OPTIONS, as in `evaluate`.
+        collections: where names are looked up: `library`, `extra`, `sampler`, or folders; all three, where not given.
+        endpoint: server that knows `model` by its name.
+        settings: as for `evaluate`; what they say of rows, splits and exemplars means nothing here.
+
+    Returns:
+        For each row its columns, and `row` (its number, from 0), `prediction`, `probability` and `probabilities` (0 to 1, of
+        all options; None for generated answers), `agreement` (share of templates that alone say the same) and `gold` (the
+        row's own answer; None where it has none).
+
+    Raises:
+        FlanlabError: a column that the prompts show is missing, a row that cannot be asked, an output that cannot be written
+            or holds answers to something else, no such model, or one that computes no number.
+
+    Examples:
+        >>> import flanlab as fl
+        >>> row = {"comment": "We came on a rainy Sunday and loved every room."}
+        >>> [answer] = fl.predict(example_model, "visitor_comments", [row])
+        >>> answer["prediction"] in ("negative", "positive"), answer["gold"]
+        (True, None)
+    """
+    asked = task if isinstance(task, Task) else find_task(task, collections)
+    style: PromptStyle = "chat" if chat else "instruction"
+    settings = (settings or EvaluationSettings()).model_copy(update={"shots": 0, "pmi": False})
+    table = read_table(Path(rows)) if isinstance(rows, str | Path) else table_of(rows)
+    unit = _checked_unit(asked, table, templates, settings, seed)
+    if out is None:
+        with tempfile.TemporaryDirectory() as place, opened(model, endpoint, settings, seed, style, Path(place)) as setup:
+            answers = [answer for some in _answers(_ranking(setup, unit), unit, 0) for answer in some]
+        return Table(_joined(table, answers))
+    out = Path(out)
+    _check_output(out, rows)
+    with _work_folder(out) as folder, opened(model, endpoint, settings, seed, style, folder) as setup:
+        joined = _joined(table, _resumed_answers(folder / "answers.jsonl", _ranking(setup, unit), unit))
+        with new_file(out) as temporary:
+            _WRITERS[out.suffix.lower()](joined, temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+    return Table(joined)
+
+
+def _checked_unit(task: Task, table: pa.Table, templates: Sequence[int], settings: EvaluationSettings, seed: int) -> GivenUnit:
+    """The rows, each of which can be asked: looked at before a model is loaded."""
+    if not table.num_rows:
+        raise FlanlabError("The input holds no rows.", hint="Write a line for each row after the names of the columns.")
+    if clash := sorted(set(OWN_COLUMNS) & set(table.column_names)):
+        raise FlanlabError(
+            f"The input has a column `{clash[0]}`, and so has the output.", hint="Rename the column, or leave it out."
+        )
+    unit = given_unit(task, table, templates)
+    for row, template in unit.pairs:
+        prepared = unit.prepare(row)
+        render(task, template, prepared, evaluation_order(task, prepared, settings, seed))
+        unit.gold(row)
+    return unit
+
+
+def _check_output(out: Path, rows: object) -> None:
+    if out.suffix.lower() not in _WRITERS:
+        raise FlanlabError(f"{out}: cannot write files of this kind.", hint=f"Name a file that ends in {', '.join(_WRITERS)}.")
+    if out.is_dir():
+        raise FlanlabError(f"{out}: is a folder.", hint="Name a file.")
+    if isinstance(rows, str | Path) and out.resolve() == Path(rows).resolve():
+        raise FlanlabError(f"{out}: is the input.", hint="Name another file for the answers.")
+
+
+@contextmanager
+def _work_folder(out: Path) -> Iterator[Path]:
+    """The folder for what is not finished; one process at a time may work there."""
+    folder = out.with_name(f".{out.name}.unfinished")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            yield folder
+    except Timeout as error:
+        raise FlanlabError(
+            f"{out}: another process is writing answers for it.", hint="Wait for that one, or name another file."
+        ) from error
+
+
+def _ranking(setup: Setup, unit: GivenUnit) -> Setup:
+    """Without generation, where options are ranked: it would cost time and change nothing."""
+    if not unit.task.is_classification or setup.model.scoring == "generation":
+        return setup
+    return setup.with_settings(setup.settings.model_copy(update={"generate": False}))
+
+
+def _answers(setup: Setup, unit: GivenUnit, start: int) -> Iterator[list[dict[str, Any]]]:
+    """The answers to the rows from `start` on; those that are asked together at a time."""
+    for first in range(start, len(unit.rows), _ROWS_AT_ONCE):
+        rows = range(first, min(first + _ROWS_AT_ONCE, len(unit.rows)))
+        replies = ask_rows(setup, unit, rows)
+        yield [
+            {"row": row, **answer_row(unit, row, one, setup.settings.end_token)} for row, one in zip(rows, replies, strict=True)
+        ]
+
+
+def _resumed_answers(path: Path, setup: Setup, unit: GivenUnit) -> list[dict[str, Any]]:
+    """The answers to all rows: those that the file holds, and the others, which are added to it as they come."""
+    total = len(unit.rows)
+    with path.open("ab+") as file:
+        answers = _kept(file, path, _facts(setup, unit), total)
+        if answers:
+            say(f"{len(answers)} of {total} rows are answered already.")
+        if setup.model.stamp is not None and any(unit.gold(row) is not None for row in range(total)):
+            for reason in refuse_seen([unit.task], setup.model, allow_seen=True).values():
+                say(f"Accuracy on these rows is not zero-shot: {reason}.")
+        with meter(f"{setup.model.name} on {unit.task.name}", total, len(answers)) as bar:
+            for some in _answers(setup, unit, len(answers)):
+                file.write(b"".join(json.dumps(answer, ensure_ascii=False).encode() + b"\n" for answer in some))
+                file.flush()
+                answers += some
+                bar.advance(len(some))
+    return answers
+
+
+def _facts(setup: Setup, unit: GivenUnit) -> dict[str, Any]:
+    """What decides the answers."""
+    return {
+        "version of flanlab": _PROTOCOL,
+        "model": setup.model.identity,
+        "task file": unit.task.hash,
+        "input": unit.rows.source_hash,
+        "choice of templates": list(unit.templates),
+        "prompt style": setup.style,
+        "choice of settings": {**affecting(setup.settings, *PREDICTIONS, RESULTS), "seed": setup.seed},
+    }
+
+
+def _kept(file: BinaryIO, path: Path, facts: Mapping[str, Any], total: int) -> list[dict[str, Any]]:
+    """The answers in a file; what comes after them, such as a half-written line, is removed from it."""
+    file.seek(0)
+    # What follows the last line break is half a line.
+    lines = [_parsed(line) for line in file.read().split(b"\n")[:-1]]
+    if not lines:
+        file.truncate(0)
+        file.write(json.dumps(facts).encode() + b"\n")
+        file.flush()
+        return []
+    was = lines[0] or {}
+    if differs := [name for name in facts if was.get(name) != facts[name]]:
+        raise FlanlabError(
+            f"{path}: holds answers that were made with another {', another '.join(differs)}.",
+            hint="Repeat the command that they are from, name another output, or delete the folder to begin again.",
+        )
+    answers = list(itertools.takewhile(bool, lines[1:]))
+    if len(answers) < total:
+        del answers[len(answers) // _ROWS_AT_ONCE * _ROWS_AT_ONCE :]
+    file.seek(0)
+    for _ in range(1 + len(answers)):
+        file.readline()
+    file.truncate()
+    return [answer for answer in answers if answer is not None]
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        content = json.loads(line)
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _joined(table: pa.Table, answers: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """The rows with their answers."""
+    names = {tuple(answer["probabilities"] or ()) for answer in answers}
+    # Where every row has the same options, a column of these; else pairs.
+    same = len(names) == 1 and names != {()}
+    shares = pa.struct([(name, pa.float64()) for name in names.pop()]) if same else pa.map_(pa.string(), pa.float64())
+    kinds = (pa.int64(), pa.string(), pa.float64(), shares, pa.float64(), pa.string())
+    own = {}
+    for name, kind in zip(OWN_COLUMNS, kinds, strict=True):
+        values = [answer[name] for answer in answers]
+        pairs = name == "probabilities" and not same
+        own[name] = pa.array([list(value.items()) if pairs and value else value for value in values], kind)
+    return pa.table({"row": own.pop("row"), **dict(zip(table.column_names, table.columns, strict=True)), **own})
+
+
+def _records(joined: pa.Table) -> Iterator[dict[str, Any]]:
+    for batch in joined.to_batches(max_chunksize=1000):
+        for record in batch.to_pylist():
+            shares = record["probabilities"]
+            yield record | {"probabilities": None if shares is None else dict(shares)}
+
+
+def _write_csv(joined: pa.Table, path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(joined.column_names)
+        for record in _records(joined):
+            writer.writerow([_cell(value) for value in record.values()])
+
+
+def _cell(value: Any) -> Any:
+    """A value as a CSV file has it: lists and dicts as JSON, nothing for None."""
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else value
+
+
+def _write_jsonl(joined: pa.Table, path: Path) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for record in _records(joined):
+            file.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
+
+
+_WRITERS: Mapping[str, Callable[[pa.Table, Path], None]] = {
+    ".csv": _write_csv,
+    ".jsonl": _write_jsonl,
+    ".parquet": pq.write_table,
+}

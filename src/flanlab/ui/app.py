@@ -1,0 +1,140 @@
+"""The app: addresses, what a request may do, and the server on this computer's own address.
+
+Texts of tasks and predictions come from anywhere, and so may requests (from other pages that are open in the same browser). So
+pages are escaped and forbid the browser any script, style or address but this app's own; requests must name this computer as
+their host; and what changes something must come from the app's own pages.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from flanlab.errors import FlanlabError
+from flanlab.ui import editor_tab, results_tab, tasks_tab, try_tab
+from flanlab.ui.pages import Page, show
+from flanlab.ui.workplace import Workplace
+
+HOST = "127.0.0.1"
+_MOST_BYTES = 8_000_000
+"""Of a form."""
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+    " form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+_PAGES: dict[str, Page] = {
+    "/tasks": tasks_tab.tasks_page,
+    "/task": tasks_tab.task_page,
+    "/editor": editor_tab.editor_page,
+    "/results": results_tab.results_page,
+    "/predictions": results_tab.predictions_page,
+    "/try": try_tab.try_page,
+}
+_PARTS: dict[str, Page] = {
+    "/editor/preview": editor_tab.preview_part,
+    "/editor/score": editor_tab.score_part,
+    "/editor/save": editor_tab.save_part,
+    "/try/answer": try_tab.answer_part,
+}
+"""Pieces of a page, asked for with a form."""
+
+
+def make_app(workplace: Workplace) -> Starlette:
+    """The app as ASGI."""
+    routes = [
+        Route("/", lambda _: RedirectResponse("/tasks")),
+        *(Route(path, _page(workplace, page)) for path, page in _PAGES.items()),
+        *(Route(path, _part(workplace, part), methods=["POST"]) for path, part in _PARTS.items()),
+        Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
+    ]
+    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"], www_redirect=False)
+    return Starlette(routes=routes, middleware=[hosts])
+
+
+def _page(workplace: Workplace, page: Page) -> Callable[[Request], object]:
+    async def endpoint(request: Request) -> Response:
+        try:
+            return _response(await run_in_threadpool(page, workplace, dict(request.query_params)))
+        except FlanlabError as error:
+            return _response(show("error", tab="", fault=error), 400)
+
+    return endpoint
+
+
+def _part(workplace: Workplace, part: Page) -> Callable[[Request], object]:
+    async def endpoint(request: Request) -> Response:
+        try:
+            _check_origin(request)
+            fields = dict(parse_qsl((await _body(request)).decode(), keep_blank_values=True))
+            # Browsers send line breaks as two characters.
+            plain = {name: value.replace("\r\n", "\n") for name, value in fields.items()}
+            return _response(await run_in_threadpool(part, workplace, plain))
+        except FlanlabError as error:
+            return _response(show("fault", fault=error), 400)
+
+    return endpoint
+
+
+def _check_origin(request: Request) -> None:
+    if urlsplit(request.headers.get("origin", "")).netloc != request.headers.get("host"):
+        raise FlanlabError("The request does not come from a page of this app.", hint="Open the app's own address.")
+
+
+async def _body(request: Request) -> bytes:
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > _MOST_BYTES:
+            raise FlanlabError(f"The form is longer than {_MOST_BYTES:,} bytes.", hint="Shorten its texts.")
+    return bytes(content)
+
+
+def _response(content: str, status: int = 200) -> Response:
+    # A text may hold half of a surrogate pair, which UTF-8 does not know.
+    return HTMLResponse(content.encode(errors="replace"), status, _HEADERS)
+
+
+def open_port(port: int) -> socket.socket:
+    """Take a port of this computer's own address; 0 takes a free one.
+
+    Raises:
+        FlanlabError: another program has it, or it may not be taken.
+    """
+    opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        opened.bind((HOST, port))
+        opened.listen()
+    except OSError as error:
+        opened.close()
+        why = "another program uses it" if error.errno == errno.EADDRINUSE else error.strerror
+        raise FlanlabError(f"Port {port} cannot be opened: {why}.", hint=f"Try another one: --port {port + 1}") from error
+    return opened
+
+
+def serve(workplace: Workplace, port: int, say: Callable[[str], None]) -> None:
+    """Serve the app on this computer's own address until Ctrl-C.
+
+    Raises:
+        FlanlabError: the port cannot be opened.
+    """
+    opened = open_port(port)
+    address = f"http://{HOST}:{opened.getsockname()[1]}"
+    say(f"flanlab runs at {address} (stop it with Ctrl-C)")
+    uvicorn.Server(uvicorn.Config(make_app(workplace), log_level="warning")).run(sockets=[opened])

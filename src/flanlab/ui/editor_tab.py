@@ -1,0 +1,307 @@
+"""The tab of the editor: a template with the prompts it gives, what the linter says, and what a model answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from flanlab.data.encoding import TextEncoder
+from flanlab.data.lint import lint_task
+from flanlab.data.lint_sample import Finding
+from flanlab.data.rendering import option_count, render
+from flanlab.data.sources import Rows
+from flanlab.errors import FlanlabError
+from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
+from flanlab.evaluation.questions import ask
+from flanlab.evaluation.setup import Setup
+from flanlab.files import write_text
+from flanlab.models.answering import Model
+from flanlab.tasks.loading import load_task
+from flanlab.tasks.schema import Task
+from flanlab.ui.pages import show
+from flanlab.ui.predictions import Answered, answered
+from flanlab.ui.tasks_tab import chosen_row
+from flanlab.ui.workplace import SPLITS, Workplace, number_in
+
+PREVIEWED_ROWS = 3
+LINTED_ROWS = 200
+"""Rows that the linter sees while one types."""
+SCORED_ROWS = 20
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,79}")
+
+
+@dataclass(frozen=True)
+class Preview:
+    """One row through the template that is being written, or why it cannot be."""
+
+    row: int
+    prompt: str = ""
+    target: str = ""
+    prompt_tokens: int | None = None
+    target_tokens: int | None = None
+    fault: FlanlabError | None = None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One row, asked in the version before (None for a new template) and in the new one."""
+
+    before: Answered | None
+    after: Answered
+
+
+def with_template(task: Task, number: int, fields: Mapping[str, str]) -> tuple[Task, int]:
+    """The task with a template as it stands in the form, and that template's number; `number` 0 adds one.
+
+    Raises:
+        FlanlabError: it is no valid template of this task.
+    """
+    prompt, target = fields.get("prompt", ""), fields.get("target", "")
+    if not prompt.strip():
+        raise FlanlabError("The prompt is empty.", hint="Write a text; {{ name }} stands for a field of the row.")
+    template: dict[str, Any] = {"prompt": prompt, "direction": fields.get("direction") or "forward"}
+    if target.strip():
+        template["target"] = target
+    if options := [line.strip() for line in fields.get("options", "").splitlines() if line.strip()]:
+        template["options"] = options
+    templates = _written(task)
+    if number > len(templates):
+        raise FlanlabError(f"{task.name} has templates 1 to {len(templates)}, not {number}.", hint="Choose one of those.")
+    if number:
+        templates[number - 1] = template
+    else:
+        templates.append(template)
+    return _changed(task, templates=templates), number or len(templates)
+
+
+def _written(task: Task) -> list[dict[str, Any]]:
+    return [template.model_dump(mode="json", exclude_unset=True) for template in task.templates]
+
+
+def _changed(task: Task, **changes: Any) -> Task:
+    try:
+        changed = Task.model_validate({**task.model_dump(mode="json", exclude_unset=True), **changes})
+    except ValidationError as error:
+        messages = dict.fromkeys(fault["msg"].removeprefix("Value error, ") for fault in error.errors())
+        raise FlanlabError(f"{'; '.join(messages)}.", hint="Change the template; the fields are listed beside it.") from error
+    changed._path = task.path
+    return changed
+
+
+def previews(task: Task, number: int, rows: Rows, first: int, encoder: TextEncoder | None) -> list[Preview]:
+    """Some rows through one template, with OPTIONS in the task's own order; tokens are counted where there is an encoder.
+
+    Raises:
+        FlanlabError: there is no row `first`.
+    """
+    chosen_row(task, rows, first)
+    shown = []
+    for index in range(first, min(first + PREVIEWED_ROWS, len(rows))):
+        try:
+            row = chosen_row(task, rows, index)
+            count = option_count(task, row)
+            example = render(task, number, row, range(count) if count else None)
+        except FlanlabError as error:
+            shown.append(Preview(index, fault=error))
+            continue
+        tokens: tuple[int | None, int | None] = (None, None)
+        if encoder is not None:
+            prompt, target = encoder.encode_pair(example.prompt, example.target)
+            tokens = len(prompt), len(target)
+        shown.append(Preview(index, example.prompt, example.target, *tokens))
+    return shown
+
+
+def findings(task: Task, number: int, split: str, rows: Rows, encoder: TextEncoder | None) -> list[Finding]:
+    """What the linter says of one template, and of the task as a whole, on its first rows."""
+    some = replace(rows, kept=rows.kept[:LINTED_ROWS], turns=None if rows.turns is None else rows.turns[:LINTED_ROWS])
+    encoders = {} if encoder is None else {"model": encoder}
+    report = lint_task(task, {split: some}, encoders, rows_per_split=SCORED_ROWS)
+    return [finding for finding in report.findings if finding.template in (None, number)]
+
+
+def answers(model: Model, task: Task, number: int, rows: Rows, chosen: Sequence[int]) -> list[Answered]:
+    """What a model answers to some rows through one template, asked and ranked as in an evaluation.
+
+    Raises:
+        FlanlabError: a row that cannot be rendered, or a model that computes no number.
+    """
+    settings = EvaluationSettings(pmi=False)
+    unit = EvaluationUnit(task, rows, [(row, number) for row in chosen])
+    asked = [ask(Setup(model, settings), unit, row, number) for row in chosen]
+    replies = dict(model.answer([one.question for one in asked], settings.token_budget))
+    found = []
+    for place, one in enumerate(asked):
+        reply, example = replies[place], one.example
+        if reply.failed:
+            raise FlanlabError(
+                f"{task.name}, row {example.row}: the model computes no number (NaN or infinity) for this question.",
+                hint="It is a fault of the model: check its weights.",
+            )
+        prediction = {
+            "template": number,
+            "row": example.row,
+            "prompt": example.prompt,
+            "options": example.options,
+            "option_scores": reply.scores,
+            "option_scores_without_end": reply.scores_without_end,
+            "option_tokens": reply.option_tokens,
+            "references": example.references,
+            "generated": reply.text,
+        }
+        found.append(answered(prediction, settings.end_token))
+    return found
+
+
+def score_versions(model: Model, before: Task, task: Task, number: int, rows: Rows) -> list[Scored]:
+    """Ask the same rows in the version before and in the new one; before is `before`'s template of the same number.
+
+    Raises:
+        FlanlabError: an inverted template, or as `answers`.
+    """
+    if number not in task.forward_templates():
+        raise FlanlabError(
+            "An inverted template is not scored: the answer stands in its prompt.", hint="Score a forward template."
+        )
+    plan = plan_task(task, rows, EvaluationSettings(rows=SCORED_ROWS, templates_per_row=1), 0)
+    chosen = list(dict.fromkeys(row for row, _ in plan.pairs))
+    after = answers(model, task, number, rows, chosen)
+    earlier: Sequence[Answered | None] = [None] * len(chosen)
+    if number in before.forward_templates():
+        earlier = answers(model, before, number, rows, chosen)
+    return [Scored(*pair) for pair in zip(earlier, after, strict=True)]
+
+
+def save(task: Task, name: str, folder: Path, known: Mapping[str, Task]) -> Task:
+    """Write a task into a folder, under a name, and read it again.
+
+    Raises:
+        FlanlabError: a name that is no task's, or one that another file has.
+    """
+    if not _NAME.fullmatch(name):
+        raise FlanlabError(
+            "The name of a task consists of small letters, digits and underscores, and begins with a letter.",
+            hint="Write a name such as my_reviews.",
+        )
+    path = folder / f"{name}.yaml"
+    is_own = name in known and _lies_in(known[name], folder) and path.exists()
+    if not is_own and (name in known or path.exists()):
+        other = known[name].path if name in known else path
+        raise FlanlabError(f"A task called `{name}` exists already, in {other}.", hint="Give yours another name.")
+    content = task.model_dump(mode="json", exclude_unset=True)
+    content["name"] = name
+    for source in [content.get("source"), *content.get("parts", {}).values()]:
+        if source and source.get("files"):
+            # They are named from the folder of the task's old file.
+            source["files"] = _absolute(source["files"], task.path)
+    if name != task.name:
+        evidence = f"the task {task.name} with other templates"
+        content["derived_from"] = {**content.get("derived_from", {}), task.name: evidence}
+    _changed(task, **content)
+    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
+    return load_task(path)
+
+
+def _lies_in(task: Task, folder: Path) -> bool:
+    return task.path is not None and task.path.resolve().parent == folder
+
+
+def _absolute(files: dict[str, str] | str, path: Path | None) -> dict[str, str] | str:
+    folder = Path() if path is None else path.parent.resolve()
+    if isinstance(files, str):
+        return str(folder / files)
+    return {split: str(folder / file) for split, file in files.items()}
+
+
+def editor_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
+    """The form, with the template that is to be changed, or an empty one."""
+    if not fields.get("task"):
+        return show("editor_start", tab="editor", tasks=sorted(workplace.tasks))
+    task = workplace.task(fields["task"])
+    number = number_in(fields, "template")
+    form: dict[str, Any] = {"prompt": "", "target": "{{ answer }}", "direction": "forward", "options": []}
+    if 0 < number <= len(task.templates):
+        form |= task.templates[number - 1].model_dump(mode="json")
+    form["options"] = "\n".join(form["options"] or [])
+    is_own = _lies_in(task, workplace.save_to)
+    model = fields.get("model") or next(iter(workplace.models), "")
+    filled = {"split": "", **fields, "template": str(number), "model": model, **{name: str(value) for name, value in form.items()}}
+    columns: Mapping[str, Any] = {}
+    try:
+        split, rows = workplace.rows(task, fields.get("split", ""))
+        filled["split"] = split
+        columns = chosen_row(task, rows, number_in(fields, "row")).fields
+        # The tokenizer may have to be loaded first, which a page should not wait for.
+        preview = preview_part(workplace, {**filled, "model": ""}) if number else ""
+    except FlanlabError as error:
+        preview = show("fault", fault=error)
+    return show(
+        "editor",
+        tab="editor",
+        task=task,
+        number=number,
+        form=filled,
+        row=number_in(fields, "row"),
+        splits=[name for name in SPLITS if task.has_split(name)],
+        models=workplace.models,
+        columns=columns,
+        save_to=workplace.save_to,
+        name=task.name if is_own else f"{task.name}_edited",
+        preview=preview,
+    )
+
+
+def preview_part(workplace: Workplace, fields: Mapping[str, str]) -> str:
+    """What stands beside the form: rendered rows, token counts, findings."""
+    task, number = with_template(workplace.task(fields.get("task", "")), number_in(fields, "template"), fields)
+    split, rows = workplace.rows(task, fields.get("split", ""))
+    encoder = workplace.encoder(fields["model"]) if fields.get("model") else None
+    return show(
+        "editor_preview",
+        previews=previews(task, number, rows, number_in(fields, "row"), encoder),
+        findings=findings(task, number, split, rows, encoder),
+        linted=min(LINTED_ROWS, len(rows)),
+    )
+
+
+def score_part(workplace: Workplace, fields: Mapping[str, str]) -> str:
+    """What a model answers in the new version and in the one before."""
+    before = workplace.task(fields.get("task", ""))
+    task, number = with_template(before, number_in(fields, "template"), fields)
+    split, rows = workplace.rows(task, fields.get("split", ""))
+    with workplace.model(fields.get("model", "")) as model:
+        scored = score_versions(model, before, task, number, rows)
+    pairs = [(one.before.right, one.after.right) for one in scored if one.before is not None]
+    return show(
+        "editor_score",
+        model=fields["model"],
+        split=split,
+        scored=scored,
+        right=sum(one.after.right for one in scored),
+        right_before=sum(before for before, _ in pairs) if pairs else None,
+        better=sum(after and not before for before, after in pairs),
+        worse=sum(before and not after for before, after in pairs),
+    )
+
+
+def save_part(workplace: Workplace, fields: Mapping[str, str]) -> str:
+    """Save the task with the template as it stands in the form, or without it."""
+    task = workplace.task(fields.get("task", ""))
+    number = number_in(fields, "template")
+    if fields.get("action") == "delete":
+        if not 0 < number <= len(task.templates):
+            raise FlanlabError("A new template cannot be deleted.", hint="Close the page, or choose another template.")
+        templates = _written(task)
+        del templates[number - 1]
+        changed, number = _changed(task, templates=templates), 1
+    else:
+        changed, number = with_template(task, number, fields)
+    saved = save(changed, fields.get("name", ""), workplace.save_to, workplace.tasks)
+    workplace.add(saved)
+    return show("editor_saved", task=saved, number=number)

@@ -1,0 +1,42 @@
+"""Pages from templates; everything put into them is escaped and shortened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from urllib.parse import urlencode
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from flanlab.report import wording
+from flanlab.ui.workplace import Workplace, short
+
+Page = Callable[[Workplace, Mapping[str, str]], str]
+"""From the fields of a form to HTML; raises FlanlabError."""
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for filter_ in (short, link, wording.number, wording.signed, wording.count, wording.breakable):
+        environment.filters[filter_.__name__] = filter_
+    environment.globals["link"] = link
+    return environment
+
+
+def show(template: str, /, **facts: object) -> str:
+    """Fill in a page or a piece of one."""
+    return _environment().get_template(f"{template}.html.j2").render(**facts)
+
+
+def link(place: str, fields: Mapping[str, object] | None = None, **changes: object) -> str:
+    """An address with a query; fields that are empty are left out."""
+    query = {name: value for name, value in {**(fields or {}), **changes}.items() if value not in ("", None)}
+    return f"{place}?{urlencode(query)}" if query else place

@@ -1,0 +1,184 @@
+"""The tab of results: scores, differences, a heat map of templates, and every prediction of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from flanlab.errors import FlanlabError
+from flanlab.report.run import Run, compare
+from flanlab.report.wording import headline_metrics
+from flanlab.results.schema import MAIN_METRIC, MEAN, Difference, Results, Score
+from flanlab.ui.pages import show
+from flanlab.ui.predictions import Index, index_of, matching, read
+from flanlab.ui.workplace import Workplace, number_in
+
+PAGE = 20
+"""Predictions on a page."""
+
+
+@dataclass(frozen=True)
+class HeatRow:
+    """A task's main metric through each template, 0 to 1; None where a template does not exist or was not asked."""
+
+    task: str
+    metric: str
+    cells: tuple[float | None, ...]
+
+
+def filtered_scores(
+    results: Results, *, text: str = "", variant: str = "", metric: str = "", level: str = "", template: str = MEAN
+) -> list[Score]:
+    """Rows of the score table that pass every filter; `text` is searched in the names of tasks and clusters."""
+    wanted = {"variant": variant, "metric": metric, "level": level, "template": template}
+    return [
+        score
+        for score in results.scores
+        if all(not value or getattr(score, name) == value for name, value in wanted.items())
+        and text.lower() in f"{score.name or ''} {score.cluster or ''}".lower()
+    ]
+
+
+def heat_map(results: Results, variant: str) -> tuple[list[int], list[HeatRow]]:
+    """Templates in columns, tasks in rows: a variant's score by each task's main metric."""
+    columns = sorted({template for task in results.tasks.values() for template in task.templates})
+    rows = []
+    for name, task in results.tasks.items():
+        by_template = [results.scored("task", name, task.main_metric, str(template)).get(variant) for template in columns]
+        rows.append(HeatRow(name, task.main_metric, tuple(None if score is None else score.mean for score in by_template)))
+    return columns, rows
+
+
+@dataclass(frozen=True)
+class BeforeAfter:
+    """A difference with the two scores that it is of."""
+
+    difference: Difference
+    before: Score
+    after: Score
+
+
+def before_and_after(results: Results, metric: str = "") -> list[BeforeAfter]:
+    """The paired differences of a run or a comparison: by one metric, or by tasks' main metrics and the means that headline."""
+    headlines = {MAIN_METRIC, *headline_metrics(results)}
+    rows = []
+    for one in results.differences:
+        main = {results.tasks[one.name or ""].main_metric} if one.level == "task" else headlines
+        if one.metric not in ({metric} if metric else main):
+            continue
+        scores = results.scored(one.level, one.name, one.metric)
+        rows.append(BeforeAfter(one, scores[one.before], scores[one.after]))
+    return rows
+
+
+def default_variant(run: Run) -> str:
+    """The tuned one where there is one, else the first."""
+    variants = run.results.variants
+    return "tuned" if "tuned" in variants else next(iter(variants))
+
+
+def results_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
+    """Scores of a run with filters, its heat map, its differences, and how it compares with another run."""
+    if not workplace.runs:
+        return show("results_start", tab="results")
+    run = workplace.run(fields.get("run") or "0")
+    results = run.results
+    filters = {name: fields.get(name, "") for name in ("text", "variant", "metric", "level")}
+    template = fields.get("template", MEAN)
+    variant = filters["variant"] if filters["variant"] in results.variants else default_variant(run)
+    columns, heat = heat_map(results, variant)
+    other, fault, compared = fields.get("other", ""), None, None
+    if other:
+        try:
+            compared = compare(run, workplace.run(other)).results
+        except FlanlabError as error:
+            fault = error
+    return show(
+        "results",
+        tab="results",
+        runs=list(enumerate(workplace.runs)),
+        number=int(fields.get("run") or "0"),
+        results=results,
+        filters={**filters, "template": template},
+        metrics=list(dict.fromkeys(score.metric for score in results.scores)),
+        templates=list(dict.fromkeys(score.template for score in results.scores)),
+        scores=filtered_scores(results, template=template, **filters),
+        heat_variant=variant,
+        columns=columns,
+        heat=heat,
+        changes=before_and_after(results, filters["metric"]),
+        other=other,
+        compared=None if compared is None else before_and_after(compared, filters["metric"]),
+        compared_titles={} if compared is None else _sides(compared),
+        fault=fault,
+    )
+
+
+def _sides(compared: Results) -> dict[str, str]:
+    return {name: f"{Path(one.folder or '').name}: {one.title}" for name, one in compared.variants.items()}
+
+
+def predictions_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
+    """Predictions of a task by one variant, a page at a time."""
+    number = fields.get("run") or "0"
+    run = workplace.run(number)
+    task = fields.get("task") or next(iter(run.results.tasks))
+    variant = fields.get("variant") or default_variant(run)
+    index = index_of(run, variant, task)
+    template = number_in(fields, "template") if fields.get("template") else None
+    right = {"right": True, "wrong": False}.get(fields.get("right", ""))
+    flipped = _flipped_with(workplace, run, variant, task, fields.get("flipped", ""))
+    text = fields.get("text", "")
+    positions = matching(index, template=template, right=right, text=text, flipped=flipped)
+    page = min(number_in(fields, "page"), max(0, (len(positions) - 1) // PAGE))
+    here = positions[page * PAGE : (page + 1) * PAGE]
+    asked = {"run": number, "task": task, "variant": variant, "text": text}
+    asked |= {name: fields.get(name, "") for name in ("template", "right", "flipped")}
+    there: dict[tuple[int, int], bool] = {}
+    if flipped is not None:
+        keys = zip(flipped.templates.tolist(), flipped.rows.tolist(), strict=True)
+        there = dict(zip(keys, flipped.right.tolist(), strict=True))
+    return show(
+        "predictions",
+        tab="results",
+        results=run.results,
+        runs=list(enumerate(workplace.runs)),
+        asked=asked,
+        others=_others(workplace, number, variant, task),
+        shown=read(index, here) if len(here) else [],
+        there=there,
+        found=len(positions),
+        total=len(index.rows),
+        total_right=int(index.right.sum()),
+        templates=sorted(set(index.templates.tolist())),
+        page=page,
+        pages=max(1, -(-len(positions) // PAGE)),
+    )
+
+
+def _others(workplace: Workplace, number: str, variant: str, task: str) -> list[tuple[str, str]]:
+    """What the predictions of a task can be compared with: value and title of each variant of each run that has it."""
+    return [
+        (f"{place}:{name}", f"{run.folder.name}: {one.title}")
+        for place, run in enumerate(workplace.runs)
+        if task in run.results.tasks
+        for name, one in run.results.variants.items()
+        if (str(place), name) != (number, variant)
+    ]
+
+
+def _flipped_with(workplace: Workplace, run: Run, variant: str, task: str, other: str) -> Index | None:
+    if not other:
+        return None
+    place, _, name = other.partition(":")
+    second = workplace.run(place)
+    if task in second.results.tasks:
+        hashes = [one.results.tasks[task].hashes for one in (run, second)]
+        seeds = [run.results.variants[variant].seed, *(one.seed for key, one in second.results.variants.items() if key == name)]
+        if hashes[0] != hashes[1] or len(set(seeds)) > 1:
+            raise FlanlabError(
+                f"The two runs did not ask the same of {task}: its file, its rows or the seed differs.",
+                hint="Compare runs of the same version of a task, with the same seed.",
+            )
+    return index_of(second, name, task)

@@ -1,0 +1,146 @@
+"""What the tabs share: the tasks, runs and models that the app was started with."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from flanlab.data.encoding import TextEncoder
+from flanlab.data.reader import RowReader
+from flanlab.data.sources import Rows
+from flanlab.errors import FlanlabError
+from flanlab.report.run import Run
+from flanlab.tasks.loading import known_lineage
+from flanlab.tasks.schema import Split, Task
+
+if TYPE_CHECKING:
+    from flanlab.models.loading import LoadedModel
+
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+SHOWN_CHARACTERS = 4000
+"""Longer texts lose their middle on a page."""
+Item = TypeVar("Item")
+
+
+@dataclass
+class Workplace:
+    """Everything that a page may show. What is not named here cannot be reached from the browser."""
+
+    tasks: dict[str, Task]
+    """By name; what the editor saves is added."""
+    save_to: Path
+    """The one folder that is written to."""
+    runs: Sequence[Run] = ()
+    models: Sequence[str] = ()
+    reader: RowReader = field(default_factory=RowReader)
+    _loaded: dict[str, LoadedModel] = field(default_factory=dict)
+    _encoders: dict[str, TextEncoder] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def task(self, name: str) -> Task:
+        """A task by its name.
+
+        Raises:
+            FlanlabError: it is none of those here.
+        """
+        return _one(self.tasks, name, "task", "Choose a task from the list.")
+
+    def run(self, number: str) -> Run:
+        """A run by its number, counting from 0.
+
+        Raises:
+            FlanlabError: it is none of those here.
+        """
+        runs = {str(place): run for place, run in enumerate(self.runs)}
+        return _one(runs, number, "run", "Name the folders of runs: flan ui runs/nli runs/other")
+
+    def rows(self, task: Task, split: str = "") -> tuple[Split, Rows]:
+        """The rows of a split, of the first that the task has by default.
+
+        Raises:
+            FlanlabError: no such split, or the rows cannot be reached.
+        """
+        there = {name: name for name in SPLITS if task.has_split(name)}
+        chosen = _one(there, split or next(iter(there)), "split", f"{task.name} has: {', '.join(there)}.")
+        return chosen, self.reader.read(task, chosen)
+
+    def encoder(self, name: str) -> TextEncoder:
+        """The tokenizer of a model.
+
+        Raises:
+            FlanlabError: it is none of the models here, or cannot be loaded.
+        """
+        from flanlab.models.loading import load_encoder
+
+        self._check_model(name)
+        with self._lock:
+            if name in self._loaded:
+                return self._loaded[name].encoder
+            if name not in self._encoders:
+                self._encoders[name] = load_encoder(name)
+            return self._encoders[name]
+
+    @contextmanager
+    def model(self, name: str) -> Iterator[LoadedModel]:
+        """A model, loaded when it is first asked; one question at a time.
+
+        Raises:
+            FlanlabError: it is none of the models here, or cannot be loaded.
+        """
+        from flanlab.models.loading import load_model
+
+        self._check_model(name)
+        with self._lock:
+            if name not in self._loaded:
+                self._loaded[name] = load_model(name)
+            yield self._loaded[name]
+
+    def _check_model(self, name: str) -> None:
+        hint = "Choose a model from the list." if self.models else "Start the app with one: flan ui --model NAME"
+        _one({model: model for model in self.models}, name, "model", hint)
+
+    @cached_property
+    def ancestors(self) -> Mapping[str, frozenset[str]]:
+        """The lineage of all tasks."""
+        return known_lineage(self.tasks.values())
+
+    def add(self, task: Task) -> None:
+        """Take in a task that was saved."""
+        self.tasks[task.name] = task
+        self.__dict__.pop("ancestors", None)
+
+
+def _one(known: Mapping[str, Item], name: str, kind: str, hint: str) -> Item:
+    if name not in known:
+        raise FlanlabError(f"There is no {kind} `{short(name, 100)}` here." if name else f"No {kind} is chosen.", hint=hint)
+    return known[name]
+
+
+def number_in(fields: Mapping[str, str], name: str, default: int = 0) -> int:
+    """A whole number, 0 or above, from a form.
+
+    Raises:
+        FlanlabError: it is none.
+    """
+    text = fields.get(name, "").strip()
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise FlanlabError(
+            f"`{name}` is {short(text, 40)!r}, which is no whole number.", hint="Write a number such as 0 or 12."
+        )
+    return int(text)
+
+
+def short(text: object, limit: int = SHOWN_CHARACTERS) -> str:
+    """A text as it fits on a page: one of millions of characters loses its middle, and says how much."""
+    whole = str(text)
+    if len(whole) <= limit:
+        return whole
+    half = limit // 2
+    return f"{whole[:half]} [... {len(whole) - 2 * half:,} characters more ...] {whole[-half:]}"

@@ -1,0 +1,272 @@
+"""`predict`: rows with and without answers get what an evaluation gives them, and a killed call resumes where it was."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from flanlab.data.sources import load_rows
+from flanlab.errors import FlanlabError
+from flanlab.evaluation.planning import EvaluationSettings
+from flanlab.experiments import predict_rows as module
+from flanlab.experiments.evaluate_model import evaluate_model
+from flanlab.experiments.predict_rows import predict
+from flanlab.models.answering import Reply
+from flanlab.models.completions import Endpoint
+from flanlab.models.loading import LoadedModel
+from flanlab.models.scoring import Question
+from flanlab.results.predictions import read_predictions
+from flanlab.tasks.schema import Task
+from tests.completions_server import serve
+from tests.tiny import SENTIMENT_ROWS, stock_model, tiny_tasks, write_rows
+
+MANY = [{"text": f"Comment {number}: the soup was {'good' if number % 3 else 'cold'}."} for number in range(70)]
+
+
+@pytest.fixture
+def comments(tmp_path: Path) -> Task:
+    return tiny_tasks(tmp_path / "tasks")[0]
+
+
+@pytest.fixture
+def counting(tmp_path: Path) -> Task:
+    return tiny_tasks(tmp_path / "tasks")[1]
+
+
+class Counted(LoadedModel):
+    """A model that counts what it is asked."""
+
+    asked = 0
+
+    def answer(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Reply]]:
+        type(self).asked += len(questions)
+        return super().answer(questions, token_budget)
+
+
+def without(rows: Sequence[dict[str, Any]], column: str) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if name != column} for row in rows]
+
+
+def test_options_are_ranked_as_in_an_evaluation(tiny: LoadedModel, comments: Task, tmp_path: Path) -> None:
+    settings = EvaluationSettings(prompt_tokens=120)
+    long = [row | {"text": row["text"] * (12 if number % 2 else 1)} for number, row in enumerate(SENTIMENT_ROWS)]
+    write_rows(tmp_path / "tasks" / "comments.jsonl", long)
+    evaluate_model(tiny, [comments], settings, tmp_path / "eval")
+    asked = read_predictions(tmp_path / "eval" / "predictions" / "instruction" / "comments").to_pylist()
+    rows = [dict(row) for row in load_rows(comments, "test")]
+    assert {one["shortened"] for one in asked} == {False, True}, "cut and whole prompts are among them"
+    for template in comments.forward_templates():
+        for given in (rows, without(rows, "label")):
+            answers = predict(tiny, comments, given, templates=[template], settings=settings).rows()
+            for answer, prediction in zip(answers, [one for one in asked if one["template"] == template], strict=True):
+                scores = dict(zip(prediction["own_options"], prediction["option_scores"], strict=True))
+                total = sum(map(math.exp, scores.values()))
+                assert answer["probabilities"] == pytest.approx({name: math.exp(one) / total for name, one in scores.items()})
+                assert answer["prediction"] == max(scores, key=scores.__getitem__)
+                right = prediction["own_options"][prediction["answer"]]
+                assert answer["gold"] == (right if "label" in given[0] else None)
+
+
+def test_a_vote_is_the_mean_over_templates(tiny: LoadedModel, comments: Task) -> None:
+    rows = without(SENTIMENT_ROWS, "label")
+    alone = [predict(tiny, comments, rows, templates=[number]).rows() for number in (1, 2, 3)]
+    assert len({tuple(row["prediction"] for row in answers) for answers in alone}) > 1, "the templates do not all agree"
+    for row, together in enumerate(predict(tiny, comments, rows, templates=[1, 2, 3])):
+        mean = sum(answers[row]["probabilities"]["positive"] for answers in alone) / 3
+        assert together["probabilities"]["positive"] == pytest.approx(mean)
+        assert together["prediction"] == ("positive" if mean > 0.5 else "negative")
+        assert together["probability"] == pytest.approx(max(mean, 1 - mean))
+        said = [answers[row]["prediction"] for answers in alone]
+        assert together["agreement"] == pytest.approx(said.count(together["prediction"]) / 3)
+
+
+def test_a_text_is_generated_to_its_end(tiny: LoadedModel, tiny_folder: Path, counting: Task) -> None:
+    settings = EvaluationSettings(new_tokens=12)
+    [answer] = predict(tiny, counting, [{"number": 7}], settings=settings)
+    prompt = tiny.encoder.encode("Which number comes after 7?", []).prompt
+    ids, stock = list(prompt), stock_model(tiny_folder)
+    for _ in range(12):
+        with torch.inference_mode():
+            token = int(stock(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
+        if token in tiny.encoder.ends:
+            break
+        ids.append(token)
+    assert answer["prediction"] == tiny.encoder.decode(ids[len(prompt) :]).strip() != ""
+    assert (answer["probability"], answer["probabilities"], answer["gold"]) == (None, None, None)
+    [known] = predict(tiny, counting, [{"number": 7, "next": "8"}], settings=settings)
+    assert known == answer | {"gold": "8", "next": "8"}, "the row's answer shapes nothing"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_output_holds_the_rows_and_their_answers(suffix: str, tiny: LoadedModel, comments: Task, tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text('text,team,score,label\n"Lovely, ""really""\nso",sales,2.50,1\nAwful [b],support,3,\n', encoding="utf-8")
+    out = tmp_path / "new" / f"answers{suffix}"
+    returned = predict(tiny, comments, source, out).rows()
+    assert [(row["row"], row["team"], row["gold"]) for row in returned] == [(0, "sales", "positive"), (1, "support", None)]
+    if suffix == ".csv":
+        read = list(csv.DictReader(out.open(encoding="utf-8", newline="")))
+        assert [row["score"] for row in read] == ["2.50", "3"], "numbers stay as they were written"
+        assert read[1]["gold"] == ""
+        read = [row | {"probabilities": json.loads(row["probabilities"])} for row in read]
+    elif suffix == ".jsonl":
+        read = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    else:
+        read = pq.read_table(out).to_pylist()
+    for mine, theirs in zip(returned, read, strict=True):
+        assert theirs["text"] == mine["text"]
+        assert theirs["prediction"] == mine["prediction"]
+        assert dict(theirs["probabilities"]) == mine["probabilities"]
+    assert [path.name for path in out.parent.iterdir()] == [out.name], "nothing else is left there"
+
+
+def test_a_killed_call_resumes_wherever_it_was(
+    tiny: LoadedModel, comments: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Counted(tiny.model, tiny.encoder, tiny.name, tiny.folder, tiny.stamp)
+    out, work = tmp_path / "answers.csv", tmp_path / ".answers.csv.unfinished"
+    with monkeypatch.context() as kept:
+        kept.setattr(module.shutil, "rmtree", lambda *_, **__: None)
+        predict(model, comments, MANY, out)
+    whole, answers = out.read_bytes(), (work / "answers.jsonl").read_bytes()
+    ends = [place + 1 for place, sign in enumerate(answers) if sign == ord("\n")]
+    assert len(ends) == 1 + len(MANY)
+    # Killed in the first line, after it, within a row, in the second and in the last block of rows, and when all was there.
+    for cut, left in ((9, 70), (ends[0], 70), (ends[20] - 3, 70), (ends[40] + 5, 38), (ends[64], 6), (len(answers), 0)):
+        out.unlink()
+        work.mkdir(exist_ok=True)
+        (work / "answers.jsonl").write_bytes(answers[:cut])
+        Counted.asked = 0
+        predict(model, comments, MANY, out)
+        assert out.read_bytes() == whole
+        assert Counted.asked == left
+        assert not work.exists()
+    # A line that is no JSON, as after a crash of the machine, ends what is kept.
+    work.mkdir()
+    (work / "answers.jsonl").write_bytes(answers[: ends[40]] + b"\0\0\0\n" + answers[ends[41] :])
+    predict(model, comments, MANY, out)
+    assert out.read_bytes() == whole
+
+
+def test_answers_to_something_else_are_not_mixed(
+    tiny: LoadedModel, comments: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "answers.csv"
+    with monkeypatch.context() as kept:
+        kept.setattr(module.shutil, "rmtree", lambda *_, **__: None)
+        predict(tiny, comments, MANY[:3], out)
+    for changes, what in (
+        ({"rows": MANY[:4]}, "another input"),
+        ({"templates": [2]}, "another choice of templates"),
+        ({"chat": True}, "another prompt style"),
+        ({"seed": 1}, "another choice of settings"),
+    ):
+        with pytest.raises(FlanlabError, match=what):
+            predict(tiny, comments, out=out, **{"rows": MANY[:3], **changes})  # type: ignore[arg-type]
+    with torch.no_grad():
+        next(tiny.model.parameters())[0, 0] += 1
+    changed = replace(tiny)
+    with pytest.raises(FlanlabError, match="another model") as told:
+        predict(changed, comments, MANY[:3], out)
+    assert "name another output" in told.value.hint
+
+
+def test_a_model_that_computes_no_number_is_told_and_nothing_is_lost(tiny: LoadedModel, comments: Task, tmp_path: Path) -> None:
+    class Overflows(Counted):
+        asked = 0
+
+        def answer(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Reply]]:
+            for place, reply in super().answer(questions, token_budget):
+                yield place, replace(reply, failed=True) if self.asked > 32 and place == 3 else reply
+
+    out = tmp_path / "answers.csv"
+    facts = (tiny.model, tiny.encoder, tiny.name, tiny.folder, tiny.stamp)
+    with pytest.raises(FlanlabError, match=r"comments, row 35, template 1: the model computes no number"):
+        predict(Overflows(*facts), comments, MANY, out)
+    assert not out.exists()
+    assert (tmp_path / ".answers.csv.unfinished" / "answers.jsonl").read_bytes().count(b"\n") == 1 + 32
+    sound = Counted(*facts)
+    Counted.asked = 0
+    predict(sound, comments, MANY, out)
+    assert Counted.asked == len(MANY) - 32
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("text,label\nGood\n", "line 2: has 1 cells, and the header 2"),
+        ('text,label\n"Good,1\n', "line 2: a quotation mark opens a cell"),
+        ("text,label\n", "holds no rows"),
+        ("comment,label\nGood,1\n", "show text, which is not given"),
+        ("text,label\nGood,1\n,1\n", "row 1, template 1, prompt: a value is missing"),
+        ("text,label\nGood,1\nBad,2\n", r"row 1, answer: options\[2\] is no option"),
+        ("text,prediction\nGood,x\n", "has a column `prediction`"),
+    ],
+)
+def test_rows_that_cannot_be_asked_are_told_before_a_model_is_loaded(
+    rows: str, message: str, comments: Task, tmp_path: Path
+) -> None:
+    (tmp_path / "in.csv").write_text(rows, encoding="utf-8")
+    with pytest.raises(FlanlabError, match=message):
+        predict("no/such-model", comments, tmp_path / "in.csv", tmp_path / "out.csv")
+    assert not list(tmp_path.glob("*out.csv*"))
+
+
+@pytest.mark.parametrize(("out", "message"), [("out.txt", "cannot write files"), ("in.csv", "is the input")])
+def test_outputs_that_cannot_be_written_are_told(out: str, message: str, comments: Task, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("text\nGood\n", encoding="utf-8")
+    with pytest.raises(FlanlabError, match=message):
+        predict("no/such-model", comments, tmp_path / "in.csv", tmp_path / out)
+
+
+def test_a_second_process_is_refused(tiny: LoadedModel, comments: Task, tmp_path: Path) -> None:
+    class Begins(Counted):
+        def answer(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Reply]]:
+            with pytest.raises(FlanlabError, match="another process"):
+                predict(tiny, comments, MANY[:2], tmp_path / "out.csv")
+            return super().answer(questions, token_budget)
+
+    predict(Begins(tiny.model, tiny.encoder, tiny.name, tiny.folder, tiny.stamp), comments, MANY[:2], tmp_path / "out.csv")
+
+
+@pytest.mark.parametrize("ranks", [True, False])
+def test_an_endpoint_answers_as_the_model_does(ranks: bool, tiny: LoadedModel, tiny_folder: Path, comments: Task) -> None:
+    rows = without(SENTIMENT_ROWS, "label")[:4]
+    here = predict(tiny, comments, rows).rows()
+    with serve(tiny_folder, log_probabilities=ranks, says=None if ranks else "Positive.") as served:
+        there = predict("tiny", comments, rows, endpoint=Endpoint(served.url, str(tiny_folder))).rows()
+    for mine, theirs in zip(here, there, strict=True):
+        if ranks:
+            assert theirs["probabilities"] == pytest.approx(mine["probabilities"], abs=1e-4)
+        else:
+            assert (theirs["prediction"], theirs["probabilities"]) == ("positive", None)
+
+
+def test_rows_of_a_task_with_options_of_their_own(tiny: LoadedModel, make_task: Any) -> None:
+    task = make_task(
+        [{"question": "Which?", "choices": ["a", "b"], "right": 0}] * 4,
+        fields={"question": "{{ question }}", "choices": "{{ choices }}"},
+        options="{{ choices }}",
+        answer="{{ options[right] }}",
+        templates=[{"prompt": "{{ question }}"}],
+        baseline=None,
+    )
+    rows = [{"question": "Where?", "choices": ["here", "there"]}, {"question": "When?", "choices": ["now", "then", "never"]}]
+    first, second = predict(tiny, task, rows)
+    assert [name for name, _ in first["probabilities"]] == ["here", "there"]
+    assert sum(share for _, share in second["probabilities"]) == pytest.approx(1)
+    assert second["prediction"] in ("now", "then", "never")
+
+
+def test_a_file_of_rows_is_read(tiny: LoadedModel, comments: Task, tmp_path: Path) -> None:
+    write_rows(tmp_path / "in.jsonl", MANY[:3])
+    assert predict(tiny, comments, tmp_path / "in.jsonl").rows() == predict(tiny, comments, MANY[:3]).rows()

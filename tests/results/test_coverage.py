@@ -1,0 +1,55 @@
+"""A small part of `benchmarks/coverage.py`, seeded: 95 % intervals hold the truth about 95 % of the time."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark_module() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("interval_coverage", BENCHMARK)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("metric", "templates", "rows", "design"),
+    [
+        ("accuracy_0.5", 1, 100, "all"),
+        ("accuracy_0.5", 3, 100, "all"),
+        ("f1", 3, 60, "one"),
+        ("multirc_f1a", 10, 60, "two"),
+        ("bleu", 5, 60, "all"),
+        ("matthews", 10, 100, "one"),
+    ],
+)
+def test_intervals_hold_the_truth(benchmark_module: ModuleType, metric: str, templates: int, rows: int, design: str) -> None:
+    """The limits leave three standard errors for chance; the percentile bootstrap fails them (docs/statistics.md)."""
+    kind = next(kind for kind in benchmark_module.KINDS if kind.name == metric)
+    results = benchmark_module.measure(kind, templates, rows, design, repetitions=800)
+    for result in results:
+        assert result.coverage >= 0.925, result
+        if "seeds" not in result.quantity:
+            assert result.coverage <= 0.985, result
+        assert result.false_alarms is None or result.false_alarms <= 0.075, result
+
+
+def test_every_kind_of_metric_knows_its_truth(benchmark_module: ModuleType) -> None:
+    """The mean of many simulated scores is the truth that intervals are held against."""
+    for kind in benchmark_module.KINDS:
+        shown, generator = benchmark_module.shown_cells(8, 200, "all"), np.random.default_rng(0)
+        sample = benchmark_module.Sample(kind, shown, 100, generator, benchmark_module.Spread())
+        values, _, truth = sample.model(1)
+        assert values.mean() == pytest.approx(truth.mean(), abs=4 * values.std() / 10 + 2e-3), kind.name
