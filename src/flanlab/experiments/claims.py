@@ -24,6 +24,7 @@ from scipy import stats
 
 from flanlab.results.grids import ScoreGrid
 from flanlab.results.intervals import LEVEL
+from flanlab.results.layout import Variance
 from flanlab.results.statistics import POWER, Difference, contrast, holm, mean_difference, spread_difference
 
 VerdictName = Literal["supported", "contradicted", "too small a sample", "not tested", "not comparable"]
@@ -180,7 +181,9 @@ def _part_found(part: Part, cells: Mapping[str, ScoredCell], statistic: str) -> 
         wholes = [task.partition(".")[0] for task in tasks]
         clusters[cluster] = mean_difference([found[task] for task in tasks], [1 / wholes.count(whole) for whole in wholes])
     nothing = float("nan")
-    none = Difference(nothing, nothing, nothing, nothing, nothing, nothing, "none", (-1.0, 1.0), 0)
+    none = Difference(
+        nothing, nothing, nothing, nothing, nothing, nothing, "none", (-1.0, 1.0), 0, Variance(*[np.array(np.nan)] * 5)
+    )
     return PartFound(part.title, mean_difference(list(clusters.values())) if clusters else none, clusters, len(found))
 
 
