@@ -81,7 +81,7 @@ def test_paths_that_are_no_corpus_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "no such file" in refusal(lambda: corpus_files([tmp_path / "nothing"])).message
     assert "a.docx" in refusal(lambda: corpus_files([tmp_path / "a.docx"])).message
-    assert "holds no text" in refusal(lambda: corpus_files([tmp_path / "empty"])).message
+    assert "has no files of text" in refusal(lambda: corpus_files([tmp_path / "empty"])).message
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,7 @@ def _key(variable: str | None) -> str | None:
     # Such a header would be refused, with a message that shows it.
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise FlanlabError(
-            f"The environment variable {variable or _KEY_VARIABLE} is not a valid key: it has spaces or special characters.",
+            f"The environment variable {variable or _KEY_VARIABLE} holds no valid key: it has spaces or special characters.",
             hint="Set it to the key alone.",
         )
     return key or None
