@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import doctest
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,7 +69,7 @@ def test_tasks_need_no_torch() -> None:
 
 
 def test_there_are_few_names_and_each_is_documented() -> None:
-    assert len(flanlab.__all__) <= 32
+    assert len(flanlab.__all__) <= 34
     for name in flanlab.__all__:
         assert getattr(flanlab, name).__doc__, name
     assert set(flanlab.__all__) <= set(dir(flanlab))
@@ -159,3 +160,9 @@ def test_a_package_imports_only_what_stands_above_it(layer: str) -> None:
         place = str(path.relative_to(SOURCE))
         besides = {name for name in imports_of(path) - allowed if (place, name) not in ALLOWED}
         assert not besides, f"{place} imports {', '.join(sorted(besides))}"
+
+
+def test_the_reference_page_has_every_public_name() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^### `flanlab\.(\w+)`$", page, re.MULTILINE)
+    assert sorted(listed) == sorted(set(fl.__all__) - {"__version__"})

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flanlab.data.mixture import MixtureSettings
     from flanlab.data.rendering import Example
     from flanlab.errors import FlanlabError
-    from flanlab.evaluation.classification import accuracy_by, calibration, calibration_error, confusion, per_class
+    from flanlab.evaluation.classification import accuracy_by, calibration, confusion
     from flanlab.evaluation.planning import EvaluationSettings
     from flanlab.experiments.ask import ask
     from flanlab.experiments.contamination import check_contamination
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from flanlab.experiments.training_plan import plan_training
     from flanlab.models.completions import Endpoint
     from flanlab.models.loading import LoadedModel as Model
+    from flanlab.report.claims import claims
     from flanlab.report.run import Comparison, Run, compare, open_run
     from flanlab.results.schema import Difference, Results, Score
     from flanlab.results.table import Table
@@ -42,12 +43,13 @@ if TYPE_CHECKING:
 _PLACES = {
     **dict.fromkeys(("load_task", "load_tasks"), "tasks.loading"),
     **dict.fromkeys(("evaluate", "load_model", "mix", "run", "score", "train"), "api"),
-    **dict.fromkeys(("accuracy_by", "calibration", "calibration_error", "confusion", "per_class"), "evaluation.classification"),
+    **dict.fromkeys(("accuracy_by", "calibration", "confusion"), "evaluation.classification"),
     **dict.fromkeys(("Comparison", "Run", "compare", "open_run"), "report.run"),
     **dict.fromkeys(("Difference", "Results", "Score"), "results.schema"),
     "EvaluationSettings": "evaluation.planning",
     "MixtureSettings": "data.mixture",
     "TrainingSettings": "training.settings",
+    "claims": "report.claims",
     "Endpoint": "models.completions",
     "Example": "data.rendering",
     "FlanlabError": "errors",

@@ -50,10 +50,11 @@ def load_model(model: Any, tokenizer: Any = None, *, device: str | None = None) 
     Raises:
         FlanlabError: the model does not exist, has no safetensors weights, or has an architecture that cannot be scored.
 
-    >>> import flanlab as fl
-    >>> model = fl.load_model(hf_model, hf_tokenizer)
-    >>> model.parameters
-    26400
+    Examples:
+        >>> import flanlab as fl
+        >>> model = fl.load_model(hf_model, hf_tokenizer)
+        >>> model.parameters
+        26400
     """
     if isinstance(model, str | Path):
         return load_named_model(str(model), device=device, say=say)
@@ -79,12 +80,13 @@ def score(model: Model, prompt: str, options: Sequence[str], *, style: PromptSty
     Raises:
         FlanlabError: there are no options, the model lacks the prompt style, or its server gives no log-probabilities.
 
-    >>> import flanlab as fl
-    >>> table = fl.score(example_model, "Is the sky blue?", ["yes", "no"])
-    >>> table.columns
-    ['option', 'log_probability', 'log_probability_without_end', 'probability', 'tokens']
-    >>> round(sum(table.column("probability")), 6)
-    1.0
+    Examples:
+        >>> import flanlab as fl
+        >>> table = fl.score(example_model, "Is the sky blue?", ["yes", "no"])
+        >>> table.columns
+        ['option', 'log_probability', 'log_probability_without_end', 'probability', 'tokens']
+        >>> round(sum(table.column("probability")), 6)
+        1.0
     """
     import math
 
@@ -150,10 +152,11 @@ def evaluate(
     Raises:
         FlanlabError: a name or setting is unknown, rows or model are not available, or the model was trained on a task.
 
-    >>> import flanlab as fl
-    >>> run = fl.evaluate(example_model, ["visitor_comments"], rows=8, templates_per_row=1, out=folder)
-    >>> sorted(set(run.scores.column("task")) - {None})
-    ['visitor_comments']
+    Examples:
+        >>> import flanlab as fl
+        >>> run = fl.evaluate(example_model, ["visitor_comments"], rows=8, templates_per_row=1, out=folder)
+        >>> sorted(set(run.scores.column("task")) - {None})
+        ['visitor_comments']
     """
     chosen = find_tasks(tasks, collections)
     settings = changed_settings(settings or EvaluationSettings(), changes)
@@ -194,10 +197,11 @@ def run(
     Raises:
         FlanlabError: the recipe is invalid or cannot be run, or the folder has a run of another recipe.
 
-    >>> import flanlab as fl
-    >>> done = fl.run(example_recipe, folder, model=example_model)
-    >>> sorted(done.results.variants)
-    ['tuned', 'untuned_baseline', 'untuned_chat', 'untuned_instruction']
+    Examples:
+        >>> import flanlab as fl
+        >>> done = fl.run(example_recipe, folder, model=example_model)
+        >>> sorted(done.results.variants)
+        ['tuned', 'untuned_baseline', 'untuned_chat', 'untuned_instruction']
     """
     content, loaded = _recipe_and_model(recipe, model)
     name = Path(recipe).stem if isinstance(recipe, str | Path) else content.name
@@ -227,10 +231,11 @@ def train(
     Raises:
         FlanlabError: as `run`.
 
-    >>> import flanlab as fl
-    >>> tuned = fl.train(example_recipe, folder, model=example_model)
-    >>> sorted(tuned.stamp["hold_out"]["clusters"])
-    ['sentiment']
+    Examples:
+        >>> import flanlab as fl
+        >>> tuned = fl.train(example_recipe, folder, model=example_model)
+        >>> sorted(tuned.stamp["hold_out"]["clusters"])
+        ['sentiment']
     """
     content, loaded = _recipe_and_model(recipe, model)
     folder = Path("runs") / content.name if out is None else Path(out)
@@ -258,10 +263,11 @@ def mix(
     Raises:
         FlanlabError: the recipe is invalid, rows are not available, or the file type cannot be written.
 
-    >>> import flanlab as fl
-    >>> card = fl.mix(example_recipe, folder / "mixture.parquet", examples=20)
-    >>> card["planned_examples"], len(card["tasks"]) > 10
-    (20, True)
+    Examples:
+        >>> import flanlab as fl
+        >>> card = fl.mix(example_recipe, folder / "mixture.parquet", examples=20)
+        >>> card["planned_examples"], len(card["tasks"]) > 10
+        (20, True)
     """
     from flanlab.data.mixture_card import describe_mixture, export_mixture
     from flanlab.experiments.recipe import make_plan

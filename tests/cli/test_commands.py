@@ -150,8 +150,8 @@ def test_a_task_is_shown_with_its_subtasks_its_whole_lineage_and_its_baseline(tm
         (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
     shown = flan("tasks", "show", "young", "--tasks", str(tmp_path)).stdout
     for line in (
-        "subtask first files beside the task file; train: train",
-        "subtask second files beside the task file; test: all[:2]",
+        "subtask first files next to the task file; train: train",
+        "subtask second files next to the task file; test: all[:2]",
         "derived from middle: said so",
         "derived from old: through middle",
         "derived from squad: through qnli",
@@ -164,7 +164,7 @@ def test_a_task_is_shown_with_its_subtasks_its_whole_lineage_and_its_baseline(tm
     table = flan("tasks", "list", "--markdown", "--tasks", str(tmp_path)).stdout
     (line,) = (line for line in table.splitlines() if "`young`" in line)
     assert "`young`: first, second | CC0-1.0 \\| or so |" in line
-    assert "| 1 + 0 *b* | accuracy | middle, old, qnli, squad | files beside the task file |" in line
+    assert "| 1 + 0 *b* | accuracy | middle, old, qnli, squad | files next to the task file |" in line
 
 
 def test_a_terminal_that_knows_only_ascii_shows_escapes(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_rows_that_a_task_of_the_library_has_too_are_named_in_its_lineage(folder
         ("reviews.csv", {"out": Path("reviews.csv")}, "is no folder"),
         ("reviews.csv", {"answer": "star"}, "no column called `star`"),
         ("our/sets", {"mirror": Path("no_mirror")}, "no mirror folder"),
-        ("our/sets", {"mirror": Path("mirror")}, "does not hold our/sets"),
+        ("our/sets", {"mirror": Path("mirror")}, "does not have our/sets"),
     ],
 )
 def test_bad_input_is_refused_and_nothing_written(rows: str, options: dict[str, Any], told: str, folder: Path) -> None:
@@ -163,5 +163,5 @@ def test_bad_input_is_refused_and_nothing_written(rows: str, options: dict[str, 
     mirrored(folder, "our/sets", "de-en")
     error = refusal(lambda: new(rows, **options))
     assert told in error.message
-    assert "de-en" in error.hint or told != "does not hold our/sets"
+    assert "de-en" in error.hint or told != "does not have our/sets"
     assert not list(folder.rglob("*.yaml"))

@@ -91,7 +91,7 @@ def test_paths_that_are_no_corpus_are_refused(tmp_path: Path) -> None:
         ("a.jsonl", b'{"text": "fine"}\n\n{"text": \n', "line 3: not valid JSON"),
         ("a.jsonl", b'["text"]\n', "line 1: is not a JSON object"),
         ("a.jsonl", b'{"body": "fine"}\n', "line 1: has no column text"),
-        ("a.jsonl", b'{"text": {"a": 1}}\n', "line 1: the column text holds"),
+        ("a.jsonl", b'{"text": {"a": 1}}\n', "line 1: the column text has the value"),
         ("a.txt.gz", b"not compressed", "a.txt.gz"),
         ("a.txt.gz", gzip.compress(b"some words " * 10_000)[:-20], "a.txt.gz"),
         ("a.parquet", b"not Parquet", "a.parquet"),

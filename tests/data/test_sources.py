@@ -103,7 +103,7 @@ def test_files_are_read_as_they_are_written(name: str, content: str, rows: list[
         ("a.csv", b"caf\xe9,b\na,2\n", "line 1: is not UTF-8"),
         ("a.csv", b'a,b\n1,2\n"x,2\n', "line 3: a quotation mark opens a cell in the row that begins here and never closes"),
         ("a.csv", b'a,b\n"x,2\ny,"3" z\n', "line 2: a quotation mark opens a cell"),
-        ("a.tsv", b'a\tb\n1\t2\n"x\t1\n5\'10"\t0\n', "line 3: a quotation mark opens a cell here that goes on in line 4"),
+        ("a.tsv", b'a\tb\n1\t2\n"x\t1\n5\'10"\t0\n', "line 3: a quotation mark opens a cell here that continues in line 4"),
         ("a.csv.gz", b"no gzip", "a.csv.gz"),
         ("a.arrow", b"no arrow", "a.arrow"),
         ("a.parquet", b"", "Parquet"),

@@ -115,5 +115,5 @@ def test_a_missing_subtask_is_named_so_that_it_can_be_left_out(tmp_path: Path) -
     path = write_task_file(tmp_path, task_content(source=None, subtasks=subtasks), [])
     (tmp_path / "hotels.jsonl").write_text(json.dumps(ROWS["hotels"][0]) + "\n", encoding="utf-8")
     (tmp_path / "mirror").mkdir()
-    with pytest.raises(FlanlabError, match=r"reviews\.far: the mirror .* does not hold nobody/nothing"):
+    with pytest.raises(FlanlabError, match=r"reviews\.far: the mirror .* does not have nobody/nothing"):
         load_rows(load_task(path), "train", tmp_path / "mirror")

@@ -227,7 +227,7 @@ def test_the_types_that_other_writers_choose(
 def test_members_of_one_name_are_refused(tmp_path: Path) -> None:
     cells = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], ["b", "b"])
     write_arrow_file(pa.table({"a": cells}), tmp_path / "a.arrow")
-    assert "The column a holds structs with two members called b" in refusal(lambda: read_table(tmp_path / "a.arrow")).message
+    assert "The column a has structs with two members called b" in refusal(lambda: read_table(tmp_path / "a.arrow")).message
 
 
 @pytest.mark.parametrize("kind", [pa.timestamp("s"), pa.timestamp("ns", "Mars/Crater")])
@@ -238,7 +238,7 @@ def test_a_time_that_python_cannot_hold_is_told(kind: pa.DataType, make_task: Ma
     task = make_task(source={"files": {"train": "a.arrow"}})
     row = load_rows(task, "train")[0]
     assert row["text"] == "a"
-    assert "The column when holds a cell" in refusal(lambda: row["when"]).message
+    assert "The column when has a cell" in refusal(lambda: row["when"]).message
 
 
 def mirrored(folder: Path, names: list[str]) -> Path:

@@ -18,7 +18,7 @@ from tests.evaluation.test_results import is_right, prediction, random_predictio
 from tests.tiny import tiny_tasks
 
 
-def compared(tmp_path: Path, first: list[dict[str, Any]], second: list[dict[str, Any]]) -> Results:
+def compared(tmp_path: Path, first: list[dict[str, Any]], second: list[dict[str, Any]], margin: float | None = None) -> Results:
     """Two evaluations of one task compared, from files."""
     task = tiny_tasks(tmp_path / "tasks")[0]
     for name, predictions in (("first", first), ("second", second)):
@@ -26,7 +26,8 @@ def compared(tmp_path: Path, first: list[dict[str, Any]], second: list[dict[str,
         hashes = Hashes(task="task", rows="rows")
         scored = score_task(task, {"plain": predictions}, end_token=True, hashes=hashes)
         write_results(build_results([scored], {"plain": Variant(title="plain", model=name)}, name=name), tmp_path / name)
-    return compare_sides(*(open_side(str(tmp_path / name)) for name in ("first", "second")))
+    first_side, second_side = (open_side(str(tmp_path / name)) for name in ("first", "second"))
+    return compare_sides(first_side, second_side, margin)
 
 
 def means(results: Results, metric: str = "accuracy") -> dict[str, float]:
@@ -56,6 +57,24 @@ def test_sides_are_paired(tmp_path: Path) -> None:
     assert row.losses == 0
     assert row.wins is not None
     assert row.wins > 0
+
+
+def test_the_same_answers_are_equivalent_within_a_margin_and_few_rows_are_not(tmp_path: Path) -> None:
+    same = [prediction(row, template, row % 3 > 0) for row in range(200) for template in (1, 2, 3, 4)]
+    changed = [prediction(row, template, (row + template) % 3 > 0) for row in range(200) for template in (1, 2, 3, 4)]
+    close = compared(tmp_path / "close", same, changed, margin=0.1).difference("task", "comments", "accuracy")
+    few = compared(tmp_path / "few", same[:24], changed[:24], margin=0.1).difference("task", "comments", "accuracy")
+    assert close is not None
+    assert few is not None
+    assert not close.is_clear
+    assert close.is_equivalent
+    assert close.detectable is not None
+    assert few.detectable is not None
+    assert close.detectable < few.detectable
+    assert not few.is_equivalent, "so few rows show neither a difference nor that there is none"
+    plain = compared(tmp_path / "plain", same, changed).difference("task", "comments", "accuracy")
+    assert plain is not None
+    assert plain.p_equivalence is None
 
 
 def test_baseline_is_paired_by_row_with_all_templates(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_predictions_carry_group_and_gold_value(tiny: LoadedModel, tmp_path: Pat
         ("gold_value", "{{ question }}", r"row \d+: `gold_value` gives '\w', which is no number"),
         ("gold_value", "{{ label == 1 }}", r"`gold_value` gives (True|False), which is no number"),
         ("gold_value", "{{ none }}", r"`gold_value` gives None"),
-        ("group", "{{ question if mark < 1 else none }}", r"row 4: `group` gives nothing"),
+        ("group", "{{ question if mark < 1 else none }}", r"row 4: `group` gives no value"),
     ],
 )
 def test_group_or_gold_value_that_is_none_is_told_before_the_model_is_asked(

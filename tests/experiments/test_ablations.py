@@ -11,7 +11,7 @@ import pytest
 from flanlab.data.reader import RowReader
 from flanlab.data.sources import Rows
 from flanlab.experiments.ablations import make_ablation
-from flanlab.experiments.cells import Ablation, Cell, changed
+from flanlab.experiments.cells import Ablation, Cell, changed, with_seeds
 from flanlab.experiments.recipe import Plan, Recipe, divide, make_plan, read_recipe
 from flanlab.tasks.schema import Split, Task
 from tests.experiments.test_sweep import base_recipe
@@ -160,7 +160,7 @@ def test_figure_6_holds_out_three_clusters_and_adds_seven() -> None:
     base = changed(
         read_recipe(RECIPES / "ablation-base.yaml"),
         tasks={"include": "all", "exclude": []},
-        hold_out={"clusters": ["sentiment"]},
+        hold_out={"clusters": ["sentiment"], "overlap": "allow"},
     )
     found = ablate("figure-6", base)
     trained = [cell.recipe for cell in found.cells if cell.training is not None]
@@ -169,7 +169,7 @@ def test_figure_6_holds_out_three_clusters_and_adds_seven() -> None:
         "natural_language_inference", "closed_book_qa", "commonsense",
     }  # fmt: skip
     assert [len({task.clusters[0] for task in split.train}) for split in splits] == [1, 2, 3, 4, 5, 6, 7]
-    assert [len(split.train) for split in splits][:4] == [11, 19, 24, 28]
+    assert [len(split.train) for split in splits] == [11, 19, 24, 28, 32, 34, 36], "WSC273 has no train split"
     last = {task.name for task in splits[-1].train} - {task.name for task in splits[-2].train}
     assert last == {"coqa", "quac"}
 
@@ -184,3 +184,20 @@ def test_scale_draws_held_in_and_held_out_side_by_side(recipe: Recipe) -> None:
     assert drawn == [
         {f"{way}-{scope}-{place}" for way in ("tuned", "untuned") for place in (1, 2)} for scope in ("held-out", "held-in")
     ]
+
+
+def test_seeds_repeat_trainings_and_ask_the_same(recipe: Recipe) -> None:
+    base = changed(recipe, seed=5)
+    once = ablate("prompt-tuning", base, ["8"])
+    thrice = with_seeds(once, 3)
+    assert with_seeds(once, 1) == once
+    assert list(thrice.cells[: len(once.cells)]) == list(once.cells)
+    name = next(cell.name for cell in once.cells if cell.name.startswith("tuned-"))
+    found = cells(thrice)
+    for by in (1, 2):
+        cell = found[f"{name}-seed-{by}"]
+        assert cell.recipe == found[name].recipe
+        assert cell.training is not None
+        assert cell.training.start is not None
+        assert (cell.recipe.seed, cell.training.recipe.seed, cell.training.start.recipe.seed) == (5, 5 + by, 5 + by)
+    assert "untuned-seed-1" not in cells(with_seeds(ablate("clusters", base), 2))

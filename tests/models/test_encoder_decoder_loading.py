@@ -96,7 +96,7 @@ def test_other_kinds_of_encoder_decoder_are_refused(copied: Path) -> None:
     """Whisper answers sound with text."""
     WhisperConfig().save_pretrained(copied)
     error = refusal(lambda: load_model(str(copied), device="cpu"))
-    assert "(whisper) has an encoder and a decoder, but does not answer texts" in error.message
+    assert "(whisper) has an encoder and a decoder, but is not a text-to-text model" in error.message
     assert "T5 or BART" in error.hint
 
 

@@ -134,7 +134,7 @@ def test_left_out_names_the_reason() -> None:
     tasks = [task("rte", NLI), task("mrpc", PARAPHRASE), task("sst", SENTIMENT)]
     split = HoldOut((NLI,)).split(tasks)
     assert names(split.train) == ["sst"]
-    assert split.left_out == {"rte": "held out", "mrpc": "its cluster paraphrase is too close to what is held out"}
+    assert split.left_out == {"rte": "held out", "mrpc": "its cluster paraphrase is too close to the held-out clusters"}
 
 
 def test_a_task_of_two_clusters_takes_both_out_of_training() -> None:

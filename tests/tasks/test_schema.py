@@ -61,11 +61,11 @@ def test_a_valid_generation_task() -> None:
         ({"answer": "{{ options[label }}"}, "`answer`: not valid jinja2"),
         ({"answer": " "}, "`answer`: is empty"),
         ({"fields": {"text": "{{ text"}}, "field text: not valid jinja2"),
-        ({"fields": {"text": "{{ text }}", "options": "{{ a }}"}}, "`options` is the name of something else"),
+        ({"fields": {"text": "{{ text }}", "options": "{{ a }}"}}, "`options` has another meaning"),
         ({"fields": {"body": "{{ text }}"}}, "template 1: prompt uses text, which is no field (fields: body)"),
         (
             {"metrics": ["accuracy", "spearman"], "gold_value": "{{ label }}", "group": "{{ text }}"},
-            "the metric spearman is of rows that stand alone",
+            "the metric spearman does not work on groups of rows",
         ),
         ({"source": {}}, "`files` or `generator`"),
         ({"source": {"hub": "a/b", "files": "c.jsonl"}}, "`files` or `generator`"),

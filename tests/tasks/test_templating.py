@@ -86,7 +86,7 @@ def test_the_sandbox_keeps_templates_from_python_and_from_changing_rows(source: 
 def test_undefined_names_are_errors_wherever_they_hide(source: str) -> None:
     error = refusal(lambda: compile_source(source)(ROW))
     assert source[:20] in error.message
-    assert "Known here: facts, label, nothing, text, words." in error.hint or "undefined" not in error.message
+    assert "Known names: facts, label, nothing, text, words." in error.hint or "undefined" not in error.message
 
 
 @pytest.mark.parametrize(

@@ -169,5 +169,5 @@ def test_other_kinds_of_prompt_are_refused(tiny_folder: Path, tmp_path: Path) ->
     prefix.save_pretrained(str(tmp_path))
     load_model(str(tiny_folder), device="cpu").encoder.tokenizer.save_pretrained(tmp_path)
     (tmp_path / STAMP_FILE).write_text(json.dumps({**STAMP, "base_model": str(tiny_folder)}), encoding="utf-8")
-    with pytest.raises(FlanlabError, match="of the kind PREFIX_TUNING, which is not known here"):
+    with pytest.raises(FlanlabError, match="of the type PREFIX_TUNING, which is not supported"):
         load_model(str(tmp_path), device="cpu")

@@ -1,7 +1,9 @@
-"""A workplace with the sampler's tasks, two made-up runs, and a tiny model."""
+"""A workplace with the sampler's tasks, a hostile task of the user's, two made-up runs, and a tiny model."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,14 +11,17 @@ import pytest
 from flanlab.ui.setup import open_workplace
 from flanlab.ui.workplace import Workplace
 from tests.report.synthetic import HOSTILE, make_run
-from tests.tiny import tiny_folder, tiny_folders  # noqa: F401
+from tests.task_files import task_content, write_task_file
+from tests.tiny import tiny_folder, tiny_folders
 
-HUGE = HOSTILE + "x" * 5_000_000
+__all__ = ["tiny_folder", "tiny_folders"]
+HUGE = HOSTILE + " and so on" * 500_000
+"""Five million characters."""
 
 
 @pytest.fixture(scope="session")
 def run_folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two runs over the same questions; the prompts of the second are hostile and 5 MB long... in one task of few rows."""
+    """Two runs over the same questions; the second's prompts are hostile."""
     root = tmp_path_factory.mktemp("runs")
     return [
         make_run(root / "first", {"untuned_instruction": 5, "tuned": 7}),
@@ -25,6 +30,25 @@ def run_folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, run_folders: list[Path], tiny_folder: Path) -> Workplace:  # noqa: F811
+def workplace(tmp_path: Path, run_folders: list[Path], tiny_folder: Path) -> Workplace:
     """What the app would show of them; nothing is loaded yet."""
-    return open_workplace(run_folders, [str(tiny_folder)], ["sampler"], None, tmp_path / "saved")
+    own = tmp_path / "own"
+    own.mkdir()
+    rows = [{"text": HUGE, "label": 0}, {"text": "It was fine.", "label": 1}]
+    write_task_file(own, task_content(name="hostile", description=HOSTILE), rows)
+    return open_workplace(run_folders, [str(tiny_folder)], ["sampler", str(own)], None, tmp_path / "saved")
+
+
+@pytest.fixture
+def address(workplace: Workplace) -> Iterator[str]:
+    """The app, served on a free port."""
+    uvicorn = pytest.importorskip("uvicorn", reason="needs flanlab[ui]")
+    from flanlab.ui.app import make_app, open_port
+
+    opened = open_port(0)
+    server = uvicorn.Server(uvicorn.Config(make_app(workplace), log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
+    thread.start()
+    yield f"http://127.0.0.1:{opened.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()

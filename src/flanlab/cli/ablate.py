@@ -51,6 +51,9 @@ def ablate(
         int,
         typer.Option(min=1, help="Processes that torchrun starts for each training and evaluation, one on each GPU if any."),
     ] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Train each cell this many times, with a seed of its own each; `flan claims` uses them.")
+    ] = 1,
     mirror: Mirror = None,
     accept_gemma_terms: AcceptGemmaTerms = False,
     as_json: AsJson = False,
@@ -81,7 +84,8 @@ def ablate(
     from flanlab.progress import say
 
     chosen = [point.strip() for point in points.split(",") if point.strip()] if points else []
-    sweep = plan_sweep(name, read_recipe(recipe), out, RowReader(mirror), points=chosen, only=only or [], processes=processes)
+    base = read_recipe(recipe)
+    sweep = plan_sweep(name, base, out, RowReader(mirror), points=chosen, only=only or [], processes=processes, seeds=seeds)
     if plan and as_json:
         typer.echo(json.dumps(sweep.as_dict()))
     elif plan or not as_json:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flanlab import __version__
-from flanlab.cli import ablate, ask, contamination, evaluate, export, mix, models, predict, report, run, tasks, ui
+from flanlab.cli import ablate, ask, claims, contamination, evaluate, export, mix, models, predict, report, run, tasks, ui
 from flanlab.errors import FlanlabError
 from flanlab.files import is_full
 from flanlab.processes import may_tell
@@ -32,6 +32,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("ask")(ask.ask)
 app.command("predict")(predict.predict)
 app.command("ablate")(ablate.ablate)
+app.command("claims")(claims.claims)
 app.command("report")(report.report)
 app.command("ui")(ui.ui)
 app.command("contamination")(contamination.contamination)

@@ -25,6 +25,10 @@ def report(
         bool,
         typer.Option("--compare", help="Compare two folders on the questions both were asked; FOLDER:VARIANT picks a variant."),
     ] = False,
+    margin: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="With --compare: test whether the two are the same but for less than so many points."),
+    ] = None,
     merge: Annotated[
         bool,
         typer.Option(
@@ -56,10 +60,10 @@ def report(
     if compare:
         if len(runs) != 2:
             raise typer.BadParameter("takes two folders.", param_hint="--compare")
-        _compare(runs[0], runs[1], out, as_json)
+        _compare(runs[0], runs[1], out, as_json, margin)
         return
-    if out is not None or as_json:
-        raise typer.BadParameter("one of these is needed beside --out and --json.", param_hint="--compare, --merge")
+    if out is not None or as_json or margin is not None:
+        raise typer.BadParameter("one of these is needed beside --out, --json and --margin.", param_hint="--compare, --merge")
 
     from flanlab.report.html import write_report
     from flanlab.report.sweep import is_sweep, read_sweep
@@ -69,13 +73,13 @@ def report(
         typer.echo(str(write_sweep_page(read_sweep(folder)) if is_sweep(folder) else write_report(folder, examples=examples)))
 
 
-def _compare(first: str, second: str, out: Path | None, as_json: bool) -> None:
+def _compare(first: str, second: str, out: Path | None, as_json: bool, margin: float | None) -> None:
     from flanlab.cli.tables import print_comparison
     from flanlab.evaluation.comparison import compare_sides, open_side
     from flanlab.report.comparison import write_comparison
     from flanlab.results.files import as_text
 
-    found = compare_sides(open_side(first), open_side(second))
+    found = compare_sides(open_side(first), open_side(second), None if margin is None else margin / 100)
     if out is not None:
         write_comparison(found, out)
     if as_json:

@@ -63,7 +63,7 @@ class SpecialTokens:
         return self._pattern.sub(lambda found: f"{_CLOSE}{self._ids[found[0]]}{_OPEN}", as_text(text))
 
     def shown(self, text: str) -> str:
-        """The text without the marks of `hidden`."""
+        """The original characters of a text from `hidden`."""
         return _HIDDEN.sub(lambda found: self._texts[int(found[1])], text)
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:

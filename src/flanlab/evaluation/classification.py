@@ -54,11 +54,12 @@ def confusion(predictions: Predictions) -> Table:
     Raises:
         FlanlabError: no prediction with its right answer, or options that differ from row to row.
 
-    >>> import flanlab as fl
-    >>> fl.confusion([{"prediction": "no", "gold": "yes", "probabilities": {"yes": 0.4, "no": 0.6}}]).where(gold="yes")
-    gold  prediction  count
-    yes   yes         0
-    yes   no          1
+    Examples:
+        >>> import flanlab as fl
+        >>> fl.confusion([{"prediction": "no", "gold": "yes", "probabilities": {"yes": 0.4, "no": 0.6}}]).where(gold="yes")
+        gold  prediction  count
+        yes   yes         0
+        yes   no          1
     """
     judged = _judged(predictions)
     classes = _classes(judged)
@@ -80,8 +81,8 @@ def per_class(predictions: Predictions) -> Table:
     Raises:
         FlanlabError: as `confusion`.
 
-    >>> import flanlab as fl
-    >>> fl.per_class([{"prediction": "no", "gold": "yes", "probabilities": {"yes": 0.4, "no": 0.6}}]).rows()[0]
+    >>> from flanlab.evaluation.classification import per_class
+    >>> per_class([{"prediction": "no", "gold": "yes", "probabilities": {"yes": 0.4, "no": 0.6}}]).rows()[0]
     {'class': 'yes', 'rows': 1, 'predicted': 0, 'precision': None, 'recall': 0.0, 'f1': 0.0}
     """
     judged = _judged(predictions)
@@ -118,9 +119,10 @@ def calibration(predictions: Predictions, bins: int = 10) -> Table:
     Raises:
         FlanlabError: no prediction with probabilities and its right answer, or no range.
 
-    >>> import flanlab as fl
-    >>> fl.calibration([{"prediction": "yes", "gold": "yes", "probabilities": {"yes": 0.75, "no": 0.25}}]).rows()
-    [{'low': 0.7, 'high': 0.8, 'rows': 1, 'confidence': 0.75, 'accuracy': 1.0}]
+    Examples:
+        >>> import flanlab as fl
+        >>> fl.calibration([{"prediction": "yes", "gold": "yes", "probabilities": {"yes": 0.75, "no": 0.25}}]).rows()
+        [{'low': 0.7, 'high': 0.8, 'rows': 1, 'confidence': 0.75, 'accuracy': 1.0}]
     """
     if bins < 1:
         raise FlanlabError(f"{bins} ranges of probability hold nothing.", hint="Use 1 or more.")
@@ -156,8 +158,8 @@ def calibration_error(predictions: Predictions, bins: int = 10) -> float:
     Raises:
         FlanlabError: as `calibration`.
 
-    >>> import flanlab as fl
-    >>> fl.calibration_error([{"prediction": "yes", "gold": "no", "probabilities": {"yes": 0.75, "no": 0.25}}])
+    >>> from flanlab.evaluation.classification import calibration_error
+    >>> calibration_error([{"prediction": "yes", "gold": "no", "probabilities": {"yes": 0.75, "no": 0.25}}])
     0.75
     """
     curve = calibration(predictions, bins).rows()
@@ -175,10 +177,11 @@ def accuracy_by(predictions: Predictions, column: str | None = None) -> Table:
     Raises:
         FlanlabError: no prediction with its right answer, or no such column.
 
-    >>> import flanlab as fl
-    >>> rows = [{"team": "sales", "prediction": "yes", "gold": "yes", "probabilities": None}]
-    >>> fl.accuracy_by(rows, "team").column("accuracy")
-    [1.0]
+    Examples:
+        >>> import flanlab as fl
+        >>> rows = [{"team": "sales", "prediction": "yes", "gold": "yes", "probabilities": None}]
+        >>> fl.accuracy_by(rows, "team").column("accuracy")
+        [1.0]
     """
     judged = _judged(predictions)
     if absent := [one for one in judged if column is not None and column not in one.record]:
@@ -249,8 +252,9 @@ def _judge_evaluated(record: Mapping[str, Any]) -> _Judged:
 
 
 def _softmax(scores: Floats) -> Floats:
-    weights: Floats = np.exp(scores - scores.max())
-    return weights / weights.sum()
+    weights = np.exp(scores - scores.max())
+    shares: Floats = weights / weights.sum()
+    return shares
 
 
 def _classes(judged: Iterable[_Judged]) -> list[str]:

@@ -96,8 +96,10 @@ def one_side(sides: Mapping[str, Side], variant: str) -> Side:
     return sides[variant]
 
 
-def compare_sides(first: Side, second: Side) -> Results:
+def compare_sides(first: Side, second: Side, margin: float | None = None) -> Results:
     """Second minus first, for each task and metric that both have, over the rows and templates that both were asked.
+
+    With `margin`, two one-sided tests say for each whether the two are the same but for less than that (0.02: two points).
 
     Returns:
         Results with the variants `a` and `b`. Their differences are b minus a; those of each task's main metric are the family
@@ -118,6 +120,7 @@ def compare_sides(first: Side, second: Side) -> Results:
         variants,
         before=["a"],
         after="b",
+        margin=margin,
         seen_by={side: {task for task in common if one.seen(task)} for side, one in sides.items()},
         name=f"{first.results.name} and {second.results.name}",
         only={

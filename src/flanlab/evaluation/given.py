@@ -66,7 +66,8 @@ class GivenUnit(EvaluationUnit):
             return answers_of(self.task, self.prepare(row))
         except FlanlabError as error:
             raise FlanlabError(
-                error.message, hint=f"Correct the answer, or leave {', '.join(sorted(self._answer_columns))} empty: it is not needed."
+                error.message,
+                hint=f"Correct the answer, or leave {', '.join(sorted(self._answer_columns))} empty: it is not needed.",
             ) from error
 
     def refuse_unknown(self) -> None:

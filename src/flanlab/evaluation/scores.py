@@ -170,6 +170,7 @@ def build_results(
     before: Sequence[str] = (),
     after: str = "",
     seen_by: Mapping[str, Collection[str]] | None = None,
+    margin: float | None = None,
     **facts: Any,
 ) -> Results:
     """Results of some scored tasks: their scores, the means over them, and what `after` differs by.
@@ -187,6 +188,7 @@ def build_results(
             improvement is owed to a prompt style that the untuned model does badly with. None: nothing is compared.
         after: the variant compared with them.
         seen_by: variant to the tasks that its model has seen; of a stamped model those whose facts say so, where not given.
+        margin: how far apart two scores may be and still count as the same; None: not tested.
         **facts: the other fields of `Results`.
     """
     if seen_by is None:
@@ -215,7 +217,7 @@ def build_results(
         variants=dict(variants),
         tasks={task.name: task.facts for task in scored},
         scores=scores,
-        differences=[row for one in [*members, *means] for row in _differences(one, after)],
+        differences=[row for one in [*members, *means] for row in _differences(one, after, margin)],
         **facts,
     )
 
@@ -287,7 +289,7 @@ def _mean_scores(mean: _Member) -> list[Score]:
     ]
 
 
-def _differences(of: _Member, after: str) -> list[Difference]:
+def _differences(of: _Member, after: str, margin: float | None) -> list[Difference]:
     """A row for each metric: `after` minus the better of the variants before, paired over rows and templates."""
     place = place_of(of.name, str(of.cluster)) if of.level == "task" else {"level": of.level, "cluster": of.cluster}
     rows = []
@@ -309,6 +311,9 @@ def _differences(of: _Member, after: str) -> list[Difference]:
                 wins=found.wins,
                 losses=found.losses,
                 ties=found.ties,
+                detectable=_known(found.detectable),
+                margin=margin,
+                p_equivalence=None if margin is None else _known(found.equivalence(margin).p_value),
                 note=found.note,
             )
         )

@@ -93,10 +93,11 @@ def ask(
         FlanlabError: neither text nor task, a field that is missing or not known, no such model, or one that computes no
             number.
 
-    >>> import flanlab as fl
-    >>> answer = fl.ask(example_model, task="visitor_comments", row={"comment": "We loved every room."})
-    >>> sorted(one.option for one in answer.options)
-    ['negative', 'positive']
+    Examples:
+        >>> import flanlab as fl
+        >>> answer = fl.ask(example_model, task="visitor_comments", row={"comment": "We loved every room."})
+        >>> sorted(one.option for one in answer.options)
+        ['negative', 'positive']
     """
     if (question is None) == (task is None):
         raise FlanlabError("There is no question, or there are two.", hint="Give a text, or a task with its row.")

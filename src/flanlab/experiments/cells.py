@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -16,6 +16,8 @@ SWEEP_FILE = "sweep.json"
 """In a sweep's folder: its cells, and how far they are."""
 UNTUNED = "untuned"
 """Name of the cell of the model as it is."""
+SEED_MARK = "-seed-"
+"""Between a cell's name and the number of a further training seed."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,27 @@ def trained(name: str, title: str, recipe: Recipe) -> Cell:
 def untuned(recipe: Recipe) -> Cell:
     """The cell of a recipe's model as it is."""
     return Cell(UNTUNED, "untuned", recipe)
+
+
+def with_seeds(ablation: Ablation, seeds: int) -> Ablation:
+    """The ablation with each training repeated with `seeds` seeds in all; questions and their order stay those of the first.
+
+    The further cells are called `<name>-seed-1` and so on. A seed decides the order of rows, templates and options in training,
+    which rows are left out, and the first weights where there are new ones.
+    """
+
+    def reseeded(training: Training, by: int) -> Training:
+        start = None if training.start is None else reseeded(training.start, by)
+        return Training(changed(training.recipe, seed=training.recipe.seed + by), start)
+
+    more = [
+        replace(cell, name=f"{cell.name}{SEED_MARK}{by}", title=f"{cell.title}, seed {cell.training.recipe.seed + by}",
+                training=reseeded(cell.training, by))
+        for cell in ablation.cells
+        if cell.training is not None
+        for by in range(1, seeds)
+    ]  # fmt: skip
+    return replace(ablation, cells=[*ablation.cells, *more]) if more else ablation
 
 
 def whole_numbers(points: Sequence[str], usual: Sequence[int], *, least: int = 1, most: int | None = None) -> list[int]:

@@ -38,7 +38,7 @@ def training_on(plan: Plan, tasks: Iterable[Task]) -> Recipe:
 
 
 def some_of_each(clusters: Mapping[Cluster, Sequence[Task]], number: int, seed: int) -> list[Task]:
-    """Up to `number` tasks of each cluster, chosen by the seed: the first of one order, so that few are always among the many."""
+    """Up to `number` tasks of each cluster, chosen by the seed: the first of one order, so that few are among the many."""
     chosen: list[Task] = []
     for cluster, members in clusters.items():
         order = short_permutation(len(members), (seed, cluster.value, "tasks per cluster"))

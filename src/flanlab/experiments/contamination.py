@@ -90,13 +90,14 @@ def check_contamination(
     Raises:
         FlanlabError: names what cannot be read; predictions of other rows; an n below SHORTEST.
 
-    >>> import flanlab as fl
-    >>> folder.mkdir()
-    >>> corpus = folder / "corpus.txt"
-    >>> _ = corpus.write_text("Eight words or more that no row of the task holds.")
-    >>> found = fl.check_contamination(fl.load_tasks("visitor_comments"), [corpus], folder / "out")
-    >>> found["tasks"]["visitor_comments"]["8"]["input"]["overlapping"]
-    0
+    Examples:
+        >>> import flanlab as fl
+        >>> folder.mkdir()
+        >>> corpus = folder / "corpus.txt"
+        >>> _ = corpus.write_text("Eight words or more that no row of the task holds.")
+        >>> found = fl.check_contamination(fl.load_tasks("visitor_comments"), [corpus], folder / "out")
+        >>> found["tasks"]["visitor_comments"]["8"]["input"]["overlapping"]
+        0
     """
     settings = settings or ContaminationSettings()
     if too_small := [size for size in settings.sizes if size < SHORTEST]:

@@ -33,11 +33,12 @@ def export_model(run: str | Path, out: str | Path, *, merge: bool = False) -> Pa
     Raises:
         FlanlabError: no tuned model there, a folder that holds something else, or an adapter that only flanlab could load.
 
-    >>> import flanlab as fl
-    >>> tuned = fl.train(example_recipe, folder / "run", model=example_model)
-    >>> exported = fl.export_model(folder / "run", folder / "model")
-    >>> sorted(path.name for path in exported.iterdir() if path.name in ("README.md", "flanlab.json", "model.safetensors"))
-    ['README.md', 'flanlab.json', 'model.safetensors']
+    Examples:
+        >>> import flanlab as fl
+        >>> tuned = fl.train(example_recipe, folder / "run", model=example_model)
+        >>> exported = fl.export_model(folder / "run", folder / "model")
+        >>> sorted(path.name for path in exported.iterdir() if path.name in ("README.md", "flanlab.json", "model.safetensors"))
+        ['README.md', 'flanlab.json', 'model.safetensors']
     """
     run, out = Path(run), Path(out)
     source = run / "model" if (run / "model").is_dir() else run

@@ -91,11 +91,12 @@ def predict(
         FlanlabError: a column that the prompts show is missing, a row that cannot be asked, an output that cannot be written
             or holds answers to something else, no such model, or one that computes no number.
 
-    >>> import flanlab as fl
-    >>> row = {"comment": "We came on a rainy Sunday and loved every room."}
-    >>> [answer] = fl.predict(example_model, "visitor_comments", [row])
-    >>> answer["prediction"] in ("negative", "positive"), answer["gold"]
-    (True, None)
+    Examples:
+        >>> import flanlab as fl
+        >>> row = {"comment": "We came on a rainy Sunday and loved every room."}
+        >>> [answer] = fl.predict(example_model, "visitor_comments", [row])
+        >>> answer["prediction"] in ("negative", "positive"), answer["gold"]
+        (True, None)
     """
     asked = task if isinstance(task, Task) else find_task(task, collections)
     style: PromptStyle = "chat" if chat else "instruction"
@@ -103,7 +104,7 @@ def predict(
     table = read_table(Path(rows)) if isinstance(rows, str | Path) else table_of(rows)
     unit = _checked_unit(asked, table, templates, settings, seed)
     if out is None:
-        with tempfile.TemporaryDirectory() as folder, opened(model, endpoint, settings, seed, style, Path(folder)) as setup:
+        with tempfile.TemporaryDirectory() as place, opened(model, endpoint, settings, seed, style, Path(place)) as setup:
             answers = [answer for some in _answers(_ranking(setup, unit), unit, 0) for answer in some]
         return Table(_joined(table, answers))
     out = Path(out)

@@ -19,7 +19,7 @@ from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.questions import ask
 from flanlab.evaluation.setup import Setup
 from flanlab.experiments.ablations import make_ablation
-from flanlab.experiments.cells import Cell, Training, changed, with_tasks
+from flanlab.experiments.cells import SEED_MARK, Cell, Training, changed, with_seeds, with_tasks
 from flanlab.experiments.cost import ANSWERING_COST, TRAINING_COST, scoring_speed
 from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_plan
 from flanlab.experiments.run import make_mixture, prompt_styles
@@ -47,6 +47,7 @@ def plan_sweep(
     points: Sequence[str] = (),
     only: Sequence[str] = (),
     processes: int = 1,
+    seeds: int = 1,
 ) -> Sweep:
     """Plan an ablation: its cells, what of them is done already, and what the rest will cost. Nothing is written.
 
@@ -59,19 +60,23 @@ def plan_sweep(
         only: patterns of the names of the cells to do now, such as `tuned-*`; of the others those that earlier sweeps of the
             same folder have done are kept, and the rest is left out.
         processes: how many carry out each training and each evaluation together.
+        seeds: how many times each training is repeated, with a seed of its own each.
 
     Raises:
         FlanlabError: as `make_plan`, for any of the cells; no such ablation or point; a pattern that fits no cell.
     """
     planner = _Planner(root.absolute(), rows or RowReader(), processes)
-    ablation = make_ablation(name, planner.plan(recipe), points)
-    names = [cell.name for cell in ablation.cells]
+    folder = sweep_folder(root, name, recipe, points)
+    told = read_told(folder).get("cells", [])
+    plain = make_ablation(name, planner.plan(recipe), points)
+    # Cells of more seeds that earlier commands have done stay.
+    most = max((int(cell["name"].partition(SEED_MARK)[2] or 0) + 1 for cell in told), default=1)
+    ablation = with_seeds(plain, max(seeds, most))
+    names = [cell.name for cell in with_seeds(plain, seeds).cells]
     for pattern in only:
         if not fnmatch.filter(names, pattern):
             raise FlanlabError(f"--only: no cell is called {pattern!r}.", hint=f"There are: {', '.join(names)}.")
-    folder = sweep_folder(root, name, recipe, points)
     chosen = {one for one in names if not only or any(fnmatch.fnmatch(one, pattern) for pattern in only)}
-    told = read_told(folder).get("cells", [])
     earlier = {cell["name"] for cell in told} - chosen
     considered = [cell for cell in ablation.cells if cell.name in chosen | earlier]
     cells = []
@@ -184,6 +189,8 @@ class _Planner:
         if key not in self.jobs:
             model = _place(recipe.model) if training is None else str(training.folder / "model")
             told = Recipe.model_validate(training.recipe) if training else changed(recipe, tasks=_places(recipe))
+            # Questions are the cell's, whichever seed its model was trained with.
+            told = told.model_copy(update={"seed": recipe.seed})
             job = Job(
                 "evaluate",
                 key,

@@ -50,10 +50,11 @@ def plan_training(
     Raises:
         FlanlabError: the configuration is not within reach, the method does not fit the model, or an unknown device.
 
-    >>> import flanlab as fl
-    >>> plan = fl.plan_training(fl.Recipe.model_validate(example_recipe), device="cpu", speed=1e9)
-    >>> plan["steps"], plan["tokens"]
-    (1, 200)
+    Examples:
+        >>> import flanlab as fl
+        >>> plan = fl.plan_training(fl.Recipe.model_validate(example_recipe), device="cpu", speed=1e9)
+        >>> plan["steps"], plan["tokens"]
+        (1, 200)
     """
     training = recipe.training
     check_method(recipe.model, training)

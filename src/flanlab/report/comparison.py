@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from flanlab.report.wording import (
     explanation,
     listed,
     metric_title,
+    number,
+    probability,
     signed,
     without_stamp,
 )
 from flanlab.results.intervals import LEVEL
-from flanlab.results.schema import MAIN_METRIC, Level, Results
+from flanlab.results.schema import MAIN_METRIC, Difference, Level, Results
 
 
 def write_comparison(results: Results, path: Path) -> None:
@@ -71,6 +73,7 @@ def seen_by(results: Results, names: Iterable[str] | None = None) -> str:
 
 def _differences_told(results: Results) -> Iterable[str]:
     counts, total = outcomes(results), len(results.tasks)
+    rows = [results.difference("task", name, task.main_metric) for name, task in results.tasks.items()]
     if total == 1:
         outcome = "better" if counts["better"] else "worse"
         clear = counts["better"] + counts["worse"]
@@ -79,6 +82,7 @@ def _differences_told(results: Results) -> Iterable[str]:
             if clear
             else "No difference is clear on the one task: its interval includes zero."
         )
+        yield from _equivalence_told(rows)
         return
     yield (
         f"B is better on {counts['better']} of {total} tasks with intervals that exclude zero, and worse on {counts['worse']};"
@@ -87,6 +91,7 @@ def _differences_told(results: Results) -> Iterable[str]:
     if unclear := total - counts["better"] - counts["worse"]:
         where = "On all of them" if unclear == total else f"On the other {unclear}"
         yield f"{where} no difference is clear, which does not make the two equal."
+    yield from _equivalence_told(rows)
     over = results.difference("clusters", None, MAIN_METRIC)
     assert over is not None
     low, high = signed(over.low), signed(over.high)
@@ -97,6 +102,26 @@ def _differences_told(results: Results) -> Iterable[str]:
         f"On average over {members}, B minus A is {signed(over.difference)} points of the main metric (95 % interval"
         f" {low} to {high}{includes})."
     )
+    if not over.is_clear and over.detectable is not None:
+        yield f"A difference of {number(over.detectable)} points would have been detected with 80 % power."
+    if over.margin is not None:
+        yield _equivalent(over, f"On average over {members} the two are")
+
+
+def _equivalence_told(rows: Sequence[Difference | None]) -> Iterable[str]:
+    """On how many tasks the two are the same but for less than the margin, if there is one."""
+    tested = [row for row in rows if row is not None and row.margin is not None]
+    if len(tested) == 1:
+        yield _equivalent(tested[0], "On the one task the two are")
+    elif tested:
+        same, margin = sum(row.is_equivalent for row in tested), number(tested[0].margin or 0)
+        yield f"On {same} of {len(tested)} tasks the two are equivalent within {margin} points (two one-sided tests at 5 %)."
+
+
+def _equivalent(row: Difference, subject: str) -> str:
+    verdict = "equivalent" if row.is_equivalent else "not shown to be equivalent"
+    p_value = "" if row.p_equivalence is None else f" (p = {probability(row.p_equivalence)})"
+    return f"{subject} {verdict} within {number(row.margin or 0)} points{p_value}."
 
 
 def _precision_told(results: Results) -> Iterable[str]:

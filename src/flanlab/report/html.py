@@ -61,6 +61,7 @@ def write_report(folder: Path, *, examples: bool = True) -> Path:
         FlanlabError: results.json is missing, or a file is damaged.
     """
     run = read_run(folder)
+    best = _best_published(run.results)
     page = (
         page_environment()
         .get_template("report.html.j2")
@@ -77,6 +78,10 @@ def write_report(folder: Path, *, examples: bool = True) -> Path:
             metric_tables=_metric_tables(run.results),
             published=_published(run.results),
             published_not_found=published().not_found,
+            best_published=best,
+            best_models=[
+                model for model in published().models.values() if any(model.title in known for known in best.values())
+            ],
             cluster_rows=_cluster_rows(run.results),
             with_best_templates=any(task.best_on_dev is not None for task in run.results.tasks.values()),
             unknown=wording.unknown_models(run.results.variants),
@@ -210,6 +215,16 @@ def _cluster_rows(results: Results) -> list[MetricRow]:
         seen = _some_seen(results.tasks.values())
         rows.append(MetricRow(wording.MEAN_OVER_CLUSTERS, over, compared, None, None, seen, is_average=True))
     return rows
+
+
+def _best_published(results: Results) -> dict[str, dict[str, float]]:
+    """Task to the figures published of other models' best dev template, by the model's title."""
+    found = {name: figures(task, task.main_metric, "best dev template") for name, task in results.tasks.items()}
+    return {
+        name: {published().models[model].title: value for model, value in known.items()}
+        for name, known in found.items()
+        if known
+    }
 
 
 def _published(results: Results) -> list[PublishedModel]:

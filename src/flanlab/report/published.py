@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from flanlab.results.schema import Results, TaskFacts
 from flanlab.yaml_files import read_yaml_model
+
+Kind = Literal["mean", "best dev template"]
+"""The mean over templates, or the template that is best on dev rows."""
+_ONE_PROMPT = ("gpt3_175b",)
 
 
 class _Strict(BaseModel):
@@ -29,8 +34,12 @@ class Figure(_Strict):
     hub: str
     config: str | None = None
     split: str
+    rows: int
+    """Of the whole split as published."""
     metric: str
     flan_137b: float | None = None
+    kind: Kind | None = None
+    """What FLAN's figure is; None: not known. GPT-3 was asked one prompt, which is neither."""
     gpt3_175b: float | None = None
     quoted: str | None = None
     """Where FLAN's figure was found."""
@@ -50,14 +59,22 @@ def published() -> Published:
     return read_yaml_model(Path(__file__).parent / "published.yaml", Published, "list of published figures")
 
 
-def figures(task: TaskFacts, metric: str) -> dict[str, float]:
-    """Model to its published score (0 to 1) on a task's rows by a metric; empty where none is comparable."""
+def figures(task: TaskFacts, metric: str, kind: Kind = "mean") -> dict[str, float]:
+    """Model to its published score (0 to 1) of a kind, on a task's rows by a metric.
+
+    Empty where none is comparable: other rows, part of the split, or figures of another kind or of one that is not known.
+    """
     source = task.source
     if source is None:
         return {}
     for figure in published().figures:
-        if (figure.hub, figure.config, figure.split, figure.metric) == (source.hub, source.config, source.split, metric):
-            known = {model: getattr(figure, model) for model in published().models}
+        same = (figure.hub, figure.config, figure.split, figure.metric) == (source.hub, source.config, source.split, metric)
+        if same and task.rows == figure.rows:
+            known = {
+                model: getattr(figure, model)
+                for model in published().models
+                if (kind == "mean" if model in _ONE_PROMPT else figure.kind == kind)
+            }
             return {model: value / 100 for model, value in known.items() if value is not None}
     return {}
 

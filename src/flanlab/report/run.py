@@ -22,11 +22,12 @@ from flanlab.results.table import Table
 class Run:
     """What `run` and `evaluate` leave in a folder: results, predictions, a report; and, of a run, the tuned model.
 
-    >>> import flanlab as fl
-    >>> run = fl.evaluate(example_model, "visitor_comments", rows=8, templates_per_row=1, out=folder)
-    >>> run.scores.where(metric="accuracy", template="mean", level="task").select("task", "rows")
-    task              rows
-    visitor_comments  8
+    Examples:
+        >>> import flanlab as fl
+        >>> run = fl.evaluate(example_model, "visitor_comments", rows=8, templates_per_row=1, out=folder)
+        >>> run.scores.where(metric="accuracy", template="mean", level="task").select("task", "rows")
+        task              rows
+        visitor_comments  8
     """
 
     folder: Path
@@ -134,18 +135,19 @@ def open_run(folder: str | Path) -> Run:
     Raises:
         FlanlabError: it holds no results, or results of another format.
 
-    >>> import flanlab as fl
-    >>> fl.evaluate(example_model, "visitor_comments", rows=8, templates_per_row=1, out=folder).folder == folder
-    True
-    >>> list(fl.open_run(folder).results.tasks)
-    ['visitor_comments']
+    Examples:
+        >>> import flanlab as fl
+        >>> fl.evaluate(example_model, "visitor_comments", rows=8, templates_per_row=1, out=folder).folder == folder
+        True
+        >>> list(fl.open_run(folder).results.tasks)
+        ['visitor_comments']
     """
     run = Run(Path(folder))
     _ = run.results  # refuses what is no run
     return run
 
 
-def compare(first: Run | str | Path, second: Run | str | Path) -> Comparison:
+def compare(first: Run | str | Path, second: Run | str | Path, *, margin: float | None = None) -> Comparison:
     """Compare two runs or evaluations, question by question: `second` minus `first`.
 
     Both must have been asked the same rows with the same seed and settings. p-values of the tasks' main metrics are corrected
@@ -154,15 +156,19 @@ def compare(first: Run | str | Path, second: Run | str | Path) -> Comparison:
     Args:
         first: a run, its folder, or `folder:variant`. Without a variant: the tuned one of a run, else the first.
         second: the same.
+        margin: how far apart two scores may be and still count as the same (0.02: two points of accuracy). Then two one-sided
+            tests (Schuirmann 1987) say where the two are equivalent: `p_equivalence` below 0.05.
 
     Raises:
         FlanlabError: the two were not asked the same, or have no task in common.
 
-    >>> import flanlab as fl
-    >>> plain = fl.evaluate(example_model, "visitor_comments", rows=8, templates_per_row=1, out=folder / "plain")
-    >>> chat = fl.evaluate(example_model, "visitor_comments", rows=8, templates_per_row=1, styles=["chat"], out=folder / "chat")
-    >>> fl.compare(plain, chat).differences.where(level="task", metric="accuracy").column("after")
-    ['b']
+    Examples:
+        >>> import flanlab as fl
+        >>> settings = {"rows": 8, "templates_per_row": 1}
+        >>> plain = fl.evaluate(example_model, "visitor_comments", **settings, out=folder / "plain")
+        >>> chat = fl.evaluate(example_model, "visitor_comments", **settings, styles=["chat"], out=folder / "chat")
+        >>> fl.compare(plain, chat).differences.where(level="task", metric="accuracy").column("after")
+        ['b']
     """
     sides = (open_side(str(side.folder if isinstance(side, Run) else side)) for side in (first, second))
-    return Comparison(compare_sides(*sides))
+    return Comparison(compare_sides(*sides, margin=margin))

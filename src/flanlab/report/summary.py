@@ -30,6 +30,7 @@ _GLOSSES = {
 }
 """What a metric means, said once."""
 _LEVEL = "95\N{NARROW NO-BREAK SPACE}%"
+_POWER = "80\N{NARROW NO-BREAK SPACE}%"
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,8 @@ def _told(
         text = f"{where} ({difference}){gloss}."
     else:
         lead = f"{subject}: no clear difference"
+        if compared.detectable is not None:
+            difference += f"; {number(compared.detectable)} points would have been detected with {_POWER} power"
         text = f"{where}: {first} before, {second} after ({difference}){gloss}."
     if chance is not None:
         text += f" Guessing would reach {amount(metric, chance)}: {_against_chance(before, after, chance)}."

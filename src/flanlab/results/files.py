@@ -44,7 +44,7 @@ _SCORE_COLUMNS = pa.schema(
 """The fields of Score, in the order of the table."""
 _DIFFERENCE_TYPES = {
     **dict.fromkeys(("before", "after"), pa.string()),
-    **dict.fromkeys(("difference", "p_value", "p_holm"), pa.float64()),
+    **dict.fromkeys(("difference", "p_value", "p_holm", "detectable", "margin", "p_equivalence"), pa.float64()),
     **dict.fromkeys(("wins", "losses", "ties"), pa.int64()),
 }
 _ASKED_COLUMNS = ("title", "model", "identity", "parameters", "dtype", "stamped", "scoring", "style", "seed")
@@ -88,13 +88,17 @@ def read_results(folder: Path) -> Results:
 def score_table(results: Results) -> pa.Table:
     """The scores as a table with a row for each: what it is of, the number, and what was asked of which model.
 
-    Columns are those of `Score`, then of the variant `title`, `model`, `identity`, `parameters`, `dtype`, `stamped`,
-    `scoring`, `style` and `seed`, then one for each evaluation setting (`split`, `shots`, `options`, `truncate`, ...).
+    Columns are those of `Score`, then `in_domain`, then of the variant `title`, `model`, `identity`, `parameters`, `dtype`,
+    `stamped`, `scoring`, `style` and `seed`, then one for each evaluation setting (`split`, `shots`, `options`, `truncate`, ...).
     """
     columns: dict[str, Any] = {
         name: pa.array([getattr(score, name) for score in results.scores], kind)
         for name, kind in zip(_SCORE_COLUMNS.names, _SCORE_COLUMNS.types, strict=True)
     }
+    trained = set(results.in_domain)
+    columns["in_domain"] = pa.array(
+        [score.name in trained if score.level == "task" else score.level == "in_domain" for score in results.scores]
+    )
     asked = [results.variants[score.variant] for score in results.scores]
     for name in _ASKED_COLUMNS:
         columns[name] = pa.array([getattr(variant, name) for variant in asked])

@@ -99,6 +99,12 @@ class Difference(_Row):
     losses: int | None = None
     ties: int | None = None
     """Rows (or groups of rows) on which `after` is better, worse and equal, by their means over templates."""
+    detectable: Number | None = None
+    """The smallest true difference that such data show to differ from zero with 80 % power; None where it is not known."""
+    margin: Number | None = None
+    """How far apart the two may be and still count as the same; None where nobody asked."""
+    p_equivalence: Number | None = None
+    """Of two one-sided tests (Schuirmann 1987): below 0.05 the two differ by less than `margin`."""
     note: str = ""
     p_holm: Number | None = None
     """Corrected over the family of tests that it belongs to (Holm 1979); None where it belongs to none."""
@@ -112,6 +118,11 @@ class Difference(_Row):
     def is_clear(self) -> bool:
         """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
+
+    @property
+    def is_equivalent(self) -> bool:
+        """Whether the two are the same but for less than `margin`."""
+        return self.p_equivalence is not None and self.p_equivalence < 0.05
 
 
 class MetricFacts(_Frozen):

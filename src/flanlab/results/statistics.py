@@ -34,6 +34,8 @@ FEW_TEMPLATES = "two or three templates: very wide, often wider than need be"
 FEW_ROWS = "fewer than ten rows for each template: wider than need be"
 FEW_SEEDS = "two to four seeds: wider than need be"
 NEAR_BOUND = "so few rows differ from the rest that the interval is wider than need be"
+_FEWEST_TEMPLATES = 4
+"""A spread over fewer has no useful standard error."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,7 @@ def difference(first: ScoreGrid | Sequence[ScoreGrid], second: ScoreGrid | Seque
     low, high = bounds[0] - bounds[1], bounds[1] - bounds[0]
     kept = [pair for pair in pairs if pair is not None]
     if len(kept) < len(pairs):
-        unknown = Variance(*[np.array(np.nan)] * 5)
-        return _unbounded(float("nan"), unknown, (low, high), 0, "cannot be estimated: the two were asked nothing in common")
+        return _not_estimated((low, high), "the two were asked nothing in common")
     shown = kept[0][0].shown
     one, other = (np.stack([pair[side].pseudo_values() for pair in kept]) for side in (0, 1))
     value = float(np.mean([pair[1].mean() - pair[0].mean() for pair in kept]))
@@ -166,6 +167,71 @@ def difference(first: ScoreGrid | Sequence[ScoreGrid], second: ScoreGrid | Seque
     else:
         found = _unbounded(value, variance, (low, high), shown.shape[1], note)
     return replace(found, wins=wins, losses=losses, ties=ties)
+
+
+def contrast(cells: Sequence[Sequence[ScoreGrid]], weights: Sequence[float]) -> Difference:
+    """A weighted sum of several models' scores on one task, paired by unit and template over what all were asked.
+
+    Args:
+        cells: of each model its grids, one for each training seed. A model with a single one (not trained, say) stands beside
+            each seed of the others.
+        weights: of each model; they add up to zero for a difference, or a difference of differences.
+
+    Returns:
+        As `difference`, without `wins`, `losses` and `ties` where it is more than one score minus another.
+
+    Raises:
+        ValueError: two models with different numbers of seeds above one.
+    """
+    seeds = max(map(len, cells))
+    if {len(grids) for grids in cells} - {1, seeds}:
+        raise ValueError(f"Models with {sorted({len(grids) for grids in cells})} seeds cannot be paired.")
+    spread = [grids if len(grids) == seeds else list(grids) * seeds for grids in cells]
+    if list(weights) == [-1, 1]:
+        return difference(spread[0], spread[1])
+    ends = [cells[0][0].metric.bounds[one] for one in (0, 1)]
+    low = sum(weight * ends[0 if weight > 0 else 1] for weight in weights)
+    high = sum(weight * ends[1 if weight > 0 else 0] for weight in weights)
+    common: ScoreGrid | None = spread[0][0]
+    for grid in (grid for grids in spread for grid in grids):
+        both = None if common is None else common_cells(common, grid)
+        common = None if both is None else both[0]
+    if common is None:
+        return _not_estimated((low, high), "the models were asked nothing in common")
+    combined, value = np.zeros((seeds, *common.shown.shape)), 0.0
+    for weight, grids in zip(weights, spread, strict=True):
+        for seed, grid in enumerate(grids):
+            both = common_cells(common, grid)
+            assert both is not None
+            combined[seed] += weight * both[1].pseudo_values()
+            value += weight * both[1].mean() / seeds
+    note = ONE_TEMPLATE if len(common.shown) == 1 else ""
+    return _unbounded(value, seed_variance(combined, common.shown), (low, high), common.shown.shape[1], note)
+
+
+def spread_difference(first: Sequence[ScoreGrid], second: Sequence[ScoreGrid]) -> Difference:
+    """How much more one model's scores on a task vary over templates than another's: second minus first.
+
+    The spread is the standard deviation over templates (that of the score table), of the mean over seeds. Its standard error
+    is the jackknife's over templates, which both share (Efron and Tibshirani 1993, chapter 11).
+
+    Returns:
+        The difference; without interval where fewer than four templates were asked the same rows of both.
+    """
+    both = [common_cells(one, other) for one, other in zip(first, second, strict=True)]
+    width = first[0].metric.bounds[1] - first[0].metric.bounds[0]
+    bounds = (-width / 2, width / 2)
+    kept = [pair for pair in both if pair is not None and pair[0].shown.all()]
+    if len(kept) < len(both) or len(kept[0][0].templates) < _FEWEST_TEMPLATES:
+        return _not_estimated(bounds, f"fewer than {_FEWEST_TEMPLATES} templates were asked the same rows")
+    scores = np.stack([np.mean([pair[side].by_template() for pair in kept], axis=0) for side in (0, 1)])
+    count = scores.shape[1]
+    value = float(np.subtract(*scores.std(axis=1)[::-1]))
+    without = np.array([np.subtract(*np.delete(scores, one, axis=1).std(axis=1)[::-1]) for one in range(count)])
+    between = np.array((count - 1) / count * ((without - without.mean()) ** 2).sum())
+    none = np.zeros_like(between)
+    variance = Variance(between, none + count - 1, none, none, none)
+    return _unbounded(value, variance, bounds, kept[0][0].shown.shape[1], "")
 
 
 def mean_of(estimates: Sequence[Estimate], weights: Sequence[float] | None = None) -> Estimate:
@@ -218,6 +284,11 @@ def _bounded(mean: float, variance: Variance, bounds: tuple[float, float], units
     low, high = (float(bounds[0] + width * end) for end in (found.low, found.high))
     note = note if found.varies else NO_VARIANCE
     return Estimate(mean, low, high, float(width * found.error), float(found.freedom), "wilson", bounds, units, variance, note)
+
+
+def _not_estimated(bounds: tuple[float, float], why: str) -> Difference:
+    unknown = Variance(*[np.array(np.nan)] * 5)
+    return _unbounded(float("nan"), unknown, bounds, 0, f"cannot be estimated: {why}")
 
 
 def _unbounded(value: float, variance: Variance, bounds: tuple[float, float], units: int, note: str) -> Difference:

@@ -80,10 +80,11 @@ def find_task(name: str | Path, collections: Sequence[str | Path] | None = None)
     Raises:
         FlanlabError: no such task, a faulty file, or the name of a cluster with several tasks.
 
-    >>> import flanlab as fl
-    >>> task = fl.load_task("rte")
-    >>> task.clusters[0].value, len(task.forward_templates())
-    ('natural_language_inference', 8)
+    Examples:
+        >>> import flanlab as fl
+        >>> task = fl.load_task("rte")
+        >>> task.clusters[0].value, len(task.forward_templates())
+        ('natural_language_inference', 8)
     """
     found = find_tasks(name, collections)
     if len(found) != 1:
@@ -107,9 +108,10 @@ def find_tasks(
     Raises:
         FlanlabError: no such task, cluster, file or folder, or a faulty file.
 
-    >>> import flanlab as fl
-    >>> [task.name for task in fl.load_tasks("sentiment", ["sampler"])]
-    ['product_reviews', 'visitor_comments']
+    Examples:
+        >>> import flanlab as fl
+        >>> [task.name for task in fl.load_tasks("sentiment", ["sampler"])]
+        ['product_reviews', 'visitor_comments']
     """
     given = [names] if isinstance(names, str | Path | Task) else list(names)
     found: list[Task] = []

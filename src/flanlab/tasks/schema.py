@@ -310,12 +310,13 @@ class Task(_Strict):
         Raises:
             FlanlabError: there is no such row or template, or the rows cannot be reached.
 
-        >>> import flanlab as fl
-        >>> example = fl.load_task("visitor_comments").render(row=0, template=3)
-        >>> example.options
-        ('thumbs down', 'thumbs up')
-        >>> example.target in example.options
-        True
+        Examples:
+            >>> import flanlab as fl
+            >>> example = fl.load_task("visitor_comments").render(row=0, template=3)
+            >>> example.options
+            ('thumbs down', 'thumbs up')
+            >>> example.target in example.options
+            True
         """
         # The one step up from here: reading rows and filling templates is the business of `data`.
         from flanlab.data.reader import example_of

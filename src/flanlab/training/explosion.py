@@ -14,7 +14,7 @@ _TIMES, _PLUS = 3.0, 1.0
 class LossWatch:
     """Watches the median loss of the last `WINDOW` steps.
 
-    Training diverges if the median is more than three times its lowest value so far plus one nat. The stream is shuffled, so
+    Training diverges if the median is more than 3 x its lowest value so far + 1 nat. The stream is shuffled, so
     medians of twenty steps are close to each other. A single bad step, or high losses at the start, have no effect.
     """
 

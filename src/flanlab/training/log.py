@@ -45,7 +45,7 @@ class TrainingLog:
             FlanlabError: a line other than the last is damaged.
         """
         self.losses: list[float] = []
-        """Of the steps it held when it was opened."""
+        """Losses of the steps that it had when it was opened."""
         self._file = None
         if not is_first():
             return
@@ -98,7 +98,7 @@ def step_record(
 ) -> dict[str, Any]:
     """A step's line of the log. `padding` counts computed tokens that belong to no example.
 
-    `waited` is the share of its `seconds` that went by until the examples were ready.
+    `waited` are those of its `seconds` that went by until the examples were ready.
     """
     tokens = sum(example.length for example in examples)
     return {

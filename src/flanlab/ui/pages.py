@@ -25,7 +25,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for filter_ in (short, link, wording.number, wording.signed, wording.count, wording.cluster_title):
+    for filter_ in (short, link, wording.number, wording.signed, wording.count, wording.breakable):
         environment.filters[filter_.__name__] = filter_
     environment.globals["link"] = link
     return environment

@@ -185,7 +185,9 @@ def read(index: Index, positions: NDArray[np.int64]) -> list[Answered]:
 
 def _batches(files: tuple[str, ...], columns: list[str]) -> Iterator[pa.RecordBatch]:
     try:
-        yield from _dataset(files).scanner(columns=columns, batch_size=4096, batch_readahead=2, fragment_readahead=1).to_batches()
+        yield from (
+            _dataset(files).scanner(columns=columns, batch_size=4096, batch_readahead=2, fragment_readahead=1).to_batches()
+        )
     except (OSError, pa.ArrowException) as error:
         raise _damaged(files, error) from error
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from flanlab.errors import FlanlabError
 from flanlab.report.run import Run, compare
-from flanlab.results.schema import MEAN, Difference, Results, Score
+from flanlab.report.wording import headline_metrics
+from flanlab.results.schema import MAIN_METRIC, MEAN, Difference, Results, Score
 from flanlab.ui.pages import show
 from flanlab.ui.predictions import Index, index_of, matching, read
 from flanlab.ui.workplace import Workplace, number_in
@@ -57,11 +59,13 @@ class BeforeAfter:
     after: Score
 
 
-def before_and_after(results: Results) -> list[BeforeAfter]:
-    """Every paired difference of a run or a comparison, by the main metrics of tasks and the means of those."""
+def before_and_after(results: Results, metric: str = "") -> list[BeforeAfter]:
+    """The paired differences of a run or a comparison: by one metric, or by tasks' main metrics and the means that headline."""
+    headlines = {MAIN_METRIC, *headline_metrics(results)}
     rows = []
     for one in results.differences:
-        if one.level == "task" and one.metric != results.tasks[one.name or ""].main_metric:
+        main = {results.tasks[one.name or ""].main_metric} if one.level == "task" else headlines
+        if one.metric not in ({metric} if metric else main):
             continue
         scores = results.scored(one.level, one.name, one.metric)
         rows.append(BeforeAfter(one, scores[one.before], scores[one.after]))
@@ -103,12 +107,16 @@ def results_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
         heat_variant=variant,
         columns=columns,
         heat=heat,
-        changes=before_and_after(results),
+        changes=before_and_after(results, filters["metric"]),
         other=other,
-        compared=None if compared is None else before_and_after(compared),
-        compared_titles={} if compared is None else {name: one.title for name, one in compared.variants.items()},
+        compared=None if compared is None else before_and_after(compared, filters["metric"]),
+        compared_titles={} if compared is None else _sides(compared),
         fault=fault,
     )
+
+
+def _sides(compared: Results) -> dict[str, str]:
+    return {name: f"{Path(one.folder or '').name}: {one.title}" for name, one in compared.variants.items()}
 
 
 def predictions_page(workplace: Workplace, fields: Mapping[str, str]) -> str:

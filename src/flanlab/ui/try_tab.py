@@ -36,7 +36,11 @@ def needed_columns(task: Task, template: int, row: PreparedRow) -> list[Given]:
     for name in (name for source in sources for name in variables_in(source)):
         names |= variables_in(task.fields[name]) if name in task.fields else {name}
     return [
-        Given(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str), not isinstance(value, str))
+        Given(
+            name,
+            value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str),
+            not isinstance(value, str),
+        )
         for name in row.columns
         if name in names or "row" in names
         for value in [row.columns[name]]
@@ -59,7 +63,9 @@ def given_values(fields: Mapping[str, str]) -> dict[str, Any]:
             try:
                 values[name] = json.loads(text)
             except (ValueError, RecursionError) as error:
-                raise FlanlabError(f"`{name}` is not valid JSON: {error}", hint='Write a value such as 3 or ["a", "b"].') from error
+                raise FlanlabError(
+                    f"`{name}` is not valid JSON: {error}", hint='Write a value such as 3 or ["a", "b"].'
+                ) from error
     return values
 
 

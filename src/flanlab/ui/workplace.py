@@ -131,7 +131,9 @@ def number_in(fields: Mapping[str, str], name: str, default: int = 0) -> int:
     if not text:
         return default
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise FlanlabError(f"`{name}` is {short(text, 40)!r}, which is no whole number.", hint="Write a number such as 0 or 12.")
+        raise FlanlabError(
+            f"`{name}` is {short(text, 40)!r}, which is no whole number.", hint="Write a number such as 0 or 12."
+        )
     return int(text)
 
 

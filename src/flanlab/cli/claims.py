@@ -1,0 +1,65 @@
+"""`flan claims`: the paper's claims, each with its verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flanlab.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flanlab.experiments.claims import Verdict
+
+
+def claims(
+    folder: Annotated[Path, typer.Argument(help="Folder of the sweeps, as `flan ablate --out` was given.")] = Path(
+        "runs/ablations"
+    ),
+    recipe: Annotated[str | None, typer.Option(help="Name of the base recipe, where there are sweeps of several.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Test the paper's nine claims on the ablations in FOLDER: a table, and a page with a figure for each.
+
+    Example: flan claims runs/ablations
+    """
+    from flanlab.report.claims import JSON_FILE, summary, verdicts, write_claims
+
+    found = verdicts(folder, recipe)
+    page = write_claims(found, folder)
+    if as_json:
+        typer.echo((folder / JSON_FILE).read_text(encoding="utf-8"), nl=False)
+        return
+    _print(found, folder)
+    typer.echo(summary(found))
+    typer.echo(f"Page: {page}")
+
+
+def _print(found: Sequence[Verdict], folder: Path) -> None:
+    from flanlab.cli.tables import compact_table, result_console
+    from flanlab.report.claims import as_table, command_for
+    from flanlab.report.wording import number, probability, signed
+
+    table = compact_table("The paper's claims")
+    for title in ("claim", "verdict", "effect\n[95 % interval]", "smallest\neffect", "detect-\nable", "p, Holm"):
+        table.add_column(title, no_wrap=True, justify="left" if title in ("claim", "verdict") else "right")
+    for row in as_table(found):
+        interval = f"\n\\[{signed(row['low'])}, {signed(row['high'])}]" if row["low"] is not None else ""
+        table.add_row(
+            row["claim"],
+            row["verdict"],
+            "" if row["effect"] is None else signed(row["effect"]) + interval,
+            number(row["smallest_effect"]),
+            "" if row["detectable"] is None else number(row["detectable"]),
+            "" if row["p_holm"] is None else probability(row["p_holm"]),
+        )
+    console = result_console()
+    console.print(table)
+    for one in found:
+        if one.reason:
+            console.print(f"{one.claim.name}: {one.reason}", markup=False, highlight=False, soft_wrap=True)
+        if command := command_for(one, folder):
+            console.print(f"  Run: {command}", markup=False, highlight=False, soft_wrap=True)

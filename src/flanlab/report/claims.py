@@ -1,0 +1,221 @@
+"""The paper's claims tested on the sweeps under a folder: `flan claims`, `fl.claims`, and their page."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from flanlab import __version__
+from flanlab.errors import FlanlabError
+from flanlab.evaluation.comparison import Side
+from flanlab.evaluation.grids import score_grid
+from flanlab.evaluation.metrics.declared import metrics_for
+from flanlab.evaluation.planning import EvaluationSettings
+from flanlab.experiments.cells import SEED_MARK, SWEEP_FILE
+from flanlab.experiments.claims import CLAIMS, Cells, ScoredCell, Verdict
+from flanlab.experiments.claims import claims as test_claims
+from flanlab.files import write_json, write_text
+from flanlab.report.downloads import Drawing
+from flanlab.report.page import page_environment
+from flanlab.report.plots import DifferenceRow, difference_panel
+from flanlab.report.sweep import SweepCell, SweepFacts, read_sweep_facts
+from flanlab.report.wording import MEAN_OVER_CLUSTERS, cluster_title
+from flanlab.results.files import read_results
+from flanlab.results.grids import ScoreGrid
+from flanlab.results.statistics import Difference
+from flanlab.results.table import Table
+from flanlab.settings import QUESTIONS, fields_affecting
+
+PAGE_FILE, JSON_FILE = "claims.html", "claims.json"
+
+
+def claims(folder: str | Path, *, recipe: str | None = None) -> Table:
+    """Test the paper's claims on the ablations under a folder (Wei et al. 2022, sections 4 and B.1).
+
+    Args:
+        folder: what `flan ablate --out` was given, or one sweep's folder.
+        recipe: name of the base recipe, where the folder has sweeps of several.
+
+    Returns:
+        A row for each of nine claims: `claim`, `section`, `statement`, `comparison`, `verdict` (supported, contradicted,
+        too small a sample, not tested, not comparable), `effect` with `low` and `high` (95 %), `smallest_effect` (worth
+        calling one), `detectable` (with 80 % power), `p_value`, `p_holm`, `tasks`, `seeds`, `ablation` and `reason`. Effects
+        are 0 to 1. A claim of several parts is shown by the one that decides.
+
+    Raises:
+        FlanlabError: no sweep there, sweeps of several recipes, or damaged files.
+
+    >>> import flanlab as fl
+    >>> fl.claims("nowhere")
+    Traceback (most recent call last):
+        ...
+    flanlab.errors.FlanlabError: nowhere: there is no sweep here.
+    Hint: Make one: flan ablate few-shot RECIPE --out nowhere
+    """
+    return as_table(verdicts(Path(folder), recipe))
+
+
+def verdicts(folder: Path, recipe: str | None = None) -> list[Verdict]:
+    """The verdict on each claim; see `claims`."""
+    return test_claims(read_cells(folder, recipe))
+
+
+def as_table(found: Sequence[Verdict]) -> Table:
+    """A row for each claim."""
+    return Table.from_rows([_row(one) for one in found])
+
+
+def command_for(verdict: Verdict, folder: Path) -> str:
+    """The command that makes the cells which a claim lacks; empty where it lacks none."""
+    if verdict.verdict not in ("not tested", "not comparable"):
+        return ""
+    name = verdict.ablation or verdict.claim.ablations[0]
+    points = " --points SMALL_MODEL,LARGE_MODEL" if name == "scale" else ""
+    return f"flan ablate {name} RECIPE{points} --out {folder}"
+
+
+def read_cells(folder: Path, recipe: str | None = None) -> Cells:
+    """Scores of all cells that a claim may need, of the sweeps in `folder` and one level below it.
+
+    Raises:
+        FlanlabError: as `claims`.
+    """
+    paths = [path.parent for path in sorted([*folder.glob(SWEEP_FILE), *folder.glob(f"*/{SWEEP_FILE}")])]
+    sweeps = {path: read_sweep_facts(path) for path in paths}
+    if not sweeps:
+        raise FlanlabError(f"{folder}: there is no sweep here.", hint=f"Make one: flan ablate few-shot RECIPE --out {folder}")
+    names = sorted({str(sweep.recipe["name"]) for sweep in sweeps.values()})
+    if recipe is None and len(names) > 1:
+        raise FlanlabError(
+            f"{folder}: has sweeps of several base recipes: {', '.join(names)}.", hint=f"Add --recipe {names[0]}."
+        )
+    if recipe is not None and recipe not in names:
+        raise FlanlabError(f"{folder}: has no sweep of a recipe called {recipe}.", hint=f"There are: {', '.join(names)}.")
+    needed = {name for claim in CLAIMS for name in claim.ablations}
+    cells: dict[str, dict[str, ScoredCell | None]] = {}
+    for path, sweep in sweeps.items():
+        if sweep.name in needed and recipe in (None, sweep.recipe["name"]):
+            for name, cell in _cells_of(path, sweep).items():
+                known = cells.setdefault(sweep.name, {})
+                known[name] = known.get(name) or cell
+    return cells
+
+
+def _cells_of(path: Path, sweep: SweepFacts) -> dict[str, ScoredCell | None]:
+    """A sweep's cells; those trained with further seeds are one with the first."""
+    trained: dict[str, list[ScoredCell | None]] = {name.partition(SEED_MARK)[0]: [] for name in sweep.left_out}
+    for facts in sweep.cells:
+        done = SweepCell(facts, path / facts.folder, read_results(path / facts.folder)) if facts.state == "done" else None
+        trained.setdefault(facts.name.partition(SEED_MARK)[0], []).append(None if done is None else _scored(done))
+    return {name: _together([one for one in seeds if one is not None]) for name, seeds in trained.items()}
+
+
+def _together(seeds: Sequence[ScoredCell]) -> ScoredCell | None:
+    if not seeds:
+        return None
+    grids = {task: [one.grids[task][0] for one in seeds] for task in seeds[0].grids if all(task in one.grids for one in seeds)}
+    return ScoredCell(grids, seeds[0].clusters, seeds[0].facts)
+
+
+def _scored(cell: SweepCell) -> ScoredCell:
+    results = cell.results
+    assert results is not None
+    side = Side(cell.folder, cell.variant, results)
+    variant = side.variant
+    facts = {"flanlab": results.flanlab, "seed": str(variant.seed)}
+    facts |= {
+        name: value for name, value in (("precision", variant.dtype), ("training precision", variant.trained_in)) if value
+    }
+    facts |= {name: json.dumps(variant.settings.get(name)) for name in fields_affecting(EvaluationSettings, QUESTIONS)}
+    grids: dict[str, list[ScoreGrid]] = {}
+    for task, about in results.tasks.items():
+        predictions = side.predictions(task)
+        metrics = metrics_for(about.declared_metrics, predictions, end_token=bool(variant.settings.get("end_token", True)))
+        grids[task] = [score_grid(metrics[0], predictions)]
+        facts[f"{task}: metric"] = metrics[0].name
+        if about.hashes is not None:
+            facts |= {f"{task}: task file": about.hashes.task, f"{task}: rows": about.hashes.rows}
+    return ScoredCell(grids, {task: about.clusters[0] for task, about in results.tasks.items()}, facts)
+
+
+def write_claims(found: Sequence[Verdict], folder: Path) -> Path:
+    """Write claims.json and the page, with a figure for each claim that was tested; where the page is."""
+    drawn = [(one, _row(one), [Drawing(f"claim-{place}", svg) for svg in _figures(one)]) for place, one in enumerate(found, 1)]
+    page = (
+        page_environment()
+        .get_template("claims.html.j2")
+        .render(verdicts=drawn, commands={one.claim.name: command_for(one, folder) for one in found}, version=__version__)
+    )
+    content = {"format": 1, "flanlab": __version__, "claims": [{**_row(one), "parts": _parts(one)} for one in found]}
+    write_json(folder / JSON_FILE, content)
+    write_text(folder / PAGE_FILE, page)
+    return folder / PAGE_FILE
+
+
+def summary(found: Sequence[Verdict]) -> str:
+    """How many claims came out how, in a sentence."""
+    counts = {name: sum(one.verdict == name for one in found) for name in dict.fromkeys(one.verdict for one in found)}
+    return f"Of {len(found)} claims: {', '.join(f'{count} {name}' for name, count in counts.items())}."
+
+
+def _figures(found: Verdict) -> Iterable[Any]:
+    for part in (*found.parts, *found.also):
+        rows = [_drawn(cluster_title(name), one) for name, one in part.clusters.items() if not math.isnan(one.difference)]
+        if not math.isnan(part.mean.difference):
+            rows.append(_drawn(MEAN_OVER_CLUSTERS, part.mean, strong=True))
+        if rows:
+            title = re.sub(r"^(.)", lambda first: first[1].upper(), part.title)
+            yield difference_panel(title, rows, f"{found.claim.name}: {part.title}, by cluster")
+
+
+def _drawn(name: str, found: Difference, strong: bool = False) -> DifferenceRow:
+    low, high = found.bounds if math.isnan(found.low) else (found.low, found.high)
+    return DifferenceRow(name, found.difference, (low, high), strong)
+
+
+def _row(found: Verdict) -> dict[str, Any]:
+    effect = found.effect
+    return {
+        "claim": found.claim.name,
+        "section": found.claim.section,
+        "statement": found.claim.statement,
+        "comparison": found.claim.comparison,
+        "verdict": found.verdict,
+        "effect": _known(effect.difference if effect else None),
+        "low": _known(effect.low if effect else None),
+        "high": _known(effect.high if effect else None),
+        "smallest_effect": found.claim.smallest,
+        "detectable": _known(found.detectable),
+        "p_value": _known(found.p_value),
+        "p_holm": _known(found.p_holm),
+        "tasks": min((part.tasks for part in found.parts), default=None),
+        "seeds": found.seeds,
+        "ablation": found.ablation,
+        "reason": found.reason,
+    }
+
+
+def _parts(found: Verdict) -> list[dict[str, Any]]:
+    """All that was computed, for programs."""
+    return [
+        {
+            "title": part.title,
+            "decides": part in found.parts,
+            "tasks": part.tasks,
+            **_numbers(part.mean),
+            "clusters": {name: _numbers(one) for name, one in part.clusters.items()},
+        }
+        for part in (*found.parts, *found.also)
+    ]
+
+
+def _numbers(found: Difference) -> dict[str, float | None]:
+    return {name: _known(getattr(found, name)) for name in ("difference", "low", "high", "standard_error")}
+
+
+def _known(number: float | None) -> float | None:
+    return None if number is None or math.isnan(number) else float(number)
