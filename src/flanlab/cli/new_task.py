@@ -33,7 +33,7 @@ def new_task(
     name: Annotated[str | None, typer.Option(help="Name of the task; by default after the file or data set.")] = None,
     answer: Annotated[
         str | None,
-        typer.Option(help="The column with the answer. Without it, the column is guessed; on a terminal you are asked."),
+        typer.Option(help="The column with the answer. Without it the column is guessed; if that is not clear, you are asked."),
     ] = None,
     config: Annotated[str | None, typer.Option(help="Configuration (subset) of the Hub data set.")] = None,
     revision: Annotated[str | None, typer.Option(help="Commit of the Hub data set.")] = None,
