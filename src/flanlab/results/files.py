@@ -89,7 +89,7 @@ def score_table(results: Results) -> pa.Table:
     """The scores as a table with a row for each: what it is of, the number, and what was asked of which model.
 
     Columns are those of `Score`, then `in_domain`, then of the variant `title`, `model`, `identity`, `parameters`, `dtype`,
-    `stamped`, `scoring`, `style` and `seed`, then one for each evaluation setting (`split`, `shots`, `options`, `truncate`, ...).
+    `stamped`, `scoring`, `style` and `seed`, then one for each evaluation setting (`split`, `shots`, `options`, ...).
     """
     columns: dict[str, Any] = {
         name: pa.array([getattr(score, name) for score in results.scores], kind)
