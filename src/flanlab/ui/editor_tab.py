@@ -231,8 +231,13 @@ def editor_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
     form["options"] = "\n".join(form["options"] or [])
     is_own = _lies_in(task, workplace.save_to)
     model = fields.get("model") or next(iter(workplace.models), "")
-    written = {name: str(value) for name, value in form.items()}
-    filled = {"split": "", **fields, "template": str(number), "model": model, **written}
+    filled = {
+        "split": "",
+        **fields,
+        "template": str(number),
+        "model": model,
+        **{name: str(value) for name, value in form.items()},
+    }
     columns: Mapping[str, Any] = {}
     try:
         split, rows = workplace.rows(task, fields.get("split", ""))
