@@ -10,7 +10,7 @@ import pytest
 
 from flanlab.experiments.claims import CLAIMS, Cells, ScoredCell, Verdict, claims
 from flanlab.results.grids import Floats, ScoreGrid
-from flanlab.results.statistics import contrast, difference, spread_difference
+from flanlab.results.statistics import contrast, difference, spread_difference, variance_parts
 
 TASKS = {"rte": "inference", "cb": "inference", "copa": "commonsense", "piqa": "commonsense"}
 TEMPLATES = 8
@@ -209,6 +209,21 @@ def test_a_contrast_over_seeds_is_wider_where_seeds_differ() -> None:
     assert errors[1] > 1.5 * errors[0]
     with pytest.raises(ValueError, match="cannot be paired"):
         contrast([alike, alike[:2]], [-1, 1])
+
+
+def test_each_source_of_variance_is_found_where_it_is() -> None:
+    def shares(luck: Floats) -> dict[str, float]:
+        """Of three models whose scores are shifted by [seed, template]."""
+        draws = [np.random.default_rng((9, seed)).random((TEMPLATES, 300)) for seed in range(3)]
+        parts = variance_parts(
+            [grid((draw < 0.5 + shift[:, None]).astype(float)) for draw, shift in zip(draws, luck, strict=True)]
+        )
+        return {name: part / sum(parts.values()) for name, part in parts.items()}
+
+    seeds, none = np.array([[-0.2], [0.0], [0.2]]), np.zeros((3, TEMPLATES))
+    assert shares(seeds + none)["seeds"] > 0.9
+    assert shares(none + 0.3 * LUCK)["templates"] > 0.9
+    assert shares(none)["seeds"] < 0.7
 
 
 def test_no_more_false_alarms_of_the_spread_than_promised() -> None:

@@ -96,6 +96,13 @@ def test_seeds_of_a_cell_are_one_cell(tmp_path: Path) -> None:
     found = next(row for row in fl.claims(tmp_path) if row["claim"] == "few-shot adds")
     assert found["effect"] == pytest.approx((0.5 + 0.2) / 2)
     assert found["seeds"] == 2
+    done = CliRunner().invoke(app, ["claims", str(tmp_path), "--json"])
+    table = {one["cell"]: one for one in json.loads(done.output)["variance"]}
+    assert set(table) == set(SHOTS)
+    shares = table["tuned-with-exemplars-16-shot"]
+    assert sum(shares[f"{of}_share"] for of in ("rows", "templates", "seeds")) == pytest.approx(1)
+    assert shares["seeds_share"] > 0.5, "8 and 6 of 10 right differ by more than rows do"
+    assert "Where the uncertainty comes from" in (tmp_path / "claims.html").read_text(encoding="utf-8")
 
 
 def test_sweeps_of_several_recipes_are_not_mixed(tmp_path: Path) -> None:

@@ -26,10 +26,12 @@ def claims(
 
     Example: flan claims runs/ablations
     """
-    from flanlab.report.claims import JSON_FILE, summary, verdicts, write_claims
+    from flanlab.experiments.claims import claims as test_claims
+    from flanlab.report.claims import JSON_FILE, read_cells, summary, write_claims
 
-    found = verdicts(folder, recipe)
-    page = write_claims(found, folder)
+    cells = read_cells(folder, recipe)
+    found = test_claims(cells)
+    page = write_claims(cells, found, folder)
     if as_json:
         typer.echo((folder / JSON_FILE).read_text(encoding="utf-8"), nl=False)
         return

@@ -25,7 +25,7 @@ from scipy import stats
 from flanlab.results.grids import ScoreGrid
 from flanlab.results.intervals import LEVEL
 from flanlab.results.layout import Variance
-from flanlab.results.statistics import POWER, Difference, contrast, holm, mean_difference, spread_difference
+from flanlab.results.statistics import POWER, Difference, contrast, holm, mean_difference, spread_difference, variance_parts
 
 VerdictName = Literal["supported", "contradicted", "too small a sample", "not tested", "not comparable"]
 Weights = Mapping[str, float]
@@ -124,6 +124,25 @@ def claims(cells: Cells) -> list[Verdict]:
         _decided(one, tests[one.claim.name], p_values[one.claim.name], corrected[one.claim.name]) if one.parts else one
         for one in found
     ]
+
+
+def variance_shares(cells: Cells) -> list[dict[str, str | float | int]]:
+    """For each cell trained with several seeds: what share of its scores' variance rows, templates and seeds contribute.
+
+    The variances of the tasks' mean scores are added up before they are divided, so shares are of the mean over tasks.
+    """
+    table: list[dict[str, str | float | int]] = []
+    for ablation, named in cells.items():
+        for name, cell in named.items():
+            seeds = min(map(len, cell.grids.values())) if cell is not None and cell.grids else 1
+            if cell is None or seeds < 2:
+                continue
+            parts = [variance_parts(grids) for grids in cell.grids.values()]
+            sums = {of: float(sum(part[of] for part in parts)) for of in ("rows", "templates", "seeds")}
+            total = sum(sums.values())
+            shares = {f"{of}_share": one / total if total else 0.0 for of, one in sums.items()}
+            table.append({"ablation": ablation, "cell": name, "seeds": seeds, "tasks": len(parts), **shares})
+    return table
 
 
 def _found(claim: Claim, cells: Cells) -> Verdict:

@@ -16,7 +16,7 @@ from flanlab.evaluation.grids import score_grid
 from flanlab.evaluation.metrics.declared import metrics_for
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments.cells import SEED_MARK, SWEEP_FILE
-from flanlab.experiments.claims import CLAIMS, Cells, ScoredCell, Verdict
+from flanlab.experiments.claims import CLAIMS, Cells, ScoredCell, Verdict, variance_shares
 from flanlab.experiments.claims import claims as test_claims
 from flanlab.files import write_json, write_text
 from flanlab.report.downloads import Drawing
@@ -142,15 +142,23 @@ def _scored(cell: SweepCell) -> ScoredCell:
     return ScoredCell(grids, {task: about.clusters[0] for task, about in results.tasks.items()}, facts)
 
 
-def write_claims(found: Sequence[Verdict], folder: Path) -> Path:
-    """Write claims.json and the page, with a figure for each claim that was tested; where the page is."""
+def write_claims(cells: Cells, found: Sequence[Verdict], folder: Path) -> Path:
+    """Write claims.json and the page: the verdicts on these cells, with a figure for each claim that was tested, and what
+    share of the variance seeds have. Returns where the page is."""
+    shares = variance_shares(cells)
     drawn = [(one, _row(one), [Drawing(f"claim-{place}", svg) for svg in _figures(one)]) for place, one in enumerate(found, 1)]
     page = (
         page_environment()
         .get_template("claims.html.j2")
-        .render(verdicts=drawn, commands={one.claim.name: command_for(one, folder) for one in found}, version=__version__)
+        .render(
+            verdicts=drawn,
+            commands={one.claim.name: command_for(one, folder) for one in found},
+            version=__version__,
+            shares=shares,
+        )
     )
-    content = {"format": 1, "flanlab": __version__, "claims": [{**_row(one), "parts": _parts(one)} for one in found]}
+    rows = [{**_row(one), "parts": _parts(one)} for one in found]
+    content = {"format": 1, "flanlab": __version__, "claims": rows, "variance": shares}
     write_json(folder / JSON_FILE, content)
     write_text(folder / PAGE_FILE, page)
     return folder / PAGE_FILE

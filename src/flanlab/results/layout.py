@@ -54,7 +54,7 @@ def template_unit_variance(values: Floats, shown: Floats) -> Variance:
         Arrays [...]. With one template the variance is over units alone, and all of it is `common`.
     """
     templates, units = shown.shape
-    over_units, freedom = _unit_variance(values, shown)
+    over_units, freedom = unit_variance(values, shown)
     if units == 1:
         over_units = np.full_like(over_units, np.nan)
         return Variance(over_units, over_units, over_units, over_units, over_units)
@@ -176,7 +176,7 @@ def _common(values: Floats, shown: Floats) -> tuple[Floats, Floats]:
     return scale * by_unit.sum(axis=-1), scale * np.sqrt(units * by_unit.var(axis=-1, ddof=1) / 2)
 
 
-def _unit_variance(values: Floats, shown: Floats) -> tuple[Floats, Floats]:
+def unit_variance(values: Floats, shown: Floats) -> tuple[Floats, Floats]:
     """Variance over units with these very templates, and its degrees of freedom; NaN where no template has two units."""
     counts = shown.sum(axis=1)
     spare = ((counts - 1) / counts**2).sum()

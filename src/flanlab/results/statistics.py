@@ -23,7 +23,7 @@ from flanlab.results.intervals import (
     paired_binary_interval,
     paired_binary_p_value,
 )
-from flanlab.results.layout import Variance, mean_variance, seed_variance, total
+from flanlab.results.layout import Variance, mean_variance, seed_variance, template_unit_variance, total, unit_variance
 
 POWER = 0.8
 """Chance with which a difference must be detected to be called detectable."""
@@ -207,6 +207,22 @@ def contrast(cells: Sequence[Sequence[ScoreGrid]], weights: Sequence[float]) -> 
             value += weight * both[1].mean() / seeds
     note = ONE_TEMPLATE if len(common.shown) == 1 else ""
     return _unbounded(value, seed_variance(combined, common.shown), (low, high), common.shown.shape[1], note)
+
+
+def variance_parts(grids: Sequence[ScoreGrid]) -> dict[str, float]:
+    """What rows, templates and seeds each add to the variance of a mean score over seeds, in the metric's unit squared.
+
+    `rows`: with these very templates and models; `templates`: what a sample of templates adds to that; `seeds`: what a sample
+    of trainings adds to both. Each is zero where it adds nothing.
+
+    Args:
+        grids: of models trained alike with different seeds, asked the same.
+    """
+    values, shown = np.stack([one.pseudo_values() for one in grids]), grids[0].shown
+    rows = float(unit_variance(values.mean(axis=0), shown)[0])
+    asked = float(total(template_unit_variance(values.mean(axis=0), shown))[0])
+    trained = float(total(seed_variance(values, shown))[0])
+    return {"rows": rows, "templates": max(0.0, asked - rows), "seeds": max(0.0, trained - max(asked, rows))}
 
 
 def spread_difference(first: Sequence[ScoreGrid], second: Sequence[ScoreGrid]) -> Difference:
