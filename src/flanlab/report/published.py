@@ -75,7 +75,7 @@ def figures(task: TaskFacts, metric: str, kind: Kind = "mean") -> dict[str, floa
                 for model in published().models
                 if (kind == "mean" if model in _ONE_PROMPT else figure.kind == kind)
             }
-            return {model: value / 100 for model, value in known.items() if value is not None}
+            return {model: round(value / 100, 6) for model, value in known.items() if value is not None}
     return {}
 
 
