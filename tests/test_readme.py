@@ -15,7 +15,7 @@ def test_there_are_exactly_two_set_up_commands() -> None:
     commands = [line for line in README.splitlines() if "pip install" in line]
     assert len(commands) == 2
     assert commands[0].endswith("flan quickstart")
-    assert commands[1].endswith(".venv/bin/pytest -n 2 --dist worksteal")
+    assert commands[1].endswith('.venv/bin/pytest -n 2 --dist worksteal -m "not slow"')
     assert all("-c constraints.txt" in command for command in commands)
 
 

@@ -23,9 +23,14 @@ from tests.report.synthetic import make_run
 from tests.task_files import REVIEWS, task_content, write_task_file
 
 
-def flan(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+def flan(*arguments: str, folder: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "flanlab", *arguments], capture_output=True, text=True, cwd=folder, timeout=300
+        [sys.executable, "-m", "flanlab", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, **environment},
+        timeout=300,
     )
 
 
