@@ -147,7 +147,7 @@ def test_rows_that_a_task_of_the_library_has_too_are_named_in_its_lineage(folder
         ("reviews.csv", {"name": "Our Reviews"}, "is not a valid name of a task"),
         ("reviews.csv", {"name": "rte"}, "flanlab has a task called `rte`"),
         ("reviews.csv", {"name": "sentiment"}, "the name of a cluster"),
-        ("reviews.csv", {"out": Path("reviews.csv")}, "is no folder"),
+        ("reviews.csv", {"out": Path("reviews.csv")}, "is not a folder"),
         ("reviews.csv", {"answer": "star"}, "no column called `star`"),
         ("our/sets", {"mirror": Path("no_mirror")}, "no mirror folder"),
         ("our/sets", {"mirror": Path("mirror")}, "does not have our/sets"),

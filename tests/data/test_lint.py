@@ -555,7 +555,7 @@ def test_options_in_another_order_than_the_labels_of_the_data() -> None:
     """As in the original's prompts for CB: the words of the labels, one place off."""
     finding = only(lint(make_task(), metadata=features("yes", "no")))
     assert about(finding) == ("error", "wrong-label", None)
-    assert "says 'yes'" in finding.message
+    assert "is 'yes'" in finding.message
     assert lint(make_task(), metadata=features("No", "YES")).findings == []
     assert lint(make_task(), metadata=features("hostile", "friendly")).findings == []
 

@@ -291,7 +291,7 @@ def test_mean_length(encoder: TextEncoder) -> None:
     lengths = [at.length for at in stream(found, encoder, list(range(21))).values() if isinstance(at, EncodedExample)]
     assert found.mean_length(encoder) == pytest.approx(sum(lengths) / 21)
     assert found.mean_length(encoder, sample=5) == pytest.approx(sum(lengths[:5]) / 5)
-    assert "lengths" in refusal(lambda: mixture(target_tokens=1).mean_length(encoder)).message
+    assert "limits" in refusal(lambda: mixture(target_tokens=1).mean_length(encoder)).message
 
 
 def test_no_task_is_refused() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +18,7 @@ from flanlab.data.mixture_card import describe_mixture, export_mixture
 from flanlab.data.sources import Rows
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit
 from flanlab.evaluation.questions import ask
+from flanlab.evaluation.setup import Setup
 from flanlab.progress import meter
 from flanlab.tasks.schema import Task
 from tests.task_files import generation_content, rows_in_memory, task_in_memory
@@ -135,14 +137,14 @@ def test_training_writes_exemplars_as_evaluation_does(
     # Both draw by keys of their own; given the same draws, the tokens are the same.
     monkeypatch.setattr(exemplars_module, "choose", lambda length, key: (7 * key[-1] + key[2]) % length)
     found = mixture(shots={4: 1.0}, options=options, inverted=False)
-    settings = EvaluationSettings(shots=4, options=options)
+    setup = Setup(cast(Any, SimpleNamespace(encoder=encoder)), EvaluationSettings(shots=4, options=options), 0)
     units = {
         task.name: EvaluationUnit(task, found.rows[task.name], [(row, 1) for row in range(40)], _in_drawing_order(found, task))
         for task in found.tasks
     }
     for one in examples(found, encoder, 80):
         name = one.example.task
-        asked = ask(units[name], one.example.row, one.example.template, settings, 0, "instruction", encoder)
+        asked = ask(setup, units[name], one.example.row, one.example.template)
         assert len(asked.exemplars) == 4
         assert asked.question.prompt == one.prompt
         if one.example.answer is not None:

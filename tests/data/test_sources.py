@@ -85,8 +85,8 @@ def test_files_are_read_as_they_are_written(name: str, content: str, rows: list[
         ("a.jsonl", b'[{"a": 1}]\n', "line 1: is not a JSON object"),
         ("a.jsonl", b'{"a": 1}\nnull\n', "line 2: is not a JSON object"),
         ("a.jsonl", b'{"a": ' + b"[" * 100_000 + b"\n", "line 1: not valid JSON"),
-        ("a.jsonl", b'{"a": 1}\n{"a": 2}\n{"a": "x"}\n{"a": 4}\n', "line 3: the column a holds 'x'"),
-        ("a.jsonl", b'{"a": "x"}\n{"b": 1}\n{"a": 4}\n', "line 3: the column a holds 4"),
+        ("a.jsonl", b'{"a": 1}\n{"a": 2}\n{"a": "x"}\n{"a": 4}\n', "line 3: the column a has the value 'x'"),
+        ("a.jsonl", b'{"a": "x"}\n{"b": 1}\n{"a": 4}\n', "line 3: the column a has the value 4"),
         ("a.jsonl", b'{"a": [1]}\n{"a": 1}\n', "line 2: the column a"),
         ("a.jsonl", b'{"a": 1}\n{"a": 2, "b": {"c": 1, "c": 2}}\n', "line 2: the key 'c' occurs twice"),
         ("a.json", b'[{"a": 1}, {"a": 2, "a": 3}]', "the key 'a' occurs twice"),
@@ -114,7 +114,7 @@ def test_files_are_read_as_they_are_written(name: str, content: str, rows: list[
 def test_damaged_files_are_named_with_the_line(name: str, content: bytes, told: str, make_task: MakeTask) -> None:
     message = refusal(lambda: read(make_task, name, content)).message
     assert told in message
-    assert (name if "no row is left" not in told else "reviews.yaml") in message
+    assert (name if "leaves no row" not in told else "reviews.yaml") in message
 
 
 _PIECES = [b'{"a": 1}', b"\n", b"{", b"}", b'"', b"a", b":", b"1", b"null", b",", b"[", b"]", b"\xe9", b"\x00", b"\r"]
@@ -318,7 +318,7 @@ def test_a_slice_that_leaves_no_row_of_a_small_mirror(mirror: Path, make_task: M
     task = make_task(source={**HUB, "splits": {"train": "train[:-200]"}})
     error = refusal(lambda: load_rows(task, "train", mirror))
     assert isinstance(error, MissingDataError)
-    assert "'train[:-200]' (train has" in error.message
+    assert "'train[:-200]' leaves no row for reviews (train has" in error.message
 
 
 def test_a_mirror_may_hold_a_data_set_under_its_earlier_name(mirror: Path, make_task: MakeTask) -> None:

@@ -106,7 +106,7 @@ def test_a_task_without_a_train_split_is_left_out_of_training(task: Task, make_t
 
 def test_subtasks_with_columns_of_different_types_are_refused(task: Task, tmp_path: Path) -> None:
     (tmp_path / "films.jsonl").write_text('{"text": "A film.", "label": "bad"}\n' * 2, encoding="utf-8")
-    with pytest.raises(FlanlabError, match="its subtasks hotels, films do not go together"):
+    with pytest.raises(FlanlabError, match="its subtasks hotels, films cannot be joined"):
         load_rows(task, "train")
 
 

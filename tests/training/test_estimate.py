@@ -140,6 +140,6 @@ def test_operations_are_those_of_kaplan(tiny_folder: Path, encoder_decoders: dic
 
 
 def test_configuration_out_of_reach_is_told(tmp_path: Path) -> None:
-    with pytest.raises(FlanlabError, match=r"The configuration of .* is not within reach") as caught:
+    with pytest.raises(FlanlabError, match=r"The configuration of .* is not available") as caught:
         estimate_training(str(tmp_path), make_settings(), MIXTURE, on_gpu=False)
     assert "config.json" in caught.value.hint
