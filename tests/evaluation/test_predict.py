@@ -148,8 +148,8 @@ def test_predictions_carry_group_and_gold_value(tiny: LoadedModel, tmp_path: Pat
 @pytest.mark.parametrize(
     ("field", "expression", "message"),
     [
-        ("gold_value", "{{ question }}", r"row \d+: `gold_value` gives '\w', which is no number"),
-        ("gold_value", "{{ label == 1 }}", r"`gold_value` gives (True|False), which is no number"),
+        ("gold_value", "{{ question }}", r"row \d+: `gold_value` gives '\w', which is not a number"),
+        ("gold_value", "{{ label == 1 }}", r"`gold_value` gives (True|False), which is not a number"),
         ("gold_value", "{{ none }}", r"`gold_value` gives None"),
         ("group", "{{ question if mark < 1 else none }}", r"row 4: `group` gives no value"),
     ],

@@ -154,7 +154,7 @@ def test_damaged_adapters_are_told(tiny_folder: Path, tuned: dict[str, Path], tm
     with pytest.raises(FlanlabError, match="has width 5, but the model's embeddings have width 32"):
         load_model(str(folder), device="cpu")
     save_file({"other": tensor}, weights)
-    with pytest.raises(FlanlabError, match="holds no prompt_embeddings"):
+    with pytest.raises(FlanlabError, match="has no prompt_embeddings"):
         load_model(str(folder), device="cpu")
 
     above = tmp_path / "above"
