@@ -27,7 +27,7 @@ def compared(tmp_path: Path, first: list[dict[str, Any]], second: list[dict[str,
         scored = score_task(task, {"plain": predictions}, end_token=True, hashes=hashes)
         write_results(build_results([scored], {"plain": Variant(title="plain", model=name)}, name=name), tmp_path / name)
     first_side, second_side = (open_side(str(tmp_path / name)) for name in ("first", "second"))
-    return compare_sides(first_side, second_side, margin)
+    return compare_sides(first_side, second_side, margin=margin)
 
 
 def means(results: Results, metric: str = "accuracy") -> dict[str, float]:

@@ -79,7 +79,7 @@ def _compare(first: str, second: str, out: Path | None, as_json: bool, margin: f
     from flanlab.report.comparison import write_comparison
     from flanlab.results.files import as_text
 
-    found = compare_sides(open_side(first), open_side(second), None if margin is None else margin / 100)
+    found = compare_sides(open_side(first), open_side(second), margin=None if margin is None else margin / 100)
     if out is not None:
         write_comparison(found, out)
     if as_json:

@@ -96,7 +96,7 @@ def one_side(sides: Mapping[str, Side], variant: str) -> Side:
     return sides[variant]
 
 
-def compare_sides(first: Side, second: Side, margin: float | None = None) -> Results:
+def compare_sides(first: Side, second: Side, *, margin: float | None = None) -> Results:
     """Second minus first, for each task and metric that both have, over the rows and templates that both were asked.
 
     With `margin`, two one-sided tests say for each whether the two are the same but for less than that (0.02: two points).

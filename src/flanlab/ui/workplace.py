@@ -65,7 +65,7 @@ class Workplace:
         Raises:
             FlanlabError: no such split, or the rows cannot be reached.
         """
-        there = {name: name for name in SPLITS if task.has_split(name)}
+        there: dict[str, Split] = {name: name for name in SPLITS if task.has_split(name)}
         chosen = _one(there, split or next(iter(there)), "split", f"{task.name} has: {', '.join(there)}.")
         return chosen, self.reader.read(task, chosen)
 
