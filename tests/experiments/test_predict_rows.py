@@ -203,12 +203,12 @@ def test_a_model_that_computes_no_number_is_told_and_nothing_is_lost(tiny: Loade
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("text,label\nGood\n", "line 2: has 1 cells, and the header 2"),
+        ("text,label\nGood\n", "line 2: has 1 cells, but the header has 2"),
         ('text,label\n"Good,1\n', "line 2: a quotation mark opens a cell"),
         ("text,label\n", "holds no rows"),
         ("comment,label\nGood,1\n", "show text, which is not given"),
         ("text,label\nGood,1\n,1\n", "row 1, template 1, prompt: a value is missing"),
-        ("text,label\nGood,1\nBad,2\n", r"row 1, answer: options\[2\] is no option"),
+        ("text,label\nGood,1\nBad,2\n", r"row 1, answer: options\[2\] does not exist"),
         ("text,prediction\nGood,x\n", "has a column `prediction`"),
     ],
 )

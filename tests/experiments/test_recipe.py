@@ -63,7 +63,6 @@ def test_names_of_built_in_collections_stay(tmp_path: Path) -> None:
         ("  steps: 4\n", "  steps: many\n", 8, "training.steps"),
         ("  steps: 4\n", "  steps: 0\n", 8, "training.steps"),
         ("[sentiment]", "[sentimental]", 6, "hold_out.clusters"),
-        ("[sentiment]", "[]", 6, "hold_out.clusters"),
         ("model: some-model\n", "", 1, "`model` is missing"),
         ("name: tiny", "name: 3", 1, "quotes"),
         ("  learning_rate: 1.0e-3", "  learning_rate: 1.0e-3\n  method: prefix", 10, "training.method"),

@@ -335,7 +335,7 @@ def test_recipe_that_cannot_be_carried_out_leaves_the_folder_free(home: Path, ti
     with pytest.raises(FlanlabError, match="no model folder"):
         run_recipe(read(home, Path("/no/such/model")), tmp_path / "run")
     run_recipe(read(home, tiny_folder, steps=1), tmp_path / "run")
-    assert results_of(tmp_path / "run")["model"] == str(tiny_folder)
+    assert read_results(tmp_path / "run").variants["untuned_instruction"].model == str(tiny_folder)
 
 
 def test_stamped_model_is_refused_for_what_it_has_seen(home: Path, done: Path, tmp_path: Path) -> None:

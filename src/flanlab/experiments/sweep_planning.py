@@ -216,6 +216,7 @@ class _Planner:
         if cell.scope == "held_in":
             whole = [task for task in plan.split.train if task.has_split(settings.split)]
             tasks = [subtask for task in whole for subtask in task.evaluated_subtasks(settings.split)]
+            rows = {task.name: self._rows.read(task, settings.split) for task in tasks}
             wholes = {task.whole.name: task.whole for task in tasks} if any(settings.shot_counts) else {}
             exemplars = {name: self._rows.read(task, "train") for name, task in wholes.items()}
         return [plan_task(task, rows[task.name], settings, seed, exemplars.get(task.whole.name)) for task in tasks]
