@@ -204,7 +204,7 @@ def refuse_other_rows(task: Task, rows: Rows, predictions: pa.Table) -> None:
         if not same:
             raise FlanlabError(
                 f"{task.name}, row {index}, template {record['template']}: the prediction was made of another row or template.",
-                hint="Evaluate anew, or name the tasks and rows that the predictions were made of (--tasks, --mirror).",
+                hint="Evaluate again, or name the tasks and rows that the predictions were made of (--tasks, --mirror).",
             )
 
 

@@ -66,7 +66,7 @@ def task_examples(folder: Path, end_token: bool) -> TaskExamples | None:
         except (OSError, pa.ArrowException, KeyError) as error:
             raise FlanlabError(
                 f"{part}: is damaged ({error}).",
-                hint="Delete the file and run the command again: it makes just that part anew.",
+                hint="Delete the file and run the command again: it makes only that shard again.",
             ) from error
     if not records:
         return None
