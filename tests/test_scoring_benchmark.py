@@ -12,6 +12,8 @@ import pytest
 
 from tests.tiny import save_tiny
 
+pytestmark = pytest.mark.slow
+
 BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "scoring.py"
 TASKS = ["product_reviews", "who_is_meant"]
 

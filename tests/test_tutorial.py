@@ -9,6 +9,8 @@ import pytest
 
 from tests.tiny import save_tiny
 
+pytestmark = pytest.mark.slow
+
 nbclient = pytest.importorskip("nbclient", reason="the notebook is run by nbclient (pip install 'flanlab[dev]')")
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "tutorial.ipynb"
 

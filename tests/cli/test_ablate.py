@@ -22,6 +22,8 @@ from flanlab.experiments.sweep_jobs import Job, carry_out
 from tests.experiments.test_sweep import base_recipe
 from tests.tiny import tiny_folder, tiny_folders
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["tiny_folder", "tiny_folders"]
 
 

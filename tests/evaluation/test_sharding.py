@@ -24,6 +24,8 @@ from flanlab.models.completions import Endpoint
 from flanlab.processes import owners, world_size
 from tests.tiny import tiny_tasks, write_tasks
 
+pytestmark = pytest.mark.slow
+
 # The command line, with small parts; STOP_AFTER kills this very process when it has made so many of them.
 WORKER = """
 import os, signal

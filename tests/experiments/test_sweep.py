@@ -26,6 +26,8 @@ from flanlab.files import write_json
 from flanlab.results.files import read_results
 from flanlab.results.schema import Results
 
+pytestmark = pytest.mark.slow
+
 CLUSTERS = ["sentiment", "closed_book_qa", "summarization", "natural_language_inference", "coreference"]
 
 

@@ -22,6 +22,8 @@ from flanlab.experiments.sweep_jobs import read_record
 from flanlab.experiments.sweep_planning import plan_sweep
 from tests.experiments.test_sweep import base_recipe, carry_through, chains, scores, states
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 
 

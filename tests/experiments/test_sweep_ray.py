@@ -18,6 +18,8 @@ from flanlab.experiments.sweep_jobs import read_record
 from flanlab.experiments.sweep_planning import plan_sweep
 from tests.experiments.test_sweep import base_recipe, carry_through, chains, scores, states
 
+pytestmark = pytest.mark.slow
+
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'flanlab[ray]'")
 
 

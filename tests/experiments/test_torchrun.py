@@ -24,6 +24,8 @@ from tests.experiments.test_run import recipe_content
 from tests.tiny import write_tasks
 from tests.training.stream import read_log
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 
 

@@ -14,6 +14,8 @@ from tests.training.jobs import REPOSITORY
 from tests.training.killed import STEPS
 from tests.training.stream import assert_same_training
 
+pytestmark = pytest.mark.slow
+
 KILLS = 20
 
 

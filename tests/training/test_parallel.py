@@ -14,6 +14,8 @@ from tests.tiny import tiny_tasks
 from tests.training.jobs import run_jobs
 from tests.training.stream import make_settings, read_log
 
+pytestmark = pytest.mark.slow
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "ddp": {"dev_every": 3},
     "ddp_adafactor": {"optimizer": "adafactor"},
