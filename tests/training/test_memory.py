@@ -24,8 +24,7 @@ def check() -> None:
     usual = min(faults_of_a_large_block() for _ in range(3))
     assert usual > 0
     with kept_memory(torch.device("cpu")):
-        faults_of_a_large_block()
-        assert faults_of_a_large_block() <= usual // 10
+        assert min(faults_of_a_large_block() for _ in range(4)) <= usual // 10
     assert min(faults_of_a_large_block() for _ in range(3)) >= usual // 2
 
 

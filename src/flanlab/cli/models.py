@@ -34,8 +34,8 @@ def models(accept_gemma_terms: AcceptGemmaTerms = False, as_json: AsJson = False
         typer.echo(json.dumps(facts))
         return
     table = compact_table("Built-in models, downloaded from PyPI when first used")
-    for title in ("model", "parameters", "instruction-\ntuned", "licence", "download", "cached"):
-        table.add_column(title, justify="right" if title in ("parameters", "download") else "left")
+    for title in ("model", "size", "instruct", "licence", "download", "cached"):
+        table.add_column(title, justify="right" if title in ("size", "download") else "left", no_wrap=True)
     for name, model in BUILT_IN_MODELS.items():
         tuned, cached = ("yes" if is_so else "no" for is_so in (model.instruction_tuned, cached_folder(name).is_dir()))
         size, download = f"{model.parameters / 1e6:.0f} M", f"{model.download_mb} MB"
