@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flanlab.cli.options import AcceptGemmaTerms, AsJson, Collections, endpoint_of
+from flanlab.cli.options import AcceptGemmaTerms, ApiKeyVariable, AsJson, Collections, RemoteTokenizer, endpoint_of
 
 if TYPE_CHECKING:
     from flanlab.experiments.ask import ModelAnswer
@@ -41,12 +41,8 @@ def ask(
     endpoint: Annotated[
         str | None, typer.Option(help="Ask the MODEL of this OpenAI-compatible server instead: http://host:8000/v1.")
     ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="Folder, GGUF file or Hub id of the remote model's tokenizer; else text is sent.")
-    ] = None,
-    api_key_variable: Annotated[
-        str | None, typer.Option(help="Environment variable that holds the server's key, if not OPENAI_API_KEY.")
-    ] = None,
+    tokenizer: RemoteTokenizer = None,
+    api_key_variable: ApiKeyVariable = None,
     accept_gemma_terms: AcceptGemmaTerms = False,
     as_json: AsJson = False,
 ) -> None:

@@ -8,7 +8,18 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from flanlab.cli.options import AcceptGemmaTerms, AsJson, Collections, Mirror, endpoint_of, folder_to_write
+from flanlab.cli.options import (
+    AcceptGemmaTerms,
+    ApiKeyVariable,
+    AsJson,
+    Collections,
+    Mirror,
+    Parallel,
+    RemoteTokenizer,
+    RequestsPerMinute,
+    endpoint_of,
+    folder_to_write,
+)
 from flanlab.data.rendering import Truncation
 from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
@@ -77,14 +88,10 @@ def evaluate(
     endpoint: Annotated[
         str | None, typer.Option(help="Ask the --model of this OpenAI-compatible server instead: http://host:8000/v1.")
     ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="Folder, GGUF file or Hub id of the remote model's tokenizer; else text is sent.")
-    ] = None,
-    requests_per_minute: Annotated[float | None, typer.Option(min=0.001, help="Most requests a minute.")] = None,
-    parallel: Annotated[int | None, typer.Option(min=1, help="Most requests under way at once; 8 if not given.")] = None,
-    api_key_variable: Annotated[
-        str | None, typer.Option(help="Environment variable that holds the server's key, if not OPENAI_API_KEY.")
-    ] = None,
+    tokenizer: RemoteTokenizer = None,
+    requests_per_minute: RequestsPerMinute = None,
+    parallel: Parallel = None,
+    api_key_variable: ApiKeyVariable = None,
     fail_under: Annotated[
         float | None,
         typer.Option(min=-1, max=1, help="Exit with 1 where a task's score is below this (0 to 1), as a check of a build."),

@@ -9,6 +9,14 @@ import typer
 
 if TYPE_CHECKING:
     from flanlab.models.completions import Endpoint
+RemoteTokenizer = Annotated[
+    str | None, typer.Option(help="Folder, GGUF file or Hub id of the remote model's tokenizer; else text is sent.")
+]
+RequestsPerMinute = Annotated[float | None, typer.Option(min=0.001, help="Most requests a minute.")]
+Parallel = Annotated[int | None, typer.Option(min=1, help="Most requests under way at once; 8 if not given.")]
+ApiKeyVariable = Annotated[
+    str | None, typer.Option(help="Environment variable that holds the server's key, if not OPENAI_API_KEY.")
+]
 
 
 def folder_to_write(folder: Path | None) -> Path | None:

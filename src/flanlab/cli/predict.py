@@ -10,7 +10,16 @@ from typing import Annotated, Any
 
 import typer
 
-from flanlab.cli.options import AcceptGemmaTerms, AsJson, Collections, endpoint_of
+from flanlab.cli.options import (
+    AcceptGemmaTerms,
+    ApiKeyVariable,
+    AsJson,
+    Collections,
+    Parallel,
+    RemoteTokenizer,
+    RequestsPerMinute,
+    endpoint_of,
+)
 
 _INTERRUPTED = 130
 """Exit status of a program that Ctrl-C has ended."""
@@ -43,14 +52,10 @@ def predict(
     endpoint: Annotated[
         str | None, typer.Option(help="Ask the MODEL of this OpenAI-compatible server instead: http://host:8000/v1.")
     ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="Folder, GGUF file or Hub id of the remote model's tokenizer; else text is sent.")
-    ] = None,
-    requests_per_minute: Annotated[float | None, typer.Option(min=0.001, help="Most requests a minute.")] = None,
-    parallel: Annotated[int | None, typer.Option(min=1, help="Most requests under way at once; 8 if not given.")] = None,
-    api_key_variable: Annotated[
-        str | None, typer.Option(help="Environment variable that holds the server's key, if not OPENAI_API_KEY.")
-    ] = None,
+    tokenizer: RemoteTokenizer = None,
+    requests_per_minute: RequestsPerMinute = None,
+    parallel: Parallel = None,
+    api_key_variable: ApiKeyVariable = None,
     accept_gemma_terms: AcceptGemmaTerms = False,
     as_json: AsJson = False,
 ) -> None:
