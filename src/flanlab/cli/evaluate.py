@@ -47,6 +47,21 @@ def evaluate(
     tasks: Collections = None,
     mirror: Mirror = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Rows of each task; 200 if not given.")] = None,
+    templates_per_row: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER|adaptive",
+            help="Templates each row is asked through, taking turns; adaptive: as many as the --answer-budget allows, and the"
+            " scores of all wordings are estimated. All templates if not given.",
+        ),
+    ] = None,
+    answer_budget: Annotated[
+        float | None,
+        typer.Option(min=1, help="Answers to each row, on average, with --templates-per-row adaptive; 2 if not given."),
+    ] = None,
+    wordings: Annotated[
+        int | None, typer.Option(min=2, help="Make up to this many wordings of each task from its templates, by rule.")
+    ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Ask through the model's chat template too.")] = False,
     chat_template_arg: Annotated[
         list[str] | None,
@@ -135,6 +150,9 @@ def evaluate(
         chosen = list(divide(followed).test)
     changes: dict[str, Any] = {
         "rows": rows,
+        "templates_per_row": _number_or_word(templates_per_row),
+        "answer_budget": answer_budget,
+        "wordings": wordings,
         "prompt_tokens": prompt_tokens,
         "truncate": truncate,
         "dtype": dtype,
@@ -169,6 +187,10 @@ def evaluate(
         present_results(done, as_json)
     if done is not None and fail_under is not None:
         refuse_below(done.results, fail_under, metric)
+
+
+def _number_or_word(text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.isdecimal() else text
 
 
 def _template_args(given: list[str]) -> dict[str, Any]:

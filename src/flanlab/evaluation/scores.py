@@ -14,11 +14,13 @@ from flanlab.evaluation.grids import score_grid
 from flanlab.evaluation.levels import levels
 from flanlab.evaluation.metrics.declared import metrics_for, signatures
 from flanlab.evaluation.metrics.metric import Metric, Prediction
+from flanlab.evaluation.planning import ZERO_ONE_METRICS
 from flanlab.results import statistics
 from flanlab.results.grids import ScoreGrid
 from flanlab.results.schema import (
     BEST_ON_DEV,
     MAIN_METRIC,
+    QUANTILES,
     BestTemplate,
     Difference,
     Hashes,
@@ -30,7 +32,9 @@ from flanlab.results.schema import (
     TaskFacts,
     Variant,
 )
+from flanlab.results.wordings import quantiles_over_wordings
 from flanlab.tasks.schema import Task
+from flanlab.tasks.wordings import Wording
 
 Grids = Mapping[str, Mapping[str, ScoreGrid]]
 """Metric to variant to its grid."""
@@ -89,6 +93,7 @@ def score_task(
     hashes: Hashes | None = None,
     seen: str | None = None,
     in_domain: bool = False,
+    over_wordings: bool = False,
 ) -> ScoredTask:
     """Score one task under several variants (a model asked in one way each).
 
@@ -101,6 +106,7 @@ def score_task(
         hashes: identity of task and rows.
         seen: why the model's scores are not zero-shot.
         in_domain: whether the tuned model was trained on the task, through other rows.
+        over_wordings: estimate quantiles over templates too, where each row was shown through a few.
     """
     first = next(iter(predictions.values()))
     metrics = metrics_for(task.metrics, first, end_token=end_token)
@@ -118,6 +124,11 @@ def score_task(
             place = {**place_of(task.name, cluster), "metric": chosen[variant].metric, "variant": variant}
             estimate = statistics.estimate(grid)
             scores.append(Score(**place, template=BEST_ON_DEV, rows=_rows(predictions[variant]), **_numbers(estimate)))
+    if over_wordings:
+        metric = next(metric for metric in metrics if metric.name in ZERO_ONE_METRICS)
+        for variant, rows in predictions.items():
+            place = {**place_of(task.name, cluster), "metric": metric.name, "variant": variant, "rows": _rows(rows)}
+            scores += _quantile_scores(metric, rows, place)
     signed = signatures(task.metrics, first)
     facts = TaskFacts(
         clusters=[cluster.value for cluster in task.clusters],
@@ -125,6 +136,7 @@ def score_task(
         rows=_rows(first),
         groups=len(some.units) if task.group is not None else None,
         templates=list(some.templates),
+        wordings={str(number): one.name for number, one in enumerate(task.templates, 1) if isinstance(one, Wording)},
         shortened=sum(prediction["shortened"] for prediction in first),
         main_metric=metrics[0].name,
         declared_metrics=list(task.metrics),
@@ -138,6 +150,23 @@ def score_task(
         in_domain=in_domain,
     )
     return ScoredTask(task.name, facts, scores, grids, estimates)
+
+
+def _quantile_scores(metric: Metric, predictions: Sequence[Prediction], place: Mapping[str, Any]) -> list[Score]:
+    """Estimated quantiles over templates of a metric that gives each answer 0 or 1; none where there is one template."""
+    # Answer by answer: rows of a group have labels of their own.
+    alone = [{**prediction, "group": None} for prediction in predictions]
+    grid = score_grid(metric, alone)
+    if len(grid.templates) == 1:
+        return []
+    label_of = {prediction["row"]: prediction["answer"] or 0 for prediction in alone}
+    found = quantiles_over_wordings(
+        grid.statistics[..., 0], grid.shown, [label_of[row] for row in grid.units], [*QUANTILES.values()]
+    )
+    return [
+        Score(**place, template=name, mean=one.value, low=one.low, high=one.high)
+        for name, one in zip(QUANTILES, found, strict=True)
+    ]
 
 
 def score_predictions(
