@@ -150,7 +150,7 @@ def evaluate(
         chosen = list(divide(followed).test)
     changes: dict[str, Any] = {
         "rows": rows,
-        "templates_per_row": _number_or_word(templates_per_row),
+        "templates_per_row": _templates(templates_per_row),
         "answer_budget": answer_budget,
         "wordings": wordings,
         "prompt_tokens": prompt_tokens,
@@ -189,8 +189,13 @@ def evaluate(
         refuse_below(done.results, fail_under, metric)
 
 
-def _number_or_word(text: str | None) -> int | str | None:
-    return int(text) if text is not None and text.isdecimal() else text
+def _templates(text: str | None) -> int | str | None:
+    """A number of templates as it was written, or `adaptive`."""
+    if text in (None, "adaptive"):
+        return text
+    if not text.isdecimal():
+        raise typer.BadParameter(f"{text!r} is neither a number nor adaptive.", param_hint="--templates-per-row")
+    return int(text)
 
 
 def _template_args(given: list[str]) -> dict[str, Any]:

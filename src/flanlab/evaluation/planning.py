@@ -17,14 +17,15 @@ from flanlab.data.mixture import OptionOrder
 from flanlab.data.rendering import BASELINE, PreparedRow, Truncation, gold_value_of, group_of, open_row, prepare_row, render
 from flanlab.data.sources import Rows
 from flanlab.errors import FlanlabError
+from flanlab.evaluation.wordings import ZERO_ONE_METRICS
 from flanlab.settings import METRICS, NOTHING, PROMPT, QUESTIONS, RESULTS, ROUNDING, SAMPLE, Settings
 from flanlab.tasks.phrasing import Phrasing, phrased
 from flanlab.tasks.schema import Split, Task
 from flanlab.tasks.wordings import worded
 
 Shots = Annotated[int, Field(ge=0, le=MOST_SHOTS)]
-ZERO_ONE_METRICS = ("accuracy", "exact_match")
-"""Metrics that give each answer 0 or 1, of which the distribution over wordings can be estimated."""
+
+_ANSWER_BUDGET = 2.0
 
 
 class EvaluationSettings(Settings):
@@ -39,8 +40,8 @@ class EvaluationSettings(Settings):
         description="Forward templates each row is shown through, taking turns; all, where not given. adaptive: as many as"
         " `answer_budget` allows, and what all would have scored is estimated.",
     )
-    answer_budget: Annotated[float, SAMPLE] = Field(
-        2.0, ge=1, description="With adaptive templates_per_row: answers to each row, on average; 1.5, say."
+    answer_budget: Annotated[float | None, SAMPLE] = Field(
+        None, ge=1, description="With adaptive templates_per_row: answers to each row, on average, such as 1.5; 2 if not given."
     )
     wordings: Annotated[int | None, SAMPLE] = Field(
         None,
@@ -132,6 +133,12 @@ class EvaluationSettings(Settings):
             self.model_copy(update={"shots": count, "options": order})
             for count, order in itertools.product(self.shot_counts, orders)
         ]
+
+    @model_validator(mode="after")
+    def _budget_is_used(self) -> Self:
+        if self.answer_budget is not None and self.templates_per_row != "adaptive":
+            raise ValueError("`answer_budget` needs `templates_per_row: adaptive`")
+        return self
 
     @model_validator(mode="after")
     def _chosen_elsewhere(self) -> Self:
@@ -274,11 +281,11 @@ def _answer_counts(task: Task, units: int, settings: EvaluationSettings) -> list
             f"{task.path}: the task {task.name} has one forward template, so there is no distribution over wordings.",
             hint="Leave out `templates_per_row`, or make more wordings by rule with `wordings: 10`.",
         )
-    budget = min(settings.answer_budget, templates)
+    budget = min(settings.answer_budget or _ANSWER_BUDGET, templates)
     counts = [int((number + 1) * budget) - int(number * budget) for number in range(units)]
     if sum(counts) < templates:
         raise FlanlabError(
-            f"{task.path}: {sum(counts)} answers ({settings.answer_budget:g} times {units} rows or groups) are fewer than the"
+            f"{task.path}: {sum(counts)} answers ({budget:g} to each of {units} rows or groups) are fewer than the"
             f" {templates} wordings of {task.name}, and each needs one.",
             hint="Raise `rows` or `answer_budget`, or ask for fewer `wordings`.",
         )

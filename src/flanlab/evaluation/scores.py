@@ -14,7 +14,7 @@ from flanlab.evaluation.grids import score_grid
 from flanlab.evaluation.levels import levels
 from flanlab.evaluation.metrics.declared import metrics_for, signatures
 from flanlab.evaluation.metrics.metric import Metric, Prediction
-from flanlab.evaluation.planning import ZERO_ONE_METRICS
+from flanlab.evaluation.wordings import ZERO_ONE_METRICS, Answers, answers_of
 from flanlab.results import statistics
 from flanlab.results.grids import ScoreGrid
 from flanlab.results.schema import (
@@ -128,7 +128,7 @@ def score_task(
         metric = next(metric for metric in metrics if metric.name in ZERO_ONE_METRICS)
         for variant, rows in predictions.items():
             place = {**place_of(task.name, cluster), "metric": metric.name, "variant": variant, "rows": _rows(rows)}
-            scores += _quantile_scores(metric, rows, place)
+            scores += _quantile_scores(answers_of(metric, rows, end_token=end_token), place)
     signed = signatures(task.metrics, first)
     facts = TaskFacts(
         clusters=[cluster.value for cluster in task.clusters],
@@ -152,17 +152,11 @@ def score_task(
     return ScoredTask(task.name, facts, scores, grids, estimates)
 
 
-def _quantile_scores(metric: Metric, predictions: Sequence[Prediction], place: Mapping[str, Any]) -> list[Score]:
-    """Estimated quantiles over templates of a metric that gives each answer 0 or 1; none where there is one template."""
-    # Answer by answer: rows of a group have labels of their own.
-    alone = [{**prediction, "group": None} for prediction in predictions]
-    grid = score_grid(metric, alone)
-    if len(grid.templates) == 1:
+def _quantile_scores(answers: Answers, place: Mapping[str, Any]) -> list[Score]:
+    """Estimated quantiles over templates; none where there is one template."""
+    if len(answers.scores) == 1:
         return []
-    label_of = {prediction["row"]: prediction["answer"] or 0 for prediction in alone}
-    found = quantiles_over_wordings(
-        grid.statistics[..., 0], grid.shown, [label_of[row] for row in grid.units], [*QUANTILES.values()]
-    )
+    found = quantiles_over_wordings(answers.scores, answers.shown, answers.labels, list(QUANTILES.values()), answers.margins)
     return [
         Score(**place, template=name, mean=one.value, low=one.low, high=one.high)
         for name, one in zip(QUANTILES, found, strict=True)

@@ -16,14 +16,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
+from scipy.stats import invwishart
 
 from flanlab.results.grids import Floats
 
 _BURN_IN, _DRAWS = 200, 800
-_DEVIATIONS = np.geomspace(0.02, 4.0, 60)
-"""Standard deviations of effects that are considered."""
-_TEMPLATE_SCALE, _ROW_SCALE, _LABEL_SCALE = 0.5, 1.0, 2.0
-"""Of the half-normal priors of those deviations, and of the normal prior of each label's mean."""
+_PRIOR_DEVIATION = 0.2
+"""Of what templates add: the scale of the inverse Wishart prior of its covariance over labels, which is vague."""
+_LABEL_SCALE = 2.0
+"""Standard deviation of the normal prior of each label's mean."""
+_PRIOR_ANSWERS = 5
+"""Weight of the spread of all templates' margins in that of each."""
 _EDGE = 1e-12
 
 
@@ -41,7 +44,9 @@ class Quantile:
     high: float
 
 
-def quantiles_over_wordings(scores: Floats, shown: Floats, labels: Sequence[int], shares: Sequence[float]) -> list[Quantile]:
+def quantiles_over_wordings(
+    scores: Floats, shown: Floats, labels: Sequence[int], shares: Sequence[float], margins: Floats | None = None
+) -> list[Quantile]:
     """Quantiles of the templates' scores over all rows, as if each row had been shown through each template.
 
     Args:
@@ -50,6 +55,8 @@ def quantiles_over_wordings(scores: Floats, shown: Floats, labels: Sequence[int]
         labels: of each row, from 0: the position of its right option, say. A template may favour some labels. All the same
             where nothing is known.
         shares: which quantiles.
+        margins: where options were ranked, by how much the right one's log-probability is above the best other's, [templates,
+            rows], whatever it is where a row was not shown. It says more than whether it is above zero.
 
     Returns:
         One for each of `shares`. The same for the same arguments: the draws are seeded.
@@ -67,56 +74,69 @@ def quantiles_over_wordings(scores: Floats, shown: Floats, labels: Sequence[int]
         raise ValueError("There is no distribution over a single template.")
     if not np.isin(scores[shown > 0], (0, 1)).all():
         raise ValueError("Only scores of 0 and 1 can be estimated.")
-    draws, resampled = _draws(scores > 0.5, shown > 0, np.asarray(labels))
+    draws, resampled = _draws(scores > 0.5, shown > 0, np.asarray(labels), margins)
     inner, outer = np.quantile(draws, shares, axis=1), np.quantile(resampled, shares, axis=1)
     low, high = np.quantile(outer, (0.025, 0.975), axis=1)
     return [Quantile(*map(float, one)) for one in zip(shares, inner.mean(axis=1), low, high, strict=True)]
 
 
-def _draws(right: NDArray[np.bool_], shown: NDArray[np.bool_], labels: NDArray[np.int_]) -> tuple[Floats, Floats]:
+def _draws(
+    right: NDArray[np.bool_], shown: NDArray[np.bool_], labels: NDArray[np.int_], margins: Floats | None
+) -> tuple[Floats, Floats]:
     """Scores of the templates [draws, templates] on these rows, and on rows resampled (Bayesian bootstrap, Rubin 1981)."""
     generator = np.random.default_rng(0)
     templates, rows = right.shape
     kinds = int(labels.max()) + 1
     at, of = np.nonzero(shown)  # template and row of each answer
-    said = right[at, of]
-    cell = at * kinds + labels[of]
-    counts = np.bincount(cell, minlength=templates * kinds).reshape(templates, kinds)
-    row_counts = shown.sum(axis=0)
-    unit = np.eye(kinds)
-    by_label = np.full(kinds, ndtri(np.clip(said.mean(), 0.02, 0.98)))
-    by_template, by_row = np.tile(by_label, (templates, 1)), np.zeros(rows)  # [templates, kinds], [rows]
-    template_sd, label_sd, row_sd = 0.3, 0.3, 0.7
+    said, label = right[at, of], labels[of]
+    cell = at * kinds + label
+    counts = np.bincount(cell, minlength=templates * kinds)
+    scaled = None if margins is None else _scaled(margins[at, of], at, cell, counts, templates)
+    row_counts, unit = shown.sum(axis=0), np.eye(kinds)
+    prior_scale, prior_weight = _PRIOR_DEVIATION**2 * unit, kinds + 1
+    by_label = np.zeros(kinds)
+    by_template, by_row = np.zeros((templates, kinds)), np.zeros(rows)  # what each adds; that of a template is for each label
+    noise, row_variance, covariance = 1.0, 0.5, 0.1 * unit
     found = np.empty((2, _DRAWS, templates))
     for step in range(-_BURN_IN, _DRAWS):
-        # The variable of each answer, given whether it is above zero.
-        mean = by_template[at, labels[of]] + by_row[of]
-        below, place = ndtr(-mean), generator.random(len(mean))
-        place = np.where(said, below + place * (1 - below), place * below)
-        variable = mean + ndtri(np.clip(place, _EDGE, 1 - _EDGE))
-        # What each row adds.
-        rest = np.bincount(of, variable - by_template[at, labels[of]], rows)
-        precision = row_counts + row_sd**-2
-        by_row = rest / precision + generator.standard_normal(rows) / np.sqrt(precision)
-        row_sd = _deviation(generator, by_row, _ROW_SCALE)
-        # What each template adds for rows of each label: a part common to all labels, and one for each.
-        prior = np.linalg.inv(template_sd**2 + label_sd**2 * unit)
-        variance = np.linalg.inv(prior + counts[:, :, None] * unit)
+        mean = by_template[at, label] + by_row[of]
+        if scaled is None:  # the variable of each answer, given whether it is above zero
+            below, place = ndtr(-mean), generator.random(len(mean))
+            place = np.where(said, below + place * (1 - below), place * below)
+            variable = mean + ndtri(np.clip(place, _EDGE, 1 - _EDGE))
+        else:
+            variable = scaled
+            noise = _variance(generator, variable - mean)
+        rest = np.bincount(of, variable - by_template[at, label], rows)
+        precision = row_counts / noise + 1 / row_variance
+        by_row = rest / noise / precision + generator.standard_normal(rows) / np.sqrt(precision)
+        row_variance = _variance(generator, by_row)
+        prior = np.linalg.inv(covariance)
+        variance = np.linalg.inv(prior + counts.reshape(templates, kinds, 1) / noise * unit)
         rest = np.bincount(cell, variable - by_row[of], templates * kinds).reshape(templates, kinds)
-        by_template = _normal(generator, variance, rest + prior @ by_label)
+        by_template = _normal(generator, variance, rest / noise + prior @ by_label)
         by_label = _normal(
             generator, np.linalg.inv(templates * prior + unit / _LABEL_SCALE**2), prior @ by_template.sum(axis=0)
         )
         apart = by_template - by_label
-        precision = template_sd**-2 + kinds * label_sd**-2
-        common = apart.sum(axis=1) * label_sd**-2 / precision + generator.standard_normal(templates) / np.sqrt(precision)
-        template_sd = _deviation(generator, common, _TEMPLATE_SCALE)
-        label_sd = _deviation(generator, apart - common[:, None], _TEMPLATE_SCALE)
+        drawn = invwishart.rvs(prior_weight + templates, prior_scale + apart.T @ apart, random_state=generator)
+        covariance = np.reshape(drawn, (kinds, kinds))
         if step >= 0:
-            drawn = by_template[:, labels] + by_row + generator.standard_normal((templates, rows)) > 0
-            whole = np.where(shown, right, drawn)
+            chance = np.sqrt(noise) * generator.standard_normal((templates, rows))
+            whole = np.where(shown, right, by_template[:, labels] + by_row + chance > 0)
             found[:, step] = whole.mean(axis=1), whole @ generator.dirichlet(np.ones(rows))
     return found[0], found[1]
+
+
+def _scaled(margins: Floats, at: NDArray[np.int_], cell: NDArray[np.int_], counts: NDArray[np.int_], templates: int) -> Floats:
+    """Margins of answers in units of their template's spread around the means of its labels."""
+    means = np.bincount(cell, margins, len(counts)) / np.maximum(counts, 1)
+    squares = (margins - means[cell]) ** 2
+    freedom = np.maximum((counts.reshape(templates, -1) - 1).clip(0).sum(axis=1), 0)
+    sums = np.bincount(at, squares, templates)
+    together = sums.sum() / max(freedom.sum(), 1) + _EDGE
+    scaled: Floats = margins / np.sqrt((sums + _PRIOR_ANSWERS * together) / (freedom + _PRIOR_ANSWERS))[at]
+    return scaled
 
 
 def _normal(generator: np.random.Generator, variance: Floats, scaled: Floats) -> Floats:
@@ -126,9 +146,6 @@ def _normal(generator: np.random.Generator, variance: Floats, scaled: Floats) ->
     return drawn
 
 
-def _deviation(generator: np.random.Generator, effects: Floats, scale: float) -> float:
-    """A draw of the standard deviation of effects around zero."""
-    weights = -effects.size * np.log(_DEVIATIONS) - (effects**2).sum() / (2 * _DEVIATIONS**2)
-    weights += np.log(_DEVIATIONS) - (_DEVIATIONS / scale) ** 2 / 2
-    shares = np.exp(weights - weights.max())
-    return float(generator.choice(_DEVIATIONS, p=shares / shares.sum()))
+def _variance(generator: np.random.Generator, effects: Floats) -> float:
+    """A draw of the variance of effects around zero, by a vague inverse gamma prior."""
+    return float((0.1 + (effects**2).sum()) / generator.chisquare(1 + effects.size))
