@@ -90,7 +90,7 @@ def test_quantiles_stand_in_the_table(comments: Task) -> None:
     assert set(found) == {"tuned"}, "a baseline is one prompt"
     assert [one.template for one in found["tuned"]] == list(QUANTILES)
     assert {(one.metric, one.rows) for one in found["tuned"]} == {("accuracy", 60)}
-    assert [one.mean for one in found["tuned"]] == pytest.approx([0.05, 0.5, 0.95], abs=0.08)
+    assert [one.mean for one in found["tuned"]] == pytest.approx([0.05, 0.5, 0.95], abs=0.15)
     assert all(0 <= one.interval[0] < one.mean < one.interval[1] <= 1 for one in found["tuned"])
     assert score_task(comments, {"tuned": right}, end_token=True).scores[-1].template not in QUANTILES, "not asked for"
 

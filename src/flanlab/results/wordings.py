@@ -20,9 +20,10 @@ from scipy.stats import invwishart
 
 from flanlab.results.grids import Floats
 
-_BURN_IN, _DRAWS = 200, 800
-_PRIOR_DEVIATION = 0.2
-"""Of what templates add: the scale of the inverse Wishart prior of its covariance over labels, which is vague."""
+_BURN_IN, _DRAWS = 150, 500
+_TEMPLATE_SCALE = 0.25
+"""Of what templates add: the scale of the half-t priors of its standard deviation for each label; correlations have a flat
+prior (Huang and Wand 2013, Bayesian Analysis 8, with two degrees of freedom)."""
 _LABEL_SCALE = 2.0
 """Standard deviation of the normal prior of each label's mean."""
 _PRIOR_ANSWERS = 5
@@ -93,7 +94,6 @@ def _draws(
     counts = np.bincount(cell, minlength=templates * kinds)
     scaled = None if margins is None else _scaled(margins[at, of], at, cell, counts, templates)
     row_counts, unit = shown.sum(axis=0), np.eye(kinds)
-    prior_scale, prior_weight = _PRIOR_DEVIATION**2 * unit, kinds + 1
     by_label = np.zeros(kinds)
     by_template, by_row = np.zeros((templates, kinds)), np.zeros(rows)  # what each adds; that of a template is for each label
     noise, row_variance, covariance = 1.0, 0.5, 0.1 * unit
@@ -119,7 +119,8 @@ def _draws(
             generator, np.linalg.inv(templates * prior + unit / _LABEL_SCALE**2), prior @ by_template.sum(axis=0)
         )
         apart = by_template - by_label
-        drawn = invwishart.rvs(prior_weight + templates, prior_scale + apart.T @ apart, random_state=generator)
+        hidden = generator.gamma(1 + kinds / 2, 1 / (2 * prior.diagonal() + _TEMPLATE_SCALE**-2))
+        drawn = invwishart.rvs(1 + kinds + templates, 4 * np.diag(hidden) + apart.T @ apart, random_state=generator)
         covariance = np.reshape(drawn, (kinds, kinds))
         if step >= 0:
             chance = np.sqrt(noise) * generator.standard_normal((templates, rows))
