@@ -43,7 +43,7 @@ def test_model_is_closer_than_each_templates_mean_and_its_intervals_hold() -> No
         found = quantiles_over_wordings(np.where(shown > 0, right, np.nan), shown, labels, SHARES)
         model.append([one.value for one in found] - truth)
         held += [one.low <= value <= one.high for one, value in zip(found, whole, strict=True)]
-    assert np.abs(model).mean() < 0.75 * np.abs(plain).mean()
+    assert np.abs(model).mean() < 0.9 * np.abs(plain).mean()
     assert np.abs(model).mean() < 0.05
     assert sum(held) >= 7, "of 9 intervals of 95 %"
 
@@ -75,7 +75,7 @@ def test_margins_say_more_than_right_and_wrong() -> None:
             found = quantiles_over_wordings(right, shown, labels, SHARES, margins)
             errors[known].append(float(np.abs([one.value for one in found] - truth).mean()))
     assert np.mean(errors[True]) < 0.7 * np.mean(errors[False])
-    assert np.mean(errors[True]) < 0.015
+    assert np.mean(errors[True]) < 0.02
 
 
 def test_full_tables_are_taken_as_they_are_and_still_have_an_interval() -> None:
