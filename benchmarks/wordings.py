@@ -28,11 +28,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from flanlab.evaluation.metrics.declared import metrics_for
+from flanlab.evaluation.over_wordings import Answers, answers_of
 from flanlab.evaluation.planning import balanced_turns
-from flanlab.evaluation.wordings import Answers, answers_of
+from flanlab.results.item_response import quantiles_over_wordings
 from flanlab.results.predictions import read_predictions
 from flanlab.results.schema import QUANTILES
-from flanlab.results.wordings import quantiles_over_wordings
 
 Floats = NDArray[np.float64]
 SHARES = list(QUANTILES.values())

@@ -17,11 +17,11 @@ from flanlab.data.mixture import OptionOrder
 from flanlab.data.rendering import BASELINE, PreparedRow, Truncation, gold_value_of, group_of, open_row, prepare_row, render
 from flanlab.data.sources import Rows
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.wordings import ZERO_ONE_METRICS
+from flanlab.evaluation.over_wordings import ZERO_ONE_METRICS
 from flanlab.settings import METRICS, NOTHING, PROMPT, QUESTIONS, RESULTS, ROUNDING, SAMPLE, Settings
 from flanlab.tasks.phrasing import Phrasing, phrased
 from flanlab.tasks.schema import Split, Task
-from flanlab.tasks.wordings import worded
+from flanlab.tasks.wordings_by_rule import worded
 
 Shots = Annotated[int, Field(ge=0, le=MOST_SHOTS)]
 

@@ -14,9 +14,10 @@ from flanlab.evaluation.grids import score_grid
 from flanlab.evaluation.levels import levels
 from flanlab.evaluation.metrics.declared import metrics_for, signatures
 from flanlab.evaluation.metrics.metric import Metric, Prediction
-from flanlab.evaluation.wordings import ZERO_ONE_METRICS, Answers, answers_of
+from flanlab.evaluation.over_wordings import ZERO_ONE_METRICS, Answers, answers_of
 from flanlab.results import statistics
 from flanlab.results.grids import ScoreGrid
+from flanlab.results.item_response import quantiles_over_wordings
 from flanlab.results.schema import (
     BEST_ON_DEV,
     MAIN_METRIC,
@@ -32,9 +33,8 @@ from flanlab.results.schema import (
     TaskFacts,
     Variant,
 )
-from flanlab.results.wordings import quantiles_over_wordings
 from flanlab.tasks.schema import Task
-from flanlab.tasks.wordings import Wording
+from flanlab.tasks.wordings_by_rule import Wording
 
 Grids = Mapping[str, Mapping[str, ScoreGrid]]
 """Metric to variant to its grid."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from flanlab.data.rendering import open_row, render
 from flanlab.tasks.loading import load_task
 from flanlab.tasks.schema import Task
-from flanlab.tasks.wordings import Wording, worded
+from flanlab.tasks.wordings_by_rule import Wording, worded
 
 FILE = """
 name: mood

@@ -9,7 +9,7 @@ from scipy import stats
 
 from flanlab.evaluation.planning import balanced_turns
 from flanlab.results.grids import Floats
-from flanlab.results.wordings import quantiles_over_wordings
+from flanlab.results.item_response import quantiles_over_wordings
 
 SHARES = (0.05, 0.5, 0.95)
 TEMPLATES, ROWS = 20, 300
