@@ -9,13 +9,12 @@ from typing import Any
 
 from flanlab.data.rendering import BASELINE
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.evaluate import PREDICTIONS
 from flanlab.evaluation.metrics.declared import metrics_for
 from flanlab.evaluation.metrics.metric import Prediction
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.scores import ScoredTask, build_results, score_predictions
 from flanlab.results.files import read_results
-from flanlab.results.predictions import read_predictions
+from flanlab.results.predictions import PREDICTIONS, read_predictions
 from flanlab.results.schema import Difference, MetricFacts, Results, TaskFacts, Variant
 from flanlab.results.statistics import holm
 from flanlab.settings import QUESTIONS, fields_affecting

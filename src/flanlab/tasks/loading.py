@@ -61,6 +61,12 @@ def overriding(tasks: Iterable[Task]) -> list[Task]:
     return [task for task in own if task.whole.name in names]
 
 
+def own_versions(tasks: Iterable[Task]) -> list[str]:
+    """Notes on the tasks of `overriding`, for results."""
+    names = dict.fromkeys(task.whole.name for task in overriding(tasks))
+    return [f"{name}: a task file of the user's own, not flanlab's task of this name." for name in names]
+
+
 def _tell(tasks: Iterable[Task]) -> None:
     for task in overriding(tasks):
         _tell_once(task.whole.name, task.path)
