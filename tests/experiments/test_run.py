@@ -347,7 +347,7 @@ def test_other_content_at_the_same_place_is_named(tiny_folder: Path, tmp_path: P
     task = yaml.safe_load(path.read_text(encoding="utf-8"))
     task["templates"][0]["prompt"] = "Count on from {{ number }}."
     path.write_text(yaml.safe_dump(task), encoding="utf-8")
-    with pytest.raises(FlanlabError, match=r"trained on something else:\n  tasks.counting.file: \w+ -> \w+$"):
+    with pytest.raises(FlanlabError, match=r"trained on something else:\n  tasks.counting.file: \w+ -> \w+\n  Hint"):
         train_recipe(read(tmp_path, tiny_folder, steps=1), tmp_path / "run")
 
 

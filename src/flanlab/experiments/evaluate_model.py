@@ -113,8 +113,9 @@ def evaluate_model(
     if kept.variants or kept.tasks:
         stay = [*kept.variants, *(task.name for task in kept.tasks)]
         say(f"Also in the results, from an earlier evaluation in {folder}: {', '.join(stay)}.")
-    for name_of, why in kept.dropped.items():
-        say(f"No longer in the results: {name_of} ({why}). Name another --out folder to keep both.")
+    for why in dict.fromkeys(kept.dropped.values()):
+        gone = ", ".join(name for name, reason in kept.dropped.items() if reason == why)
+        say(f"No longer in the results: {gone} ({why}). Name another --out folder to keep both.")
     clusters = {cluster.value for unit in units for cluster in unit.task.clusters}
     results = score_units(
         units,

@@ -69,11 +69,11 @@ def own_versions(tasks: Iterable[Task]) -> list[str]:
 
 def _tell(tasks: Iterable[Task]) -> None:
     for task in overriding(tasks):
-        _tell_once(task.whole.name, task.path)
+        _tell_once(task.whole.name, str(task.path))
 
 
 @cache
-def _tell_once(name: str, path: Path) -> None:
+def _tell_once(name: str, path: str) -> None:
     if is_first():
         say(f"{name}: {path} is used instead of flanlab's own task of this name.")
 
