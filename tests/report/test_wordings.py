@@ -99,6 +99,10 @@ def test_changed_field_concerns_every_template(folders: tuple[Path, Path]) -> No
     found = fl.compare_templates(*folders).wordings
     assert [pair.template_a for pair in found.pairs] == [1, 2, 4, 5]
     assert found.unchanged == {TASK: 0}
+    for pair in found.pairs:
+        # 20 and 32 of 40 right, say, whose pseudo-values are 0 and 1 but for rounding.
+        means = {score.variant: score.mean for score in pair.scores if score.metric == "accuracy"}
+        assert pair.main.difference == pytest.approx(means["b"] - means["a"])
     assert all("fields.text: {{ text | upper }}" in pair.wording_b for pair in found.pairs)
 
 
