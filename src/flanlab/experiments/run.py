@@ -149,7 +149,8 @@ def train_recipe(recipe: Recipe, folder: Path, rows: RowReader | None = None, mo
         plan, loaded = _plan(recipe, folder, rows, model)
         mixture, stamp = make_mixture(plan), make_stamp(plan, loaded)
         dev = make_dev_examples(plan, loaded, rows)
-        from_first(lambda: (_check_contents(folder, stamp), _claim(folder, recipe, plan, stamp)))
+        from_first(lambda: _check_contents(folder, stamp))
+        from_first(lambda: _claim(folder, recipe, plan, stamp))
         announce_training(plan, loaded)
         return _tune(loaded, mixture, plan, stamp, folder, dev)
 

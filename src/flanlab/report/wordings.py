@@ -115,8 +115,11 @@ def word_diff(first: str, second: str) -> list[tuple[Literal["=", "-", "+"], str
         old, new = "".join(words[0][start:end]), "".join(words[1][other_start:other_end])
         if how == "equal":
             pieces.append(("=", old))
-        else:
-            pieces += [piece for piece in (("-", old), ("+", new)) if piece[1]]  # type: ignore[misc]
+            continue
+        if old:
+            pieces.append(("-", old))
+        if new:
+            pieces.append(("+", new))
     return pieces
 
 
