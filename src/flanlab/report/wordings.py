@@ -107,7 +107,7 @@ def _opened(side: Run | str | Path) -> WordingSide:
 def word_diff(first: str, second: str) -> list[tuple[Literal["=", "-", "+"], str]]:
     """A text as pieces that both have (=), that only the first has (-), and that only the second has (+); word by word."""
     words = [re.findall(r"\w+|\s+|[^\w\s]", text) for text in (first, second)]
-    matcher = SequenceMatcher(None, *words, autojunk=False)
+    matcher = SequenceMatcher(None, words[0], words[1], autojunk=False)
     if matcher.ratio() < _LEAST_ALIKE:
         return [("-", first), ("+", second)]
     pieces: list[tuple[Literal["=", "-", "+"], str]] = []
