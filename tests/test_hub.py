@@ -7,6 +7,8 @@ import pytest
 from huggingface_hub import constants
 
 from flanlab import hub
+from flanlab.errors import FlanlabError
+from flanlab.models.names import check_model_name
 
 
 @pytest.fixture(autouse=True)
@@ -58,3 +60,12 @@ def test_a_folder_needs_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed_port()}")
     hub.work_offline_if_unreachable(".")
     assert not constants.HF_HUB_OFFLINE
+
+
+def test_a_mistyped_model_is_told_at_once_with_a_suggestion(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed_port()}")
+    with pytest.raises(FlanlabError, match=r"There is no model smolm2-135m\.") as caught:
+        check_model_name("smolm2-135m")
+    assert "cannot be reached" in caught.value.hint
+    assert "Did you mean smollm2-135m-instruct?" in caught.value.hint
+    check_model_name("smollm2-135m-instruct")

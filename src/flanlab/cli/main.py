@@ -9,7 +9,22 @@ from typing import Annotated
 import typer
 
 from flanlab import __version__
-from flanlab.cli import ablate, ask, claims, contamination, evaluate, export, mix, models, predict, report, run, tasks, ui
+from flanlab.cli import (
+    ablate,
+    ask,
+    claims,
+    contamination,
+    evaluate,
+    export,
+    mix,
+    models,
+    predict,
+    recipe,
+    report,
+    run,
+    tasks,
+    ui,
+)
 from flanlab.errors import FlanlabError
 from flanlab.files import is_full
 from flanlab.processes import may_tell
@@ -22,6 +37,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(tasks.app, name="tasks")
+app.add_typer(recipe.app, name="recipe")
 app.add_typer(export.app, name="export")
 app.command("models")(models.models)
 app.command("quickstart")(run.quickstart)

@@ -39,6 +39,14 @@ class MissingDataError(FlanlabError):
     """The rows are not available: no such mirror folder, no network, no such file."""
 
 
+class NoRowsError(FlanlabError):
+    """A split has no row: its source is empty, or the task's filter keeps none."""
+
+
+class EmptySliceError(NoRowsError, MissingDataError):
+    """The source has no row in a slice; another copy of the data set may have some."""
+
+
 @dataclass(frozen=True)
 class Rows(Sequence[Row]):
     """Rows of one split: a table, and the numbers of the rows that the task keeps. `rows[i]` maps columns to values."""
@@ -146,7 +154,8 @@ def load_rows(task: Task, split: Split, mirror: Path | None = None) -> Rows:
 
     Raises:
         MissingDataError: the rows are not available.
-        FlanlabError: the task has no such split, a file is damaged, a column has different types, or no row is left.
+        NoRowsError: no row is left.
+        FlanlabError: the task has no such split, a file is damaged, or a column has different types.
     """
     sources = {subtask: source for subtask, source in task.sources.items() if source.split_spec(split) is not None}
     if not sources:
@@ -167,7 +176,7 @@ def load_rows(task: Task, split: Split, mirror: Path | None = None) -> Rows:
         rows = _filtered(task, split, rows)
     if not len(rows):
         given = ", ".join(str(source.split_spec(split)) for source in sources.values())
-        raise FlanlabError(
+        raise NoRowsError(
             f"{task.path}: no row of the {split} split ({given}) is left for {task.name}.",
             hint="Check source.splits and the task's filter.",
         )
@@ -398,7 +407,7 @@ def _read_slices(task: Task, specification: str, paths: Mapping[str, Sequence[Pa
             digest.update(path.read_bytes())
     if not any(map(len, cuts)):
         there = ", ".join(f"{name} has {len(table)} rows" for name, table in tables.items())
-        raise MissingDataError(
+        raise EmptySliceError(
             f"{task.path}: source.splits: {specification!r} leaves no row for {task.name} ({there}).",
             hint="Take a smaller slice, or provide more rows.",
         )
