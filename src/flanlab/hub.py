@@ -1,10 +1,9 @@
 """Whether the Hugging Face Hub can be reached: tested once, in two seconds at most.
 
 Without this, the Hub's client tries each file six times, with doubling waits: half a minute and more for each name. If the Hub
-accepts no connection in time, its client is set to work offline, from its cache. Once connected, the network may be as slow as
-it
-likes: no time limit of the client is changed. If connecting takes longer than two seconds, set HF_HUB_ETAG_TIMEOUT, which the
-client reads too.
+accepts no connection in time, its client is set to work offline, from its cache. Once connected, the network may be slow: no
+time limit of the client is changed. If connecting takes longer than two seconds, set HF_HUB_ETAG_TIMEOUT, which the client
+reads too.
 """
 
 from __future__ import annotations

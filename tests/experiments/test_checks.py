@@ -126,7 +126,7 @@ def test_the_plan_refuses_what_training_refuses_and_no_model_is_loaded(
 def test_a_full_disk_is_told_before_anything_is_asked(home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(home)
     monkeypatch.setattr("flanlab.experiments.checks.shutil.disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(FlanlabError, match="only 0.00 GB are free") as caught:
+    with pytest.raises(FlanlabError, match=r"only 0\.00 GB are free") as caught:
         run_recipe(read(home, tiny_folder), home / "out")
     assert "training.method: lora" in caught.value.hint
     assert not (home / "out").exists()
@@ -187,8 +187,8 @@ def test_missing_tasks_are_skipped_and_recorded(home: Path, tiny_folder: Path, c
     assert "does not have nobody/nothing" in found.skipped["far"]
     assert any(note.startswith("Skipped, since its rows are not available: far.") for note in found.notes)
     assert "Skipped far: " in capsys.readouterr().err
+    only = [task for task in tasks if task.name == "far"]
     with pytest.raises(MissingDataError, match="No task has rows"):
-        only = [task for task in tasks if task.name == "far"]
         evaluate_model(str(tiny_folder), only, SETTINGS, home / "out", rows=rows, skip_missing=True)
 
 

@@ -17,7 +17,7 @@ from flanlab.experiments.training_plan import plan_training
 from flanlab.tasks.clusters import Cluster
 from tests.tiny import write_tasks
 
-SPEED = 2e6
+SPEED = 2e8
 
 
 @pytest.fixture(autouse=True)
