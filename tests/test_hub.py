@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
@@ -69,3 +70,22 @@ def test_a_mistyped_model_is_told_at_once_with_a_suggestion(monkeypatch: pytest.
     assert "cannot be reached" in caught.value.hint
     assert "Did you mean smollm2-135m-instruct?" in caught.value.hint
     check_model_name("smollm2-135m-instruct")
+
+
+def test_without_a_hub_rows_that_are_not_cached_are_not_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed_port()}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    hub.work_offline_if_unreachable("Owner/Name")
+    assert not hub.may_have_rows("Owner/Name")
+    (tmp_path / "datasets" / "owner___name").mkdir(parents=True)
+    assert hub.may_have_rows("Owner/Name")
+    assert not hub.may_have_rows("Other/Name")
+    (tmp_path / "hub" / "datasets--Other--Name").mkdir(parents=True)
+    assert hub.may_have_rows("Other/Name")
+
+
+def test_with_a_hub_rows_are_looked_for(listening: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{listening}")
+    hub.work_offline_if_unreachable("Other/Name")
+    assert hub.may_have_rows("Other/Name")

@@ -37,6 +37,19 @@ def work_offline_if_unreachable(name: str) -> None:
         _find_out()
 
 
+def may_have_rows(name: str) -> bool:
+    """Whether a data set can be read from the Hub or may be in its client's cache. Quick: the client is not imported if not."""
+    from huggingface_hub import constants
+
+    if Path(name).exists() or not _is_offline():
+        return True
+    owner = name.partition("/")[0].lower()
+    # The client changes names a little (SQuAD becomes s_qu_ad), so the owner must do.
+    prepared = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets")
+    downloaded = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}"
+    return downloaded.is_dir() or any(path.name.lower().startswith(owner) for path in prepared.glob("*"))
+
+
 def _is_offline() -> bool:
     from huggingface_hub import is_offline_mode
 

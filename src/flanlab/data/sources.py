@@ -23,7 +23,7 @@ from flanlab.data.table_files import read_table, table_name, table_suffix
 from flanlab.data.written_numbers import WrittenType, written_column
 from flanlab.errors import FlanlabError, one_line
 from flanlab.files import cache_folder, new_file
-from flanlab.hub import offline_hint, work_offline_if_unreachable
+from flanlab.hub import may_have_rows, offline_hint, work_offline_if_unreachable
 from flanlab.tasks.schema import Source, Split, Task
 from flanlab.tasks.templating import TemplatingError, compile_source
 
@@ -442,17 +442,23 @@ def _read_hub(name: str, source: Source, specification: str) -> tuple[pa.Table, 
     return readable(dataset.with_format("arrow")[:]), str(dataset._fingerprint)
 
 
+def _offline(hub: str) -> str:
+    return f"{offline_hint(hub)} Or name a folder with the data with --mirror DIR."
+
+
 def _from_hub(name: str, hub: str | None, options: Mapping[str, Any]) -> Any:
     if hub is not None:
         work_offline_if_unreachable(hub)
+        if not may_have_rows(hub):
+            raise MissingDataError(f"{name}: {hub} could not be read from the Hugging Face Hub.", hint=_offline(hub))
     from datasets import load_dataset
 
     try:
         return load_dataset(hub, **options)
     except Exception as error:  # the Hub's client raises many kinds of errors
         hint = "Check the network, or name a folder with the data with --mirror DIR."
-        if offline := offline_hint(hub or ""):
-            hint = f"{offline} Or name a folder with the data with --mirror DIR."
+        if hub is not None and offline_hint(hub):
+            hint = _offline(hub)
         if "scripts are no longer supported" in str(error):
             hint = f"Set source.revision: {CONVERSION}, the Hub's own conversion, or use a --mirror DIR with its rows."
         elif "Config name is missing" in str(error):
