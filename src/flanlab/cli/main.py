@@ -20,6 +20,7 @@ from flanlab.cli import (
     mix,
     models,
     predict,
+    recipe,
     report,
     run,
     tasks,
@@ -37,6 +38,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(tasks.app, name="tasks")
+app.add_typer(recipe.app, name="recipe")
 app.add_typer(export.app, name="export")
 app.command("models")(models.models)
 app.command("quickstart")(run.quickstart)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flanlab.data.reader import RowReader
+from flanlab.data.sources import MissingDataError, NoRowsError
 from flanlab.evaluation.best_template import DEV_FOLDER, dev_settings, plan_dev
 from flanlab.evaluation.kept import Kept
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
@@ -36,6 +37,33 @@ def plan_units(tasks: Sequence[Task], settings: EvaluationSettings, seed: int, r
         )
         for subtask in subtasks
     ]
+
+
+def with_rows(tasks: Sequence[Task], settings: EvaluationSettings, rows: RowReader) -> tuple[list[Task], dict[str, str]]:
+    """The tasks and subtasks whose rows are all available, and why the others are skipped.
+
+    Raises:
+        MissingDataError: all are skipped.
+    """
+    found: list[Task] = []
+    skipped: dict[str, str] = {}
+    for task in (subtask for whole in tasks for subtask in whole.evaluated_subtasks(settings.split)):
+        try:
+            rows.read(task, settings.split)
+            if any(settings.shot_counts):
+                rows.read(task.whole, "train")
+            if settings.choose_template and task.has_split("dev"):
+                rows.read(task, "dev")
+        except (MissingDataError, NoRowsError) as error:
+            skipped[task.name] = error.message
+        else:
+            found.append(task)
+    if not found:
+        raise MissingDataError(
+            "No task has rows that are available:\n" + "\n".join(f"  {reason}" for reason in skipped.values()),
+            hint="Check the network, or name a folder with the data with --mirror DIR.",
+        )
+    return found, skipped
 
 
 def plan_dev_units(

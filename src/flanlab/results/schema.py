@@ -237,6 +237,8 @@ class Results(_Frozen):
     description: str | None = ""
     hold_out: list[str] = []
     left_out: dict[str, str] = {}
+    skipped: dict[str, str] = {}
+    """Tasks that were to be scored but whose rows were not available: name to reason."""
     allowed_overlaps: dict[str, str] = {}
     variants: dict[Name, Variant] = Field(min_length=1)
     tasks: dict[Name, TaskFacts] = Field(min_length=1)
