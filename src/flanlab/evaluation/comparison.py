@@ -108,7 +108,7 @@ def compare_sides(first: Side, second: Side, *, margin: float | None = None) -> 
     Raises:
         FlanlabError: rows, tasks, seeds or settings differ so that the two cannot be paired, or nothing is common.
     """
-    _check_agreement(first, second)
+    check_agreement(first, second)
     sides = dict(zip(SIDES, (first, second), strict=True))
     variants = {
         name: side.variant.model_copy(update={"folder": str(side.folder), "variant": side.name, "run": side.results.name})
@@ -208,7 +208,7 @@ def _corrected(results: Results) -> Results:
     return Results(**{**dict(results), "differences": rows})
 
 
-def _check_agreement(first: Side, second: Side) -> None:
+def check_agreement(first: Side, second: Side) -> None:
     """Refuse to pair what was not asked the same."""
     common = [name for name in first.results.tasks if name in second.results.tasks]
     if not common:
