@@ -13,6 +13,7 @@ from flanlab.cli import (
     ablate,
     ask,
     claims,
+    compare,
     contamination,
     evaluate,
     export,
@@ -49,6 +50,7 @@ app.command("predict")(predict.predict)
 app.command("ablate")(ablate.ablate)
 app.command("claims")(claims.claims)
 app.command("power")(power.power)
+app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("ui")(ui.ui)
 app.command("contamination")(contamination.contamination)
