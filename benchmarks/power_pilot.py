@@ -48,7 +48,7 @@ def table(folder: Path, tasks: Sequence[str]) -> list[dict[str, Any]]:
     for name, found in pooled(raw).items():
         task = fl.load_task(name)
         numbers = (*found.one, *found.shared, found.seed)
-        about = {"task": name, "metric": task.metrics[0], "cluster": task.clusters[0].value}
+        about = {"task": name, "metric": task.metrics[0]}
         rows.append(about | {column: f"{number:.5f}" for column, number in zip(COLUMNS, numbers, strict=True)})
     return rows
 

@@ -16,7 +16,7 @@ from flanlab.results.layout import seed_variance
 from flanlab.results.power import UNKNOWN, Components, Parts, cell_components, planned, pooled, shown_in_turns
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SHARED, OWN, SEED = Parts(0.02, 0.6, 0.2), Parts(0.01, 0.3, 0.1), 0.03
+SHARED, OWN, SEED = Parts(0.02, 0.6, 0.2), Parts(0.01, 0.3, 0.1), 0.003
 TRUE = Components(Parts(*np.add(SHARED, OWN)), SHARED, SEED)
 
 
@@ -47,7 +47,8 @@ def test_a_pilots_components_are_without_bias(per_row: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("templates", "units", "per_row", "seeds"), [(1, 40, 1, 1), (8, 50, 1, 1), (8, 50, 3, 1), (5, 30, 5, 1), (6, 40, 2, 4)]
+    ("templates", "units", "per_row", "seeds"),
+    [(1, 40, 1, 1), (8, 50, 1, 1), (8, 50, 3, 1), (5, 30, 5, 1), (6, 40, 2, 4), (6, 40, 6, 4)],
 )
 def test_a_design_has_the_variance_that_is_expected_of_it(templates: int, units: int, per_row: int, seeds: int) -> None:
     shown = shown_in_turns(templates, units, per_row)
@@ -79,7 +80,7 @@ def test_rows_take_turns_with_templates_as_in_an_evaluation() -> None:
 def test_what_a_pilot_lacks_cannot_be_estimated() -> None:
     all_shown, in_turn, alone = shown_in_turns(5, 20, 5), shown_in_turns(5, 40, 1), shown_in_turns(1, 20, 1)
     pilots = {
-        "one template": cell_components(cells(alone, 1, 1)[0], alone),
+        "the pilot has one template": cell_components(cells(alone, 1, 1)[0], alone),
         "one row, or one": cell_components(cells(shown_in_turns(5, 1, 5), 1, 1)[0], shown_in_turns(5, 1, 5)),
         "no row of the pilot differs": cell_components(np.ones((1, 5, 20)), all_shown),
         "each row through one template": cell_components(cells(in_turn, 1, 1)[0], in_turn),
@@ -95,7 +96,7 @@ def test_what_a_pilot_lacks_cannot_be_estimated() -> None:
     assert "one training seed" in planned(one_seed, all_shown, seeds=2).note
     assert "too few rows" in planned(one_seed, shown_in_turns(5, 1, 5)).note
     # What they do say of designs like their own is told.
-    assert planned(pooled(pilots)["one template"], shown_in_turns(1, 100, 1)).detectable > 0
+    assert planned(pooled(pilots)["the pilot has one template"], shown_in_turns(1, 100, 1)).detectable > 0
     assert planned(pooled(pilots)["each row through one template"], shown_in_turns(5, 100, 1)).detectable > 0
 
 

@@ -33,7 +33,7 @@ from flanlab.results.table import Table
 from flanlab.tasks.schema import Task
 
 DEFAULTS = "power.csv"
-"""Measured components by task, with its main metric and cluster."""
+"""Measured components by task, with its main metric."""
 COLUMNS = ("template", "within", "row", "shared_template", "shared_within", "shared_row", "seed")
 SEED_COUNTS = (1, 3, 5)
 """Numbers of training seeds that designs are sought for."""
@@ -139,9 +139,8 @@ def _components(name: str, pairs: Sequence[tuple[Side, Side]]) -> Components:
 
 
 def _default(task: Task) -> Components:
-    """The mean of the measured tasks that have its main metric: those of its cluster, if there are any."""
-    measured = [row for row in _table() if row["metric"] == task.metrics[0]]
-    rows = [row for row in measured if row["cluster"] == task.clusters[0].value] or measured
+    """The mean of the measured tasks that have its main metric."""
+    rows = [row for row in _table() if row["metric"] == task.metrics[0]]
     if not rows:
         return Components(UNKNOWN, why=f"nothing is known of {task.metrics[0]} without a pilot")
     numbers = np.array([[float(row[column]) for column in COLUMNS] for row in rows]).mean(axis=0)

@@ -88,19 +88,19 @@ def cell_components(values: Floats, shown: Floats, bounds: tuple[float, float] =
     """As `components`, from the differences of cells, [seeds, templates, units]."""
     seeds = len(values)
     one = np.mean([_parts(each, shown) for each in values], axis=0)
-    about = {"templates": len(shown), "noise": float(np.subtract(*_noise(Parts(*one), shown))), "bounds": bounds}
+    noise = float(np.subtract(*_noise(Parts(*one), shown)))
     if np.isnan(one[1]):
         return Components(UNKNOWN, bounds=bounds, why="the pilot has one row, or one for each template")
     if one[1] < 1e-20:
         return Components(UNKNOWN, bounds=bounds, why="no row of the pilot differs from the others")
     if seeds == 1:
-        return Components(Parts(*one), **about)
+        return Components(Parts(*one), UNKNOWN, _NAN, len(shown), noise, bounds)
     # The mean over seeds has the shared part whole, and of each seed's own part a share.
     own = (one - _parts(values.mean(axis=0), shown)) * seeds / (seeds - 1)
     means = ((values * shown).sum(axis=-1) / shown.sum(axis=1)).mean(axis=1)
     expected = _expected_variance(Parts(*own), shown)
     seed = float(means.var(ddof=1) - expected.between - expected.common)
-    return Components(Parts(*one), Parts(*(one - own)), seed, **about)
+    return Components(Parts(*one), Parts(*(one - own)), seed, len(shown), noise, bounds)
 
 
 def planned(found: Components, shown: Floats, seeds: int = 1) -> Difference:
