@@ -309,6 +309,67 @@ def mix(
     return card
 
 
+def power(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    pilot: str | Path | Sequence[str | Path] = (),
+    seeds: int = 1,
+    detect: float | None = None,
+    mirror: str | Path | None = None,
+) -> Table:
+    """The smallest difference that a recipe's evaluation will detect with 80 % power, before anything is spent.
+
+    The two-way layout that makes the intervals is read backwards (`docs/statistics.md`): what rows, templates and seeds add to
+    a difference is taken from a pilot, and says how certain another design will be.
+
+    Args:
+        recipe: as for `run`.
+        pilot: folder of an earlier run with the same tasks; or `folder` or `folder:variant` of a model before and of one after,
+            and of further ones after that were trained with other seeds. Default: figures measured with SmolLM2-135M.
+        seeds: trainings that the mean is over. With 1, nothing is said of other seeds.
+        detect: a difference between 0 and 1 (0.03: three points) for which the cheapest designs are sought instead.
+        mirror: as for `run`.
+
+    Returns:
+        Without `detect` a row for each task and one for the mean over clusters (`level` clusters): `level`, `task`, `cluster`,
+        `rows`, `templates`, `templates_per_row`, `seeds`, `detectable` (0 to 1; None where it cannot be estimated) and `note`.
+        With `detect` a row for each aim (`average`, `every task`) and number of seeds: `aim`, `reached`, `seeds`, `rows`,
+        `templates_per_row`, `seconds` on this machine, `detectable` and `note`. Where it is not reached, the row is that of the
+        largest design.
+
+    Raises:
+        FlanlabError: the recipe is invalid, rows or the pilot are not available, or a number is out of range.
+
+    Examples:
+        >>> import flanlab as fl
+        >>> table = fl.power({**example_recipe, "evaluation": {"rows": 40}})
+        >>> table.columns[-2:], 0 < table.where(level="clusters").column("detectable")[0] < 1
+        (['detectable', 'note'], True)
+    """
+    from flanlab.experiments.cost import run_prices
+    from flanlab.experiments.power import averaged, cheapest_designs, components_for, detectable_table
+    from flanlab.experiments.recipe import make_plan
+    from flanlab.experiments.run import make_mixture, plan_test_units, prompt_styles
+    from flanlab.training.trainer import examples_per_step
+
+    if seeds < 1 or (detect is not None and not 0 < detect < 1):
+        raise FlanlabError(
+            "`seeds` is at least 1, and `detect` lies between 0 and 1.", hint="Three points are 0.03 (--detect 3)."
+        )
+    plan = make_plan(as_recipe(recipe), RowReader(None if mirror is None else Path(mirror)))
+    units = plan_test_units(plan)
+    asked = averaged(plan, units)
+    places = [pilot] if isinstance(pilot, str | Path) else pilot
+    known = components_for([one.task for one in asked], [str(place) for place in places])
+    if detect is None:
+        return detectable_table(asked, known, seeds)
+    loaded = load_named_model(plan.recipe.model, say=say)
+    mixture = make_mixture(plan)
+    per_step = examples_per_step(mixture, loaded.encoder, plan.recipe.training)
+    styles = prompt_styles(loaded, [unit.task for unit in units])
+    return cheapest_designs(asked, known, detect, run_prices(plan, loaded, units, mixture, per_step, styles))
+
+
 def as_recipe(recipe: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
     """A recipe from a name, file, dict or object.
 

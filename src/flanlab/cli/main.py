@@ -19,6 +19,7 @@ from flanlab.cli import (
     export,
     mix,
     models,
+    power,
     predict,
     recipe,
     report,
@@ -50,6 +51,7 @@ app.command("ask")(ask.ask)
 app.command("predict")(predict.predict)
 app.command("ablate")(ablate.ablate)
 app.command("claims")(claims.claims)
+app.command("power")(power.power)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("ui")(ui.ui)
