@@ -17,11 +17,13 @@ from flanlab.cli.options import (
     Parallel,
     RemoteTokenizer,
     RequestsPerMinute,
+    SkipMissing,
     endpoint_of,
     folder_to_write,
 )
 from flanlab.data.rendering import Truncation
 from flanlab.errors import FlanlabError
+from flanlab.models.names import check_model_name
 from flanlab.tasks.clusters import Cluster
 
 _MOST_SHOTS = 16
@@ -46,6 +48,7 @@ def evaluate(
     ] = None,
     tasks: Collections = None,
     mirror: Mirror = None,
+    skip_missing: SkipMissing = False,
     rows: Annotated[int | None, typer.Option(min=1, help="Rows of each task; 200 if not given.")] = None,
     templates_per_row: Annotated[
         str | None,
@@ -133,6 +136,8 @@ def evaluate(
             "is needed beside it: without it nothing is asked through the chat template.", param_hint="--chat"
         )
     counts = _counts(shots or [])
+    if server is None:
+        check_model_name(model)
 
     from flanlab import api
     from flanlab.cli.tables import present_results
@@ -180,6 +185,7 @@ def evaluate(
         mirror=mirror,
         collections=tasks,
         allow_seen=allow_seen,
+        skip_missing=skip_missing,
         endpoint=server,
         settings=settings,
     )

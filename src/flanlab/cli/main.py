@@ -9,7 +9,24 @@ from typing import Annotated
 import typer
 
 from flanlab import __version__
-from flanlab.cli import ablate, ask, claims, contamination, evaluate, export, mix, models, predict, report, run, tasks, ui
+from flanlab.cli import (
+    ablate,
+    ask,
+    claims,
+    compare,
+    contamination,
+    evaluate,
+    export,
+    mix,
+    models,
+    power,
+    predict,
+    recipe,
+    report,
+    run,
+    tasks,
+    ui,
+)
 from flanlab.errors import FlanlabError
 from flanlab.files import is_full
 from flanlab.processes import may_tell
@@ -22,6 +39,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(tasks.app, name="tasks")
+app.add_typer(recipe.app, name="recipe")
 app.add_typer(export.app, name="export")
 app.command("models")(models.models)
 app.command("quickstart")(run.quickstart)
@@ -33,6 +51,8 @@ app.command("ask")(ask.ask)
 app.command("predict")(predict.predict)
 app.command("ablate")(ablate.ablate)
 app.command("claims")(claims.claims)
+app.command("power")(power.power)
+app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("ui")(ui.ui)
 app.command("contamination")(contamination.contamination)

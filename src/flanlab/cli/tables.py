@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _NO_LIMIT = 100_000
 """Characters of a line that are invisible on a screen."""
 
+_DETECTABLE = "Detectable: where no difference is clear, so large a one would have been seen with 80 % power."
+
 
 def present_results(run: Run, as_json: bool) -> None:
     """Print the results as a table, or as JSON."""
@@ -58,7 +60,7 @@ def print_results(results: Results) -> None:
     def add(level: Level, name: str | None, metric: str, title: str) -> None:
         scores, difference = results.scored(level, name, metric), results.difference(level, name, metric)
         cells = [f"{scores[variant].mean:.3f}" for variant in results.variants]
-        table.add_row(f"  {title}", *cells, *([_difference(difference)] if difference else []))
+        table.add_row(f"  {title}", *cells, *([shown_difference(difference)] if difference else []))
 
     for name, task in results.tasks.items():
         table.add_row(f"[bold]{name}[/bold]" + ("  (seen)" if task.seen else "  (in-domain)" if task.in_domain else ""))
@@ -94,6 +96,7 @@ def print_results(results: Results) -> None:
     console.print(table)
     if compared:
         console.print("  * the interval excludes zero. The difference is to the untuned model's best prompt.")
+        console.print(f"  {_DETECTABLE}")
     if any(task.best_on_dev for task in results.tasks.values()):
         console.print("  Best on dev: the template with the best main metric on dev rows, and its score on the test rows.")
     if any(results.over_wordings(name) for name in results.tasks):
@@ -119,7 +122,7 @@ def print_comparison(results: Results) -> None:
         assert difference is not None
         corrected = "" if difference.p_holm is None else probability(difference.p_holm)
         means = [f"{scores[side].mean:.3f}" for side in results.variants]
-        table.add_row(f"  {title}", *means, _difference(difference), probability(difference.p_value), corrected)
+        table.add_row(f"  {title}", *means, shown_difference(difference), probability(difference.p_value), corrected)
 
     for name, task in results.tasks.items():
         seen = seen_by(results, [name])
@@ -137,6 +140,7 @@ def print_comparison(results: Results) -> None:
     console.print(table)
     family = len(results.tasks)
     console.print(f"  * the interval excludes zero. Holm's correction is over {family} tests: the main metric of each task.")
+    console.print(f"  {_DETECTABLE}")
     for letter, only in results.only.items():
         if only:
             console.print(f"  Only {letter.upper()} has: {', '.join(only)}.", markup=False)
@@ -160,9 +164,12 @@ def _best_templates(results: Results, name: str) -> Iterable[list[str]]:
     yield ["  [95 % interval]", *("[{:.3f}, {:.3f}]".format(*score.interval) if score else "" for score, _ in chosen)]
 
 
-def _difference(row: Difference) -> str:
+def shown_difference(row: Difference) -> str:
+    """A difference with its interval, marked where that excludes zero."""
     mark = "*" if row.is_clear else " "
-    return f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]{mark}"
+    told = f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]{mark}"
+    seen = "" if row.is_clear or row.detectable is None else f"\n{row.detectable:.3f} detectable "
+    return told + seen
 
 
 def _spaced(names: list[str]) -> str:

@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from flanlab.data.reader import RowReader
+from flanlab.data.sources import MissingDataError, NoRowsError
 from flanlab.evaluation.best_template import DEV_FOLDER, dev_settings, plan_dev
+from flanlab.evaluation.kept import Kept
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
 from flanlab.evaluation.scores import build_results, score_task
 from flanlab.evaluation.setup import Setup
 from flanlab.evaluation.sharding import team_in
 from flanlab.evaluation.stage import predict_units
-from flanlab.results.predictions import read_predictions
+from flanlab.results.predictions import PREDICTIONS, read_predictions
 from flanlab.results.schema import Hashes, Results, RowSource, Variant
 from flanlab.tasks.schema import Split, Task
-
-PREDICTIONS = "predictions"
-"""Folder of predictions within that of a run or an evaluation: `predictions/<variant>/<task>`."""
 
 
 def plan_units(tasks: Sequence[Task], settings: EvaluationSettings, seed: int, rows: RowReader) -> list[EvaluationUnit]:
@@ -38,6 +37,33 @@ def plan_units(tasks: Sequence[Task], settings: EvaluationSettings, seed: int, r
         )
         for subtask in subtasks
     ]
+
+
+def with_rows(tasks: Sequence[Task], settings: EvaluationSettings, rows: RowReader) -> tuple[list[Task], dict[str, str]]:
+    """The tasks and subtasks whose rows are all available, and why the others are skipped.
+
+    Raises:
+        MissingDataError: all are skipped.
+    """
+    found: list[Task] = []
+    skipped: dict[str, str] = {}
+    for task in (subtask for whole in tasks for subtask in whole.evaluated_subtasks(settings.split)):
+        try:
+            rows.read(task, settings.split)
+            if any(settings.shot_counts):
+                rows.read(task.whole, "train")
+            if settings.choose_template and task.has_split("dev"):
+                rows.read(task, "dev")
+        except (MissingDataError, NoRowsError) as error:
+            skipped[task.name] = error.message
+        else:
+            found.append(task)
+    if not found:
+        raise MissingDataError(
+            "No task has rows that are available:\n" + "\n".join(f"  {reason}" for reason in skipped.values()),
+            hint="Check the network, or name a folder with the data with --mirror DIR.",
+        )
+    return found, skipped
 
 
 def plan_dev_units(
@@ -78,6 +104,7 @@ def score_units(
     after: str = "",
     seen: Mapping[str, str] | None = None,
     in_domain: Collection[str] = (),
+    kept: Kept | None = None,
     **facts: Any,
 ) -> Results:
     """Results of the predictions in `folder/predictions/<variant>/<task>`.
@@ -92,6 +119,7 @@ def score_units(
         after: see `build_results`.
         seen: task to the reason why its scores are not zero-shot.
         in_domain: tasks that the tuned model was trained on, through other rows.
+        kept: what stays of an earlier evaluation; its variants are among `variants`.
         **facts: the other fields of `Results`.
 
     Raises:
@@ -117,6 +145,8 @@ def score_units(
                 over_wordings=settings.templates_per_row == "adaptive",
             )
         )
+    if kept is not None:
+        scored = [*(kept.with_best(one) for one in scored), *kept.tasks]
     return build_results(scored, variants, before=before, after=after, **facts)
 
 

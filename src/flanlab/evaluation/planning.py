@@ -31,7 +31,7 @@ _ANSWER_BUDGET = 2.0
 class EvaluationSettings(Settings):
     """What is evaluated, and how much of it."""
 
-    split: Annotated[Split, QUESTIONS] = "test"
+    split: Annotated[Split, QUESTIONS] = Field("test", description="The split whose rows are asked.")
     rows: Annotated[int, SAMPLE] = Field(
         200, gt=0, description="Rows of each task; a random choice, the same for every model. Groups stay whole."
     )
@@ -72,8 +72,12 @@ class EvaluationSettings(Settings):
     shot_tokens: Annotated[int, PROMPT] = Field(
         960, gt=0, description="Exemplars are shown while they and the question stay within this number."
     )
-    prompt_tokens: Annotated[int, QUESTIONS] = Field(1024, gt=0, description="Longer prompts lose some of their longest field.")
-    truncate: Annotated[Truncation, QUESTIONS] = Field("end", description="What they lose of it: its end, or its middle.")
+    prompt_tokens: Annotated[int, QUESTIONS] = Field(
+        1024, gt=0, description="Limit of a prompt. Longer ones lose part of their longest field."
+    )
+    truncate: Annotated[Truncation, QUESTIONS] = Field(
+        "end", description="What a field that is too long loses: its end, or its middle."
+    )
     new_tokens: Annotated[int, QUESTIONS] = Field(
         256,
         gt=0,

@@ -36,6 +36,18 @@ from flanlab.results.schema import (
 from flanlab.tasks.schema import Task
 from flanlab.tasks.wordings_by_rule import Wording
 
+_NOT_ASKED = {
+    "name",
+    "cluster",
+    "description",
+    "published_rows",
+    "licence",
+    "citation",
+    "provenance",
+    "derived_from",
+    "metrics",
+}
+"""What of a task's file shapes no question and no answer."""
 Grids = Mapping[str, Mapping[str, ScoreGrid]]
 """Metric to variant to its grid."""
 Estimates = dict[str, dict[str, statistics.Estimate]]
@@ -145,6 +157,7 @@ def score_task(
         majority=blindly["majority"] if task.is_classification else None,
         source=source,
         hashes=hashes,
+        content=task.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_ASKED),
         best_on_dev=chosen,
         seen=seen,
         in_domain=in_domain,

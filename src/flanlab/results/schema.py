@@ -186,6 +186,9 @@ class TaskFacts(_Frozen):
     """Levels of ranking accuracy (or exact match, where nothing was ranked); None for a task without options."""
     source: RowSource | None = None
     hashes: Hashes | None = None
+    content: dict[str, Any] = {}
+    """What of the task's file shapes questions and answers (templates, fields, options, ...), as it was when they were asked;
+    empty in results of earlier versions."""
     best_on_dev: dict[str, BestTemplate] | None = None
     """By variant. Empty where the task has no dev split; None where it was not asked for."""
     in_domain: bool = False
@@ -238,6 +241,8 @@ class Results(_Frozen):
     description: str | None = ""
     hold_out: list[str] = []
     left_out: dict[str, str] = {}
+    skipped: dict[str, str] = {}
+    """Tasks that were to be scored but whose rows were not available: name to reason."""
     allowed_overlaps: dict[str, str] = {}
     variants: dict[Name, Variant] = Field(min_length=1)
     tasks: dict[Name, TaskFacts] = Field(min_length=1)
