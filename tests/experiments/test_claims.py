@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flanlab.experiments.claims import CLAIMS, Cells, ScoredCell, Verdict, claims
+from flanlab.experiments.claims import Cells, ScoredCell, Verdict, claims
+from flanlab.experiments.paper_claims import CLAIMS
 from flanlab.results.grids import Floats, ScoreGrid
 from flanlab.results.statistics import contrast, difference, spread_difference, variance_parts
 

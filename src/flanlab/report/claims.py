@@ -16,8 +16,9 @@ from flanlab.evaluation.grids import score_grid
 from flanlab.evaluation.metrics.declared import metrics_for
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments.cells import SEED_MARK, SWEEP_FILE
-from flanlab.experiments.claims import CLAIMS, Cells, ScoredCell, Verdict, variance_shares
+from flanlab.experiments.claims import Cells, ScoredCell, Verdict, variance_shares
 from flanlab.experiments.claims import claims as test_claims
+from flanlab.experiments.paper_claims import CLAIMS
 from flanlab.files import write_json, write_text
 from flanlab.report.downloads import Drawing
 from flanlab.report.page import page_environment

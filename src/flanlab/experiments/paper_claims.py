@@ -1,0 +1,246 @@
+"""The paper's nine claims, written down before a run: which cells are compared, and from which size on an effect counts.
+
+Each claim is made of parts; a part is a weighted sum of cells of one ablation (`flanlab.experiments.claims` tests them).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+Weights = Mapping[str, float]
+"""Name of a cell to its weight."""
+
+
+class Part(NamedTuple):
+    """One comparison: the weighted sums of cells that it is the mean of, each over tasks of its own."""
+
+    title: str
+    sums: Sequence[Weights]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper, and the test of it."""
+
+    name: str
+    statement: str
+    section: str
+    comparison: str
+    smallest: float
+    """The smallest effect worth calling one; of a claim that something matters little the margin. 0 to 1."""
+    ablations: Sequence[str]
+    """Where its cells come from: the first of these that has them all."""
+    parts: Callable[[Collection[str]], Sequence[Part]]
+    """From the names of an ablation's cells; empty where they lack some that the claim needs."""
+    kind: Literal["gain", "little"] = "gain"
+    statistic: Literal["mean", "spread"] = "mean"
+    also: Callable[[Collection[str]], Sequence[Part]] = lambda names: ()
+    """What is reported beside it, without a verdict."""
+
+
+def _trend(title: str, names: Mapping[int, str]) -> list[Part]:
+    """The rise of the least-squares line from the lowest number to the highest; empty for fewer than two numbers."""
+    if len(names) < 2:
+        return []
+    numbers = np.array(sorted(names), float)
+    centred = numbers - numbers.mean()
+    weights = centred / (centred**2).sum() * (numbers[-1] - numbers[0])
+    return [
+        Part(title, [{names[int(number)]: float(weight) for number, weight in zip(numbers, weights, strict=True) if weight}])
+    ]
+
+
+def _numbered(names: Collection[str], pattern: str) -> dict[int, str]:
+    return {int(found[1]): name for name in names if (found := re.fullmatch(pattern, name))}
+
+
+def _gain(names: Collection[str]) -> list[Part]:
+    pairs: list[Weights] = [
+        {f"untuned-{name.removeprefix('tuned-')}": -1, name: 1}
+        for name in names
+        if name.startswith("tuned-") and f"untuned-{name.removeprefix('tuned-')}" in names
+    ]
+    if not pairs and {"untuned", "full-full"} <= set(names):
+        pairs = [{"untuned": -1, "full-full": 1}]
+    return [Part("tuned minus untuned", pairs)] if pairs else []
+
+
+def _clusters(names: Collection[str]) -> list[Part]:
+    return _trend("rise from fewest to most training clusters", _numbered(names, r"clusters-(\d+)"))
+
+
+def _grid(names: Collection[str]) -> dict[tuple[int, int], str]:
+    found = {name: re.fullmatch(r"tasks-(\d+)-templates-(\d+)", name) for name in names}
+    return {(int(match[1]), int(match[2])): name for name, match in found.items() if match}
+
+
+def _corners(names: Collection[str]) -> tuple[dict[tuple[int, int], str], list[int], list[int]]:
+    """The grid's cells, and its numbers of tasks and of templates; nothing unless it is whole and has two of each."""
+    grid = _grid(names)
+    rows, columns = sorted({row for row, _ in grid}), sorted({column for _, column in grid})
+    whole = len(grid) == len(rows) * len(columns) and min(len(rows), len(columns)) > 1
+    return (grid, rows, columns) if whole else ({}, [], [])
+
+
+def _tasks(names: Collection[str]) -> list[Part]:
+    grid, rows, columns = _corners(names)
+    weights = {grid[rows[0], column]: -1 / len(columns) for column in columns}
+    weights |= {grid[rows[-1], column]: 1 / len(columns) for column in columns}
+    return [Part(f"{rows[-1]} minus {rows[0]} tasks of each cluster, mean over templates", [weights])] if grid else []
+
+
+def _templates(names: Collection[str]) -> list[Part]:
+    grid, rows, columns = _corners(names)
+    weights = {grid[row, columns[0]]: -1 / len(rows) for row in rows}
+    weights |= {grid[row, columns[-1]]: 1 / len(rows) for row in rows}
+    return [Part(f"{columns[-1]} minus {columns[0]} templates, mean over tasks", [weights])] if grid else []
+
+
+def _interaction(names: Collection[str]) -> list[Part]:
+    grid, rows, columns = _corners(names)
+    if not grid:
+        return []
+    ends = [(rows[end], columns[other]) for end in (0, -1) for other in (0, -1)]
+    weights = {grid[end]: sign for end, sign in zip(ends, (1, -1, -1, 1), strict=True)}
+    return [Part("interaction: what templates bring with most tasks, minus with fewest", [weights])]
+
+
+def _scale(names: Collection[str]) -> list[Part]:
+    sizes = sorted(_numbered(names, r"tuned-held-out-(\d+)"))
+    if len(sizes) < 2:
+        return []
+    small, large = sizes[0], sizes[-1]
+    return [
+        Part("smallest model: loss by tuning", [{f"untuned-held-out-{small}": 1, f"tuned-held-out-{small}": -1}]),
+        Part("largest model: gain by tuning", [{f"untuned-held-out-{large}": -1, f"tuned-held-out-{large}": 1}]),
+    ]
+
+
+def _instructions(names: Collection[str]) -> list[Part]:
+    others = {"none-full": "bare inputs", "name-full": "task names"}
+    if not {"full-full", *others} <= set(names):
+        return []
+    return [Part(f"trained with instructions minus with {told}", [{name: -1, "full-full": 1}]) for name, told in others.items()]
+
+
+def _shots(names: Collection[str]) -> tuple[str, str] | None:
+    """Cells without exemplars, and with most in training and before the question."""
+    most = max(_numbered(names, r"tuned-with-exemplars-(\d+)-shot"), default=0)
+    return ("tuned-0-shot", f"tuned-with-exemplars-{most}-shot") if most and "tuned-0-shot" in names else None
+
+
+def _few_shot(names: Collection[str]) -> list[Part]:
+    cells = _shots(names)
+    return [Part("with exemplars minus without", [{cells[0]: -1, cells[1]: 1}])] if cells else []
+
+
+def _spread(names: Collection[str]) -> list[Part]:
+    cells = _shots(names)
+    return [Part("spread over templates without exemplars minus with", [{cells[0]: 1, cells[1]: -1}])] if cells else []
+
+
+def _prompts(names: Collection[str]) -> list[Part]:
+    rows = sorted(
+        {match[1] for name in names if (match := re.fullmatch(r"tuned-(\d+|full)-.+", name))}, key=lambda row: len(row)
+    )
+    if not rows:
+        return []
+    # With the fewest rows, where the paper finds most.
+    fewest = min((row for row in rows if row != "full"), key=int, default="full")
+    pairs: list[Weights] = [
+        {f"un{name}": -1, name: 1} for name in names if name.startswith(f"tuned-{fewest}-") and f"un{name}" in names
+    ]
+    return [Part("prompt on the tuned minus on the untuned model", pairs)] if pairs else []
+
+
+CLAIMS = (
+    Claim(
+        "held-out gain",
+        "Instruction tuning raises zero-shot scores on kinds of task that it did not train on.",
+        "4, figure 5",
+        "tuned minus untuned, each by its best prompt",
+        0.02,
+        ("holdouts", "instructions"),
+        _gain,
+    ),
+    Claim(
+        "more clusters",
+        "Held-out scores rise with the number of training clusters.",
+        "4.1, figure 6",
+        "rise of the line through all numbers of clusters",
+        0.02,
+        ("figure-6", "clusters"),
+        _clusters,
+    ),
+    Claim(
+        "more data sets",
+        "Held-out scores rise with the number of data sets in each training cluster.",
+        "B.1, figure 11",
+        "most minus fewest tasks of each cluster",
+        0.02,
+        ("tasks-by-templates",),
+        _tasks,
+    ),
+    Claim(
+        "scale",
+        "Tuning raises held-out scores of large models and lowers those of small ones.",
+        "4.2, figure 7",
+        "untuned minus tuned for the smallest model, and tuned minus untuned for the largest",
+        0.01,
+        ("scale",),
+        _scale,
+    ),
+    Claim(
+        "instructions matter",
+        "Training with instructions raises held-out scores more than training on the same tasks without.",
+        "4.3, figure 8",
+        "trained with instructions minus bare inputs, and minus task names, all asked with instructions",
+        0.02,
+        ("instructions",),
+        _instructions,
+    ),
+    Claim(
+        "few-shot adds",
+        "Exemplars in training and before the question raise the scores of a tuned model.",
+        "4.4, figure 9",
+        "trained and asked with exemplars minus trained and asked without",
+        0.02,
+        ("few-shot",),
+        _few_shot,
+    ),
+    Claim(
+        "few-shot shrinks the spread",
+        "With exemplars, scores vary less over templates.",
+        "4.4, figure 9",
+        "standard deviation over templates, without exemplars minus with",
+        0.005,
+        ("few-shot",),
+        _spread,
+        statistic="spread",
+    ),
+    Claim(
+        "prompt tuning",
+        "A tuned model is a better start for continuous prompts than an untuned one.",
+        "4.5, figure 10",
+        "prompt learned on the tuned model minus on the untuned one, from the fewest rows",
+        0.02,
+        ("prompt-tuning",),
+        _prompts,
+    ),
+    Claim(
+        "templates matter little",
+        "The number of templates of each training task hardly changes held-out scores.",
+        "B.1, figure 11",
+        "most minus fewest templates, within the margin on either side of zero",
+        0.02,
+        ("tasks-by-templates",),
+        _templates,
+        kind="little",
+        also=_interaction,
+    ),
+)
