@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flanlab.evaluation.classification import accuracy_by, calibration, confusion
     from flanlab.evaluation.planning import EvaluationSettings
     from flanlab.experiments.ask import ask
+    from flanlab.experiments.claims_plan import plan_claims
     from flanlab.experiments.contamination import check_contamination
     from flanlab.experiments.export_model import export_model
     from flanlab.experiments.predict_rows import predict
@@ -62,6 +63,7 @@ _PLACES = {
     "ask": "experiments.ask",
     "check_contamination": "experiments.contamination",
     "export_model": "experiments.export_model",
+    "plan_claims": "experiments.claims_plan",
     "plan_training": "experiments.training_plan",
     "predict": "experiments.predict_rows",
 }

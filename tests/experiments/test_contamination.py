@@ -20,6 +20,7 @@ from flanlab.experiments.recipe import make_plan, read_recipe
 from flanlab.experiments.run import make_mixture
 from flanlab.models.loading import load_encoder
 from flanlab.progress import meter
+from flanlab.report.contamination import write_contamination_figure
 from flanlab.tasks.loading import load_collection
 from flanlab.tasks.schema import Task
 from tests.task_files import refusal
@@ -105,11 +106,37 @@ def test_predicted_rows_are_looked_for_and_scored_apart(tasks: list[Task], tiny_
     scores = summary["scores"]["comments"]["8"]
     assert (scores["all"]["rows"], scores["overlapping"]["rows"]) == (8, len(found))
     assert scores["clean"]["rows"] == 8 - len(found)
+    found_change = scores["clean_minus_all"]["instruction"]
+    means = [scores[subset]["scores"]["accuracy"]["instruction"]["mean"] for subset in ("clean", "all")]
+    assert found_change["difference"] == means[0] - means[1]
+    assert found_change["low"] < found_change["difference"] < found_change["high"]
     assert results is not None
     for variant, score in results.main_scores("comments").items():
         assert scores["all"]["scores"]["accuracy"][variant] == {"mean": score.mean, "interval": list(score.interval)}
     assert summary["tasks"]["counting"]["8"]["input"]["too_short"] == 8
     assert summary["corpus"] == {"read": [str(corpus)], "files": 2, "documents": 5, "words": 5 * len(WORDS) + 2}
+
+
+def test_what_clean_rows_change_is_ranked_in_one_figure(tmp_path: Path) -> None:
+    """The difference that the most score is lost by stands first; a task without clean rows is left out."""
+
+    def entry(difference: float, low: float | None, high: float | None) -> dict[str, Any]:
+        found = {"untuned": {"difference": 0.9, "low": 0.9, "high": 0.9}}
+        found["tuned"] = {"difference": difference, "low": low, "high": high}  # type: ignore[dict-item]
+        return {"13": {"all": {"rows": 40}, "clean": {"rows": 30}, "clean_minus_all": found}, "8": {}}
+
+    scores = {"boolq": entry(0.01, 0.0, 0.02), "record": entry(-0.031, -0.05, -0.01), "rte": entry(-0.02, None, None)}
+    scores["drop"] = {"13": {"all": {"rows": 40}, "clean": {"rows": 0}}}
+    path = write_contamination_figure({"sizes": [13, 8], "scores": scores}, tmp_path)
+    assert path == tmp_path / "contamination.svg"
+    text = path.read_text(encoding="utf-8")
+    assert "Clean minus all rows, n = 13: tuned" in text
+    places = [text.index(f"{task} (30 of 40 rows clean)") for task in ("record", "rte", "boolq")]
+    assert places == sorted(places)
+    assert "drop" not in text
+    assert [text.count(number) for number in ("\N{MINUS SIGN}3.1", "\N{MINUS SIGN}2.0", "+1.0")] == [1, 1, 1]
+    assert write_contamination_figure({"sizes": [13], "scores": {}}, tmp_path) is None
+    assert not path.exists()
 
 
 def test_predictions_without_instructions_and_of_another_split_are_read_as_they_were_made(

@@ -24,7 +24,7 @@ from flanlab.models.loading import LoadedModel, load_model
 from flanlab.models.packed_attention import pack_segments, packed_logits
 from flanlab.models.soft_prompt import virtual_tokens
 from flanlab.results.files import read_results
-from tests.tiny import write_tasks
+from tests.tiny import WINDOW, WINDOWED, save_tiny, write_tasks
 
 WITHOUT_FLANLAB = """
 import json, sys
@@ -157,6 +157,20 @@ def test_card_says_what_the_model_is(done: Path, tmp_path: Path) -> None:
     assert "| CC0-1.0 | counting |" in card
     assert "must not be used for" in card
     assert "from transformers import AutoModelForCausalLM" in card
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_derivative_of_gemma_has_the_notice_of_its_terms(method: str, tmp_path: Path) -> None:
+    gemma = save_tiny(tmp_path / "gemma", "gemma3", sliding_window=WINDOW, **WINDOWED["gemma3"])
+    run = train(gemma, tmp_path, method=method, steps=1)
+    notice = (export_model(run, tmp_path / "out") / "NOTICE").read_text(encoding="utf-8")
+    terms = "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms"
+    assert notice.splitlines()[0] == terms
+    assert "It was changed by instruction tuning" in notice
+
+
+def test_other_models_have_no_notice(done: Path, tmp_path: Path) -> None:
+    assert not (export_model(done, tmp_path / "out") / "NOTICE").exists()
 
 
 def test_card_without_results_lists_the_tasks(tiny_folder: Path, tmp_path: Path) -> None:

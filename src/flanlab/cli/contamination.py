@@ -21,7 +21,8 @@ def contamination(
         ),
     ],
     out: Annotated[
-        Path, typer.Option(callback=folder_to_write, help="Folder for contamination.parquet and contamination.json.")
+        Path,
+        typer.Option(callback=folder_to_write, help="Folder for the table, the summary and the figure."),
     ],
     names: Annotated[
         list[str] | None, typer.Argument(help="Tasks or clusters whose rows are looked for; with --predictions, all predicted.")
@@ -57,6 +58,7 @@ def contamination(
     from flanlab.evaluation.planning import EvaluationSettings
     from flanlab.experiments.contamination import ContaminationSettings, check_contamination, predicted_tasks
     from flanlab.progress import say
+    from flanlab.report.contamination import write_contamination_figure
     from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections, select_tasks
 
     wanted = names or (predicted_tasks(predictions) if predictions is not None else [])
@@ -83,10 +85,13 @@ def contamination(
     except KeyboardInterrupt:
         say("Stopped. Nothing was written: what is read of a corpus is not kept.")
         raise
+    figure = write_contamination_figure(summary, out)
     if as_json:
         typer.echo(json.dumps(summary))
-    else:
-        _print_summary(summary, out)
+        return
+    _print_summary(summary, out)
+    if figure is not None:
+        typer.echo(f"Clean minus all rows, task by task: {figure}")
 
 
 def _print_summary(summary: dict[str, Any], folder: Path) -> None:

@@ -22,8 +22,9 @@ from flanlab.evaluation.metrics.metric import Prediction
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.scores import score_task
 from flanlab.evaluation.units import units_of
+from flanlab.results.intervals import critical
 from flanlab.results.predictions import read_predictions
-from flanlab.results.schema import MEAN
+from flanlab.results.schema import MEAN, Score
 from flanlab.tasks.schema import Task, Template
 from flanlab.tasks.templating import variables_in
 
@@ -151,27 +152,50 @@ def scores_apart(
 
     Returns:
         Main metric, titles of the metrics, and for `all`, `clean` and `overlapping` the number of rows and the scores
-        (metric -> variant -> mean and interval); no scores where there is no such row.
+        (metric -> variant -> mean and interval); no scores where there is no such row. `clean_minus_all`, if there are clean
+        rows: by the main metric, variant -> difference and interval (null where it cannot be estimated).
     """
     predictions = {name: read_predictions(folder).to_pylist() for name, folder in variants.items()}
     rows_by_verdict = _rows_by_verdict(task, table, size, next(iter(predictions.values())))
     result: dict[str, Any] = {}
-    for subset in ("all", "clean", "overlapping"):
-        rows = [row for verdict, some in rows_by_verdict.items() if subset in ("all", verdict) for row in some]
-        result[subset] = {"rows": len(rows)}
+    means: dict[str, dict[str, Score]] = {}
+    for subset in ("all", "clean", "overlapping", "not clean"):
+        kinds = {"all": rows_by_verdict, "not clean": ("overlapping", "too short")}.get(subset, (subset,))
+        rows = [row for verdict in kinds for row in rows_by_verdict[verdict]]
+        told = result.setdefault(subset, {"rows": len(rows)}) if subset != "not clean" else {}
         if not rows:
             continue
         chosen = frozenset(rows)
         kept = {name: [one for one in found if one["row"] in chosen] for name, found in predictions.items()}
         scored = score_task(task, kept, end_token=settings.end_token)
         titles = {name: metric.title for name, metric in scored.facts.metrics.items()}
-        result |= {"main_metric": scored.facts.main_metric, "metrics": titles}
+        main = scored.facts.main_metric
+        result |= {"main_metric": main, "metrics": titles}
+        means_over_templates = [score for score in scored.scores if score.template == MEAN]
+        means[subset] = {score.variant: score for score in means_over_templates if score.metric == main}
         scores: dict[str, dict[str, Any]] = {metric: {} for metric in titles}
-        for score in scored.scores:
-            if score.template == MEAN:
-                scores[score.metric][score.variant] = {"mean": score.mean, "interval": list(score.interval)}
-        result[subset]["scores"] = scores
+        for score in means_over_templates:
+            scores[score.metric][score.variant] = {"mean": score.mean, "interval": list(score.interval)}
+        told["scores"] = scores
+    if "clean" in means:
+        result["clean_minus_all"] = {
+            name: _clean_minus_all(clean, means["all"][name], means.get("not clean", {}).get(name))
+            for name, clean in means["clean"].items()
+        }
     return result
+
+
+def _clean_minus_all(clean: Score, whole: Score, others: Score | None) -> dict[str, float | None]:
+    """Clean rows are among all, so that the difference is that of clean and other rows, times the others' share of rows."""
+    difference = clean.mean - whole.mean
+    if others is None:
+        return {"difference": 0.0, "low": 0.0, "high": 0.0}
+    errors = clean.standard_error, others.standard_error
+    fewest = min(clean.rows, others.rows)
+    if errors[0] is None or errors[1] is None or fewest < 2:
+        return {"difference": difference, "low": None, "high": None}
+    half = float(critical(fewest - 1)) * float(np.hypot(*errors)) * others.rows / whole.rows
+    return {"difference": difference, "low": difference - half, "high": difference + half}
 
 
 def _rows_by_verdict(task: Task, table: pa.Table, size: int, predictions: Sequence[Prediction]) -> dict[str, list[int]]:

@@ -172,13 +172,18 @@ def _part_found(part: Part, cells: Mapping[str, ScoredCell], statistic: str) -> 
                 grids = [side.grids[task] for side in sides]
                 by_task.setdefault(task, []).append(_of_task(grids, list(weights.values()), statistic))
                 homes[task] = sides[0].clusters[task]
+    return over_clusters(part.title, by_task, homes)
+
+
+def over_clusters(title: str, by_task: Mapping[str, Sequence[Difference]], homes: Mapping[str, str]) -> PartFound:
+    """A part from its differences on each task: their mean, then over the tasks of each cluster, then over clusters."""
     found = {task: mean_difference(some) for task, some in by_task.items()}
     clusters = mean_over_clusters(found, homes)
     nothing = float("nan")
     none = Difference(
         nothing, nothing, nothing, nothing, nothing, nothing, "none", (-1.0, 1.0), 0, Variance(*[np.array(np.nan)] * 5)
     )
-    return PartFound(part.title, mean_difference(list(clusters.values())) if clusters else none, clusters, len(found))
+    return PartFound(title, mean_difference(list(clusters.values())) if clusters else none, clusters, len(found))
 
 
 def _of_task(grids: Sequence[Sequence[ScoreGrid]], weights: Sequence[float], statistic: str) -> Difference:
@@ -221,14 +226,14 @@ def _decided(found: Verdict, tests: tuple[float, float], p_value: float, p_holm:
         verdict = "contradicted"
     elif holds < 1 - LEVEL and large_enough:
         verdict = "supported"
-    detectable = max(_detectable(part.mean, found.claim.kind) for part in found.parts)
+    detectable = max(detectable_effect(part.mean, found.claim.kind) for part in found.parts)
     return Verdict(
         found.claim, verdict, found.ablation, found.parts, found.also, p_value, p_holm, detectable, found.seeds, found.reason
     )
 
 
-def _detectable(found: Difference, kind: str) -> float:
+def detectable_effect(found: Difference, kind: str, power: float = POWER) -> float:
     """At the strictest level that Holm's correction may leave; equivalence has two sides to exclude."""
-    beta = (1 - POWER) / (2 if kind == "little" else 1)
+    beta = (1 - power) / (2 if kind == "little" else 1)
     quantiles = stats.t.isf((1 - LEVEL) / 2 / len(CLAIMS), found.freedom) + stats.t.isf(beta, found.freedom)
     return float(quantiles * found.standard_error)

@@ -10,12 +10,18 @@ from typing import Any
 from flanlab.errors import FlanlabError, one_line
 from flanlab.experiments.model_card import Kind, model_card
 from flanlab.files import new_folder, read_json, write_json, write_text
-from flanlab.models.built_in import BUILT_IN_MODELS
+from flanlab.models.built_in import BUILT_IN_MODELS, GEMMA_TERMS_URL
 from flanlab.models.gguf import is_gguf
-from flanlab.models.loading import STAMP_FILE, is_encoder_decoder, is_prompt_tuned, load_model, read_stamp
+from flanlab.models.loading import STAMP_FILE, is_encoder_decoder, is_gemma, is_prompt_tuned, load_model, read_stamp
 from flanlab.results.files import RESULTS_FILE, read_results
 
 CARD_FILE = "README.md"
+NOTICE_FILE = "NOTICE"
+_GEMMA_NOTICE = f"""Gemma is provided under and subject to the Gemma Terms of Use found at {GEMMA_TERMS_URL.removeprefix("https://")}
+
+The model in this folder is a derivative of Gemma. It was changed by instruction tuning with flanlab.
+"""
+"""What section 3.1 of the terms asks for."""
 _ADAPTER_CONFIG = "adapter_config.json"
 
 
@@ -66,6 +72,8 @@ def export_model(run: str | Path, out: str | Path, *, merge: bool = False) -> Pa
         results = read_results(run) if (run / RESULTS_FILE).is_file() else None
         card = model_card(stamp, kind, mixture, results, has_encoder=is_encoder_decoder(str(source)))
         write_text(temporary / CARD_FILE, card)
+        if is_gemma(str(temporary)):
+            write_text(temporary / NOTICE_FILE, _GEMMA_NOTICE)
     return out
 
 

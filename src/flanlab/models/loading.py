@@ -43,6 +43,7 @@ from flanlab.models.soft_prompt import add_soft_prompt, read_soft_prompt, soft_p
 from flanlab.processes import own_gpu
 
 Dtype = Literal["auto", "float32", "bfloat16"]
+GEMMA_TYPES = ("gemma", "gemma2", "gemma3", "gemma3_text", "gemma3n", "gemma3n_text", "recurrent_gemma", "t5gemma")
 STAMP_FILE = "flanlab.json"
 """File next to the weights of each tuned model: what it was trained on, and what was held out."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
@@ -263,6 +264,12 @@ def is_encoder_decoder(name: str) -> bool:
     """Whether a model is known to have an encoder and a decoder. Only its configuration is read."""
     config = _config_if_any(name)
     return config is not None and bool(config.is_encoder_decoder)
+
+
+def is_gemma(name: str) -> bool:
+    """Whether a model, or an adapter's base, is known to be a Gemma that Google's Gemma Terms of Use cover."""
+    config = _config_if_any(name)
+    return config is not None and config.model_type in GEMMA_TYPES
 
 
 def is_prompt_tuned(name: str) -> bool:
