@@ -180,6 +180,7 @@ def run(
     out: str | Path | None = None,
     *,
     model: str | Path | LoadedModel | None = None,
+    seeds: int = 1,
     mirror: str | Path | None = None,
 ) -> Run | None:
     """Run a recipe: score the untuned model, tune it, score it again, and write the report.
@@ -188,6 +189,8 @@ def run(
         recipe: a recipe file, `quickstart` for the packaged one, its content as a dict, or a Recipe.
         out: folder of the run. If it has a part of this run, the run is resumed. Default: `runs/<name>`.
         model: a model instead of the recipe's: a name, or a model in memory, which is copied before it is trained.
+        seeds: how often the model is trained, each time with another seed (order of rows, templates and options; initial
+            weights of an adapter or soft prompt). Scores are then means with intervals over rows, templates and seeds.
         mirror: folder with copies of Hub data sets. Default: FLANLAB_MIRROR, or else the Hub.
 
     Returns:
@@ -206,7 +209,7 @@ def run(
     content, loaded = _recipe_and_model(recipe, model)
     name = Path(recipe).stem if isinstance(recipe, str | Path) else content.name
     folder = Path("runs") / name if out is None else Path(out)
-    run_recipe(content, folder, RowReader(None if mirror is None else Path(mirror)), loaded)
+    run_recipe(content, folder, RowReader(None if mirror is None else Path(mirror)), loaded, seeds)
     return _reported(folder) if is_first() else None
 
 

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.mixture import Mixture
 from flanlab.evaluation.planning import EvaluationUnit
-from flanlab.evaluation.questions import ask
-from flanlab.evaluation.setup import Setup
-from flanlab.experiments.cost import ANSWERING_COST, TRAINING_COST, scoring_speed
+from flanlab.experiments.cost import ANSWERING_COST, TRAINING_COST, mean_question_length, scoring_speed
 from flanlab.experiments.recipe import Plan
 from flanlab.models.loading import LoadedModel
 from flanlab.processes import world_size
@@ -37,7 +35,7 @@ def announce(
     examples = per_step * training.steps
     speed = scoring_speed(loaded) * world_size()
     train_seconds = examples * mixture.mean_length(loaded.encoder, 200) / speed * TRAINING_COST
-    test_seconds = (before + questions) * _mean_question_length(units, plan, loaded) * ANSWERING_COST / speed
+    test_seconds = (before + questions) * mean_question_length(units, plan.recipe, loaded) * ANSWERING_COST / speed
     say(f"{plan.recipe.name}: {loaded.name} ({loaded.parameters / 1e6:.0f}M parameters) on {loaded.model.device}")
     say(f"  held out    {held_out}" + (f": {', '.join(task.name for task in plan.split.test)}" if plan.split.test else ""))
     if plan.split.in_domain:
@@ -60,9 +58,3 @@ def announce_training(plan: Plan, loaded: LoadedModel) -> None:
     if training.method == "full" and not training.train_embeddings:
         share = vocabulary_share(loaded.model)
         say(f"  keeps       the embeddings as they are: {share:.0%} of the parameters (training.train_embeddings)")
-
-
-def _mean_question_length(units: Sequence[EvaluationUnit], plan: Plan, loaded: LoadedModel) -> float:
-    setup = Setup(loaded, plan.recipe.evaluation, plan.recipe.seed)
-    lengths = [ask(setup, unit, *pair).question.length for unit in units for pair in unit.pairs[:20]]
-    return sum(lengths) / len(lengths)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
+from flanlab.evaluation.planning import EvaluationUnit
+from flanlab.evaluation.questions import ask
+from flanlab.evaluation.setup import Setup
+from flanlab.experiments.recipe import Recipe
 from flanlab.models.loading import LoadedModel
 from flanlab.models.scoring import Question
 
@@ -23,3 +28,10 @@ def scoring_speed(loaded: LoadedModel) -> float:
     started = time.monotonic()
     list(loaded.answer(questions, tokens))
     return tokens / (time.monotonic() - started)
+
+
+def mean_question_length(units: Sequence[EvaluationUnit], recipe: Recipe, loaded: LoadedModel) -> float:
+    """Tokens of a question with its options, on average over some of each unit."""
+    setup = Setup(loaded, recipe.evaluation, recipe.seed)
+    lengths = [ask(setup, unit, *pair).question.length for unit in units for pair in unit.pairs[:20]]
+    return sum(lengths) / len(lengths)

@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation.evaluate import evaluate, plan_dev_units, score_units
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task, variant_of
 from flanlab.evaluation.predict import refuse_seen
+from flanlab.evaluation.seeds import results_over_seeds, variance_told
 from flanlab.evaluation.setup import Setup
 from flanlab.experiments.announcement import announce, announce_training
 from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_plan
@@ -49,10 +51,19 @@ _DESCRIBED_EXAMPLES = 10_000
 """Head of the stream whose tokens a run counts before it begins; `flan mix` counts a whole cycle."""
 
 
-def run_recipe(recipe: Recipe, folder: Path, rows: RowReader | None = None, model: LoadedModel | None = None) -> Results:
+def run_recipe(
+    recipe: Recipe, folder: Path, rows: RowReader | None = None, model: LoadedModel | None = None, seeds: int = 1
+) -> Results:
     """Carry a recipe out in `folder`; a folder that holds part of it already is resumed.
 
     Several processes, as torchrun starts them, share the work; the first writes what is not a share of theirs.
+
+    Args:
+        recipe: what is carried out.
+        folder: of the run. The further trainings go into `folder/seed-1` and so on.
+        rows: where rows come from.
+        model: the recipe's model, if it is in memory.
+        seeds: how many times the model is trained, each time with another seed. Scores are then means over the trainings.
 
     Returns:
         The results, as they are written into the folder.
@@ -60,11 +71,16 @@ def run_recipe(recipe: Recipe, folder: Path, rows: RowReader | None = None, mode
     Raises:
         FlanlabError: the recipe cannot be carried out, or the folder holds a run of another recipe.
     """
+    if model is not None and seeds > 1:
+        raise FlanlabError(
+            "A model in memory can be trained with one seed only.",
+            hint="Save the model with save_pretrained and give the folder's name.",
+        )
     with together():
-        return _run(recipe, folder, rows or RowReader(), model)
+        return _run(recipe, folder, rows or RowReader(), model, seeds)
 
 
-def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | None) -> Results:
+def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | None, seeds: int) -> Results:
     started = time.monotonic()
     plan, loaded = _plan(recipe, folder, rows, model)
     # Who lets overlapping tasks train has asked for results that are marked as seen; anyone else is told before it costs.
@@ -98,15 +114,23 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
     from_first(begin)
     # Before training, which a LoRA adapter is put into the model for.
     variants = {setup.name: setup.variant() for setup in untuned}
-    with _seconds_of(folder, started) as seconds:
+    with counted_seconds(folder, started) as seconds:
         for setup in untuned:
             evaluate(setup, units, dev_units, folder)
         model = _tune(loaded, mixture, plan, stamp, folder, dev)
         seen = refuse_seen(plan.split.test, model, allow_seen, way=ALLOW_OVERLAP)
-        for arm in settings.arms():
-            setup = Setup(model, arm, seed, "instruction", *_tuned_variant(arm, settings))
+        tuned = [Setup(model, arm, seed, "instruction", *_tuned_variant(arm, settings)) for arm in settings.arms()]
+        for setup in tuned:
             evaluate(setup, units, dev_units, folder)
             variants[setup.name] = setup.variant(model=f"{loaded.name}, tuned")
+        # Credited with the better of all ways to ask it after as many exemplars; the tuned one has its main way alone.
+        before = [setup.name for setup in untuned if setup.settings.shot_count == settings.shot_count]
+        others = [folder / f"seed-{number}" for number in range(1, seeds)]
+        for number, other in enumerate(others, start=1):
+            say(f"Training {number + 1} of {seeds}:")
+            again = _train(recipe.reseeded(number), other, rows, None)
+            for setup in tuned:
+                evaluate(replace(setup, model=again), units, [], other)
 
         def finish() -> None:
             results = score_units(
@@ -114,8 +138,7 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
                 settings,
                 variants,
                 folder,
-                # Credited with the better of all ways to ask it after as many exemplars; the tuned one has its main way alone.
-                before=[setup.name for setup in untuned if setup.settings.shot_count == settings.shot_count],
+                before=before,
                 after=TUNED,
                 seen=seen,
                 in_domain=[task.name for task in plan.split.in_domain],
@@ -128,6 +151,14 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
                 seconds=round(seconds(), 1),
             )
             write_results(results, folder)
+            if others:
+                results = results_over_seeds(folder, others, before=before, after=TUNED)
+                note = (
+                    f"Scores of the tuned model are means over {seeds} trainings with the seeds {recipe.training_seed} to"
+                    f" {recipe.training_seed + seeds - 1}. Of the variance of its mean, rows / templates / seeds contribute"
+                    f" {variance_told(results, TUNED)}. Example predictions are of the first training."
+                )
+                write_results(results.model_copy(update={"notes": [*results.notes, note]}), folder)
 
         from_first(finish)
         return read_results(folder)
@@ -140,13 +171,16 @@ def train_recipe(recipe: Recipe, folder: Path, rows: RowReader | None = None, mo
         FlanlabError: as `run_recipe`.
     """
     with together():
-        rows = rows or RowReader()
-        plan, loaded = _plan(recipe, folder, rows, model)
-        mixture, stamp = make_mixture(plan), make_stamp(plan, loaded)
-        dev = make_dev_examples(plan, loaded, rows)
-        from_first(lambda: _claim(folder, recipe, plan))
-        announce_training(plan, loaded)
-        return _tune(loaded, mixture, plan, stamp, folder, dev)
+        return _train(recipe, folder, rows or RowReader(), model)
+
+
+def _train(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | None) -> LoadedModel:
+    plan, loaded = _plan(recipe, folder, rows, model)
+    mixture, stamp = make_mixture(plan), make_stamp(plan, loaded)
+    dev = make_dev_examples(plan, loaded, rows)
+    from_first(lambda: _claim(folder, recipe, plan))
+    announce_training(plan, loaded)
+    return _tune(loaded, mixture, plan, stamp, folder, dev)
 
 
 def _plan(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | None) -> tuple[Plan, LoadedModel]:
@@ -164,7 +198,7 @@ def _plan(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | No
     with first_before_others():
         plan, loaded = make_plan(recipe, rows), model or load_model(recipe.model, say=say)
     settled = from_first(lambda: _settled_earlier(folder))
-    training = settle(recipe.training.model_copy(update=settled), loaded.model)
+    training = settle(recipe.training.model_copy(update={"seed": recipe.training_seed, **settled}), loaded.model)
     return plan.model_copy(update={"recipe": recipe.model_copy(update={"training": training})}), loaded
 
 
@@ -185,7 +219,7 @@ def plan_test_units(plan: Plan) -> list[EvaluationUnit]:
 
 def make_mixture(plan: Plan) -> Mixture:
     """The training stream of a plan."""
-    return Mixture(plan.split.train, plan.train_rows, plan.recipe.mixture, plan.recipe.seed)
+    return Mixture(plan.split.train, plan.train_rows, plan.recipe.mixture, plan.recipe.training_seed)
 
 
 def make_dev_examples(plan: Plan, loaded: LoadedModel, rows: RowReader) -> DevExamples:
@@ -260,7 +294,7 @@ def _tune(
 def _check_folder(folder: Path, recipe: Recipe) -> None:
     """Refuse a folder that holds anything but the beginnings of this recipe's run."""
     path = folder / RECIPE_FILE
-    if path.exists() and path.read_text(encoding="utf-8") != _as_text(recipe):
+    if path.exists() and path.read_text(encoding="utf-8") != recipe_text(recipe):
         raise FlanlabError(
             f"{folder} holds a run of another recipe.",
             hint="Name another folder with --out, or delete that one.",
@@ -271,11 +305,12 @@ def _check_folder(folder: Path, recipe: Recipe) -> None:
 
 def _claim(folder: Path, recipe: Recipe, plan: Plan) -> None:
     """Take a folder for a recipe: once it is planned, so that a faulty one leaves the folder free for the mended one."""
-    write_text(folder / RECIPE_FILE, _as_text(recipe))
+    write_text(folder / RECIPE_FILE, recipe_text(recipe))
     write_json(folder / _SETTLED_FILE, plan.recipe.training.model_dump(include={"compute_dtype", "train_embeddings"}))
 
 
-def _as_text(recipe: Recipe) -> str:
+def recipe_text(recipe: Recipe) -> str:
+    """A recipe as it is written into a folder."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
@@ -337,7 +372,7 @@ def _notes(plan: Plan, loaded: LoadedModel, units: Sequence[EvaluationUnit]) -> 
 
 
 @contextmanager
-def _seconds_of(folder: Path, started: float) -> Iterator[Callable[[], float]]:
+def counted_seconds(folder: Path, started: float) -> Iterator[Callable[[], float]]:
     """Keeps the seconds of all sittings beside the run, and gives what they are by now.
 
     A sitting that is killed outright is not counted, nor one that finds the run finished.
