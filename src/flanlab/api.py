@@ -18,6 +18,7 @@ from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments.evaluate_model import evaluate_model
 from flanlab.experiments.recipe import Recipe, read_recipe
 from flanlab.experiments.run import run_recipe, train_recipe
+from flanlab.experiments.run_seeds import run_seeds
 from flanlab.models.answering import Model
 from flanlab.models.completions import Endpoint
 from flanlab.models.loading import LoadedModel
@@ -209,7 +210,16 @@ def run(
     content, loaded = _recipe_and_model(recipe, model)
     name = Path(recipe).stem if isinstance(recipe, str | Path) else content.name
     folder = Path("runs") / name if out is None else Path(out)
-    run_recipe(content, folder, RowReader(None if mirror is None else Path(mirror)), loaded, seeds)
+    rows = RowReader(None if mirror is None else Path(mirror))
+    if loaded is None:
+        run_seeds(content, folder, rows, seeds=seeds)
+    elif seeds == 1:
+        run_recipe(content, folder, rows, loaded)
+    else:
+        raise FlanlabError(
+            "A model in memory can be trained with one seed only.",
+            hint="Save the model with save_pretrained, and give the folder's name.",
+        )
     return _reported(folder) if is_first() else None
 
 

@@ -310,7 +310,7 @@ def test_a_failing_cell_stops_only_what_needs_it(recipe: Recipe, tmp_path: Path,
     monkeypatch.setattr(steps_module, "_train", breaks)
     told = dict(carry_through(sweep))
     assert states(sweep) == {"untuned": "done", "clusters-1": "failed", "clusters-2": "done"}
-    assert "skipped" in told["evaluate 1 training cluster, 2 tasks"]
+    assert told["evaluate 1 training cluster, 2 tasks"] == "its training failed"
     [error] = [cell.error for cell in read_sweep_facts(sweep.folder).cells if cell.state == "failed"]
     assert error == told["train on 2 tasks"] == "the loss is no number\n  Hint: lower the learning rate"
     monkeypatch.undo()
@@ -350,7 +350,7 @@ def test_on_ray_the_death_of_a_worker_fails_its_step_and_skips_what_needs_it(rec
     training, evaluation = plan_sweep("clusters", recipe, tmp_path, points=["1"], only=["clusters-1"]).to_do()
     assert "The worker died." in _outcome(ray, training, "died")
     assert "The worker died." in (training.folder / ERROR_FILE).read_text(encoding="utf-8")
-    assert "skipped" in _outcome(ray, evaluation, "needs the dead one")
+    assert _outcome(ray, evaluation, "needs the dead one") == "its training failed"
     assert not evaluation.folder.exists()
     assert state_of([training.folder, evaluation.folder]) == "failed"
 

@@ -84,7 +84,7 @@ def test_a_job_that_fails_is_told_with_its_error_and_stops_what_needs_it(tmp_pat
     told = carry_out_on_ray(sweep)
     assert states(sweep) == {"untuned": "done", "clusters-1": "failed"}
     assert "micro_batch_tokens" in told["train on 2 tasks"]
-    assert "skipped" in told["evaluate 1 training cluster, 2 tasks"]
+    assert told["evaluate 1 training cluster, 2 tasks"] == "its training failed"
 
 
 def test_no_cluster_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,8 @@ from flanlab.report.sweep_page import write_sweep_page
 from flanlab.results.schema import Results
 from tests.report.synthetic import HOSTILE, change, make_run, mark_seen
 
-KEYS = {"untuned": "aa", "clusters-1": "bb", "clusters-2": "cc", "clusters-2-seed-1": "dd", "clusters-2-seed-2": "ee"}
+KEYS = {"untuned": "aa", "clusters-1": "bb", "clusters-2": "cc"}
+SEEDS = {"clusters-1-seed-1": "dd", "clusters-2-seed-1": "ee", "clusters-2-seed-2": "ff"}
 
 
 def make_sweep(
@@ -31,10 +32,12 @@ def make_sweep(
     **changes: Any,
 ) -> Path:
     """A sweep of the cells in `rights`; None: not done."""
+    keys = KEYS | SEEDS
     for name, right in rights.items():
         if right is not None:
-            make_run(root / "cells" / KEYS[name], right, tasks=tasks, trained=False)
-    cells = [{"name": name, "title": f"the cell {name}", "folders": [f"../cells/{KEYS[name]}"]} for name in rights]
+            make_run(root / "cells" / keys[name], right, tasks=tasks, trained=False)
+            write_json(root / "cells" / keys[name] / "seconds.json", {"seconds": 60.0})
+    cells = [{"name": name, "title": f"the cell {name}", "folders": [f"../cells/{keys[name]}"]} for name in rights]
     points = [[number, f"clusters-{number}"] for number in (1, 2)]
     content = {
         "format": 2,
@@ -145,7 +148,6 @@ def test_a_cell_of_several_seeds_is_their_mean(tmp_path: Path) -> None:
 
 def test_a_missing_seed_is_left_out_of_a_pair(tmp_path: Path) -> None:
     right = {"clusters-1": 5, "clusters-1-seed-1": 6, "clusters-2": 6, "clusters-2-seed-1": 7, "clusters-2-seed-2": 10}
-    KEYS["clusters-1-seed-1"] = "ff"
     sweep = read_sweep(make_sweep(tmp_path, {name: {"instruction": tenths} for name, tenths in right.items()}))
     assert sweep.pairs[0].over_clusters.difference == pytest.approx(0.1)
 

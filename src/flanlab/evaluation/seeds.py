@@ -16,8 +16,8 @@ from flanlab.results.schema import BEST_ON_DEV, Results
 
 def seed_folders(folder: Path) -> list[Path]:
     """Folders of the further trainings of a run, in order; of an evaluation, none."""
-    found = [path for path in folder.glob("seed-*") if (path / PREDICTIONS).is_dir()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("seed-")))
+    found = {path.name.removeprefix("seed-"): path for path in folder.glob("seed-*") if (path / PREDICTIONS).is_dir()}
+    return [found[number] for number in sorted(filter(str.isdecimal, found), key=int)]
 
 
 def results_over_seeds(folder: Path, others: Sequence[Path], *, before: Sequence[str] = (), after: str = "") -> Results:

@@ -7,7 +7,6 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation.evaluate import evaluate, plan_dev_units, score_units
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task, variant_of
 from flanlab.evaluation.predict import refuse_seen
-from flanlab.evaluation.seeds import results_over_seeds, variance_told
 from flanlab.evaluation.setup import Setup
 from flanlab.experiments.announcement import announce, announce_training
 from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_plan
@@ -51,19 +49,10 @@ _DESCRIBED_EXAMPLES = 10_000
 """Head of the stream whose tokens a run counts before it begins; `flan mix` counts a whole cycle."""
 
 
-def run_recipe(
-    recipe: Recipe, folder: Path, rows: RowReader | None = None, model: LoadedModel | None = None, seeds: int = 1
-) -> Results:
+def run_recipe(recipe: Recipe, folder: Path, rows: RowReader | None = None, model: LoadedModel | None = None) -> Results:
     """Carry a recipe out in `folder`; a folder that holds part of it already is resumed.
 
     Several processes, as torchrun starts them, share the work; the first writes what is not a share of theirs.
-
-    Args:
-        recipe: what is carried out.
-        folder: of the run. The further trainings go into `folder/seed-1` and so on.
-        rows: where rows come from.
-        model: the recipe's model, if it is in memory.
-        seeds: how many times the model is trained, each time with another seed. Scores are then means over the trainings.
 
     Returns:
         The results, as they are written into the folder.
@@ -71,16 +60,11 @@ def run_recipe(
     Raises:
         FlanlabError: the recipe cannot be carried out, or the folder holds a run of another recipe.
     """
-    if model is not None and seeds > 1:
-        raise FlanlabError(
-            "A model in memory can be trained with one seed only.",
-            hint="Save the model with save_pretrained and give the folder's name.",
-        )
     with together():
-        return _run(recipe, folder, rows or RowReader(), model, seeds)
+        return _run(recipe, folder, rows or RowReader(), model)
 
 
-def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | None, seeds: int) -> Results:
+def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | None) -> Results:
     started = time.monotonic()
     plan, loaded = _plan(recipe, folder, rows, model)
     # Who lets overlapping tasks train has asked for results that are marked as seen; anyone else is told before it costs.
@@ -119,18 +103,10 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
             evaluate(setup, units, dev_units, folder)
         model = _tune(loaded, mixture, plan, stamp, folder, dev)
         seen = refuse_seen(plan.split.test, model, allow_seen, way=ALLOW_OVERLAP)
-        tuned = [Setup(model, arm, seed, "instruction", *_tuned_variant(arm, settings)) for arm in settings.arms()]
-        for setup in tuned:
+        for arm in settings.arms():
+            setup = Setup(model, arm, seed, "instruction", *tuned_variant(arm, settings))
             evaluate(setup, units, dev_units, folder)
             variants[setup.name] = setup.variant(model=f"{loaded.name}, tuned")
-        # Credited with the better of all ways to ask it after as many exemplars; the tuned one has its main way alone.
-        before = [setup.name for setup in untuned if setup.settings.shot_count == settings.shot_count]
-        others = [folder / f"seed-{number}" for number in range(1, seeds)]
-        for number, other in enumerate(others, start=1):
-            say(f"Training {number + 1} of {seeds}:")
-            again = _train(recipe.reseeded(number), other, rows, None)
-            for setup in tuned:
-                evaluate(replace(setup, model=again), units, [], other)
 
         def finish() -> None:
             results = score_units(
@@ -138,7 +114,8 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
                 settings,
                 variants,
                 folder,
-                before=before,
+                # Credited with the better of all ways to ask it after as many exemplars; the tuned one has its main way alone.
+                before=[setup.name for setup in untuned if setup.settings.shot_count == settings.shot_count],
                 after=TUNED,
                 seen=seen,
                 in_domain=[task.name for task in plan.split.in_domain],
@@ -151,14 +128,6 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
                 seconds=round(seconds(), 1),
             )
             write_results(results, folder)
-            if others:
-                results = results_over_seeds(folder, others, before=before, after=TUNED)
-                note = (
-                    f"Scores of the tuned model are means over {seeds} trainings with the seeds {recipe.training_seed} to"
-                    f" {recipe.training_seed + seeds - 1}. Of the variance of its mean, rows / templates / seeds contribute"
-                    f" {variance_told(results, TUNED)}. Example predictions are of the first training."
-                )
-                write_results(results.model_copy(update={"notes": [*results.notes, note]}), folder)
 
         from_first(finish)
         return read_results(folder)
@@ -171,16 +140,13 @@ def train_recipe(recipe: Recipe, folder: Path, rows: RowReader | None = None, mo
         FlanlabError: as `run_recipe`.
     """
     with together():
-        return _train(recipe, folder, rows or RowReader(), model)
-
-
-def _train(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | None) -> LoadedModel:
-    plan, loaded = _plan(recipe, folder, rows, model)
-    mixture, stamp = make_mixture(plan), make_stamp(plan, loaded)
-    dev = make_dev_examples(plan, loaded, rows)
-    from_first(lambda: _claim(folder, recipe, plan))
-    announce_training(plan, loaded)
-    return _tune(loaded, mixture, plan, stamp, folder, dev)
+        rows = rows or RowReader()
+        plan, loaded = _plan(recipe, folder, rows, model)
+        mixture, stamp = make_mixture(plan), make_stamp(plan, loaded)
+        dev = make_dev_examples(plan, loaded, rows)
+        from_first(lambda: _claim(folder, recipe, plan))
+        announce_training(plan, loaded)
+        return _tune(loaded, mixture, plan, stamp, folder, dev)
 
 
 def _plan(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | None) -> tuple[Plan, LoadedModel]:
@@ -197,12 +163,12 @@ def _plan(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | No
     check_method(recipe.model, recipe.training)
     with first_before_others():
         plan, loaded = make_plan(recipe, rows), model or load_model(recipe.model, say=say)
-    settled = from_first(lambda: _settled_earlier(folder))
+    settled = from_first(lambda: settled_earlier(folder))
     training = settle(recipe.training.model_copy(update={"seed": recipe.training_seed, **settled}), loaded.model)
     return plan.model_copy(update={"recipe": recipe.model_copy(update={"training": training})}), loaded
 
 
-def _settled_earlier(folder: Path) -> dict[str, Any]:
+def settled_earlier(folder: Path) -> dict[str, Any]:
     """The settings of training that this run was begun with, in place of `auto`; none for a new run."""
     path = folder / _SETTLED_FILE
     return dict(read_json(path)) if path.exists() else {}
@@ -318,7 +284,8 @@ def _untuned_variant(style: PromptStyle, arm: EvaluationSettings, settings: Eval
     return variant_of(f"untuned_{style}", f"untuned, {style} prompt", arm, settings, style, settings.shot_count)
 
 
-def _tuned_variant(arm: EvaluationSettings, settings: EvaluationSettings) -> tuple[str, str]:
+def tuned_variant(arm: EvaluationSettings, settings: EvaluationSettings) -> tuple[str, str]:
+    """Name of an arm's predictions of the tuned model in files, and for people."""
     return variant_of(TUNED, "tuned", arm, settings, "instruction", settings.shot_count)
 
 

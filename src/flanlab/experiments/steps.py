@@ -69,7 +69,7 @@ def carry_out(step: Step) -> str:
         Why the step could not be done, also left in its folder; empty if it is done.
     """
     if step.needs is not None and not is_done(step.needs):
-        return "skipped, because its training failed"
+        return "its training failed"
     if step.processes > 1:
         _launch(step)
     else:

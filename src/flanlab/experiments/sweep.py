@@ -79,7 +79,7 @@ class Sweep:
             after = self.facts.model_dump(mode="json", exclude={"cells": {"__all__": {"state", "error"}}})
             cells = [cell if cell["folders"] else known.get(cell["name"], cell) for cell in after["cells"]]
             names = {cell["name"] for cell in cells}
-            more = [cell for cell in known.values() if cell["name"] not in names]
+            more = [cell for cell in known.values() if cell["name"] not in names and cell["folders"]]
             write_json(path, {**after, "cells": cells + more})
 
 
@@ -90,7 +90,8 @@ def run_sweep(sweep: Sweep, engine: Engine = in_this_process) -> None:
     left = sum(step.seconds for step in steps)
     for number, (step, error) in enumerate(engine(steps), start=1):
         left -= step.seconds
-        outcome = f"failed: {error}" if error else "done"
+        # An unexpected error has its traceback in the step's folder.
+        outcome = f"failed: {error.partition(chr(10) * 2)[0]}" if error else "done"
         say(f"[{number}/{len(steps)}] {step.title}: {outcome}{f', about {clock(left)} left' if number < len(steps) else ''}")
 
 
@@ -206,13 +207,11 @@ class _Planner:
         if folder not in self._steps:
             names = [task.name for task in plan.split.train]
             title = f"train on {f'{len(names)} tasks' if len(names) > 1 else names[0]}"
-            examples = recipe.training.steps * recipe.training.tokens_per_step
-            seconds = 0.0
+            examples, seconds = 0, 0.0
             if not is_done(folder):
-                seconds = examples / self._speed(recipe.model) * TRAINING_COST
-                examples = round(
-                    examples / make_mixture(plan).mean_length(self._model(recipe.model).encoder, _MEASURED_EXAMPLES)
-                )
+                length = make_mixture(plan).mean_length(self._model(recipe.model).encoder, _MEASURED_EXAMPLES)
+                examples = recipe.training.steps * max(1, round(recipe.training.tokens_per_step / length))
+                seconds = examples * length / self._speed(recipe.model) * TRAINING_COST
             self._add("train", folder, title, alike, recipe.model, model, start, count=examples, seconds=seconds)
         return [*earlier, self._steps[folder]]
 

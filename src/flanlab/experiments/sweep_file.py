@@ -10,7 +10,6 @@ from pydantic import BaseModel, TypeAdapter
 
 from flanlab.experiments.cells import Comparison, Panel
 from flanlab.files import in_use, read_json
-from flanlab.models.loading import STAMP_FILE
 from flanlab.results.files import RESULTS_FILE, parse
 
 State = Literal["waiting", "running", "done", "failed"]
@@ -86,7 +85,7 @@ def state_of(folders: Sequence[Path]) -> State:
 
 def is_done(folder: Path) -> bool:
     """Whether the result of a training or of an evaluation is there, whole."""
-    trained = (folder / "model" / STAMP_FILE).is_file() and (folder / "training" / "finished.json").is_file()
+    trained = (folder / "model").is_dir() and (folder / "training" / "finished.json").is_file()
     return trained or (folder / RESULTS_FILE).is_file()
 
 
