@@ -34,6 +34,18 @@ from flanlab.results.schema import (
 )
 from flanlab.tasks.schema import Task
 
+_NOT_ASKED = {
+    "name",
+    "cluster",
+    "description",
+    "published_rows",
+    "licence",
+    "citation",
+    "provenance",
+    "derived_from",
+    "metrics",
+}
+"""What of a task's file shapes no question and no answer."""
 Grids = Mapping[str, Mapping[str, Sequence[ScoreGrid]]]
 """Metric to variant to its grids, one for each training seed."""
 Estimates = dict[str, dict[str, statistics.Estimate]]
@@ -135,6 +147,7 @@ def score_task(
         majority=blindly["majority"] if task.is_classification else None,
         source=source,
         hashes=hashes,
+        content=task.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_ASKED),
         best_on_dev=chosen,
         seen=seen,
         in_domain=in_domain,

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.evaluate import PREDICTIONS
 from flanlab.evaluation.metrics.declared import metrics_for
 from flanlab.evaluation.scores import ScoredTask, build_results, score_predictions
 from flanlab.results.files import read_results
-from flanlab.results.predictions import read_predictions
+from flanlab.results.predictions import PREDICTIONS, read_predictions
 from flanlab.results.schema import BEST_ON_DEV, Results
 
 
