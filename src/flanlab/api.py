@@ -18,6 +18,7 @@ from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments.evaluate_model import evaluate_model
 from flanlab.experiments.recipe import HABITS, Recipe, read_recipe
 from flanlab.experiments.run import run_recipe, train_recipe
+from flanlab.experiments.run_seeds import run_seeds
 from flanlab.files import check_writable
 from flanlab.models.answering import Model
 from flanlab.models.completions import Endpoint
@@ -186,6 +187,7 @@ def run(
     out: str | Path | None = None,
     *,
     model: str | Path | LoadedModel | None = None,
+    seeds: int = 1,
     mirror: str | Path | None = None,
 ) -> Run | None:
     """Run a recipe: score the untuned model, tune it, score it again, and write the report.
@@ -194,6 +196,8 @@ def run(
         recipe: a recipe file, `quickstart` for the packaged one, its content as a dict, or a Recipe.
         out: folder of the run. If it has a part of this run, the run is resumed. Default: `runs/<name>`.
         model: a model instead of the recipe's: a name, or a model in memory, which is copied before it is trained.
+        seeds: how often the model is trained, each time with another seed (order of rows, templates and options; initial
+            weights of an adapter or soft prompt). Scores are then means with intervals over rows, templates and seeds.
         mirror: folder with copies of Hub data sets. Default: FLANLAB_MIRROR, or else the Hub.
 
     Returns:
@@ -212,7 +216,16 @@ def run(
     content, loaded = _recipe_and_model(recipe, model)
     name = Path(recipe).stem if isinstance(recipe, str | Path) else content.name
     folder = Path("runs") / name if out is None else Path(out)
-    run_recipe(content, folder, RowReader(None if mirror is None else Path(mirror)), loaded)
+    rows = RowReader(None if mirror is None else Path(mirror))
+    if loaded is None:
+        run_seeds(content, folder, rows, seeds=seeds)
+    elif seeds == 1:
+        run_recipe(content, folder, rows, loaded)
+    else:
+        raise FlanlabError(
+            "A model in memory can be trained with one seed only.",
+            hint="Save the model with save_pretrained, and give the folder's name.",
+        )
     return _reported(folder) if is_first() else None
 
 
