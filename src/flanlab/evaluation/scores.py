@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from flanlab import __version__
+from flanlab.data.wordings_by_rule import Wording
 from flanlab.evaluation.best_template import best_on_dev
 from flanlab.evaluation.grids import score_grid
 from flanlab.evaluation.levels import levels
@@ -36,7 +37,6 @@ from flanlab.results.schema import (
     Variant,
 )
 from flanlab.tasks.schema import Task
-from flanlab.tasks.wordings_by_rule import Wording
 
 _NOT_ASKED = {
     "name",

@@ -112,7 +112,7 @@ def _draws(
         by_row = rest / noise / precision + generator.standard_normal(rows) / np.sqrt(precision)
         row_variance = _variance(generator, by_row)
         prior = np.linalg.inv(covariance)
-        variance: Floats = np.linalg.inv(prior + counts.reshape(templates, kinds, 1) / noise * unit)
+        variance = np.asarray(np.linalg.inv(prior + counts.reshape(templates, kinds, 1) / noise * unit), np.float64)
         rest = np.bincount(cell, variable - by_row[of], templates * kinds).reshape(templates, kinds)
         scaled_mean: Floats = rest / noise + prior @ by_label
         by_template = _normal(generator, variance, scaled_mean)
