@@ -18,11 +18,10 @@ from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments.evaluate_model import evaluate_model
 from flanlab.experiments.recipe import Recipe, read_recipe
 from flanlab.experiments.run import run_recipe, train_recipe
-from flanlab.models.answering import Model
+from flanlab.models.answering import Model, Question
 from flanlab.models.completions import Endpoint
 from flanlab.models.loading import LoadedModel
 from flanlab.models.loading import load_model as load_named_model
-from flanlab.models.scoring import Question
 from flanlab.processes import is_first
 from flanlab.progress import say
 from flanlab.report.html import write_report

@@ -12,11 +12,10 @@ import torch
 
 from flanlab.data.encoding import CharacterEncoder, Encoder, PromptStyle, TextEncoder
 from flanlab.errors import FlanlabError
-from flanlab.models.answering import Model, Reply
+from flanlab.models.answering import Model, Question, Reply
 from flanlab.models.completions import Completions, Endpoint
 from flanlab.models.loading import LoadedModel
 from flanlab.models.remote import RemoteModel, _log_probabilities, _placed_tokens, open_remote_model
-from flanlab.models.scoring import Question
 from tests.completions_server import Served, fails, serve
 from tests.tiny import make_tokenizer, stock_model
 

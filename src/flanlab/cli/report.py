@@ -76,11 +76,12 @@ def report(
 def _compare(first: str, second: str, out: Path | None, as_json: bool, margin: float | None) -> None:
     from flanlab.cli.tables import print_comparison
     from flanlab.evaluation.comparison import compare_sides, open_side
-    from flanlab.report.comparison import write_comparison
     from flanlab.results.files import as_text
 
     found = compare_sides(open_side(first), open_side(second), margin=None if margin is None else margin / 100)
     if out is not None:
+        from flanlab.report.comparison import write_comparison
+
         write_comparison(found, out)
     if as_json:
         typer.echo(as_text(found), nl=False)

@@ -333,6 +333,9 @@ _SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d+)-of-(?P<count>\d+)")
 """How the Hub names the shards of a split."""
 
 
+_SLICE = re.compile(r"(?P<split>[^\[\]]+?)(?:\[(?:(?P<start>-?\d{1,18})%?)?:(?:(?P<stop>-?\d{1,18})%?)?\])?")
+
+
 def _splits_of(files: Sequence[Path]) -> dict[str, list[Path]]:
     """Split to its file, or to its shards in order.
 
@@ -390,8 +393,7 @@ def _read_slices(task: Task, specification: str, paths: Mapping[str, Sequence[Pa
             hint=f"The available splits are: {', '.join(paths) or 'none'}. Use one of them, or provide the file.",
         )
     tables = {name: _read_files(paths[name]) for name in names}
-    # Whole splits, the usual case, do not need Hugging Face's library, which is slow to import.
-    cuts = list(tables.values()) if specification in tables else _slices(task, specification, tables)
+    cuts = _slices(task, specification, tables)
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(tables):
         for path in paths[name]:
@@ -406,16 +408,22 @@ def _read_slices(task: Task, specification: str, paths: Mapping[str, Sequence[Pa
 
 
 def _slices(task: Task, specification: str, tables: Mapping[str, pa.Table]) -> list[pa.Table]:
-    from datasets import ReadInstruction
-
-    try:
-        slices = ReadInstruction.from_spec(specification).to_absolute({name: len(table) for name, table in tables.items()})
-    except (ValueError, AssertionError) as error:
-        raise FlanlabError(
-            f"{task.path}: source.splits: {specification!r} cannot be read here: {error}",
-            hint=f"Use Hugging Face slicing of the available splits: {', '.join(tables)}.",
-        ) from error
-    return [tables[cut.splitname].slice(cut.from_, max(cut.to - cut.from_, 0)) for cut in slices]
+    """The slices of a table each, by Hugging Face's rules: `train[:-200]+validation[10%:]`."""
+    cuts = []
+    for part in specification.split("+"):
+        found = _SLICE.fullmatch(part.strip())
+        ends = [] if found is None else [None if end is None else int(end) for end in found.group("start", "stop")]
+        is_share = "%" in part  # as there: where one end is a percentage, the other is one too
+        if found is None or (is_share and any(abs(end) > 100 for end in ends if end is not None)):
+            raise FlanlabError(
+                f"{task.path}: source.splits: {part.strip()!r} in {specification!r} is no slice.",
+                hint=f"Write slices such as train[:100], train[-200:] or train[10%:50%] of: {', '.join(tables)}.",
+            )
+        table = tables[found["split"]]
+        start, stop = (round(end * len(table) / 100) if is_share and end is not None else end for end in ends)
+        places = range(len(table))[start:stop]
+        cuts.append(table.slice(places.start, len(places)))
+    return cuts
 
 
 def _split_names(specification: str) -> list[str]:

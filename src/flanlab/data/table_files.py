@@ -76,6 +76,12 @@ def read_table(path: Path) -> pa.Table:
     return table
 
 
+def _read_parquet(path: Path) -> pa.Table:
+    # `read_table` would import pyarrow.dataset, which takes longer than most files.
+    with pq.ParquetFile(path) as file:
+        return file.read()
+
+
 def _read_arrow(path: Path) -> pa.Table:
     try:
         with pa.ipc.open_file(path) as file:
@@ -232,7 +238,7 @@ def _of_one_type(values: Sequence[Any]) -> bool:
 
 
 _BINARY: Mapping[str, Callable[[Path], pa.Table]] = {
-    ".parquet": pq.read_table,
+    ".parquet": _read_parquet,
     ".arrow": _read_arrow,
     ".feather": _read_arrow,
 }

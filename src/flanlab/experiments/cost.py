@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
+from flanlab.models.answering import Question
 from flanlab.models.loading import LoadedModel
-from flanlab.models.scoring import Question
 
 TRAINING_COST = 3.3
 """Computing a training token costs about this many times a scored one (forward, backward, update)."""

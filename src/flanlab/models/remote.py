@@ -25,10 +25,9 @@ from typing import Any, NamedTuple
 
 from flanlab.data.encoding import CharacterEncoder, Encoder, SeparateTextEncoder
 from flanlab.errors import FlanlabError
-from flanlab.models.answering import Reply, Scoring
+from flanlab.models.answering import Question, Reply, Scoring
 from flanlab.models.completions import Completions, Endpoint, RefusedError
 from flanlab.models.loading import load_encoder
-from flanlab.models.scoring import Question
 
 _PROBE = "Question: Is the sky blue on a clear day?\nAnswer:"
 _PROBE_TOKENS = 8

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from flanlab.results.grids import Floats, ScoreGrid, common_cells
 from flanlab.results.intervals import (
@@ -104,7 +104,7 @@ class Difference:
     @property
     def detectable(self) -> float:
         """The smallest true difference that such data show to differ from zero with 80 % power; NaN without interval."""
-        return float((critical(self.freedom) + stats.t.ppf(POWER, self.freedom)) * self.standard_error)
+        return float((critical(self.freedom) + special.stdtrit(self.freedom, POWER)) * self.standard_error)
 
     def equivalence(self, margin: float) -> Equivalence:
         """Test whether the two are the same but for less than `margin`, in the metric's unit; the p-value may be NaN.
@@ -114,7 +114,7 @@ class Difference:
         """
         if not margin > 0:
             raise ValueError(f"The margin must be positive, not {margin}.")
-        return Equivalence(margin, float(stats.t.sf((margin - abs(self.difference)) / self.standard_error, self.freedom)))
+        return Equivalence(margin, float(special.stdtr(self.freedom, (abs(self.difference) - margin) / self.standard_error)))
 
 
 def estimate(grid: ScoreGrid | Sequence[ScoreGrid]) -> Estimate:

@@ -192,10 +192,10 @@ def check_syntax(source: str) -> None:
     try:
         tree = _parsed(source)
         # jinja2 itself looks these up only when it compiles.
-        for kind, known in ((nodes.Filter, _ENVIRONMENT.filters), (nodes.Test, _ENVIRONMENT.tests)):
-            for node in tree.find_all(kind):
-                if node.name not in known:
-                    raise TemplateSyntaxError(f"there is no {kind.__name__.lower()} called {node.name}", node.lineno)
+        for node in tree.find_all((nodes.Filter, nodes.Test)):
+            kind = type(node).__name__.lower()
+            if node.name not in (_ENVIRONMENT.filters if kind == "filter" else _ENVIRONMENT.tests):
+                raise TemplateSyntaxError(f"there is no {kind} called {node.name}", node.lineno)
     except TemplateSyntaxError as error:
         raise TemplatingError(
             f"not valid jinja2 (line {error.lineno} of the template): {(error.message or '').rstrip('.')}",
