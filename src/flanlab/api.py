@@ -17,7 +17,6 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments.evaluate_model import evaluate_model
 from flanlab.experiments.recipe import Recipe, read_recipe
-from flanlab.experiments.run import run_recipe, train_recipe
 from flanlab.models.answering import Model, Question
 from flanlab.models.completions import Endpoint
 from flanlab.models.loading import LoadedModel
@@ -205,6 +204,8 @@ def run(
     content, loaded = _recipe_and_model(recipe, model)
     name = Path(recipe).stem if isinstance(recipe, str | Path) else content.name
     folder = Path("runs") / name if out is None else Path(out)
+    from flanlab.experiments.run import run_recipe  # training, which an evaluation does not need
+
     run_recipe(content, folder, RowReader(None if mirror is None else Path(mirror)), loaded)
     return _reported(folder) if is_first() else None
 
@@ -238,6 +239,8 @@ def train(
     """
     content, loaded = _recipe_and_model(recipe, model)
     folder = Path("runs") / content.name if out is None else Path(out)
+    from flanlab.experiments.run import train_recipe
+
     return train_recipe(content, folder, RowReader(None if mirror is None else Path(mirror)), loaded)
 
 

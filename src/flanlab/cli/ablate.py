@@ -12,7 +12,7 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
-from flanlab.cli.options import AcceptGemmaTerms, AsJson, Mirror, RecipeFile, folder_to_write
+from flanlab.cli.options import AcceptGemmaTerms, AsJson, Mirror, RecipeFile, folder_to_write, say_loading
 from flanlab.errors import FlanlabError
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def ablate(
             hint="Start it without torchrun: --processes N starts it for each cell; --engine ray does several cells at once.",
         )
 
+    say_loading()
     from flanlab.data.reader import RowReader
     from flanlab.experiments.recipe import read_recipe
     from flanlab.experiments.sweep import run_sweep

@@ -19,6 +19,7 @@ from flanlab.cli.options import (
     RequestsPerMinute,
     endpoint_of,
     folder_to_write,
+    say_loading,
 )
 from flanlab.data.rendering import Truncation
 from flanlab.errors import FlanlabError
@@ -119,6 +120,7 @@ def evaluate(
         )
     counts = _counts(shots or [])
 
+    say_loading()
     from flanlab import api
     from flanlab.cli.tables import present_results
     from flanlab.data.encoding import PromptStyle

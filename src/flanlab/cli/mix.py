@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flanlab.cli.options import AsJson, Mirror, RecipeFile
+from flanlab.cli.options import AsJson, Mirror, RecipeFile, say_loading
 
 
 def mix(
@@ -25,6 +25,7 @@ def mix(
 
     Example: flan mix recipes/holdout-nli.yaml --out mixture.parquet
     """
+    say_loading()
     from flanlab import api
 
     card = api.mix(recipe, out, examples=examples, mirror=mirror)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +27,14 @@ def folder_to_write(folder: Path | None) -> Path | None:
         if place.exists() and not place.is_dir():
             raise typer.BadParameter(f"{place} is a file; name a folder.")
     return folder
+
+
+def say_loading() -> None:
+    """Say that the command has begun, before it imports PyTorch: that takes seconds and prints nothing."""
+    if "torch" not in sys.modules and os.environ.get("RANK", "0") == "0":
+        from flanlab.progress import say
+
+        say("Loading PyTorch and transformers ...")
 
 
 def endpoint_of(

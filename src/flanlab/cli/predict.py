@@ -19,6 +19,7 @@ from flanlab.cli.options import (
     RemoteTokenizer,
     RequestsPerMinute,
     endpoint_of,
+    say_loading,
 )
 
 _INTERRUPTED = 130
@@ -67,6 +68,7 @@ def predict(
     if not input_file.is_file():
         raise typer.BadParameter(f"There is no file {input_file}.", param_hint="--input")
 
+    say_loading()
     from flanlab.data.table_files import read_table
     from flanlab.experiments.predict_rows import predict as predict_rows
     from flanlab.progress import say

@@ -64,4 +64,11 @@ def read_predictions(folder: Path) -> pa.Table:
                 f"{shard}: is damaged ({error}).",
                 hint="Delete the file and run the command that wrote it again: it computes just that shard.",
             ) from error
-    return pa.concat_tables(tables)
+    try:
+        return pa.concat_tables(tables)
+    except pa.ArrowException as error:
+        other = next(shard for shard, table in zip(shards, tables, strict=True) if not table.schema.equals(PREDICTION_SCHEMA))
+        raise FlanlabError(
+            f"{other}: does not have the columns of predictions.",
+            hint="Delete the file and run the command that wrote it again: it computes just that shard.",
+        ) from error

@@ -13,9 +13,9 @@ from jinja2 import StrictUndefined, TemplateSyntaxError, Undefined, UndefinedErr
 from jinja2.exceptions import SecurityError
 from jinja2.filters import sync_do_map
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from flanlab.errors import FlanlabError
+from flanlab.tasks.sandbox import BoundedEnvironment
 
 
 class TemplatingError(FlanlabError):
@@ -62,7 +62,7 @@ def _to_json(value: Any) -> str:
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
-_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, finalize=printable)
+_ENVIRONMENT = BoundedEnvironment(undefined=StrictUndefined, autoescape=False, finalize=printable)
 # The output of a template must depend on its row only.
 del _ENVIRONMENT.filters["random"], _ENVIRONMENT.globals["lipsum"]
 # jinja2 would copy its globals for each rendering. A `Compiled` passes only those that its source uses.
