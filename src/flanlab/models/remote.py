@@ -203,7 +203,8 @@ def _score_ids(completions: Completions, question: Question) -> list[list[float]
         response = completions.complete(_echo_request(sent))
         found = _log_probabilities(response) or []
         usage = response.get("usage")
-        generated = usage.get("completion_tokens", 1) if isinstance(usage, dict) else 1
+        counted = usage.get("completion_tokens") if isinstance(usage, dict) else None
+        generated = counted if isinstance(counted, int) else 1
         if len(found) != len(sent) + generated:
             raise FlanlabError(
                 f"The server returned {len(found)} log-probabilities for {len(sent)} tokens sent and {generated} generated.",
