@@ -299,3 +299,15 @@ def test_lists_mappings_and_bytes_never_become_python_code(names: list[Any], tol
         write_task_file(tmp_path, generation_content(fields={"country": "{{ names[0] }}"}, answer="yes", references=None))
     )
     assert "prompt" in refusal(lambda: render(task, 1, prepare_row(task, row, 0))).message
+
+
+@pytest.mark.parametrize(
+    ("inner", "told"),
+    [("two,0\nthree,1\nfour,0\n", True), ("two,0\nthree,1\n", False), ("two\nthree, 1\nfour, so\nfive,0\n", False)],
+)
+def test_rows_inside_a_quoted_cell_are_told(inner: str, told: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f'text,label\nzero,0\n"one,1\n{inner}five 6",0\nsix,1\n', encoding="utf-8")
+    assert read_table(path).num_rows == 3
+    said = " ".join(capsys.readouterr().err.split())
+    assert ("a.csv, line 3: a quoted cell of this row continues to line" in said) == told

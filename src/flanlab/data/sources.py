@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -331,6 +331,22 @@ def _mirror_files(name: str, hubs: Sequence[str], config: str | None, mirror: Pa
 
 _SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d+)-of-(?P<count>\d+)")
 """How the Hub names the shards of a split."""
+
+
+class Shard(NamedTuple):
+    """A file that holds a part of a split."""
+
+    split: str
+    number: int
+    count: int
+
+
+def shard_of(path: Path) -> Shard | None:
+    """Which shard a file is by its name; None for a whole split, also if it is its only shard."""
+    found = _SHARD.fullmatch(table_name(path))
+    if found is None or int(found["count"]) == 1:
+        return None
+    return Shard(found["split"], int(found["number"]), int(found["count"]))
 
 
 _SLICE = re.compile(r"(?P<split>[^\[\]]+?)(?:\[(?:(?P<start>-?\d{1,18})%?)?:(?:(?P<stop>-?\d{1,18})%?)?\])?")

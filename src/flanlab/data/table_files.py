@@ -25,9 +25,11 @@ from flanlab.data.written_numbers import (
     written_column,
 )
 from flanlab.errors import FlanlabError, one_line
+from flanlab.progress import say
 
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 _UNREADABLE = (pa.ArrowException, ValueError, OverflowError, TypeError, RecursionError)
+_INNER_LINES = 3
 _Lines = list[tuple[int, list[str]]]
 """Rows of a text file, each with its first line number."""
 
@@ -127,6 +129,7 @@ def _quoted_rows(path: Path, text: str, delimiter: str) -> _Lines:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows: _Lines = []
     begins = 1
+    swallows = False
     while True:
         try:
             cells = next(reader)
@@ -144,8 +147,22 @@ def _quoted_rows(path: Path, text: str, delimiter: str) -> _Lines:
                     f"{path}, line {begins}: has {len(cells)} cells, but the header has {len(rows[0][1])}.",
                     hint="Give each row as many cells as the header. Quote a cell that contains the separator.",
                 )
+            if not swallows and len(cells) > 1:
+                swallows = any("\n" in cell and _swallows_rows(cell, delimiter, len(cells)) for cell in cells)
+                if swallows:
+                    say(
+                        f"{path}, line {begins}: a quoted cell of this row continues to line {reader.line_num}, and the lines"
+                        f" inside have {len(cells)} cells each. Is a quotation mark missing? Those lines are read as text."
+                    )
             rows.append((begins, cells))
         begins = reader.line_num + 1
+
+
+def _swallows_rows(cell: str, delimiter: str, width: int) -> bool:
+    """Whether a cell looks as if an unclosed quotation mark had made text of rows: all its inner lines, three or more, have as
+    many cells as a row."""
+    inner = cell.splitlines()[1:-1]
+    return len(inner) >= _INNER_LINES and all(line.count(delimiter) == width - 1 for line in inner)
 
 
 def _table(path: Path, rows: _Lines) -> pa.Table:
