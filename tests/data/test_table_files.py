@@ -311,3 +311,12 @@ def test_rows_inside_a_quoted_cell_are_told(inner: str, told: bool, tmp_path: Pa
     assert read_table(path).num_rows == 3
     said = " ".join(capsys.readouterr().err.split())
     assert ("a.csv, line 3: a quoted cell of this row continues to line" in said) == told
+
+
+@pytest.mark.parametrize("kind", [pa.binary(12), pa.binary(), pa.large_binary(), pa.binary_view()])
+def test_bytes_with_zeros_inside_stay_bytes(kind: pa.DataType, tmp_path: Path) -> None:
+    interval = b"\0\0\0\0\1\0\0\0\0\0\0\0"  # a day, as DuckDB writes it
+    pq.write_table(pa.table({"a": pa.array([interval], kind)}), tmp_path / "a.parquet")
+    assert read_table(tmp_path / "a.parquet").column("a").to_pylist() == [interval]
+    pq.write_table(pa.table({"a": pa.array([b"padded\0\0\0\0\0\0"], pa.binary(12))}), tmp_path / "a.parquet")
+    assert read_table(tmp_path / "a.parquet").column("a").to_pylist() == ["padded"]

@@ -264,7 +264,7 @@ _PIECES = (
     "{% include '/etc/passwd' %}", "{% import 'os' as os %}{{ os }}", "{% extends text %}", "{{ lipsum.__globals__ }}",
     "{{ text.format.__globals__ }}", "{{ '{0.__class__.__init__.__globals__}'.format(text) }}", "{{ (text|attr('__class__')) }}",
     "{{ '{0.__class__}' | format(text) }}", "{{ namespace.__init__.__globals__ }}", "{{ joiner.__init__ }}", "{{ dict.__base__ }}",
-    "{{ names.append(1) }}", "{{ deep.update({}) }}", "{{ text.__add__ }}", "{{ 'x' * 10 ** 10 }}", "{{ 10 ** 10 ** 9 }}",
+    "{{ names.append(1) }}", "{{ deep.update({}) }}", "{{ text.__add__ }}", "{{ 'x' * 10 ** 10 }}", "{{ 10 ** 1000000000 }}",
     "{{ names * 999999999 }}", "{{ text | center(99999999999) }}", "{{ '%9999999999d' % 1 }}", "{{ '{:>9999999999}'.format(1) }}",
     "{{ text.ljust(9999999999) }}", "{{ text.zfill(9999999999) }}", "{{ text | indent(9999999999) }}", "{{ '%s' | format(text) }}",
     "{{ range(10 ** 9) | list }}",

@@ -159,7 +159,7 @@ def test_no_source_raises_anything_but_a_templating_error(source: str) -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "{{ 10 ** 10 ** 9 }}",
+        "{{ 10 ** 1000000000 }}",
         "{{ text * 10 ** 9 }}",
         "{{ 10 ** 9 * [1] }}",
         "{{ text | center(10 ** 10) }}",
@@ -179,9 +179,5 @@ def test_nothing_grows_without_bound(source: str) -> None:
 
 
 def test_ordinary_arithmetic_is_computed() -> None:
-    assert (
-        compile_source(
-            "{{ 2 ** 8 }} {{ '-' * 3 }} {{ 7 % 4 }} {{ '%.2f' % 1 }} {{ text.center(5) }} {{ '{:>3}'.format(text) }}"
-        )({"text": "a"})
-        == "256 --- 3 1.00   a     a"
-    )
+    source = "{{ 2 ** 8 }} {{ '-' * 3 }} {{ 7 % 4 }} {{ '%.2f' % 1 }} {{ text.center(5) }} {{ '{:>3}'.format(text) }}"
+    assert compile_source(source)({"text": "a"}) == "256 --- 3 1.00   a     a"

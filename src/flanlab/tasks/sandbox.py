@@ -1,8 +1,8 @@
 """jinja2's immutable sandbox, in which a short template cannot ask for endless time or memory either.
 
-jinja2 keeps templates away from Python and the disk. But `10 ** 10 ** 9`, `'x' * 10 ** 10` or `text | center(10 ** 10)` would
-stop the process, some of them when the template is compiled: constants are computed then. What is refused here has no use in a
-prompt. Nested loops are not bounded.
+jinja2 keeps templates away from Python and the disk. But `10 ** 1000000000`, `"x" * 10 ** 10` or `text | center(10 ** 10)`
+would stop the process, some of them when the template is compiled: constants are computed then. What is refused here has no use
+in a prompt. Nested loops are not bounded.
 """
 
 from __future__ import annotations
