@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.report.synthetic import make_run
 
-HEAVY = ("torch", "transformers", "datasets", "pandas", "scipy.stats", "pyarrow.dataset")
+HEAVY = ("torch", "transformers", "datasets", "scipy.stats", "pyarrow.dataset")
 PROGRAM = """
 import json, sys
 from flanlab.cli.main import app
