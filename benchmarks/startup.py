@@ -75,7 +75,7 @@ def main() -> None:
             "tasks lint rte": ["tasks", "lint", "rte", *rows],
             "eval rte, 8 rows": evaluation,
             "report": ["report", str(folder)],
-            "report --compare": ["report", "--compare", str(folder), str(folder)],
+            "compare": ["compare", str(folder), str(folder)],
         }
         print("| command | first output, s | first answers, s | end, s | processor (user), s |\n|---|---|---|---|---|")
         for name, arguments in commands.items():

@@ -50,7 +50,6 @@ def test_json_for_programs(folders: list[str], tmp_path: Path) -> None:
 
 def test_wrong_use(folders: list[str], tmp_path: Path) -> None:
     table = tmp_path / "all.csv"
-    assert CliRunner().invoke(app, ["report", "--merge", "--compare", *folders]).exit_code == 2
     assert CliRunner().invoke(app, ["report", "--merge", *folders, "--out", str(table)]).exit_code == 2
     assert not table.exists()
     assert CliRunner().invoke(app, ["report", *folders, "--out", str(tmp_path / "all.html")]).exit_code == 2

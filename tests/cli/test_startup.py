@@ -27,7 +27,7 @@ def test_light_commands_import_nothing_heavy(tmp_path: Path) -> None:
         ["tasks", "show", "visitor_comments"],
         ["tasks", "lint", "visitor_comments"],
         ["report", run],
-        ["report", "--compare", run, other, "--out", str(tmp_path / "page.html")],
+        ["compare", run, other, "--out", str(tmp_path / "page.html")],
         ["report", "--merge", run, other],
     ]
     asked = [sys.executable, "-c", PROGRAM, json.dumps(commands), json.dumps(HEAVY)]

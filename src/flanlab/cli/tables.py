@@ -58,7 +58,7 @@ def print_results(results: Results) -> None:
     def add(level: Level, name: str | None, metric: str, title: str) -> None:
         scores, difference = results.scored(level, name, metric), results.difference(level, name, metric)
         cells = [f"{scores[variant].mean:.3f}" for variant in results.variants]
-        table.add_row(f"  {title}", *cells, *([_difference(difference)] if difference else []))
+        table.add_row(f"  {title}", *cells, *([shown_difference(difference)] if difference else []))
 
     for name, task in results.tasks.items():
         table.add_row(f"[bold]{name}[/bold]" + ("  (seen)" if task.seen else "  (in-domain)" if task.in_domain else ""))
@@ -114,7 +114,7 @@ def print_comparison(results: Results) -> None:
         assert difference is not None
         corrected = "" if difference.p_holm is None else probability(difference.p_holm)
         means = [f"{scores[side].mean:.3f}" for side in results.variants]
-        table.add_row(f"  {title}", *means, _difference(difference), probability(difference.p_value), corrected)
+        table.add_row(f"  {title}", *means, shown_difference(difference), probability(difference.p_value), corrected)
 
     for name, task in results.tasks.items():
         seen = seen_by(results, [name])
@@ -155,7 +155,8 @@ def _best_templates(results: Results, name: str) -> Iterable[list[str]]:
     yield ["  [95 % interval]", *("[{:.3f}, {:.3f}]".format(*score.interval) if score else "" for score, _ in chosen)]
 
 
-def _difference(row: Difference) -> str:
+def shown_difference(row: Difference) -> str:
+    """A difference with its interval, marked where that excludes zero."""
     mark = "*" if row.is_clear else " "
     return f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]{mark}"
 

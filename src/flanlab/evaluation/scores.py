@@ -32,6 +32,18 @@ from flanlab.results.schema import (
 )
 from flanlab.tasks.schema import Task
 
+_NOT_ASKED = {
+    "name",
+    "cluster",
+    "description",
+    "published_rows",
+    "licence",
+    "citation",
+    "provenance",
+    "derived_from",
+    "metrics",
+}
+"""What of a task's file shapes no question and no answer."""
 Grids = Mapping[str, Mapping[str, ScoreGrid]]
 """Metric to variant to its grid."""
 Estimates = dict[str, dict[str, statistics.Estimate]]
@@ -133,6 +145,7 @@ def score_task(
         majority=blindly["majority"] if task.is_classification else None,
         source=source,
         hashes=hashes,
+        content=task.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_ASKED),
         best_on_dev=chosen,
         seen=seen,
         in_domain=in_domain,

@@ -182,6 +182,9 @@ class TaskFacts(_Frozen):
     """Levels of ranking accuracy (or exact match, where nothing was ranked); None for a task without options."""
     source: RowSource | None = None
     hashes: Hashes | None = None
+    content: dict[str, Any] = {}
+    """What of the task's file shapes questions and answers (templates, fields, options, ...), as it was when they were asked;
+    empty in results of earlier versions."""
     best_on_dev: dict[str, BestTemplate] | None = None
     """By variant. Empty where the task has no dev split; None where it was not asked for."""
     in_domain: bool = False
