@@ -349,7 +349,9 @@ def shard_of(path: Path) -> Shard | None:
     return Shard(found["split"], int(found["number"]), int(found["count"]))
 
 
-_SLICE = re.compile(r"(?P<split>[^\[\]]+?)(?:\[(?:(?P<start>-?\d{1,18})%?)?:(?:(?P<stop>-?\d{1,18})%?)?\])?")
+_SLICE = re.compile(
+    r"(?P<split>[^\[\]\s](?:[^\[\]]*[^\[\]\s])?)(?:\[(?:(?P<start>-?\d{1,18})%?)?:(?:(?P<stop>-?\d{1,18})%?)?\])?"
+)
 
 
 def _splits_of(files: Sequence[Path]) -> dict[str, list[Path]]:
@@ -426,13 +428,13 @@ def _read_slices(task: Task, specification: str, paths: Mapping[str, Sequence[Pa
 def _slices(task: Task, specification: str, tables: Mapping[str, pa.Table]) -> list[pa.Table]:
     """The slices of a table each, by Hugging Face's rules: `train[:-200]+validation[10%:]`."""
     cuts = []
-    for part in specification.split("+"):
-        found = _SLICE.fullmatch(part.strip())
+    for part in re.split(r"\s*\+\s*", specification):
+        found = _SLICE.fullmatch(part)
         ends = [] if found is None else [None if end is None else int(end) for end in found.group("start", "stop")]
         is_share = "%" in part  # as there: where one end is a percentage, the other is one too
         if found is None or (is_share and any(abs(end) > 100 for end in ends if end is not None)):
             raise FlanlabError(
-                f"{task.path}: source.splits: {part.strip()!r} in {specification!r} is no slice.",
+                f"{task.path}: source.splits: {part!r} in {specification!r} is no slice.",
                 hint=f"Write slices such as train[:100], train[-200:] or train[10%:50%] of: {', '.join(tables)}.",
             )
         table = tables[found["split"]]

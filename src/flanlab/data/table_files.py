@@ -80,8 +80,11 @@ def read_table(path: Path) -> pa.Table:
 
 def _read_parquet(path: Path) -> pa.Table:
     # `read_table` would import pyarrow.dataset, which takes longer than most files.
-    with pq.ParquetFile(path) as file:
-        return file.read()
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.read()
+    except (pa.ArrowException, OSError) as error:
+        raise FlanlabError(f"{path}: is not valid Parquet: {one_line(error)}", hint="Write the file again.") from error
 
 
 def _read_arrow(path: Path) -> pa.Table:
