@@ -169,7 +169,7 @@ def _tables(
     if path is not None:
         if shard := shard_of(path):
             raise FlanlabError(
-                f"{path}: is one of {shard.count} shards of the split {shard.split}, and a task file reads one file.",
+                f"{path}: is one of {shard.total} shards of the split {shard.split}, and a task file reads one file.",
                 hint="Write all shards to one file. If this shard is enough, rename it so that its name does not end in"
                 " -NUMBER-of-COUNT.",
             )

@@ -338,7 +338,7 @@ class Shard(NamedTuple):
 
     split: str
     number: int
-    count: int
+    total: int
 
 
 def shard_of(path: Path) -> Shard | None:
