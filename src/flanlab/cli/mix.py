@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flanlab.cli.options import AsJson, Mirror, RecipeFile, say_loading
+from flanlab.cli.options import AsJson, Mirror, RecipeFile, SkipMissing, say_loading
 
 
 def mix(
@@ -19,6 +19,7 @@ def mix(
         typer.Option(min=1, help="Number of examples of the stream. By default all that the recipe trains on."),
     ] = None,
     mirror: Mirror = None,
+    skip_missing: SkipMissing = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what a recipe trains on, task by task, without training. With --out, write the examples to a file.
@@ -28,7 +29,7 @@ def mix(
     say_loading()
     from flanlab import api
 
-    card = api.mix(recipe, out, examples=examples, mirror=mirror)
+    card = api.mix(recipe, out, examples=examples, mirror=mirror, skip_missing=skip_missing)
     if as_json:
         typer.echo(json.dumps(card))
     else:

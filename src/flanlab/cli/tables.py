@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _NO_LIMIT = 100_000
 """Characters of a line that are invisible on a screen."""
 
+_DETECTABLE = "Detectable: where no difference is clear, so large a one would have been seen with 80 % power."
+
 
 def present_results(run: Run, as_json: bool) -> None:
     """Print the results as a table, or as JSON."""
@@ -65,6 +67,9 @@ def print_results(results: Results) -> None:
         for metric, facts in task.metrics.items():
             titles[metric] = facts.title
             add("task", name, metric, facts.title)
+        if over := results.over_wordings(name):
+            quantiles = {variant: " ".join(f"{one.mean:.3f}" for one in found) for variant, found in over.items()}
+            table.add_row("  over wordings: 5 %, median, 95 %", *(quantiles.get(variant, "") for variant in results.variants))
         for cells in _best_templates(results, name):
             table.add_row(*cells)
         table.add_section()
@@ -91,8 +96,11 @@ def print_results(results: Results) -> None:
     console.print(table)
     if compared:
         console.print("  * the interval excludes zero. The difference is to the untuned model's best prompt.")
+        console.print(f"  {_DETECTABLE}")
     if any(task.best_on_dev for task in results.tasks.values()):
         console.print("  Best on dev: the template with the best main metric on dev rows, and its score on the test rows.")
+    if any(results.over_wordings(name) for name in results.tasks):
+        console.print("  Over wordings: quantiles of all templates' scores, estimated from a few answers to each row.")
     if unknown := unknown_models(results.variants):
         console.print(f"  {unknown}")
 
@@ -132,6 +140,7 @@ def print_comparison(results: Results) -> None:
     console.print(table)
     family = len(results.tasks)
     console.print(f"  * the interval excludes zero. Holm's correction is over {family} tests: the main metric of each task.")
+    console.print(f"  {_DETECTABLE}")
     for letter, only in results.only.items():
         if only:
             console.print(f"  Only {letter.upper()} has: {', '.join(only)}.", markup=False)
@@ -158,7 +167,9 @@ def _best_templates(results: Results, name: str) -> Iterable[list[str]]:
 def shown_difference(row: Difference) -> str:
     """A difference with its interval, marked where that excludes zero."""
     mark = "*" if row.is_clear else " "
-    return f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]{mark}"
+    told = f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]{mark}"
+    seen = "" if row.is_clear or row.detectable is None else f"\n{row.detectable:.3f} detectable "
+    return told + seen
 
 
 def _spaced(names: list[str]) -> str:

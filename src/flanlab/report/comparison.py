@@ -87,6 +87,7 @@ def _differences_told(results: Results) -> Iterable[str]:
             if clear
             else "No difference is clear on the one task: its interval includes zero."
         )
+        yield from _detectable_told(rows)
         yield from _equivalence_told(rows)
         return
     yield (
@@ -96,6 +97,7 @@ def _differences_told(results: Results) -> Iterable[str]:
     if unclear := total - counts["better"] - counts["worse"]:
         where = "On all of them" if unclear == total else f"On the other {unclear}"
         yield f"{where} no difference is clear, which does not make the two equal."
+        yield from _detectable_told(rows)
     yield from _equivalence_told(rows)
     over = results.difference("clusters", None, MAIN_METRIC)
     assert over is not None
@@ -111,6 +113,15 @@ def _differences_told(results: Results) -> Iterable[str]:
         yield f"A difference of {number(over.detectable)} points would have been detected with 80 % power."
     if over.margin is not None:
         yield _equivalent(over, f"On average over {members} the two are")
+
+
+def _detectable_told(rows: Sequence[Difference | None]) -> Iterable[str]:
+    """How large a difference would have been seen where none is clear."""
+    sizes = sorted(row.detectable for row in rows if row and not row.is_clear and row.detectable is not None)
+    if sizes:
+        ends = dict.fromkeys((number(sizes[0]), number(sizes[-1])))
+        on = "" if len(sizes) == 1 else " there, depending on the task"
+        yield f"A difference of {' to '.join(ends)} points would have been detected{on} (80 % power)."
 
 
 def _equivalence_told(rows: Sequence[Difference | None]) -> Iterable[str]:

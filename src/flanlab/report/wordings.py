@@ -107,7 +107,7 @@ def _opened(side: Run | str | Path) -> WordingSide:
 def word_diff(first: str, second: str) -> list[tuple[Literal["=", "-", "+"], str]]:
     """A text as pieces that both have (=), that only the first has (-), and that only the second has (+); word by word."""
     words = [re.findall(r"\w+|\s+|[^\w\s]", text) for text in (first, second)]
-    matcher = SequenceMatcher(None, *words, autojunk=False)
+    matcher = SequenceMatcher(None, words[0], words[1], autojunk=False)
     if matcher.ratio() < _LEAST_ALIKE:
         return [("-", first), ("+", second)]
     pieces: list[tuple[Literal["=", "-", "+"], str]] = []
@@ -115,8 +115,11 @@ def word_diff(first: str, second: str) -> list[tuple[Literal["=", "-", "+"], str
         old, new = "".join(words[0][start:end]), "".join(words[1][other_start:other_end])
         if how == "equal":
             pieces.append(("=", old))
-        else:
-            pieces += [piece for piece in (("-", old), ("+", new)) if piece[1]]  # type: ignore[misc]
+            continue
+        if old:
+            pieces.append(("-", old))
+        if new:
+            pieces.append(("+", new))
     return pieces
 
 
