@@ -168,7 +168,7 @@ def test_bad_input_is_refused_and_nothing_written(rows: str, options: dict[str, 
 
 
 def test_a_lone_shard_is_refused(folder: Path) -> None:
-    table = pa.table({"text": ["fine", "cold"] * 9, "label": [1, 0] * 9})
+    table = pa.table({"text": [f"Dish {n} was served." for n in range(18)], "label": [1, 0] * 9})
     pq.write_table(table, folder / "train-00001-of-00005.parquet")
     error = refusal(lambda: new("train-00001-of-00005.parquet", name="dishes"))
     assert "one of 5 shards of the split train" in error.message
