@@ -17,15 +17,12 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments.evaluate_model import evaluate_model
 from flanlab.experiments.recipe import HABITS, Recipe, read_recipe
-from flanlab.experiments.run import run_recipe, train_recipe
-from flanlab.experiments.run_seeds import run_seeds
 from flanlab.files import check_writable
-from flanlab.models.answering import Model
+from flanlab.models.answering import Model, Question
 from flanlab.models.completions import Endpoint
 from flanlab.models.loading import LoadedModel
 from flanlab.models.loading import load_model as load_named_model
 from flanlab.models.names import check_model_name
-from flanlab.models.scoring import Question
 from flanlab.processes import is_first
 from flanlab.progress import say
 from flanlab.report.html import write_report
@@ -216,6 +213,10 @@ def run(
     content, loaded = _recipe_and_model(recipe, model)
     name = Path(recipe).stem if isinstance(recipe, str | Path) else content.name
     folder = Path("runs") / name if out is None else Path(out)
+    # Training, which an evaluation does not need.
+    from flanlab.experiments.run import run_recipe
+    from flanlab.experiments.run_seeds import run_seeds
+
     rows = RowReader(None if mirror is None else Path(mirror))
     if loaded is None:
         run_seeds(content, folder, rows, seeds=seeds)
@@ -258,6 +259,8 @@ def train(
     """
     content, loaded = _recipe_and_model(recipe, model)
     folder = Path("runs") / content.name if out is None else Path(out)
+    from flanlab.experiments.run import train_recipe
+
     return train_recipe(content, folder, RowReader(None if mirror is None else Path(mirror)), loaded)
 
 

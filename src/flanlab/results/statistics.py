@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from flanlab.results.grids import Floats, ScoreGrid, common_cells
 from flanlab.results.intervals import (
@@ -116,7 +116,7 @@ class Difference:
         """
         if not margin > 0:
             raise ValueError(f"The margin must be positive, not {margin}.")
-        return Equivalence(margin, float(stats.t.sf((margin - abs(self.difference)) / self.standard_error, self.freedom)))
+        return Equivalence(margin, float(special.stdtr(self.freedom, (abs(self.difference) - margin) / self.standard_error)))
 
 
 def estimate(grid: ScoreGrid | Sequence[ScoreGrid]) -> Estimate:
