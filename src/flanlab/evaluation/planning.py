@@ -16,12 +16,12 @@ from flanlab.data.exemplars import MOST_SHOTS
 from flanlab.data.mixture import OptionOrder
 from flanlab.data.rendering import BASELINE, PreparedRow, Truncation, gold_value_of, group_of, open_row, prepare_row, render
 from flanlab.data.sources import Rows
+from flanlab.data.wordings_by_rule import worded
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.over_wordings import ZERO_ONE_METRICS
 from flanlab.settings import METRICS, NOTHING, PROMPT, QUESTIONS, RESULTS, ROUNDING, SAMPLE, Settings
 from flanlab.tasks.phrasing import Phrasing, phrased
 from flanlab.tasks.schema import Split, Task
-from flanlab.tasks.wordings_by_rule import worded
 
 Shots = Annotated[int, Field(ge=0, le=MOST_SHOTS)]
 

@@ -12,8 +12,8 @@ from flanlab.evaluation.planning import EvaluationUnit
 from flanlab.evaluation.questions import ask
 from flanlab.evaluation.setup import Setup
 from flanlab.experiments.recipe import Plan, Recipe
+from flanlab.models.answering import Question
 from flanlab.models.loading import LoadedModel
-from flanlab.models.scoring import Question
 from flanlab.processes import world_size
 
 TRAINING_COST = 3.3

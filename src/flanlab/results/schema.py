@@ -78,6 +78,12 @@ class Score(_Row):
     """Whether the model was trained on the task or on what is close to it; None where nothing is known of its training."""
     note: str = ""
     """What to know of the interval."""
+    seeds: int | None = None
+    """Models trained with different seeds that it is a mean over; None if there is one model."""
+    rows_share: Number | None = None
+    templates_share: Number | None = None
+    seeds_share: Number | None = None
+    """Shares of the variance that rows, templates and seeds contribute; None unless there are several seeds."""
 
     @property
     def interval(self) -> tuple[float, float]:

@@ -6,9 +6,9 @@ from collections import Counter
 from pathlib import Path
 
 from flanlab.data.rendering import open_row, render
+from flanlab.data.wordings_by_rule import Wording, worded
 from flanlab.tasks.loading import load_task
 from flanlab.tasks.schema import Task
-from flanlab.tasks.wordings_by_rule import Wording, worded
 
 FILE = """
 name: mood
