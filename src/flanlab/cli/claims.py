@@ -114,7 +114,7 @@ def _plan(
         power=power / 100,
         pilot=pilot,
         named=str(path),
-        out=str(folder),
+        out=folder,
     )
     if as_json:
         typer.echo(json.dumps(table.rows()))
@@ -169,6 +169,8 @@ def _print_plan(table: Table, power: float, has_pilot: bool) -> None:
     commands = dict.fromkeys(row["command"] for row in table if row["command"])
     for command in commands:
         console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
+    if any(row["detectable"] is not None and row["rows_needed"] is None for row in table):
+        typer.echo("Not reached: all rows there are do not detect it. Hold out more tasks, or use more templates or seeds.")
     trainings, seconds = (sum(table.column(name)) for name in ("trainings", "seconds"))
     typer.echo(f"In all {counted(trainings, 'training')}, about {clock(seconds)} on this machine, one step after another.")
     if not has_pilot:

@@ -121,7 +121,7 @@ def plan_sweep(
     Raises:
         FlanlabError: as `make_plan`, for any of the cells; no such ablation or point; a pattern that fits no cell.
     """
-    planner = _Planner(root.absolute(), rows or RowReader(), processes)
+    planner = Planner(root.absolute(), rows or RowReader(), processes)
     plan = planner.plan(recipe)
     ablation = with_seeds(make_ablation(name, plan, points), seeds)
     names = [cell.name for cell in ablation.cells]
@@ -168,7 +168,7 @@ def sweep_folder(root: Path, name: str, recipe: Recipe, points: Sequence[str]) -
     return root / f"{folder}-{cleaned}"
 
 
-class _Planner:
+class Planner:
     """Plans cells one after another, and remembers what several of them need: tasks, rows, models, and steps."""
 
     def __init__(self, root: Path, rows: RowReader, processes: int) -> None:
