@@ -19,8 +19,9 @@ from __future__ import annotations
 import argparse
 import csv
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,9 +65,10 @@ def simulate(templates: int, rows: int, generator: np.random.Generator) -> Known
     """Two labels; templates differ (standard deviation 0.3), also in which label they favour (0.4); rows by 1."""
     effects = 0.2 + 0.3 * generator.standard_normal((templates, 1)) + 0.4 * generator.standard_normal((templates, 2))
     labels = generator.integers(2, size=rows)
-    variable = effects[:, labels] + generator.standard_normal(rows) + generator.standard_normal((templates, rows))
+    variable: Floats = effects[:, labels] + generator.standard_normal(rows) + generator.standard_normal((templates, rows))
     whole = stats.norm.cdf(effects / np.sqrt(2)).mean(axis=1)
-    answers = Answers((variable > 0) * 1.0, np.ones_like(variable), labels, variable)
+    right: Floats = (variable > 0).astype(np.float64)
+    answers = Answers(right, np.ones_like(variable), labels, variable)
     return Known(f"simulated {templates} x {rows}", answers, np.quantile(whole, SHARES))
 
 
@@ -85,13 +87,17 @@ def errors(known: Known, budget: float, number: int) -> dict[str, Floats]:
     for name, margins in (("model", None), ("margins", known.answers.margins)):
         if name == "model" or margins is not None:
             margins = None if margins is None else margins[:, order] * shown
-            estimated = quantiles_over_wordings(right * shown, shown, labels, SHARES, margins)
+            estimated = quantiles_over_wordings(right * shown, shown, labels.tolist(), SHARES, margins)
             found[name] = np.array([one.value for one in estimated]) - truth
     if known.whole is not None:
         found["held"] = np.array(
             [one.low <= whole <= one.high for one, whole in zip(estimated, known.whole, strict=True)], float
         )
     return found
+
+
+def _known(known: Known, _generator: np.random.Generator) -> Known:
+    return known
 
 
 def main() -> None:
@@ -102,9 +108,11 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=200)
     parser.add_argument("--csv", type=Path)
     options = parser.parse_args()
-    makers = [lambda generator, known=known: known for folder in options.folders for known in read_known(folder)]
+    makers: list[Callable[[np.random.Generator], Known]] = [
+        partial(_known, known) for folder in options.folders for known in read_known(folder)
+    ]
     if options.simulate:
-        makers += [lambda generator, size=size: simulate(*size, generator) for size in SIMULATED]
+        makers += [partial(simulate, templates, rows) for templates, rows in SIMULATED]
     ways = ("means", "model", "margins", "held")
     lines = [
         ["task", "templates", "rows", "answers a row", *(f"{what} {name}" for what in ("truth", *ways) for name in QUANTILES)]

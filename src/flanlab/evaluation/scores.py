@@ -169,7 +169,9 @@ def _quantile_scores(answers: Answers, place: Mapping[str, Any]) -> list[Score]:
     """Estimated quantiles over templates; none where there is one template."""
     if len(answers.scores) == 1:
         return []
-    found = quantiles_over_wordings(answers.scores, answers.shown, answers.labels, list(QUANTILES.values()), answers.margins)
+    found = quantiles_over_wordings(
+        answers.scores, answers.shown, answers.labels.tolist(), list(QUANTILES.values()), answers.margins
+    )
     return [
         Score(**place, template=name, mean=one.value, low=one.low, high=one.high)
         for name, one in zip(QUANTILES, found, strict=True)

@@ -112,12 +112,12 @@ def _draws(
         by_row = rest / noise / precision + generator.standard_normal(rows) / np.sqrt(precision)
         row_variance = _variance(generator, by_row)
         prior = np.linalg.inv(covariance)
-        variance = np.linalg.inv(prior + counts.reshape(templates, kinds, 1) / noise * unit)
+        variance: Floats = np.linalg.inv(prior + counts.reshape(templates, kinds, 1) / noise * unit)
         rest = np.bincount(cell, variable - by_row[of], templates * kinds).reshape(templates, kinds)
-        by_template = _normal(generator, variance, rest / noise + prior @ by_label)
-        by_label = _normal(
-            generator, np.linalg.inv(templates * prior + unit / _LABEL_SCALE**2), prior @ by_template.sum(axis=0)
-        )
+        scaled_mean: Floats = rest / noise + prior @ by_label
+        by_template = _normal(generator, variance, scaled_mean)
+        label_variance: Floats = np.linalg.inv(templates * prior + unit / _LABEL_SCALE**2)
+        by_label = _normal(generator, label_variance, prior @ by_template.sum(axis=0))
         apart = by_template - by_label
         hidden = generator.gamma(1 + kinds / 2, 1 / (2 * prior.diagonal() + _TEMPLATE_SCALE**-2))
         drawn = invwishart.rvs(1 + kinds + templates, 4 * np.diag(hidden) + apart.T @ apart, random_state=generator)
