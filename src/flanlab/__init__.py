@@ -83,7 +83,6 @@ __all__ = [
     "Score",
     "Table",
     "Task",
-    "TemplateComparison",
     "TrainingSettings",
     "__version__",
     "accuracy_by",
