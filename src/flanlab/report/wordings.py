@@ -87,6 +87,9 @@ def compare_templates(first: Run | str | Path, second: Run | str | Path, *, marg
         second: the same.
         margin: how far apart two scores may be and still count as the same (0.02: two points of accuracy), as in `compare`.
 
+    Returns:
+        `differences` and `flips` as tables, `verdict` in sentences, `write_page(path)`, and `wordings`, which holds everything.
+
     Raises:
         FlanlabError: other rows, seeds or settings, no difference in wording, or no row that was asked through both.
 
