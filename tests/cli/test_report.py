@@ -30,8 +30,9 @@ def test_the_table_and_the_page(folders: list[str], tmp_path: Path) -> None:
     lines = [line.split() for line in told.stdout.splitlines()]
     # No more columns at a time than there is room for.
     assert [line for line in lines if line in (["A", "B"], ["C", "D"])] == [["A", "B"], ["C", "D"]]
-    assert ["visitor_comments", "0.300", "0.600"] in lines
-    assert ["visitor_comments", "0.500", "≠", "0.800"] in lines
+    assert ["visitor_comments", "30.0", "60.0"] in lines
+    assert ["visitor_comments", "50.0", "80.0"] in lines
+    assert ["≠", "seed"] in [line[-2:] for line in lines]
     assert "in column D scores marked ≠ differ in seed" in " ".join(told.stdout.split())
     assert not list(tmp_path.glob("*.html"))
     page = tmp_path / "all.html"

@@ -91,7 +91,7 @@ def _compare(first: str, second: str, out: Path | None, as_json: bool, margin: f
 
 
 def _merge(runs: list[str], out: Path | None, as_json: bool) -> None:
-    from flanlab.cli.merged_table import print_merged
+    from flanlab.cli.tables import print_merged
     from flanlab.report.merged import merge
     from flanlab.report.merged_page import write_merged
 

@@ -149,6 +149,7 @@ def score_pair(name: str, first: Side, second: Side) -> ScoredTask:
         description=facts.description,
         rows=len({prediction["row"] for prediction in both}),
         templates=sorted({prediction["template"] for prediction in both}),
+        prompts=facts.prompts,
         main_metric=metrics[0].name,
         declared_metrics=facts.declared_metrics,
         metrics={metric.name: MetricFacts(title=metric.title, definition=metric.definition) for metric in metrics},

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flanlab import __version__
+from flanlab.data.rendering import BASELINE
 from flanlab.evaluation.best_template import best_on_dev
 from flanlab.evaluation.grids import score_grid
 from flanlab.evaluation.levels import levels
@@ -125,6 +126,7 @@ def score_task(
         rows=_rows(first),
         groups=len(some.units) if task.group is not None else None,
         templates=list(some.templates),
+        prompts={number: task.templates[number - 1].prompt for number in some.templates if number != BASELINE},
         shortened=sum(prediction["shortened"] for prediction in first),
         main_metric=metrics[0].name,
         declared_metrics=list(task.metrics),

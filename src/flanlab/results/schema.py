@@ -172,6 +172,8 @@ class TaskFacts(_Frozen):
     groups: int | None = None
     """Groups of rows that belong together; None where each row stands alone."""
     templates: list[int]
+    prompts: dict[int, str] = {}
+    """The templates' words, as in the task's file."""
     shortened: int = 0
     """Questions whose input was cut to fit."""
     main_metric: str
