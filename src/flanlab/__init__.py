@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from flanlab.models.loading import LoadedModel as Model
     from flanlab.report.claims import claims
     from flanlab.report.run import Comparison, Run, compare, open_run
+    from flanlab.report.wordings import TemplateComparison, compare_templates
     from flanlab.results.schema import Difference, Results, Score
     from flanlab.results.table import Table
     from flanlab.tasks.loading import find_task as load_task
@@ -46,6 +47,7 @@ _PLACES = {
     **dict.fromkeys(("accuracy_by", "calibration", "confusion"), "evaluation.classification"),
     **dict.fromkeys(("Comparison", "Run", "compare", "open_run"), "report.run"),
     **dict.fromkeys(("Difference", "Results", "Score"), "results.schema"),
+    **dict.fromkeys(("TemplateComparison", "compare_templates"), "report.wordings"),
     "EvaluationSettings": "evaluation.planning",
     "MixtureSettings": "data.mixture",
     "TrainingSettings": "training.settings",

@@ -5,8 +5,9 @@ A field of a settings class is marked like this: `rows: Annotated[int, SAMPLE] =
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -65,4 +66,39 @@ def affecting(settings: Settings, *what: Affects) -> dict[str, Any]:
                 found[name] = inner
         elif set(affects(type(settings), name)) & set(what):
             found[name] = content[name]
+    return found
+
+
+class Change(NamedTuple):
+    """A field that has two values, as JSON values, and what it affects."""
+
+    old: Any
+    new: Any
+    affects: tuple[Affects, ...]
+
+    def __str__(self) -> str:
+        return f"{self.old} -> {self.new}"
+
+
+def changed_fields(old: Settings, new: Settings) -> dict[str, Change]:
+    """The fields that differ between two settings of the same class, with dotted names (`training.steps`)."""
+    found: dict[str, Change] = {}
+    contents = [one.model_dump(mode="json") for one in (old, new)]
+    for name in type(old).model_fields:
+        before, after = getattr(old, name), getattr(new, name)
+        if isinstance(before, Settings):
+            found |= {f"{name}.{inner}": change for inner, change in changed_fields(before, after).items()}
+        elif contents[0][name] != contents[1][name]:
+            found[name] = Change(contents[0][name], contents[1][name], affects(type(old), name))
+    return found
+
+
+def flattened(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings as one, with dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{inner}": one for inner, one in flattened(value).items()}
+        else:
+            found[name] = value
     return found

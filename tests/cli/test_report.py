@@ -9,7 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from flanlab.cli.main import app
+from flanlab.cli.tables import print_results
 from flanlab.report.merged import merge
+from flanlab.results.files import read_results
 from tests.report.synthetic import change, make_run
 
 TASKS = ("product_reviews", "visitor_comments")
@@ -51,7 +53,28 @@ def test_json_for_programs(folders: list[str], tmp_path: Path) -> None:
 
 def test_wrong_use(folders: list[str], tmp_path: Path) -> None:
     table = tmp_path / "all.csv"
-    assert CliRunner().invoke(app, ["report", "--merge", "--compare", *folders]).exit_code == 2
     assert CliRunner().invoke(app, ["report", "--merge", *folders, "--out", str(table)]).exit_code == 2
     assert not table.exists()
     assert CliRunner().invoke(app, ["report", *folders, "--out", str(tmp_path / "all.html")]).exit_code == 2
+
+
+def test_results_on_a_terminal_of_eighty_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    right = {"untuned_instruction": 3, "untuned_chat": 6, "tuned": 9}
+    print_results(read_results(make_run(tmp_path / "run", right, tasks=TASKS)))
+    told = capsys.readouterr().out
+    assert max(map(len, told.partition("  Scores times 100")[0].splitlines())) <= 80
+    assert "…" not in told, "nothing is cut off"
+    lines = [line.split() for line in told.splitlines()]
+    assert ["n", "40,", "guessing", "50.0"] in lines
+    place = lines.index(["accuracy", "90.0", "+30.0", "30.0", "60.0"])
+    assert "[70.2, 97.2]" in told.splitlines()[place + 1]
+    assert told.splitlines()[place + 1].count("[") == 4, "each number has its interval"
+    assert told.splitlines()[place + 1].count("*") == 1, "and the difference excludes zero"
+    assert ["average"] in lines
+    print_results(read_results(make_run(tmp_path / "one", right, tasks=TASKS[:1])))
+    alone = capsys.readouterr().out
+    assert "average" not in alone
+    assert "by cluster" not in alone

@@ -98,7 +98,8 @@ def test_quickstart_is_packaged_and_sound(tmp_path: Path, monkeypatch: pytest.Mo
     plan = make_plan(recipe)
     assert {cluster for task in plan.split.test for cluster in task.clusters} == {Cluster.SENTIMENT}
     assert not any(Cluster.SENTIMENT in task.clusters for task in plan.split.train)
-    assert len({task.clusters[0] for task in plan.split.train}) == 11
+    assert len({task.clusters[0] for task in plan.split.train}) == 7
+    assert [task.name for task in plan.split.in_domain] == ["question_topic", "which_section"]
     # A recipe of that name in the user's folder goes first.
     write_tasks(tmp_path / "tasks")
     (tmp_path / "quickstart").write_text(RECIPE, encoding="utf-8")

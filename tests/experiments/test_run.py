@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -266,18 +267,16 @@ def _rounded(content: Any) -> Any:
     return round(content, 3) + 0.0 if isinstance(content, float) else content
 
 
+def _never(*args: Any, **kwargs: Any) -> None:
+    raise AssertionError("nothing is left to do")
+
+
 def test_finished_run_is_not_done_again(
     done: Path, home: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
-
     folder = Path(shutil.copytree(done, tmp_path / "copy"))
-
-    def never(*args: Any, **kwargs: Any) -> None:
-        raise AssertionError("nothing is left to do")
-
-    monkeypatch.setattr(predict_module, "_predict_pairs", never)
-    monkeypatch.setattr(trainer, "train_step", never)
+    monkeypatch.setattr(predict_module, "_predict_pairs", _never)
+    monkeypatch.setattr(trainer, "train_step", _never)
     run_recipe(read(home, tiny_folder), folder)
     assert_same_run(done, folder)
     assert seconds_of(folder) == seconds_of(done)
@@ -318,10 +317,63 @@ def test_killed_lora_run_gives_equal_results(
 
 def test_another_recipe_in_the_same_folder_is_refused(done: Path, home: Path, tiny_folder: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in done.rglob("*")}
-    with pytest.raises(FlanlabError, match="holds a run of another recipe") as caught:
+    with pytest.raises(FlanlabError, match=r"holds a run of another recipe:\n  training.steps: 4 -> 5") as caught:
         run_recipe(read(home, tiny_folder, steps=5), done)
     assert "--out" in caught.value.hint
+    assert "learning_rate" not in caught.value.message
     assert {path: path.stat().st_mtime_ns for path in done.rglob("*")} == before
+
+
+def test_run_is_resumed_from_another_working_folder(
+    done: Path, home: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its task folder and its model then have other paths, and the same content."""
+    folder = Path(shutil.copytree(done, tmp_path / "copy"))
+    read(home, tiny_folder)  # writes the file
+    (home / "same").symlink_to(tiny_folder)
+    monkeypatch.chdir(home)
+    recipe = read_recipe(Path("recipe-of-test.yaml")).model_copy(update={"model": "same"})
+    assert recipe.tasks.collections == ["tasks"]
+    monkeypatch.setattr(predict_module, "_predict_pairs", _never)
+    monkeypatch.setattr(trainer, "train_step", _never)
+    run_recipe(recipe, folder)
+    assert read_results(folder).scores == read_results(done).scores
+
+
+def test_other_content_at_the_same_place_is_named(tiny_folder: Path, tmp_path: Path) -> None:
+    write_tasks(tmp_path / "tasks")
+    train_recipe(read(tmp_path, tiny_folder, steps=1), tmp_path / "run")
+    path = tmp_path / "tasks" / "counting.yaml"
+    task = yaml.safe_load(path.read_text(encoding="utf-8"))
+    task["templates"][0]["prompt"] = "Count on from {{ number }}."
+    path.write_text(yaml.safe_dump(task), encoding="utf-8")
+    with pytest.raises(FlanlabError, match=r"trained on something else:\n  tasks.counting.file: \w+ -> \w+\n  Hint"):
+        train_recipe(read(tmp_path, tiny_folder, steps=1), tmp_path / "run")
+
+
+def test_changed_evaluation_keeps_the_training(
+    done: Path,
+    home: Path,
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = Path(shutil.copytree(done, tmp_path / "copy"))
+    recipe = read(home, tiny_folder)
+    recipe = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"rows": 4})})
+    monkeypatch.setattr(trainer, "train_step", _never)
+    results = run_recipe(recipe, folder)
+    assert results.tasks["comments"].rows == 4
+    assert results.variants["tuned"].identity == read_results(done).variants["tuned"].identity
+    assert "evaluation.rows: 6 -> 4" in capsys.readouterr().err.replace("\n", " ")
+    assert Recipe.model_validate(yaml.safe_load((folder / "recipe.yaml").read_text())).evaluation.rows == 4
+
+
+def test_damaged_recipe_of_a_run_is_named(home: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("name: [", encoding="utf-8")
+    with pytest.raises(FlanlabError, match=r"recipe\.yaml: is damaged"):
+        run_recipe(read(home, tiny_folder), tmp_path)
 
 
 def test_folder_with_something_else_is_refused(home: Path, tiny_folder: Path, tmp_path: Path) -> None:
@@ -379,6 +431,7 @@ def test_training_key_follows_what_shapes_training(home: Path, tiny_folder: Path
     assert changed("recipe", "name", value="other") == key
     assert changed("recipe", "training", "learning_rate", value=1e-4) != key
     assert changed("recipe", "seed", value=1) != key
+    assert changed("base_model", value="elsewhere/the same model") == key, "a place"
     assert changed("base_identity", value="other") != key
     assert changed("tasks", "counting", "hash", value="other") != key
     assert changed("tasks", "counting", "rows", value="other") != key

@@ -207,13 +207,13 @@ def test_page_holds_the_numbers_and_obeys_nothing(folders: tuple[Path, Path], tm
 
 def test_command_prints_a_table_or_json(folders: tuple[Path, Path], tmp_path: Path) -> None:
     first, second = map(str, folders)
-    result = CliRunner().invoke(app, ["report", "--compare", first, second, "--out", str(tmp_path / "page.html")])
+    result = CliRunner().invoke(app, ["compare", first, second, "--out", str(tmp_path / "page.html")])
     assert result.exit_code == 0, result.output
     assert "B is better on 3 of 3 tasks" in " ".join(result.output.split())
     assert (tmp_path / "page.html").exists()
-    result = CliRunner().invoke(app, ["report", "--compare", first, second, "--json"])
+    result = CliRunner().invoke(app, ["compare", first, second, "--json"])
     assert Results.model_validate(json.loads(result.output)) == compared(*folders)
-    assert CliRunner().invoke(app, ["report", "--compare", first]).exit_code == 2
+    assert CliRunner().invoke(app, ["compare", first]).exit_code == 2
     assert CliRunner().invoke(app, ["report", first, "--json"]).exit_code == 2
 
 

@@ -196,7 +196,7 @@ def test_examples_show_what_was_asked_answered_and_right(page: Page) -> None:
 def test_long_prompts_are_in_full_behind_a_click(tmp_path: Path) -> None:
     prompt = "A long story. " * 400
     page = page_of(make_run(tmp_path / "run", {"tuned": 9, "untuned_instruction": 3}, prompt=prompt))
-    assert page.source.count(f'<pre tabindex="0">{prompt} Question') == 12
+    assert page.source.count(f'<pre class="verbatim" tabindex="0">{prompt} Question') == 12
     previews = re.findall(r'<span class="preview">(.*?)</span>', page.source, flags=re.DOTALL)
     assert {len(preview) for preview in previews} == {222}
 

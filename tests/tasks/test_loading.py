@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from flanlab.tasks.clusters import Cluster
-from flanlab.tasks.loading import load_collection, load_collections, load_named, load_task, select_tasks
+from flanlab.tasks.loading import (
+    known_lineage,
+    load_collection,
+    load_collections,
+    load_named,
+    load_task,
+    own_versions,
+    select_tasks,
+)
 from tests.task_files import generation_content, refusal, task_content, write_task_file
 
 
@@ -35,6 +43,27 @@ def test_a_name_may_occur_once_over_all_collections(folder: Path, tmp_path_facto
     other = tmp_path_factory.mktemp("other")
     write_task_file(other, task_content(name="comments"))
     assert "`comments`" in refusal(lambda: load_collections([folder, other])).message
+
+
+def test_own_task_replaces_a_built_in_one_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_task_file(tmp_path, task_content(name="visitor_comments"))
+    for tasks in (load_collections([tmp_path, "sampler"]), load_collections(["sampler", tmp_path])):
+        [found] = [task for task in tasks if task.name == "visitor_comments"]
+        assert found.path == tmp_path / "visitor_comments.yaml"
+    assert load_named(["sampler", tmp_path], ["visitor_comments"])[0].path == tmp_path / "visitor_comments.yaml"
+    told = capsys.readouterr().err
+    assert told.count("used instead of flanlab's own task") == 1
+    assert "visitor_comments" in told
+    assert own_versions(tasks) == ["visitor_comments: a task file of the user's own, not flanlab's task of this name."]
+    assert own_versions(load_collection("sampler")) == []
+
+
+def test_sources_of_a_replaced_task_still_count(tmp_path: Path) -> None:
+    """An own version that leaves `derived_from` out would otherwise hide an overlap from the hold-out."""
+    [built_in] = [task for task in load_collection("library") if task.name == "hellaswag"]
+    own = built_in.model_copy(update={"derived_from": {}})
+    assert set(built_in.derived_from) <= known_lineage([own])["hellaswag"]
+    assert built_in.derived_from
 
 
 def test_a_folder_that_is_not_there_and_one_without_tasks(tmp_path: Path) -> None:

@@ -9,7 +9,22 @@ from typing import Annotated
 import typer
 
 from flanlab import __version__
-from flanlab.cli import ablate, ask, claims, contamination, evaluate, export, mix, models, predict, report, run, tasks, ui
+from flanlab.cli import (
+    ablate,
+    ask,
+    claims,
+    compare,
+    contamination,
+    evaluate,
+    export,
+    mix,
+    models,
+    predict,
+    report,
+    run,
+    tasks,
+    ui,
+)
 from flanlab.errors import FlanlabError
 from flanlab.files import is_full
 from flanlab.processes import may_tell
@@ -33,6 +48,7 @@ app.command("ask")(ask.ask)
 app.command("predict")(predict.predict)
 app.command("ablate")(ablate.ablate)
 app.command("claims")(claims.claims)
+app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("ui")(ui.ui)
 app.command("contamination")(contamination.contamination)

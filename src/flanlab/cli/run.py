@@ -17,7 +17,7 @@ def quickstart(
     accept_gemma_terms: AcceptGemmaTerms = False,
     as_json: AsJson = False,
 ) -> None:
-    """Tune a small model on eleven clusters and measure it on the twelfth, in a few minutes.
+    """Tune a small model on nine tasks; measure it on two of them and on a held-out cluster. Takes minutes.
 
     Example: flan quickstart
     """

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flanlab.data.rendering import BASELINE
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.evaluate import PREDICTIONS
 from flanlab.evaluation.metrics.declared import metrics_for
 from flanlab.evaluation.metrics.metric import Prediction
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.scores import ScoredTask, build_results, score_predictions
 from flanlab.results.files import read_results
-from flanlab.results.predictions import read_predictions
+from flanlab.results.predictions import PREDICTIONS, read_predictions
 from flanlab.results.schema import Difference, MetricFacts, Results, TaskFacts, Variant
 from flanlab.results.statistics import holm
 from flanlab.settings import QUESTIONS, fields_affecting
@@ -109,32 +109,43 @@ def compare_sides(first: Side, second: Side, *, margin: float | None = None) -> 
         FlanlabError: rows, tasks, seeds or settings differ so that the two cannot be paired, or nothing is common.
     """
     _check_agreement(first, second)
+    common = [name for name in first.results.tasks if name in second.results.tasks]
+    only = {
+        "a": [name for name in first.results.tasks if name not in common],
+        "b": [name for name in second.results.tasks if name not in common],
+    }
+    return compare_scored([score_pair(name, first, second) for name in common], first, second, margin=margin, only=only)
+
+
+def compare_scored(scored: Sequence[ScoredTask], first: Side, second: Side, *, margin: float | None, **facts: Any) -> Results:
+    """As `compare_sides`, of tasks that are scored already, with the variants `a` and `b`."""
     sides = dict(zip(SIDES, (first, second), strict=True))
     variants = {
         name: side.variant.model_copy(update={"folder": str(side.folder), "variant": side.name, "run": side.results.name})
         for name, side in sides.items()
     }
-    common = [name for name in first.results.tasks if name in second.results.tasks]
     results = build_results(
-        [score_pair(name, first, second) for name in common],
+        scored,
         variants,
         before=["a"],
         after="b",
         margin=margin,
-        seen_by={side: {task for task in common if one.seen(task)} for side, one in sides.items()},
+        seen_by={side: {task.name for task in scored if one.seen(task.name)} for side, one in sides.items()},
         name=f"{first.results.name} and {second.results.name}",
-        only={
-            "a": [name for name in first.results.tasks if name not in common],
-            "b": [name for name in second.results.tasks if name not in common],
-        },
+        **facts,
     )
     return _corrected(results)
 
 
 def score_pair(name: str, first: Side, second: Side) -> ScoredTask:
     """One task of both sides, scored on the questions that both were asked."""
-    facts = first.results.tasks[name]
     kept, unpaired = paired(name, first.predictions(name), second.predictions(name))
+    return score_kept(name, first, second, kept, unpaired=unpaired)
+
+
+def score_kept(name: str, first: Side, second: Side, kept: Mapping[str, Sequence[Prediction]], **changes: Any) -> ScoredTask:
+    """One task of both sides, scored on predictions that are paired already; `changes` are facts of the task."""
+    facts = first.results.tasks[name]
     end_token = bool(first.variant.settings.get("end_token", True))
     known = {metric.name for metric in metrics_for(facts.declared_metrics, kept["b"], end_token=end_token)}
     metrics = [m for m in metrics_for(facts.declared_metrics, kept["a"], end_token=end_token) if m.name in known]
@@ -149,7 +160,6 @@ def score_pair(name: str, first: Side, second: Side) -> ScoredTask:
         description=facts.description,
         rows=len({prediction["row"] for prediction in both}),
         templates=sorted({prediction["template"] for prediction in both}),
-        prompts=facts.prompts,
         main_metric=metrics[0].name,
         declared_metrics=facts.declared_metrics,
         metrics={metric.name: MetricFacts(title=metric.title, definition=metric.definition) for metric in metrics},
@@ -157,10 +167,9 @@ def score_pair(name: str, first: Side, second: Side) -> ScoredTask:
         majority=facts.majority,
         source=facts.source,
         hashes=facts.hashes,
-        unpaired=unpaired,
         seen=first.seen(name) or second.seen(name),
     )
-    return ScoredTask(name, found, scores, grids, estimates)
+    return ScoredTask(name, found.model_copy(update=changes), scores, grids, estimates)
 
 
 def paired(
@@ -217,20 +226,28 @@ def _check_agreement(first: Side, second: Side) -> None:
             f"{first.folder} and {second.folder} have no task in common.",
             hint="Evaluate both on the same tasks.",
         )
-    ours, theirs = first.variant, second.variant
-    differences = [f"seed: {ours.seed} in A, {theirs.seed} in B"] if ours.seed != theirs.seed else []
-    for name in fields_affecting(EvaluationSettings, QUESTIONS):
-        left, right = ours.settings.get(name), theirs.settings.get(name)
-        if left != right:
-            differences.append(f"{name}: {left} in A, {right} in B")
+    differences = settings_that_differ(first.variant, second.variant)
     for name in common:
         differences += _other_rows(name, first.results.tasks[name], second.results.tasks[name])
     if differences:
         raise FlanlabError(
             f"{first.folder} (A) and {second.folder} (B) were not asked the same:\n"
             + "\n".join(f"  {difference}" for difference in differences),
-            hint="Evaluate both with the same tasks, rows, seed and settings.",
+            hint="Evaluate both with the same tasks, rows, seed and settings."
+            + (
+                " Or compare the wordings: `flan compare --templates`." if "the task's file differs" in str(differences) else ""
+            ),
         )
+
+
+def settings_that_differ(ours: Variant, theirs: Variant) -> list[str]:
+    """In what two variants were asked so differently that their scores are not comparable, in words."""
+    differences = [f"seed: {ours.seed} in A, {theirs.seed} in B"] if ours.seed != theirs.seed else []
+    for name in fields_affecting(EvaluationSettings, QUESTIONS):
+        left, right = ours.settings.get(name), theirs.settings.get(name)
+        if left != right:
+            differences.append(f"{name}: {left} in A, {right} in B")
+    return differences
 
 
 def _other_rows(name: str, first: TaskFacts, second: TaskFacts) -> list[str]:

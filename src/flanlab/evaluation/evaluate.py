@@ -8,17 +8,15 @@ from typing import Any
 
 from flanlab.data.reader import RowReader
 from flanlab.evaluation.best_template import DEV_FOLDER, dev_settings, plan_dev
+from flanlab.evaluation.kept import Kept
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
 from flanlab.evaluation.scores import build_results, score_task
 from flanlab.evaluation.setup import Setup
 from flanlab.evaluation.sharding import team_in
 from flanlab.evaluation.stage import predict_units
-from flanlab.results.predictions import read_predictions
+from flanlab.results.predictions import PREDICTIONS, read_predictions
 from flanlab.results.schema import Hashes, Results, RowSource, Variant
 from flanlab.tasks.schema import Split, Task
-
-PREDICTIONS = "predictions"
-"""Folder of predictions within that of a run or an evaluation: `predictions/<variant>/<task>`."""
 
 
 def plan_units(tasks: Sequence[Task], settings: EvaluationSettings, seed: int, rows: RowReader) -> list[EvaluationUnit]:
@@ -78,6 +76,7 @@ def score_units(
     after: str = "",
     seen: Mapping[str, str] | None = None,
     in_domain: Collection[str] = (),
+    kept: Kept | None = None,
     **facts: Any,
 ) -> Results:
     """Results of the predictions in `folder/predictions/<variant>/<task>`.
@@ -91,6 +90,7 @@ def score_units(
         after: see `build_results`.
         seen: task to the reason why its scores are not zero-shot.
         in_domain: tasks that the tuned model was trained on, through other rows.
+        kept: what stays of an earlier evaluation; its variants are among `variants`.
         **facts: the other fields of `Results`.
 
     Raises:
@@ -115,6 +115,8 @@ def score_units(
                 in_domain=task.name in in_domain,
             )
         )
+    if kept is not None:
+        scored = [*(kept.with_best(one) for one in scored), *kept.tasks]
     return build_results(scored, variants, before=before, after=after, **facts)
 
 

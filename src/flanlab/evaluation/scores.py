@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from flanlab import __version__
-from flanlab.data.rendering import BASELINE
 from flanlab.evaluation.best_template import best_on_dev
 from flanlab.evaluation.grids import score_grid
 from flanlab.evaluation.levels import levels
@@ -33,6 +32,18 @@ from flanlab.results.schema import (
 )
 from flanlab.tasks.schema import Task
 
+_NOT_ASKED = {
+    "name",
+    "cluster",
+    "description",
+    "published_rows",
+    "licence",
+    "citation",
+    "provenance",
+    "derived_from",
+    "metrics",
+}
+"""What of a task's file shapes no question and no answer."""
 Grids = Mapping[str, Mapping[str, ScoreGrid]]
 """Metric to variant to its grid."""
 Estimates = dict[str, dict[str, statistics.Estimate]]
@@ -126,7 +137,6 @@ def score_task(
         rows=_rows(first),
         groups=len(some.units) if task.group is not None else None,
         templates=list(some.templates),
-        prompts={number: task.templates[number - 1].prompt for number in some.templates if number != BASELINE},
         shortened=sum(prediction["shortened"] for prediction in first),
         main_metric=metrics[0].name,
         declared_metrics=list(task.metrics),
@@ -135,6 +145,7 @@ def score_task(
         majority=blindly["majority"] if task.is_classification else None,
         source=source,
         hashes=hashes,
+        content=task.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_ASKED),
         best_on_dev=chosen,
         seen=seen,
         in_domain=in_domain,

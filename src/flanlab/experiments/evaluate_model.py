@@ -9,7 +9,8 @@ from flanlab.data.encoding import PromptStyle
 from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.evaluate import evaluate, plan_dev_units, plan_units, score_units
-from flanlab.evaluation.planning import EvaluationSettings, variant_of
+from flanlab.evaluation.kept import keep_earlier
+from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, variant_of
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.setup import Setup
 from flanlab.evaluation.sharding import team_in
@@ -22,6 +23,7 @@ from flanlab.models.remote import RemoteModel, open_remote_model
 from flanlab.progress import console, say
 from flanlab.results.files import write_results
 from flanlab.results.schema import Results, Variant
+from flanlab.tasks.loading import own_versions
 from flanlab.tasks.schema import Task
 from flanlab.training.precision import warn_of_slow_bfloat16
 
@@ -95,25 +97,38 @@ def evaluate_model(
     for style in styles:
         loaded.encoder.encode("", [], style)  # refuses a style that the model lacks, before anything is computed
     variants: dict[str, Variant] = {}
+    setups = []
     for style in styles:
         for arm in settings.arms(style):
             name, title = variant_of(style, f"{style} prompt", arm, settings, style, plain_shots=0)
             setup = Setup(loaded, arm, seed, style, name, title)
             evaluate(setup, units, dev_units, folder)
+            setups.append(setup)
             variants[name] = setup.variant(model=(named or {}).get("model", loaded.name))
     if isinstance(loaded, RemoteModel):
         loaded.completions.close()
     if not team.speaks:
         return None
+    kept = keep_earlier(folder, setups, units, dev_units)
+    if kept.variants or kept.tasks:
+        stay = [*kept.variants, *(task.name for task in kept.tasks)]
+        say(f"Also in the results, from an earlier evaluation in {folder}: {', '.join(stay)}.")
+    for why in dict.fromkeys(kept.dropped.values()):
+        gone = ", ".join(name for name, reason in kept.dropped.items() if reason == why)
+        say(f"No longer in the results: {gone} ({why}). Name another --out folder to keep both.")
+    clusters = {cluster.value for unit in units for cluster in unit.task.clusters}
     results = score_units(
         units,
         settings,
-        variants,
+        {**variants, **kept.variants},
         folder,
+        kept=kept,
         seen=seen,
         name=(named or {}).get("name", f"evaluation of {loaded.name}"),
-        hold_out=sorted({cluster.value for unit in units for cluster in unit.task.clusters}),
-        notes=[*_notes(loaded), *(f"Seen: {name}, since {reason}." for name, reason in seen.items())],
+        hold_out=sorted(clusters.union(*(task.facts.clusters for task in kept.tasks))),
+        notes=list(
+            dict.fromkeys([*_notes(loaded, units), *(f"Seen: {one}, since {why}." for one, why in seen.items()), *kept.notes])
+        ),
     )
     write_results(results, folder)
     return results
@@ -134,9 +149,9 @@ def remote_settings(settings: EvaluationSettings, model: RemoteModel) -> Evaluat
     return settings.model_copy(update={**in_characters, "end_token": False})
 
 
-def _notes(model: Model) -> list[str]:
+def _notes(model: Model, units: Sequence[EvaluationUnit]) -> list[str]:
     """What a reader must know to judge the numbers."""
-    notes = []
+    notes = own_versions([unit.task for unit in units])
     if isinstance(model, RemoteModel):
         notes.append(f"The model was asked over {model.endpoint.url}; what stands behind its name may change.")
         if model.scoring == "generation":

@@ -26,7 +26,7 @@ from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.setup import Setup
 from flanlab.experiments.announcement import announce, announce_training
 from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_plan
-from flanlab.experiments.stamp import make_stamp, training_key
+from flanlab.experiments.stamp import make_stamp, training_facts, training_key
 from flanlab.files import new_folder, read_json, write_json, write_text
 from flanlab.models.built_in import BUILT_IN_MODELS
 from flanlab.models.loading import STAMP_FILE, LoadedModel, load_model
@@ -34,6 +34,8 @@ from flanlab.processes import first_before_others, from_first, is_first, togethe
 from flanlab.progress import say
 from flanlab.results.files import RESULTS_FILE, read_results, write_results
 from flanlab.results.schema import Results
+from flanlab.settings import PREDICTIONS, RESULTS, ROUNDING, TRAINING, changed_fields, flattened
+from flanlab.tasks.loading import own_versions
 from flanlab.tasks.schema import Task
 from flanlab.training.dev_loss import DevExamples, dev_examples
 from flanlab.training.methods import check_method, save_trained
@@ -43,7 +45,9 @@ from flanlab.training.trainer import examples_per_step, train
 
 RECIPE_FILE = "recipe.yaml"
 _SETTLED_FILE = "settled.json"
-"""What `auto` came to when the run began; it stays so, also where the run is resumed on another machine."""
+"""What `auto` came to when the run began, which stays so on another machine; and what the run trains on, by content."""
+_SETTLED = {"compute_dtype", "train_embeddings"}
+_ANOTHER_FOLDER = "Name another folder with --out, or delete that one."
 TUNED = "tuned"
 _DESCRIBED_EXAMPLES = 10_000
 """Head of the stream whose tokens a run counts before it begins; `flan mix` counts a whole cycle."""
@@ -76,6 +80,7 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
     per_step = examples_per_step(mixture, loaded.encoder, recipe.training)
     styles = prompt_styles(loaded, [unit.task for unit in units])
     stamp = make_stamp(plan, loaded)
+    from_first(lambda: _check_contents(folder, stamp))
     dev = make_dev_examples(plan, loaded, rows)
     settings, seed = recipe.evaluation, recipe.seed
     # Training begins from weights that are not rounded.
@@ -90,7 +95,7 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
 
     def begin() -> None:
         announce(plan, loaded, units, dev_units, mixture, per_step, styles)
-        _claim(folder, recipe, plan)
+        _claim(folder, recipe, plan, stamp)
         write_json(folder / "run.json", _facts(plan, loaded, scored))
         planned = per_step * recipe.training.steps
         write_json(folder / "mixture.json", describe_mixture(mixture, loaded.encoder, planned, most=_DESCRIBED_EXAMPLES))
@@ -144,7 +149,7 @@ def train_recipe(recipe: Recipe, folder: Path, rows: RowReader | None = None, mo
         plan, loaded = _plan(recipe, folder, rows, model)
         mixture, stamp = make_mixture(plan), make_stamp(plan, loaded)
         dev = make_dev_examples(plan, loaded, rows)
-        from_first(lambda: _claim(folder, recipe, plan))
+        from_first(lambda: (_check_contents(folder, stamp), _claim(folder, recipe, plan, stamp)))
         announce_training(plan, loaded)
         return _tune(loaded, mixture, plan, stamp, folder, dev)
 
@@ -171,7 +176,7 @@ def _plan(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | No
 def _settled_earlier(folder: Path) -> dict[str, Any]:
     """The settings of training that this run was begun with, in place of `auto`; none for a new run."""
     path = folder / _SETTLED_FILE
-    return dict(read_json(path)) if path.exists() else {}
+    return {name: value for name, value in read_json(path).items() if name in _SETTLED} if path.exists() else {}
 
 
 def plan_test_units(plan: Plan) -> list[EvaluationUnit]:
@@ -258,21 +263,51 @@ def _tune(
 
 
 def _check_folder(folder: Path, recipe: Recipe) -> None:
-    """Refuse a folder that holds anything but the beginnings of this recipe's run."""
+    """Refuse a folder that holds anything but a run of this recipe, which may be another in what it evaluates.
+
+    Where the model and the tasks are found does not matter: `_check_contents` compares what is found there.
+    """
     path = folder / RECIPE_FILE
-    if path.exists() and path.read_text(encoding="utf-8") != _as_text(recipe):
+    if not path.exists():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise FlanlabError(f"{folder} is not empty and holds no run.", hint="Name another folder with --out.")
+        return
+    changes = changed_fields(_recipe_in(path), recipe)
+    if trained := [f"  {name}: {change}" for name, change in changes.items() if TRAINING in change.affects]:
+        raise FlanlabError("\n".join([f"{folder} holds a run of another recipe:", *trained]), hint=_ANOTHER_FOLDER)
+    scored = [
+        f"{name}: {change}" for name, change in changes.items() if set(change.affects) & {*PREDICTIONS, RESULTS, ROUNDING}
+    ]
+    if scored:
+        say(f"{folder}: the recipe's evaluation has changed ({'; '.join(scored)}). Training is kept.")
+
+
+def _recipe_in(path: Path) -> Recipe:
+    try:
+        return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (ValueError, yaml.YAMLError) as error:
+        raise FlanlabError(f"{path}: is damaged, or from another version of flanlab.", hint=_ANOTHER_FOLDER) from error
+
+
+def _check_contents(folder: Path, stamp: Mapping[str, Any]) -> None:
+    """Refuse to go on with a training that began with another model, other tasks or other rows."""
+    path = folder / _SETTLED_FILE
+    began = read_json(path).get("trained_on") if path.exists() else None
+    if began is None or not any((folder / "training").glob("*")):
+        return
+    old, new = flattened(began), flattened(training_facts(stamp))
+    changes = [f"  {name}: {old.get(name)} -> {new.get(name)}" for name in {**old, **new} if old.get(name) != new.get(name)]
+    if changes:
         raise FlanlabError(
-            f"{folder} holds a run of another recipe.",
-            hint="Name another folder with --out, or delete that one.",
+            "\n".join([f"{folder} holds a run that was trained on something else:", *changes]), hint=_ANOTHER_FOLDER
         )
-    if not path.exists() and folder.is_dir() and any(folder.iterdir()):
-        raise FlanlabError(f"{folder} is not empty and holds no run.", hint="Name another folder with --out.")
 
 
-def _claim(folder: Path, recipe: Recipe, plan: Plan) -> None:
+def _claim(folder: Path, recipe: Recipe, plan: Plan, stamp: Mapping[str, Any]) -> None:
     """Take a folder for a recipe: once it is planned, so that a faulty one leaves the folder free for the mended one."""
     write_text(folder / RECIPE_FILE, _as_text(recipe))
-    write_json(folder / _SETTLED_FILE, plan.recipe.training.model_dump(include={"compute_dtype", "train_embeddings"}))
+    settled = plan.recipe.training.model_dump(include=_SETTLED)
+    write_json(folder / _SETTLED_FILE, {**settled, "trained_on": training_facts(stamp)})
 
 
 def _as_text(recipe: Recipe) -> str:
@@ -321,7 +356,7 @@ def _version(package: str) -> str | None:
 
 def _notes(plan: Plan, loaded: LoadedModel, units: Sequence[EvaluationUnit]) -> list[str]:
     """What a reader must know to judge the numbers."""
-    notes = []
+    notes = own_versions([*plan.split.train, *plan.split.test])
     if built_in := BUILT_IN_MODELS.get(loaded.name):
         notes.append(f"The untuned model is {built_in.description}")
     elif loaded.encoder.has_chat_template:

@@ -45,7 +45,16 @@ def make_stamp(plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
     }
 
 
+def training_facts(stamp: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that shapes training, by content: not where the model, tasks and rows were found, but their hashes."""
+    return {
+        "flanlab": stamp["flanlab"],
+        "model": stamp["base_identity"],
+        "tasks": {name: {"file": facts["hash"], "rows": facts["rows"]} for name, facts in stamp["tasks"].items()},
+        "recipe": affecting(Recipe.model_validate(stamp["recipe"]), TRAINING),
+    }
+
+
 def training_key(stamp: Mapping[str, Any]) -> str:
     """Hash of everything that shapes training."""
-    facts = {**stamp, "recipe": affecting(Recipe.model_validate(stamp["recipe"]), TRAINING)}
-    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(json.dumps(training_facts(stamp), sort_keys=True).encode(), digest_size=16).hexdigest()

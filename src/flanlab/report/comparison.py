@@ -139,7 +139,12 @@ def _asked(results: Results) -> str:
 
 def verdict(results: Results) -> list[str]:
     """The comparison in sentences that claim no more than the numbers."""
-    return [*_differences_told(results), *_precision_told(results), *_seen_told(results)]
+    return [*_differences_told(results), *cautions(results)]
+
+
+def cautions(results: Results) -> list[str]:
+    """What to know beside the numbers: different precisions, and what the models have seen."""
+    return [*_precision_told(results), *_seen_told(results)]
 
 
 def outcomes(results: Results, metric: str = MAIN_METRIC) -> Counter[str]:

@@ -10,10 +10,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from flanlab.evaluation.evaluate import PREDICTIONS
 from flanlab.report.page import Block, Facts, Group, Verbatim, exact
 from flanlab.report.wording import count
-from flanlab.results.predictions import read_predictions
+from flanlab.results.predictions import PREDICTIONS, read_predictions
 from flanlab.results.schema import Results
 
 _EACH = 3

@@ -139,7 +139,7 @@ class Items:
 class Verbatim:
     """A text as it is, line by line."""
 
-    text: str
+    text: str | Markup
 
 
 @dataclass(frozen=True)

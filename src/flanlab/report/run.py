@@ -11,9 +11,8 @@ import pyarrow as pa
 
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.comparison import compare_sides, open_side
-from flanlab.evaluation.evaluate import PREDICTIONS
 from flanlab.results.files import difference_table, read_results, score_table
-from flanlab.results.predictions import read_predictions
+from flanlab.results.predictions import PREDICTIONS, read_predictions
 from flanlab.results.schema import Results
 from flanlab.results.table import Table
 

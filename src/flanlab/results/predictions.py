@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 
 from flanlab.errors import FlanlabError
 
+PREDICTIONS = "predictions"
+"""Folder of predictions within that of a run or an evaluation: `predictions/<variant>/<task>`."""
 PREDICTION_SCHEMA = pa.schema(
     [
         ("task", pa.string()),

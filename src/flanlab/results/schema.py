@@ -172,8 +172,6 @@ class TaskFacts(_Frozen):
     groups: int | None = None
     """Groups of rows that belong together; None where each row stands alone."""
     templates: list[int]
-    prompts: dict[int, str] = {}
-    """The templates' words, as in the task's file."""
     shortened: int = 0
     """Questions whose input was cut to fit."""
     main_metric: str
@@ -184,6 +182,9 @@ class TaskFacts(_Frozen):
     """Levels of ranking accuracy (or exact match, where nothing was ranked); None for a task without options."""
     source: RowSource | None = None
     hashes: Hashes | None = None
+    content: dict[str, Any] = {}
+    """What of the task's file shapes questions and answers (templates, fields, options, ...), as it was when they were asked;
+    empty in results of earlier versions."""
     best_on_dev: dict[str, BestTemplate] | None = None
     """By variant. Empty where the task has no dev split; None where it was not asked for."""
     in_domain: bool = False
@@ -192,6 +193,11 @@ class TaskFacts(_Frozen):
     """Why scores of a stamped model are not zero-shot: it was trained on the task or on what is close to it."""
     unpaired: dict[str, int] = {}
     """In a comparison: predictions of each side that the other has no counterpart of."""
+
+    @property
+    def prompts(self) -> dict[int, str]:
+        """The templates' words by their numbers; empty in results of earlier versions."""
+        return {number: template["prompt"] for number, template in enumerate(self.content.get("templates", ()), start=1)}
 
     @property
     def is_classification(self) -> bool:

@@ -163,7 +163,9 @@ def difference(first: ScoreGrid | Sequence[ScoreGrid], second: ScoreGrid | Seque
     note = _left_out(firsts, seconds, shown) or _caution(shown, len(kept), nearest)
     wins, losses, ties = _by_unit(kept[0]) if len(kept) == 1 else (None, None, None)
     if shown.size > 1 and _is_binary_through_one(one) and _is_binary_through_one(other):
-        found = _paired_binary(int((other > one).sum()), int((other < one).sum()), variance, shown.shape[1], note)
+        # Pseudo-values are 0 and 1 but for rounding, which must not break ties.
+        gain = np.rint(other - one)
+        found = _paired_binary(int((gain > 0).sum()), int((gain < 0).sum()), variance, shown.shape[1], note)
     else:
         found = _unbounded(value, variance, (low, high), shown.shape[1], note)
     return replace(found, wins=wins, losses=losses, ties=ties)

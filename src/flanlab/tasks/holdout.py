@@ -154,8 +154,13 @@ class HoldOutSplit:
 
 
 def lineage(tasks: Iterable[Task]) -> dict[str, frozenset[str]]:
-    """For each task, its own name and every data set it derives from, through any number of steps."""
-    parents = {task.name: set(task.derived_from) for task in tasks}
+    """For each task, its own name and every data set it derives from, through any number of steps.
+
+    Of two tasks with one name (a user's, and the built-in one that it replaces) the sources are put together.
+    """
+    parents: dict[str, set[str]] = {}
+    for task in tasks:
+        parents.setdefault(task.name, set()).update(task.derived_from)
 
     def ancestors(name: str, known: frozenset[str]) -> frozenset[str]:
         known |= {name}

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import difflib
 from collections.abc import Iterable, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
 from flanlab.errors import FlanlabError
+from flanlab.processes import is_first
+from flanlab.progress import say
 from flanlab.tasks.clusters import Cluster, plain_name
 from flanlab.tasks.holdout import lineage
 from flanlab.tasks.schema import Task
@@ -16,6 +19,7 @@ from flanlab.yaml_files import read_yaml_model
 
 BUILT_IN_COLLECTIONS = ("library", "extra", "sampler")
 """FLAN's 62 data sets, others, and the small set written by this project."""
+_BUILT_IN_FOLDER = Path(str(resources.files("flanlab.tasks"))).resolve()
 
 
 def load_task(path: Path) -> Task:
@@ -44,8 +48,34 @@ def load_collection(collection: str | Path) -> list[Task]:
 
 
 def load_collections(collections: Sequence[str | Path]) -> list[Task]:
-    """The tasks of several collections together. A name may occur only once."""
-    return _sorted_unique(task for collection in collections for task in load_collection(collection))
+    """The tasks of several collections together. A name may occur only once, but a folder's task replaces a built-in one."""
+    found = _sorted_unique(task for collection in collections for task in load_collection(collection))
+    _tell(found)
+    return found
+
+
+def overriding(tasks: Iterable[Task]) -> list[Task]:
+    """The tasks that have the name of a built-in task and come from another file."""
+    own = [task for task in tasks if task.path is not None and not _is_built_in(task)]
+    names = {path.stem for collection in BUILT_IN_COLLECTIONS for path in _task_files(collection)} if own else set()
+    return [task for task in own if task.whole.name in names]
+
+
+def own_versions(tasks: Iterable[Task]) -> list[str]:
+    """Notes on the tasks of `overriding`, for results."""
+    names = dict.fromkeys(task.whole.name for task in overriding(tasks))
+    return [f"{name}: a task file of the user's own, not flanlab's task of this name." for name in names]
+
+
+def _tell(tasks: Iterable[Task]) -> None:
+    for task in overriding(tasks):
+        _tell_once(task.whole.name, str(task.path))
+
+
+@cache
+def _tell_once(name: str, path: str) -> None:
+    if is_first():
+        say(f"{name}: {path} is used instead of flanlab's own task of this name.")
 
 
 def known_lineage(tasks: Iterable[Task]) -> dict[str, frozenset[str]]:
@@ -67,7 +97,9 @@ def load_named(collections: Sequence[str | Path], names: Sequence[str]) -> list[
     # A task file has the name of its task.
     if wholes.isdisjoint(cluster.value for cluster in Cluster) and wholes == {path.stem for path in named}:
         paths = named
-    return select_tasks(_sorted_unique(map(load_task, paths)), names)
+    found = select_tasks(_sorted_unique(map(load_task, paths)), names)
+    _tell(found)
+    return found
 
 
 def find_task(name: str | Path, collections: Sequence[str | Path] | None = None) -> Task:
@@ -131,10 +163,7 @@ def find_tasks(
 
 
 def _task_files(collection: str | Path) -> list[Path]:
-    if collection in BUILT_IN_COLLECTIONS:
-        folder = Path(str(resources.files("flanlab.tasks"))) / str(collection)
-    else:
-        folder = Path(collection)
+    folder = _BUILT_IN_FOLDER / str(collection) if collection in BUILT_IN_COLLECTIONS else Path(collection)
     if not folder.is_dir():
         raise FlanlabError(
             f"There is no folder of tasks at {folder}.",
@@ -149,13 +178,19 @@ def _task_files(collection: str | Path) -> list[Path]:
 def _sorted_unique(tasks: Iterable[Task]) -> list[Task]:
     by_name: dict[str, Task] = {}
     for task in tasks:
-        if task.name in by_name:
+        other = by_name.get(task.name)
+        if other is None or (_is_built_in(other) and not _is_built_in(task)):
+            by_name[task.name] = task
+        elif _is_built_in(other) or not _is_built_in(task):
             raise FlanlabError(
-                f"{task.path}: a task called `{task.name}` exists already, in {by_name[task.name].path}.",
+                f"{task.path}: a task called `{task.name}` exists already, in {other.path}.",
                 hint="Give one of the two another name.",
             )
-        by_name[task.name] = task
     return [by_name[name] for name in sorted(by_name)]
+
+
+def _is_built_in(task: Task) -> bool:
+    return task.path is not None and task.path.resolve().is_relative_to(_BUILT_IN_FOLDER)
 
 
 def select_tasks(tasks: Sequence[Task], names: Iterable[str]) -> list[Task]:

@@ -19,11 +19,10 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.evaluate import PREDICTIONS
 from flanlab.evaluation.metrics.answers import exact_match
 from flanlab.evaluation.metrics.options import accuracy, option_scores, right_options
 from flanlab.report.run import Run
-from flanlab.results.predictions import PREDICTION_SCHEMA
+from flanlab.results.predictions import PREDICTION_SCHEMA, PREDICTIONS
 
 _OUTCOME = [
     "template",
