@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.classification import calibration_error, confusion
+from flanlab.evaluation.classification import calibration_error
+from flanlab.report.classes import classification_blocks
 from flanlab.report.html import write_report
+from flanlab.report.page import Group, Table
 from flanlab.report.run import Run
 from flanlab.results.files import read_results
 from flanlab.tasks.loading import load_collections, select_tasks
-from tests.report.synthetic import HOSTILE, TEMPLATES, change, make_run, mark_seen, rows_of
+from tests.report.synthetic import HOSTILE, TEMPLATES, change, make_run, mark_seen, prediction, rows_of
 
 RIGHT = {"untuned_instruction": 3, "untuned_chat": 5, "tuned": 9}
 VOID = {"meta", "br", "wbr", "img", "link", "input", "hr"}
@@ -232,12 +234,14 @@ def test_templates_stand_with_their_words(page: Page) -> None:
 
 
 def test_a_classifier_is_shown_by_class_with_its_calibration(folder: Path, page: Page) -> None:
-    counted = confusion(Run(folder).predictions("product_reviews", "tuned").rows())
-    table = page.source[page.source.index('aria-label="product_reviews, right answers against predictions"') :]
-    rows = re.findall(r'<tr><th scope="row">(\w+)</th>(.*?)</tr>', table[: table.index("</table>")], flags=re.DOTALL)
-    shown = {name: [float(value) for value in re.findall(r'value="([^"]+)"', cells)[:2]] for name, cells in rows}
-    assert shown == {name: counted.where(gold=name).column("count") for name in ("negative", "positive")}
-    assert sum(sum(counts) for counts in shown.values()) == 160
+    records = [prediction("product_reviews", 1, row, row > 0, False, "Good?") for row in range(5)]
+    _, group = classification_blocks(read_results(folder), "tuned", {"product_reviews": records})
+    assert isinstance(group, Group)
+    matrix = group.blocks[0]
+    assert isinstance(matrix, Table)
+    assert {row.name: [cell.value for cell in row.cells[:2]] for row in matrix.rows} == {"negative": [2, 1], "positive": [0, 2]}
+    assert matrix.columns[:2] == ["said\nnegative", "said\npositive"]
+    assert "product_reviews, right answers against predictions" in page.source
     error = calibration_error(Run(folder).predictions("product_reviews", "tuned").rows())
     assert f"expected calibration error {error * 100:.1f} points" in page.text
     chat = page_of(make_run(folder.parent / "french", {"instruction": 5}, tasks=["everyday_french"], trained=False))

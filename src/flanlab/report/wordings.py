@@ -110,8 +110,8 @@ def _opened(side: Run | str | Path) -> WordingSide:
 
 def word_diff(first: str, second: str) -> list[tuple[Literal["=", "-", "+"], str]]:
     """A text as pieces that both have (=), that only the first has (-), and that only the second has (+); word by word."""
-    words = [re.findall(r"\w+|\s+|[^\w\s]", text) for text in (first, second)]
-    matcher = SequenceMatcher(None, *words, autojunk=False)
+    words: list[list[str]] = [re.findall(r"\w+|\s+|[^\w\s]", text) for text in (first, second)]
+    matcher = SequenceMatcher(None, words[0], words[1], autojunk=False)
     if matcher.ratio() < _LEAST_ALIKE:
         return [("-", first), ("+", second)]
     pieces: list[tuple[Literal["=", "-", "+"], str]] = []
@@ -120,7 +120,8 @@ def word_diff(first: str, second: str) -> list[tuple[Literal["=", "-", "+"], str
         if how == "equal":
             pieces.append(("=", old))
         else:
-            pieces += [piece for piece in (("-", old), ("+", new)) if piece[1]]  # type: ignore[misc]
+            pieces += [("-", old)] if old else []
+            pieces += [("+", new)] if new else []
     return pieces
 
 
