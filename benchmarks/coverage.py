@@ -36,6 +36,7 @@ from flanlab.results.intervals import (
     paired_binary_p_value,
 )
 from flanlab.results.layout import Variance, mean_variance, seed_variance, total
+from flanlab.results.power import shown_in_turns
 
 Floats = NDArray[np.float64]
 
@@ -208,11 +209,7 @@ KINDS = (accuracy("accuracy_0.5", 0.5), accuracy("accuracy_0.95", 0.95), token_f
 
 def shown_cells(templates: int, rows: int, design: str) -> Floats:
     """Which row is shown through which template: rows take turns as in `flanlab.evaluation.planning`."""
-    count = PER_ROW[design] or templates
-    shown = np.zeros((templates, rows))
-    for turn in range(rows * count):
-        shown[turn % templates, turn // count] = 1
-    return shown
+    return shown_in_turns(templates, rows, PER_ROW[design] or templates)
 
 
 def designs() -> Iterator[tuple[int, int, str]]:

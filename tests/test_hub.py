@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
 from flanlab import hub
+from flanlab.errors import FlanlabError
+from flanlab.models.names import check_model_name
 
 
 @pytest.fixture(autouse=True)
@@ -58,3 +61,31 @@ def test_a_folder_needs_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed_port()}")
     hub.work_offline_if_unreachable(".")
     assert not constants.HF_HUB_OFFLINE
+
+
+def test_a_mistyped_model_is_told_at_once_with_a_suggestion(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed_port()}")
+    with pytest.raises(FlanlabError, match=r"There is no model smolm2-135m\.") as caught:
+        check_model_name("smolm2-135m")
+    assert "cannot be reached" in caught.value.hint
+    assert "Did you mean smollm2-135m-instruct?" in caught.value.hint
+    check_model_name("smollm2-135m-instruct")
+
+
+def test_without_a_hub_rows_that_are_not_cached_are_not_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed_port()}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    hub.work_offline_if_unreachable("Owner/Name")
+    assert not hub.may_have_rows("Owner/Name")
+    (tmp_path / "datasets" / "owner___name").mkdir(parents=True)
+    assert hub.may_have_rows("Owner/Name")
+    assert not hub.may_have_rows("Other/Name")
+    (tmp_path / "hub" / "datasets--Other--Name").mkdir(parents=True)
+    assert hub.may_have_rows("Other/Name")
+
+
+def test_with_a_hub_rows_are_looked_for(listening: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{listening}")
+    hub.work_offline_if_unreachable("Other/Name")
+    assert hub.may_have_rows("Other/Name")

@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flanlab.api import evaluate, load_model, mix, run, score, train
+    from flanlab.api import evaluate, load_model, mix, power, run, score, train
     from flanlab.data.mixture import MixtureSettings
     from flanlab.data.rendering import Example
     from flanlab.errors import FlanlabError
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     **dict.fromkeys(("load_task", "load_tasks"), "tasks.loading"),
-    **dict.fromkeys(("evaluate", "load_model", "mix", "run", "score", "train"), "api"),
+    **dict.fromkeys(("evaluate", "load_model", "mix", "power", "run", "score", "train"), "api"),
     **dict.fromkeys(("accuracy_by", "calibration", "confusion"), "evaluation.classification"),
     **dict.fromkeys(("Comparison", "Run", "compare", "open_run"), "report.run"),
     **dict.fromkeys(("Difference", "Results", "Score"), "results.schema"),

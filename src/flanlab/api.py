@@ -16,12 +16,14 @@ from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments.evaluate_model import evaluate_model
-from flanlab.experiments.recipe import Recipe, read_recipe
+from flanlab.experiments.recipe import HABITS, Recipe, read_recipe
 from flanlab.experiments.run import run_recipe, train_recipe
+from flanlab.files import check_writable
 from flanlab.models.answering import Model
 from flanlab.models.completions import Endpoint
 from flanlab.models.loading import LoadedModel
 from flanlab.models.loading import load_model as load_named_model
+from flanlab.models.names import check_model_name
 from flanlab.models.scoring import Question
 from flanlab.processes import is_first
 from flanlab.progress import say
@@ -30,6 +32,7 @@ from flanlab.report.run import Run
 from flanlab.results.table import Table
 from flanlab.tasks.loading import find_tasks
 from flanlab.tasks.schema import Task
+from flanlab.yaml_files import did_you_mean
 
 Names = str | Path | Task | Sequence[str | Path | Task]
 """Tasks by name, cluster, YAML file or folder, or as objects. One or several."""
@@ -125,6 +128,7 @@ def evaluate(
     mirror: str | Path | None = None,
     collections: Sequence[str | Path] | None = None,
     allow_seen: bool = False,
+    skip_missing: bool = False,
     endpoint: Endpoint | None = None,
     settings: EvaluationSettings | None = None,
     **changes: Any,
@@ -141,6 +145,7 @@ def evaluate(
         mirror: folder with copies of Hub data sets. Default: FLANLAB_MIRROR, or else the Hub.
         collections: where to look up names: `library`, `extra`, `sampler`, or folders. Default: all three.
         allow_seen: also score tasks that the model was trained on, and mark them as seen.
+        skip_missing: leave out tasks whose rows are not available. `results.skipped` names them.
         endpoint: address of a server that serves `model` under this name.
         settings: what is asked, and how much. `EvaluationSettings` describes the fields.
         **changes: single fields of `EvaluationSettings`, such as `rows=100`, `shots=[0, 4]` (two variants) or `options="none"`.
@@ -170,6 +175,7 @@ def evaluate(
         seed=seed,
         rows=RowReader(None if mirror is None else Path(mirror)),
         allow_seen=allow_seen,
+        skip_missing=skip_missing,
         endpoint=endpoint,
     )
     return None if found is None else _reported(folder)
@@ -248,6 +254,7 @@ def mix(
     *,
     examples: int | None = None,
     mirror: str | Path | None = None,
+    skip_missing: bool = False,
 ) -> dict[str, Any]:
     """Describe what a recipe trains on, task by task. With `out`, also write the examples for other trainers.
 
@@ -256,6 +263,8 @@ def mix(
         out: a .parquet or .jsonl file for the examples. Default: no file.
         examples: number of examples of the stream. Default: all that the recipe trains on.
         mirror: folder with copies of Hub data sets. Default: FLANLAB_MIRROR, or else the Hub.
+        skip_missing: leave out tasks whose rows are not available. `left_out` names them. A task without any row is always
+            left out, with a warning.
 
     Returns:
         By task and by cluster: rows, share, epochs, examples, tokens, target tokens, and what did not fit.
@@ -270,7 +279,8 @@ def mix(
         (20, True)
     """
     from flanlab.data.mixture_card import describe_mixture, export_mixture
-    from flanlab.experiments.recipe import make_plan
+    from flanlab.data.sources import MissingDataError, NoRowsError
+    from flanlab.experiments.recipe import divide, plan_rows
     from flanlab.experiments.run import make_mixture
     from flanlab.models.loading import load_encoder
     from flanlab.progress import meter
@@ -279,17 +289,85 @@ def mix(
     target = None if out is None else Path(out)
     if target is not None and target.suffix not in (".parquet", ".jsonl"):
         raise FlanlabError(f"{target}: this file type cannot be written.", hint="Use a .parquet or .jsonl file.")
-    plan = make_plan(as_recipe(recipe), RowReader(None if mirror is None else Path(mirror)))
+    if target is not None:
+        check_writable(target.parent)
+    content = as_recipe(recipe)
+    check_model_name(content.model)
+    skip = (NoRowsError, MissingDataError) if skip_missing else (NoRowsError,)
+    plan = plan_rows(content, divide(content), RowReader(None if mirror is None else Path(mirror)), skip)
+    for name, reason in plan.skipped.items():
+        say(f"Warning: {name} is left out. {reason}")
     encoder = load_encoder(plan.recipe.model, say=say)
     mixture = make_mixture(plan)
     planned = examples or examples_per_step(mixture, encoder, plan.recipe.training) * plan.recipe.training.steps
     with meter("Measuring the mixture", min(planned, mixture.cycle_length)) as bar:
         card: dict[str, Any] = describe_mixture(mixture, encoder, planned, bar)
-    card["left_out"] = dict(plan.split.left_out)
+    card["left_out"] = dict(plan.split.left_out) | plan.skipped
     if target is not None:
         with meter(f"Writing {target}", planned) as bar:
             export_mixture(mixture, encoder, planned, target, bar)
     return card
+
+
+def power(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    pilot: str | Path | Sequence[str | Path] = (),
+    seeds: int = 1,
+    detect: float | None = None,
+    mirror: str | Path | None = None,
+) -> Table:
+    """The smallest difference that a recipe's evaluation will detect with 80 % power, before anything is spent.
+
+    The two-way layout that makes the intervals is read backwards (`docs/statistics.md`): what rows, templates and seeds add to
+    a difference is taken from a pilot, and says how certain another design will be.
+
+    Args:
+        recipe: as for `run`.
+        pilot: folder of an earlier run with the same tasks; or `folder` or `folder:variant` of a model before and of one after,
+            and of further ones after that were trained with other seeds. Default: figures measured with SmolLM2-135M.
+        seeds: trainings that the mean is over. With 1, nothing is said of other seeds.
+        detect: a difference between 0 and 1 (0.03: three points) for which the cheapest designs are sought instead.
+        mirror: as for `run`.
+
+    Returns:
+        Without `detect` a row for each task and one for the mean over clusters (`level` clusters): `level`, `task`, `cluster`,
+        `rows`, `templates`, `templates_per_row`, `seeds`, `detectable` (0 to 1; None where it cannot be estimated) and `note`.
+        With `detect` a row for each aim (`average`, `every task`) and number of seeds: `aim`, `reached`, `seeds`, `rows`,
+        `templates_per_row`, `seconds` on this machine, `detectable` and `note`. Where it is not reached, the row is that of the
+        largest design.
+
+    Raises:
+        FlanlabError: the recipe is invalid, rows or the pilot are not available, or a number is out of range.
+
+    Examples:
+        >>> import flanlab as fl
+        >>> table = fl.power({**example_recipe, "evaluation": {"rows": 40}})
+        >>> table.columns[-2:], 0 < table.where(level="clusters").column("detectable")[0] < 1
+        (['detectable', 'note'], True)
+    """
+    from flanlab.experiments.cost import run_prices
+    from flanlab.experiments.power import averaged, cheapest_designs, components_for, detectable_table
+    from flanlab.experiments.recipe import make_plan
+    from flanlab.experiments.run import make_mixture, plan_test_units, prompt_styles
+    from flanlab.training.trainer import examples_per_step
+
+    if seeds < 1 or (detect is not None and not 0 < detect < 1):
+        raise FlanlabError(
+            "`seeds` is at least 1, and `detect` lies between 0 and 1.", hint="Three points are 0.03 (--detect 3)."
+        )
+    plan = make_plan(as_recipe(recipe), RowReader(None if mirror is None else Path(mirror)))
+    units = plan_test_units(plan)
+    asked = averaged(plan, units)
+    places = [pilot] if isinstance(pilot, str | Path) else pilot
+    known = components_for([one.task for one in asked], [str(place) for place in places])
+    if detect is None:
+        return detectable_table(asked, known, seeds)
+    loaded = load_named_model(plan.recipe.model, say=say)
+    mixture = make_mixture(plan)
+    per_step = examples_per_step(mixture, loaded.encoder, plan.recipe.training)
+    styles = prompt_styles(loaded, [unit.task for unit in units])
+    return cheapest_designs(asked, known, detect, run_prices(plan, loaded, units, mixture, per_step, styles))
 
 
 def as_recipe(recipe: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
@@ -305,9 +383,13 @@ def as_recipe(recipe: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
     try:
         return Recipe.model_validate(recipe)
     except ValidationError as error:
-        faults = "; ".join(f"`{'.'.join(map(str, one['loc']))}`: {one['msg']}" for one in error.errors())
+        faults = "; ".join(
+            f"`{'.'.join(map(str, one['loc']))}`: {one['msg']}"
+            + (did_you_mean(one["loc"], Recipe, HABITS) if one["type"] == "extra_forbidden" else "")
+            for one in error.errors()
+        )
         raise FlanlabError(
-            f"This is not a valid recipe: {faults}.", hint="See the recipes in `recipes/` for the fields."
+            f"This is not a valid recipe: {faults}.", hint="docs/reference/recipe.md lists the fields."
         ) from error
 
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,28 @@ def read_json(path: Path) -> Any:
         ) from error
     except ValueError as error:
         raise FlanlabError(f"{path}: is damaged ({error}).", hint="Delete the file and run the command again.") from error
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written to, or cannot be created. Nothing is left behind.
+
+    Raises:
+        FlanlabError: names the folder that refuses.
+    """
+    there = existing_part(folder)
+    try:
+        # Permissions alone do not tell: a file system may be read-only.
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise FlanlabError(
+            f"{there} cannot be written to: {error.strerror}.", hint="Name another folder with --out."
+        ) from error
+
+
+def existing_part(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that exists."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
 
 
 def is_full(error: BaseException) -> bool:

@@ -1,10 +1,9 @@
 """Whether the Hugging Face Hub can be reached: tested once, in two seconds at most.
 
 Without this, the Hub's client tries each file six times, with doubling waits: half a minute and more for each name. If the Hub
-accepts no connection in time, its client is set to work offline, from its cache. Once connected, the network may be as slow as
-it
-likes: no time limit of the client is changed. If connecting takes longer than two seconds, set HF_HUB_ETAG_TIMEOUT, which the
-client reads too.
+accepts no connection in time, its client is set to work offline, from its cache. Once connected, the network may be slow: no
+time limit of the client is changed. If connecting takes longer than two seconds, set HF_HUB_ETAG_TIMEOUT, which the client
+reads too.
 """
 
 from __future__ import annotations
@@ -36,6 +35,19 @@ def work_offline_if_unreachable(name: str) -> None:
     """Set the Hub's client to work offline if the Hub cannot be reached. Call it before a name is looked up."""
     if not Path(name).exists():
         _find_out()
+
+
+def may_have_rows(name: str) -> bool:
+    """Whether a data set can be read from the Hub or may be in its client's cache. Quick: the client is not imported if not."""
+    from huggingface_hub import constants
+
+    if Path(name).exists() or not _is_offline():
+        return True
+    owner = name.partition("/")[0].lower()
+    # The client changes names a little (SQuAD becomes s_qu_ad), so the owner must do.
+    prepared = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets")
+    downloaded = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}"
+    return downloaded.is_dir() or any(path.name.lower().startswith(owner) for path in prepared.glob("*"))
 
 
 def _is_offline() -> bool:

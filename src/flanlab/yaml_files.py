@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +20,10 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PRINTABLE = re.compile(r"[\t\r\x20-\x7e\x85\xa0-\ufffd\U00010000-\U0010ffff]*\Z")
 
 
-def read_yaml_model(path: Path, model: type[Model], what: str) -> Model:
+def read_yaml_model(path: Path, model: type[Model], what: str, habits: Mapping[str, str] | None = None) -> Model:
     """Read `path` and validate it as `model`; `what` names the kind of file in messages ("task", "recipe").
+
+    `habits` maps names that people type by habit to the place of the field that they mean.
 
     Raises:
         FlanlabError: unreadable file, bad YAML, or a field that is missing, unknown or wrong. The message lists all errors.
@@ -55,7 +58,7 @@ def read_yaml_model(path: Path, model: type[Model], what: str) -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        faults = [_describe(fault, tree, model) for fault in _most_telling(error)]
+        faults = [_describe(fault, tree, model, habits) for fault in _most_telling(error)]
         raise FlanlabError(
             "\n".join(f"{path}, line {line}: {text}" for line, text in faults),
             hint=f"Fix the {'line' if len(faults) == 1 else 'lines'} named above.",
@@ -112,7 +115,7 @@ def _is_union_arm(part: int | str) -> bool:
     return isinstance(part, str) and (part in ("str", "int", "float", "Cluster") or "[" in part)
 
 
-def _describe(fault: Any, tree: yaml.Node, model: type[BaseModel]) -> tuple[int, str]:
+def _describe(fault: Any, tree: yaml.Node, model: type[BaseModel], habits: Mapping[str, str] | None) -> tuple[int, str]:
     place = fault["loc"]
     line = _line_of(tree, place)
     field = ".".join(str(part + 1) if isinstance(part, int) else part for part in place)
@@ -120,9 +123,10 @@ def _describe(fault: Any, tree: yaml.Node, model: type[BaseModel]) -> tuple[int,
     if fault["type"] == "missing":
         return line, f"the field `{field}` is missing."
     if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(place[-1]), _known_fields(model), n=1)
-        hint = f" Did you mean `{near[0]}`?" if near else ""
-        return line, f"unknown field `{field}`.{hint}"
+        return line, f"unknown field `{field}`.{did_you_mean(place, model, habits)}"
+    if fault["type"] == "model_type":
+        names = [found[-1] for found in _places(model.model_json_schema()) if _is_in(found, place)]
+        return line, f"`{field}` has fields of its own: write `name: value` lines below it ({', '.join(names)})."
     if fault["type"] == "invalid_key" or (fault["is_key"] and fault["type"] == "string_type"):
         return line, f"the field name {place[-1]!r} is not text: put it in quotes."
     if fault["type"] == "string_type" and isinstance(given, bool | int | float):
@@ -132,11 +136,55 @@ def _describe(fault: Any, tree: yaml.Node, model: type[BaseModel]) -> tuple[int,
     return line, f"`{field}`: {message}." if field else f"{message}."
 
 
-def _known_fields(model: type[BaseModel]) -> list[str]:
-    names: list[str] = []
-    for definition in [model.model_json_schema(), *model.model_json_schema().get("$defs", {}).values()]:
-        names.extend(definition.get("properties", {}))
-    return names
+def did_you_mean(place: tuple[int | str, ...], model: type[BaseModel], habits: Mapping[str, str] | None = None) -> str:
+    """A question that names the field that an unknown field was probably meant to be; empty if none is similar.
+
+    A field of the same section is named alone, one of another section with its full place.
+    """
+    typed = [part for part in place if isinstance(part, str)]
+    meant = [(habits or {}).get(".".join(typed), (habits or {}).get(typed[-1]))]
+    found = [tuple(one.split(".")) for one in meant if one]
+    if not found:
+        scores = {one: _similarity(typed, one) for one in _places(model.model_json_schema())}
+        best = max(scores.values())
+        found = [one for one, score in scores.items() if score == best >= _SIMILAR]
+    shown = [f"`{one[-1] if _is_in(one, typed[:-1]) else '.'.join(one)}`" for one in found]
+    return f" Did you mean {' or '.join(shown)}?" if shown else ""
+
+
+_SIMILAR, _OF_THE_SAME_SECTION = 0.75, 0.15
+
+
+def _similarity(typed: list[str], place: tuple[str, ...]) -> float:
+    ratio = difflib.SequenceMatcher(None, typed[-1], place[-1]).ratio()
+    return ratio + (_OF_THE_SAME_SECTION if _is_in(place, typed[:-1]) else 0)
+
+
+def _is_in(place: tuple[str, ...], section: Sequence[int | str]) -> bool:
+    """Whether a field is directly in a section."""
+    names = [part for part in section if isinstance(part, str)]
+    return len(place) == len(names) + 1 and all(known in (name, "*") for known, name in zip(place, names, strict=False))
+
+
+def _places(schema: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """The place of each field, by the names on the way to it; `*` is a name that the file chooses."""
+    definitions = schema.get("$defs", {})
+
+    def walk(node: Mapping[str, Any], place: tuple[str, ...], within: frozenset[str]) -> Iterator[tuple[str, ...]]:
+        if name := str(node.get("$ref", "")).rpartition("/")[2]:
+            if name not in within:
+                yield from walk(definitions[name], place, within | {name})
+            return
+        for name, field in node.get("properties", {}).items():
+            yield (*place, name)
+            yield from walk(field, (*place, name), within)
+        for inner in (*node.get("anyOf", ()), *node.get("allOf", ()), node.get("items")):
+            if inner:
+                yield from walk(inner, place, within)
+        if isinstance(more := node.get("additionalProperties"), dict):
+            yield from walk(more, (*place, "*"), within)
+
+    return iter(dict.fromkeys(walk(schema, (), frozenset())))
 
 
 def _line_of(node: yaml.Node, place: tuple[int | str, ...]) -> int:

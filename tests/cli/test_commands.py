@@ -50,6 +50,9 @@ def flan(*arguments: str, folder: Path | None = None, **environment: str) -> sub
         "tasks lint",
         "tasks schema",
         "tasks new",
+        "recipe new",
+        "recipe check",
+        "recipe schema",
     ],
 )
 def test_every_command_explains_itself_with_an_example(command: str) -> None:

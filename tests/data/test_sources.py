@@ -344,6 +344,7 @@ def test_the_hubs_own_conversion_is_read_by_configuration(
 
     monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
     monkeypatch.setattr("datasets.load_dataset", from_folder)
+    monkeypatch.setattr("flanlab.data.sources.may_have_rows", lambda hub: True)
     splits = {"train": "train[1:]", "dev": "dev"}
     task = make_task(source={"hub": "owner/data", "config": "plain", "revision": CONVERSION, "splits": splits})
     assert [row["text"] for row in load_rows(task, "train")] == ["plain train 1", "plain train 2"]
@@ -441,6 +442,7 @@ def test_all_splits_of_a_data_set_come_from_the_hub_with_their_label_names(monke
 
     monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
     monkeypatch.setattr("datasets.load_dataset", load)
+    monkeypatch.setattr("flanlab.data.sources.may_have_rows", lambda hub: True)
     tables = load_splits("our/set", "fine", "abc")
     assert asked == [(("our/set",), {"name": "fine", "revision": "abc"})]
     assert {name: table.to_pylist() for name, table in tables.items()} == {

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -105,6 +107,16 @@ def assert_same_run(left: Path, right: Path) -> None:
     ours, theirs = load_file(weights), load_file(right / "model" / weights.name)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_a_run_says_what_it_will_detect_before_it_spends_anything(
+    home: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "evaluate", Mock(side_effect=InterruptedError))
+    with pytest.raises(InterruptedError):
+        run_recipe(read(home, tiny_folder), tmp_path / "run")
+    told = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"detects a difference of about \d+\.\d points, with 80 % power", told), told
 
 
 def test_folder_of_a_run(done: Path) -> None:

@@ -81,6 +81,20 @@ def test_same_folder_twice_is_no_difference(folders: tuple[Path, Path]) -> None:
         assert (row.difference, row.p_value) == (0.0, 1.0)
         assert row.low < 0 < row.high
     assert "On all of them no difference is clear, which does not make the two equal." in verdict(found)
+    sizes = [difference(found, name, task.main_metric).detectable or 0 for name, task in found.tasks.items()]
+    told = f"A difference of {100 * max(sizes):.1f} points would have been detected there"
+    assert any(sentence.startswith(told) for sentence in verdict(found)), verdict(found)
+
+
+def test_one_task_without_a_clear_difference_says_what_would_have_been_seen(tmp_path: Path) -> None:
+    one = make_run(tmp_path / "one", {"instruction": 8}, tasks=TASKS[:1], trained=False)
+    found = compared(one, one)
+    size = difference(found, TASKS[0]).detectable
+    assert size is not None
+    assert f"A difference of {100 * size:.1f} points would have been detected (80 % power)." in verdict(found)
+    shown = CliRunner().invoke(app, ["compare", str(one), str(one), "--out", str(tmp_path / "page.html")]).output
+    assert f"{100 * size:.1f} detectable" in shown
+    assert f"{100 * size:.1f} detectable" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

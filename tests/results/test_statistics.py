@@ -176,6 +176,17 @@ def test_interval_of_paired_right_and_wrong_rows_agrees_with_mcnemars_test() -> 
         assert found.difference == pytest.approx((wins - 3) / 30)
 
 
+def test_rounding_breaks_no_ties() -> None:
+    """Pseudo-values of right and wrong rows are 0 and 1 but for rounding, which differs between two models' scores."""
+    generator = np.random.default_rng(0)
+    for count in (40, 77, 300):
+        first, second = (generator.integers(0, 2, (1, count)).astype(float) for _ in range(2))
+        found = difference(grid_of(first), grid_of(second))
+        assert found.method == "tango"
+        assert found.difference == pytest.approx((second - first).mean())
+        assert found.low < found.difference < found.high
+
+
 def test_equivalence_is_two_one_sided_tests() -> None:
     first, second = np.random.default_rng(6).random((2, 1, 60))
     found = difference(grid_of(first), grid_of(second)).equivalence(0.2)

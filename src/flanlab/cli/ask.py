@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flanlab.cli.options import AcceptGemmaTerms, ApiKeyVariable, AsJson, Collections, RemoteTokenizer, endpoint_of
+from flanlab.models.names import check_model_name
 
 if TYPE_CHECKING:
     from flanlab.experiments.ask import ModelAnswer
@@ -51,6 +52,8 @@ def ask(
     Example: flan ask smollm2-135m-instruct --task rte premise="It rained all day." hypothesis="It was dry."
     """
     server = endpoint_of(endpoint, tokenizer, api_key_variable=api_key_variable)
+    if server is None:
+        check_model_name(model)
     if template is not None and task is None:
         raise typer.BadParameter("is needed beside --template.", param_hint="--task")
     row = _values(words or []) if task is not None else {}

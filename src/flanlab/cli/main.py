@@ -19,7 +19,9 @@ from flanlab.cli import (
     export,
     mix,
     models,
+    power,
     predict,
+    recipe,
     report,
     run,
     tasks,
@@ -37,6 +39,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(tasks.app, name="tasks")
+app.add_typer(recipe.app, name="recipe")
 app.add_typer(export.app, name="export")
 app.command("models")(models.models)
 app.command("quickstart")(run.quickstart)
@@ -48,6 +51,7 @@ app.command("ask")(ask.ask)
 app.command("predict")(predict.predict)
 app.command("ablate")(ablate.ablate)
 app.command("claims")(claims.claims)
+app.command("power")(power.power)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("ui")(ui.ui)

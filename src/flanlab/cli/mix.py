@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flanlab.cli.options import AsJson, Mirror, RecipeFile
+from flanlab.cli.options import AsJson, Mirror, RecipeFile, SkipMissing
 
 
 def mix(
@@ -19,6 +19,7 @@ def mix(
         typer.Option(min=1, help="Number of examples of the stream. By default all that the recipe trains on."),
     ] = None,
     mirror: Mirror = None,
+    skip_missing: SkipMissing = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what a recipe trains on, task by task, without training. With --out, write the examples to a file.
@@ -27,7 +28,7 @@ def mix(
     """
     from flanlab import api
 
-    card = api.mix(recipe, out, examples=examples, mirror=mirror)
+    card = api.mix(recipe, out, examples=examples, mirror=mirror, skip_missing=skip_missing)
     if as_json:
         typer.echo(json.dumps(card))
     else:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flanlab.files import check_writable
+
 if TYPE_CHECKING:
     from flanlab.models.completions import Endpoint
 RemoteTokenizer = Annotated[
@@ -20,10 +22,12 @@ ApiKeyVariable = Annotated[
 
 
 def folder_to_write(folder: Path | None) -> Path | None:
-    """Refuse a place that cannot be a folder, before any work is done."""
+    """Refuse a place that cannot be a folder, or cannot be written to, before any work is done."""
     for place in (folder, *folder.parents) if folder else ():
         if place.exists() and not place.is_dir():
             raise typer.BadParameter(f"{place} is a file; name a folder.")
+    if folder is not None:
+        check_writable(folder)
     return folder
 
 
@@ -49,6 +53,9 @@ Mirror = Annotated[
     typer.Option(
         envvar="FLANLAB_MIRROR", help="Folder with copies of Hub data sets: <hub id>/<config or default>/<split>.parquet."
     ),
+]
+SkipMissing = Annotated[
+    bool, typer.Option("--skip-missing", help="Leave out tasks whose rows are not available; they are named.")
 ]
 Collections = Annotated[
     list[str] | None,

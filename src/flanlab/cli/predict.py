@@ -20,6 +20,7 @@ from flanlab.cli.options import (
     RequestsPerMinute,
     endpoint_of,
 )
+from flanlab.models.names import check_model_name
 
 _INTERRUPTED = 130
 """Exit status of a program that Ctrl-C has ended."""
@@ -66,6 +67,8 @@ def predict(
     server = endpoint_of(endpoint, tokenizer, requests_per_minute, parallel, api_key_variable)
     if not input_file.is_file():
         raise typer.BadParameter(f"There is no file {input_file}.", param_hint="--input")
+    if server is None:
+        check_model_name(model)
 
     from flanlab.data.table_files import read_table
     from flanlab.experiments.predict_rows import predict as predict_rows

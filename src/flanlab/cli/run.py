@@ -60,7 +60,7 @@ def train(
     if plan:
         from flanlab.cli.training_plan import show_training_plan
 
-        show_training_plan(recipe, mirror, device, processes, flops, as_json)
+        show_training_plan(recipe, out or Path("runs") / recipe.stem, mirror, device, processes, flops, as_json)
         return
     if device is not None or processes != 1 or flops is not None or as_json:
         raise FlanlabError("--device, --processes, --flops and --json belong to --plan.", hint="Add --plan, or leave them out.")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _NO_LIMIT = 100_000
 """Characters of a line that are invisible on a screen."""
 
+_DETECTABLE = "Detectable: where no difference is clear, so large a one would have been seen with 80 % power."
 _NAME_WIDTH = 21
 _CELL_WIDTH = 15
 
@@ -92,9 +93,11 @@ def print_results(results: Results) -> None:
     print_table(console, overview(results))
     notes = ["  Scores times 100, with 95 % intervals."]
     if results.differences:
-        notes.append("  * the interval excludes zero. The difference is to the untuned model's best prompt.")
+        notes += ["  * the interval excludes zero. The difference is to the untuned model's best prompt.", f"  {_DETECTABLE}"]
     if any(task.best_on_dev for task in results.tasks.values()):
         notes.append("  Best on dev: the template with the best main metric on dev rows, and its score on the test rows.")
+    if any(results.over_wordings(name) for name in results.tasks):
+        notes.append("  Wordings: quantiles of all templates' scores, estimated from a few answers to each row.")
     print_lines(console, [*notes, f"  {unknown_models(results.variants)}".rstrip(), verdict(results)])
 
 
@@ -110,6 +113,7 @@ def print_comparison(results: Results) -> None:
     print_table(console, overview(results))
     family = len(results.tasks)
     notes = [f"  * the interval excludes zero. Holm's correction is over {family} tests: the main metric of each task."]
+    notes.append(f"  {_DETECTABLE}")
     notes += [f"  Only {letter.upper()} has: {', '.join(only)}." for letter, only in results.only.items() if only]
     print_lines(console, [*notes, counts_told(results), *verdict(results)])
 

@@ -24,14 +24,20 @@ _PARTS = {
 
 
 def show_training_plan(
-    recipe: Path, mirror: Path | None, device: str | None, processes: int, speed: float | None, as_json: bool
+    recipe: Path,
+    out: Path,
+    mirror: Path | None,
+    device: str | None,
+    processes: int,
+    speed: float | None,
+    as_json: bool,
 ) -> None:
     """Print the plan of a recipe's training as tables or JSON."""
     from flanlab.data.reader import RowReader
     from flanlab.experiments.recipe import read_recipe
     from flanlab.experiments.training_plan import plan_training
 
-    plan = plan_training(read_recipe(recipe), RowReader(mirror), device=device, processes=processes, speed=speed)
+    plan = plan_training(read_recipe(recipe), RowReader(mirror), device=device, processes=processes, speed=speed, out=out)
     if as_json:
         typer.echo(json.dumps(plan))
     else:

@@ -23,7 +23,7 @@ from flanlab.data.table_files import read_table, table_name, table_suffix
 from flanlab.data.written_numbers import WrittenType, written_column
 from flanlab.errors import FlanlabError, one_line
 from flanlab.files import cache_folder, new_file
-from flanlab.hub import offline_hint, work_offline_if_unreachable
+from flanlab.hub import may_have_rows, offline_hint, work_offline_if_unreachable
 from flanlab.tasks.schema import Source, Split, Task
 from flanlab.tasks.templating import TemplatingError, compile_source
 
@@ -37,6 +37,14 @@ Row = Mapping[str, Any]
 
 class MissingDataError(FlanlabError):
     """The rows are not available: no such mirror folder, no network, no such file."""
+
+
+class NoRowsError(FlanlabError):
+    """A split has no row: its source is empty, or the task's filter keeps none."""
+
+
+class EmptySliceError(NoRowsError, MissingDataError):
+    """The source has no row in a slice; another copy of the data set may have some."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +154,8 @@ def load_rows(task: Task, split: Split, mirror: Path | None = None) -> Rows:
 
     Raises:
         MissingDataError: the rows are not available.
-        FlanlabError: the task has no such split, a file is damaged, a column has different types, or no row is left.
+        NoRowsError: no row is left.
+        FlanlabError: the task has no such split, a file is damaged, or a column has different types.
     """
     sources = {subtask: source for subtask, source in task.sources.items() if source.split_spec(split) is not None}
     if not sources:
@@ -167,7 +176,7 @@ def load_rows(task: Task, split: Split, mirror: Path | None = None) -> Rows:
         rows = _filtered(task, split, rows)
     if not len(rows):
         given = ", ".join(str(source.split_spec(split)) for source in sources.values())
-        raise FlanlabError(
+        raise NoRowsError(
             f"{task.path}: no row of the {split} split ({given}) is left for {task.name}.",
             hint="Check source.splits and the task's filter.",
         )
@@ -398,7 +407,7 @@ def _read_slices(task: Task, specification: str, paths: Mapping[str, Sequence[Pa
             digest.update(path.read_bytes())
     if not any(map(len, cuts)):
         there = ", ".join(f"{name} has {len(table)} rows" for name, table in tables.items())
-        raise MissingDataError(
+        raise EmptySliceError(
             f"{task.path}: source.splits: {specification!r} leaves no row for {task.name} ({there}).",
             hint="Take a smaller slice, or provide more rows.",
         )
@@ -433,17 +442,23 @@ def _read_hub(name: str, source: Source, specification: str) -> tuple[pa.Table, 
     return readable(dataset.with_format("arrow")[:]), str(dataset._fingerprint)
 
 
+def _offline(hub: str) -> str:
+    return f"{offline_hint(hub)} Or name a folder with the data with --mirror DIR."
+
+
 def _from_hub(name: str, hub: str | None, options: Mapping[str, Any]) -> Any:
     if hub is not None:
         work_offline_if_unreachable(hub)
+        if not may_have_rows(hub):
+            raise MissingDataError(f"{name}: {hub} could not be read from the Hugging Face Hub.", hint=_offline(hub))
     from datasets import load_dataset
 
     try:
         return load_dataset(hub, **options)
     except Exception as error:  # the Hub's client raises many kinds of errors
         hint = "Check the network, or name a folder with the data with --mirror DIR."
-        if offline := offline_hint(hub or ""):
-            hint = f"{offline} Or name a folder with the data with --mirror DIR."
+        if hub is not None and offline_hint(hub):
+            hint = _offline(hub)
         if "scripts are no longer supported" in str(error):
             hint = f"Set source.revision: {CONVERSION}, the Hub's own conversion, or use a --mirror DIR with its rows."
         elif "Config name is missing" in str(error):

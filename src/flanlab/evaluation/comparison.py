@@ -108,7 +108,7 @@ def compare_sides(first: Side, second: Side, *, margin: float | None = None) -> 
     Raises:
         FlanlabError: rows, tasks, seeds or settings differ so that the two cannot be paired, or nothing is common.
     """
-    _check_agreement(first, second)
+    check_agreement(first, second)
     common = [name for name in first.results.tasks if name in second.results.tasks]
     only = {
         "a": [name for name in first.results.tasks if name not in common],
@@ -218,7 +218,7 @@ def _corrected(results: Results) -> Results:
     return Results(**{**dict(results), "differences": rows})
 
 
-def _check_agreement(first: Side, second: Side) -> None:
+def check_agreement(first: Side, second: Side) -> None:
     """Refuse to pair what was not asked the same."""
     common = [name for name in first.results.tasks if name in second.results.tasks]
     if not common:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flanlab.data.reader import RowReader
+from flanlab.data.sources import MissingDataError, NoRowsError
 from flanlab.evaluation.best_template import DEV_FOLDER, dev_settings, plan_dev
 from flanlab.evaluation.kept import Kept
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
@@ -36,6 +37,33 @@ def plan_units(tasks: Sequence[Task], settings: EvaluationSettings, seed: int, r
         )
         for subtask in subtasks
     ]
+
+
+def with_rows(tasks: Sequence[Task], settings: EvaluationSettings, rows: RowReader) -> tuple[list[Task], dict[str, str]]:
+    """The tasks and subtasks whose rows are all available, and why the others are skipped.
+
+    Raises:
+        MissingDataError: all are skipped.
+    """
+    found: list[Task] = []
+    skipped: dict[str, str] = {}
+    for task in (subtask for whole in tasks for subtask in whole.evaluated_subtasks(settings.split)):
+        try:
+            rows.read(task, settings.split)
+            if any(settings.shot_counts):
+                rows.read(task.whole, "train")
+            if settings.choose_template and task.has_split("dev"):
+                rows.read(task, "dev")
+        except (MissingDataError, NoRowsError) as error:
+            skipped[task.name] = error.message
+        else:
+            found.append(task)
+    if not found:
+        raise MissingDataError(
+            "No task has rows that are available:\n" + "\n".join(f"  {reason}" for reason in skipped.values()),
+            hint="Check the network, or name a folder with the data with --mirror DIR.",
+        )
+    return found, skipped
 
 
 def plan_dev_units(
@@ -83,7 +111,8 @@ def score_units(
 
     Args:
         units: what was asked.
-        settings: with which; only `end_token`, `split` and `choose_template` decide anything here.
+        settings: with which; only `end_token`, `split`, `choose_template` and whether `templates_per_row` is adaptive decide
+            anything here.
         variants: what is known of each variant.
         folder: of the run or the evaluation.
         before: see `build_results`.
@@ -113,6 +142,7 @@ def score_units(
                 hashes=Hashes(task=task.hash, rows=unit.rows.source_hash),
                 seen=(seen or {}).get(task.name),
                 in_domain=task.name in in_domain,
+                over_wordings=settings.templates_per_row == "adaptive",
             )
         )
     if kept is not None:

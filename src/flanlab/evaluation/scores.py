@@ -14,11 +14,14 @@ from flanlab.evaluation.grids import score_grid
 from flanlab.evaluation.levels import levels
 from flanlab.evaluation.metrics.declared import metrics_for, signatures
 from flanlab.evaluation.metrics.metric import Metric, Prediction
+from flanlab.evaluation.over_wordings import ZERO_ONE_METRICS, Answers, answers_of
 from flanlab.results import statistics
 from flanlab.results.grids import ScoreGrid
+from flanlab.results.item_response import quantiles_over_wordings
 from flanlab.results.schema import (
     BEST_ON_DEV,
     MAIN_METRIC,
+    QUANTILES,
     BestTemplate,
     Difference,
     Hashes,
@@ -31,6 +34,7 @@ from flanlab.results.schema import (
     Variant,
 )
 from flanlab.tasks.schema import Task
+from flanlab.tasks.wordings_by_rule import Wording
 
 _NOT_ASKED = {
     "name",
@@ -101,6 +105,7 @@ def score_task(
     hashes: Hashes | None = None,
     seen: str | None = None,
     in_domain: bool = False,
+    over_wordings: bool = False,
 ) -> ScoredTask:
     """Score one task under several variants (a model asked in one way each).
 
@@ -113,6 +118,7 @@ def score_task(
         hashes: identity of task and rows.
         seen: why the model's scores are not zero-shot.
         in_domain: whether the tuned model was trained on the task, through other rows.
+        over_wordings: estimate quantiles over templates too, where each row was shown through a few.
     """
     first = next(iter(predictions.values()))
     metrics = metrics_for(task.metrics, first, end_token=end_token)
@@ -130,6 +136,11 @@ def score_task(
             place = {**place_of(task.name, cluster), "metric": chosen[variant].metric, "variant": variant}
             estimate = statistics.estimate(grid)
             scores.append(Score(**place, template=BEST_ON_DEV, rows=_rows(predictions[variant]), **_numbers(estimate)))
+    if over_wordings:
+        metric = next(metric for metric in metrics if metric.name in ZERO_ONE_METRICS)
+        for variant, rows in predictions.items():
+            place = {**place_of(task.name, cluster), "metric": metric.name, "variant": variant, "rows": _rows(rows)}
+            scores += _quantile_scores(answers_of(metric, rows, end_token=end_token), place)
     signed = signatures(task.metrics, first)
     facts = TaskFacts(
         clusters=[cluster.value for cluster in task.clusters],
@@ -137,6 +148,7 @@ def score_task(
         rows=_rows(first),
         groups=len(some.units) if task.group is not None else None,
         templates=list(some.templates),
+        wordings={str(number): one.name for number, one in enumerate(task.templates, 1) if isinstance(one, Wording)},
         shortened=sum(prediction["shortened"] for prediction in first),
         main_metric=metrics[0].name,
         declared_metrics=list(task.metrics),
@@ -151,6 +163,17 @@ def score_task(
         in_domain=in_domain,
     )
     return ScoredTask(task.name, facts, scores, grids, estimates)
+
+
+def _quantile_scores(answers: Answers, place: Mapping[str, Any]) -> list[Score]:
+    """Estimated quantiles over templates; none where there is one template."""
+    if len(answers.scores) == 1:
+        return []
+    found = quantiles_over_wordings(answers.scores, answers.shown, answers.labels, list(QUANTILES.values()), answers.margins)
+    return [
+        Score(**place, template=name, mean=one.value, low=one.low, high=one.high)
+        for name, one in zip(QUANTILES, found, strict=True)
+    ]
 
 
 def score_predictions(

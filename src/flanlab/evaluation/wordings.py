@@ -210,7 +210,7 @@ def _matched(name: str, first: WordingSide, second: WordingSide) -> _Matched:
     changed: list[tuple[int, int]] = []
     only: dict[str, list[int]] = {"a": [], "b": []}
     unchanged = 0
-    for how, start, end, other_start, other_end in SequenceMatcher(None, *texts, autojunk=False).get_opcodes():
+    for how, start, end, other_start, other_end in SequenceMatcher(None, texts[0], texts[1], autojunk=False).get_opcodes():
         left, right = ours.templates[start:end], theirs.templates[other_start:other_end]
         if how == "equal" and not all_differ:
             unchanged += len(left)

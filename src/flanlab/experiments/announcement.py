@@ -1,4 +1,4 @@
-"""What a run says before it begins: what it will do, and about how long that takes."""
+"""What a run says before it begins: what it will do, about how long that takes, and what it will show."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.mixture import Mixture
 from flanlab.evaluation.planning import EvaluationUnit
-from flanlab.evaluation.questions import ask
-from flanlab.evaluation.setup import Setup
-from flanlab.experiments.cost import ANSWERING_COST, TRAINING_COST, scoring_speed
+from flanlab.experiments.cost import run_prices
+from flanlab.experiments.power import averaged, detects
 from flanlab.experiments.recipe import Plan
 from flanlab.models.loading import LoadedModel
-from flanlab.processes import world_size
 from flanlab.progress import clock, say
 from flanlab.training.precision import vocabulary_share
 
@@ -29,15 +27,14 @@ def announce(
     """Say what will be done and about how long it takes on this machine."""
     training = plan.recipe.training
     dev = sum(len(unit.pairs) for unit in dev_units)
-    arms = {style: len(plan.recipe.evaluation.arms(style)) for style in styles}
+    prices = run_prices(plan, loaded, units, mixture, per_step, styles)
+    arms = prices.arms
     questions = (sum(len(unit.pairs) for unit in units) + dev) * arms["instruction"]
     before = sum(len(unit.asked(style)) * count for unit in units for style, count in arms.items())
     before += dev * sum(count for style, count in arms.items() if style != "baseline")
     held_out = ", ".join(cluster.label for cluster in plan.split.hold_out.clusters) or "nothing"
     examples = per_step * training.steps
-    speed = scoring_speed(loaded) * world_size()
-    train_seconds = examples * mixture.mean_length(loaded.encoder, 200) / speed * TRAINING_COST
-    test_seconds = (before + questions) * _mean_question_length(units, plan, loaded) * ANSWERING_COST / speed
+    test_seconds = (before + questions) * prices.question
     say(f"{plan.recipe.name}: {loaded.name} ({loaded.parameters / 1e6:.0f}M parameters) on {loaded.model.device}")
     say(f"  held out    {held_out}" + (f": {', '.join(task.name for task in plan.split.test)}" if plan.split.test else ""))
     if plan.split.in_domain:
@@ -50,7 +47,8 @@ def announce(
         if reason != "held out":
             say(f"  left out    {name}: {reason}")
     say(f"  evaluates   {before} questions before tuning ({', '.join(styles)} prompts) and {questions} after")
-    say(f"  takes       about {clock(train_seconds)} to train and {clock(test_seconds)} to evaluate on this machine")
+    say(f"  detects     {detects(averaged(plan, units))}")
+    say(f"  takes       about {clock(prices.training)} to train and {clock(test_seconds)} to evaluate on this machine")
 
 
 def announce_training(plan: Plan, loaded: LoadedModel) -> None:
@@ -60,9 +58,3 @@ def announce_training(plan: Plan, loaded: LoadedModel) -> None:
     if training.method == "full" and not training.train_embeddings:
         share = vocabulary_share(loaded.model)
         say(f"  keeps       the embeddings as they are: {share:.0%} of the parameters (training.train_embeddings)")
-
-
-def _mean_question_length(units: Sequence[EvaluationUnit], plan: Plan, loaded: LoadedModel) -> float:
-    setup = Setup(loaded, plan.recipe.evaluation, plan.recipe.seed)
-    lengths = [ask(setup, unit, *pair).question.length for unit in units for pair in unit.pairs[:20]]
-    return sum(lengths) / len(lengths)

@@ -23,9 +23,17 @@ import numpy as np
 from scipy import stats
 
 from flanlab.results.grids import ScoreGrid
-from flanlab.results.intervals import LEVEL
+from flanlab.results.intervals import LEVEL, POWER
 from flanlab.results.layout import Variance
-from flanlab.results.statistics import POWER, Difference, contrast, holm, mean_difference, spread_difference, variance_parts
+from flanlab.results.statistics import (
+    Difference,
+    contrast,
+    holm,
+    mean_difference,
+    mean_over_clusters,
+    spread_difference,
+    variance_parts,
+)
 
 VerdictName = Literal["supported", "contradicted", "too small a sample", "not tested", "not comparable"]
 Weights = Mapping[str, float]
@@ -194,11 +202,7 @@ def _part_found(part: Part, cells: Mapping[str, ScoredCell], statistic: str) -> 
                 by_task.setdefault(task, []).append(_of_task(grids, list(weights.values()), statistic))
                 homes[task] = sides[0].clusters[task]
     found = {task: mean_difference(some) for task, some in by_task.items()}
-    clusters = {}
-    for cluster in sorted(set(homes.values())):
-        tasks = [task for task in found if homes[task] == cluster]
-        wholes = [task.partition(".")[0] for task in tasks]
-        clusters[cluster] = mean_difference([found[task] for task in tasks], [1 / wholes.count(whole) for whole in wholes])
+    clusters = mean_over_clusters(found, homes)
     nothing = float("nan")
     none = Difference(
         nothing, nothing, nothing, nothing, nothing, nothing, "none", (-1.0, 1.0), 0, Variance(*[np.array(np.nan)] * 5)

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from flanlab.data.encoding import PromptStyle
+from flanlab.data.mixture import Mixture
+from flanlab.evaluation.planning import EvaluationUnit
+from flanlab.evaluation.questions import ask
+from flanlab.evaluation.setup import Setup
+from flanlab.experiments.recipe import Plan
 from flanlab.models.loading import LoadedModel
 from flanlab.models.scoring import Question
+from flanlab.processes import world_size
 
 TRAINING_COST = 3.3
 """Computing a training token costs about this many times a scored one (forward, backward, update)."""
@@ -23,3 +32,35 @@ def scoring_speed(loaded: LoadedModel) -> float:
     started = time.monotonic()
     list(loaded.answer(questions, tokens))
     return tokens / (time.monotonic() - started)
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What the parts of a run cost on this machine."""
+
+    training: float
+    """Seconds of one training."""
+    question: float
+    """Seconds of one question, averaged over tasks."""
+    arms: Mapping[PromptStyle, int]
+    """In how many ways the untuned model is asked, by prompt style; the tuned one as many as `instruction` says."""
+
+
+def run_prices(
+    plan: Plan,
+    loaded: LoadedModel,
+    units: Sequence[EvaluationUnit],
+    mixture: Mixture,
+    per_step: int,
+    styles: Sequence[PromptStyle],
+) -> Prices:
+    """What a recipe's training and questions cost, from a speed measured on the spot."""
+    recipe, speed = plan.recipe, scoring_speed(loaded) * world_size()
+    setup = Setup(loaded, recipe.evaluation, recipe.seed)
+    lengths = [ask(setup, unit, *pair).question.length for unit in units for pair in unit.pairs[:20]]
+    examples = per_step * recipe.training.steps
+    return Prices(
+        examples * mixture.mean_length(loaded.encoder, 200) / speed * TRAINING_COST,
+        sum(lengths) / len(lengths) * ANSWERING_COST / speed,
+        {style: len(recipe.evaluation.arms(style)) for style in styles},
+    )

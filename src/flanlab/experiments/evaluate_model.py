@@ -8,17 +8,19 @@ from pathlib import Path
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.evaluate import evaluate, plan_dev_units, plan_units, score_units
+from flanlab.evaluation.evaluate import evaluate, plan_dev_units, plan_units, score_units, with_rows
 from flanlab.evaluation.kept import keep_earlier
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, variant_of
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.setup import Setup
 from flanlab.evaluation.sharding import team_in
+from flanlab.files import check_writable
 from flanlab.models.answering import Model
 from flanlab.models.built_in import BUILT_IN_MODELS
 from flanlab.models.completions import Endpoint
 from flanlab.models.gguf import is_gguf
 from flanlab.models.loading import load_model
+from flanlab.models.names import check_model_name
 from flanlab.models.remote import RemoteModel, open_remote_model
 from flanlab.progress import console, say
 from flanlab.results.files import write_results
@@ -30,6 +32,7 @@ from flanlab.training.precision import warn_of_slow_bfloat16
 RESPONSES_FILE = "responses.sqlite"
 """In an evaluation's folder: what a remote model's server has answered so far."""
 CHARACTERS_PER_TOKEN = 4
+_SKIPPED = "Skipped, since its rows are not available:"
 
 
 def evaluate_model(
@@ -42,6 +45,7 @@ def evaluate_model(
     seed: int = 0,
     rows: RowReader | None = None,
     allow_seen: bool = False,
+    skip_missing: bool = False,
     endpoint: Endpoint | None = None,
     named: Mapping[str, str] | None = None,
 ) -> Results | None:
@@ -60,6 +64,7 @@ def evaluate_model(
         seed: decides rows, templates and the order of options.
         rows: where rows come from.
         allow_seen: evaluate tasks that the model has seen, and mark them.
+        skip_missing: leave out tasks whose rows are not available, and record them in the results.
         endpoint: of a remote model.
         named: what results call the evaluation (`name`) and the model (`model`), where that is not the model's own name.
 
@@ -77,7 +82,15 @@ def evaluate_model(
             "An endpoint is asked by one process, which has many requests under way at once.",
             hint="Start `flan eval` without torchrun, and choose the number of requests with --parallel.",
         )
+    check_writable(folder)
+    if endpoint is None and isinstance(model, str):
+        check_model_name(model)
     rows = rows or RowReader()
+    skipped: dict[str, str] = {}
+    if skip_missing:
+        tasks, skipped = with_rows(tasks, settings, rows)
+        for name, reason in skipped.items():
+            say(f"Skipped {name}: {reason}")
     units = plan_units(tasks, settings, seed, rows)
     dev_units = plan_dev_units(units, settings, seed, rows)
     loaded: Model
@@ -126,8 +139,16 @@ def evaluate_model(
         seen=seen,
         name=(named or {}).get("name", f"evaluation of {loaded.name}"),
         hold_out=sorted(clusters.union(*(task.facts.clusters for task in kept.tasks))),
+        skipped={name: reason for name, reason in skipped.items() if name not in {task.name for task in kept.tasks}},
         notes=list(
-            dict.fromkeys([*_notes(loaded, units), *(f"Seen: {one}, since {why}." for one, why in seen.items()), *kept.notes])
+            dict.fromkeys(
+                [
+                    *_notes(loaded, units),
+                    *(f"Seen: {one}, since {why}." for one, why in seen.items()),
+                    *(f"{_SKIPPED} {name}. {reason}" for name, reason in skipped.items()),
+                    *(note for note in kept.notes if not note.startswith(_SKIPPED)),
+                ]
+            )
         ),
     )
     write_results(results, folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flanlab.data.mixture import MixtureSettings
 from flanlab.data.reader import RowReader
-from flanlab.data.sources import MissingDataError, Rows
+from flanlab.data.sources import MissingDataError, NoRowsError, Rows
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.settings import NOTHING, PLACE, QUESTIONS, SAMPLE, TRAINING, Settings
@@ -29,6 +29,24 @@ QUICKSTART = "quickstart"
 """Name under which `flan run` finds the packaged recipe."""
 ALLOW_OVERLAP = "set `hold_out.overlap: allow` in the recipe (overlapping tasks then train, too)"
 """How a recipe insists on results of what a model has seen."""
+HABITS = {
+    **dict.fromkeys(("lr", "max_lr", "peak_lr"), "training.learning_rate"),
+    **dict.fromkeys(("batch_size", "per_device_train_batch_size"), "training.tokens_per_step"),
+    **dict.fromkeys(("epochs", "num_epochs", "num_train_epochs", "max_steps", "iterations"), "training.steps"),
+    **dict.fromkeys(("grad_clip", "max_grad_norm", "clip_grad"), "training.gradient_clip"),
+    **dict.fromkeys(("scheduler", "lr_scheduler", "lr_scheduler_type"), "training.schedule"),
+    **dict.fromkeys(("rank", "r", "lora_r"), "training.lora_rank"),
+    **dict.fromkeys(("training.dtype", "precision", "bf16", "fp16"), "training.compute_dtype"),
+    **dict.fromkeys(("save_steps", "save_every"), "training.checkpoint_minutes"),
+    **dict.fromkeys(("wd", "l2"), "training.weight_decay"),
+    **dict.fromkeys(("max_length", "max_seq_length", "seq_len", "context_length"), "mixture.prompt_tokens"),
+    **dict.fromkeys(("few_shot", "num_fewshot", "num_shots"), "evaluation.shots"),
+    **dict.fromkeys(("limit", "num_rows", "max_samples"), "evaluation.rows"),
+    **dict.fromkeys(("hold_out.tasks", "hold_out.include", "hold_out.datasets", "held_out"), "hold_out.clusters"),
+    **dict.fromkeys(("tasks.names", "datasets", "dataset", "data"), "tasks.include"),
+    **dict.fromkeys(("model_name", "model_name_or_path", "base_model"), "model"),
+}
+"""Names that people type by habit, from other trainers, and the field that they mean."""
 
 
 class TaskSelection(Settings):
@@ -40,10 +58,10 @@ class TaskSelection(Settings):
         description="library, extra, sampler, or folders of your own (relative to the recipe).",
     )
     include: Annotated[Literal["all"] | list[str], TRAINING] = Field(
-        "all", description="Names of tasks and clusters, or all; one part of a task as task.part."
+        "all", description="Names of tasks and clusters, or all; a subtask as task.subtask."
     )
     exclude: Annotated[list[str], TRAINING] = Field(
-        default_factory=list, description="Names of tasks, parts and clusters to leave out."
+        default_factory=list, description="Names of tasks, subtasks and clusters to leave out."
     )
 
 
@@ -54,7 +72,9 @@ class HoldOutSettings(Settings):
         default_factory=list, description="Clusters kept out of training; none, if not given: every task is trained on."
     )
     overlap: Annotated[OverlapPolicy, TRAINING] = Field(
-        "error", description="What to do with training tasks that share sources with held-out ones."
+        "error",
+        description="What to do with training tasks that share sources with held-out ones. error: refuse the recipe. remove:"
+        " leave them out. allow: train on them; results are then marked as seen.",
     )
     supervised: Annotated[list[str], TRAINING] = Field(
         default_factory=list,
@@ -65,10 +85,14 @@ class HoldOutSettings(Settings):
 class Recipe(Settings):
     """An experiment: a model, tasks, a hold-out, and how to mix, train and evaluate."""
 
-    name: Annotated[str, NOTHING]
-    description: Annotated[str, NOTHING] = ""
-    seed: Annotated[int, TRAINING, SAMPLE, QUESTIONS] = 0
-    model: Annotated[str, PLACE]
+    name: Annotated[str, NOTHING] = Field(description="What reports call the run.")
+    description: Annotated[str, NOTHING] = Field("", description="What the experiment asks, for readers of its report.")
+    seed: Annotated[int, TRAINING, SAMPLE, QUESTIONS] = Field(
+        0, description="Determines every random choice: rows, templates, order of options and examples."
+    )
+    model: Annotated[str, PLACE] = Field(
+        description="The model to tune: a built-in name (`flan models`), a folder, a GGUF file or a Hub id."
+    )
     tasks: TaskSelection = TaskSelection()
     hold_out: HoldOutSettings = HoldOutSettings()
     in_domain: Annotated[Literal["all"] | list[str] | None, SAMPLE] = Field(
@@ -82,7 +106,7 @@ class Recipe(Settings):
 
 
 class Plan(BaseModel):
-    """A recipe with its tasks found, divided and within reach."""
+    """A recipe with its tasks found and divided, and their rows."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
 
@@ -92,6 +116,8 @@ class Plan(BaseModel):
     test_rows: dict[str, Rows]
     exemplar_rows: dict[str, Rows]
     """Train rows of the tasks tested, where the recipe asks for exemplars."""
+    skipped: dict[str, str]
+    """Tasks that take no part because they have no rows: name to reason."""
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -102,7 +128,7 @@ def read_recipe(path: Path) -> Recipe:
     """
     if str(path) == QUICKSTART and not path.exists():
         path = Path(str(resources.files("flanlab.experiments"))) / "quickstart.yaml"
-    recipe = read_yaml_model(path, Recipe, "recipe")
+    recipe = read_yaml_model(path, Recipe, "recipe", HABITS)
     collections = [str(path.parent / name) if (path.parent / name).is_dir() else name for name in recipe.tasks.collections]
     return recipe.model_copy(update={"tasks": recipe.tasks.model_copy(update={"collections": collections})})
 
@@ -117,19 +143,47 @@ def make_plan(recipe: Recipe, rows: RowReader | None = None, *, read_tasks: Task
 
     Raises:
         FlanlabError: unknown names, an overlap under the policy `error`, nothing to train on or to test on.
-        MissingDataError: lists every task whose rows cannot be reached.
+        MissingDataError: lists every task whose rows are not available.
     """
-    split = divide(recipe, read_tasks)
-    rows = rows or RowReader()
+    return plan_rows(recipe, divide(recipe, read_tasks), rows or RowReader())
+
+
+def plan_rows(recipe: Recipe, split: HoldOutSplit, rows: RowReader, skip: tuple[type[FlanlabError], ...] = ()) -> Plan:
+    """Read every row that a recipe needs.
+
+    Args:
+        recipe: what is planned.
+        split: its tasks, as `divide` finds them.
+        rows: where rows come from.
+        skip: errors of a task's rows (`MissingDataError`, `NoRowsError`) that leave out the task instead of being raised.
+
+    Raises:
+        MissingDataError: lists every task whose rows are not available, or all that could train are skipped.
+    """
     tested = [*split.test, *split.in_domain]
     # Once for all subtasks of a task.
     wholes = {task.whole.name: task.whole for task in tested} if any(recipe.evaluation.shot_counts) else {}
+    train_rows, untrained = _reach(split.train, "train", rows, skip)
+    test_rows, untested = _reach(tested, recipe.evaluation.split, rows, skip)
+    exemplar_rows, without_exemplars = _reach(list(wholes.values()), "train", rows, skip)
+    if not train_rows:
+        raise _missing(untrained)
+
+    def there(tasks: Sequence[Task]) -> tuple[Task, ...]:
+        return tuple(task for task in tasks if task.name in test_rows and task.whole.name not in without_exemplars)
+
     return Plan(
         recipe=recipe,
-        split=split,
-        train_rows=_reach(split.train, "train", rows),
-        test_rows=_reach(tested, recipe.evaluation.split, rows),
-        exemplar_rows=_reach(list(wholes.values()), "train", rows),
+        split=dataclasses.replace(
+            split,
+            train=tuple(task for task in split.train if task.name in train_rows),
+            test=there(split.test),
+            in_domain=there(split.in_domain),
+        ),
+        train_rows=train_rows,
+        test_rows=test_rows,
+        exemplar_rows=exemplar_rows,
+        skipped=untrained | untested | without_exemplars,
     )
 
 
@@ -179,17 +233,26 @@ def _in_domain(recipe: Recipe, split: HoldOutSplit) -> tuple[Task, ...]:
     return tuple(subtask for task in chosen for subtask in task.evaluated_subtasks(evaluated))
 
 
-def _reach(tasks: Sequence[Task], split: Split, reader: RowReader) -> dict[str, Rows]:
+def _reach(
+    tasks: Sequence[Task], split: Split, reader: RowReader, skip: tuple[type[FlanlabError], ...]
+) -> tuple[dict[str, Rows], dict[str, str]]:
+    """The rows of each task, and why those that may be skipped have none."""
     rows: dict[str, Rows] = {}
-    missing: list[str] = []
+    missing: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     for task in tasks:
         try:
             rows[task.name] = reader.read(task, split)
-        except MissingDataError as error:
-            missing.append(f"  {error.message}")
+        except (MissingDataError, NoRowsError) as error:
+            (skipped if isinstance(error, skip) else missing)[task.name] = error.message
     if missing:
-        raise MissingDataError(
-            "Rows are not within reach:\n" + "\n".join(missing),
-            hint="Add those tasks to tasks.exclude in the recipe, or see that the Hub or a --mirror with them can be reached.",
-        )
-    return rows
+        raise _missing(missing)
+    return rows, skipped
+
+
+def _missing(reasons: Mapping[str, str]) -> MissingDataError:
+    return MissingDataError(
+        "Rows are not available:\n" + "\n".join(f"  {reason}" for reason in reasons.values()),
+        hint="Check the network or the --mirror, or leave these tasks out of the recipe:"
+        f" tasks.exclude: [{', '.join(reasons)}]",
+    )

@@ -25,9 +25,10 @@ from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.setup import Setup
 from flanlab.experiments.announcement import announce, announce_training
-from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_plan
+from flanlab.experiments.checks import FINISHED_FILE, check_disk, check_recipe
+from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, plan_rows
 from flanlab.experiments.stamp import make_stamp, training_facts, training_key
-from flanlab.files import new_folder, read_json, write_json, write_text
+from flanlab.files import check_writable, new_folder, read_json, write_json, write_text
 from flanlab.models.built_in import BUILT_IN_MODELS
 from flanlab.models.loading import STAMP_FILE, LoadedModel, load_model
 from flanlab.processes import first_before_others, from_first, is_first, together
@@ -38,7 +39,7 @@ from flanlab.settings import PREDICTIONS, RESULTS, ROUNDING, TRAINING, changed_f
 from flanlab.tasks.loading import own_versions
 from flanlab.tasks.schema import Task
 from flanlab.training.dev_loss import DevExamples, dev_examples
-from flanlab.training.methods import check_method, save_trained
+from flanlab.training.methods import save_trained
 from flanlab.training.parallel import whole_weights
 from flanlab.training.precision import settle
 from flanlab.training.trainer import examples_per_step, train
@@ -149,7 +150,8 @@ def train_recipe(recipe: Recipe, folder: Path, rows: RowReader | None = None, mo
         plan, loaded = _plan(recipe, folder, rows, model)
         mixture, stamp = make_mixture(plan), make_stamp(plan, loaded)
         dev = make_dev_examples(plan, loaded, rows)
-        from_first(lambda: (_check_contents(folder, stamp), _claim(folder, recipe, plan, stamp)))
+        from_first(lambda: _check_contents(folder, stamp))
+        from_first(lambda: _claim(folder, recipe, plan, stamp))
         announce_training(plan, loaded)
         return _tune(loaded, mixture, plan, stamp, folder, dev)
 
@@ -164,12 +166,13 @@ def _plan(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | No
             f"A model in memory cannot be tuned with `method: {recipe.training.method}`: the adapter could not name its base.",
             hint="Save the model with save_pretrained and give the folder's name, or tune all weights (method: full).",
         )
-    from_first(lambda: _check_folder(folder, recipe))
-    check_method(recipe.model, recipe.training)
+    from_first(lambda: check_folder(folder, recipe))
     with first_before_others():
-        plan, loaded = make_plan(recipe, rows), model or load_model(recipe.model, say=say)
+        plan = plan_rows(recipe, check_recipe(recipe, in_memory=model is not None), rows)
+        loaded = model or load_model(recipe.model, say=say)
     settled = from_first(lambda: _settled_earlier(folder))
     training = settle(recipe.training.model_copy(update=settled), loaded.model)
+    from_first(lambda: check_disk(folder, loaded, training))
     return plan.model_copy(update={"recipe": recipe.model_copy(update={"training": training})}), loaded
 
 
@@ -244,7 +247,7 @@ def _tune(
 ) -> LoadedModel:
     target = folder / "model"
     key = training_key(stamp)
-    finished = folder / "training" / "finished.json"
+    finished = folder / "training" / FINISHED_FILE
 
     def is_done() -> bool:
         return finished.is_file() and read_json(finished)["training_key"] == key and (target / STAMP_FILE).is_file()
@@ -262,11 +265,12 @@ def _tune(
     return load_model(str(target), dtype=plan.recipe.evaluation.dtype)
 
 
-def _check_folder(folder: Path, recipe: Recipe) -> None:
+def check_folder(folder: Path, recipe: Recipe) -> None:
     """Refuse a folder that holds anything but a run of this recipe, which may be another in what it evaluates.
 
     Where the model and the tasks are found does not matter: `_check_contents` compares what is found there.
     """
+    check_writable(folder)
     path = folder / RECIPE_FILE
     if not path.exists():
         if folder.is_dir() and any(folder.iterdir()):

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from flanlab.data.reader import RowReader
-from flanlab.data.sources import mirror_from_environment
 from flanlab.errors import FlanlabError
-from flanlab.experiments.recipe import Recipe, make_plan
-from flanlab.experiments.run import make_mixture
+from flanlab.experiments.checks import check_recipe, plan_if_near
+from flanlab.experiments.recipe import Plan, Recipe
+from flanlab.experiments.run import check_folder, make_mixture
 from flanlab.models.loading import load_encoder
-from flanlab.tasks.loading import load_collections
 from flanlab.training.estimate import Memory, estimate_training
 from flanlab.training.log import known_devices, peak_of
-from flanlab.training.methods import check_method
 from flanlab.training.trainer import examples_per_step
 
 ASSUMED_SHARE = {"gpu": 0.35, "cpu": 0.6}
@@ -31,11 +30,12 @@ def plan_training(
     device: str | None = None,
     processes: int = 1,
     speed: float | None = None,
+    out: Path | None = None,
 ) -> dict[str, Any]:
     """Parameters, memory by part, tokens, time and disk of a recipe's training.
 
-    Of the model only the configuration is read. Examples are counted where that needs no Hub: with a mirror, or where all tasks
-    come with their rows.
+    Of the model only the configuration is read. Rows are read, and examples counted, where that needs no Hub: with a mirror, or
+    where all tasks come with their rows. What `flan train` refuses before it loads a model is refused here, too.
 
     Args:
         recipe: the recipe.
@@ -43,12 +43,13 @@ def plan_training(
         device: `cpu`, or a GPU by (a part of) its name; this machine's, where not given.
         processes: how many train together.
         speed: operations a second that a process really reaches, where that is known.
+        out: folder of the run. If given, it is checked as `flan train` does.
 
     Returns:
         A dict for JSON; bytes, seconds, counts.
 
     Raises:
-        FlanlabError: the configuration is not within reach, the method does not fit the model, or an unknown device.
+        FlanlabError: the recipe cannot be carried out, its rows or the folder cannot be used, or an unknown device.
 
     Examples:
         >>> import flanlab as fl
@@ -57,17 +58,13 @@ def plan_training(
         (1, 200)
     """
     training = recipe.training
-    check_method(recipe.model, training)
-    device = device or (torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu")
+    if out is not None:
+        check_folder(out, recipe)
+    rows = rows or RowReader()
+    plan = plan_if_near(recipe, check_recipe(recipe), rows)
+    device = device or this_device()
     estimate = estimate_training(recipe.model, training, recipe.mixture, on_gpu=device != "cpu", processes=processes)
-    speed_is = "as stated"
-    if speed is None:
-        peak = _best_speed(device)
-        share = ASSUMED_SHARE["cpu" if device == "cpu" else "gpu"]
-        speed = share * peak
-        of_what = "a matrix product in float32, measured now" if device == "cpu" else "the bfloat16 peak in its data sheet"
-        speed_is = f"assumed: {share:.0%} of {of_what} ({peak:.3g})"
-    examples = _examples(recipe, rows or RowReader())
+    speed, speed_is = (speed, "as stated") if speed is not None else assumed_speed(device)
     return {
         "name": recipe.name,
         "model": recipe.model,
@@ -80,7 +77,7 @@ def plan_training(
         "parallel": training.parallel if processes > 1 else None,
         "steps": training.steps,
         "tokens": estimate.tokens,
-        "examples": examples,
+        "examples": None if plan is None else _examples(plan),
         "gradient_checkpointing": training.gradient_checkpointing,
         "micro_batch_tokens": training.micro_batch_tokens,
         "memory": {"plain": _by_part(estimate.plain), "gradient_checkpointing": _by_part(estimate.checkpointed)},
@@ -95,6 +92,23 @@ def plan_training(
             "model": estimate.model_bytes,
         },
     }
+
+
+def this_device() -> str:
+    """Name of this machine's GPU, or `cpu`."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def assumed_speed(device: str) -> tuple[float, str]:
+    """Operations a second that training probably reaches on a device, and how that was found.
+
+    Raises:
+        FlanlabError: an unknown device.
+    """
+    peak = _best_speed(device)
+    share = ASSUMED_SHARE["cpu" if device == "cpu" else "gpu"]
+    of_what = "a matrix product in float32, measured now" if device == "cpu" else "the bfloat16 peak in its data sheet"
+    return share * peak, f"assumed: {share:.0%} of {of_what} ({peak:.3g})"
 
 
 def _by_part(memory: Memory) -> dict[str, int]:
@@ -126,14 +140,10 @@ def _matrix_product_speed() -> float:
     return 2.0 * size**3 / min(seconds)
 
 
-def _examples(recipe: Recipe, rows: RowReader) -> int | None:
-    """Examples of the whole training; None where rows or the tokenizer would have to be fetched from the Hub."""
-    sources = [source for task in load_collections(recipe.tasks.collections) for source in task.sources.values()]
-    if (rows.mirror or mirror_from_environment()) is None and any(source.hub is not None for source in sources):
-        return None
+def _examples(plan: Plan) -> int | None:
+    """Examples of the whole training; None where the tokenizer is not available."""
     try:
-        mixture = make_mixture(make_plan(recipe, rows))
-        return examples_per_step(mixture, load_encoder(recipe.model), recipe.training) * recipe.training.steps
+        encoder = load_encoder(plan.recipe.model)
     except FlanlabError:
-        # The plan is about cost; what is wrong with rows or tokenizer is told by `flan mix`.
         return None
+    return examples_per_step(make_mixture(plan), encoder, plan.recipe.training) * plan.recipe.training.steps

@@ -30,12 +30,13 @@ from transformers.utils import logging as transformers_logging
 from flanlab.data.encoding import SeparateTextEncoder, TextEncoder
 from flanlab.errors import FlanlabError, one_line
 from flanlab.files import read_json
-from flanlab.hub import offline_hint, work_offline_if_unreachable
+from flanlab.hub import work_offline_if_unreachable
 from flanlab.models.answering import Reply, Scoring
 from flanlab.models.attention_features import NOT_THROUGH_THE_INTERFACE, check_features, unsupported_attention
 from flanlab.models.built_in import BUILT_IN_MODELS, built_in_model_folder
 from flanlab.models.encoder_decoder import answer_from_encoder, check_padding
 from flanlab.models.gguf import gguf_model_folder, is_gguf
+from flanlab.models.names import model_hint, names_a_folder, suggestion
 from flanlab.models.packed_attention import ATTENTION_NAME, check_isolation
 from flanlab.models.scoring import Answer, Question, answer_questions
 from flanlab.models.soft_prompt import add_soft_prompt, read_soft_prompt, soft_prompt_of, virtual_tokens
@@ -139,8 +140,9 @@ def load_model(
     source = _source(name, say)
     place = Path(source)
     folder = place if place.is_dir() else None
-    if folder is None and _names_a_folder(name):
-        raise FlanlabError(f"There is no model folder at {name}.", hint="Name a folder, a Hub id, or one of `flan models`.")
+    if folder is None and names_a_folder(name):
+        hint = f"Name a folder, a Hub id, or one of `flan models`.{suggestion(name)}"
+        raise FlanlabError(f"There is no model folder at {name}.", hint=hint)
     target_device = torch.device(device) if device else _own_device()
     stamp = read_stamp(folder) if folder else None
     rounded = dtype == "bfloat16" or (dtype == "auto" and target_device.type == "cuda")
@@ -151,12 +153,7 @@ def load_model(
         raise
     # A damaged configuration or tokenizer may raise any error in transformers.
     except Exception as error:
-        raise FlanlabError(
-            f"The model {name} could not be loaded: {one_line(error, 400)}",
-            hint=offline_hint(name)
-            or "Name a folder or Hub id of a causal or encoder-decoder language model with safetensors weights, or"
-            " one of `flan models`.",
-        ) from error
+        raise FlanlabError(f"The model {name} could not be loaded: {one_line(error, 400)}", hint=model_hint(name)) from error
     _check_vocabulary(name, model, tokenizer)
     model = model.to(target_device).eval()
     encoder = _encoder(tokenizer, model.config, model.generation_config)
@@ -257,7 +254,7 @@ def load_encoder(name: str, *, say: Callable[[str], None] = lambda _: None) -> T
     except Exception as error:
         raise FlanlabError(
             f"The tokenizer of {name} could not be loaded: {one_line(error, 400)}",
-            hint=offline_hint(name) or "Name a model folder, a Hub id, or one of `flan models`.",
+            hint=model_hint(name),
         ) from error
     return _encoder(tokenizer, _config_if_any(name), _generation_config_if_any(name, say))
 
@@ -349,18 +346,13 @@ def _adapted(folder: Path) -> str | None:
     # The stamp names the base model as the user did. The adapter's file may contain a path of another machine.
     stamp = read_stamp(folder)
     base = str(stamp["base_model"] if stamp else _adapter_facts(folder)["base_model_name_or_path"])
-    if _names_a_folder(base) and not Path(base).exists():
+    if names_a_folder(base) and not Path(base).exists():
         raise FlanlabError(
             f"{folder} is an adapter of the base model {base}, but there is no such folder.",
             hint=f"Write its folder or Hub id into base_model_name_or_path of {folder / 'adapter_config.json'}"
             + (f", and into base_model of {folder / STAMP_FILE}." if stamp else "."),
         )
     return base
-
-
-def _names_a_folder(name: str) -> bool:
-    """Whether a name can only be a folder, not a Hub id."""
-    return name.startswith((".", "/")) or name.count("/") > 1
 
 
 def _kind_of_adapter(folder: Path) -> str:

@@ -173,10 +173,13 @@ def _differences_told(results: Results) -> Iterable[str]:
     if unclear := total - counts["better"] - counts["worse"]:
         where = "On all of them" if unclear == total else f"On the other {unclear}"
         yield f"{where} no difference is clear, which does not make the two equal."
+        yield from _detectable_told(rows)
     tested = [row for row in rows if row.margin is not None]
     if tested:
         same, margin = sum(row.is_equivalent for row in tested), number(tested[0].margin or 0)
         yield f"On {same} {of} the two are equivalent within {margin} points (two one-sided tests at 5 %)."
+    if total == 1:
+        return
     over = results.difference("clusters", None, MAIN_METRIC)
     assert over is not None
     clusters = results.members("clusters")
@@ -191,6 +194,15 @@ def _differences_told(results: Results) -> Iterable[str]:
             f" On average the two are {shown} within {number(over.margin)} points (p = {probability(over.p_equivalence or 0)})."
         )
     yield told
+
+
+def _detectable_told(rows: Sequence[Difference]) -> Iterable[str]:
+    """How large a difference would have been seen where none is clear."""
+    sizes = sorted(row.detectable for row in rows if not row.is_clear and row.detectable is not None)
+    if sizes:
+        ends = dict.fromkeys((number(sizes[0]), number(sizes[-1])))
+        on = "" if len(sizes) == 1 else " there, depending on the task"
+        yield f"A difference of {' to '.join(ends)} points would have been detected{on} (80 % power)."
 
 
 def _precision_told(results: Results) -> Iterable[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,17 @@ from flanlab.report.plots import PanelRow, dev_curves, learning_curve, running_m
 from flanlab.report.published import figures, published, shown_models
 from flanlab.report.reading import TUNED, MixtureCard, MixtureTask, RunFiles, read_run
 from flanlab.report.summary import numbers, summary, verdict
-from flanlab.report.views import Line, cluster_lines, headlines, legend, metric_lines, picture_label, table, titles
+from flanlab.report.views import (
+    Line,
+    cluster_lines,
+    headlines,
+    legend,
+    metric_lines,
+    picture_label,
+    quantile_lines,
+    table,
+    titles,
+)
 from flanlab.report.wording import (
     cluster_title,
     count,
@@ -72,6 +83,7 @@ def write_report(folder: Path, *, examples: bool = True) -> Path:
     sections = [
         Group("Task by task", list(_tasks(results))),
         Group("Cluster by cluster", list(_clusters(results))),
+        Group("Over wordings", list(_over_wordings(results))),
         Group("The template that is best on dev", list(_best_templates(results))),
         Group("Template by template", list(_templates(results))),
         Group("Right and wrong by class", list(classification_blocks(results, shown, records))),
@@ -171,6 +183,13 @@ def _clusters(results: Results) -> Iterable[Block]:
     if lines := cluster_lines(results):
         yield text("clusters")
         yield table("Main metric, all clusters", lines, results, corner="cluster")
+
+
+def _over_wordings(results: Results) -> Iterable[Block]:
+    if lines := [line for name in results.tasks for line in quantile_lines(results, name)]:
+        yield text("over_wordings")
+        rows = [replace(line, marks=[*line.marks, f"of {len(results.tasks[line.task].templates)} templates"]) for line in lines]
+        yield table("Quantiles over wordings, all tasks", rows, results)
 
 
 def _best_templates(results: Results) -> Iterable[Block]:

@@ -186,7 +186,8 @@ def difference_cell(one: Difference | None, more: Sequence[str] = ()) -> Cell:
     if one is None:
         return MISSING
     kind = "score clear" if one.is_clear else "score unclear"
-    return Cell(one.difference, signed, one.interval, below=[clear(one), *more], kind=kind)
+    marks = [] if one.is_clear or one.detectable is None else [f"{number(one.detectable)} detectable"]
+    return Cell(one.difference, signed, one.interval, marks=marks, below=[clear(one), *more], kind=kind)
 
 
 def table(
@@ -262,7 +263,8 @@ def overview(results: Results) -> Table:
     for name, task in results.tasks.items():
         lines = [task_line(results, name, metric, facts.title) for metric, facts in task.metrics.items()]
         asked = f"n {count(task.rows)}" + ("" if task.chance is None else f", guessing {number(task.chance)}")
-        groups.append((name, [asked, *lines[0].marks], [*lines, *_best_line(results, name)]))
+        wordings = [replace(line, name=f"wordings, {line.marks[0]}") for line in quantile_lines(results, name)]
+        groups.append((name, [asked, *lines[0].marks], [*lines, *wordings, *_best_line(results, name)]))
     several = len(results.averaged) > 1
     means: list[tuple[Level, str]] = [("tasks", AVERAGE)] if several else []
     means += [("in_domain", f"{AVERAGE}, in-domain")] if len(results.in_domain) > 1 else []
@@ -285,6 +287,16 @@ def overview(results: Results) -> Table:
         rows += [replace(next(left), kind="member", marks=[]) for _ in lines]
     columns = [title.removesuffix(" prompt").replace(", ", ",\n") for title in shown.columns]
     return replace(shown, rows=rows, columns=columns, corner="")
+
+
+def quantile_lines(results: Results, name: str) -> list[Line]:
+    """A task's estimated quantiles over all its templates; empty where they were not asked for."""
+    over = results.over_wordings(name)
+    metric = next(iter(over.values()))[0].metric if over else ""
+    return [
+        Line(name, metric, {variant: found[place] for variant, found in over.items()}, None, marks=[title], task=name)
+        for place, title in enumerate(("5 %", "median", "95 %") if over else ())
+    ]
 
 
 def _best_line(results: Results, name: str) -> list[Line]:

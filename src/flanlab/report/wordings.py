@@ -110,7 +110,7 @@ def _opened(side: Run | str | Path) -> WordingSide:
 
 def word_diff(first: str, second: str) -> list[tuple[Literal["=", "-", "+"], str]]:
     """A text as pieces that both have (=), that only the first has (-), and that only the second has (+); word by word."""
-    words: list[list[str]] = [re.findall(r"\w+|\s+|[^\w\s]", text) for text in (first, second)]
+    words = [re.findall(r"\w+|\s+|[^\w\s]", text) for text in (first, second)]
     matcher = SequenceMatcher(None, words[0], words[1], autojunk=False)
     if matcher.ratio() < _LEAST_ALIKE:
         return [("-", first), ("+", second)]
@@ -119,9 +119,11 @@ def word_diff(first: str, second: str) -> list[tuple[Literal["=", "-", "+"], str
         old, new = "".join(words[0][start:end]), "".join(words[1][other_start:other_end])
         if how == "equal":
             pieces.append(("=", old))
-        else:
-            pieces += [("-", old)] if old else []
-            pieces += [("+", new)] if new else []
+            continue
+        if old:
+            pieces.append(("-", old))
+        if new:
+            pieces.append(("+", new))
     return pieces
 
 

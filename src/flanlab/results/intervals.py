@@ -12,11 +12,19 @@ Floats = NDArray[np.float64]
 Numbers = Floats | float
 LEVEL = 0.95
 """Of intervals; 1 - LEVEL is that of tests."""
+POWER = 0.8
+"""Chance with which a difference must be detected to be called detectable."""
 
 
 def critical(freedom: Numbers, level: float = LEVEL) -> Floats:
     """Two-sided critical value of Student's t; infinite degrees of freedom give the normal's."""
     value: Floats = stats.t.ppf((1 + level) / 2, freedom)
+    return value
+
+
+def detectable(error: Numbers, freedom: Numbers) -> Floats:
+    """The smallest true difference that is found to differ from zero with 80 % power, by its standard error."""
+    value: Floats = (critical(freedom) + stats.t.ppf(POWER, freedom)) * error
     return value
 
 

@@ -63,7 +63,7 @@ def template_unit_variance(values: Floats, shown: Floats) -> Variance:
         return Variance(nothing, nothing + np.inf, over_units, over_units / np.sqrt(freedom), over_units)
     means = _template_means(values, shown)
     between = means.var(axis=-1, ddof=1) / templates
-    common, error = _common(values, shown)
+    common, error = common_part(values, shown)
     return Variance(between, np.full_like(between, templates - 1), common, error, np.nan_to_num(over_units))
 
 
@@ -158,7 +158,7 @@ def _template_means(values: Floats, shown: Floats) -> Floats:
     return means
 
 
-def _common(values: Floats, shown: Floats) -> tuple[Floats, Floats]:
+def common_part(values: Floats, shown: Floats) -> tuple[Floats, Floats]:
     """The part that templates have in common, and the square root of half its variance, as Satterthwaite's formula takes it."""
     templates, units = shown.shape
     counts = shown.sum(axis=1)

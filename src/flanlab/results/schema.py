@@ -19,6 +19,8 @@ MEAN = "mean"
 """In the column `template`: the mean over templates."""
 BEST_ON_DEV = "best on dev"
 """In the column `template`: the template that is best on dev rows, scored on the test rows."""
+QUANTILES: Final = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
+"""In the column `template`: an estimated quantile over all templates, of which each row was shown a few."""
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Name = Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*$")]
@@ -57,7 +59,7 @@ class Score(_Row):
 
     variant: Name
     template: str = MEAN
-    """The number of a template, MEAN or BEST_ON_DEV."""
+    """The number of a template, MEAN, BEST_ON_DEV or one of QUANTILES."""
     mean: Number
     low: Number | None = None
     high: Number | None = None
@@ -172,6 +174,8 @@ class TaskFacts(_Frozen):
     groups: int | None = None
     """Groups of rows that belong together; None where each row stands alone."""
     templates: list[int]
+    wordings: dict[str, str] = {}
+    """Of templates made by rule: number to name."""
     shortened: int = 0
     """Questions whose input was cut to fit."""
     main_metric: str
@@ -242,6 +246,8 @@ class Results(_Frozen):
     description: str | None = ""
     hold_out: list[str] = []
     left_out: dict[str, str] = {}
+    skipped: dict[str, str] = {}
+    """Tasks that were to be scored but whose rows were not available: name to reason."""
     allowed_overlaps: dict[str, str] = {}
     variants: dict[Name, Variant] = Field(min_length=1)
     tasks: dict[Name, TaskFacts] = Field(min_length=1)
@@ -259,6 +265,14 @@ class Results(_Frozen):
     def main_scores(self, name: str) -> Mapping[str, Score]:
         """Scores of a task's main metric by variant."""
         return self.scored("task", name, self.tasks[name].main_metric)
+
+    def over_wordings(self, name: str) -> dict[str, list[Score]]:
+        """A task's estimated QUANTILES by variant, in order; empty where they were not asked for."""
+        found: dict[str, list[Score]] = {}
+        for row in self.scores:
+            if row.level == "task" and row.name == name and row.template in QUANTILES:
+                found.setdefault(row.variant, []).append(row)
+        return found
 
     def metrics(self, level: Level, name: str | None = None) -> list[str]:
         """The metrics that there are scores of, in order."""

@@ -17,7 +17,7 @@ from flanlab.results.grids import Floats, ScoreGrid, common_cells
 from flanlab.results.intervals import (
     LEVEL,
     bounded_interval,
-    critical,
+    detectable,
     difference_interval,
     difference_p_value,
     paired_binary_interval,
@@ -25,8 +25,6 @@ from flanlab.results.intervals import (
 )
 from flanlab.results.layout import Variance, mean_variance, seed_variance, template_unit_variance, total, unit_variance
 
-POWER = 0.8
-"""Chance with which a difference must be detected to be called detectable."""
 ONE_UNIT = "cannot be estimated: too few rows"
 NO_VARIANCE = "no row differs: the interval is that of as many 0/1 scores"
 ONE_TEMPLATE = "one template: over rows alone"
@@ -104,7 +102,7 @@ class Difference:
     @property
     def detectable(self) -> float:
         """The smallest true difference that such data show to differ from zero with 80 % power; NaN without interval."""
-        return float((critical(self.freedom) + stats.t.ppf(POWER, self.freedom)) * self.standard_error)
+        return float(detectable(self.standard_error, self.freedom))
 
     def equivalence(self, margin: float) -> Equivalence:
         """Test whether the two are the same but for less than `margin`, in the metric's unit; the p-value may be NaN.
@@ -129,7 +127,7 @@ def estimate(grid: ScoreGrid | Sequence[ScoreGrid]) -> Estimate:
     values = np.stack([one.pseudo_values() for one in grids])
     mean = float(np.mean([one.mean() for one in grids]))
     variance = seed_variance(values, shown)
-    note = _caution(shown, len(grids), _distance_to_bound(mean, grids[0]))
+    note = caution(shown, len(grids), _distance_to_bound(mean, grids[0]))
     return _bounded(mean, variance, grids[0].metric.bounds, shown.shape[1], note)
 
 
@@ -160,15 +158,30 @@ def difference(first: ScoreGrid | Sequence[ScoreGrid], second: ScoreGrid | Seque
     value = float(np.mean([pair[1].mean() - pair[0].mean() for pair in kept]))
     variance = seed_variance(other - one, shown)
     nearest = min(_distance_to_bound(grid.mean(), grid) for pair in kept for grid in pair)
-    note = _left_out(firsts, seconds, shown) or _caution(shown, len(kept), nearest)
+    note = _left_out(firsts, seconds, shown) or caution(shown, len(kept), nearest)
     wins, losses, ties = _by_unit(kept[0]) if len(kept) == 1 else (None, None, None)
     if shown.size > 1 and _is_binary_through_one(one) and _is_binary_through_one(other):
         # Pseudo-values are 0 and 1 but for rounding, which must not break ties.
         gain = np.rint(other - one)
         found = _paired_binary(int((gain > 0).sum()), int((gain < 0).sum()), variance, shown.shape[1], note)
     else:
-        found = _unbounded(value, variance, (low, high), shown.shape[1], note)
+        found = difference_of(value, variance, (low, high), shown.shape[1], note)
     return replace(found, wins=wins, losses=losses, ties=ties)
+
+
+def mean_over_clusters(found: Mapping[str, Difference], clusters: Mapping[str, str]) -> dict[str, Difference]:
+    """The mean over the tasks of each cluster, by cluster; the subtasks of a task count as one.
+
+    Args:
+        found: of each task.
+        clusters: of each task its cluster.
+    """
+    means = {}
+    for cluster in sorted({clusters[task] for task in found}):
+        tasks = [task for task in found if clusters[task] == cluster]
+        wholes = [task.partition(".")[0] for task in tasks]
+        means[cluster] = mean_difference([found[task] for task in tasks], [1 / wholes.count(whole) for whole in wholes])
+    return means
 
 
 def contrast(cells: Sequence[Sequence[ScoreGrid]], weights: Sequence[float]) -> Difference:
@@ -208,7 +221,7 @@ def contrast(cells: Sequence[Sequence[ScoreGrid]], weights: Sequence[float]) -> 
             combined[seed] += weight * both[1].pseudo_values()
             value += weight * both[1].mean() / seeds
     note = ONE_TEMPLATE if len(common.shown) == 1 else ""
-    return _unbounded(value, seed_variance(combined, common.shown), (low, high), common.shown.shape[1], note)
+    return difference_of(value, seed_variance(combined, common.shown), (low, high), common.shown.shape[1], note)
 
 
 def variance_parts(grids: Sequence[ScoreGrid]) -> dict[str, float]:
@@ -249,7 +262,7 @@ def spread_difference(first: Sequence[ScoreGrid], second: Sequence[ScoreGrid]) -
     between = np.array((count - 1) / count * ((without - without.mean()) ** 2).sum())
     none = np.zeros_like(between)
     variance = Variance(between, none + count - 1, none, none, none)
-    return _unbounded(value, variance, bounds, kept[0][0].shown.shape[1], "")
+    return difference_of(value, variance, bounds, kept[0][0].shown.shape[1], "")
 
 
 def mean_of(estimates: Sequence[Estimate], weights: Sequence[float] | None = None) -> Estimate:
@@ -270,7 +283,7 @@ def mean_difference(differences: Sequence[Difference], weights: Sequence[float] 
     variance = _mean_variance(weights, [one.variance for one in differences])
     low, high = (_weighted(weights, [one.bounds[end] for one in differences]) for end in (0, 1))
     note = next((one.note for one in differences if np.isnan(one.standard_error)), "")
-    return _unbounded(mean, variance, (low, high), sum(one.units for one in differences), note)
+    return difference_of(mean, variance, (low, high), sum(one.units for one in differences), note)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -306,11 +319,11 @@ def _bounded(mean: float, variance: Variance, bounds: tuple[float, float], units
 
 def _not_estimated(bounds: tuple[float, float], why: str) -> Difference:
     unknown = Variance(*[np.array(np.nan)] * 5)
-    return _unbounded(float("nan"), unknown, bounds, 0, f"cannot be estimated: {why}")
+    return difference_of(float("nan"), unknown, bounds, 0, f"cannot be estimated: {why}")
 
 
-def _unbounded(value: float, variance: Variance, bounds: tuple[float, float], units: int, note: str) -> Difference:
-    """A difference by Student's t."""
+def difference_of(value: float, variance: Variance, bounds: tuple[float, float], units: int, note: str) -> Difference:
+    """A difference with its interval by Student's t; `bounds` are the lowest and the highest there can be."""
     whole, freedom = (float(number) for number in total(variance))
     if np.isnan(whole):
         nothing, note = float("nan"), note if "cannot" in note else ONE_UNIT
@@ -349,7 +362,7 @@ def _distance_to_bound(mean: float, grid: ScoreGrid) -> float:
     return min(mean - low, high - mean) / (high - low)
 
 
-def _caution(shown: Floats, seeds: int, to_bound: float) -> str:
+def caution(shown: Floats, seeds: int, to_bound: float) -> str:
     """What a reader must know: that other wordings are left out, or that simulation finds such intervals other than 95 %."""
     templates, units = shown.shape
     cautions = (

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from flanlab.data.mixture import EncodedExample, MixtureSettings
@@ -112,6 +113,7 @@ def estimate_training(
     trained = [parameter.shape for parameter in trainable.parameters() if parameter.requires_grad]
     trained_count = sum(shape.numel() for shape in trained)
     state = sum(_state_bytes(shape, settings) for shape in trained)
+    checkpoint_bytes, model_bytes = _saved_bytes(parts.parameters, trained, settings)
     weights = sum(parameter.nbytes for parameter in trainable.parameters())
     plain = kept.outside + sum(kept.layers)
     sharded = processes if settings.parallel == "fsdp" else 1
@@ -141,9 +143,29 @@ def estimate_training(
         checkpointed=memory(kept.outside + sum(kept.inputs) + max(kept.layers, default=0), _LOST_CHECKPOINTED_ON_CPU),
         tokens=settings.steps * settings.tokens_per_step,
         operations=_operations(parts, settings, mixture),
-        checkpoint_bytes=4 * trained_count + state,
-        model_bytes=4 * (parts.parameters if settings.method == "full" else trained_count),
+        checkpoint_bytes=checkpoint_bytes,
+        model_bytes=model_bytes,
     )
+
+
+def saved_bytes(model: str, config: PreTrainedConfig, settings: TrainingSettings) -> tuple[int, int]:
+    """Size of a checkpoint and of the tuned model on disk, in bytes.
+
+    Raises:
+        FlanlabError: the model cannot be built from its configuration.
+    """
+    with torch.device("meta"):
+        whole = build_skeleton(model, config, torch.float32)
+        parameters = _numel(whole)
+        trainable = make_trainable(whole, settings)
+    trained = [parameter.shape for parameter in trainable.parameters() if parameter.requires_grad]
+    return _saved_bytes(parameters, trained, settings)
+
+
+def _saved_bytes(parameters: int, trained: list[torch.Size], settings: TrainingSettings) -> tuple[int, int]:
+    count = sum(shape.numel() for shape in trained)
+    state = sum(_state_bytes(shape, settings) for shape in trained)
+    return 4 * count + state, 4 * (parameters if settings.method == "full" else count)
 
 
 @dataclass

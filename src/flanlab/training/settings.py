@@ -26,7 +26,7 @@ class TrainingSettings(Settings):
     method: Annotated[Literal["full", "lora", "prompt"], TRAINING] = Field(
         "full", description="Train all weights, a LoRA adapter, or a soft prompt."
     )
-    lora_rank: Annotated[int, TRAINING] = Field(16, gt=0)
+    lora_rank: Annotated[int, TRAINING] = Field(16, gt=0, description="Rank of the LoRA adapter at each linear layer.")
     prompt_length: Annotated[int, TRAINING] = Field(
         20, gt=0, description="Number of virtual tokens of a soft prompt. The gain beyond 20 is small."
     )
@@ -34,13 +34,17 @@ class TrainingSettings(Settings):
         "tokens",
         description="What has equal weight in a step's loss: target tokens, or examples of any length. sqrt: between the two.",
     )
-    optimizer: Annotated[Literal["adamw", "adafactor"], TRAINING] = "adamw"
-    learning_rate: Annotated[float, TRAINING] = Field(gt=0)
+    optimizer: Annotated[Literal["adamw", "adafactor"], TRAINING] = Field(
+        "adamw", description="AdamW, or Adafactor (the paper's), which needs less memory."
+    )
+    learning_rate: Annotated[float, TRAINING] = Field(gt=0, description="Highest learning rate, reached after warm-up.")
     schedule: Annotated[Literal["constant", "linear", "cosine"], TRAINING] = Field(
         "linear", description="Shape of the decay after warm-up."
     )
-    warmup_steps: Annotated[int, TRAINING] = Field(0, ge=0)
-    weight_decay: Annotated[float, TRAINING] = Field(0.0, ge=0)
+    warmup_steps: Annotated[int, TRAINING] = Field(
+        0, ge=0, description="Steps over which the learning rate rises to its highest value."
+    )
+    weight_decay: Annotated[float, TRAINING] = Field(0.0, ge=0, description="Decoupled weight decay of the optimizer.")
     gradient_clip: Annotated[float, TRAINING] = Field(1.0, gt=0, description="Largest norm of the gradient.")
     gradient_checkpointing: Annotated[bool, TRAINING] = Field(
         False, description="Compute each layer's forward pass again in the backward pass. Less memory, a third more time."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,10 +48,7 @@ def open_tracker(kind: Tracking | None, folder: Path, settings: Mapping[str, Any
         )
         tracker.start()
     except ImportError as error:
-        package = "'flanlab[tracking]'" if kind == "tensorboard" else kind
-        raise FlanlabError(
-            f"training.track is {kind}, which is not installed.", hint=f"pip install {package}, or leave training.track out."
-        ) from error
+        raise _not_installed(kind) from error
     except Exception as error:
         raise FlanlabError(
             f"training.track: {kind} could not be started: {one_line(error)}",
@@ -58,6 +56,23 @@ def open_tracker(kind: Tracking | None, folder: Path, settings: Mapping[str, Any
         ) from error
     tracker.store_init_configuration({key: value for key, value in settings.items() if isinstance(value, str | int | float)})
     return tracker  # type: ignore[no-any-return]
+
+
+def check_tracker(kind: Tracking | None) -> None:
+    """Refuse a tracker whose package is not installed.
+
+    Raises:
+        FlanlabError: says how to install it.
+    """
+    if kind is not None and find_spec(kind) is None:
+        raise _not_installed(kind)
+
+
+def _not_installed(kind: Tracking) -> FlanlabError:
+    package = "'flanlab[tracking]'" if kind == "tensorboard" else kind
+    return FlanlabError(
+        f"training.track is {kind}, which is not installed.", hint=f"pip install {package}, or leave training.track out."
+    )
 
 
 def tracked(record: Mapping[str, Any]) -> dict[str, float]:

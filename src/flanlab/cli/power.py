@@ -1,0 +1,92 @@
+"""`flan power`: what an evaluation will detect, before it is paid for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flanlab.cli.options import AcceptGemmaTerms, AsJson, Mirror, RecipeFile
+
+if TYPE_CHECKING:
+    from flanlab.results.table import Table
+
+
+def power(
+    recipe: RecipeFile,
+    pilot: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An earlier run with the same tasks; or, given twice, FOLDER or FOLDER:VARIANT of a model before and of one"
+            " after (more often: after training with other seeds). Without it, figures measured with SmolLM2-135M.",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings that the mean is over; 1 says nothing of other seeds.")] = 1,
+    detect: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=99, metavar="POINTS", help="Find the cheapest designs that detect so many points."),
+    ] = None,
+    mirror: Mirror = None,
+    accept_gemma_terms: AcceptGemmaTerms = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell the smallest difference that a recipe's evaluation will detect with 80 % power. Nothing is run.
+
+    Example: flan power recipes/holdout-nli.yaml --pilot runs/holdout-nli --detect 3
+    """
+    import json
+
+    from flanlab import api
+
+    if detect is not None and seeds != 1:
+        raise typer.BadParameter("belongs to a single design; --detect tries several numbers of seeds.", param_hint="--seeds")
+    table = api.power(recipe, pilot=pilot or (), seeds=seeds, detect=None if detect is None else detect / 100, mirror=mirror)
+    if as_json:
+        typer.echo(json.dumps(table.rows()))
+        return
+    if detect is None:
+        _print_detectable(table)
+    else:
+        _print_designs(table, detect)
+    if not pilot:
+        typer.echo("By figures measured with SmolLM2-135M on a few tasks; an earlier run of your own (--pilot) is better.")
+
+
+def _print_detectable(table: Table) -> None:
+    from flanlab.cli.tables import compact_table, result_console
+    from flanlab.report.wording import MEAN_OVER_CLUSTERS
+
+    shown = compact_table("Smallest difference detected with 80 % power, points")
+    shown.add_column("", no_wrap=True)
+    for title in ("rows", "templates", "a row", "seeds", "points"):
+        shown.add_column(title, justify="right", no_wrap=True)
+    for row in table:
+        name = row["task"] or MEAN_OVER_CLUSTERS
+        design = [str(row[column] or "") for column in ("rows", "templates", "templates_per_row", "seeds")]
+        shown.add_row(name, *design, _points(row["detectable"]))
+    result_console().print(shown)
+    for note in dict.fromkeys(row["note"] for row in table if row["note"]):
+        names = ", ".join(row["task"] or "the average" for row in table if row["note"] == note)
+        typer.echo(f"{names}: {note}.")
+
+
+def _print_designs(table: Table, wanted: float) -> None:
+    from flanlab.cli.tables import compact_table, result_console
+    from flanlab.progress import clock
+
+    shown = compact_table(f"Cheapest designs that detect {wanted:g} points with 80 % power")
+    shown.add_column("", no_wrap=True)
+    for title in ("seeds", "rows\na task", "templates\na row", "time", "points"):
+        shown.add_column(title, justify="right", no_wrap=True)
+    for row in table:
+        design = [str(row[column]) for column in ("seeds", "rows", "templates_per_row")]
+        mark = "" if row["reached"] else "not reached: "
+        shown.add_row(row["aim"], *design, clock(row["seconds"]), mark + _points(row["detectable"]))
+    result_console().print(shown)
+    for note in dict.fromkeys(row["note"] for row in table if "cannot" in row["note"]):
+        typer.echo(f"{note}.")
+    typer.echo("Time is of training and both evaluations on this machine. One seed says nothing of another training.")
+
+
+def _points(value: float | None) -> str:
+    return "can't be estimated" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,124 @@
+"""`flan recipe`: write, check and document recipes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flanlab.cli.options import Collections, Mirror, RecipeFile
+from flanlab.errors import FlanlabError
+from flanlab.tasks.clusters import Cluster
+
+app = typer.Typer(help="Recipes: an experiment in one YAML file.", no_args_is_help=True)
+
+
+def _cluster(name: str) -> Cluster:
+    try:
+        return Cluster(name)
+    except ValueError:
+        raise typer.BadParameter(f"{name!r} is not one of: {', '.join(Cluster)}.") from None
+
+
+@app.command("new")
+def new_recipe(
+    names: Annotated[list[str] | None, typer.Argument(help="Tasks and clusters that take part. All by default.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model to tune: a folder, a GGUF file, a Hub id, or one of `flan models`.")
+    ] = None,
+    hold_out: Annotated[
+        list[str] | None, typer.Option(help="A cluster to hold out, such as NLI. May be repeated. None by default.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="How long training may take on this machine.")] = None,
+    tasks: Collections = None,
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("recipe.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+) -> None:
+    """Write a recipe whose training fits into some minutes. On a terminal, you are asked for what is not given.
+
+    Example: flan recipe new trec ag_news boolq --model smollm2-135m-instruct --hold-out NLI --minutes 20
+    """
+    if _on_terminal():
+        if model is None:
+            model = _ask("Model (a folder, a Hub id, or one of `flan models`)", "smollm2-135m-instruct")
+            names = names or _ask("Tasks and clusters, with spaces between them", "all").split()
+            hold_out = hold_out or _ask(f"Clusters to hold out ({', '.join(Cluster)})", "none").split()
+        minutes = minutes or float(_ask("Minutes of training", "20"))
+    if model is None or minutes is None:
+        raise typer.BadParameter("is needed.", param_hint="--model" if model is None else "--minutes")
+    clusters = [_cluster(name) for name in hold_out or () if name != "none"]
+    names = [name for name in names or () if name != "all"]
+
+    from flanlab.experiments.new_recipe import write_recipe
+    from flanlab.progress import clock
+
+    recipe, split = write_recipe(out, model, names, clusters, minutes, collections=tasks or ("library",), force=force)
+    tested = f", {len(split.test)} are held out" if split.test else ""
+    typer.echo(
+        f"Wrote {out}: {recipe.training.steps} steps, at most {clock(60 * minutes)} of training;"
+        f" {len(split.train)} tasks train{tested}."
+    )
+    typer.echo(f"Next: flan recipe check {out}, then flan run {out}")
+
+
+def _on_terminal() -> bool:
+    from flanlab.progress import console
+
+    return sys.stdin.isatty() and console.is_terminal
+
+
+def _ask(question: str, default: str) -> str:
+    from rich.prompt import Prompt
+
+    from flanlab.progress import console
+
+    try:
+        return Prompt.ask(question, console=console, default=default)
+    except EOFError:
+        raise FlanlabError("There was no answer.", hint="Give --model, --hold-out and --minutes.") from None
+
+
+@app.command("check")
+def check(recipe: RecipeFile, mirror: Mirror = None) -> None:
+    """Check a recipe as `flan run` does before it loads the model. Rows are read only if that needs no download.
+
+    Example: flan recipe check recipes/holdout-nli.yaml --mirror path/to/mirror
+    """
+    from flanlab.data.reader import RowReader
+    from flanlab.experiments.checks import check_recipe, plan_if_near
+    from flanlab.experiments.recipe import read_recipe
+
+    content = read_recipe(recipe)
+    split = check_recipe(content)
+    plan = plan_if_near(content, split, RowReader(mirror))
+    typer.echo(f"{recipe}: no errors.")
+    typer.echo(f"  trains on  {', '.join(task.name for task in split.train)}")
+    if split.test:
+        typer.echo(f"  held out   {', '.join(task.name for task in split.test)}")
+    if split.in_domain:
+        typer.echo(f"  in-domain  {', '.join(task.name for task in split.in_domain)}")
+    for name, reason in split.left_out.items():
+        if reason != "held out":
+            typer.echo(f"  left out   {name}: {reason}")
+    if plan is None:
+        typer.echo("  rows       not read, because they come from the Hub; `flan mix` reads them")
+    else:
+        typer.echo(
+            f"  rows       {sum(map(len, plan.train_rows.values())):,} train, {sum(map(len, plan.test_rows.values())):,} test"
+        )
+
+
+@app.command("schema")
+def schema(
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a page that lists every field instead.")] = False,
+) -> None:
+    """Print the JSON Schema of a recipe, for editors.
+
+    Example: flan recipe schema > recipe.schema.json
+    """
+    from flanlab.experiments.recipe_reference import recipe_page, recipe_schema
+
+    typer.echo(recipe_page() if as_markdown else json.dumps(recipe_schema(), indent=1), nl=not as_markdown)

@@ -1,0 +1,212 @@
+"""What is refused before it costs, by training, its plan and `flan recipe check` alike."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flanlab import api
+from flanlab.data.reader import RowReader
+from flanlab.data.sources import MissingDataError
+from flanlab.errors import FlanlabError
+from flanlab.evaluation.planning import EvaluationSettings
+from flanlab.experiments import run as run_module
+from flanlab.experiments.evaluate_model import evaluate_model
+from flanlab.experiments.recipe import Recipe, read_recipe
+from flanlab.experiments.run import run_recipe, train_recipe
+from flanlab.experiments.training_plan import plan_training
+from flanlab.results.files import read_results
+from flanlab.tasks.loading import load_collection
+from flanlab.tasks.schema import Task
+from tests.tiny import NUMBER_TASK, write_tasks
+
+FAR = {"hub": "nobody/nothing", "splits": {"train": "train", "test": "test"}}
+
+
+def plan(recipe: Recipe, out: Path, rows: RowReader) -> object:
+    return plan_training(recipe, rows, device="cpu", speed=1e9, out=out)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A folder with the tiny tasks and an empty mirror."""
+    write_tasks(tmp_path / "tasks")
+    (tmp_path / "mirror").mkdir()
+    return tmp_path
+
+
+def add_task(home: Path, name: str, **changes: Any) -> None:
+    (home / "tasks" / f"{name}.yaml").write_text(yaml.safe_dump({**NUMBER_TASK, "name": name, **changes}), encoding="utf-8")
+
+
+def read(home: Path, model: Path | str, **training: Any) -> Recipe:
+    content = {
+        "name": "tiny",
+        "model": str(model),
+        "tasks": {"collections": ["tasks"]},
+        "hold_out": {"clusters": ["sentiment"]},
+        "training": {
+            "steps": 1,
+            "tokens_per_step": 160,
+            "compute_dtype": "float32",
+            "micro_batch_tokens": 128,
+            "learning_rate": 1e-3,
+            **training,
+        },
+    }
+    (home / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return read_recipe(home / "recipe.yaml")
+
+
+def no_such_model(home: Path, model: Path) -> Recipe:
+    return read(home, home / "no-model")
+
+
+def no_dev_rows(home: Path, model: Path) -> Recipe:
+    return read(home, model, dev_every=2)
+
+
+def no_tracker(home: Path, model: Path) -> Recipe:
+    return read(home, model, track="trackio")
+
+
+def an_overlap(home: Path, model: Path) -> Recipe:
+    add_task(home, "derived", derived_from={"comments": "made up"})
+    return read(home, model)
+
+
+def no_rows(home: Path, model: Path) -> Recipe:
+    add_task(home, "far", source=FAR)
+    return read(home, model)
+
+
+def nothing_kept(home: Path, model: Path) -> Recipe:
+    shutil.copy(home / "tasks" / "counting.jsonl", home / "tasks" / "none.jsonl")
+    add_task(home, "none", filter="{{ number > 1000 }}")
+    return read(home, model)
+
+
+def another_run(home: Path, model: Path) -> Recipe:
+    (home / "out").mkdir()
+    (home / "out" / "notes.txt").write_text("kept", encoding="utf-8")
+    return read(home, model)
+
+
+FAULTS: list[tuple[Callable[[Path, Path], Recipe], str]] = [
+    (no_such_model, "There is no model folder at"),
+    (no_dev_rows, "no task that is trained on has dev rows"),
+    (no_tracker, "training.track is trackio, which is not installed"),
+    (an_overlap, "derived: shares comments with the held-out comments"),
+    (no_rows, "does not have nobody/nothing"),
+    (nothing_kept, "no row of the train split"),
+    (another_run, "is not empty and holds no run"),
+]
+
+
+@pytest.mark.parametrize("do", [train_recipe, run_recipe, plan], ids=["train", "run", "plan"])
+@pytest.mark.parametrize(("fault", "told"), FAULTS, ids=[fault.__name__ for fault, _ in FAULTS])
+def test_the_plan_refuses_what_training_refuses_and_no_model_is_loaded(
+    do: Any, fault: Any, told: str, home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "load_model", None)
+    monkeypatch.setattr("flanlab.training.tracking.find_spec", lambda name: None)
+    with pytest.raises(FlanlabError) as caught:
+        do(fault(home, tiny_folder), home / "out", RowReader(home / "mirror"))
+    assert told in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_full_disk_is_told_before_anything_is_asked(home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(home)
+    monkeypatch.setattr("flanlab.experiments.checks.shutil.disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(FlanlabError, match=r"only 0\.00 GB are free") as caught:
+        run_recipe(read(home, tiny_folder), home / "out")
+    assert "training.method: lora" in caught.value.hint
+    assert not (home / "out").exists()
+
+
+def test_what_is_needed_is_what_is_written(
+    home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needed: list[tuple[int, int]] = []
+    original = run_module.check_disk.__globals__["saved_bytes"]
+    monkeypatch.setitem(
+        run_module.check_disk.__globals__, "saved_bytes", lambda *given: needed.append(original(*given)) or needed[-1]
+    )
+    usage = shutil.disk_usage(home)
+    monkeypatch.setattr("flanlab.experiments.checks.shutil.disk_usage", lambda _: usage._replace(free=sum(needed[-1])))
+    train_recipe(read(home, tiny_folder), home / "out")
+    checkpoint, model = needed[-1]
+    written = sum(path.stat().st_size for path in (home / "out" / "training").glob("step-*/*.safetensors"))
+    # With the headers of the files and the optimizer's step numbers.
+    assert checkpoint <= written <= checkpoint + 20_000
+    assert model <= sum(path.stat().st_size for path in (home / "out" / "model").glob("*.safetensors")) <= model + 20_000
+    assert "may fill the disk" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_first(
+    home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(dir: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    recipe = read(home, tiny_folder)
+    monkeypatch.setattr("flanlab.files.tempfile.TemporaryFile", refuse)
+    for do in (
+        lambda: run_recipe(recipe, home / "out"),
+        lambda: evaluate_model("no/such", [], EvaluationSettings(), home / "out"),
+        lambda: api.mix(recipe, home / "out" / "mixture.parquet"),
+    ):
+        with pytest.raises(FlanlabError, match="cannot be written to: Read-only file system"):
+            do()
+
+
+def tasks_with_a_far_one(home: Path) -> Sequence[Task]:
+    add_task(home, "far", source=FAR)
+    return load_collection(home / "tasks")
+
+
+SETTINGS = EvaluationSettings(rows=3, templates_per_row=1, new_tokens=4)
+
+
+def test_missing_tasks_are_skipped_and_recorded(home: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks, rows = tasks_with_a_far_one(home), RowReader(home / "mirror")
+    with pytest.raises(MissingDataError):
+        evaluate_model(str(tiny_folder), tasks, SETTINGS, home / "out", rows=rows)
+    found = evaluate_model(str(tiny_folder), tasks, SETTINGS, home / "out", rows=rows, skip_missing=True)
+    assert found == read_results(home / "out")
+    assert sorted(found.tasks) == ["comments", "counting"]
+    assert list(found.skipped) == ["far"]
+    assert "does not have nobody/nothing" in found.skipped["far"]
+    assert any(note.startswith("Skipped, since its rows are not available: far.") for note in found.notes)
+    assert "Skipped far: " in capsys.readouterr().err
+    only = [task for task in tasks if task.name == "far"]
+    with pytest.raises(MissingDataError, match="No task has rows"):
+        evaluate_model(str(tiny_folder), only, SETTINGS, home / "out", rows=rows, skip_missing=True)
+
+
+def test_a_mistyped_model_is_told_before_rows_are_read(home: Path) -> None:
+    with pytest.raises(FlanlabError, match="There is no model folder at") as caught:
+        evaluate_model(f"./{home.name}/smolm2-135m-instruct", tasks_with_a_far_one(home), SETTINGS, home / "out")
+    assert "Did you mean smollm2-135m-instruct?" in caught.value.hint
+
+
+def test_the_mixture_leaves_out_tasks_without_rows(home: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = nothing_kept(home, tiny_folder)
+    card = api.mix(recipe, examples=8)
+    assert list(card["tasks"]) == ["counting"]
+    assert "no row of the train split" in card["left_out"]["none"]
+    assert "Warning: none is left out." in capsys.readouterr().err
+    recipe = no_rows(home, tiny_folder)
+    with pytest.raises(MissingDataError, match=r"(?s)nobody/nothing") as caught:
+        api.mix(recipe, examples=8, mirror=home / "mirror")
+    assert "tasks.exclude: [far]" in caught.value.hint
+    card = api.mix(recipe, examples=8, mirror=home / "mirror", skip_missing=True)
+    assert set(card["left_out"]) >= {"none", "far"}

@@ -1,0 +1,92 @@
+"""`flan recipe new` and `flan recipe check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from flanlab.cli.main import app
+from flanlab.errors import FlanlabError
+from flanlab.experiments import new_recipe
+from flanlab.experiments.new_recipe import write_recipe
+from flanlab.experiments.recipe import read_recipe
+from flanlab.experiments.training_plan import plan_training
+from flanlab.tasks.clusters import Cluster
+from tests.tiny import write_tasks
+
+SPEED = 2e8
+
+
+@pytest.fixture(autouse=True)
+def _known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(new_recipe, "assumed_speed", lambda device: (SPEED, "as tests say"))
+    monkeypatch.setattr(new_recipe, "this_device", lambda: "cpu")
+
+
+def write(folder: Path, model: Path, minutes: float = 2.0, **changes: Any) -> Path:
+    path = folder / "recipes" / "mine.yaml"
+    path.parent.mkdir(exist_ok=True)
+    options: dict[str, Any] = {"collections": [str(write_tasks(folder / "tasks"))], **changes}
+    write_recipe(path, str(model), options.pop("names", []), [Cluster.SENTIMENT], minutes, **options)
+    return path
+
+
+def test_steps_fit_the_budget_by_the_plans_estimate(tmp_path: Path, tiny_folder: Path) -> None:
+    recipe = read_recipe(write(tmp_path, tiny_folder))
+    assert recipe.name == "mine"
+    plan = plan_training(recipe, device="cpu", speed=SPEED)
+    assert 0 < recipe.training.warmup_steps < recipe.training.steps
+    assert plan["seconds"] <= 120 < plan["seconds"] * (recipe.training.steps + 1) / recipe.training.steps
+    assert "about 2 min of training on this machine" in (tmp_path / "recipes" / "mine.yaml").read_text(encoding="utf-8")
+
+
+def test_folders_are_relative_to_the_recipe_and_held_out_tasks_take_part(tmp_path: Path, tiny_folder: Path) -> None:
+    path = write(tmp_path, tiny_folder, names=["Counting"])
+    text = path.read_text(encoding="utf-8")
+    assert "collections: [../tasks]" in text
+    assert "include: [counting, sentiment]" in text
+    checked = CliRunner().invoke(app, ["recipe", "check", str(path)])
+    assert checked.exit_code == 0, checked.output
+    assert "trains on  counting" in checked.output
+    assert "held out   comments" in checked.output
+    assert "16 train, 10 test" in checked.output
+
+
+def test_an_existing_recipe_and_a_small_budget_are_refused(tmp_path: Path, tiny_folder: Path) -> None:
+    with pytest.raises(FlanlabError, match=r"One step of 1,024 tokens takes about .* longer than the budget"):
+        write(tmp_path, tiny_folder, minutes=1e-5)
+    assert not (tmp_path / "recipes" / "mine.yaml").exists()
+    write(tmp_path, tiny_folder)
+    with pytest.raises(FlanlabError, match="exists already"):
+        write(tmp_path, tiny_folder)
+    write(tmp_path, tiny_folder, force=True)
+
+
+def test_the_command_takes_flags_and_needs_a_model(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_tasks(tmp_path / "tasks")
+    command = ["recipe", "new", "--tasks", "tasks", "--hold-out", "Sentiment", "--minutes", "1"]
+    without = CliRunner().invoke(app, command)
+    assert (without.exit_code, "--model" in without.output) == (2, True)
+    wrong = CliRunner().invoke(app, [*command, "--model", str(tiny_folder), "--hold-out", "sentimental"])
+    assert (wrong.exit_code, "closed_book_qa" in wrong.output) == (2, True)
+    done = CliRunner().invoke(app, [*command, "--model", str(tiny_folder), "--out", "mine.yaml"])
+    assert done.exit_code == 0, done.output
+    assert "1 tasks train, 1 are held out" in done.output
+    assert read_recipe(Path("mine.yaml")).hold_out.clusters == [Cluster.SENTIMENT]
+
+
+def test_on_a_terminal_it_asks(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_tasks(tmp_path / "tasks")
+    answers = iter([str(tiny_folder), "all", "sentiment", "1"])
+    monkeypatch.setattr("flanlab.cli.recipe._on_terminal", lambda: True)
+    monkeypatch.setattr("flanlab.cli.recipe._ask", lambda question, default: next(answers))
+    done = CliRunner().invoke(app, ["recipe", "new", "--tasks", "tasks", "--out", "asked.yaml"])
+    assert done.exit_code == 0, done.output
+    recipe = read_recipe(Path("asked.yaml"))
+    assert (recipe.model, recipe.tasks.include) == (str(tiny_folder), "all")
+    assert recipe.hold_out.clusters == [Cluster.SENTIMENT]
