@@ -69,25 +69,11 @@ def claims(
 
 
 def _print(found: Sequence[Verdict], folder: Path) -> None:
-    from flanlab.cli.tables import compact_table, result_console
-    from flanlab.report.claims import as_table, command_for
-    from flanlab.report.wording import number, probability, signed
+    from flanlab.cli.tables import print_table, result_console
+    from flanlab.report.claims import command_for, verdict_table
 
-    table = compact_table("The paper's claims")
-    for title in ("claim", "verdict", "effect\n[95 % interval]", "smallest\neffect", "detect-\nable", "p, Holm"):
-        table.add_column(title, no_wrap=True, justify="left" if title in ("claim", "verdict") else "right")
-    for row in as_table(found):
-        interval = f"\n\\[{signed(row['low'])}, {signed(row['high'])}]" if row["low"] is not None else ""
-        table.add_row(
-            row["claim"],
-            row["verdict"],
-            "" if row["effect"] is None else signed(row["effect"]) + interval,
-            number(row["smallest_effect"]),
-            "" if row["detectable"] is None else number(row["detectable"]),
-            "" if row["p_holm"] is None else probability(row["p_holm"]),
-        )
     console = result_console()
-    console.print(table)
+    print_table(console, verdict_table(found))
     for one in found:
         if one.reason:
             console.print(f"{one.claim.name}: {one.reason}", markup=False, highlight=False, soft_wrap=True)
@@ -142,7 +128,7 @@ def _write_base_recipe(model: str, folder: Path) -> Path:
 
 
 def _print_plan(table: Table, power: float, has_pilot: bool) -> None:
-    from flanlab.cli.tables import compact_table, result_console
+    from flanlab.cli.tables import compact_table, print_lines, result_console
     from flanlab.progress import clock
     from flanlab.report.wording import counted, number
 
@@ -163,12 +149,8 @@ def _print_plan(table: Table, power: float, has_pilot: bool) -> None:
         )
     console = result_console()
     console.print(shown)
-    for row in table:
-        if row["note"]:
-            console.print(f"{row['claim']}: {row['note'].rstrip('.')}.", markup=False, highlight=False, soft_wrap=True)
-    commands = dict.fromkeys(row["command"] for row in table if row["command"])
-    for command in commands:
-        console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
+    notes = [f"{row['claim']}: {row['note'].rstrip('.')}." for row in table if row["note"]]
+    print_lines(console, [*notes, *dict.fromkeys(f"  {row['command']}" for row in table if row["command"])])
     if any(row["detectable"] is not None and row["rows_needed"] is None for row in table):
         typer.echo("Not reached: all rows there are do not detect it. Hold out more tasks, or use more templates or seeds.")
     trainings, seconds = (sum(table.column(name)) for name in ("trainings", "seconds"))

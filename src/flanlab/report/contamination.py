@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flanlab.files import write_text
-from flanlab.report.downloads import standalone
+from flanlab.report.page import Drawing
 from flanlab.report.plots import DifferenceRow, difference_panel
 
 FIGURE_FILE = "contamination.svg"
@@ -42,5 +42,5 @@ def write_contamination_figure(summary: Mapping[str, Any], folder: Path) -> Path
             rows.append(DifferenceRow(f"{task} ({counts[0]} of {counts[1]} rows clean)", one["difference"], interval))
     rows.sort(key=lambda row: row.difference)
     title = f"Clean minus all rows, n = {size}: {variant}"
-    write_text(path, standalone(difference_panel(title, rows, f"{title}, by task")))
+    write_text(path, Drawing(difference_panel(title, rows, f"{title}, by task")).file)
     return path
