@@ -19,7 +19,7 @@ from flanlab.report.merged import Merged, merge, verdict
 from flanlab.report.merged_page import to_csv, write_merged
 from flanlab.results.files import read_results
 from flanlab.results.schema import MAIN_METRIC, Level
-from tests.report.synthetic import HOSTILE, change, make_run, mark_seen
+from tests.report.synthetic import HOSTILE, change, make_run, mark_seen, rows_of
 from tests.report.test_comparison import asked
 from tests.report.test_report import Page
 from tests.report.test_sweep import make_sweep
@@ -51,6 +51,23 @@ def differences(found: Merged, level: Level, name: str | None) -> dict[str, list
 
 def labels(found: Merged) -> dict[str, str]:
     return {column.letter: column.label for column in found.columns}
+
+
+def test_the_best_template_on_dev_stands_beside_the_mean(run: Path, tmp_path: Path) -> None:
+    def choose(content: dict[str, Any]) -> None:
+        (row,) = rows_of(content, task="product_reviews", metric="accuracy", variant="tuned")
+        content["scores"].append({**row, "template": "best on dev", "mean": 0.8765})
+
+    change(run, choose)
+    found = merged(run)
+    row = found.row("task", "product_reviews")
+    assert [row[letter].best_on_dev and row[letter].best_on_dev.mean for letter in "ABC"] == [None, None, 0.8765]
+    write_merged(found, tmp_path / "page.html")
+    assert "best template on dev 87.7" in (tmp_path / "page.html").read_text(encoding="utf-8").replace(
+        '<data value="0.8765">', ""
+    ).replace("</data>", "")
+    lines = list(csv.DictReader(io.StringIO(to_csv(found))))
+    assert {line["title"]: line["best_on_dev"] for line in lines if line["task"] == "product_reviews"}["tuned"] == "0.8765"
 
 
 def test_a_column_for_each_variant_and_a_row_for_each_task(run: Path, evaluation: Path) -> None:

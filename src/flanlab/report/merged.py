@@ -14,7 +14,7 @@ from flanlab.evaluation.comparison import TUNED, Side
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.report.merged_sources import Source, label_of, open_sources
 from flanlab.report.wording import cluster_title, counted, listed, without_stamp
-from flanlab.results.schema import MAIN_METRIC, Level, Score, TaskFacts
+from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC, Level, Score, TaskFacts
 from flanlab.settings import PROMPT, QUESTIONS, fields_affecting
 
 
@@ -46,6 +46,8 @@ class Entry(BaseModel):
 
     column: str
     score: Score
+    best_on_dev: Score | None = None
+    """Of the template that is best on dev, where the evaluation chose one."""
     chance: float | None = None
     """The score of guessing; None where the metric is none that guessing has a level of, and for means."""
     seen: str | None
@@ -206,6 +208,7 @@ def _task(name: str, sides: Mapping[str, Side], first: Side) -> list[Entry]:
         Entry(
             column=letter,
             score=side.results.main_scores(name)[side.name],
+            best_on_dev=side.results.scored("task", name, side.results.tasks[name].main_metric, BEST_ON_DEV).get(side.name),
             chance=task.chance if with_chance else None,
             seen=side.seen(name),
             differs=_differs(name, side, first),

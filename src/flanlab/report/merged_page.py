@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from flanlab.files import write_text
 from flanlab.report.merged import Column, Entry, Merged, verdict
 from flanlab.report.page import (
@@ -21,6 +23,7 @@ from flanlab.report.page import (
     Row,
     Table,
     csv_text,
+    exact,
     text,
     write_page,
 )
@@ -95,7 +98,10 @@ def _cell(entry: Entry | None) -> Cell:
         return Cell(text="not asked")
     marks = ["" if not entry.seen else "seen" if entry.score.level == "task" else entry.seen]
     marks.append(f"≠ {', '.join(entry.differs)}" if entry.differs else "")
-    return Cell(entry.score.mean, interval=entry.score.interval, marks=[mark for mark in marks if mark], kind="score")
+    best = entry.best_on_dev
+    below = [Markup("best template on dev {}").format(exact(best.mean))] if best else []
+    marks = [mark for mark in marks if mark]
+    return Cell(entry.score.mean, interval=entry.score.interval, marks=marks, below=below, kind="score")
 
 
 def to_csv(merged: Merged) -> str:
@@ -115,6 +121,7 @@ def _csv_row(column: Column, entry: Entry) -> dict[str, Any]:
         "held_out": _joined(column.held_out),
         "seed": column.seed,
         **score_facts(score),
+        "best_on_dev": entry.best_on_dev and entry.best_on_dev.mean,
         "chance": entry.chance,
         "seen": entry.seen or "",
         "differs": "; ".join(entry.differs),
