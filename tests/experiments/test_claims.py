@@ -139,7 +139,7 @@ def test_one_part_that_fails_contradicts_the_claim() -> None:
 
 
 def test_a_clear_gain_too_small_to_matter_contradicts() -> None:
-    pair = {"tuned-0-shot": 0.5, "tuned-with-exemplars-16-shot": 0.51}
+    pair = {"tuned-0-shot": 0.5, "tuned-with-exemplars-16-shot": 0.505}
     cells = {name: cell(score, 3000, place, own_share=0.01) for place, (name, score) in enumerate(pair.items())}
     found = claims({"few-shot": cells})[5]
     assert found.effect is not None
