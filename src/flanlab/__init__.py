@@ -102,6 +102,7 @@ __all__ = [
     "load_tasks",
     "mix",
     "open_run",
+    "plan_claims",
     "plan_training",
     "power",
     "predict",

@@ -6,6 +6,7 @@ A row overlaps where any n-gram of its text occurs in the corpus. A text shorter
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,11 +191,10 @@ def _clean_minus_all(clean: Score, whole: Score, others: Score | None) -> dict[s
     difference = clean.mean - whole.mean
     if others is None:
         return {"difference": 0.0, "low": 0.0, "high": 0.0}
-    errors = clean.standard_error, others.standard_error
     fewest = min(clean.rows, others.rows)
-    if errors[0] is None or errors[1] is None or fewest < 2:
+    if clean.standard_error is None or others.standard_error is None or fewest < 2:
         return {"difference": difference, "low": None, "high": None}
-    half = float(critical(fewest - 1)) * float(np.hypot(*errors)) * others.rows / whole.rows
+    half = float(critical(fewest - 1)) * math.hypot(clean.standard_error, others.standard_error) * others.rows / whole.rows
     return {"difference": difference, "low": difference - half, "high": difference + half}
 
 
