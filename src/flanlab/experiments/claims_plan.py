@@ -66,7 +66,8 @@ def plan_claims(
 
     Examples:
         >>> import flanlab as fl
-        >>> table = fl.plan_claims(fl.Recipe.model_validate(example_recipe))
+        >>> tasks = {"collections": ["sampler"], "include": ["sentiment", "natural_language_inference", "coreference"]}
+        >>> table = fl.plan_claims(fl.Recipe.model_validate({**example_recipe, "tasks": tasks}))
         >>> len(table.rows()), table.where(claim="few-shot adds").column("ablation")
         (9, ['few-shot'])
     """
