@@ -243,6 +243,10 @@ def test_faulty_metadata_is_refused_with_its_name(workplace: Workplace, name: st
 
 
 def test_metadata_reads_as_it_was_written(workplace: Workplace) -> None:
+    shown = edits.metadata_of(workplace.task("visitor_comments"))
+    assert (shown["licence"], shown["references"]) == ("CC0-1.0", "")
+    assert (shown["cluster"], shown["options"]) == ("sentiment", "negative\npositive")
+    assert shown["fields"] == "place: {{ place }}\ncomment: {{ comment }}"
     for task in load_collections(["library", "sampler"]):
         about = {f"about:{name}": text for name, text in edits.metadata_of(task).items()}
         template = task.templates[0].model_dump(mode="json", exclude_unset=True) | {"options": ""}
