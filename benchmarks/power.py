@@ -85,7 +85,8 @@ def measure(kind: Kind, repetitions: int, seed: int = 0, designs: Sequence[Desig
         told = {1: realised(error, variance), TASKS: realised(error[picks].mean(axis=0), several)}
         for tasks, (needed, median) in told.items():
             expected = [predict(tuple(one.values())[:tasks], shown, seeds) for one in pilots]
-            results.append(Result(kind.name, design, tasks, *np.quantile(expected, (0.5, 0.1, 0.9)), needed, median))
+            predicted, lowest, highest = (float(number) for number in np.quantile(expected, (0.5, 0.1, 0.9)))
+            results.append(Result(kind.name, design, tasks, predicted, lowest, highest, needed, median))
     return results
 
 

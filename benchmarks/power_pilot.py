@@ -24,7 +24,7 @@ from flanlab.results.power import pooled
 RECIPE = Path(__file__).with_name("power-pilot.yaml")
 TASKS = ("copa", "sst2", "common_gen", "arc.easy", "trivia_qa")
 SEEDS = 2
-ASKED = {"rows": 30, "templates_per_row": 4, "generate": False, "pmi": False, "dtype": "float32"}
+ASKED: dict[str, Any] = {"rows": 30, "templates_per_row": 4, "generate": False, "pmi": False, "dtype": "float32"}
 
 
 def predict(folder: Path, mirror: Path | None, tasks: Sequence[str]) -> None:

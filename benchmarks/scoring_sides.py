@@ -48,8 +48,9 @@ Side = tuple[Callable[[str, Texts, str], Any], dict[str, Any]]
 def flanlab_side(folder: str, _: int) -> Side:
     import torch
 
+    from flanlab.models.answering import Question
     from flanlab.models.loading import load_model
-    from flanlab.models.scoring import Question, answer_questions
+    from flanlab.models.scoring import answer_questions
 
     loaded = load_model(folder, device="cpu")
 

@@ -15,9 +15,10 @@ import pytest
 import yaml
 
 from flanlab.files import read_json
+from flanlab.models.answering import Question
 from flanlab.models.built_in import SMOLLM2, built_in_model_folder
 from flanlab.models.loading import load_model
-from flanlab.models.scoring import Question, answer_questions
+from flanlab.models.scoring import answer_questions
 from flanlab.results.files import read_results
 
 pytestmark = pytest.mark.slow

@@ -68,7 +68,46 @@ _PLACES = {
 _NAMES = {"Model": "LoadedModel", "load_task": "find_task", "load_tasks": "find_tasks"}
 """Public names that differ from the names in their modules."""
 
-__all__ = sorted([*_PLACES, "__version__"])
+__all__ = [
+    "Comparison",
+    "Difference",
+    "Endpoint",
+    "EvaluationSettings",
+    "Example",
+    "FlanlabError",
+    "MixtureSettings",
+    "Model",
+    "Recipe",
+    "Results",
+    "Run",
+    "Score",
+    "Table",
+    "Task",
+    "TemplateComparison",
+    "TrainingSettings",
+    "__version__",
+    "accuracy_by",
+    "ask",
+    "calibration",
+    "check_contamination",
+    "claims",
+    "compare",
+    "compare_templates",
+    "confusion",
+    "evaluate",
+    "export_model",
+    "load_model",
+    "load_task",
+    "load_tasks",
+    "mix",
+    "open_run",
+    "plan_training",
+    "power",
+    "predict",
+    "run",
+    "score",
+    "train",
+]
 
 try:
     __version__ = version("flanlab")

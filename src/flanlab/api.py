@@ -17,14 +17,12 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments.evaluate_model import evaluate_model
 from flanlab.experiments.recipe import HABITS, Recipe, read_recipe
-from flanlab.experiments.run import run_recipe, train_recipe
 from flanlab.files import check_writable
-from flanlab.models.answering import Model
+from flanlab.models.answering import Model, Question
 from flanlab.models.completions import Endpoint
 from flanlab.models.loading import LoadedModel
 from flanlab.models.loading import load_model as load_named_model
 from flanlab.models.names import check_model_name
-from flanlab.models.scoring import Question
 from flanlab.processes import is_first
 from flanlab.progress import say
 from flanlab.report.html import write_report
@@ -186,6 +184,7 @@ def run(
     out: str | Path | None = None,
     *,
     model: str | Path | LoadedModel | None = None,
+    seeds: int = 1,
     mirror: str | Path | None = None,
 ) -> Run | None:
     """Run a recipe: score the untuned model, tune it, score it again, and write the report.
@@ -194,6 +193,8 @@ def run(
         recipe: a recipe file, `quickstart` for the packaged one, its content as a dict, or a Recipe.
         out: folder of the run. If it has a part of this run, the run is resumed. Default: `runs/<name>`.
         model: a model instead of the recipe's: a name, or a model in memory, which is copied before it is trained.
+        seeds: how often the model is trained, each time with another seed (order of rows, templates and options; initial
+            weights of an adapter or soft prompt). Scores are then means with intervals over rows, templates and seeds.
         mirror: folder with copies of Hub data sets. Default: FLANLAB_MIRROR, or else the Hub.
 
     Returns:
@@ -212,7 +213,20 @@ def run(
     content, loaded = _recipe_and_model(recipe, model)
     name = Path(recipe).stem if isinstance(recipe, str | Path) else content.name
     folder = Path("runs") / name if out is None else Path(out)
-    run_recipe(content, folder, RowReader(None if mirror is None else Path(mirror)), loaded)
+    # Training, which an evaluation does not need.
+    from flanlab.experiments.run import run_recipe
+    from flanlab.experiments.run_seeds import run_seeds
+
+    rows = RowReader(None if mirror is None else Path(mirror))
+    if loaded is None:
+        run_seeds(content, folder, rows, seeds=seeds)
+    elif seeds == 1:
+        run_recipe(content, folder, rows, loaded)
+    else:
+        raise FlanlabError(
+            "A model in memory can be trained with one seed only.",
+            hint="Save the model with save_pretrained, and give the folder's name.",
+        )
     return _reported(folder) if is_first() else None
 
 
@@ -245,6 +259,8 @@ def train(
     """
     content, loaded = _recipe_and_model(recipe, model)
     folder = Path("runs") / content.name if out is None else Path(out)
+    from flanlab.experiments.run import train_recipe
+
     return train_recipe(content, folder, RowReader(None if mirror is None else Path(mirror)), loaded)
 
 

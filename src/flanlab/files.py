@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from flanlab.errors import FlanlabError
 
+_LOCK_FILE = ".lock"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -93,8 +94,21 @@ def alone_in(folder: Path) -> Iterator[None]:
     """Let one process at a time work in a folder; the others wait. The folder is created if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     # The lock ends with the process that holds it, however it ends.
-    with FileLock(folder / ".lock"):
+    with FileLock(folder / _LOCK_FILE):
         yield
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process is in `alone_in(folder)` now."""
+    if not (folder / _LOCK_FILE).exists():
+        return False
+    try:
+        with FileLock(folder / _LOCK_FILE, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # someone else's folder
+        return False
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from flanlab.cli.main import app
 from flanlab.errors import FlanlabError
-from flanlab.experiments import sweep as sweep_module
-from flanlab.experiments.sweep_jobs import Job, carry_out
+from flanlab.experiments import steps
+from flanlab.experiments.sweep_file import read_sweep_facts
 from tests.experiments.test_sweep import base_recipe
 from tests.tiny import tiny_folder, tiny_folders
 
@@ -42,8 +42,8 @@ def test_the_plan_costs_nothing(command: list[str], tmp_path: Path) -> None:
     for machines in (["--plan", "--json"], ["--dry-run", "--json"]):
         plan = json.loads(CliRunner().invoke(app, [*command, *machines]).stdout)
         assert [cell["state"] for cell in plan["cells"]] == ["waiting"] * 3
-        assert [job["kind"] for job in plan["cells"][1]["jobs"]] == ["train", "evaluate"]
-        assert plan["expected"]["seconds"] >= 0
+        assert [len(cell["folders"]) for cell in plan["cells"]] == [1, 2, 2]
+        assert all(row["seconds"] > 0 for row in plan["plan"])
 
 
 def test_a_sweep_from_plan_to_page(command: list[str], tmp_path: Path) -> None:
@@ -64,12 +64,14 @@ def test_a_sweep_from_plan_to_page(command: list[str], tmp_path: Path) -> None:
 
 
 def test_a_failing_cell_is_told_at_the_end(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def breaks(job: Job) -> None:
-        if job.title == "train on 2 tasks":
-            raise FlanlabError("the loss is no number", hint="lower the learning rate")
-        carry_out(job)
+    train = steps._train
 
-    monkeypatch.setattr(sweep_module, "carry_out", breaks)
+    def breaks(step: steps.Step) -> None:
+        if step.title == "train on 2 tasks":
+            raise FlanlabError("the loss is no number", hint="lower the learning rate")
+        train(step)
+
+    monkeypatch.setattr(steps, "_train", breaks)
     told = CliRunner().invoke(app, command)
     assert told.exit_code == 1
     assert "Failed: clusters-1: the loss is no number" in told.output
@@ -107,7 +109,7 @@ def test_a_plan_in_a_pipe_is_not_cut_off(tmp_path: Path, tiny_folder: Path, monk
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals and terminals are Unix's")
-def test_a_terminal_shows_a_table_and_ctrl_c_leaves_all_resumable(command: list[str], tmp_path: Path) -> None:
+def test_a_terminal_shows_progress_and_ctrl_c_leaves_all_resumable(command: list[str], tmp_path: Path) -> None:
     """A real process on a terminal of its own."""
     source = str(Path(__file__).parents[2] / "src")
     master, slave = pty.openpty()
@@ -126,15 +128,14 @@ def test_a_terminal_shows_a_table_and_ctrl_c_leaves_all_resumable(command: list[
         if not chunk:
             break
         shown += chunk
-        if not interrupted and re.search(rb"untuned +done", re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", shown)):
+        if not interrupted and re.search(rb"evaluate untuned: done", re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", shown)):
             interrupted = True
             process.send_signal(signal.SIGINT)
         time.sleep(0.01)
     os.close(master)
     assert interrupted, shown[-2000:]
     assert process.wait() != 0
-    assert b"the same command goes on with it" in shown
-    sweep = json.loads((tmp_path / "out" / "clusters-tiny-1-2" / "sweep.json").read_text(encoding="utf-8"))
-    assert sweep["cells"][0]["state"] == "done"
+    assert b"the same command resumes it" in shown
+    assert read_sweep_facts(tmp_path / "out" / "clusters-tiny-1-2").cells[0].state == "done"
     told = CliRunner().invoke(app, [*command, "--json"])
     assert {cell["state"] for cell in json.loads(told.stdout)["cells"]} == {"done"}

@@ -78,6 +78,10 @@ def test_settings(home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
     settings = told(home, tiny_folder, monkeypatch, *plain, *chosen)["settings"]
     assert (settings.rows, settings.prompt_tokens, settings.truncate, settings.pmi) == (7, 99, "middle", False)
     assert settings.choose_template
+    few = ["--templates-per-row", "adaptive", "--answer-budget", "1.5", "--wordings", "30"]
+    settings = told(home, tiny_folder, monkeypatch, *plain, *few)["settings"]
+    assert (settings.templates_per_row, settings.answer_budget, settings.wordings) == ("adaptive", 1.5, 30)
+    assert told(home, tiny_folder, monkeypatch, *plain, "--templates-per-row", "2")["settings"].templates_per_row == 2
 
 
 def test_recipe_gives_tasks_settings_and_seed(home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,6 +142,8 @@ def test_recipe_asks_the_questions_of_its_run(home: Path, tiny_folder: Path) -> 
         ([], "Name tasks or clusters"),
         (["--cluster", "feelings"], "feelings"),
         (["comments", "--truncate", "start"], "start"),
+        (["comments", "--templates-per-row", "some"], "'some' is neither a number nor adaptive"),
+        (["comments", "--answer-budget", "3"], "needs `templates_per_row: adaptive`"),
     ],
 )
 def test_wrong_use_is_told(arguments: list[str], message: str, home: Path, tiny_folder: Path) -> None:

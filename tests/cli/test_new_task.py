@@ -165,3 +165,14 @@ def test_bad_input_is_refused_and_nothing_written(rows: str, options: dict[str, 
     assert told in error.message
     assert "de-en" in error.hint or told != "does not have our/sets"
     assert not list(folder.rglob("*.yaml"))
+
+
+def test_a_lone_shard_is_refused(folder: Path) -> None:
+    table = pa.table({"text": [f"Dish {n} was served." for n in range(18)], "label": [1, 0] * 9})
+    pq.write_table(table, folder / "train-00001-of-00005.parquet")
+    error = refusal(lambda: new("train-00001-of-00005.parquet", name="dishes"))
+    assert "one of 5 shards of the split train" in error.message
+    assert not (folder / "my_tasks").exists()
+    pq.write_table(table, folder / "train-00000-of-00001.parquet")
+    new("train-00000-of-00001.parquet", name="dishes")
+    assert len(load_rows(load_task(folder / "my_tasks" / "dishes.yaml"), "train")) > 0

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from flanlab import api
 from flanlab.cli.main import app
+from flanlab.experiments import run as experiments_run
 from flanlab.experiments.recipe import Recipe
 
 
@@ -20,7 +21,7 @@ def carried_out(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, Path]]:
     def record(recipe: Recipe, folder: Path, *_: Any) -> None:
         calls.append((recipe, folder))
 
-    monkeypatch.setattr(api, "run_recipe", record)
+    monkeypatch.setattr(experiments_run, "run_recipe", record)
     monkeypatch.setattr(api, "is_first", lambda: False)  # there are no results to show
     return calls
 

@@ -102,3 +102,19 @@ def test_text_that_cannot_be_read_is_refused_by_file_and_line(name: str, content
     error = refusal(lambda: list(read_corpus([tmp_path / name])))
     assert str(tmp_path / name) in error.message
     assert said in error.message
+
+
+def test_a_byte_order_mark_is_no_text_but_at_the_start_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "_BYTES_AT_ONCE", 8)
+    (tmp_path / "a.txt").write_bytes("\ufeffone two \ufeffthree".encode())
+    (tmp_path / "B.JSONL.GZ").write_bytes(gzip.compress('\ufeff{"text": "\ufeffein Ü"}\n'.encode()))
+    files = corpus_files([tmp_path])
+    assert [path.name for path in files] == ["B.JSONL.GZ", "a.txt"]
+    assert "".join(piece.text for piece in read_corpus(files)) == "\ufeffein Üone two \ufeffthree"
+
+
+def test_a_key_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one", "text": "two"}\n', encoding="utf-8")
+    error = refusal(lambda: list(read_corpus([tmp_path / "a.jsonl"])))
+    assert "a.jsonl, line 1" in error.message
+    assert "'text' occurs twice" in error.message

@@ -157,6 +157,22 @@ def test_slices(specification: str, texts: list[str], make_task: MakeTask) -> No
     assert [row["text"] for row in load_rows(task, "train")] == texts
 
 
+_END = st.none() | st.integers(-14, 14)
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(_END, _END, st.sampled_from(["", "%"])), min_size=1, max_size=3), st.integers(0, 13))
+def test_slices_are_those_of_hugging_face(cuts: list[tuple[int | None, int | None, str]], length: int) -> None:
+    def end(number: int | None, unit: str) -> str:
+        return "" if number is None else f"{number * (7 if unit else 1)}{unit}"
+
+    table = pa.table({"n": list(range(length))})
+    specification = "+".join(f"all[{end(start, unit)}:{end(stop, unit)}]" for start, stop, unit in cuts)
+    theirs = datasets.ReadInstruction.from_spec(specification).to_absolute({"all": length})
+    ours = sources._slices(Task.model_validate(task_content()), specification, {"all": table})
+    assert [cut["n"].to_pylist() for cut in ours] == [list(range(cut.from_, max(cut.to, cut.from_))) for cut in theirs]
+
+
 @pytest.mark.parametrize(
     "specification",
     ["train", "all+dev", "all[a:]", "all[:200%]", "all[1:2:3]", " all", "all+", "", "all[", "all[9:2]", "all[20:]"],

@@ -299,3 +299,24 @@ def test_lists_mappings_and_bytes_never_become_python_code(names: list[Any], tol
         write_task_file(tmp_path, generation_content(fields={"country": "{{ names[0] }}"}, answer="yes", references=None))
     )
     assert "prompt" in refusal(lambda: render(task, 1, prepare_row(task, row, 0))).message
+
+
+@pytest.mark.parametrize(
+    ("inner", "told"),
+    [("two,0\nthree,1\nfour,0\n", True), ("two,0\nthree,1\n", False), ("two\nthree, 1\nfour, so\nfive,0\n", False)],
+)
+def test_rows_inside_a_quoted_cell_are_told(inner: str, told: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f'text,label\nzero,0\n"one,1\n{inner}five 6",0\nsix,1\n', encoding="utf-8")
+    assert read_table(path).num_rows == 3
+    said = " ".join(capsys.readouterr().err.split())
+    assert ("a.csv, line 3: a quoted cell of this row continues to line" in said) == told
+
+
+@pytest.mark.parametrize("kind", [pa.binary(12), pa.binary(), pa.large_binary(), pa.binary_view()])
+def test_bytes_with_zeros_inside_stay_bytes(kind: pa.DataType, tmp_path: Path) -> None:
+    interval = b"\0\0\0\0\1\0\0\0\0\0\0\0"  # a day, as DuckDB writes it
+    pq.write_table(pa.table({"a": pa.array([interval], kind)}), tmp_path / "a.parquet")
+    assert read_table(tmp_path / "a.parquet").column("a").to_pylist() == [interval]
+    pq.write_table(pa.table({"a": pa.array([b"padded\0\0\0\0\0\0"], pa.binary(12))}), tmp_path / "a.parquet")
+    assert read_table(tmp_path / "a.parquet").column("a").to_pylist() == ["padded"]

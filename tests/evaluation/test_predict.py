@@ -27,8 +27,8 @@ from flanlab.evaluation.setup import Setup
 from flanlab.evaluation.sharding import Team
 from flanlab.evaluation.stage import predict_units
 from flanlab.models import loading
+from flanlab.models.answering import Question
 from flanlab.models.loading import LoadedModel, load_model
-from flanlab.models.scoring import Question
 from flanlab.results.predictions import PREDICTION_SCHEMA, read_predictions
 from flanlab.tasks.loading import load_task
 from flanlab.tasks.schema import Task

@@ -199,5 +199,6 @@ def test_seeds_repeat_trainings_and_ask_the_same(recipe: Recipe) -> None:
         assert cell.recipe == found[name].recipe
         assert cell.training is not None
         assert cell.training.start is not None
-        assert (cell.recipe.seed, cell.training.recipe.seed, cell.training.start.recipe.seed) == (5, 5 + by, 5 + by)
+        trained = [cell.training.recipe, cell.training.start.recipe]
+        assert [(one.seed, one.training_seed) for one in (cell.recipe, *trained)] == [(5, 5), (5, 5 + by), (5, 5 + by)]
     assert "untuned-seed-1" not in cells(with_seeds(ablate("clusters", base), 2))

@@ -16,8 +16,8 @@ from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments import ask as module
 from flanlab.experiments.ask import ask
 from flanlab.experiments.evaluate_model import evaluate_model
+from flanlab.models.answering import Question
 from flanlab.models.loading import LoadedModel
-from flanlab.models.scoring import Question
 from flanlab.results.predictions import read_predictions
 from flanlab.tasks.schema import Task
 from tests.tiny import tiny_tasks

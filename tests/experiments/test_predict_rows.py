@@ -20,10 +20,9 @@ from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments import predict_rows as module
 from flanlab.experiments.evaluate_model import evaluate_model
 from flanlab.experiments.predict_rows import predict
-from flanlab.models.answering import Reply
+from flanlab.models.answering import Question, Reply
 from flanlab.models.completions import Endpoint
 from flanlab.models.loading import LoadedModel
-from flanlab.models.scoring import Question
 from flanlab.results.predictions import read_predictions
 from flanlab.tasks.schema import Task
 from tests.completions_server import serve

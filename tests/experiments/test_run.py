@@ -26,8 +26,8 @@ from flanlab.experiments.recipe import Recipe, make_plan, read_recipe
 from flanlab.experiments.run import run_recipe, train_recipe
 from flanlab.experiments.stamp import make_stamp, training_key
 from flanlab.models import loading as loading_module
+from flanlab.models.answering import Question
 from flanlab.models.loading import load_model
-from flanlab.models.scoring import Question
 from flanlab.report.html import write_report
 from flanlab.results.files import read_results
 from flanlab.results.predictions import read_predictions

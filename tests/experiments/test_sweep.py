@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,16 +12,15 @@ import pytest
 import yaml
 
 from flanlab.errors import FlanlabError
-from flanlab.experiments import sweep as sweep_module
-from flanlab.experiments import sweep_jobs
+from flanlab.experiments import steps as steps_module
 from flanlab.experiments.ablations import ablation_names
 from flanlab.experiments.cells import changed
-from flanlab.experiments.recipe import Recipe, read_recipe
-from flanlab.experiments.sweep import Sweep, run_locally, run_sweep
-from flanlab.experiments.sweep_jobs import Job, carry_out, is_done, read_record
-from flanlab.experiments.sweep_planning import plan_sweep
-from flanlab.experiments.sweep_ray import _outcome, _run
-from flanlab.files import write_json
+from flanlab.experiments.on_ray import _outcome
+from flanlab.experiments.recipe import Recipe, make_plan, read_recipe
+from flanlab.experiments.steps import Step, carry_out, in_this_process
+from flanlab.experiments.sweep import Sweep, plan_sweep, run_sweep
+from flanlab.experiments.sweep_file import ERROR_FILE, is_done, read_sweep_facts, seconds_of, state_of
+from flanlab.files import alone_in
 from flanlab.results.files import read_results
 from flanlab.results.schema import Results
 
@@ -57,23 +55,35 @@ def recipe(tmp_path: Path, tiny_folder: Path) -> Recipe:
 
 
 def carry_through(sweep: Sweep) -> list[tuple[str, str]]:
-    """Run it; the changes of state that were told of."""
-    told: list[tuple[str, str]] = []
-    run_sweep(sweep, run_locally, lambda job, state, error: told.append((job.title, state)))
-    return told
+    """Run it; the steps with their outcomes."""
+    outcomes: list[tuple[str, str]] = []
+
+    def engine(steps: Sequence[Step]) -> Iterator[tuple[Step, str]]:
+        for step, error in in_this_process(steps):
+            outcomes.append((step.title, error))
+            yield step, error
+
+    run_sweep(sweep, engine)
+    return outcomes
 
 
 def states(sweep: Sweep) -> dict[str, str]:
-    return {planned.cell.name: sweep.state_of(planned) for planned in sweep.cells}
+    """Of the cells that were asked for."""
+    return {name: state_of([step.folder for step in steps]) for name, steps in sweep.cells.items()}
 
 
 def chains(sweep: Sweep) -> dict[str, tuple[str, ...]]:
-    return {planned.cell.name: planned.chain for planned in sweep.cells}
+    return {name: tuple(step.folder.name for step in steps) for name, steps in sweep.cells.items()}
+
+
+def listed(sweep: Sweep) -> dict[str, str]:
+    """The states of all cells in sweep.json."""
+    return {cell.name: cell.state for cell in read_sweep_facts(sweep.folder).cells}
 
 
 def scores(sweep: Sweep) -> dict[str, Results]:
     """Each cell's results."""
-    return {planned.cell.name: read_results(sweep.jobs[planned.chain[-1]].folder) for planned in sweep.cells}
+    return {name: read_results(steps[-1].folder) for name, steps in sweep.cells.items()}
 
 
 def trained_on(results: Results) -> dict[str, str] | None:
@@ -85,18 +95,14 @@ def test_clusters_are_added_one_after_another(recipe: Recipe, tmp_path: Path) ->
     sweep = plan_sweep("clusters", recipe, tmp_path / "out")
     assert list(states(sweep)) == ["untuned", "clusters-1", "clusters-2", "clusters-3"]
     trained = [
-        {task["cluster"] for task in _trained_on(cell.recipe)} for cell in sweep.ablation.cells if cell.training is not None
+        {task.clusters[0].value for task in make_plan(steps[0].recipe).split.train}
+        for steps in sweep.cells.values()
+        if len(steps) > 1
     ]
     assert trained == [
         {"summarization"}, {"summarization", "sentiment"}, {"summarization", "sentiment", "closed_book_qa"},
     ]  # fmt: skip
     assert not (tmp_path / "out").exists()
-
-
-def _trained_on(recipe: Recipe) -> list[dict[str, Any]]:
-    from flanlab.experiments.recipe import make_plan
-
-    return [{"name": task.name, "cluster": task.clusters[0].value} for task in make_plan(recipe).split.train]
 
 
 def test_every_ablation_can_be_planned(recipe: Recipe, tmp_path: Path, tiny_folder: Path) -> None:
@@ -105,13 +111,13 @@ def test_every_ablation_can_be_planned(recipe: Recipe, tmp_path: Path, tiny_fold
     points["figure-6"] = ["1"]
     for name in ablation_names():
         sweep = plan_sweep(name, bases.get(name, recipe), tmp_path / "out", points=points.get(name, ()))
-        names = [cell.name for cell in sweep.ablation.cells]
+        names = [cell.name for cell in sweep.facts.cells]
         assert len(set(names)) == len(names)
-        drawn = {cell for panel in sweep.ablation.panels for series in panel.series for _, cell in series.points}
-        compared = {cell for pair in sweep.ablation.comparisons for cell in (pair.before, pair.after)}
+        drawn = {cell for panel in sweep.facts.panels for series in panel.series for _, cell in series.points}
+        compared = {cell for pair in sweep.facts.comparisons for cell in (pair.before, pair.after)}
         assert drawn | compared <= set(names)
         assert set(states(sweep).values()) == {"waiting"}
-        assert all(job.cost["tokens"] and job.cost["seconds"] >= 0 for job in sweep.waiting())
+        assert all(step.count and step.seconds > 0 for step in sweep.to_do())
 
 
 def test_equal_work_is_shared_between_cells_and_ablations(recipe: Recipe, tmp_path: Path) -> None:
@@ -162,11 +168,10 @@ def test_evaluation_is_in_the_key_of_the_evaluation_alone(tmp_path: Path, tiny_f
 def test_a_sweep_is_carried_out_once(recipe: Recipe, tmp_path: Path) -> None:
     sweep = plan_sweep("clusters", recipe, tmp_path, points=["1"])
     told = carry_through(sweep)
-    assert [title for title, state in told if state == "done"] == [
-        "evaluate untuned", "train on 2 tasks", "evaluate 1 training cluster, 2 tasks",
-    ]  # fmt: skip
+    assert told == [("evaluate untuned", ""), ("train on 2 tasks", ""), ("evaluate 1 training cluster, 2 tasks", "")]
     assert set(states(sweep).values()) == {"done"}
-    trained = sweep.jobs[chains(sweep)["clusters-1"][0]].folder
+    trained = sweep.cells["clusters-1"][0].folder
+    assert seconds_of(trained) > 0
     assert not list((trained / "training").glob("step-*"))
     results = scores(sweep)
     assert trained_on(results["untuned"]) is None
@@ -176,7 +181,8 @@ def test_a_sweep_is_carried_out_once(recipe: Recipe, tmp_path: Path) -> None:
     assert results["clusters-1"].name == "1 training cluster, 2 tasks"
     again = plan_sweep("clusters", recipe, tmp_path, points=["1"])
     assert set(states(again).values()) == {"done"}
-    assert (again.expected_seconds(), again.waiting(), carry_through(again)) == (0, [], [])
+    assert (again.to_do(), carry_through(again)) == ([], [])
+    assert {row["seconds"] for row in again.plan()} == {0}
 
 
 def test_held_in_tasks_are_evaluated_and_marked_as_seen(recipe: Recipe, tmp_path: Path, tiny_folder: Path) -> None:
@@ -193,7 +199,7 @@ def test_supervised_learning_trains_on_its_task_alone(recipe: Recipe, tmp_path: 
     [results] = scores(sweep).values()
     assert list(results.tasks) == list(trained_on(results) or {}) == ["product_reviews"]
     assert results.tasks["product_reviews"].seen == "the model was trained on its train rows"
-    assert "tuned-sentiment" in sweep.as_dict()["left_out"]
+    assert listed(sweep)["tuned-sentiment"] == "waiting"
 
 
 def test_prompts_are_learned_from_the_tuned_and_the_untuned_model(recipe: Recipe, tmp_path: Path) -> None:
@@ -210,161 +216,149 @@ def test_prompts_are_learned_from_the_tuned_and_the_untuned_model(recipe: Recipe
 
 
 def test_commands_at_once_keep_what_each_other_has_done(recipe: Recipe, tmp_path: Path) -> None:
-    def told() -> tuple[list[tuple[str, str]], list[str]]:
-        content = json.loads((ours.folder / "sweep.json").read_text())
-        return [(cell["name"], cell["state"]) for cell in content["cells"]], content["left_out"]
-
-    ours, theirs = (plan_sweep("clusters", recipe, tmp_path, only=[cell]) for cell in ("clusters-1", "untuned"))
+    ours, theirs, more = (
+        plan_sweep("clusters", recipe, tmp_path, only=[cell], seeds=seeds)
+        for cell, seeds in (("clusters-1", 1), ("untuned", 1), ("clusters-1-seed-1", 2))
+    )
+    waiting = dict.fromkeys(("untuned", "clusters-1", "clusters-2", "clusters-3"), "waiting")
     ours.write()
+    assert listed(ours) == waiting
     carry_through(theirs)
-    assert told() == ([("untuned", "done")], ["clusters-1", "clusters-2", "clusters-3"])
+    assert listed(ours) == waiting | {"untuned": "done"}
+    carry_through(more)
     carry_through(ours)
-    assert told() == ([("untuned", "done"), ("clusters-1", "done")], ["clusters-2", "clusters-3"])
     theirs.write()
-    assert told() == ([("untuned", "done"), ("clusters-1", "done")], ["clusters-2", "clusters-3"])
+    done = {"untuned": "done", "clusters-1": "done", "clusters-1-seed-1": "done"}
+    assert listed(ours) == waiting | done
 
 
-def test_cells_that_hold_no_longer_are_left_out(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_deleted_result_is_missing_on_the_page_of_a_command_for_other_cells(recipe: Recipe, tmp_path: Path) -> None:
     before = plan_sweep("clusters", recipe, tmp_path, only=["untuned"])
     carry_through(before)
-    (before.jobs[chains(before)["untuned"][0]].folder / "results.json").unlink()
-    after = plan_sweep("clusters", recipe, tmp_path, only=["clusters-1"])
-    assert after.as_dict()["left_out"] == ["untuned", "clusters-2", "clusters-3"]
+    (before.cells["untuned"][0].folder / "results.json").unlink()
+    plan_sweep("clusters", recipe, tmp_path, only=["clusters-1"]).write()
+    assert set(listed(before).values()) == {"waiting"}
 
 
-def test_cells_of_another_recipe_of_the_same_name_are_left_out(recipe: Recipe, tmp_path: Path, tiny_folder: Path) -> None:
+def test_cells_of_another_recipe_of_the_same_name_are_not_listed(recipe: Recipe, tmp_path: Path, tiny_folder: Path) -> None:
     other = plan_sweep("clusters", base_recipe(tmp_path, tiny_folder, seed=1), tmp_path, only=["clusters-1"])
     ours = plan_sweep("clusters", recipe, tmp_path, only=["untuned"])
     assert ours.folder == other.folder
     carry_through(ours)
-    assert other.as_dict()["left_out"] == ["untuned", "clusters-2", "clusters-3"]
+    assert listed(ours)["untuned"] == "done"
+    other.write()
+    assert set(listed(ours).values()) == {"waiting"}
 
 
 class Killed(BaseException):
     """Nothing catches it, as nothing catches a signal 9."""
 
 
-def test_a_killed_sweep_goes_on_where_it_was(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_sweep_resumes(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = plan_sweep("clusters", recipe, tmp_path / "whole", points=["1", "2"])
     carry_through(whole)
     root = tmp_path / "killed"
-    evaluate = sweep_jobs._evaluate
+    evaluate = steps_module._evaluate
     kills = 0
 
-    def killed(job: Job) -> None:
+    def killed(step: Step) -> None:
         nonlocal kills
-        evaluate(job)
+        evaluate(step)
         if kills < 2:
             kills += 1
-            (job.folder / "results.json").unlink()
+            (step.folder / "results.json").unlink()
             raise Killed
 
-    monkeypatch.setattr(sweep_jobs, "_evaluate", killed)
+    monkeypatch.setattr(steps_module, "_evaluate", killed)
     for _ in range(2):
         with pytest.raises(Killed):
             carry_through(plan_sweep("clusters", recipe, root, points=["1", "2"]))
     sweep = plan_sweep("clusters", recipe, root, points=["1", "2"])
-    # What was finished but not noted when it was killed is gone through once more, from its predictions.
+    assert states(sweep)["untuned"] == "waiting"
     carry_through(sweep)
     assert set(states(sweep).values()) == {"done"}
     assert scores(sweep) == scores(whole)
 
 
-def test_time_and_speed_of_a_job_whose_worker_was_killed(recipe: Recipe, tmp_path: Path) -> None:
-    sweep = plan_sweep("clusters", recipe, tmp_path, points=["1"], only=["untuned"])
-    [job] = sweep.waiting()
-    write_json(job.record_file, {"state": "running", "seconds": 1000.0})
-    began = job.record_file.stat().st_mtime
-    write_json(job.folder / "part", {})
-    os.utime(job.folder / "part", (began + 500, began + 500))
-    carry_out(job)
-    record = read_record(job)
-    assert 1500 <= record["seconds"] < 1600
-    assert "tokens_per_second" not in record, "it does not hold for the work before"
+def test_two_commands_do_each_step_once(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = (plan_sweep("clusters", recipe, tmp_path, points=["1"], only=["untuned"]) for _ in range(2))
+    [step] = first.to_do()
+    other = threading.Thread(target=carry_through, args=(second,))
+    with alone_in(step.folder):
+        assert states(first) == {"untuned": "running"}
+        other.start()
+        # Until the other has seen the lock.
+        while "Waiting for another command that does the same: evaluate untuned." not in capsys.readouterr().err:
+            pass
+        steps_module._evaluate(step)
+        written = (step.folder / "results.json").stat()
+    other.join()
+    assert (step.folder / "results.json").stat() == written, "it found it done"
+    assert states(first) == {"untuned": "done"}
 
 
 def test_a_failing_cell_stops_only_what_needs_it(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = plan_sweep("clusters", recipe, tmp_path, points=["1", "2"])
-    broken = chains(sweep)["clusters-1"][0]
+    broken = sweep.cells["clusters-1"][0].folder
+    train = steps_module._train
 
-    def breaks(job: Job) -> None:
-        if job.key == broken:
+    def breaks(step: Step) -> None:
+        if step.folder == broken:
             raise FlanlabError("the loss is no number", hint="lower the learning rate")
-        carry_out(job)
+        train(step)
 
-    monkeypatch.setattr(sweep_module, "carry_out", breaks)
-    told = carry_through(sweep)
+    monkeypatch.setattr(steps_module, "_train", breaks)
+    told = dict(carry_through(sweep))
     assert states(sweep) == {"untuned": "done", "clusters-1": "failed", "clusters-2": "done"}
-    assert ("evaluate 1 training cluster, 2 tasks", "skipped") in told
-    [failed] = sweep.failed()
-    assert "lower the learning rate" in sweep.error_of(failed)
+    assert told["evaluate 1 training cluster, 2 tasks"] == "its training failed"
+    [error] = [cell.error for cell in read_sweep_facts(sweep.folder).cells if cell.state == "failed"]
+    assert error == told["train on 2 tasks"] == "the loss is no number\n  Hint: lower the learning rate"
     monkeypatch.undo()
     again = plan_sweep("clusters", recipe, tmp_path, points=["1", "2"])
-    assert states(again) == {"untuned": "done", "clusters-1": "waiting", "clusters-2": "done"}
+    assert [step.kind for step in again.to_do()] == ["train", "evaluate"]
     carry_through(again)
-    assert set(states(again).values()) == {"done"}
+    assert set(listed(again).values()) == {"done"}
+    assert not (broken / ERROR_FILE).exists()
 
 
-def test_on_ray_the_death_of_a_worker_fails_its_job_and_skips_what_needs_it() -> None:
+def test_an_unexpected_error_is_left_with_its_traceback(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = plan_sweep("clusters", recipe, tmp_path, points=["1"], only=["untuned"])
+    [step] = sweep.to_do()
+
+    def breaks(*arguments: Any, **settings: Any) -> None:
+        raise ValueError("no such number")
+
+    monkeypatch.setattr(steps_module, "evaluate_model", breaks)
+    error = carry_out(step)
+    assert error.startswith("ValueError: no such number\n\nTraceback")
+    assert not is_done(step.folder)
+    assert (step.folder / ERROR_FILE).read_text(encoding="utf-8") == error
+
+
+def test_on_ray_the_death_of_a_worker_fails_its_step_and_skips_what_needs_it(recipe: Recipe, tmp_path: Path) -> None:
     """Ray itself is not needed: it raises its error for whatever stands on a task that died."""
 
     class RayError(Exception):
         pass
 
     def get(reference: object) -> object:
-        if reference != "done":
-            raise RayError("The worker died.")
-        return "done", ""
+        raise RayError("The worker died.")
 
     ray = SimpleNamespace(get=get, exceptions=SimpleNamespace(RayError=RayError))
-    assert _outcome(ray, "needs the dead one", "died") == ("skipped", "")
-    for needed in (None, "done"):
-        state, error = _outcome(ray, "died", needed)
-        assert state == "failed"
-        assert "The worker died." in error
-
-
-def test_on_ray_a_worker_killed_long_ago_is_not_told_as_running(recipe: Recipe, tmp_path: Path) -> None:
-    """Ray itself is not needed: a look that finds nothing, one that finds the worker at it, and one that finds it done."""
-    sweep = plan_sweep("clusters", recipe, tmp_path, points=["1"], only=["untuned"])
-    [job] = sweep.waiting()
-    running = {"state": "running", "host": "a", "process": 1}
-    write_json(job.record_file, running)
-    looks = iter([[], [], ["reference"]])
-    told: list[str] = []
-
-    def wait(pending: list[object], **_: object) -> tuple[list[object], None]:
-        found = next(looks)
-        if told == ["nothing yet"]:
-            write_json(job.record_file, running | {"process": 2})
-        told.append("nothing yet")
-        return found, None
-
-    ray = SimpleNamespace(wait=wait, get=lambda _: ("done", ""), exceptions=SimpleNamespace(RayError=OSError))
-    remote = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: "reference"))
-    _run(ray, remote, [job], lambda _, state, __: told.append(state))
-    assert told == ["nothing yet", "nothing yet", "running", "nothing yet", "done"]
-
-
-def test_any_error_of_a_job_is_kept_with_it(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sweep = plan_sweep("clusters", recipe, tmp_path, points=["1"], only=["untuned"])
-    [job] = sweep.waiting()
-
-    def breaks(*arguments: Any, **settings: Any) -> None:
-        raise ValueError("no such number")
-
-    monkeypatch.setattr(sweep_jobs, "evaluate_model", breaks)
-    with pytest.raises(ValueError, match="no such number"):
-        carry_out(job)
-    assert not is_done(job)
-    record = json.loads(job.record_file.read_text())
-    assert (record["state"], record["error"]) == ("failed", "ValueError: no such number")
+    training, evaluation = plan_sweep("clusters", recipe, tmp_path, points=["1"], only=["clusters-1"]).to_do()
+    assert "The worker died." in _outcome(ray, training, "died")
+    assert "The worker died." in (training.folder / ERROR_FILE).read_text(encoding="utf-8")
+    assert _outcome(ray, evaluation, "needs the dead one") == "its training failed"
+    assert not evaluation.folder.exists()
+    assert state_of([training.folder, evaluation.folder]) == "failed"
 
 
 def test_a_result_that_was_deleted_is_made_anew(recipe: Recipe, tmp_path: Path) -> None:
     sweep = plan_sweep("clusters", recipe, tmp_path, points=["1"])
     carry_through(sweep)
-    (sweep.jobs[chains(sweep)["untuned"][0]].folder / "results.json").unlink()
+    (sweep.cells["untuned"][0].folder / "results.json").unlink()
     assert states(plan_sweep("clusters", recipe, tmp_path, points=["1"])) == {"untuned": "waiting", "clusters-1": "done"}
 
 

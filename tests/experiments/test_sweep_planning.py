@@ -11,16 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-from flanlab.evaluation.planning import EvaluationSettings
-from flanlab.experiments import sweep_jobs
+from flanlab.experiments import steps as steps_module
 from flanlab.experiments.recipe import Recipe
 from flanlab.experiments.run import RECIPE_FILE
-from flanlab.experiments.sweep import Engine, Report, Sweep, run_sweep, sweep_folder
-from flanlab.experiments.sweep_jobs import Job, carry_out, is_done
-from flanlab.experiments.sweep_planning import plan_sweep
-from flanlab.report.sweep import read_sweep
+from flanlab.experiments.steps import Step, carry_out
+from flanlab.experiments.sweep import Sweep, plan_sweep, run_sweep, sweep_folder
+from flanlab.experiments.sweep_file import is_done
 from flanlab.tasks.schema import Task
-from tests.experiments.test_sweep import base_recipe, carry_through, chains, states
+from tests.experiments.test_sweep import base_recipe, chains, listed
 from tests.task_files import REVIEWS, refusal, task_content, write_rows, write_task_file
 from tests.tiny import NUMBER_ROWS, NUMBER_TASK
 
@@ -53,8 +51,8 @@ def of_subtasks(tmp_path: Path, model: Path, *, include: Any = "all", exclude: S
     return base_recipe(tmp_path, model, **{"tasks": selection, "hold_out": {"clusters": ["sentiment"]}, **changes})
 
 
-def evaluation(sweep: Sweep, cell: str) -> Job:
-    return sweep.jobs[chains(sweep)[cell][-1]]
+def evaluation(sweep: Sweep, cell: str) -> Step:
+    return sweep.cells[cell][-1]
 
 
 def stamped(model: Path, folder: Path, task: str, cluster: str) -> Path:
@@ -83,10 +81,9 @@ def test_a_part_named_alone_is_evaluated_alone_by_every_cell(tmp_path: Path, tin
     for name, points in (("clusters", ()), ("prompt-tuning", ["2"])):
         sweep = plan_sweep(name, recipe, tmp_path / "out", points=points)
         assert {evaluation(sweep, cell).tasks for cell in chains(sweep)} == {("reviews.hotels",)}
-        for planned in sweep.cells:
-            # What is trained is stamped with what was held out, so this must be told alike too.
-            for job in (sweep.jobs[key] for key in planned.chain[:-1]):
-                assert "reviews" not in job.recipe["tasks"]["include"]
+        for steps in sweep.cells.values():
+            # What is trained is stamped with what was held out, so this must be the same too.
+            assert all("reviews" not in step.recipe.tasks.include for step in steps[:-1])
 
 
 def test_subtasks_left_out_are_not_read_as_exemplars(
@@ -95,8 +92,8 @@ def test_subtasks_left_out_are_not_read_as_exemplars(
     recipe = of_subtasks(tmp_path, tiny_folder, exclude=["reviews.films"])
     sweep = plan_sweep("few-shot", recipe, tmp_path / "out", points=["1"])
     evaluated: list[Task] = []
-    monkeypatch.setattr(sweep_jobs, "evaluate_model", lambda model, tasks, *_, **settings: evaluated.extend(tasks))
-    sweep_jobs.work(evaluation(sweep, "untuned-1-shot"))
+    monkeypatch.setattr(steps_module, "evaluate_model", lambda model, tasks, *_, **settings: evaluated.extend(tasks))
+    carry_out(evaluation(sweep, "untuned-1-shot"))
     assert [(task.name, list(task.whole.subtasks)) for task in evaluated] == [("reviews.hotels", ["hotels"])]
 
 
@@ -144,39 +141,30 @@ def test_a_folder_called_like_a_built_in_collection_changes_nothing(
     (tmp_path / "elsewhere" / "sampler").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "elsewhere")
     sweep = plan_sweep("clusters", recipe, tmp_path / "out", points=["1"])
-    assert {tuple(job.recipe["tasks"]["collections"]) for job in sweep.jobs.values()} == {("sampler",)}
+    assert {tuple(step.recipe.tasks.collections) for step in sweep.to_do()} == {("sampler",)}
 
 
 def test_a_stopped_training_goes_on_after_a_change_that_shapes_nothing(recipe: Recipe, tmp_path: Path) -> None:
     sweep = plan_sweep("clusters", recipe, tmp_path / "out", points=["1"], only=["clusters-1"])
-    job = sweep.jobs[chains(sweep)["clusters-1"][0]]
-    job.folder.mkdir(parents=True)
-    content = {**job.recipe, "training": {**job.recipe["training"], "workers": 7}}
-    (job.folder / RECIPE_FILE).write_text(yaml.safe_dump(content), encoding="utf-8")
-    carry_out(job)
-    assert is_done(job)
+    step = sweep.cells["clusters-1"][0]
+    step.folder.mkdir(parents=True)
+    content = step.recipe.model_dump(mode="json")
+    content["training"]["workers"] = 7
+    (step.folder / RECIPE_FILE).write_text(yaml.safe_dump(content), encoding="utf-8")
+    assert carry_out(step) == ""
+    assert is_done(step.folder)
 
 
-def stops_at(title: str) -> Engine:
-    """An engine that does jobs until one with such a title, at which it is stopped by Ctrl-C."""
+def test_nothing_is_running_after_ctrl_c(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stops(step: Step) -> None:
+        assert listed(sweep) == {"untuned": "done", "clusters-1": "running"}
+        raise KeyboardInterrupt
 
-    def run(jobs: Sequence[Job], report: Report) -> None:
-        for job in jobs:
-            report(job, "running", "")
-            if job.title.startswith(title):
-                raise KeyboardInterrupt
-            carry_out(job)
-            report(job, "done", "")
-
-    return run
-
-
-def test_nothing_is_running_after_ctrl_c(recipe: Recipe, tmp_path: Path) -> None:
     sweep = plan_sweep("clusters", recipe, tmp_path / "out", points=["1"])
+    monkeypatch.setattr(steps_module, "_train", stops)
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(sweep, stops_at("train"), lambda job, state, error: None)
-    written = json.loads((sweep.folder / "sweep.json").read_text(encoding="utf-8"))
-    assert [cell["state"] for cell in written["cells"]] == ["done", "waiting"]
+        run_sweep(sweep)
+    assert listed(sweep) == {"untuned": "done", "clusters-1": "waiting"}
 
 
 def test_a_sweep_of_other_points_has_a_folder_of_its_own(recipe: Recipe, tmp_path: Path) -> None:
@@ -188,24 +176,3 @@ def test_a_sweep_of_other_points_has_a_folder_of_its_own(recipe: Recipe, tmp_pat
     models = [sweep_folder(tmp_path, "scale", recipe, [f"models/{name}", "x"]) for name in ("a-b", "a/b", "a" * 300)]
     assert len(set(models)) == 3
     assert all(folder.parent == tmp_path and len(folder.name) < 100 for folder in models)
-
-
-def test_what_was_done_stays_on_the_page_of_a_command_that_names_fewer_cells(recipe: Recipe, tmp_path: Path) -> None:
-    def sweep(only: Sequence[str] = (), **changes: Any) -> Sweep:
-        return plan_sweep("clusters", recipe.model_copy(update=changes), tmp_path, only=only)
-
-    carry_through(sweep(["untuned"]))
-    # Asked for, but never done.
-    run = sweep(["clusters-1"])
-    with pytest.raises(KeyboardInterrupt):
-        run_sweep(run, stops_at("train"), lambda job, state, error: None)
-    later = sweep(["clusters-2"])
-    assert later.folder == run.folder
-    assert states(later) == {"untuned": "done", "clusters-2": "waiting"}
-    assert later.as_dict()["left_out"] == ["clusters-1", "clusters-3"]
-    assert [job.kind for job in later.waiting()] == ["train", "evaluate"]
-    later.write()
-    assert list(read_sweep(later.folder).cells) == ["untuned", "clusters-2"]
-    # What is done of another recipe of that name is not this one's.
-    other = EvaluationSettings(**{**recipe.evaluation.model_dump(), "rows": 2})
-    assert states(sweep(["clusters-2"], evaluation=other)) == {"clusters-2": "waiting"}

@@ -17,10 +17,10 @@ import pytest
 from typer.testing import CliRunner
 
 from flanlab.cli.main import app
-from flanlab.experiments import sweep_child, sweep_jobs
-from flanlab.experiments.sweep_jobs import read_record
-from flanlab.experiments.sweep_planning import plan_sweep
-from tests.experiments.test_sweep import base_recipe, carry_through, chains, scores, states
+from flanlab.experiments import steps as steps_module
+from flanlab.experiments.sweep import plan_sweep
+from flanlab.experiments.sweep_file import ERROR_FILE, LOG_FILE
+from tests.experiments.test_sweep import base_recipe, carry_through, scores, states
 
 pytestmark = pytest.mark.slow
 
@@ -55,11 +55,9 @@ def test_two_processes_come_to_the_scores_of_one(tmp_path: Path, tiny_folder: Pa
     )
     for ours, theirs in zip(found.scores, expected.scores, strict=True):
         assert ours.mean == pytest.approx(theirs.mean, abs=1e-3)
-    for key in chains(two)["clusters-1"]:
-        assert read_record(two.jobs[key])["processes"] == 2
-        assert two.jobs[key].log_file.stat().st_size
-    left = {path.suffix for path in (tmp_path / "two" / "jobs").iterdir()}
-    assert left == {".json", ".lock", ".log"}
+    for step in two.cells["clusters-1"]:
+        assert (step.folder / LOG_FILE).stat().st_size
+        assert not (step.folder / ERROR_FILE).exists()
 
 
 def test_processes_that_fail_are_told_in_one_message(
@@ -68,42 +66,36 @@ def test_processes_that_fail_are_told_in_one_message(
     """Two that fail alike, here one after the other in this process."""
 
     def launch_here(module: str, arguments: Sequence[str], processes: int, *_: Any, **settings: Any) -> int:
-        return max(import_module(module).main(Path(arguments[0])) for _ in range(processes))
+        return max(import_module(module).main(arguments[0]) for _ in range(processes))
 
-    monkeypatch.setattr(sweep_jobs, "launch", launch_here)
-    monkeypatch.setattr(sweep_child, "end_with_launcher", lambda: None)
+    monkeypatch.setattr(steps_module, "launch", launch_here)
+    monkeypatch.setattr(steps_module, "end_with_launcher", lambda: None)
     training = {"steps": 2, "compute_dtype": "float32", "tokens_per_step": 200, "micro_batch_tokens": 20, "learning_rate": 1e-3}
     recipe = base_recipe(tmp_path, tiny_folder, training=training)
     sweep = plan_sweep("clusters", recipe, tmp_path / "out", points=["1"], only=["clusters-1"], processes=2)
-    carry_through(sweep)
-    [failed] = sweep.failed()
-    error = sweep.error_of(failed)
+    [(_, error), (_, skipped)] = carry_through(sweep)
+    assert skipped == "its training failed"
     assert error.count("micro_batch_tokens") == error.count("Hint:") == 1
-    assert read_record(sweep.jobs[failed.chain[0]])["error"] == error
-    assert capfd.readouterr().err.count(f"flan: {error}") == 1
+    assert (sweep.cells["clusters-1"][0].folder / ERROR_FILE).read_text(encoding="utf-8") == error
+    assert f"flan: {error}" in capfd.readouterr().err
 
 
 def test_processes_that_die_without_a_word_are_told(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep_jobs, "launch", lambda *_, **settings: 137)
+    monkeypatch.setattr(steps_module, "launch", lambda *_, **settings: 137)
     recipe = base_recipe(tmp_path, tiny_folder)
     sweep = plan_sweep("clusters", recipe, tmp_path / "out", points=["1"], only=["untuned"], processes=2)
-    carry_through(sweep)
-    [failed] = sweep.failed()
-    assert "2 processes ended with status 137" in sweep.error_of(failed)
-    assert str(sweep.jobs[failed.chain[0]].log_file) in sweep.error_of(failed)
+    [(_, error)] = carry_through(sweep)
+    assert "2 processes ended with status 137" in error
+    assert str(sweep.cells["untuned"][0].folder / LOG_FILE) in error
 
 
 WAITS = """
-import fcntl, os, signal, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from flanlab.experiments.torchrun import end_with_launcher
 
 def stop(*_):
-    with open(sys.argv[2]) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            mine.write_text("locked")
+    mine.write_text("saved")
     os._exit(0)
 
 mine = Path(sys.argv[1], str(os.getpid()))
@@ -113,30 +105,27 @@ mine.touch()
 time.sleep(300)
 """
 LAUNCHES = """
-import fcntl, sys
+import sys
 from pathlib import Path
 from flanlab.experiments.torchrun import launch
 
-with open(sys.argv[2], "w") as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    launch("waits", sys.argv[1:], 2, Path("waits.log"), held=[lock.fileno()])
+launch("waits", sys.argv[1:], 2, Path("waits.log"))
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_processes_end_with_their_parent_and_keep_its_lock_until_then(number: signal.Signals, tmp_path: Path) -> None:
+def test_processes_save_and_end_with_their_parent(number: signal.Signals, tmp_path: Path) -> None:
     (tmp_path / "waits.py").write_text(WAITS, encoding="utf-8")
     started = tmp_path / "started"
     started.mkdir()
-    arguments = [str(started), str(tmp_path / "lock")]
-    parent = subprocess.Popen([sys.executable, "-c", LAUNCHES, *arguments], cwd=tmp_path, stderr=subprocess.PIPE)
+    parent = subprocess.Popen([sys.executable, "-c", LAUNCHES, str(started)], cwd=tmp_path, stderr=subprocess.PIPE)
     while parent.poll() is None and len(list(started.iterdir())) < 2:
         time.sleep(0.05)
     children = [psutil.Process(int(path.name)) for path in started.iterdir()]
     parent.send_signal(number)
     _, left = psutil.wait_procs(children, timeout=60)
     assert not left
-    assert [path.read_text(encoding="utf-8") for path in started.iterdir()] == ["locked"] * 2
+    assert [path.read_text(encoding="utf-8") for path in started.iterdir()] == ["saved"] * 2
     _, errors = parent.communicate()
     assert parent.returncode != 0
     assert (b"KeyboardInterrupt" in errors) == (number == signal.SIGINT)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from flanlab.errors import FlanlabError
-from flanlab.experiments.sweep import Sweep, run_sweep
-from flanlab.experiments.sweep_jobs import read_record
-from flanlab.experiments.sweep_planning import plan_sweep
-from tests.experiments.test_sweep import base_recipe, carry_through, chains, scores, states
+from flanlab.experiments.on_ray import on_ray
+from flanlab.experiments.steps import Step
+from flanlab.experiments.sweep import Sweep, plan_sweep
+from flanlab.experiments.sweep_file import LOG_FILE
+from tests.experiments.test_sweep import base_recipe, carry_through, scores, states
 
 pytestmark = pytest.mark.slow
 
@@ -38,22 +40,20 @@ def quiet_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ray.shutdown()
 
 
-def carry_out_on_ray(sweep: Sweep) -> list[tuple[str, str, str]]:
-    from flanlab.experiments.sweep_ray import ray_engine
-
-    told: list[tuple[str, str, str]] = []
-    run_sweep(sweep, ray_engine(None, 1, None), lambda job, state, error: told.append((job.title, state, error)))
-    return told
+def carry_out_on_ray(sweep: Sweep) -> dict[str, str]:
+    return {step.title: error for step, error in on_ray(sweep.to_do())}
 
 
-def kill_first_worker(sweep: Sweep, key: str, killed: list[int]) -> None:
-    """Signal 9 to the process that trains, once its first checkpoint is there."""
-    job = sweep.jobs[key]
+def kill_first_worker(step: Step, killed: list[int]) -> None:
+    """Signal 9 to the process that has the step's lock, once its first checkpoint is there."""
+    lock = str(step.folder / ".lock")
     while not killed:
-        record = read_record(job)
-        if record.get("state") == "running" and list((job.folder / "training").glob("step-*")):
-            os.kill(record["process"], signal.SIGKILL)
-            killed.append(record["process"])
+        if list((step.folder / "training").glob("step-*")):
+            for process in psutil.process_iter():
+                with suppress(psutil.Error):
+                    if any(file.path == lock for file in process.open_files()):
+                        killed.append(process.pid)
+                        process.kill()
         time.sleep(0.02)
 
 
@@ -66,17 +66,16 @@ def test_a_worker_is_killed_and_the_sweep_ends_complete_and_equal(tmp_path: Path
     alone = plan_sweep("clusters", recipe, tmp_path / "alone", points=["1"])
     carry_through(alone)
     sweep = plan_sweep("clusters", recipe, tmp_path / "ray", points=["1"])
-    key = chains(sweep)["clusters-1"][0]
+    step = sweep.cells["clusters-1"][0]
     killed: list[int] = []
-    watcher = threading.Thread(target=kill_first_worker, args=(sweep, key, killed), daemon=True)
+    watcher = threading.Thread(target=kill_first_worker, args=(step, killed), daemon=True)
     watcher.start()
     told = carry_out_on_ray(sweep)
     assert set(states(sweep).values()) == {"done"}, told
     assert killed
-    assert read_record(sweep.jobs[key])["process"] != killed[0]
     assert scores(sweep) == scores(alone)
     # The second worker went on from a checkpoint of the first.
-    assert "Resuming from step" in sweep.jobs[key].log_file.read_text(encoding="utf-8")
+    assert "Resuming from step" in (step.folder / LOG_FILE).read_text(encoding="utf-8")
 
 
 def test_a_job_that_fails_is_told_with_its_error_and_stops_what_needs_it(tmp_path: Path, tiny_folder: Path) -> None:
@@ -84,13 +83,10 @@ def test_a_job_that_fails_is_told_with_its_error_and_stops_what_needs_it(tmp_pat
     sweep = plan_sweep("clusters", base_recipe(tmp_path, tiny_folder, training=training), tmp_path / "out", points=["1"])
     told = carry_out_on_ray(sweep)
     assert states(sweep) == {"untuned": "done", "clusters-1": "failed"}
-    [error] = [error for title, state, error in told if state == "failed"]
-    assert "micro_batch_tokens" in error
-    assert ("evaluate 1 training cluster, 2 tasks", "skipped", "") in told
+    assert "micro_batch_tokens" in told["train on 2 tasks"]
+    assert told["evaluate 1 training cluster, 2 tasks"] == "its training failed"
 
 
 def test_no_cluster_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    from flanlab.experiments.sweep_ray import ray_engine
-
     with pytest.raises(FlanlabError, match="no Ray cluster"):
-        ray_engine("127.0.0.1:1", None, None)
+        list(on_ray([], "127.0.0.1:1"))

@@ -14,9 +14,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from flanlab.models import encoder_decoder
+from flanlab.models.answering import Question
 from flanlab.models.encoder_decoder import answer_from_encoder, check_padding
 from flanlab.models.loading import LoadedEncoderDecoder, load_model
-from flanlab.models.scoring import Answer, Question
+from flanlab.models.scoring import Answer
 from tests.task_files import refusal
 from tests.tiny_encoder_decoder import KINDS, make_encoder_decoder, stock_encoder_decoder
 

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from flanlab.errors import FlanlabError
 from flanlab.models import gguf as module
+from flanlab.models.answering import Question
 from flanlab.models.loading import load_encoder, load_model
-from flanlab.models.scoring import Question
 from tests.tiny import SIZES, make_tokenizer
 
 NAMES = {

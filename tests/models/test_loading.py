@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers.models.llama import modeling_llama
 
 from flanlab.errors import FlanlabError
+from flanlab.models.answering import Question
 from flanlab.models.loading import STAMP_FILE, load_encoder, load_model, read_stamp
-from flanlab.models.scoring import Question
 from tests.tiny import make_tokenizer, save_tiny, stock_model
 
 

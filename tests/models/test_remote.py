@@ -12,11 +12,10 @@ import torch
 
 from flanlab.data.encoding import CharacterEncoder, Encoder, PromptStyle, TextEncoder
 from flanlab.errors import FlanlabError
-from flanlab.models.answering import Model, Reply
+from flanlab.models.answering import Model, Question, Reply
 from flanlab.models.completions import Completions, Endpoint
 from flanlab.models.loading import LoadedModel
 from flanlab.models.remote import RemoteModel, _log_probabilities, _placed_tokens, open_remote_model
-from flanlab.models.scoring import Question
 from tests.completions_server import Served, fails, serve
 from tests.tiny import make_tokenizer, stock_model
 
@@ -208,3 +207,9 @@ def test_identity_follows_address_name_and_tokenizer(served: Served, opened: Any
     assert len({by_text.identity, by_ids.identity, other.identity}) == 3
     assert opened().identity == by_text.identity
     assert by_text.stamp is None
+
+
+@pytest.mark.parametrize("offsets", [["x", 1], [None, 1], {"0": 1}, "01", 7, [0.0, 1.0], [0], None])
+def test_odd_offsets_are_counted_anew(offsets: Any) -> None:
+    choice = {"text": "ab", "logprobs": {"tokens": ["a", "b"], "token_logprobs": [None, -1.0], "text_offset": offsets}}
+    assert [token.value for token in _placed_tokens({"choices": [choice]}, "ab", 1)] == [None, -1.0]

@@ -14,9 +14,10 @@ from transformers import PreTrainedModel
 from flanlab.data.encoding import ANSWER_SEPARATOR, TextEncoder
 from flanlab.errors import FlanlabError
 from flanlab.models import scoring
+from flanlab.models.answering import Question
 from flanlab.models.loading import load_model
 from flanlab.models.packed_attention import PackedBatch
-from flanlab.models.scoring import Answer, Question, answer_questions
+from flanlab.models.scoring import Answer, answer_questions
 from tests.tiny import WINDOWED, make_tokenizer, stock_model
 
 KINDS = ["llama", "qwen2", "gpt_neox"]

@@ -27,11 +27,11 @@ def make_sweep(root: Path, rights: Mapping[str, int | None], name: str = "few-sh
         folder = f"../cells/{name}-{recipe}-{cell}"
         if right is not None:
             make_run(root / "cells" / f"{name}-{recipe}-{cell}", {"tuned": right}, trained=False)
-        state = "waiting" if right is None else "done"
-        cells.append({"name": cell, "title": cell, "state": state, "error": "", "folder": folder, "jobs": []})
+        cells.append({"name": cell, "title": cell, "folders": [folder]})
     content: dict[str, Any] = {
-        "format": 1, "flanlab": "0.0", "name": name, "title": name, "question": "", "notes": [], "recipe": {"name": recipe},
-        "cells": cells, "left_out": [], "panels": [], "comparisons": [], "expected": {"seconds": 0.0},
+        "format": 2, "flanlab": "0.0", "content": "", "name": name, "title": name, "question": "", "notes": [],
+        "recipe": {"name": recipe},
+        "cells": cells, "panels": [], "comparisons": [],
     }  # fmt: skip
     write_json(root / f"{name}-{recipe}" / "sweep.json", content)
     return root

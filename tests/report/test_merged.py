@@ -194,7 +194,7 @@ def test_a_sweep_is_its_finished_cells(tmp_path: Path, evaluation: Path) -> None
 def test_work_that_cells_share_is_one_column(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, {"clusters-1": {"instruction": 5}, "clusters-2": {"instruction": 8}})
     facts = read_json(sweep / "sweep.json")
-    facts["cells"][1]["folder"] = facts["cells"][0]["folder"]
+    facts["cells"][1]["folders"] = facts["cells"][0]["folders"]
     write_json(tmp_path / "other-base" / "sweep.json", facts)
     assert labels(merged(tmp_path / "other-base")) == {"A": "clusters-1 = clusters-2"}
     # The second cell of the first sweep is other work under a name that the second sweep has too.

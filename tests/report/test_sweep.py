@@ -15,13 +15,14 @@ from xml.etree import ElementTree
 import pytest
 
 from flanlab.errors import FlanlabError
-from flanlab.files import write_json
+from flanlab.files import write_json, write_text
 from flanlab.report.sweep import is_sweep, read_sweep, told, verdict
 from flanlab.report.sweep_page import write_sweep_page
 from flanlab.results.schema import Results
 from tests.report.synthetic import HOSTILE, change, make_run, mark_seen
 
 KEYS = {"untuned": "aa", "clusters-1": "bb", "clusters-2": "cc"}
+SEEDS = {"clusters-1-seed-1": "dd", "clusters-2-seed-1": "ee", "clusters-2-seed-2": "ff"}
 
 
 def make_sweep(
@@ -31,40 +32,23 @@ def make_sweep(
     **changes: Any,
 ) -> Path:
     """A sweep of the cells in `rights`; None: not done."""
+    keys = KEYS | SEEDS
     for name, right in rights.items():
         if right is not None:
-            make_run(root / "cells" / KEYS[name], right, tasks=tasks, trained=False)
-    cells = [
-        {
-            "name": name,
-            "title": f"the cell {name}",
-            "state": "waiting" if right is None else "done",
-            "error": "",
-            "folder": f"../cells/{KEYS[name]}",
-            "jobs": [
-                {
-                    "kind": "evaluate",
-                    "key": KEYS[name],
-                    "folder": f"../cells/{KEYS[name]}",
-                    "state": "waiting" if right is None else "done",
-                    "seconds": None if right is None else 60.0,
-                    "expected": {"seconds": 10.0},
-                }
-            ],
-        }
-        for name, right in rights.items()
-    ]
+            make_run(root / "cells" / keys[name], right, tasks=tasks, trained=False)
+            write_json(root / "cells" / keys[name] / "seconds.json", {"seconds": 60.0})
+    cells = [{"name": name, "title": f"the cell {name}", "folders": [f"../cells/{keys[name]}"]} for name in rights]
     points = [[number, f"clusters-{number}"] for number in (1, 2)]
     content = {
-        "format": 1,
+        "format": 2,
         "flanlab": "0.0",
+        "content": "",
         "name": "clusters",
         "title": "Number of clusters",
         "question": "Does it help?",
         "notes": ["A note."],
         "recipe": {"name": "base", "model": "some/model"},
         "cells": cells,
-        "left_out": [],
         "panels": [
             {
                 "title": "Lines",
@@ -87,7 +71,6 @@ def make_sweep(
             {"before": "clusters-1", "after": "clusters-2"},
             {"before": "untuned", "after": "clusters-2"},
         ],
-        "expected": {"seconds": 20.0, "from": "earlier cells"},
     }
     write_json(root / "clusters-base" / "sweep.json", {**content, **changes})
     return root / "clusters-base"
@@ -141,6 +124,32 @@ def test_there_is_no_spread_over_templates_where_the_results_have_none(done: Pat
     for key in KEYS.values():
         change(done.parent / "cells" / key, lambda r: [row.pop("std", None) for row in r["scores"]])
     assert title not in write_sweep_page(read_sweep(done)).read_text(encoding="utf-8")
+
+
+def test_a_cell_of_several_seeds_is_their_mean(tmp_path: Path) -> None:
+    right = {"untuned": 3, "clusters-1": 5, "clusters-2": 4, "clusters-2-seed-1": 6, "clusters-2-seed-2": 8}
+    sweep = read_sweep(make_sweep(tmp_path, {name: {"instruction": tenths} for name, tenths in right.items()}))
+    cell = sweep.cells["clusters-2"]
+    score = cell.mean("instruction")
+    assert score.mean == pytest.approx(0.6)
+    assert score.seeds == 3
+    shares = [share or 0 for share in (score.rows_share, score.templates_share, score.seeds_share)]
+    assert sum(shares) == pytest.approx(1)
+    assert shares[2] > 0.5, "the seeds differ by 20 points"
+    low, high = sweep.cells["clusters-1"].mean("instruction").interval
+    assert score.interval[0] < low < high < score.interval[1]
+    # Each training is paired with the one training of the other cell.
+    assert sweep.pairs[0].over_clusters.difference == pytest.approx(0.1)
+    page = write_sweep_page(sweep).read_text(encoding="utf-8")
+    assert "3 seeds" in page
+    assert f"{shares[0]:.0%} / {shares[1]:.0%} / {shares[2]:.0%}" in page
+    assert page.count("the cell clusters-2-seed-1") == 1, "in the list of cells only"
+
+
+def test_a_missing_seed_is_left_out_of_a_pair(tmp_path: Path) -> None:
+    right = {"clusters-1": 5, "clusters-1-seed-1": 6, "clusters-2": 6, "clusters-2-seed-1": 7, "clusters-2-seed-2": 10}
+    sweep = read_sweep(make_sweep(tmp_path, {name: {"instruction": tenths} for name, tenths in right.items()}))
+    assert sweep.pairs[0].over_clusters.difference == pytest.approx(0.1)
 
 
 def test_no_difference_is_not_called_one(tmp_path: Path) -> None:
@@ -210,8 +219,9 @@ def test_cells_that_are_not_done_are_told(tmp_path: Path) -> None:
 def test_a_failed_cell_is_told_with_its_error(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, {"untuned": {"instruction": 3}, "clusters-1": None})
     facts = read_sweep(sweep).facts.model_dump(mode="json")
-    facts["cells"][1] |= {"state": "failed", "error": f"out of memory {HOSTILE}", "title": HOSTILE}
+    facts["cells"][1]["title"] = HOSTILE
     write_json(sweep / "sweep.json", facts)
+    write_text(tmp_path / "cells" / "bb" / "error.txt", f"out of memory {HOSTILE}")
     page = write_sweep_page(read_sweep(sweep)).read_text(encoding="utf-8")
     assert "1 cell failed" in page
     assert "out of memory" in page

@@ -154,3 +154,30 @@ _FRAGMENTS += ["[", "]", "'", "-", "+", "0", "1", "__class__", "set", "=", "raw"
 @given(st.lists(st.sampled_from(_FRAGMENTS), max_size=14).map("".join))
 def test_no_source_raises_anything_but_a_templating_error(source: str) -> None:
     assert is_fine_or_refused(lambda: compile_source(source)(ROW))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 10 ** 1000000000 }}",
+        "{{ text * 10 ** 9 }}",
+        "{{ 10 ** 9 * [1] }}",
+        "{{ text | center(10 ** 10) }}",
+        "{{ text | indent(width=10 ** 10) }}",
+        "{{ text | batch(10 ** 10, 'x') | list }}",
+        "{{ text.ljust(10 ** 10) }}",
+        "{{ '%9999999999d' % 1 }}",
+        "{{ '%*d' % (10 ** 10, 1) }}",
+        "{{ '%9999999999s' | format(text) }}",
+        "{{ '{:>9999999999}'.format(1) }}",
+        "{{ '{:{}}'.format(1, 10 ** 10) }}",
+    ],
+)
+def test_nothing_grows_without_bound(source: str) -> None:
+    with pytest.raises(TemplatingError, match="too large"):
+        compile_source(source)({"text": "a"})
+
+
+def test_ordinary_arithmetic_is_computed() -> None:
+    source = "{{ 2 ** 8 }} {{ '-' * 3 }} {{ 7 % 4 }} {{ '%.2f' % 1 }} {{ text.center(5) }} {{ '{:>3}'.format(text) }}"
+    assert compile_source(source)({"text": "a"}) == "256 --- 3 1.00   a     a"

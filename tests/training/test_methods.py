@@ -69,3 +69,14 @@ def test_gradient_checkpointing_changes_no_gradient(
     assert any(value is not None for value in expected.values())
     for name, value in expected.items():
         torch.testing.assert_close(gradients[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["lora", "prompt"])
+def test_initial_weights_follow_the_seed(method: str, tiny_folders: dict[str, Path]) -> None:
+    def start(seed: int) -> torch.Tensor:
+        loaded = load_model(str(tiny_folders["llama"]), device="cpu")
+        model = prepare_for_training(loaded, make_settings(method=method, seed=seed))
+        return torch.cat([value.flatten() for value in model.parameters() if value.requires_grad])
+
+    assert torch.equal(start(1), start(1))
+    assert not torch.equal(start(1), start(2))

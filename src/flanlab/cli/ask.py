@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flanlab.cli.options import AcceptGemmaTerms, ApiKeyVariable, AsJson, Collections, RemoteTokenizer, endpoint_of
+from flanlab.cli.options import AcceptGemmaTerms, ApiKeyVariable, AsJson, Collections, RemoteTokenizer, endpoint_of, say_loading
 from flanlab.models.names import check_model_name
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def ask(
         raise typer.BadParameter("is needed beside --template.", param_hint="--task")
     row = _values(words or []) if task is not None else {}
 
+    say_loading()
     from flanlab.data.encoding import PromptStyle
     from flanlab.evaluation.planning import EvaluationSettings
     from flanlab.experiments.ask import ask as ask_model

@@ -20,6 +20,7 @@ from flanlab.cli.options import (
     SkipMissing,
     endpoint_of,
     folder_to_write,
+    say_loading,
 )
 from flanlab.data.rendering import Truncation
 from flanlab.errors import FlanlabError
@@ -50,6 +51,21 @@ def evaluate(
     mirror: Mirror = None,
     skip_missing: SkipMissing = False,
     rows: Annotated[int | None, typer.Option(min=1, help="Rows of each task; 200 if not given.")] = None,
+    templates_per_row: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER|adaptive",
+            help="Templates each row is asked through, taking turns; adaptive: as many as the --answer-budget allows, and the"
+            " scores of all wordings are estimated. All templates if not given.",
+        ),
+    ] = None,
+    answer_budget: Annotated[
+        float | None,
+        typer.Option(min=1, help="Answers to each row, on average, with --templates-per-row adaptive; 2 if not given."),
+    ] = None,
+    wordings: Annotated[
+        int | None, typer.Option(min=2, help="Make up to this many wordings of each task from its templates, by rule.")
+    ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Ask through the model's chat template too.")] = False,
     chat_template_arg: Annotated[
         list[str] | None,
@@ -124,6 +140,7 @@ def evaluate(
     if server is None:
         check_model_name(model)
 
+    say_loading()
     from flanlab import api
     from flanlab.cli.tables import present_results
     from flanlab.data.encoding import PromptStyle
@@ -140,6 +157,9 @@ def evaluate(
         chosen = list(divide(followed).test)
     changes: dict[str, Any] = {
         "rows": rows,
+        "templates_per_row": _templates(templates_per_row),
+        "answer_budget": answer_budget,
+        "wordings": wordings,
         "prompt_tokens": prompt_tokens,
         "truncate": truncate,
         "dtype": dtype,
@@ -175,6 +195,15 @@ def evaluate(
         present_results(done, as_json)
     if done is not None and fail_under is not None:
         refuse_below(done.results, fail_under, metric)
+
+
+def _templates(text: str | None) -> int | str | None:
+    """A number of templates as it was written, or `adaptive`."""
+    if text in (None, "adaptive"):
+        return text
+    if not text.isdecimal():
+        raise typer.BadParameter(f"{text!r} is neither a number nor adaptive.", param_hint="--templates-per-row")
+    return int(text)
 
 
 def _template_args(given: list[str]) -> dict[str, Any]:

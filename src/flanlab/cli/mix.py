@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flanlab.cli.options import AsJson, Mirror, RecipeFile, SkipMissing
+from flanlab.cli.options import AsJson, Mirror, RecipeFile, SkipMissing, say_loading
 
 
 def mix(
@@ -26,6 +26,7 @@ def mix(
 
     Example: flan mix recipes/holdout-nli.yaml --out mixture.parquet
     """
+    say_loading()
     from flanlab import api
 
     card = api.mix(recipe, out, examples=examples, mirror=mirror, skip_missing=skip_missing)

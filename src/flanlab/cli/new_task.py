@@ -163,10 +163,16 @@ def _reads(task: Task, hub: str, config: str | None) -> bool:
 def _tables(
     path: Path | None, hub: str | None, config: str | None, revision: str | None, mirror: Path | None
 ) -> dict[str, pa.Table]:
-    from flanlab.data.sources import load_splits
+    from flanlab.data.sources import load_splits, shard_of
     from flanlab.data.table_files import read_table
 
     if path is not None:
+        if shard := shard_of(path):
+            raise FlanlabError(
+                f"{path}: is one of {shard.total} shards of the split {shard.split}, and a task file reads one file.",
+                hint="Write all shards to one file. If this shard is enough, rename it so that its name does not end in"
+                " -NUMBER-of-COUNT.",
+            )
         return {"all": read_table(path)}
     assert hub is not None
     return load_splits(hub, config, revision, mirror)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +31,14 @@ def folder_to_write(folder: Path | None) -> Path | None:
     if folder is not None:
         check_writable(folder)
     return folder
+
+
+def say_loading() -> None:
+    """Say that the command has begun, before it imports PyTorch: that takes seconds and prints nothing."""
+    if "torch" not in sys.modules and os.environ.get("RANK", "0") == "0":
+        from flanlab.progress import say
+
+        say("Loading PyTorch and transformers ...")
 
 
 def endpoint_of(

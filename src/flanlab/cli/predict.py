@@ -19,6 +19,7 @@ from flanlab.cli.options import (
     RemoteTokenizer,
     RequestsPerMinute,
     endpoint_of,
+    say_loading,
 )
 from flanlab.models.names import check_model_name
 
@@ -70,6 +71,7 @@ def predict(
     if server is None:
         check_model_name(model)
 
+    say_loading()
     from flanlab.data.table_files import read_table
     from flanlab.experiments.predict_rows import predict as predict_rows
     from flanlab.progress import say

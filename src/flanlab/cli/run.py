@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flanlab.cli.options import AcceptGemmaTerms, AsJson, Mirror, Out, RecipeFile
+from flanlab.cli.options import AcceptGemmaTerms, AsJson, Mirror, Out, RecipeFile, say_loading
 from flanlab.errors import FlanlabError
 
 
@@ -29,6 +29,9 @@ def quickstart(
 def run(
     recipe: RecipeFile,
     out: Out = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Train this many times, with another seed each time; scores are means over all of them.")
+    ] = 1,
     mirror: Mirror = None,
     accept_gemma_terms: AcceptGemmaTerms = False,
     as_json: AsJson = False,
@@ -37,7 +40,7 @@ def run(
 
     Example: flan run recipes/holdout-nli.yaml --mirror path/to/mirror
     """
-    _run(recipe, out or Path("runs") / recipe.stem, mirror, None, as_json)
+    _run(recipe, out or Path("runs") / recipe.stem, mirror, None, as_json, seeds)
 
 
 def train(
@@ -64,6 +67,7 @@ def train(
         return
     if device is not None or processes != 1 or flops is not None or as_json:
         raise FlanlabError("--device, --processes, --flops and --json belong to --plan.", hint="Add --plan, or leave them out.")
+    say_loading()
     from flanlab import api
     from flanlab.processes import is_first
 
@@ -73,13 +77,14 @@ def train(
         typer.echo(str(folder / "model"))
 
 
-def _run(path: Path, folder: Path, mirror: Path | None, model: str | None, as_json: bool) -> None:
+def _run(path: Path, folder: Path, mirror: Path | None, model: str | None, as_json: bool, seeds: int = 1) -> None:
+    say_loading()
     from flanlab import api
     from flanlab.cli.tables import present_results
     from flanlab.progress import say
 
     try:
-        done = api.run(path, folder, model=model, mirror=mirror)
+        done = api.run(path, folder, model=model, seeds=seeds, mirror=mirror)
     except KeyboardInterrupt:
         say(f"Stopped. What is done is kept in {folder}: the same command resumes it.")
         raise

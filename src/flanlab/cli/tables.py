@@ -67,6 +67,9 @@ def print_results(results: Results) -> None:
         for metric, facts in task.metrics.items():
             titles[metric] = facts.title
             add("task", name, metric, facts.title)
+        if over := results.over_wordings(name):
+            quantiles = {variant: " ".join(f"{one.mean:.3f}" for one in found) for variant, found in over.items()}
+            table.add_row("  over wordings: 5 %, median, 95 %", *(quantiles.get(variant, "") for variant in results.variants))
         for cells in _best_templates(results, name):
             table.add_row(*cells)
         table.add_section()
@@ -96,6 +99,8 @@ def print_results(results: Results) -> None:
         console.print(f"  {_DETECTABLE}")
     if any(task.best_on_dev for task in results.tasks.values()):
         console.print("  Best on dev: the template with the best main metric on dev rows, and its score on the test rows.")
+    if any(results.over_wordings(name) for name in results.tasks):
+        console.print("  Over wordings: quantiles of all templates' scores, estimated from a few answers to each row.")
     if unknown := unknown_models(results.variants):
         console.print(f"  {unknown}")
 

@@ -12,12 +12,13 @@ from flanlab.cli import new_task
 from flanlab.cli.options import AsJson, Collections, Mirror
 from flanlab.errors import FlanlabError
 from flanlab.tasks.facts import facts, lineage_in_words, markdown, origin
-from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, known_lineage, load_collections, select_tasks
+from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, known_lineage, load_collections, load_named
 from flanlab.tasks.schema import Source, Split, Task, json_schema
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from flanlab.data.encoding import TextEncoder
     from flanlab.data.lint import TaskLint
     from flanlab.data.sources import Rows
 
@@ -40,9 +41,7 @@ def list_tasks(
     if as_markdown:
         typer.echo(markdown({name: _load([name]) for name in tasks or BUILT_IN_COLLECTIONS}), nl=False)
         return
-    found = _load(tasks)
-    if names:
-        found = select_tasks(found, names)
+    found = _load(tasks, names)
     if as_json:
         ancestors = known_lineage(found)
         typer.echo(json.dumps([facts(task, ancestors) for task in found]))
@@ -90,11 +89,11 @@ def show_task(
     from flanlab.data.rendering import BASELINE, option_count, prepare_row, render
     from flanlab.data.sources import load_rows
 
-    collection = _load(tasks)
-    task = _one(name, collection)
-    ancestors = known_lineage([*collection, task])
+    task = _one(name, _load(tasks, [name]))
     console = Console()
     console.print(f"[bold]{task.name}[/bold]  {', '.join(cluster.label for cluster in task.clusters)}")
+    # Reads all task files, so the first line is printed before.
+    ancestors = known_lineage([*(_load(tasks) if tasks else ()), task])
     for label, value in (
         ("about", task.description),
         *((f"subtask {subtask}" if subtask else "from", _source(source)) for subtask, source in task.sources.items()),
@@ -144,12 +143,10 @@ def lint_tasks(
     """
     from flanlab.data.lint import TaskLint, lint_task
     from flanlab.data.lint_sample import Finding
-    from flanlab.models.loading import load_encoder
     from flanlab.progress import say
 
-    found = _load(tasks)
-    chosen = select_tasks(found, names) if names else found
-    encoders = {name: load_encoder(name, say=say) for name in model or ()}
+    chosen = _load(tasks, names)
+    encoders = _encoders(model or [])
     reports: list[dict[str, Any]] = []
     errors = 0
     for task in chosen:
@@ -180,6 +177,16 @@ def lint_tasks(
         typer.echo(f"{len(checked)} tasks checked: {errors} errors, {warnings} warnings; {out_of_reach} without rows")
     if errors:
         raise typer.Exit(1)
+
+
+def _encoders(names: list[str]) -> dict[str, TextEncoder]:
+    if not names:
+        return {}
+    # Seconds of imports, which linting without a model does not need.
+    from flanlab.models.loading import load_encoder
+    from flanlab.progress import say
+
+    return {name: load_encoder(name, say=say) for name in names}
 
 
 def _rows_within_reach(task: Task, mirror: Path | None) -> tuple[dict[str, Rows], list[str]]:
@@ -259,12 +266,12 @@ def _source(source: Source) -> str:
     return f"{origin(source)}; " + ", ".join(f"{split}: {part}" for split in splits if (part := source.split_spec(split)))
 
 
-def _load(collections: list[str] | None) -> list[Task]:
-    return load_collections(collections or list(BUILT_IN_COLLECTIONS))
+def _load(collections: list[str] | None, names: list[str] | None = None) -> list[Task]:
+    collections = collections or list(BUILT_IN_COLLECTIONS)
+    return load_named(collections, names) if names else load_collections(collections)
 
 
-def _one(name: str, tasks: list[Task]) -> Task:
-    found = select_tasks(tasks, [name])
+def _one(name: str, found: list[Task]) -> Task:
     if len(found) != 1:
         raise FlanlabError(
             f"`{name}` is a cluster of {len(found)} tasks.",

@@ -8,6 +8,8 @@ from typing import Any
 
 import typer
 
+from flanlab.cli.options import say_loading
+
 _PARTS = {
     "weights": "weights",
     "gathered": "weights put together",
@@ -33,6 +35,7 @@ def show_training_plan(
     as_json: bool,
 ) -> None:
     """Print the plan of a recipe's training as tables or JSON."""
+    say_loading()
     from flanlab.data.reader import RowReader
     from flanlab.experiments.recipe import read_recipe
     from flanlab.experiments.training_plan import plan_training

@@ -66,12 +66,22 @@ def _converted(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
             column = pa.chunked_array([pc.run_end_decode(chunk) for chunk in column.chunks])
         # Through the shortest text of a 32-bit number.
         by_text = column.cast(_plain(column.type, pa.string())).cast(kind)
-        # ClickHouse pads texts of a fixed size with zeros.
-        return pc.utf8_rtrim(by_text, "\0") if pa.types.is_fixed_size_binary(column.type) else by_text
+        if pa.types.is_fixed_size_binary(column.type):
+            by_text = pc.utf8_rtrim(by_text, "\0")  # ClickHouse pads texts of a fixed size with zeros
+        # Bytes such as DuckDB's intervals may be UTF-8 by chance. A text has no zeros inside.
+        is_text = not _is_bytes(column.type) or not pc.any(pc.match_substring(by_text, "\0")).as_py()
+        return by_text if is_text else column
     except pa.ArrowNotImplementedError:
         return _rebuilt(column, kind)
     except pa.ArrowException:
         return column
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(
+        types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind) or types.is_fixed_size_binary(kind)
+    )
 
 
 def _rebuilt(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:

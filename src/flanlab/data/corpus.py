@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from io import BufferedReader
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flanlab.data.ngrams import Piece
+from flanlab.data.written_numbers import read_json
 from flanlab.errors import FlanlabError
 from flanlab.progress import meter
 
@@ -75,10 +75,10 @@ def read_corpus(files: Sequence[Path], columns: Sequence[str] = ()) -> Iterator[
 def _pieces(path: Path, columns: Sequence[str]) -> Iterator[tuple[Piece, int]]:
     """Pieces of a file, each with the bytes of the file read so far."""
     try:
-        if path.suffix == ".parquet":
+        if _suffix(path) == ".parquet":
             yield from _parquet_pieces(path, columns)
             return
-        with path.open("rb") as raw, gzip.open(raw) if path.suffix == ".gz" else raw as file:
+        with path.open("rb") as raw, gzip.open(raw) if _suffix(path).endswith(".gz") else raw as file:
             is_text = _suffix(path).startswith(".txt")
             for piece in _text_pieces(path, file) if is_text else _json_pieces(path, file, columns):
                 yield piece, raw.tell()
@@ -87,7 +87,7 @@ def _pieces(path: Path, columns: Sequence[str]) -> Iterator[tuple[Piece, int]]:
 
 
 def _suffix(path: Path) -> str:
-    return next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), "")
+    return next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
 
 
 def _text_pieces(path: Path, file: _Bytes) -> Iterator[Piece]:
@@ -99,7 +99,8 @@ def _text_pieces(path: Path, file: _Bytes) -> Iterator[Piece]:
         cut = max(text.rfind(space) for space in (b"\n", b" ", b"\t", b"\r")) + 1 if block else len(text)
         text, rest = text[:cut], text[cut:]
         if text:
-            yield Piece(str(path), "", _decoded(path, line, text), continues=begun, first_line=line)
+            decoded = _decoded(path, line, text, first=not begun)
+            yield Piece(str(path), "", decoded, continues=begun, first_line=line)
             line += text.count(b"\n")
             begun = True
         if not block:
@@ -111,7 +112,7 @@ def _json_pieces(path: Path, file: _Bytes, columns: Sequence[str]) -> Iterator[P
         if not line.strip():
             continue
         try:
-            record = json.loads(_decoded(path, number, line))
+            record = read_json(_decoded(path, number, line, first=number == 1))
         except (ValueError, RecursionError) as error:
             raise FlanlabError(
                 f"{path}, line {number}: not valid JSON: {error}", hint='Each line is one object: {"text": "...", ...}.'
@@ -138,9 +139,9 @@ def _parquet_pieces(path: Path, columns: Sequence[str]) -> Iterator[tuple[Piece,
                 yield piece, size * number // file.metadata.num_rows
 
 
-def _decoded(path: Path, line: int, content: bytes) -> str:
+def _decoded(path: Path, line: int, content: bytes, *, first: bool) -> str:
     try:
-        return content.decode("utf-8-sig" if line == 1 else "utf-8")
+        return content.decode("utf-8-sig" if first else "utf-8")
     except UnicodeDecodeError as error:
         line += content.count(b"\n", 0, error.start)
         raise FlanlabError(

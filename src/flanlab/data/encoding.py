@@ -10,14 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
-
-from transformers import PreTrainedTokenizerBase
-from transformers.utils.chat_template_utils import _compile_jinja_template
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from flanlab.data.joins import cuts_after_line_breaks
 from flanlab.data.special_tokens import SpecialTokens, as_text
 from flanlab.errors import FlanlabError, one_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PromptStyle = Literal["instruction", "chat", "baseline"]
 """A plain instruction, an instruction in the model's chat template, or a prompt that the answer simply continues."""
@@ -250,6 +250,8 @@ class TextEncoder(Encoder):
 
     def _render(self, messages: Sequence[Mapping[str, str]], *, answer_follows: bool) -> str:
         """A dialogue as transformers writes it with the chat template, but always with the same date."""
+        from transformers.utils.chat_template_utils import _compile_jinja_template
+
         try:
             template = _compile_jinja_template(self.tokenizer.get_chat_template())
             given = {**self.tokenizer.special_tokens_map, "tools": None, "documents": None, **self.chat_template_args}

@@ -184,7 +184,7 @@ def _with_options(
     """The prompt with its OPTIONS block, where there is anything to choose from; a baseline prompt shows none."""
     if not options or option_order is None or isinstance(template, Baseline):
         return prompt
-    return prompt + "\n\nOPTIONS:\n" + "\n".join(f"- {options[position]}" for position in option_order)
+    return f"{prompt}\n\n{template.listed([options[position] for position in option_order])}"
 
 
 def _refuse_empty(text: str, what: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -342,6 +342,27 @@ _SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d+)-of-(?P<count>\d+)")
 """How the Hub names the shards of a split."""
 
 
+class Shard(NamedTuple):
+    """A file that holds a part of a split."""
+
+    split: str
+    number: int
+    total: int
+
+
+def shard_of(path: Path) -> Shard | None:
+    """Which shard a file is by its name; None for a whole split, also if it is its only shard."""
+    found = _SHARD.fullmatch(table_name(path))
+    if found is None or int(found["count"]) == 1:
+        return None
+    return Shard(found["split"], int(found["number"]), int(found["count"]))
+
+
+_SLICE = re.compile(
+    r"(?P<split>[^\[\]\s](?:[^\[\]]*[^\[\]\s])?)(?:\[(?:(?P<start>-?\d{1,18})%?)?:(?:(?P<stop>-?\d{1,18})%?)?\])?"
+)
+
+
 def _splits_of(files: Sequence[Path]) -> dict[str, list[Path]]:
     """Split to its file, or to its shards in order.
 
@@ -399,8 +420,7 @@ def _read_slices(task: Task, specification: str, paths: Mapping[str, Sequence[Pa
             hint=f"The available splits are: {', '.join(paths) or 'none'}. Use one of them, or provide the file.",
         )
     tables = {name: _read_files(paths[name]) for name in names}
-    # Whole splits, the usual case, do not need Hugging Face's library, which is slow to import.
-    cuts = list(tables.values()) if specification in tables else _slices(task, specification, tables)
+    cuts = _slices(task, specification, tables)
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(tables):
         for path in paths[name]:
@@ -415,16 +435,22 @@ def _read_slices(task: Task, specification: str, paths: Mapping[str, Sequence[Pa
 
 
 def _slices(task: Task, specification: str, tables: Mapping[str, pa.Table]) -> list[pa.Table]:
-    from datasets import ReadInstruction
-
-    try:
-        slices = ReadInstruction.from_spec(specification).to_absolute({name: len(table) for name, table in tables.items()})
-    except (ValueError, AssertionError) as error:
-        raise FlanlabError(
-            f"{task.path}: source.splits: {specification!r} cannot be read here: {error}",
-            hint=f"Use Hugging Face slicing of the available splits: {', '.join(tables)}.",
-        ) from error
-    return [tables[cut.splitname].slice(cut.from_, max(cut.to - cut.from_, 0)) for cut in slices]
+    """The slices of a table each, by Hugging Face's rules: `train[:-200]+validation[10%:]`."""
+    cuts = []
+    for part in re.split(r"\s*\+\s*", specification):
+        found = _SLICE.fullmatch(part)
+        ends = [] if found is None else [None if end is None else int(end) for end in found.group("start", "stop")]
+        is_share = "%" in part  # as there: where one end is a percentage, the other is one too
+        if found is None or (is_share and any(abs(end) > 100 for end in ends if end is not None)):
+            raise FlanlabError(
+                f"{task.path}: source.splits: {part!r} in {specification!r} is no slice.",
+                hint=f"Write slices such as train[:100], train[-200:] or train[10%:50%] of: {', '.join(tables)}.",
+            )
+        table = tables[found["split"]]
+        start, stop = (round(end * len(table) / 100) if is_share and end is not None else end for end in ends)
+        places = range(len(table))[start:stop]
+        cuts.append(table.slice(places.start, len(places)))
+    return cuts
 
 
 def _split_names(specification: str) -> list[str]:

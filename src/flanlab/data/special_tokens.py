@@ -11,12 +11,13 @@ import json
 import re
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
-
-from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from flanlab.errors import FlanlabError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
 
 # Unicode reserves these characters for internal use: they are never part of a text.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
@@ -102,6 +103,8 @@ class SpecialTokens:
     @cached_property
     def _renamed(self) -> Tokenizer:
         """The same tokenizer, which knows special tokens by their names. Made only if needed, because it takes seconds."""
+        from tokenizers import Tokenizer
+
         backend: Any = self._tokenizer.backend_tokenizer
         content: dict[str, Any] = json.loads(backend.to_str())
         names = {text: self.named(text) for text in self._ids}

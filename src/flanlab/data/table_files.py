@@ -25,9 +25,11 @@ from flanlab.data.written_numbers import (
     written_column,
 )
 from flanlab.errors import FlanlabError, one_line
+from flanlab.progress import say
 
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 _UNREADABLE = (pa.ArrowException, ValueError, OverflowError, TypeError, RecursionError)
+_INNER_LINES = 3
 _Lines = list[tuple[int, list[str]]]
 """Rows of a text file, each with its first line number."""
 
@@ -76,6 +78,15 @@ def read_table(path: Path) -> pa.Table:
     return table
 
 
+def _read_parquet(path: Path) -> pa.Table:
+    # `read_table` would import pyarrow.dataset, which takes longer than most files.
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.read()
+    except (pa.ArrowException, OSError) as error:
+        raise FlanlabError(f"{path}: is not valid Parquet: {one_line(error)}", hint="Write the file again.") from error
+
+
 def _read_arrow(path: Path) -> pa.Table:
     try:
         with pa.ipc.open_file(path) as file:
@@ -121,6 +132,7 @@ def _quoted_rows(path: Path, text: str, delimiter: str) -> _Lines:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows: _Lines = []
     begins = 1
+    swallows = False
     while True:
         try:
             cells = next(reader)
@@ -138,8 +150,22 @@ def _quoted_rows(path: Path, text: str, delimiter: str) -> _Lines:
                     f"{path}, line {begins}: has {len(cells)} cells, but the header has {len(rows[0][1])}.",
                     hint="Give each row as many cells as the header. Quote a cell that contains the separator.",
                 )
+            if not swallows and len(cells) > 1:
+                swallows = any("\n" in cell and _swallows_rows(cell, delimiter, len(cells)) for cell in cells)
+                if swallows:
+                    say(
+                        f"{path}, line {begins}: a quoted cell of this row continues to line {reader.line_num}, and the lines"
+                        f" inside have {len(cells)} cells each. Is a quotation mark missing? Those lines are read as text."
+                    )
             rows.append((begins, cells))
         begins = reader.line_num + 1
+
+
+def _swallows_rows(cell: str, delimiter: str, width: int) -> bool:
+    """Whether a cell looks as if an unclosed quotation mark had made text of rows: all its inner lines, three or more, have as
+    many cells as a row."""
+    inner = cell.splitlines()[1:-1]
+    return len(inner) >= _INNER_LINES and all(line.count(delimiter) == width - 1 for line in inner)
 
 
 def _table(path: Path, rows: _Lines) -> pa.Table:
@@ -232,7 +258,7 @@ def _of_one_type(values: Sequence[Any]) -> bool:
 
 
 _BINARY: Mapping[str, Callable[[Path], pa.Table]] = {
-    ".parquet": pq.read_table,
+    ".parquet": _read_parquet,
     ".arrow": _read_arrow,
     ".feather": _read_arrow,
 }

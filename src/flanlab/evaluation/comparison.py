@@ -13,6 +13,7 @@ from flanlab.evaluation.metrics.declared import metrics_for
 from flanlab.evaluation.metrics.metric import Prediction
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.scores import ScoredTask, build_results, score_predictions
+from flanlab.evaluation.seeds import seed_folders
 from flanlab.results.files import read_results
 from flanlab.results.predictions import PREDICTIONS, read_predictions
 from flanlab.results.schema import Difference, MetricFacts, Results, TaskFacts, Variant
@@ -32,6 +33,8 @@ class Side:
     name: str
     """Of the variant."""
     results: Results
+    others: Sequence[Path] = ()
+    """Folders of the further trainings with other seeds."""
 
     @property
     def variant(self) -> Variant:
@@ -48,7 +51,14 @@ class Side:
         Raises:
             FlanlabError: they are missing or damaged.
         """
-        found: list[Prediction] = read_predictions(self.folder / PREDICTIONS / self.name / task).to_pylist()
+        return self._read(self.folder, task)
+
+    def others_predictions(self, task: str) -> list[list[Prediction]]:
+        """The same of each further training."""
+        return [self._read(folder, task) for folder in self.others]
+
+    def _read(self, folder: Path, task: str) -> list[Prediction]:
+        found: list[Prediction] = read_predictions(folder / PREDICTIONS / self.name / task).to_pylist()
         return found
 
 
@@ -79,7 +89,9 @@ def open_sides(folder: Path) -> dict[str, Side]:
         FlanlabError: results.json is missing, damaged or of another format.
     """
     results = read_results(folder)
-    return {variant: Side(folder, variant, results) for variant in results.variants}
+    others = seed_folders(folder)
+    trained = {variant: [path for path in others if (path / PREDICTIONS / variant).is_dir()] for variant in results.variants}
+    return {variant: Side(folder, variant, results, trained[variant]) for variant in results.variants}
 
 
 def one_side(sides: Mapping[str, Side], variant: str) -> Side:
@@ -139,12 +151,34 @@ def compare_scored(scored: Sequence[ScoredTask], first: Side, second: Side, *, m
 
 def score_pair(name: str, first: Side, second: Side) -> ScoredTask:
     """One task of both sides, scored on the questions that both were asked."""
-    kept, unpaired = paired(name, first.predictions(name), second.predictions(name))
-    return score_kept(name, first, second, kept, unpaired=unpaired)
+    ours, theirs = first.predictions(name), second.predictions(name)
+    kept, unpaired = paired(name, ours, theirs)
+    more = {
+        "a": [paired(name, other, theirs)[0]["a"] for other in first.others_predictions(name)],
+        "b": [paired(name, ours, other)[0]["b"] for other in second.others_predictions(name)],
+    }
+    fewest = min((len(others) for others in more.values() if others), default=0)
+    return score_kept(name, first, second, kept, {side: others[:fewest] for side, others in more.items()}, unpaired=unpaired)
 
 
-def score_kept(name: str, first: Side, second: Side, kept: Mapping[str, Sequence[Prediction]], **changes: Any) -> ScoredTask:
-    """One task of both sides, scored on predictions that are paired already; `changes` are facts of the task."""
+def score_kept(
+    name: str,
+    first: Side,
+    second: Side,
+    kept: Mapping[str, Sequence[Prediction]],
+    more: Mapping[str, Sequence[Sequence[Prediction]]] | None = None,
+    **changes: Any,
+) -> ScoredTask:
+    """One task of both sides, scored on predictions that are paired already.
+
+    Args:
+        name: of the task.
+        first: one side.
+        second: the other.
+        kept: the paired predictions of each side.
+        more: those of further trainings with other seeds.
+        **changes: facts of the task.
+    """
     facts = first.results.tasks[name]
     end_token = bool(first.variant.settings.get("end_token", True))
     known = {metric.name for metric in metrics_for(facts.declared_metrics, kept["b"], end_token=end_token)}
@@ -153,7 +187,7 @@ def score_kept(name: str, first: Side, second: Side, kept: Mapping[str, Sequence
         raise FlanlabError(
             f"{name}: no metric can be computed from both.", hint="Evaluate one of them again with other settings."
         )
-    scores, grids, estimates = score_predictions(name, facts.clusters[0], metrics, kept)
+    scores, grids, estimates = score_predictions(name, facts.clusters[0], metrics, kept, more)
     both = [prediction for side in kept.values() for prediction in side]
     found = TaskFacts(
         clusters=facts.clusters,

@@ -111,7 +111,8 @@ def score_units(
 
     Args:
         units: what was asked.
-        settings: with which; only `end_token`, `split` and `choose_template` decide anything here.
+        settings: with which; only `end_token`, `split`, `choose_template` and whether `templates_per_row` is adaptive decide
+            anything here.
         variants: what is known of each variant.
         folder: of the run or the evaluation.
         before: see `build_results`.
@@ -141,6 +142,7 @@ def score_units(
                 hashes=Hashes(task=task.hash, rows=unit.rows.source_hash),
                 seen=(seen or {}).get(task.name),
                 in_domain=task.name in in_domain,
+                over_wordings=settings.templates_per_row == "adaptive",
             )
         )
     if kept is not None:

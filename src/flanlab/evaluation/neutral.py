@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from flanlab.data.encoding import EncodedQuestion, Encoder, PromptStyle
-from flanlab.models.answering import Reply
-from flanlab.models.scoring import Question
+from flanlab.models.answering import Question, Reply
 
 NEUTRAL_PROMPT = "Answer:"
 

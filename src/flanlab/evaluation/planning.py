@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from flanlab.data.choices import permutation
+from flanlab.data.choices import Key, permutation, short_permutation
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.exemplars import MOST_SHOTS
 from flanlab.data.mixture import OptionOrder
 from flanlab.data.rendering import BASELINE, PreparedRow, Truncation, gold_value_of, group_of, open_row, prepare_row, render
 from flanlab.data.sources import Rows
+from flanlab.data.wordings_by_rule import worded
+from flanlab.errors import FlanlabError
+from flanlab.evaluation.over_wordings import ZERO_ONE_METRICS
 from flanlab.settings import METRICS, NOTHING, PROMPT, QUESTIONS, RESULTS, ROUNDING, SAMPLE, Settings
 from flanlab.tasks.phrasing import Phrasing, phrased
 from flanlab.tasks.schema import Split, Task
 
 Shots = Annotated[int, Field(ge=0, le=MOST_SHOTS)]
+
+_ANSWER_BUDGET = 2.0
 
 
 class EvaluationSettings(Settings):
@@ -29,8 +35,19 @@ class EvaluationSettings(Settings):
     rows: Annotated[int, SAMPLE] = Field(
         200, gt=0, description="Rows of each task; a random choice, the same for every model. Groups stay whole."
     )
-    templates_per_row: Annotated[int | None, SAMPLE] = Field(
-        None, gt=0, description="Forward templates each row is shown through, taking turns; all, where not given."
+    templates_per_row: Annotated[Annotated[int, Field(gt=0)] | Literal["adaptive"] | None, SAMPLE] = Field(
+        None,
+        description="Forward templates each row is shown through, taking turns; all, where not given. adaptive: as many as"
+        " `answer_budget` allows, and what all would have scored is estimated.",
+    )
+    answer_budget: Annotated[float | None, SAMPLE] = Field(
+        None, ge=1, description="With adaptive templates_per_row: answers to each row, on average, such as 1.5; 2 if not given."
+    )
+    wordings: Annotated[int | None, SAMPLE] = Field(
+        None,
+        gt=1,
+        description="Ask this many wordings of each task: its forward templates, and variants made from them by rule (order of"
+        " instruction and input, line breaks, style of OPTIONS), if the rules give so many.",
     )
     options: Annotated[OptionOrder | tuple[OptionOrder, ...], QUESTIONS] = Field(
         "shuffled",
@@ -122,6 +139,12 @@ class EvaluationSettings(Settings):
         ]
 
     @model_validator(mode="after")
+    def _budget_is_used(self) -> Self:
+        if self.answer_budget is not None and self.templates_per_row != "adaptive":
+            raise ValueError("`answer_budget` needs `templates_per_row: adaptive`")
+        return self
+
+    @model_validator(mode="after")
     def _chosen_elsewhere(self) -> Self:
         if self.choose_template and self.split == "dev":
             raise ValueError("`choose_template` chooses on the dev split, so another split must be evaluated")
@@ -175,6 +198,18 @@ class EvaluationUnit:
         return max((reference for example in examples for reference in example.references), key=len)
 
 
+def task_as_asked(task: Task, settings: EvaluationSettings) -> Task:
+    """The task with the templates that these settings ask it through.
+
+    Raises:
+        FlanlabError: nothing is left of its prompts without the instructions.
+    """
+    task = phrased(task, settings.instructions)
+    if settings.wordings is None:
+        return task
+    return worded(task, settings.wordings, with_options="none" not in settings.option_orders)
+
+
 def plan_task(task: Task, rows: Rows, settings: EvaluationSettings, seed: int, exemplars: Rows | None = None) -> EvaluationUnit:
     """Choose rows and the templates each is shown through: a pure function of seed, task and settings.
 
@@ -184,7 +219,7 @@ def plan_task(task: Task, rows: Rows, settings: EvaluationSettings, seed: int, e
     Raises:
         FlanlabError: `group` or `gold_value` gives nothing that can be used.
     """
-    task = phrased(task, settings.instructions)
+    task = task_as_asked(task, settings)
     templates = task.forward_templates()
     groups = _groups(task, rows)
     chosen: list[list[int]] = []
@@ -196,16 +231,69 @@ def plan_task(task: Task, rows: Rows, settings: EvaluationSettings, seed: int, e
         row_count += len(chosen[-1])
     for row in (row for group in chosen for row in group):
         gold_value_of(task, open_row(task, rows[row], row))
-    count = min(settings.templates_per_row or len(templates), len(templates))
-    # Group after group takes the next `count` templates of a shuffled circle, so each template meets equally many.
-    circle = [templates[int(place)] for place in permutation(len(templates), (seed, task.name, "templates"))]
-    pairs = [
-        (row, circle[(number * count + offset) % len(circle)])
-        for number, group in enumerate(sorted(chosen))
-        for row in group
-        for offset in range(count)
-    ]
+    if settings.templates_per_row == "adaptive":
+        turns = list(balanced_turns(templates, _answer_counts(task, len(chosen), settings), (seed, task.name, "wordings")))
+    else:
+        # Group after group takes the next `count` templates of a shuffled circle, so each template meets equally many.
+        count = min(settings.templates_per_row or len(templates), len(templates))
+        circle = [templates[int(place)] for place in permutation(len(templates), (seed, task.name, "templates"))]
+        turns = [[circle[(number * count + offset) % len(circle)] for offset in range(count)] for number in range(len(chosen))]
+    pairs = [(row, template) for group, shown in zip(sorted(chosen), turns, strict=True) for row in group for template in shown]
     return EvaluationUnit(task, rows, pairs, exemplars)
+
+
+def balanced_turns(templates: Sequence[int], counts: Sequence[int], key: Key) -> Iterator[list[int]]:
+    """The templates of one unit after the other, so many of each: all templates equally often, give or take one.
+
+    They are dealt from shuffled decks, so any two templates share some units, and can be compared on these.
+
+    Args:
+        templates: all of them.
+        counts: how many each unit is shown through, at most all.
+        key: what the shuffling depends on.
+    """
+    deck: list[int] = []
+    decks = 0
+    for count in counts:
+        shown: list[int] = []
+        while len(shown) < count:
+            left = [template for template in deck if template not in shown]
+            if not left:
+                deck += [templates[place] for place in short_permutation(len(templates), (*key, decks))]
+                decks += 1
+                continue
+            shown.append(left[0])
+            deck.remove(left[0])
+        yield shown
+
+
+def _answer_counts(task: Task, units: int, settings: EvaluationSettings) -> list[int]:
+    """Through how many templates each unit is shown, for the answer budget.
+
+    Raises:
+        FlanlabError: there is nothing to estimate, or too little to do it.
+    """
+    templates = len(task.forward_templates())
+    if not set(task.metrics) & set(ZERO_ONE_METRICS):
+        raise FlanlabError(
+            f"{task.path}: `templates_per_row: adaptive` needs a metric that gives each answer 0 or 1"
+            f" ({' or '.join(ZERO_ONE_METRICS)}), but the task {task.name} has {', '.join(task.metrics)}.",
+            hint="Evaluate this task with a number of `templates_per_row`, or without the setting.",
+        )
+    if templates == 1:
+        raise FlanlabError(
+            f"{task.path}: the task {task.name} has one forward template, so there is no distribution over wordings.",
+            hint="Leave out `templates_per_row`, or make more wordings by rule with `wordings: 10`.",
+        )
+    budget = min(settings.answer_budget or _ANSWER_BUDGET, templates)
+    counts = [int((number + 1) * budget) - int(number * budget) for number in range(units)]
+    if sum(counts) < templates:
+        raise FlanlabError(
+            f"{task.path}: {sum(counts)} answers ({budget:g} to each of {units} rows or groups) are fewer than the"
+            f" {templates} wordings of {task.name}, and each needs one.",
+            hint="Raise `rows` or `answer_budget`, or ask for fewer `wordings`.",
+        )
+    return counts
 
 
 def _groups(task: Task, rows: Rows) -> list[list[int]]:

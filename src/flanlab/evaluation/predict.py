@@ -18,8 +18,7 @@ from flanlab.evaluation.planning import EvaluationUnit
 from flanlab.evaluation.questions import Asked, ask
 from flanlab.evaluation.setup import Setup
 from flanlab.files import new_file
-from flanlab.models.answering import Model, Reply
-from flanlab.models.scoring import Question
+from flanlab.models.answering import Model, Question, Reply
 from flanlab.results.predictions import PREDICTION_SCHEMA
 from flanlab.settings import PREDICTIONS, affecting
 from flanlab.tasks.holdout import seen_reason

@@ -18,7 +18,7 @@ from flanlab.data.rendering import (
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit
 from flanlab.evaluation.setup import Setup
-from flanlab.models.scoring import Question
+from flanlab.models.answering import Question
 from flanlab.tasks.schema import Task
 
 EXTRA_TOKENS = 4

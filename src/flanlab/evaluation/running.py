@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-import pyarrow.parquet as pq
-
 from flanlab.evaluation.grids import score_grid
 from flanlab.evaluation.metrics.declared import metrics_for
 from flanlab.evaluation.predict import Part
+from flanlab.results.predictions import read_shard
 
 
 class RunningScores:
@@ -32,7 +31,7 @@ class RunningScores:
     def take_in(self, part: Part) -> str:
         """Take in a part that is done; returns how its task stands by now, in words."""
         task = part.unit.task
-        predictions = pq.read_table(part.path).to_pylist()
+        predictions = read_shard(part.path).to_pylist()
         metric = metrics_for(task.metrics, predictions, end_token=self._end_token)[0]
         grid = score_grid(metric, predictions)
         weights = grid.shown.sum(axis=1)  # a part does not show all templates equally often

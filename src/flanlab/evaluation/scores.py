@@ -8,17 +8,23 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from flanlab import __version__
+from flanlab.data.wordings_by_rule import Wording
 from flanlab.evaluation.best_template import best_on_dev
 from flanlab.evaluation.grids import score_grid
 from flanlab.evaluation.levels import levels
 from flanlab.evaluation.metrics.declared import metrics_for, signatures
 from flanlab.evaluation.metrics.metric import Metric, Prediction
+from flanlab.evaluation.over_wordings import ZERO_ONE_METRICS, Answers, answers_of
 from flanlab.results import statistics
-from flanlab.results.grids import ScoreGrid
+from flanlab.results.grids import Floats, ScoreGrid
+from flanlab.results.item_response import quantiles_over_wordings
 from flanlab.results.schema import (
     BEST_ON_DEV,
     MAIN_METRIC,
+    QUANTILES,
     BestTemplate,
     Difference,
     Hashes,
@@ -44,8 +50,8 @@ _NOT_ASKED = {
     "metrics",
 }
 """What of a task's file shapes no question and no answer."""
-Grids = Mapping[str, Mapping[str, ScoreGrid]]
-"""Metric to variant to its grid."""
+Grids = Mapping[str, Mapping[str, Sequence[ScoreGrid]]]
+"""Metric to variant to its grids, one for each training seed."""
 Estimates = dict[str, dict[str, statistics.Estimate]]
 """Metric to variant to its score."""
 Differences = dict[str, tuple[str, statistics.Difference]]
@@ -101,6 +107,7 @@ def score_task(
     hashes: Hashes | None = None,
     seen: str | None = None,
     in_domain: bool = False,
+    over_wordings: bool = False,
 ) -> ScoredTask:
     """Score one task under several variants (a model asked in one way each).
 
@@ -113,12 +120,13 @@ def score_task(
         hashes: identity of task and rows.
         seen: why the model's scores are not zero-shot.
         in_domain: whether the tuned model was trained on the task, through other rows.
+        over_wordings: estimate quantiles over templates too, where each row was shown through a few.
     """
     first = next(iter(predictions.values()))
     metrics = metrics_for(task.metrics, first, end_token=end_token)
     cluster = task.clusters[0].value
     scores, grids, estimates = score_predictions(task.name, cluster, metrics, predictions)
-    some = next(iter(grids[metrics[0].name].values()))
+    some = next(iter(grids[metrics[0].name].values()))[0]
     by_level = levels(task.metrics, [metric.name for metric in metrics], first)
     # Where nothing could be ranked, generated answers are held against the same levels.
     blindly = by_level.get("accuracy") or by_level.get("exact_match", {})
@@ -130,6 +138,11 @@ def score_task(
             place = {**place_of(task.name, cluster), "metric": chosen[variant].metric, "variant": variant}
             estimate = statistics.estimate(grid)
             scores.append(Score(**place, template=BEST_ON_DEV, rows=_rows(predictions[variant]), **_numbers(estimate)))
+    if over_wordings:
+        metric = next(metric for metric in metrics if metric.name in ZERO_ONE_METRICS)
+        for variant, rows in predictions.items():
+            place = {**place_of(task.name, cluster), "metric": metric.name, "variant": variant, "rows": _rows(rows)}
+            scores += _quantile_scores(answers_of(metric, rows, end_token=end_token), place)
     signed = signatures(task.metrics, first)
     facts = TaskFacts(
         clusters=[cluster.value for cluster in task.clusters],
@@ -137,6 +150,7 @@ def score_task(
         rows=_rows(first),
         groups=len(some.units) if task.group is not None else None,
         templates=list(some.templates),
+        wordings={str(number): one.name for number, one in enumerate(task.templates, 1) if isinstance(one, Wording)},
         shortened=sum(prediction["shortened"] for prediction in first),
         main_metric=metrics[0].name,
         declared_metrics=list(task.metrics),
@@ -153,25 +167,56 @@ def score_task(
     return ScoredTask(task.name, facts, scores, grids, estimates)
 
 
+def _quantile_scores(answers: Answers, place: Mapping[str, Any]) -> list[Score]:
+    """Estimated quantiles over templates; none where there is one template."""
+    if len(answers.scores) == 1:
+        return []
+    found = quantiles_over_wordings(
+        answers.scores, answers.shown, answers.labels.tolist(), list(QUANTILES.values()), answers.margins
+    )
+    return [
+        Score(**place, template=name, mean=one.value, low=one.low, high=one.high)
+        for name, one in zip(QUANTILES, found, strict=True)
+    ]
+
+
 def score_predictions(
-    name: str, cluster: str, metrics: Sequence[Metric], predictions: Mapping[str, Sequence[Prediction]]
+    name: str,
+    cluster: str,
+    metrics: Sequence[Metric],
+    predictions: Mapping[str, Sequence[Prediction]],
+    more: Mapping[str, Sequence[Sequence[Prediction]]] | None = None,
 ) -> tuple[list[Score], Grids, Estimates]:
-    """Scores of several variants on the same questions, by template and over templates."""
-    grids = {metric.name: {variant: score_grid(metric, rows) for variant, rows in predictions.items()} for metric in metrics}
+    """Scores of several variants on the same questions, by template and over templates.
+
+    Args:
+        name: of the task.
+        cluster: its home cluster.
+        metrics: what is computed.
+        predictions: of each variant.
+        more: of a variant whose model was trained with several seeds, the predictions of the other models. Its scores are means
+            over all of them.
+    """
+    trained = {variant: [rows, *(more or {}).get(variant, ())] for variant, rows in predictions.items()}
+    grids = {
+        metric.name: {variant: [score_grid(metric, rows) for rows in models] for variant, models in trained.items()}
+        for metric in metrics
+    }
     estimates = {
-        metric: {variant: statistics.estimate(grid) for variant, grid in by_variant.items()}
+        metric: {variant: statistics.estimate(models) for variant, models in by_variant.items()}
         for metric, by_variant in grids.items()
     }
     counts = {variant: Counter(one["template"] for one in rows) for variant, rows in predictions.items()}
     scores = []
     for metric, by_variant in grids.items():
-        for variant, grid in by_variant.items():
+        for variant, models in by_variant.items():
             place = {**place_of(name, cluster), "metric": metric, "variant": variant}
-            numbers = {**_numbers(estimates[metric][variant]), **_spread(grid)}
+            by_template = np.mean([grid.by_template() for grid in models], axis=0)
+            numbers = {**_numbers(estimates[metric][variant]), **_spread(models[0], by_template)}
             scores.append(Score(**place, rows=_rows(predictions[variant]), **numbers))
             scores += [
                 Score(**place, template=str(template), mean=float(score), rows=counts[variant][template])
-                for template, score in zip(grid.templates, grid.by_template(), strict=True)
+                for template, score in zip(models[0].templates, by_template, strict=True)
             ]
     return scores, grids, estimates
 
@@ -336,7 +381,11 @@ def _differences(of: _Member, after: str, margin: float | None) -> list[Differen
 def _numbers(found: statistics.Estimate) -> dict[str, Any]:
     low, high = _interval(found)
     error = _known(found.standard_error)
-    return {"mean": found.mean, "low": low, "high": high, "standard_error": error, "note": found.note}
+    numbers = {"mean": found.mean, "low": low, "high": high, "standard_error": error, "note": found.note}
+    if found.parts:
+        whole = sum(found.parts.values())
+        numbers |= {f"{of}_share": part / whole if whole else 0.0 for of, part in found.parts.items()} | {"seeds": found.seeds}
+    return numbers
 
 
 def _interval(found: statistics.Estimate | statistics.Difference) -> tuple[float, float]:
@@ -348,12 +397,11 @@ def _known(number: float) -> float | None:
     return None if math.isnan(number) else number
 
 
-def _spread(grid: ScoreGrid) -> dict[str, float]:
+def _spread(grid: ScoreGrid, scores: Floats) -> dict[str, float]:
     """The spread over templates, where there is one.
 
     Templates that were asked other rows each, as `templates_per_row` does it, differ by their rows more than by their wording.
     """
-    scores = grid.by_template()
     if len(scores) < 2 or not grid.shown.all():
         return {}
     return {"std": float(scores.std()), "min": float(scores.min()), "max": float(scores.max())}

@@ -16,11 +16,10 @@ from flanlab.evaluation.given import GivenUnit, given_unit, table_of
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.setup import Setup
 from flanlab.experiments.evaluate_model import CHARACTERS_PER_TOKEN, remote_settings
-from flanlab.models.answering import Model
+from flanlab.models.answering import Model, Question
 from flanlab.models.completions import Endpoint
 from flanlab.models.loading import load_model
 from flanlab.models.remote import RemoteModel, open_remote_model
-from flanlab.models.scoring import Question
 from flanlab.progress import say
 from flanlab.tasks.loading import find_task
 from flanlab.tasks.schema import Task

@@ -12,8 +12,6 @@ from pydantic import ValidationError
 from flanlab.errors import FlanlabError
 from flanlab.experiments.recipe import Recipe
 
-SWEEP_FILE = "sweep.json"
-"""In a sweep's folder: its cells, and how far they are."""
 UNTUNED = "untuned"
 """Name of the cell of the model as it is."""
 SEED_MARK = "-seed-"
@@ -40,7 +38,7 @@ class Cell:
     training: Training | None = None
     """None: the recipe's model as it is, asked in every prompt style that it knows."""
     scope: Literal["held_out", "held_in"] = "held_out"
-    """Whether the held-out tasks are evaluated, or those that the recipe trains on."""
+    """Whether the held-out tasks are evaluated, or those of the recipe's `in_domain`."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +130,7 @@ def untuned(recipe: Recipe) -> Cell:
 
 
 def with_seeds(ablation: Ablation, seeds: int) -> Ablation:
-    """The ablation with each training repeated with `seeds` seeds in all; questions and their order stay those of the first.
+    """The ablation with each training repeated with `seeds` seeds in all. All are asked the same questions.
 
     The further cells are called `<name>-seed-1` and so on. A seed decides the order of rows, templates and options in training,
     which rows are left out, and the first weights where there are new ones.
@@ -140,10 +138,10 @@ def with_seeds(ablation: Ablation, seeds: int) -> Ablation:
 
     def reseeded(training: Training, by: int) -> Training:
         start = None if training.start is None else reseeded(training.start, by)
-        return Training(changed(training.recipe, seed=training.recipe.seed + by), start)
+        return Training(training.recipe.reseeded(by), start)
 
     more = [
-        replace(cell, name=f"{cell.name}{SEED_MARK}{by}", title=f"{cell.title}, seed {cell.training.recipe.seed + by}",
+        replace(cell, name=f"{cell.name}{SEED_MARK}{by}", title=f"{cell.title}, seed {cell.training.recipe.training_seed + by}",
                 training=reseeded(cell.training, by))
         for cell in ablation.cells
         if cell.training is not None

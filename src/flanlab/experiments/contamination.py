@@ -26,7 +26,7 @@ from flanlab.evaluation.contamination import (
     scores_apart,
     summarize,
 )
-from flanlab.evaluation.planning import EvaluationSettings, plan_task
+from flanlab.evaluation.planning import EvaluationSettings, plan_task, task_as_asked
 from flanlab.experiments.recipe import QUICKSTART, Plan, make_plan, read_recipe
 from flanlab.experiments.run import RECIPE_FILE, make_mixture
 from flanlab.files import new_file, write_json
@@ -34,7 +34,6 @@ from flanlab.models.loading import load_encoder
 from flanlab.progress import meter, say
 from flanlab.results.files import RESULTS_FILE, read_results
 from flanlab.results.predictions import read_predictions
-from flanlab.tasks.phrasing import phrased
 from flanlab.tasks.schema import Task
 from flanlab.training.trainer import examples_per_step
 
@@ -179,7 +178,7 @@ def _predicted(tasks: Sequence[Task], folder: Path, settings: EvaluationSettings
         )
     chosen = []
     for own in (subtask for whole in tasks for subtask in whole.evaluated_subtasks(settings.split) if subtask.name in variants):
-        task = phrased(own, settings.instructions)
+        task = task_as_asked(own, settings)
         rows = reader.read(task, settings.split)
         indices: dict[int, None] = {}
         for place in variants[task.name].values():

@@ -11,9 +11,9 @@ from flanlab.data.mixture import Mixture
 from flanlab.evaluation.planning import EvaluationUnit
 from flanlab.evaluation.questions import ask
 from flanlab.evaluation.setup import Setup
-from flanlab.experiments.recipe import Plan
+from flanlab.experiments.recipe import Plan, Recipe
+from flanlab.models.answering import Question
 from flanlab.models.loading import LoadedModel
-from flanlab.models.scoring import Question
 from flanlab.processes import world_size
 
 TRAINING_COST = 3.3
@@ -32,6 +32,13 @@ def scoring_speed(loaded: LoadedModel) -> float:
     started = time.monotonic()
     list(loaded.answer(questions, tokens))
     return tokens / (time.monotonic() - started)
+
+
+def mean_question_length(units: Sequence[EvaluationUnit], recipe: Recipe, loaded: LoadedModel) -> float:
+    """Tokens of a question with its options, on average over some of each unit."""
+    setup = Setup(loaded, recipe.evaluation, recipe.seed)
+    lengths = [ask(setup, unit, *pair).question.length for unit in units for pair in unit.pairs[:20]]
+    return sum(lengths) / len(lengths)
 
 
 @dataclass(frozen=True)
@@ -56,11 +63,9 @@ def run_prices(
 ) -> Prices:
     """What a recipe's training and questions cost, from a speed measured on the spot."""
     recipe, speed = plan.recipe, scoring_speed(loaded) * world_size()
-    setup = Setup(loaded, recipe.evaluation, recipe.seed)
-    lengths = [ask(setup, unit, *pair).question.length for unit in units for pair in unit.pairs[:20]]
     examples = per_step * recipe.training.steps
     return Prices(
         examples * mixture.mean_length(loaded.encoder, 200) / speed * TRAINING_COST,
-        sum(lengths) / len(lengths) * ANSWERING_COST / speed,
+        mean_question_length(units, recipe, loaded) * ANSWERING_COST / speed,
         {style: len(recipe.evaluation.arms(style)) for style in styles},
     )

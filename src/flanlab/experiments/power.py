@@ -135,7 +135,7 @@ def read_pilot(places: Sequence[str]) -> dict[str, Components]:
 def _components(name: str, pairs: Sequence[tuple[Side, Side]]) -> Components:
     scored = [score_pair(name, *pair) for pair in pairs]
     grids = [one.grids[scored[0].facts.main_metric] for one in scored]
-    return components([one["a"] for one in grids], [one["b"] for one in grids])
+    return components([one["a"][0] for one in grids], [one["b"][0] for one in grids])
 
 
 def _default(task: Task) -> Components:

@@ -104,6 +104,16 @@ class Recipe(Settings):
     training: TrainingSettings
     evaluation: EvaluationSettings = EvaluationSettings()
 
+    @property
+    def training_seed(self) -> int:
+        """The seed of the mixture and of initial weights."""
+        return self.seed if self.training.seed is None else self.training.seed
+
+    def reseeded(self, by: int) -> Recipe:
+        """The same with another training seed. The questions of the evaluation stay the same."""
+        training = self.training.model_copy(update={"seed": self.training_seed + by})
+        return self.model_copy(update={"training": training})
+
 
 class Plan(BaseModel):
     """A recipe with its tasks found and divided, and their rows."""

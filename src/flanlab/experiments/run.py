@@ -104,13 +104,13 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
     from_first(begin)
     # Before training, which a LoRA adapter is put into the model for.
     variants = {setup.name: setup.variant() for setup in untuned}
-    with _seconds_of(folder, started) as seconds:
+    with counted_seconds(folder, started) as seconds:
         for setup in untuned:
             evaluate(setup, units, dev_units, folder)
         model = _tune(loaded, mixture, plan, stamp, folder, dev)
         seen = refuse_seen(plan.split.test, model, allow_seen, way=ALLOW_OVERLAP)
         for arm in settings.arms():
-            setup = Setup(model, arm, seed, "instruction", *_tuned_variant(arm, settings))
+            setup = Setup(model, arm, seed, "instruction", *tuned_variant(arm, settings))
             evaluate(setup, units, dev_units, folder)
             variants[setup.name] = setup.variant(model=f"{loaded.name}, tuned")
 
@@ -170,13 +170,13 @@ def _plan(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | No
     with first_before_others():
         plan = plan_rows(recipe, check_recipe(recipe, in_memory=model is not None), rows)
         loaded = model or load_model(recipe.model, say=say)
-    settled = from_first(lambda: _settled_earlier(folder))
-    training = settle(recipe.training.model_copy(update=settled), loaded.model)
+    settled = from_first(lambda: settled_earlier(folder))
+    training = settle(recipe.training.model_copy(update={"seed": recipe.training_seed, **settled}), loaded.model)
     from_first(lambda: check_disk(folder, loaded, training))
     return plan.model_copy(update={"recipe": recipe.model_copy(update={"training": training})}), loaded
 
 
-def _settled_earlier(folder: Path) -> dict[str, Any]:
+def settled_earlier(folder: Path) -> dict[str, Any]:
     """The settings of training that this run was begun with, in place of `auto`; none for a new run."""
     path = folder / _SETTLED_FILE
     return {name: value for name, value in read_json(path).items() if name in _SETTLED} if path.exists() else {}
@@ -193,7 +193,7 @@ def plan_test_units(plan: Plan) -> list[EvaluationUnit]:
 
 def make_mixture(plan: Plan) -> Mixture:
     """The training stream of a plan."""
-    return Mixture(plan.split.train, plan.train_rows, plan.recipe.mixture, plan.recipe.seed)
+    return Mixture(plan.split.train, plan.train_rows, plan.recipe.mixture, plan.recipe.training_seed)
 
 
 def make_dev_examples(plan: Plan, loaded: LoadedModel, rows: RowReader) -> DevExamples:
@@ -309,12 +309,13 @@ def _check_contents(folder: Path, stamp: Mapping[str, Any]) -> None:
 
 def _claim(folder: Path, recipe: Recipe, plan: Plan, stamp: Mapping[str, Any]) -> None:
     """Take a folder for a recipe: once it is planned, so that a faulty one leaves the folder free for the mended one."""
-    write_text(folder / RECIPE_FILE, _as_text(recipe))
+    write_text(folder / RECIPE_FILE, recipe_text(recipe))
     settled = plan.recipe.training.model_dump(include=_SETTLED)
     write_json(folder / _SETTLED_FILE, {**settled, "trained_on": training_facts(stamp)})
 
 
-def _as_text(recipe: Recipe) -> str:
+def recipe_text(recipe: Recipe) -> str:
+    """A recipe as it is written into a folder."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
@@ -322,7 +323,8 @@ def _untuned_variant(style: PromptStyle, arm: EvaluationSettings, settings: Eval
     return variant_of(f"untuned_{style}", f"untuned, {style} prompt", arm, settings, style, settings.shot_count)
 
 
-def _tuned_variant(arm: EvaluationSettings, settings: EvaluationSettings) -> tuple[str, str]:
+def tuned_variant(arm: EvaluationSettings, settings: EvaluationSettings) -> tuple[str, str]:
+    """Name of an arm's predictions of the tuned model in files, and for people."""
     return variant_of(TUNED, "tuned", arm, settings, "instruction", settings.shot_count)
 
 
@@ -376,7 +378,7 @@ def _notes(plan: Plan, loaded: LoadedModel, units: Sequence[EvaluationUnit]) -> 
 
 
 @contextmanager
-def _seconds_of(folder: Path, started: float) -> Iterator[Callable[[], float]]:
+def counted_seconds(folder: Path, started: float) -> Iterator[Callable[[], float]]:
     """Keeps the seconds of all sittings beside the run, and gives what they are by now.
 
     A sitting that is killed outright is not counted, nor one that finds the run finished.

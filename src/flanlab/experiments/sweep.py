@@ -1,206 +1,304 @@
-"""A sweep: an ablation's cells as jobs under one root, how far each is, and the engine that does them one after another."""
+"""A sweep: the cells of an ablation as steps in folders named by their content, and a loop over the steps not done yet."""
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
+import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from flanlab import __version__
-from flanlab.experiments.cells import SWEEP_FILE, Ablation, Cell
-from flanlab.experiments.recipe import Recipe
-from flanlab.experiments.sweep_jobs import Job, State, carry_out, error_text, is_done, read_record
+from flanlab.data.encoding import PromptStyle
+from flanlab.data.reader import RowReader
+from flanlab.errors import FlanlabError
+from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit
+from flanlab.evaluation.predict import refuse_seen
+from flanlab.experiments.ablations import make_ablation
+from flanlab.experiments.cells import Cell, Training, changed, with_seeds, with_tasks
+from flanlab.experiments.cost import ANSWERING_COST, TRAINING_COST, mean_question_length, scoring_speed
+from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_plan
+from flanlab.experiments.run import make_mixture, plan_test_units, prompt_styles
+from flanlab.experiments.steps import Step, in_this_process
+from flanlab.experiments.sweep_file import SWEEP_FILE, CellFacts, SweepFacts, is_done, state_of
 from flanlab.files import alone_in, read_json, write_json
+from flanlab.models.loading import LoadedModel, load_model
+from flanlab.progress import clock, meter, say
+from flanlab.settings import PREDICTIONS, RESULTS, ROUNDING, TRAINING, affecting
+from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections
 
+Engine = Callable[[Sequence[Step]], Iterator[tuple[Step, str]]]
+"""Does steps, each after the one that it needs. Yields each with its outcome, as `carry_out` returns it."""
+
+_PROTOCOL = "1"
+"""Raise it if a change of the code changes what a key stands for."""
 _LONGEST_POINTS = 40
-"""Characters of a folder's name that tell its points."""
-Report = Callable[[Job, State, str], None]
-"""Told of each change: the job, its state, and the error where it failed."""
-
-
-class Engine(Protocol):
-    """Does jobs, each after the one it needs; the failure of one stops only those that need it."""
-
-    def __call__(self, jobs: Sequence[Job], report: Report) -> None:
-        """Do the jobs, in an order in which each comes after the one it needs."""
+"""Longest part of a folder's name that names points, in characters."""
+_MEASURED_EXAMPLES = 200
 
 
 @dataclass(frozen=True)
-class PlannedCell:
-    """A cell with the keys of the jobs that it stands on: trainings, and its evaluation last."""
-
-    cell: Cell
-    chain: tuple[str, ...]
-
-
-@dataclass
 class Sweep:
-    """An ablation planned under a root folder; `states` and `errors` follow the work."""
+    """An ablation planned in a folder."""
 
-    name: str
-    recipe: Recipe
-    ablation: Ablation
-    root: Path
     folder: Path
-    """The sweep's own, with its page and its list of cells."""
-    cells: list[PlannedCell]
-    """Those asked for now, and those that were asked for earlier and are done."""
-    told_done: frozenset[str]
-    """Folders of the cells that sweep.json called done at planning; what is true of that is in `cells`."""
-    jobs: dict[str, Job]
-    """By key, each after those it needs."""
-    speed: str
-    """Where the expected seconds come from."""
-    states: dict[str, State] = field(default_factory=dict)
-    errors: dict[str, str] = field(default_factory=dict)
+    facts: SweepFacts
+    """What goes into sweep.json."""
+    cells: Mapping[str, Sequence[Step]]
+    """By name, the steps of each cell that was asked for: trainings, and its evaluation last."""
 
-    def __post_init__(self) -> None:
-        self.states = {key: "done" if is_done(job) else "waiting" for key, job in self.jobs.items()}
+    def to_do(self) -> list[Step]:
+        """The steps that are not done yet, each once and after the one that it needs."""
+        open_cells = [steps for steps in self.cells.values() if not is_done(steps[-1].folder)]
+        return list({step.folder: step for steps in open_cells for step in steps if not is_done(step.folder)}.values())
 
-    def state_of(self, planned: PlannedCell) -> State:
-        """A cell is as far as its work."""
-        states = [self.states[key] for key in planned.chain]
-        if states[-1] == "done":
-            return "done"
-        return next((state for state in ("failed", "running") if state in states), "waiting")
-
-    def error_of(self, planned: PlannedCell) -> str:
-        """Why a cell failed; empty where it did not."""
-        return next((self.errors[key] for key in planned.chain if key in self.errors), "")
-
-    def failed(self) -> list[PlannedCell]:
-        """The cells that could not be done."""
-        return [planned for planned in self.cells if self.state_of(planned) == "failed"]
-
-    def waiting(self) -> list[Job]:
-        """The jobs still to be done, each after those it needs; none that only a finished evaluation stands on."""
-        wanted = {key for planned in self.cells if self.state_of(planned) != "done" for key in planned.chain}
-        return [job for key, job in self.jobs.items() if key in wanted and self.states[key] != "done"]
-
-    def expected_seconds(self) -> float:
-        """Of the jobs still to be done, one after another."""
-        return sum(job.cost["seconds"] for job in self.waiting())
-
-    def as_dict(self) -> dict[str, Any]:
-        """The content of sweep.json: the grid, what it cost, and how to tell it; scores stay in the cells' folders."""
-        recipe = self.recipe.model_dump(mode="json")
-        cells = self._done_by_others(recipe) | {planned.cell.name: self._facts(planned) for planned in self.cells}
-        names = [cell.name for cell in self.ablation.cells]
-        return {
-            "format": 1,
-            "flanlab": __version__,
-            "name": self.name,
-            "title": self.ablation.title,
-            "question": self.ablation.question,
-            "notes": list(self.ablation.notes),
-            "recipe": recipe,
-            "cells": [cells[name] for name in names if name in cells],
-            "left_out": [name for name in names if name not in cells],
-            "panels": [asdict(panel) for panel in self.ablation.panels],
-            "comparisons": [asdict(comparison) for comparison in self.ablation.comparisons],
-            "expected": {"seconds": self.expected_seconds(), "from": self.speed},
-        }
+    def plan(self) -> list[dict[str, Any]]:
+        """What each cell adds to the work: examples, questions, and about how many seconds. Shared work counts once."""
+        left = {step.folder for step in self.to_do()}
+        rows = []
+        for name, steps in self.cells.items():
+            new = [step for step in steps if step.folder in left]
+            left -= {step.folder for step in new}
+            state: str = state_of([step.folder for step in steps])
+            examples = sum(step.count for step in new if step.kind == "train")
+            facts = {"cell": name, "examples": examples, "questions": steps[-1].count}
+            seconds = sum(step.seconds for step in new)
+            rows.append({**facts, "seconds": seconds, "state": state if new or state == "done" else "shared"})
+        return rows
 
     def write(self) -> None:
-        """Write sweep.json; what other commands over the same sweep have done since this one was planned stays in it."""
+        """Write sweep.json. Cells of the same sweep that other commands have planned stay in it."""
+        path = self.folder / SWEEP_FILE
         with alone_in(self.folder):
-            write_json(self.folder / SWEEP_FILE, self.as_dict())
-
-    def _done_by_others(self, recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """By name, cells of the same recipe that are done by now but were not at planning."""
-        told = read_told(self.folder)
-        if told.get("recipe") != recipe:
-            return {}
-        done = (cell for cell in told["cells"] if cell["state"] == "done")
-        return {cell["name"]: cell for cell in done if cell["folder"] not in self.told_done}
-
-    def _facts(self, planned: PlannedCell) -> dict[str, Any]:
-        jobs = [self.jobs[key] for key in planned.chain]
-        return {
-            "name": planned.cell.name,
-            "title": planned.cell.title,
-            "state": self.state_of(planned),
-            "error": self.error_of(planned),
-            "folder": self._place(jobs[-1]),
-            "jobs": [
-                {
-                    "kind": job.kind,
-                    "key": job.key,
-                    "folder": self._place(job),
-                    "state": self.states[job.key],
-                    "seconds": read_record(job).get("seconds"),
-                    "expected": dict(job.cost),
-                }
-                for job in jobs
-            ],
-        }
-
-    def _place(self, job: Job) -> str:
-        """Seen from the sweep's own folder, so that the root can be moved."""
-        return f"../{job.folder.parent.name}/{job.folder.name}"
+            before = read_json(path) if path.exists() else {}
+            known = {cell["name"]: cell for cell in before["cells"]} if before.get("content") == self.facts.content else {}
+            after = self.facts.model_dump(mode="json", exclude={"cells": {"__all__": {"state", "error"}}})
+            cells = [cell if cell["folders"] else known.get(cell["name"], cell) for cell in after["cells"]]
+            names = {cell["name"] for cell in cells}
+            more = [cell for cell in known.values() if cell["name"] not in names and cell["folders"]]
+            write_json(path, {**after, "cells": cells + more})
 
 
-def read_told(folder: Path) -> dict[str, Any]:
-    """The sweep.json of a sweep's folder; empty where there is none yet."""
-    path = folder / SWEEP_FILE
-    return read_json(path) if path.exists() else {}
+def run_sweep(sweep: Sweep, engine: Engine = in_this_process) -> None:
+    """Do what is not done yet of a sweep. A step that fails stops only the steps that need it."""
+    sweep.write()
+    steps = sweep.to_do()
+    left = sum(step.seconds for step in steps)
+    for number, (step, error) in enumerate(engine(steps), start=1):
+        left -= step.seconds
+        # An unexpected error has its traceback in the step's folder.
+        outcome = f"failed: {error.partition(chr(10) * 2)[0]}" if error else "done"
+        say(f"[{number}/{len(steps)}] {step.title}: {outcome}{f', about {clock(left)} left' if number < len(steps) else ''}")
+
+
+def plan_sweep(
+    name: str,
+    recipe: Recipe,
+    root: Path,
+    rows: RowReader | None = None,
+    *,
+    points: Sequence[str] = (),
+    only: Sequence[str] = (),
+    processes: int = 1,
+    seeds: int = 1,
+) -> Sweep:
+    """Plan an ablation: its cells, and about how long their steps take. Nothing is written.
+
+    Args:
+        name: of the ablation.
+        recipe: the base recipe, which the ablation varies.
+        root: folder of all sweeps that may share trained models and evaluations.
+        rows: where rows come from.
+        points: values of what the ablation varies. Default: the ablation's own.
+        only: patterns of the names of the cells to do now, such as `tuned-*`. Default: all cells.
+        processes: how many processes carry out each training and each evaluation together.
+        seeds: how many times each cell is trained, each time with another seed.
+
+    Raises:
+        FlanlabError: as `make_plan`, for any of the cells; no such ablation or point; a pattern that fits no cell.
+    """
+    planner = _Planner(root.absolute(), rows or RowReader(), processes)
+    plan = planner.plan(recipe)
+    ablation = with_seeds(make_ablation(name, plan, points), seeds)
+    names = [cell.name for cell in ablation.cells]
+    for pattern in only:
+        if not fnmatch.filter(names, pattern):
+            raise FlanlabError(f"--only: no cell is called {pattern!r}.", hint=f"There are: {', '.join(names)}.")
+    chosen = [cell for cell in ablation.cells if not only or any(fnmatch.fnmatch(cell.name, one) for one in only)]
+    cells = {}
+    with meter("Planning", len(chosen)) as bar:
+        for cell in chosen:
+            cells[cell.name] = planner.steps(cell)
+            bar.advance()
+    read = {task: found.source_hash for rows_of in (plan.train_rows, plan.test_rows) for task, found in rows_of.items()}
+    hashes = {task.name: task.hash for task in plan.split.tasks}
+    shaping = affecting(recipe, TRAINING, *PREDICTIONS, RESULTS, ROUNDING)
+    content = _key("sweep", recipe.model, shaping, hashes, read)
+    folders = {name: [f"../{step.folder.parent.name}/{step.folder.name}" for step in steps] for name, steps in cells.items()}
+    facts = SweepFacts(
+        flanlab=__version__,
+        name=name,
+        title=ablation.title,
+        question=ablation.question,
+        notes=list(ablation.notes),
+        recipe=recipe.model_dump(mode="json"),
+        content=content,
+        cells=[CellFacts(name=one.name, title=one.title, folders=folders.get(one.name, [])) for one in ablation.cells],
+        panels=list(ablation.panels),
+        comparisons=list(ablation.comparisons),
+    )
+    return Sweep(sweep_folder(root, name, recipe, points), facts, cells)
 
 
 def sweep_folder(root: Path, name: str, recipe: Recipe, points: Sequence[str]) -> Path:
-    """The folder of a sweep under `root`; of other points than the usual ones, one that is named by them."""
+    """The folder of a sweep under `root`. The name has the points unless they are the ablation's own."""
     folder = f"{name}-{_cleaned(recipe.name)}"
     if not points:
         return root / folder
-    told = "-".join(dict.fromkeys(points))
-    cleaned = _cleaned(told).strip("-.")
-    if cleaned != told or len(cleaned) > _LONGEST_POINTS:
-        # Others might come to the same name.
-        digest = hashlib.blake2b(told.encode(), digest_size=3).hexdigest()
+    joined = "-".join(dict.fromkeys(points))
+    cleaned = _cleaned(joined).strip("-.")
+    if cleaned != joined or len(cleaned) > _LONGEST_POINTS:
+        # Other points might have the same name.
+        digest = hashlib.blake2b(joined.encode(), digest_size=3).hexdigest()
         cleaned = f"{cleaned[:_LONGEST_POINTS].strip('-.')}-{digest}"
     return root / f"{folder}-{cleaned}"
+
+
+class _Planner:
+    """Plans cells one after another, and remembers what several of them need: tasks, rows, models, and steps."""
+
+    def __init__(self, root: Path, rows: RowReader, processes: int) -> None:
+        self._root = root
+        self._rows = rows
+        self._processes = processes
+        self._steps: dict[Path, Step] = {}
+        self._plans: dict[str, Plan] = {}
+        self._lengths: dict[str, float] = {}
+        self._tasks = cache(load_collections)
+        self._model = cache(lambda name: load_model(name, say=say))
+        self._speed = cache(self._measured_speed)
+
+    def plan(self, recipe: Recipe) -> Plan:
+        """The recipe's tasks and rows, found once."""
+        text = recipe.model_dump_json(exclude={"name", "description", "model", "training", "mixture"})
+        if text not in self._plans:
+            self._plans[text] = make_plan(recipe, self._rows, read_tasks=lambda names: self._tasks(tuple(names)))
+        return self._plans[text].model_copy(update={"recipe": recipe})
+
+    def steps(self, cell: Cell) -> list[Step]:
+        """The steps of a cell. Equal steps of different cells are one."""
+        trainings = [] if cell.training is None else self._trainings(cell.training)
+        return [*trainings, self._evaluation(cell, trainings[-1] if trainings else None)]
+
+    def _trainings(self, training: Training) -> list[Step]:
+        earlier = [] if training.start is None else self._trainings(training.start)
+        start = earlier[-1] if earlier else None
+        recipe, plan = training.recipe, self.plan(training.recipe)
+        model = _place(recipe.model) if start is None else str(start.folder / "model")
+        alike = _trained_alike(recipe, plan, model)
+        # The split decides which tasks are tested, and so what is held out.
+        shaping = [affecting(alike, TRAINING), alike.evaluation.split]
+        rows = {task.name: [task.hash, plan.train_rows[task.name].source_hash] for task in plan.split.train}
+        folder = self._root / "trained" / _key("train", self._identity(recipe.model, start), shaping, rows)
+        if folder not in self._steps:
+            names = [task.name for task in plan.split.train]
+            title = f"train on {f'{len(names)} tasks' if len(names) > 1 else names[0]}"
+            examples, seconds = 0, 0.0
+            if not is_done(folder):
+                length = make_mixture(plan).mean_length(self._model(recipe.model).encoder, _MEASURED_EXAMPLES)
+                examples = recipe.training.steps * max(1, round(recipe.training.tokens_per_step / length))
+                seconds = examples * length / self._speed(recipe.model) * TRAINING_COST
+            self._add("train", folder, title, alike, recipe.model, model, start, count=examples, seconds=seconds)
+        return [*earlier, self._steps[folder]]
+
+    def _evaluation(self, cell: Cell, training: Step | None) -> Step:
+        recipe, plan = cell.recipe, self.plan(cell.recipe)
+        loaded = self._model(recipe.model)
+        tasks = plan.split.in_domain if cell.scope == "held_in" else plan.split.test
+        units = [unit for unit in plan_test_units(plan) if unit.task.name in {task.name for task in tasks}]
+        seen = cell.scope == "held_in" or recipe.hold_out.overlap == "allow"
+        # What the first model has seen. What a cell itself trains on is marked in its results.
+        refuse_seen(tasks, loaded, seen, way=ALLOW_OVERLAP)
+        seen = seen or bool(recipe.hold_out.supervised)
+        styles: tuple[PromptStyle, ...] = ("instruction",) if training else tuple(prompt_styles(loaded, tasks))
+        asked = {unit.task.name: self._asked(unit, recipe.evaluation) for unit in units}
+        settings = affecting(recipe.evaluation, *PREDICTIONS, RESULTS, ROUNDING)
+        key = _key("evaluate", self._identity(recipe.model, training), settings, asked, styles, recipe.seed, seen)
+        folder = self._root / "cells" / key
+        if folder not in self._steps:
+            arms = {style: len(recipe.evaluation.arms(style)) for style in styles}
+            questions = sum(len(unit.asked(style)) * count for unit in units for style, count in arms.items())
+            seconds = 0.0
+            if not is_done(folder):
+                length = self._length(units, recipe, loaded, _key(loaded.encoder.hash, settings, asked, recipe.seed))
+                seconds = questions * length / self._speed(recipe.model) * ANSWERING_COST
+            told = changed(recipe, tasks=_places(recipe)) if training is None else training.recipe
+            told = changed(told, name=cell.name, seed=recipe.seed, evaluation=recipe.evaluation.model_dump(mode="json"))
+            model = _place(recipe.model) if training is None else str(training.folder / "model")
+            more = {"tasks": tuple(asked), "styles": styles, "seen": seen, "count": questions, "seconds": seconds}
+            self._add("evaluate", folder, f"evaluate {cell.title}", told, recipe.model, model, training, **more)
+        return self._steps[folder]
+
+    def _add(
+        self, kind: str, folder: Path, title: str, recipe: Recipe, base: str, model: str, needs: Step | None, **more: Any
+    ) -> None:
+        mirror = None if self._rows.mirror is None else self._rows.mirror.absolute()
+        where = {"folder": folder, "needs": needs and needs.folder, "mirror": mirror, "processes": self._processes}
+        self._steps[folder] = Step(kind=kind, title=title, recipe=recipe, base=base, model=model, **where, **more)
+
+    def _identity(self, base: str, training: Step | None) -> str:
+        """Hash of a model's weights, or of the training that makes them."""
+        return self._model(base).identity if training is None else training.folder.name
+
+    def _asked(self, unit: EvaluationUnit, settings: EvaluationSettings) -> list[str | None]:
+        """Hashes of everything that is read of a task to evaluate it."""
+        read = [unit.task.hash, unit.rows.source_hash, unit.exemplars.source_hash if unit.exemplars else None]
+        if settings.choose_template and unit.task.has_split("dev"):
+            read.append(self._rows.read(unit.task, "dev").source_hash)
+        return read
+
+    def _length(self, units: Sequence[EvaluationUnit], recipe: Recipe, loaded: LoadedModel, key: str) -> float:
+        if key not in self._lengths:
+            self._lengths[key] = mean_question_length(units, recipe, loaded)
+        return self._lengths[key]
+
+    def _measured_speed(self, name: str) -> float:
+        loaded = self._model(name)
+        # Each process has a GPU of its own, but processes without a GPU share the cores.
+        return scoring_speed(loaded) * (self._processes if loaded.model.device.type == "cuda" else 1)
+
+
+def _trained_alike(recipe: Recipe, plan: Plan, model: str) -> Recipe:
+    """A recipe for the same training that is the same for all cells: it names each task, and of the evaluation only the split,
+    which decides which tasks are tested.
+    """
+    names = {task.name for task in plan.split.train} | {task.name for task in plan.split.held_out}
+    alike = changed(
+        with_tasks(recipe, names), name="trained", description="", model=model, tasks=_places(recipe), in_domain=None
+    )
+    return alike.model_copy(update={"evaluation": EvaluationSettings(split=recipe.evaluation.split)})
+
+
+def _places(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's collections as a process in another folder finds them."""
+    names = recipe.tasks.collections
+    return {"collections": [name if name in BUILT_IN_COLLECTIONS else _place(name) for name in names]}
+
+
+def _place(name: str) -> str:
+    """A local folder by its full path; any other name unchanged."""
+    return str(Path(name).absolute()) if Path(name).exists() else name
 
 
 def _cleaned(name: str) -> str:
     return re.sub(r"[^\w.-]", "-", name)
 
 
-def run_sweep(sweep: Sweep, engine: Engine, report: Report) -> None:
-    """Do what is still to be done of a sweep; sweep.json always says how far it is."""
-
-    def note(job: Job, state: State, error: str) -> None:
-        sweep.states[job.key] = state
-        if error:
-            sweep.errors[job.key] = error
-        sweep.write()
-        report(job, state, error)
-
-    sweep.write()
-    try:
-        engine(sweep.waiting(), note)
-    finally:
-        # Stopped in the middle, nothing runs any more.
-        for key, state in sweep.states.items():
-            if state == "running":
-                sweep.states[key] = "done" if is_done(sweep.jobs[key]) else "waiting"
-        sweep.write()
-
-
-def run_locally(jobs: Sequence[Job], report: Report) -> None:
-    """Do jobs one after another in this process."""
-    lost: set[str] = set()
-    for job in jobs:
-        if job.needs in lost:
-            lost.add(job.key)
-            report(job, "skipped", "")
-            continue
-        report(job, "running", "")
-        try:
-            carry_out(job)
-        except Exception as error:  # whatever it is, the other cells do not depend on it
-            lost.add(job.key)
-            report(job, "failed", error_text(error))
-        else:
-            report(job, "done", "")
+def _key(*facts: Any) -> str:
+    """Name of a folder, from everything that shapes its content."""
+    text = json.dumps([_PROTOCOL, __version__, *facts], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -12,9 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def launch(
-    module: str, arguments: Sequence[str], processes: int, log: Path, *, threads: int = 1, held: Sequence[int] = ()
-) -> int:
+def launch(module: str, arguments: Sequence[str], processes: int, log: Path, *, threads: int = 1) -> int:
     """Run `python -m MODULE ARGUMENTS` as several processes on this machine, and wait for them; what they say goes to `log`.
 
     Ctrl-C or SIGTERM here ends them by SIGTERM, upon which they save.
@@ -25,7 +23,6 @@ def launch(
         processes: how many; on a machine with GPUs each takes one.
         log: a file; they write at its end.
         threads: of each process.
-        held: file descriptors that stay open until they have ended, whatever becomes of this process.
 
     Returns:
         The exit status: 0 where all processes have ended well.
@@ -44,7 +41,6 @@ def launch(
             stderr=subprocess.STDOUT,
             # A terminal's Ctrl-C comes to this process alone, which passes it on in its own way.
             start_new_session=True,
-            pass_fds=tuple(held),
         )
         try:
             return child.wait()

@@ -2,15 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from flanlab.data.encoding import Encoder
-from flanlab.models.scoring import Question
 
 Scoring = Literal["log-probabilities", "generation"]
 """Options are ranked by their log-probabilities, or the model generates, and its text is compared with the options."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question to the model: options to score, tokens to generate, or both."""
+
+    prompt: list[int]
+    options: list[list[int]]
+    """Token ids of each option, with the end token last. May be empty."""
+    max_new_tokens: int = 0
+    """Largest number of generated tokens, with the end token. 0 generates nothing."""
+    stop_tokens: frozenset[int] = frozenset()
+    """Tokens that end a generated answer. They are not part of it."""
+    line_breaks: frozenset[int] = frozenset()
+    """Tokens that are skipped before an answer and end it after its beginning: the answer is the first line with text."""
+
+    @property
+    def key(self) -> Hashable:
+        """A key that is the same for questions with the same answer."""
+        return tuple(self.prompt), tuple(map(tuple, self.options)), self.max_new_tokens, self.stop_tokens, self.line_breaks
+
+    @property
+    def length(self) -> int:
+        """Number of computed tokens if nothing is shared: the prompt, and each option without its last token."""
+        return len(self.prompt) + sum(len(option) - 1 for option in self.options)
+
+    @property
+    def logit_rows(self) -> int:
+        """Number of positions whose logits are needed: the prompt's last, and each option's tokens except the last."""
+        return 1 + sum(len(option) - 1 for option in self.options)
+
+    @property
+    def reach(self) -> int:
+        """Number of tokens of the prompt with the longest possible answer."""
+        return len(self.prompt) + max([self.max_new_tokens, *map(len, self.options)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,9 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from flanlab.errors import FlanlabError
+from flanlab.models.answering import Question
 from flanlab.models.packed_attention import refuse_no_numbers
-from flanlab.models.scoring import LOGIT_ROWS_PER_BATCH, Answer, Question, answer_in_batches, goes_on, likeliest
+from flanlab.models.scoring import LOGIT_ROWS_PER_BATCH, Answer, answer_in_batches, goes_on, likeliest
 
 
 @dataclass(frozen=True)

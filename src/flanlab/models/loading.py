@@ -31,14 +31,14 @@ from flanlab.data.encoding import SeparateTextEncoder, TextEncoder
 from flanlab.errors import FlanlabError, one_line
 from flanlab.files import read_json
 from flanlab.hub import work_offline_if_unreachable
-from flanlab.models.answering import Reply, Scoring
+from flanlab.models.answering import Question, Reply, Scoring
 from flanlab.models.attention_features import NOT_THROUGH_THE_INTERFACE, check_features, unsupported_attention
 from flanlab.models.built_in import BUILT_IN_MODELS, built_in_model_folder
 from flanlab.models.encoder_decoder import answer_from_encoder, check_padding
 from flanlab.models.gguf import gguf_model_folder, is_gguf
 from flanlab.models.names import model_hint, names_a_folder, suggestion
 from flanlab.models.packed_attention import ATTENTION_NAME, check_isolation
-from flanlab.models.scoring import Answer, Question, answer_questions
+from flanlab.models.scoring import Answer, answer_questions
 from flanlab.models.soft_prompt import add_soft_prompt, read_soft_prompt, soft_prompt_of, virtual_tokens
 from flanlab.processes import own_gpu
 

@@ -25,10 +25,9 @@ from typing import Any, NamedTuple
 
 from flanlab.data.encoding import CharacterEncoder, Encoder, SeparateTextEncoder
 from flanlab.errors import FlanlabError
-from flanlab.models.answering import Reply, Scoring
+from flanlab.models.answering import Question, Reply, Scoring
 from flanlab.models.completions import Completions, Endpoint, RefusedError
 from flanlab.models.loading import load_encoder
-from flanlab.models.scoring import Question
 
 _PROBE = "Question: Is the sky blue on a clear day?\nAnswer:"
 _PROBE_TOKENS = 8
@@ -184,7 +183,9 @@ def _text(response: Mapping[str, Any]) -> str:
 
 def _log_probabilities(response: Mapping[str, Any]) -> list[float | None] | None:
     found = _logprobs(response).get("token_logprobs")
-    is_usable = isinstance(found, list) and all(value is None or isinstance(value, int | float) for value in found)
+    is_usable = isinstance(found, list) and all(
+        value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in found
+    )
     return found if is_usable else None
 
 
@@ -201,7 +202,9 @@ def _score_ids(completions: Completions, question: Question) -> list[list[float]
         sent = question.prompt + option
         response = completions.complete(_echo_request(sent))
         found = _log_probabilities(response) or []
-        generated = (response.get("usage") or {}).get("completion_tokens", 1)
+        usage = response.get("usage")
+        counted = usage.get("completion_tokens") if isinstance(usage, dict) else None
+        generated = counted if isinstance(counted, int) else 1
         if len(found) != len(sent) + generated:
             raise FlanlabError(
                 f"The server returned {len(found)} log-probabilities for {len(sent)} tokens sent and {generated} generated.",
@@ -241,11 +244,12 @@ def _placed_tokens(response: Mapping[str, Any], text: str, join: int) -> list[_T
     start token in front that is not in the text.
     """
     choice = _logprobs(response)
-    tokens = [token if isinstance(token, str) else "" for token in choice.get("tokens") or []]
+    tokens = [token if isinstance(token, str) else "" for token in _listed(choice.get("tokens"))]
+    offsets = [place for place in _listed(choice.get("text_offset")) if type(place) is int]
     values = _log_probabilities(response) or []
     counted = list(accumulate((len(token) for token in tokens), initial=0))[:-1]
     shift = "".join(tokens).rfind(text[max(join - _TAIL, 0) :]) - max(join - _TAIL, 0)
-    for starts in (choice.get("text_offset") or [], [start - shift for start in counted]):
+    for starts in (offsets, [start - shift for start in counted]):
         if tokens and len(starts) == len(tokens) == len(values):
             placed = [_Token(*one) for one in zip(starts, [*starts[1:], len(text)], values, strict=True)]
             share = [number for number, place in enumerate(placed) if place.stop > join and place.start < len(text)]
@@ -255,6 +259,10 @@ def _placed_tokens(response: Mapping[str, Any], text: str, join: int) -> list[_T
         f"The answer {text[join:]!r} was not found among the tokens that the server returned.",
         hint="Name the model's tokenizer with --tokenizer: the answer's tokens are then found by count.",
     )
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _numbers(values: Sequence[float | None]) -> list[float]:

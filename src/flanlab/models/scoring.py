@@ -23,47 +23,13 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from flanlab.errors import FlanlabError
+from flanlab.models.answering import Question
 from flanlab.models.packed_attention import Place, Spans, check_reach, pack_sharing, packed_forward, shared_tokens
 
 LOGIT_ROWS_PER_BATCH = 768
 """Limits the memory of logits: rows x vocabulary x 4 bytes, 150 MB for a vocabulary of 49,152."""
 CPU_TOKENS = 1536
 """Tokens scored at once on a CPU. More do not fit into its cache: 4,096 take a tenth more time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A question to the model: options to score, tokens to generate, or both."""
-
-    prompt: list[int]
-    options: list[list[int]]
-    """Token ids of each option, with the end token last. May be empty."""
-    max_new_tokens: int = 0
-    """Largest number of generated tokens, with the end token. 0 generates nothing."""
-    stop_tokens: frozenset[int] = frozenset()
-    """Tokens that end a generated answer. They are not part of it."""
-    line_breaks: frozenset[int] = frozenset()
-    """Tokens that are skipped before an answer and end it after its beginning: the answer is the first line with text."""
-
-    @property
-    def key(self) -> Hashable:
-        """A key that is the same for questions with the same answer."""
-        return tuple(self.prompt), tuple(map(tuple, self.options)), self.max_new_tokens, self.stop_tokens, self.line_breaks
-
-    @property
-    def length(self) -> int:
-        """Number of computed tokens if nothing is shared: the prompt, and each option without its last token."""
-        return len(self.prompt) + sum(len(option) - 1 for option in self.options)
-
-    @property
-    def logit_rows(self) -> int:
-        """Number of positions whose logits are needed: the prompt's last, and each option's tokens except the last."""
-        return 1 + sum(len(option) - 1 for option in self.options)
-
-    @property
-    def reach(self) -> int:
-        """Number of tokens of the prompt with the longest possible answer."""
-        return len(self.prompt) + max([self.max_new_tokens, *map(len, self.options)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,13 +55,13 @@ def add_soft_prompt(model: Any, prompt: Tensor) -> None:
     model.set_input_embeddings(SoftPromptEmbedding(words, vocabulary, prompt.to(words.weight.device)))
 
 
-def first_soft_prompt(model: Any, length: int) -> Tensor:
-    """Start of the tuning: the embeddings of `length` tokens of the vocabulary, always the same ones.
+def first_soft_prompt(model: Any, length: int, seed: int = 0) -> Tensor:
+    """Start of the tuning: the embeddings of `length` tokens of the vocabulary, chosen by the seed.
 
     Far better than random numbers (Lester et al. 2021, section 3.2).
     """
     words = model.get_input_embeddings().weight.detach()
-    chosen = torch.randperm(len(words), generator=torch.Generator().manual_seed(0))[:length]
+    chosen = torch.randperm(len(words), generator=torch.Generator().manual_seed(seed))[:length]
     start: Tensor = words[chosen.to(words.device)].float().clone()
     return start
 

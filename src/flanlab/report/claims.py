@@ -15,14 +15,15 @@ from flanlab.evaluation.comparison import Side
 from flanlab.evaluation.grids import score_grid
 from flanlab.evaluation.metrics.declared import metrics_for
 from flanlab.evaluation.planning import EvaluationSettings
-from flanlab.experiments.cells import SEED_MARK, SWEEP_FILE
+from flanlab.experiments.cells import SEED_MARK
 from flanlab.experiments.claims import CLAIMS, Cells, ScoredCell, Verdict, variance_shares
 from flanlab.experiments.claims import claims as test_claims
+from flanlab.experiments.sweep_file import SWEEP_FILE, SweepFacts, read_sweep_facts
 from flanlab.files import write_json, write_text
 from flanlab.report.downloads import Drawing
 from flanlab.report.page import page_environment
 from flanlab.report.plots import DifferenceRow, difference_panel
-from flanlab.report.sweep import SweepCell, SweepFacts, read_sweep_facts
+from flanlab.report.sweep import SweepCell
 from flanlab.report.wording import MEAN_OVER_CLUSTERS, cluster_title
 from flanlab.results.files import read_results
 from flanlab.results.grids import ScoreGrid
@@ -107,7 +108,7 @@ def read_cells(folder: Path, recipe: str | None = None) -> Cells:
 
 def _cells_of(path: Path, sweep: SweepFacts) -> dict[str, ScoredCell | None]:
     """A sweep's cells; those trained with further seeds are one with the first."""
-    trained: dict[str, list[ScoredCell | None]] = {name.partition(SEED_MARK)[0]: [] for name in sweep.left_out}
+    trained: dict[str, list[ScoredCell | None]] = {}
     for facts in sweep.cells:
         done = SweepCell(facts, path / facts.folder, read_results(path / facts.folder)) if facts.state == "done" else None
         trained.setdefault(facts.name.partition(SEED_MARK)[0], []).append(None if done is None else _scored(done))

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from flanlab.errors import FlanlabError
+from flanlab.results.predictions import read_shard
 
 _EACH = 3
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -62,7 +62,7 @@ def task_examples(folder: Path, end_token: bool) -> TaskExamples | None:
     records: list[Mapping[str, Any]] = []
     for part in sorted(folder.glob("part-*.parquet")):
         try:
-            records += pq.read_table(part, columns=_COLUMNS).to_pylist()
+            records += read_shard(part, _COLUMNS).to_pylist()
         except (OSError, pa.ArrowException, KeyError) as error:
             raise FlanlabError(
                 f"{part}: is damaged ({error}).",

@@ -83,6 +83,7 @@ def write_report(folder: Path, *, examples: bool = True) -> Path:
                 model for model in published().models.values() if any(model.title in known for known in best.values())
             ],
             cluster_rows=_cluster_rows(run.results),
+            over_wordings={name: found for name in run.results.tasks if (found := run.results.over_wordings(name))},
             with_best_templates=any(task.best_on_dev is not None for task in run.results.tasks.values()),
             unknown=wording.unknown_models(run.results.variants),
             headlines={name: wording.task_headlines(task) for name, task in run.results.tasks.items()},

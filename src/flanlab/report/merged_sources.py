@@ -9,7 +9,8 @@ from pathlib import Path
 
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.comparison import Side, folder_and_variant, one_side, open_sides
-from flanlab.report.sweep import is_sweep, read_sweep_facts
+from flanlab.experiments.sweep_file import read_sweep_facts
+from flanlab.report.sweep import is_sweep
 from flanlab.report.wording import counted
 
 _EQUAL = " = "

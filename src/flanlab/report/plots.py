@@ -7,18 +7,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 from markupsafe import Markup, escape
-from matplotlib.axes import Axes
-from matplotlib.axes._secondary_axes import SecondaryAxis
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from flanlab.report.reading import TrainingStep
 from flanlab.report.wording import count, number, signed
 from flanlab.results.schema import Score
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axes._secondary_axes import SecondaryAxis
+    from matplotlib.figure import Figure
 
 # matplotlib knows no CSS: it draws in these colours, which stand for a variable each.
 _INK, _SOFT, _RULE, _PAPER = "#010001", "#010002", "#010003", "#010004"
@@ -85,7 +85,7 @@ def score_panel(
     """
     row_height = _LABEL + _LINE * len(variants) + _GAP
     height = _TOP + row_height * len(rows) + _BOTTOM
-    figure = Figure(figsize=(_PANEL_WIDTH / _PIXELS, height / _PIXELS))
+    figure = _figure(_PANEL_WIDTH, height)
     axes = _axes(figure, _LEFT, _RIGHT + (_NAME if named else 0), _TOP, _BOTTOM)
     limit = 100.0 if percent else _round_limit(rows)
     axes.set_xlim(-0.02 * limit, 1.02 * limit)
@@ -134,7 +134,7 @@ def difference_panel(title: str, rows: Sequence[DifferenceRow], label: str) -> M
         label: what a screen reader says.
     """
     row_height = _LABEL + _LINE + _GAP
-    figure = Figure(figsize=(_PANEL_WIDTH / _PIXELS, (_TOP + row_height * len(rows) + _BOTTOM) / _PIXELS))
+    figure = _figure(_PANEL_WIDTH, (_TOP + row_height * len(rows) + _BOTTOM))
     axes = _axes(figure, _LEFT, _RIGHT, _TOP, _BOTTOM)
     limit = 100 * max((abs(end) for row in rows for end in (row.difference, *row.interval)), default=0.0)
     limit = next((bound for bound in (2.0, 5.0, 10.0, 20.0, 50.0) if limit <= bound), 100.0)
@@ -181,7 +181,9 @@ def line_panel(lines: Sequence[Line], places: Mapping[float, str], axis: str, la
         axis: what the number is.
         label: what a screen reader says.
     """
-    figure = Figure(figsize=(_LINES_WIDTH / _PIXELS, 300 / _PIXELS))
+    from matplotlib.ticker import MaxNLocator
+
+    figure = _figure(_LINES_WIDTH, 300)
     axes = _axes(figure, 34, 14, 14, 42)
     ends = [end * 100 for line in lines for score in (*line.scores.values(), line.reference) if score for end in score.interval]
     margin = max(1.0, 0.06 * (max(ends) - min(ends)))
@@ -213,7 +215,9 @@ def line_panel(lines: Sequence[Line], places: Mapping[float, str], axis: str, la
 
 def learning_curve(steps: Sequence[TrainingStep], label: str) -> Markup:
     """Loss per target token (natural log) against step, with its running mean, and examples seen along the top."""
-    figure = Figure(figsize=(420 / _PIXELS, 280 / _PIXELS))
+    from matplotlib.ticker import MaxNLocator
+
+    figure = _figure(420, 280)
     axes = _axes(figure, 42, 14, 46, 42)
     numbers = [step.step for step in steps]
     losses = [step.loss for step in steps]
@@ -249,7 +253,7 @@ def dev_curves(steps: Sequence[TrainingStep], titles: Mapping[str, str], label: 
     columns, width, height, between = 3, 176.0, 106.0, 24.0
     rows = -(-len(titles) // columns)
     size = (columns * width + (columns - 1) * between, rows * height)
-    figure = Figure(figsize=(size[0] / _PIXELS, size[1] / _PIXELS))
+    figure = _figure(size[0], size[1])
     numbers = [step.step for step in steps]
     highest = max(loss for step in steps for loss in step.dev_loss.values())
     for place, (cluster, title) in enumerate(titles.items()):
@@ -300,6 +304,13 @@ def _round_limit(rows: Sequence[PanelRow]) -> float:
     return next((limit for limit in (10.0, 20.0, 40.0, 60.0, 80.0) if highest <= limit), 100.0)
 
 
+def _figure(width: float, height: float) -> Figure:
+    """A figure of so many pixels."""
+    from matplotlib.figure import Figure  # not at the top: half a second, which a comparison without a page does not need
+
+    return Figure(figsize=(width / _PIXELS, height / _PIXELS))
+
+
 def _axes(figure: Figure, left: float, right: float, top: float, bottom: float) -> Axes:
     """Axes with margins in pixels, without a frame."""
     width, height = (float(side) * _PIXELS for side in figure.get_size_inches())
@@ -316,6 +327,8 @@ def _quiet(axes: Axes | SecondaryAxis) -> None:
 
 def _svg(figure: Figure, label: str) -> Markup:
     """The figure as an <svg> element that asks for nothing from outside and shares no ids but its own markers'."""
+    import matplotlib
+
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
         figure.savefig(buffer, format="svg", transparent=True)

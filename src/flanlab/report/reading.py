@@ -79,7 +79,7 @@ def read_run(folder: Path) -> RunFiles:
         read_results(folder),
         parse(TypeAdapter(MixtureCard), mixture, read_json(mixture)) if mixture.exists() else None,
         parse(TypeAdapter(dict[str, Any]), facts, read_json(facts)) if facts.exists() else {},
-        recipe.read_text(encoding="utf-8") if recipe.exists() else None,
+        recipe.read_text(encoding="utf-8", errors="replace") if recipe.exists() else None,
         _read_log(folder / "training" / "log.jsonl"),
     )
 
@@ -88,7 +88,7 @@ def _read_log(path: Path) -> list[TrainingStep]:
     if not path.exists():
         return []
     steps = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             steps.append(TrainingStep.model_validate(json.loads(line)))
         except ValueError as error:

@@ -2,94 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, TypeAdapter
 
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.comparison import compare_sides, open_side
-from flanlab.experiments.cells import SWEEP_FILE
-from flanlab.files import read_json
+from flanlab.evaluation.seeds import results_over_seeds
+from flanlab.experiments.cells import SEED_MARK
+from flanlab.experiments.sweep_file import SWEEP_FILE, CellFacts, SweepFacts, read_sweep_facts
 from flanlab.report.comparison import outcomes
 from flanlab.report.wording import counted, listed, signed
-from flanlab.results.files import parse, read_results
-from flanlab.results.schema import MAIN_METRIC, Difference, Name, Number, Results, Score
+from flanlab.results.files import read_results
+from flanlab.results.schema import MAIN_METRIC, Difference, Results, Score
 
 _TOLD_FAILURES = 3
-
-
-class JobFacts(BaseModel):
-    """A piece of work that a cell stands on."""
-
-    kind: Literal["train", "evaluate"]
-    key: Name
-    folder: str
-    state: str
-    seconds: Number | None
-    expected: dict[str, Number]
-
-
-class CellFacts(BaseModel):
-    """A cell, and how far it is."""
-
-    name: str
-    title: str
-    state: Literal["waiting", "running", "done", "failed"]
-    error: str
-    folder: str
-    jobs: list[JobFacts]
-
-
-class SeriesFacts(BaseModel):
-    """Cells by place."""
-
-    title: str
-    points: list[tuple[Number, str]]
-    dashed: bool
-
-
-class PanelFacts(BaseModel):
-    """A figure, as the ablation wants it."""
-
-    title: str
-    kind: Literal["line", "dots"]
-    series: list[SeriesFacts]
-    axis: str
-    reference: str | None
-    by_cluster: bool
-
-
-class PairFacts(BaseModel):
-    """Two cells to be compared."""
-
-    before: str
-    after: str
-
-
-class Expected(BaseModel):
-    """What the rest will take."""
-
-    seconds: Number
-
-
-class SweepFacts(BaseModel):
-    """sweep.json."""
-
-    format: Literal[1]
-    flanlab: str
-    name: str
-    title: str
-    question: str
-    notes: list[str]
-    recipe: dict[str, Any]
-    cells: list[CellFacts]
-    left_out: list[str]
-    panels: list[PanelFacts]
-    comparisons: list[PairFacts]
-    expected: Expected
 
 
 @dataclass(frozen=True)
@@ -99,6 +26,8 @@ class SweepCell:
     facts: CellFacts
     folder: Path
     results: Results | None
+    others: Sequence[Path] = ()
+    """Folders of the same cell with other training seeds; `results` are over all of them."""
 
     @property
     def variant(self) -> str:
@@ -198,16 +127,6 @@ def is_sweep(folder: Path) -> bool:
     return (folder / SWEEP_FILE).is_file()
 
 
-def read_sweep_facts(folder: Path) -> SweepFacts:
-    """Read sweep.json alone.
-
-    Raises:
-        FlanlabError: it is missing or damaged.
-    """
-    path = folder / SWEEP_FILE
-    return parse(TypeAdapter(SweepFacts), path, read_json(path))
-
-
 def read_sweep(folder: Path) -> SweepRead:
     """Read a sweep's folder and the results of its cells.
 
@@ -215,10 +134,18 @@ def read_sweep(folder: Path) -> SweepRead:
         FlanlabError: a file is missing or damaged.
     """
     facts = read_sweep_facts(folder)
+    seeds: dict[str, list[Path]] = {}
+    for cell in facts.cells:
+        if cell.state == "done":
+            seeds.setdefault(cell.name.partition(SEED_MARK)[0], []).append(folder / cell.folder)
     cells = {}
     for cell in facts.cells:
         place = folder / cell.folder
-        cells[cell.name] = SweepCell(cell, place, read_results(place) if cell.state == "done" else None)
+        others = [other for other in seeds.get(cell.name, ()) if other != place]
+        results = None
+        if cell.state == "done":
+            results = results_over_seeds(place, others) if others else read_results(place)
+        cells[cell.name] = SweepCell(cell, place, results, others)
     pairs = []
     for pair in facts.comparisons:
         before, after = cells.get(pair.before), cells.get(pair.after)
@@ -331,7 +258,7 @@ def _together(pairs: list[Pair], name_one: bool) -> str:
 
 
 def _paired(before: SweepCell, after: SweepCell) -> Pair:
-    sides = [open_side(f"{cell.folder}:{cell.variant}") for cell in (before, after)]
+    sides = [replace(open_side(f"{cell.folder}:{cell.variant}"), others=cell.others) for cell in (before, after)]
     try:
         return Pair(before, after, compare_sides(*sides))
     except FlanlabError as error:

@@ -11,12 +11,16 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
+from flanlab.evaluation.seeds import variance_told
+from flanlab.experiments.cells import SEED_MARK, Panel, Series
+from flanlab.experiments.sweep_file import LOG_FILE, seconds_of
 from flanlab.files import write_text
 from flanlab.report.downloads import Drawing, csv_text, data_address
+from flanlab.report.html import REPORT_FILE, write_report
 from flanlab.report.page import page_environment
 from flanlab.report.plots import Line, PanelRow, line_panel, score_panel
 from flanlab.report.published import PublishedModel, figures, published
-from flanlab.report.sweep import PanelFacts, SeriesFacts, SweepCell, SweepRead, told, verdict
+from flanlab.report.sweep import SweepCell, SweepRead, read_sweep, told, verdict
 from flanlab.report.wording import MEAN_OVER_CLUSTERS, cluster_title, number
 from flanlab.results.schema import Score
 
@@ -84,14 +88,24 @@ def write_sweep_page(sweep: SweepRead) -> Path:
     return folder / PAGE_FILE
 
 
-def _figure(sweep: SweepRead, panel: PanelFacts) -> Figure | None:
+def write_pages(folder: Path) -> SweepRead:
+    """Write the reports of a sweep's finished cells that have none yet, and the sweep's page. Returns what was read for it."""
+    sweep = read_sweep(folder)
+    for cell in sweep.cells.values():
+        if cell.results is not None and not (cell.folder / REPORT_FILE).exists():
+            write_report(cell.folder)
+    write_sweep_page(sweep)
+    return sweep
+
+
+def _figure(sweep: SweepRead, panel: Panel) -> Figure | None:
     """None where no cell of it is done."""
     if panel.kind == "line":
         return _line_figure(sweep, panel)
     return _gathered_figure(sweep, panel) if len(panel.series) > 1 else _cells_figure(sweep, panel)
 
 
-def _line_figure(sweep: SweepRead, panel: PanelFacts) -> Figure | None:
+def _line_figure(sweep: SweepRead, panel: Panel) -> Figure | None:
     reference = sweep.done(panel.reference)
     lines = [line for series in panel.series for line in _lines(sweep, panel, series, reference)]
     places = {place: f"{place:g}" for series in panel.series for place, name in series.points if sweep.done(name) is not None}
@@ -112,7 +126,7 @@ def _line_figure(sweep: SweepRead, panel: PanelFacts) -> Figure | None:
     return Figure(panel.title, [svg], legend, caption, style="lines")
 
 
-def _lines(sweep: SweepRead, panel: PanelFacts, series: SeriesFacts, reference: SweepCell | None) -> list[Line]:
+def _lines(sweep: SweepRead, panel: Panel, series: Series, reference: SweepCell | None) -> list[Line]:
     """A line for each cluster and their mean, or the mean alone."""
     cells = {place: cell for place, name in series.points if (cell := sweep.done(name)) is not None}
     if not cells:
@@ -136,7 +150,7 @@ def _lines(sweep: SweepRead, panel: PanelFacts, series: SeriesFacts, reference: 
     return lines
 
 
-def _cells_figure(sweep: SweepRead, panel: PanelFacts) -> Figure | None:
+def _cells_figure(sweep: SweepRead, panel: Panel) -> Figure | None:
     """Cells beside each other, cluster by cluster."""
     columns: dict[str, str] = {}
     rows: dict[str, dict[str, Score]] = {}
@@ -156,7 +170,7 @@ def _cells_figure(sweep: SweepRead, panel: PanelFacts) -> Figure | None:
     return Figure(panel.title, [svg], _dots_legend(columns), _DOTS_CAPTION)
 
 
-def _gathered_figure(sweep: SweepRead, panel: PanelFacts) -> Figure | None:
+def _gathered_figure(sweep: SweepRead, panel: Panel) -> Figure | None:
     """A drawing for each cluster with its tasks, where what is compared stands on cells of its own for each cluster or task."""
     columns: dict[str, str] = {}
     by_cluster: dict[str, dict[str, dict[str, Score]]] = {}
@@ -206,7 +220,7 @@ def _tables(sweep: SweepRead) -> list[dict[str, Any]]:
 
 
 def _cell_table(sweep: SweepRead) -> dict[str, Any]:
-    done = [cell for cell in sweep.cells.values() if cell.results is not None]
+    done = [cell for name, cell in sweep.cells.items() if cell.results is not None and SEED_MARK not in name]
     clusters = list(dict.fromkeys(name for cell in done if cell.results for name in cell.results.clusters))
     rows = []
     for cell in done:
@@ -215,23 +229,24 @@ def _cell_table(sweep: SweepRead) -> dict[str, Any]:
             scores: list[Score | None] = [cell.clusters(variant).get(name) for name in clusters]
             if len(clusters) > 1:
                 scores.append(cell.mean(variant))
-            notes = [facts.title if len(cell.results.variants) > 1 else "", cell.seen_mark]
+            seeds = f"{len(cell.others) + 1} seeds" if cell.others else ""
+            notes = [facts.title if len(cell.results.variants) > 1 else "", cell.seen_mark, seeds]
             spread = cell.spread(variant)
-            extra = "" if spread is None else number(spread)
-            rows.append(ScoreRow(cell.facts.title, "; ".join(filter(None, notes)), scores, [extra]))
-    has_spread = any(row.extra[0] for row in rows)
-    if not has_spread:
-        rows = [replace(row, extra=()) for row in rows]
+            extra = ["" if spread is None else number(spread), variance_told(cell.results, variant)]
+            rows.append(ScoreRow(cell.facts.title, "; ".join(filter(None, notes)), scores, extra))
+    titles = ["std over templates, mean over tasks", "variance from rows / templates / seeds"]
+    shown = [place for place in range(len(titles)) if any(row.extra[place] for row in rows)]
+    rows = [replace(row, extra=[row.extra[place] for place in shown]) for row in rows]
     columns = [cluster_title(name) for name in clusters] + ([MEAN_OVER_CLUSTERS] if len(clusters) > 1 else [])
     return {
         "label": "Scores of all cells",
         "columns": columns,
-        "extra": ["std over templates, mean over tasks"] if has_spread else [],
+        "extra": [titles[place] for place in shown],
         "rows": rows,
     }
 
 
-def _task_table(sweep: SweepRead, panel: PanelFacts) -> dict[str, Any]:
+def _task_table(sweep: SweepRead, panel: Panel) -> dict[str, Any]:
     columns: dict[tuple[str, str], str] = {}
     scores: dict[str, dict[tuple[str, str], Score]] = {}
     beside: dict[str, dict[str, float]] = {}
@@ -291,20 +306,20 @@ def _published(sweep: SweepRead) -> list[PublishedModel]:
 def _links(folder: Path, cell: SweepCell) -> list[tuple[str, str]]:
     """What there is to see of a cell, as (text, address seen from the sweep's folder)."""
     links = []
-    for job in cell.facts.jobs:
-        if job.kind == "evaluate":
-            links += [("report", f"{job.folder}/report.html"), ("log", f"../jobs/{job.key}.log")]
-        else:
-            links += [("recipe", f"{job.folder}/recipe.yaml"), ("training log", f"../jobs/{job.key}.log")]
+    for place in cell.facts.folders:
+        found = [("report", "report.html"), ("log", LOG_FILE)]
+        if place != cell.facts.folder:
+            found = [("recipe", "recipe.yaml"), ("training log", LOG_FILE)]
+        links += [(text, f"{place}/{name}") for text, name in found]
     return [(text, address) for text, address in links if (folder / address).is_file()]
 
 
 def _seconds(sweep: SweepRead) -> dict[str, float]:
     """What a cell took, by name: shared work counts in each; and under the empty name everything once."""
-    once = {job.key: job.seconds or 0.0 for cell in sweep.cells.values() for job in cell.facts.jobs}
-    return {
-        "": sum(once.values()),
-        **{name: sum(job.seconds or 0.0 for job in cell.facts.jobs) for name, cell in sweep.cells.items()},
+    places = {place for cell in sweep.cells.values() for place in cell.facts.folders}
+    took = {place: seconds_of(sweep.folder / place) for place in places}
+    return {"": sum(took.values())} | {
+        name: sum(took[place] for place in cell.facts.folders) for name, cell in sweep.cells.items()
     }
 
 

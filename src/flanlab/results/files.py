@@ -39,6 +39,10 @@ _SCORE_COLUMNS = pa.schema(
         ("members", pa.int64()),
         ("seen", pa.bool_()),
         ("note", pa.string()),
+        ("seeds", pa.int64()),
+        ("rows_share", pa.float64()),
+        ("templates_share", pa.float64()),
+        ("seeds_share", pa.float64()),
     ]
 )
 """The fields of Score, in the order of the table."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 Floats = NDArray[np.float64]
 Numbers = Floats | float
@@ -18,13 +18,13 @@ POWER = 0.8
 
 def critical(freedom: Numbers, level: float = LEVEL) -> Floats:
     """Two-sided critical value of Student's t; infinite degrees of freedom give the normal's."""
-    value: Floats = stats.t.ppf((1 + level) / 2, freedom)
+    value: Floats = special.stdtrit(freedom, (1 + level) / 2)
     return value
 
 
 def detectable(error: Numbers, freedom: Numbers) -> Floats:
     """The smallest true difference that is found to differ from zero with 80 % power, by its standard error."""
-    value: Floats = (critical(freedom) + stats.t.ppf(POWER, freedom)) * error
+    value: Floats = (critical(freedom) + special.stdtrit(freedom, POWER)) * error
     return value
 
 
@@ -78,7 +78,7 @@ def difference_interval(value: Numbers, variance: Numbers, freedom: Numbers, uni
 
 def difference_p_value(value: Numbers, error: Numbers, freedom: Numbers) -> Floats:
     """Two-sided p-value of no difference."""
-    p_value: Floats = 2 * stats.t.sf(np.abs(value) / error, freedom)
+    p_value: Floats = 2 * special.stdtr(freedom, -np.abs(value) / error)
     return p_value
 
 
@@ -87,7 +87,7 @@ def paired_binary_interval(wins: Numbers, losses: Numbers, count: Numbers) -> In
 
     It holds exactly the differences that McNemar's test, extended to any difference, does not reject.
     """
-    z2 = stats.norm.ppf((1 + LEVEL) / 2) ** 2
+    z2 = special.ndtri((1 + LEVEL) / 2) ** 2
     wins, losses, count = (np.asarray(given, float) for given in (wins, losses, count))
     difference = (wins - losses) / count
 
@@ -116,5 +116,5 @@ def paired_binary_interval(wins: Numbers, losses: Numbers, count: Numbers) -> In
 def paired_binary_p_value(wins: Numbers, losses: Numbers) -> Floats:
     """Two-sided p-value of no difference by McNemar's test (1947); 1 where no pair differs."""
     differing = np.asarray(wins, float) + losses
-    p_value: Floats = 2 * stats.norm.sf(np.abs(wins - np.asarray(losses)) / np.sqrt(np.maximum(differing, 1)))
+    p_value: Floats = 2 * special.ndtr(-np.abs(wins - np.asarray(losses)) / np.sqrt(np.maximum(differing, 1)))
     return p_value

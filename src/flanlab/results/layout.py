@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from flanlab.results.intervals import LEVEL, critical
 
@@ -143,7 +143,7 @@ def _weight(share: Floats, freedom: Floats) -> Floats:
 
 
 _FREEDOMS = 1 / np.linspace(1, 1e-4, 4_000)
-_CRITICAL_VALUES = stats.t.ppf((1 + LEVEL) / 2, _FREEDOMS)
+_CRITICAL_VALUES = special.stdtrit(_FREEDOMS, (1 + LEVEL) / 2)
 
 
 def _freedom_of(value: Floats) -> Floats:

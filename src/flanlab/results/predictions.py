@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -40,6 +41,13 @@ trained on, null for generation; `references` are all right options, or all righ
 split. `generated` is null where nothing was generated, `group` and `gold_value` where the task has none."""
 
 
+def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """One file of predictions, or some of its columns."""
+    # pyarrow's `read_table` would import pyarrow.dataset, which takes longer than reading.
+    with pq.ParquetFile(path) as file:
+        return file.read(columns)
+
+
 def read_predictions(folder: Path) -> pa.Table:
     """All predictions of one task.
 
@@ -52,10 +60,17 @@ def read_predictions(folder: Path) -> pa.Table:
     tables = []
     for shard in shards:
         try:
-            tables.append(pq.read_table(shard).replace_schema_metadata(None))
+            tables.append(read_shard(shard).replace_schema_metadata(None))
         except (OSError, pa.ArrowException) as error:
             raise FlanlabError(
                 f"{shard}: is damaged ({error}).",
                 hint="Delete the file and run the command that wrote it again: it computes just that shard.",
             ) from error
-    return pa.concat_tables(tables)
+    try:
+        return pa.concat_tables(tables)
+    except pa.ArrowException as error:
+        other = next(shard for shard, table in zip(shards, tables, strict=True) if not table.schema.equals(PREDICTION_SCHEMA))
+        raise FlanlabError(
+            f"{other}: does not have the columns of predictions.",
+            hint="Delete the file and run the command that wrote it again: it computes just that shard.",
+        ) from error

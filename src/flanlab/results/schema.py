@@ -19,6 +19,8 @@ MEAN = "mean"
 """In the column `template`: the mean over templates."""
 BEST_ON_DEV = "best on dev"
 """In the column `template`: the template that is best on dev rows, scored on the test rows."""
+QUANTILES: Final = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
+"""In the column `template`: an estimated quantile over all templates, of which each row was shown a few."""
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Name = Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*$")]
@@ -57,7 +59,7 @@ class Score(_Row):
 
     variant: Name
     template: str = MEAN
-    """The number of a template, MEAN or BEST_ON_DEV."""
+    """The number of a template, MEAN, BEST_ON_DEV or one of QUANTILES."""
     mean: Number
     low: Number | None = None
     high: Number | None = None
@@ -76,6 +78,12 @@ class Score(_Row):
     """Whether the model was trained on the task or on what is close to it; None where nothing is known of its training."""
     note: str = ""
     """What to know of the interval."""
+    seeds: int | None = None
+    """Models trained with different seeds that it is a mean over; None if there is one model."""
+    rows_share: Number | None = None
+    templates_share: Number | None = None
+    seeds_share: Number | None = None
+    """Shares of the variance that rows, templates and seeds contribute; None unless there are several seeds."""
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -172,6 +180,8 @@ class TaskFacts(_Frozen):
     groups: int | None = None
     """Groups of rows that belong together; None where each row stands alone."""
     templates: list[int]
+    wordings: dict[str, str] = {}
+    """Of templates made by rule: number to name."""
     shortened: int = 0
     """Questions whose input was cut to fit."""
     main_metric: str
@@ -256,6 +266,14 @@ class Results(_Frozen):
     def main_scores(self, name: str) -> Mapping[str, Score]:
         """Scores of a task's main metric by variant."""
         return self.scored("task", name, self.tasks[name].main_metric)
+
+    def over_wordings(self, name: str) -> dict[str, list[Score]]:
+        """A task's estimated QUANTILES by variant, in order; empty where they were not asked for."""
+        found: dict[str, list[Score]] = {}
+        for row in self.scores:
+            if row.level == "task" and row.name == name and row.template in QUANTILES:
+                found.setdefault(row.variant, []).append(row)
+        return found
 
     def metrics(self, level: Level, name: str | None = None) -> list[str]:
         """The metrics that there are scores of, in order."""

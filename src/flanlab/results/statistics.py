@@ -8,10 +8,10 @@ template nothing is known of other wordings, and the interval is over rows alone
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from flanlab.results.grids import Floats, ScoreGrid, common_cells
 from flanlab.results.intervals import (
@@ -55,6 +55,10 @@ class Estimate:
     units: int
     variance: Variance
     note: str = ""
+    seeds: int = 1
+    """Models trained with different seeds that it is a mean over."""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """With several seeds: what rows, templates and seeds each add to the variance (`variance_parts`)."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class Difference:
         """
         if not margin > 0:
             raise ValueError(f"The margin must be positive, not {margin}.")
-        return Equivalence(margin, float(stats.t.sf((margin - abs(self.difference)) / self.standard_error, self.freedom)))
+        return Equivalence(margin, float(special.stdtr(self.freedom, (abs(self.difference) - margin) / self.standard_error)))
 
 
 def estimate(grid: ScoreGrid | Sequence[ScoreGrid]) -> Estimate:
@@ -128,7 +132,9 @@ def estimate(grid: ScoreGrid | Sequence[ScoreGrid]) -> Estimate:
     mean = float(np.mean([one.mean() for one in grids]))
     variance = seed_variance(values, shown)
     note = caution(shown, len(grids), _distance_to_bound(mean, grids[0]))
-    return _bounded(mean, variance, grids[0].metric.bounds, shown.shape[1], note)
+    found = _bounded(mean, variance, grids[0].metric.bounds, shown.shape[1], note)
+    parts = variance_parts(grids) if len(grids) > 1 else {}
+    return replace(found, seeds=len(grids), parts=parts if np.isfinite(list(parts.values())).all() else {})
 
 
 def difference(first: ScoreGrid | Sequence[ScoreGrid], second: ScoreGrid | Sequence[ScoreGrid]) -> Difference:
@@ -137,16 +143,20 @@ def difference(first: ScoreGrid | Sequence[ScoreGrid], second: ScoreGrid | Seque
     A grid of one template (the baseline's prompt) is paired with every template of the other by unit.
 
     Args:
-        first: of a model; or several, of models trained with different seeds, each paired with the one in the same place.
-        second: as many, of the other model.
+        first: of a model; or several, of models trained with different seeds, each paired with the one in the same place. A
+            single one is paired with each of the other side.
+        second: the same, of the other model.
 
     Returns:
         The difference; `units` is 0, and everything else NaN, where the two have no cell in common.
 
     Raises:
-        ValueError: not as many of the one as of the other.
+        ValueError: different numbers of seeds above one.
     """
     firsts, seconds = ([one] if isinstance(one, ScoreGrid) else list(one) for one in (first, second))
+    firsts, seconds = (
+        grids * (len(other) if len(grids) == 1 else 1) for grids, other in ((firsts, seconds), (seconds, firsts))
+    )
     pairs = [common_cells(one, other) for one, other in zip(firsts, seconds, strict=True)]
     bounds = firsts[0].metric.bounds
     low, high = bounds[0] - bounds[1], bounds[1] - bounds[0]
@@ -274,7 +284,12 @@ def mean_of(estimates: Sequence[Estimate], weights: Sequence[float] | None = Non
     variance = _mean_variance(weights, [one.variance for one in estimates])
     low, high = (_weighted(weights, [one.bounds[end] for one in estimates]) for end in (0, 1))
     note = next((one.note for one in estimates if np.isnan(one.standard_error)), "")
-    return _bounded(mean, variance, (low, high), sum(one.units for one in estimates), note)
+    found = _bounded(mean, variance, (low, high), sum(one.units for one in estimates), note)
+    if not all(one.parts for one in estimates):
+        return found
+    squares = _shares(weights, len(estimates)) ** 2
+    parts = {of: float(squares @ [one.parts[of] for one in estimates]) for of in estimates[0].parts}
+    return replace(found, seeds=min(one.seeds for one in estimates), parts=parts)
 
 
 def mean_difference(differences: Sequence[Difference], weights: Sequence[float] | None = None) -> Difference:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -115,6 +115,10 @@ class Template(_Prompt):
     @classmethod
     def _valid_options(cls, value: list[str] | None) -> list[str] | None:
         return None if value is None else _checked_options(value)
+
+    def listed(self, options: Sequence[str]) -> str:
+        """The OPTIONS block."""
+        return "OPTIONS:\n" + "\n".join(f"- {option}" for option in options)
 
     @property
     def hash(self) -> str:

@@ -13,9 +13,9 @@ from jinja2 import StrictUndefined, TemplateSyntaxError, Undefined, UndefinedErr
 from jinja2.exceptions import SecurityError
 from jinja2.filters import sync_do_map
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from flanlab.errors import FlanlabError
+from flanlab.tasks.sandbox import BoundedEnvironment
 
 
 class TemplatingError(FlanlabError):
@@ -62,7 +62,7 @@ def _to_json(value: Any) -> str:
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
-_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, finalize=printable)
+_ENVIRONMENT = BoundedEnvironment(undefined=StrictUndefined, autoescape=False, finalize=printable)
 # The output of a template must depend on its row only.
 del _ENVIRONMENT.filters["random"], _ENVIRONMENT.globals["lipsum"]
 # jinja2 would copy its globals for each rendering. A `Compiled` passes only those that its source uses.
@@ -192,10 +192,10 @@ def check_syntax(source: str) -> None:
     try:
         tree = _parsed(source)
         # jinja2 itself looks these up only when it compiles.
-        for kind, known in ((nodes.Filter, _ENVIRONMENT.filters), (nodes.Test, _ENVIRONMENT.tests)):
-            for node in tree.find_all(kind):
-                if node.name not in known:
-                    raise TemplateSyntaxError(f"there is no {kind.__name__.lower()} called {node.name}", node.lineno)
+        for node in tree.find_all((nodes.Filter, nodes.Test)):
+            kind = type(node).__name__.lower()
+            if node.name not in (_ENVIRONMENT.filters if kind == "filter" else _ENVIRONMENT.tests):
+                raise TemplateSyntaxError(f"there is no {kind} called {node.name}", node.lineno)
     except TemplateSyntaxError as error:
         raise TemplatingError(
             f"not valid jinja2 (line {error.lineno} of the template): {(error.message or '').rstrip('.')}",

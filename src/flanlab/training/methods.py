@@ -59,8 +59,8 @@ def make_trainable(model: Any, settings: TrainingSettings) -> nn.Module:
     if settings.method == "lora":
         from peft import LoraConfig, get_peft_model
 
-        # The seed of the adapter's initial weights is fixed, so that a resumed run starts from the same ones.
-        torch.manual_seed(0)
+        # A resumed run starts from the same initial weights.
+        torch.manual_seed(settings.seed or 0)
         adapter = LoraConfig(
             r=settings.lora_rank,
             lora_alpha=2 * settings.lora_rank,
@@ -71,7 +71,7 @@ def make_trainable(model: Any, settings: TrainingSettings) -> nn.Module:
         return adapted
     if settings.method == "prompt":
         model.requires_grad_(False)
-        add_soft_prompt(model, first_soft_prompt(model, settings.prompt_length))
+        add_soft_prompt(model, first_soft_prompt(model, settings.prompt_length, settings.seed or 0))
     else:
         model.requires_grad_(True)
         if not trains_embeddings(settings, model):

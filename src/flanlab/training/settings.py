@@ -23,6 +23,11 @@ class TrainingSettings(Settings):
     micro_batch_tokens: Annotated[int, TRAINING] = Field(
         1024, gt=0, description="Largest number of tokens computed at once. It limits memory."
     )
+    seed: Annotated[int | None, TRAINING] = Field(
+        None,
+        description="Order of rows, templates and options in training, and initial weights where there are any. Default: the"
+        " recipe's seed, which also determines the questions of the evaluation.",
+    )
     method: Annotated[Literal["full", "lora", "prompt"], TRAINING] = Field(
         "full", description="Train all weights, a LoRA adapter, or a soft prompt."
     )

@@ -11,7 +11,6 @@ import string
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from flanlab.evaluation.metrics.answers import composed
 from flanlab.evaluation.metrics.metric import Prediction
@@ -35,6 +34,8 @@ def drop_f1(prediction: Prediction) -> float:
 
 def _f1(given: Sequence[frozenset[str]], reference: Sequence[frozenset[str]]) -> float:
     scores = np.asarray([[_bag_f1(one, other) for one in given] for other in reference])
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
     rows, columns = linear_sum_assignment(scores, maximize=True)
     # The program rounds the F1 of each row to two decimals before it averages.
     return float(np.round(scores[rows, columns].sum() / max(len(given), len(reference)), 2))

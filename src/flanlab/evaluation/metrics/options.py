@@ -86,6 +86,13 @@ def accuracy_metrics(end_token: bool, pmi: bool) -> list[Metric]:
     return [metric(*way) for way in ways if pmi or way[3] != "pmi"]
 
 
+def margin(prediction: Prediction, end_token: bool = True) -> float:
+    """By how much the best right option's log-probability is above the best wrong one's; 0 where every option is right."""
+    scores, right = option_scores(prediction, end_token), right_options(prediction)
+    wrong = np.delete(scores, right)
+    return float(scores[right].max() - wrong.max()) if len(wrong) else 0.0
+
+
 def matthews_metric(predictions: Sequence[Prediction], end_token: bool) -> Metric:
     """Matthews correlation (Gorodkin 2004 for more than two classes) of the chosen with the right option.
 

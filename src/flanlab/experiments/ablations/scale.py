@@ -21,9 +21,10 @@ def ablation(plan: Plan, points: Sequence[str]) -> Ablation:
         recipe = changed(plan.recipe, model=model)
         for scope in ("held_out", "held_in"):
             where = "held out" if scope == "held_out" else "trained on"
+            asked = recipe if scope == "held_out" else changed(recipe, in_domain="all")
             name = f"{scope.replace('_', '-')}-{number}"
-            cells.append(Cell(f"untuned-{name}", f"{model}, untuned, tasks {where}", recipe, None, scope))
-            cells.append(Cell(f"tuned-{name}", f"{model}, tuned, tasks {where}", recipe, Training(recipe), scope))
+            cells.append(Cell(f"untuned-{name}", f"{model}, untuned, tasks {where}", asked, None, scope))
+            cells.append(Cell(f"tuned-{name}", f"{model}, tuned, tasks {where}", asked, Training(recipe), scope))
     places = range(1, len(points) + 1)
     panels = [
         Panel(

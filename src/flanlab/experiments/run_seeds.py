@@ -1,0 +1,65 @@
+"""A run whose model is trained several times with different seeds, and asked the same each time."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from flanlab.data.reader import RowReader
+from flanlab.evaluation.evaluate import evaluate
+from flanlab.evaluation.seeds import results_over_seeds, variance_told
+from flanlab.evaluation.setup import Setup
+from flanlab.experiments.recipe import Recipe, make_plan
+from flanlab.experiments.run import (
+    TUNED,
+    counted_seconds,
+    plan_test_units,
+    run_recipe,
+    settled_earlier,
+    train_recipe,
+    tuned_variant,
+)
+from flanlab.processes import is_first
+from flanlab.progress import say
+from flanlab.results.files import write_results
+
+
+def run_seeds(recipe: Recipe, folder: Path, rows: RowReader | None = None, *, seeds: int) -> None:
+    """Run a recipe in `folder`, train it again in `folder/seed-1` and so on, and write results over all trainings.
+
+    The untuned model is asked once. A folder that holds a part of this is resumed; a finished run is extended.
+
+    Args:
+        recipe: what is carried out.
+        folder: of the run.
+        rows: where rows come from.
+        seeds: how many times the model is trained in all.
+
+    Raises:
+        FlanlabError: as `run_recipe`.
+    """
+    rows = rows or RowReader()
+    first = run_recipe(recipe, folder, rows)
+    # What `auto` came to is the same for all trainings.
+    same = recipe.model_copy(update={"training": recipe.training.model_copy(update=settled_earlier(folder))})
+    settings, units = recipe.evaluation, plan_test_units(make_plan(recipe, rows))
+    others = [folder / f"seed-{number}" for number in range(1, seeds)]
+    seconds = first.seconds or 0.0
+    for number, other in enumerate(others, start=1):
+        say(f"Training {number + 1} of {seeds}, with the seed {recipe.training_seed + number}:")
+        with counted_seconds(other, time.monotonic()) as so_far:
+            model = train_recipe(same.reseeded(number), other, rows)
+            for arm in settings.arms():
+                evaluate(Setup(model, arm, recipe.seed, "instruction", *tuned_variant(arm, settings)), units, [], other)
+            seconds += so_far()
+    if seeds == 1 or not is_first():
+        return
+    untuned = [name for name, variant in first.variants.items() if variant.title.startswith("untuned")]
+    before = [name for name in untuned if first.variants[name].settings["shots"] == settings.shot_count]
+    found = results_over_seeds(folder, others, before=before, after=TUNED)
+    note = (
+        f"Scores of the tuned model are means over {seeds} trainings with the seeds {recipe.training_seed} to"
+        f" {recipe.training_seed + seeds - 1}. Of the variance of its mean, rows / templates / seeds contribute"
+        f" {variance_told(found, TUNED)}. Example predictions are of the first training."
+    )
+    write_results(found.model_copy(update={"notes": [*first.notes, note], "seconds": round(seconds, 1)}), folder)

@@ -1,0 +1,36 @@
+"""Commands that compute nothing with a model import neither torch nor transformers, which take seconds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.report.synthetic import make_run
+
+HEAVY = ("torch", "transformers", "datasets", "scipy.stats", "pyarrow.dataset")
+PROGRAM = """
+import json, sys
+from flanlab.cli.main import app
+for arguments in json.loads(sys.argv[1]):
+    app(arguments, standalone_mode=False)
+    print(json.dumps([name for name in json.loads(sys.argv[2]) if name in sys.modules]))
+"""
+
+
+def test_light_commands_import_nothing_heavy(tmp_path: Path) -> None:
+    run = str(make_run(tmp_path / "run", {"untuned_instruction": 3, "tuned": 5}))
+    other = str(make_run(tmp_path / "other", {"instruction": 4}, trained=False))
+    commands = [
+        ["tasks", "list", "visitor_comments"],
+        ["tasks", "show", "visitor_comments"],
+        ["tasks", "lint", "visitor_comments"],
+        ["report", run],
+        ["compare", run, other, "--out", str(tmp_path / "page.html")],
+        ["report", "--merge", run, other],
+    ]
+    asked = [sys.executable, "-c", PROGRAM, json.dumps(commands), json.dumps(HEAVY)]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True)
+    imported = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[") and line.endswith("]")]
+    assert imported == [[]] * len(commands), dict(zip(map(str, commands), imported, strict=False))

@@ -1,0 +1,77 @@
+"""Run targets in turn, seeded, until the time is up; print each kind of fault once, with a file that shows it."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import shutil
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+from tests.fuzz.oracle import Case, begin, fault_of
+
+Target = Callable[[Random, Path], Case]
+
+
+def run(targets: dict[str, Target], *, seed: int, count: int | None, seconds: float, keep: Path) -> tuple[dict, dict]:
+    """Inputs by target, and faults by kind with the seeds that show them. A case depends on target, seed and number alone."""
+    inputs: collections.Counter[str] = collections.Counter()
+    faults: dict[str, list[str]] = {}
+    end = time.monotonic() + seconds
+    number = 0
+    with tempfile.TemporaryDirectory() as place:
+        while time.monotonic() < end and (count is None or number < count):
+            for name, target in targets.items():
+                folder = Path(place) / name
+                folder.mkdir(exist_ok=True)
+                random = Random(zlib.crc32(f"{name} {seed} {number}".encode()))
+                fault = fault_of(target(random, folder))
+                inputs[name] += 1
+                if fault is not None:
+                    seen = faults.setdefault(f"{name}: {fault}", [])
+                    seen.append(f"{seed}/{number}")
+                    if len(seen) == 1:
+                        print(f"{name} {seed}/{number}: {fault}", file=sys.stderr, flush=True)
+                        shutil.copytree(folder, keep / f"{name}-{seed}-{number}", dirs_exist_ok=True)
+            number += 1
+    return inputs, faults
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--count", type=int, help="inputs of each target, at most")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--target", action="append", help="a target, or the beginning of some names; may be repeated")
+    parser.add_argument("--torch", action="store_true", help="also checkpoints, models and servers, which need torch")
+    parser.add_argument("--keep", type=Path, default=Path("fuzz-faults"), help="folder for inputs that show a fault")
+    given = parser.parse_args()
+    from tests.fuzz.files import TARGETS
+
+    targets: dict[str, Target] = dict(TARGETS)
+    with_torch = given.torch or (given.target and not any(name.startswith(t) for name in targets for t in given.target))
+    if with_torch:
+        from tests.fuzz import models, servers
+
+        targets |= models.TARGETS | servers.TARGETS
+    if given.target:
+        targets = {name: target for name, target in targets.items() if name.startswith(tuple(given.target))}
+    if not targets:
+        parser.error(f"no such target; there are: {', '.join(TARGETS)}, and with --torch checkpoints, models and servers")
+    begin(memory_limit=None if with_torch else 6 << 30)
+    inputs, faults = run(targets, seed=given.seed, count=given.count, seconds=60 * given.minutes, keep=given.keep)
+    for name, times in inputs.items():
+        print(f"{times:8,} {name}")
+    print(f"{sum(inputs.values()):8,} inputs, {len(faults)} kinds of faults")
+    for kind, cases in faults.items():
+        print(f"  {len(cases)} times {kind} (first: {cases[0]})")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""A seeded, small run of the fuzzing program, a minute of it (slow), and that its oracle sees what it should."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flanlab.errors import FlanlabError
+from tests.fuzz import oracle
+from tests.fuzz.__main__ import run
+from tests.fuzz.files import TARGETS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def watched() -> None:
+    oracle.begin(memory_limit=None)
+
+
+def refuse(message: str, hint: str = "a hint") -> None:
+    raise FlanlabError(message, hint=hint)
+
+
+def write(path: Path) -> None:
+    path.write_text("", encoding="utf-8")
+
+
+def open_sealed(path: Path) -> None:
+    with oracle.sealed():
+        path.exists()
+        path.open().close()
+
+
+def evaluate_sealed() -> None:
+    with oracle.sealed():
+        eval("1 + 1")
+
+
+@pytest.mark.parametrize(
+    ("action", "fault"),
+    [
+        (lambda _: None, None),
+        (lambda _: refuse("a.csv: is wrong"), None),
+        (lambda _: refuse("is wrong"), "names no file"),
+        (lambda _: refuse("a.csv: is wrong", ""), "without a hint"),
+        (lambda _: [][0], "IndexError"),
+        (lambda folder: write(folder / "in" / "b"), None),
+        (lambda folder: write(folder / "b"), "wrote"),
+        (lambda _: open_sealed(Path(__file__)), "a template opened"),
+        (lambda _: evaluate_sealed(), "a template caused"),
+        (lambda _: time.sleep(5), "takes longer"),
+    ],
+)
+def test_the_oracle_sees_faults(
+    action: Callable[[Path], None], fault: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oracle, "SECONDS", 1)
+    (tmp_path / "in").mkdir()
+    found = oracle.fault_of(oracle.Case(lambda: action(tmp_path), ("a.csv",), inside=tmp_path / "in"))
+    assert (found is None) == (fault is None), found
+    assert fault is None or fault in str(found)
+
+
+def test_a_small_run_finds_nothing(tmp_path: Path) -> None:
+    inputs, faults = run(dict(TARGETS), seed=0, count=12, seconds=60, keep=tmp_path)
+    assert set(inputs.values()) == {12}
+    assert not faults
+
+
+@pytest.mark.slow
+def test_a_minute_of_everything_finds_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.fuzz", "--torch", "--minutes", "1", "--seed", "0", "--keep", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_kills_lose_nothing() -> None:
+    command = [sys.executable, "-m", "tests.fuzz.kills", "--minutes", "0.5", "--seed", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
