@@ -119,6 +119,7 @@ def test_rows_of_other_templates_than_numbers_are_shown_and_filtered(tmp_path: P
 
     def add(content: dict[str, Any]) -> None:
         means = [one for one in content["scores"] if one["level"] == "task" and one["template"] == "mean"]
+        content["tasks"][TASK]["wordings"] = {"4": "template 2, <i>shouted</i>"}
         content["scores"] += [{**one, "template": name} for one in means for name in ("q05", "q50", "q95", "best on dev")]
 
     change(folder, add)
@@ -127,6 +128,8 @@ def test_rows_of_other_templates_than_numbers_are_shown_and_filtered(tmp_path: P
     assert page.count("<td>q05</td>") == 2
     assert "<td>q95</td>" not in page
     assert '<option value="best on dev">' in page
+    page = results_tab.predictions_page(workplace, {"task": TASK, "template": "4"})
+    assert "template 4 (template 2, &lt;i&gt;shouted&lt;/i&gt;): right" in page
 
 
 def test_flips_need_the_same_questions(tmp_path: Path, run_folders: list[Path]) -> None:

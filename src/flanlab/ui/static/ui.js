@@ -31,9 +31,8 @@ async function ask(form, address, target, action) {
     const text = await answer.text();
     if (answer.ok || !form.dataset.keep) target.innerHTML = text;
     else tell(target).innerHTML = text;
-    const cleared = form.elements[target.querySelector("[data-clears]")?.dataset.clears];
-    if (cleared && action !== "show") cleared.value = "";
-    if (target.querySelector("[data-saved]")) localStorage.removeItem(keyOf(form));
+    if (answer.ok && action !== "show" && target.querySelector("[data-answered]")) form.elements.question.value = "";
+    if (answer.ok && target.querySelector("[data-saved]")) localStorage.removeItem(keyOf(form));
   } catch (error) {
     if (error.name === "AbortError") return;
     tell(target).textContent = "The app does not answer. Start it again with `flan ui`; what you wrote is kept in this browser.";
