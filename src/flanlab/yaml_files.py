@@ -68,6 +68,7 @@ def read_yaml_model(path: Path, model: type[Model], what: str, habits: Mapping[s
 def faults_in_words(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """The errors of a content that stands in no file: a sentence each, with the field that it is about."""
     nowhere = yaml.compose("{}", Loader=_Loader)
+    assert nowhere is not None
     return [_describe(fault, nowhere, model, None)[1] for fault in _most_telling(error)]
 
 
