@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from flanlab.data.encoding import TextEncoder
@@ -143,7 +144,8 @@ def editor_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
     if 0 < number <= len(task.templates):
         form |= task.templates[number - 1].model_dump(mode="json")
     form["options"] = "\n".join(form["options"] or [])
-    is_own = lies_in(task, workplace.save_to)
+    save_to, here = workplace.save_to, Path.cwd()
+    is_own = lies_in(task, save_to)
     model = fields.get("model") or next(iter(workplace.models), "")
     filled = {
         "split": "",
@@ -172,7 +174,7 @@ def editor_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
         models=workplace.models,
         metadata=metadata_of(task),
         columns=columns,
-        save_to=workplace.save_to,
+        save_to=save_to.relative_to(here) if save_to.is_relative_to(here) else save_to,
         name=task.name if is_own else f"{task.name}_edited",
         preview=preview,
     )
