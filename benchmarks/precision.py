@@ -16,7 +16,7 @@ import torch
 from scoring import Question, chosen_tasks, make_questions
 
 from flanlab.data.sources import mirror_from_environment
-from flanlab.models import scoring as scoring_module
+from flanlab.models import answering
 from flanlab.models.built_in import SMOLLM2
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.progress import say
@@ -62,7 +62,7 @@ def parse_arguments() -> argparse.Namespace:
 def score(loaded: LoadedModel, questions: list[Question]) -> list[list[float]]:
     """Each option's log-probability with its end token."""
     encoded = [loaded.encoder.encode(prompt, list(options), "instruction") for prompt, options in questions]
-    asked = [scoring_module.Question(one.prompt, one.answers) for one in encoded]
+    asked = [answering.Question(one.prompt, one.answers) for one in encoded]
     found = dict(loaded.answer(asked, 4096))
     return [found[number].scores for number in range(len(asked))]
 

@@ -54,7 +54,8 @@ def recipe(**changes: Any) -> Recipe:
     ],
 )
 def test_a_model_is_trained_again_for_what_shapes_it_alone(changes: dict[str, Any], differs: bool) -> None:
-    keys = {training_key({"recipe": one.model_dump(mode="json")}) for one in (recipe(), recipe(**changes))}
+    stamp = {"flanlab": "1", "base_identity": "of weights", "tasks": {}}
+    keys = {training_key({**stamp, "recipe": one.model_dump(mode="json")}) for one in (recipe(), recipe(**changes))}
     assert (len(keys) == 2) == differs
 
 

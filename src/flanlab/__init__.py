@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from flanlab.models.loading import LoadedModel as Model
     from flanlab.report.claims import claims
     from flanlab.report.run import Comparison, Run, compare, open_run
-    from flanlab.report.wordings import TemplateComparison, compare_templates
+    from flanlab.report.wordings import compare_templates
     from flanlab.results.schema import Difference, Results, Score
     from flanlab.results.table import Table
     from flanlab.tasks.loading import find_task as load_task
@@ -47,7 +47,6 @@ _PLACES = {
     **dict.fromkeys(("accuracy_by", "calibration", "confusion"), "evaluation.classification"),
     **dict.fromkeys(("Comparison", "Run", "compare", "open_run"), "report.run"),
     **dict.fromkeys(("Difference", "Results", "Score"), "results.schema"),
-    **dict.fromkeys(("TemplateComparison", "compare_templates"), "report.wordings"),
     "EvaluationSettings": "evaluation.planning",
     "MixtureSettings": "data.mixture",
     "TrainingSettings": "training.settings",
@@ -61,6 +60,7 @@ _PLACES = {
     "Task": "tasks.schema",
     "ask": "experiments.ask",
     "check_contamination": "experiments.contamination",
+    "compare_templates": "report.wordings",
     "export_model": "experiments.export_model",
     "plan_training": "experiments.training_plan",
     "predict": "experiments.predict_rows",
@@ -83,7 +83,6 @@ __all__ = [
     "Score",
     "Table",
     "Task",
-    "TemplateComparison",
     "TrainingSettings",
     "__version__",
     "accuracy_by",

@@ -9,7 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from flanlab.cli.main import app
+from flanlab.cli.tables import print_results
 from flanlab.report.merged import merge
+from flanlab.results.files import read_results
 from tests.report.synthetic import change, make_run
 
 TASKS = ("product_reviews", "visitor_comments")
@@ -30,8 +32,9 @@ def test_the_table_and_the_page(folders: list[str], tmp_path: Path) -> None:
     lines = [line.split() for line in told.stdout.splitlines()]
     # No more columns at a time than there is room for.
     assert [line for line in lines if line in (["A", "B"], ["C", "D"])] == [["A", "B"], ["C", "D"]]
-    assert ["visitor_comments", "0.300", "0.600"] in lines
-    assert ["visitor_comments", "0.500", "≠", "0.800"] in lines
+    assert ["visitor_comments", "30.0", "60.0"] in lines
+    assert ["visitor_comments", "50.0", "80.0"] in lines
+    assert ["≠", "seed"] in [line[-2:] for line in lines]
     assert "in column D scores marked ≠ differ in seed" in " ".join(told.stdout.split())
     assert not list(tmp_path.glob("*.html"))
     page = tmp_path / "all.html"
@@ -53,3 +56,25 @@ def test_wrong_use(folders: list[str], tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["report", "--merge", *folders, "--out", str(table)]).exit_code == 2
     assert not table.exists()
     assert CliRunner().invoke(app, ["report", *folders, "--out", str(tmp_path / "all.html")]).exit_code == 2
+
+
+def test_results_on_a_terminal_of_eighty_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    right = {"untuned_instruction": 3, "untuned_chat": 6, "tuned": 9}
+    print_results(read_results(make_run(tmp_path / "run", right, tasks=TASKS)))
+    told = capsys.readouterr().out
+    assert max(map(len, told.partition("  Scores times 100")[0].splitlines())) <= 80
+    assert "…" not in told, "nothing is cut off"
+    lines = [line.split() for line in told.splitlines()]
+    assert ["n", "40,", "guessing", "50.0"] in lines
+    place = lines.index(["accuracy", "90.0", "+30.0", "30.0", "60.0"])
+    assert "[70.2, 97.2]" in told.splitlines()[place + 1]
+    assert told.splitlines()[place + 1].count("[") == 4, "each number has its interval"
+    assert told.splitlines()[place + 1].count("*") == 1, "and the difference excludes zero"
+    assert ["average"] in lines
+    print_results(read_results(make_run(tmp_path / "one", right, tasks=TASKS[:1])))
+    alone = capsys.readouterr().out
+    assert "average" not in alone
+    assert "by cluster" not in alone

@@ -69,7 +69,9 @@ def test_options_are_ranked_as_in_an_evaluation(tiny: LoadedModel, comments: Tas
             for answer, prediction in zip(answers, [one for one in asked if one["template"] == template], strict=True):
                 scores = dict(zip(prediction["own_options"], prediction["option_scores"], strict=True))
                 total = sum(map(math.exp, scores.values()))
-                assert answer["probabilities"] == pytest.approx({name: math.exp(one) / total for name, one in scores.items()})
+                assert answer["probabilities"] == pytest.approx(
+                    {name: math.exp(one) / total for name, one in scores.items()}, abs=1e-6
+                )
                 assert answer["prediction"] == max(scores, key=scores.__getitem__)
                 right = prediction["own_options"][prediction["answer"]]
                 assert answer["gold"] == (right if "label" in given[0] else None)

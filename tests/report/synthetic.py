@@ -67,6 +67,7 @@ def make_run(
     tasks: Sequence[str] = ("product_reviews", "visitor_comments"),
     prompt: str = "Is it good?",
     trained: bool = True,
+    in_domain: Sequence[str] = (),
     **changes: Any,
 ) -> Path:
     """Write a run folder; `right` names its variants, `changes` are facts of its results."""
@@ -94,7 +95,7 @@ def make_run(
                 part = pa.Table.from_pylist(predictions[variant][number::2], schema=PREDICTION_SCHEMA)
                 pq.write_table(part, place / f"part-{number:05d}.parquet")
         hashes = Hashes(task=task.hash, rows="hash of the rows")
-        scored.append(score_task(task, predictions, end_token=True, hashes=hashes))
+        scored.append(score_task(task, predictions, end_token=True, hashes=hashes, in_domain=task.name in in_domain))
     trained_on = {"short_facts": "closed_book_qa", "everyday_goals": "commonsense"}
     variants = {
         variant: Variant(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from pathlib import Path
@@ -13,7 +14,8 @@ from typer.testing import CliRunner
 from flanlab.cli.main import app
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.comparison import compare_sides, open_side
-from flanlab.report.comparison import outcomes, seen_by, verdict, write_comparison
+from flanlab.report.comparison import counts_told, outcomes, verdict, write_comparison
+from flanlab.report.views import seen_by
 from flanlab.results.schema import MAIN_METRIC, Difference, Results
 from tests.report.synthetic import HOSTILE, change, make_run, mark_seen
 from tests.report.test_report import Page
@@ -91,8 +93,8 @@ def test_one_task_without_a_clear_difference_says_what_would_have_been_seen(tmp_
     assert size is not None
     assert f"A difference of {100 * size:.1f} points would have been detected (80 % power)." in verdict(found)
     shown = CliRunner().invoke(app, ["compare", str(one), str(one), "--out", str(tmp_path / "page.html")]).output
-    assert f"{size:.3f} detectable" in shown
-    assert f"{100 * size:.1f} would have shown" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert f"{100 * size:.1f} detectable" in shown
+    assert f"{100 * size:.1f} detectable" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -168,6 +170,16 @@ def test_counts_follow_from_the_tests(folders: tuple[Path, Path]) -> None:
     assert outcomes(compared(*folders[::-1])) == {"better": 0, "better_holm": 0, "worse": 3, "worse_holm": 3}
 
 
+def test_the_headline_counts_every_metric(folders: tuple[Path, Path]) -> None:
+    found = compared(*folders)
+    told = counts_told(found)
+    assert told.startswith(
+        "B is clearly better on 0 and worse on 0 of 2 tasks by valid answers; clearly better on 2 and worse on 0"
+    )
+    assert "of 2 tasks by exact match, ranking accuracy, probability of right," in told
+    assert "clearly better on 1 and worse on 0 of 1 task by BLEU" in told
+
+
 def test_seen_counts_for_the_variant_that_has_a_stamp(folders: tuple[Path, Path]) -> None:
     mark_seen(folders[0], "product_reviews", "tuned")
     found = compared(*folders)
@@ -193,12 +205,17 @@ def test_page_holds_the_numbers_and_obeys_nothing(folders: tuple[Path, Path], tm
     assert over is not None
     assert over.difference in shown
     text = " ".join(page.text.split())
-    assert "product_reviews accuracy seen in training by A" in text.replace("Ranking a", "a")
+    assert "product_reviews Ranking accuracy seen in training by A" in text
     assert "sentiment, 2 tasks seen in training by A" in text
     assert "translation, 1 task seen" not in text
     assert not {"script", "img", "link", "iframe"} & set(page.tags)
     assert re.findall(r"@import|url\((?!#)", page.source) == []
     assert "a family of 3 tests" in page.text
+    assert re.findall(r"<h1>(.*?)</h1>", page.source) == [
+        f"A: some/model, tuned (synthetic)<br>B: {html.escape(HOSTILE, quote=False)}, instruction prompt"
+        f" ({html.escape(HOSTILE, quote=False)})".replace('"', "&#34;")
+    ]
+    assert counts_told(found) in page.text
     assert len(page.ids) == len(set(page.ids))
 
 

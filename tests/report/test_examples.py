@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from flanlab.report.examples import spread, task_examples
+from flanlab.report.examples import example_blocks, is_right, spread
+from flanlab.report.page import Facts, Group
 from flanlab.report.plots import running_mean
 from flanlab.report.reading import TrainingStep
 
@@ -43,7 +41,7 @@ def test_few_records_are_all_shown() -> None:
     assert spread([], 3) == []
 
 
-def test_any_right_option_makes_an_example_right(tmp_path: Path) -> None:
+def test_any_right_option_makes_an_example_right() -> None:
     row = {
         "template": 1,
         "prompt": "Who?",
@@ -53,15 +51,15 @@ def test_any_right_option_makes_an_example_right(tmp_path: Path) -> None:
         "generated": None,
     }
     chosen = [[-3.0, -2.0, -1.0], [-3.0, -1.0, -2.0]]
-    predictions = [
-        {**row, "row": number, "option_scores": scores, "option_scores_without_end": scores}
-        for number, scores in enumerate(chosen)
+    predictions: list[dict[str, Any]] = [
+        {**row, "row": number, "option_scores": scores} for number, scores in enumerate(chosen)
     ]
-    pq.write_table(pa.Table.from_pylist(predictions), tmp_path / "part-00000.parquet")
-    found = task_examples(tmp_path, end_token=True)
-    assert found is not None
-    assert ([one.row for one in found.right], [one.row for one in found.wrong]) == ([0], [1])
-    assert found.right[0].right_answers == ["Ann", "Cleo"]
+    assert [is_right(record) for record in predictions] == [True, False]
+    shown = [block for block in example_blocks(predictions) if isinstance(block, Group)]
+    assert [block.kind for block in shown] == ["fold example right", "fold example wrong"]
+    facts = shown[0].blocks[1]
+    assert isinstance(facts, Facts)
+    assert facts.facts["Right answer"] == "<q>Ann</q> or <q>Cleo</q>"
 
 
 def test_the_running_mean_weighs_by_target_tokens() -> None:

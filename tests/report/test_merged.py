@@ -18,7 +18,7 @@ from flanlab.files import read_json, write_json
 from flanlab.report.merged import Merged, merge, verdict
 from flanlab.report.merged_page import to_csv, write_merged
 from flanlab.results.files import read_results
-from flanlab.results.schema import MAIN_METRIC
+from flanlab.results.schema import MAIN_METRIC, Level
 from tests.report.synthetic import HOSTILE, change, make_run, mark_seen
 from tests.report.test_comparison import asked
 from tests.report.test_report import Page
@@ -41,6 +41,14 @@ def merged(*places: Path | str) -> Merged:
     return merge([str(place) for place in places])
 
 
+def means(found: Merged, level: Level, name: str | None) -> dict[str, float]:
+    return {letter: entry.score.mean for letter, entry in found.row(level, name).items()}
+
+
+def differences(found: Merged, level: Level, name: str | None) -> dict[str, list[str]]:
+    return {letter: entry.differs for letter, entry in found.row(level, name).items()}
+
+
 def labels(found: Merged) -> dict[str, str]:
     return {column.letter: column.label for column in found.columns}
 
@@ -54,17 +62,15 @@ def test_a_column_for_each_variant_and_a_row_for_each_task(run: Path, evaluation
         "D": "eval",
     }
     assert set(found.clusters) == {"sentiment", "translation"}
-    row = found.clusters["sentiment"].tasks["visitor_comments"]
-    assert (row.metric, row.chance) == ("accuracy", 0.5)
-    assert {letter: entry.score.mean for letter, entry in row.entries.items()} == pytest.approx(
-        {"A": 0.3, "B": 0.6, "C": 0.5, "D": 0.8}
-    )
+    assert found.metrics["visitor_comments"] == "accuracy"
+    assert {entry.chance for entry in found.row("task", "visitor_comments").values()} == {0.5}
+    assert means(found, "task", "visitor_comments") == pytest.approx({"A": 0.3, "B": 0.6, "C": 0.5, "D": 0.8})
     own = read_results(evaluation)
-    assert row.entries["D"].score == own.main_scores("visitor_comments")["instruction"]
-    assert found.clusters["translation"].tasks["everyday_french"].chance is None
+    assert found.row("task", "visitor_comments")["D"].score == own.main_scores("visitor_comments")["instruction"]
+    assert {entry.chance for entry in found.row("task", "everyday_french").values()} == {None}
     average = own.scored("cluster", "sentiment", MAIN_METRIC)["instruction"]
-    assert found.clusters["sentiment"].average.entries["D"].score == average
-    assert found.cluster_average.entries["D"].score == own.scored("clusters", None, MAIN_METRIC)["instruction"]
+    assert found.row("cluster", "sentiment")["D"].score == average
+    assert found.row("clusters", None)["D"].score == own.scored("clusters", None, MAIN_METRIC)["instruction"]
 
 
 def test_predictions_are_not_needed(run: Path, evaluation: Path) -> None:
@@ -108,11 +114,10 @@ def test_what_was_trained_on_is_told_only_where_it_is_known(run: Path, evaluatio
 def test_seen_counts_for_the_variant_that_has_a_stamp(run: Path, evaluation: Path) -> None:
     mark_seen(run, "product_reviews", "tuned")
     found = merged(run, evaluation)
-    sentiment = found.clusters["sentiment"]
-    seen = {letter: entry.seen for letter, entry in sentiment.tasks["product_reviews"].entries.items()}
+    seen = {letter: entry.seen for letter, entry in found.row("task", "product_reviews").items()}
     assert seen == {"A": None, "B": None, "C": "the model was trained on its train rows", "D": None}
-    assert sentiment.average.entries["C"].seen == "with seen tasks"
-    assert found.clusters["translation"].average.entries["C"].seen is None
+    assert found.row("cluster", "sentiment")["C"].seen == "with seen tasks"
+    assert found.row("cluster", "translation")["C"].seen is None
     assert "C was trained on product_reviews, or on what is close: its scores there are not zero-shot." in verdict(found)
 
 
@@ -136,11 +141,9 @@ def test_what_was_not_asked_alike_is_marked(
 ) -> None:
     change(evaluation, how)
     found = merged(f"{run}:tuned", evaluation)
-    tasks = found.clusters["sentiment"].tasks
-    assert tasks["product_reviews"].entries["A"].differs == []
-    assert tasks["product_reviews"].entries["B"].differs == differs
-    assert tasks["visitor_comments"].entries["B"].differs == elsewhere
-    assert found.clusters["sentiment"].average.entries["B"].differs == differs
+    assert differences(found, "task", "product_reviews") == {"A": [], "B": differs}
+    assert differences(found, "task", "visitor_comments")["B"] == elsewhere
+    assert differences(found, "cluster", "sentiment")["B"] == differs
     told = " ".join(verdict(found))
     assert ("Not everything was asked the same way: in column B scores" in told) == bool(differs)
     assert ("asked of the same rows" in told) == (not differs)
@@ -156,18 +159,17 @@ def test_a_row_is_held_against_the_first_column_that_has_it(evaluation: Path, tm
     run = make_run(tmp_path / "fewer", {"untuned_instruction": 3, "untuned_chat": 6, "tuned": 5}, tasks=TASKS[1:])
     for folder in (evaluation, third):
         change(folder, lambda r: r["tasks"]["product_reviews"]["hashes"].update(rows="x"))
-    entries = merged(run, evaluation, third).clusters["sentiment"].tasks["product_reviews"].entries
-    assert {letter: entry.differs for letter, entry in entries.items()} == {"D": [], "E": []}
+    assert differences(merged(run, evaluation, third), "task", "product_reviews") == {"D": [], "E": []}
 
 
 def test_no_average_where_columns_have_other_tasks(run: Path, tmp_path: Path) -> None:
     few = make_run(tmp_path / "few", {"instruction": 4}, tasks=TASKS[:1], trained=False)
     found = merged(f"{run}:tuned", few)
-    assert found.clusters["sentiment"].average.entries == {}
-    assert found.clusters["sentiment"].average.reason.endswith("same tasks: B lacks visitor_comments")
-    assert found.clusters["translation"].average.reason.endswith("B lacks everyday_french")
-    assert found.cluster_average.reason == "no average, since translation and sentiment have none"
-    assert list(found.clusters["sentiment"].tasks["visitor_comments"].entries) == ["A"]
+    assert found.row("cluster", "sentiment") == {}
+    assert found.no_average["sentiment"].endswith("same tasks: B lacks visitor_comments")
+    assert found.no_average["translation"].endswith("B lacks everyday_french")
+    assert found.no_average[""] == "no average, since translation and sentiment have none"
+    assert list(found.row("task", "visitor_comments")) == ["A"]
     assert verdict(found)[0] == "2 columns from 2 folders: 3 tasks in 2 clusters, 1 of them in all columns."
 
 
@@ -181,10 +183,7 @@ def test_a_sweep_is_its_finished_cells(tmp_path: Path, evaluation: Path) -> None
         "C": "clusters-1",
         "D": "eval",
     }
-    means = {
-        letter: entry.score.mean for letter, entry in found.clusters["sentiment"].tasks["visitor_comments"].entries.items()
-    }
-    assert means == pytest.approx({"A": 0.3, "B": 0.5, "C": 0.7, "D": 0.8})
+    assert means(found, "task", "visitor_comments") == pytest.approx({"A": 0.3, "B": 0.5, "C": 0.7, "D": 0.8})
     assert found.columns[2].name == "Number of clusters: the cell clusters-1"
     assert verdict(found)[-1] == f"1 cell of 3 in {sweep} is not done and left out."
     with pytest.raises(FlanlabError, match="folder of a sweep"):
@@ -244,11 +243,8 @@ def test_the_page_holds_the_numbers_and_obeys_nothing(run: Path, evaluation: Pat
     beside = write_merged(found, tmp_path / "out" / "all.html")
     page = Page((tmp_path / "out" / "all.html").read_text(encoding="utf-8"))
     shown = set(page.values)
-    for cluster in found.clusters.values():
-        for task in cluster.tasks.values():
-            for entry in task.entries.values():
-                assert {entry.score.mean, *entry.score.interval} <= shown
-    assert found.cluster_average.entries["D"].score.mean in shown
+    for entry in found.scores:
+        assert {entry.score.mean, *entry.score.interval} <= shown
     text = " ".join(page.text.split())
     assert "≠ rows" in text
     assert "guessing 50.0" in text
@@ -261,11 +257,13 @@ def test_the_page_holds_the_numbers_and_obeys_nothing(run: Path, evaluation: Pat
     drawings = [value for tag, name, value in page.attributes if (tag, name) == ("svg", "aria-label")]
     assert "product_reviews: A 30.0, B 60.0, C 50.0, D 80.0." in " ".join(drawings)
     downloads = re.findall(r'href="data:([\w/+]+);base64,([^"]+)" download="([\w.-]+)"', page.source)
-    assert [name for _, _, name in downloads][-1] == beside.name == "all.csv"
-    for kind, content, _ in downloads[:-1]:
-        assert kind == "image/svg+xml"
+    ((scores, name),) = [(content, name) for kind, content, name in downloads if kind == "text/csv"]
+    assert name == beside.name == "all.csv"
+    figures = [content for kind, content, _ in downloads if kind == "image/svg+xml"]
+    assert len(figures) == len(downloads) - 1 == 3
+    for content in figures:
         assert ElementTree.fromstring(base64.b64decode(content).decode()).tag.endswith("svg")
-    assert base64.b64decode(downloads[-1][1]).decode() == beside.read_text(encoding="utf-8") == to_csv(found)
+    assert base64.b64decode(scores).decode() == beside.read_text(encoding="utf-8") == to_csv(found)
 
 
 def test_missing_scores_and_averages_are_told_on_the_page(run: Path, tmp_path: Path) -> None:

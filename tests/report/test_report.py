@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -12,9 +13,14 @@ from typing import Any
 import pytest
 
 from flanlab.errors import FlanlabError
+from flanlab.evaluation.classification import calibration_error
+from flanlab.report.classes import classification_blocks
 from flanlab.report.html import write_report
+from flanlab.report.page import Group, Table
+from flanlab.report.run import Run
 from flanlab.results.files import read_results
-from tests.report.synthetic import HOSTILE, change, make_run, mark_seen, rows_of
+from flanlab.tasks.loading import load_collections, select_tasks
+from tests.report.synthetic import HOSTILE, TEMPLATES, change, make_run, mark_seen, prediction, rows_of
 
 RIGHT = {"untuned_instruction": 3, "untuned_chat": 5, "tuned": 9}
 VOID = {"meta", "br", "wbr", "img", "link", "input", "hr"}
@@ -81,10 +87,10 @@ def page(folder: Path) -> Page:
 
 def test_all_parts_are_there_in_order(page: Page) -> None:
     assert page.headings == [
-        "Before and after",
-        "All tasks, metric by metric",
+        "Task by task",
         "Cluster by cluster",
         "Template by template",
+        "Right and wrong by class",
         "Learning curve",
         "What it was trained on",
         "Example predictions",
@@ -119,20 +125,21 @@ def test_each_row_of_a_table_has_its_own_tasks_numbers(folder: Path, page: Page)
     bold = [float(value) for value in re.findall(r'<b><data value="([^"]+)"', row)]
     difference = results.difference("task", "visitor_comments", "accuracy")
     assert difference is not None
-    assert bold == [*(scores[variant].mean for variant in RIGHT), difference.difference]
+    untuned = (scores[variant].mean for variant in RIGHT if variant != "tuned")
+    assert bold[:4] == [scores["tuned"].mean, difference.difference, *untuned], "what matters first"
     assert "before: chat prompt" in row
 
 
 def test_plots_are_named_and_follow_the_page_in_colour(page: Page) -> None:
     plots = [part for part in re.findall(r"<svg.*?</svg>", page.source, flags=re.DOTALL) if 'role="img"' in part]
-    assert len(plots) == 4
+    assert len(plots) == 5
     for plot in plots:
         assert re.match(r'<svg viewBox="[^"]+" role="img" aria-label="[^"]{30,}"', plot)
         # Whatever colour matplotlib was told, the page's variables must have taken its place.
         assert not re.search(r"#[0-9a-f]{6}\b(?!\")", re.sub(r'(href="|url\()#\w+', "", plot))
-    assert "average: untuned, instruction prompt 30.0, untuned, chat prompt 50.0, tuned 90.0." in plots[2]
+    assert "average: untuned, instruction prompt 30.0, untuned, chat prompt 50.0, tuned 90.0." in plots[3]
     # Chance is drawn for accuracy alone.
-    assert [plot.count("stroke-dasharray") > 0 for plot in plots] == [False, False, True, False]
+    assert [plot.count("stroke-dasharray") for plot in plots] == [1, 0, 0, 3, 0]
 
 
 def test_ids_are_unique(page: Page) -> None:
@@ -154,7 +161,7 @@ def test_hostile_text_is_shown_and_not_obeyed(tmp_path: Path, examples: bool) ->
     change(folder, lambda r: [variant.update(title=HOSTILE, model=HOSTILE) for variant in r["variants"].values()])
     page = page_of(folder, examples=examples)
     assert not {"script", "img", "link", "iframe", "object", "base", "form"} & set(page.tags)
-    assert "49" not in page.text.split("Before and after")[0].replace("{{ 7 * 7 }}", "")
+    assert "49" not in page.text.split("Task by task")[0].replace("{{ 7 * 7 }}", "")
     assert page.text.count('<script>alert("x")</script>') > (12 if examples else 5)
 
 
@@ -175,16 +182,83 @@ def test_examples_show_what_was_asked_answered_and_right(page: Page) -> None:
     assert len(shown) == 12
     # Three right ones, then three wrong ones, of each task; template 1 has no wrong ones here.
     assert "".join(template for template, _ in shown) == "145245" * 2
-    # exp(-1) : exp(-3)
-    assert "88.1" in page.text
-    assert "11.9" in page.text
-    first = page.source[page.source.index('<article class="prediction">') :]
-    first = first[: first.index("</article>")]
-    right = re.search(r"Right answer</dt>\s*<dd><q>(\w+)", first)
-    ranked = re.search(r"<li>(\w+)", first)
+    first = page.source[page.source.index('<details class="fold example right">') :]
+    first = first[: first.index("</details>")]
+    right = re.search(r"Right answer</dt><dd><q>(\w+)", first)
+    ranked = re.search(r"Ranked</dt><dd>(\w+)", first)
+    said = re.search(r"</span> <q>(\w+)</q>", first)
     assert right is not None
     assert ranked is not None
-    assert right.group(1) == ranked.group(1)
+    assert said is not None
+    assert right.group(1) == ranked.group(1) == said.group(1)
+    # exp(-1) : exp(-3)
+    assert re.findall(r">(88.1|11.9)<", first) == ["88.1", "11.9"]
+
+
+def test_long_prompts_are_in_full_behind_a_click(tmp_path: Path) -> None:
+    prompt = "A long story. " * 400
+    page = page_of(make_run(tmp_path / "run", {"tuned": 9, "untuned_instruction": 3}, prompt=prompt))
+    assert page.source.count(f'<pre class="verbatim" tabindex="0">{prompt} Question') == 12
+    previews = re.findall(r'<span class="preview">(.*?)</span>', page.source, flags=re.DOTALL)
+    assert {len(preview) for preview in previews} == {222}
+
+
+def test_a_verdict_and_three_numbers_come_first(folder: Path, page: Page) -> None:
+    assert (
+        '<p class="verdict">Held-out accuracy: +40.0 points; format followed: no change detected; right answer written:'
+        " +40.0 points.</p>"
+    ) in page.source
+    numbers = page.source[page.source.index('<dl class="numbers">') :]
+    numbers = numbers[: numbers.index("</dl>")]
+    results = read_results(folder)
+    shown = [float(value) for value in re.findall(r'<data value="([^"]+)"', numbers)]
+    differences = [results.difference("tasks", None, metric) for metric in ("accuracy", "valid_answers", "exact_match")]
+    assert shown == [number for one in differences if one for number in (one.difference, *one.interval)]
+    assert page.source.index('<dl class="numbers">') < page.source.index("<figure") < page.source.index('<ul class="summary">')
+
+
+def test_the_verdict_of_an_evaluation_says_whether_it_beats_guessing(tmp_path: Path) -> None:
+    page = page_of(make_run(tmp_path / "run", {"instruction": 8}, trained=False))
+    assert "Accuracy: 80.0\u202f%, clearly above guessing (50.0\u202f%); format followed: 100.0\u202f%" in page.text
+    page = page_of(make_run(tmp_path / "other", {"instruction": 5}, trained=False))
+    assert "Accuracy: 50.0\u202f%, not clearly apart from guessing" in page.text
+
+
+def test_templates_stand_with_their_words(page: Page) -> None:
+    task = select_tasks(load_collections(["sampler"]), ["product_reviews"])[0]
+    table = page.source[page.source.index('aria-label="product_reviews, template by template"') :]
+    table = table[: table.index("</table>")]
+    assert [html.unescape(words) for words in re.findall(r"<q>(.*?)</q>", table, flags=re.DOTALL)] == [
+        task.templates[number - 1].prompt for number in TEMPLATES
+    ]
+
+
+def test_a_classifier_is_shown_by_class_with_its_calibration(folder: Path, page: Page) -> None:
+    records = [prediction("product_reviews", 1, row, row > 0, False, "Good?") for row in range(5)]
+    _, group = classification_blocks(read_results(folder), "tuned", {"product_reviews": records})
+    assert isinstance(group, Group)
+    matrix = group.blocks[0]
+    assert isinstance(matrix, Table)
+    assert {row.name: [cell.value for cell in row.cells[:2]] for row in matrix.rows} == {"negative": [2, 1], "positive": [0, 2]}
+    assert matrix.columns[:2] == ["said\nnegative", "said\npositive"]
+    assert "product_reviews, right answers against predictions" in page.source
+    error = calibration_error(Run(folder).predictions("product_reviews", "tuned").rows())
+    assert f"expected calibration error {error * 100:.1f} points" in page.text
+    chat = page_of(make_run(folder.parent / "french", {"instruction": 5}, tasks=["everyday_french"], trained=False))
+    assert "Right and wrong by class" not in chat.headings
+
+
+def test_zero_shot_and_in_domain_stand_side_by_side(tmp_path: Path) -> None:
+    tasks = ("product_reviews", "visitor_comments", "everyday_entailment")
+    folder = make_run(tmp_path / "run", {"untuned_instruction": 3, "tuned": 9}, tasks=tasks, in_domain=["everyday_entailment"])
+    page = page_of(folder)
+    assert "Held-out accuracy: +60.0 points; in-domain accuracy: +60.0 points; format followed" in page.text
+    picture = page.source[page.source.index("<figure") : page.source.index("</figure>")]
+    assert re.findall(r'aria-label="([\w-]+), over (\d tasks?)', picture) == [("Zero-shot", "2 tasks"), ("In-domain", "1 task")]
+    table = page.source[page.source.index('aria-label="Ranking accuracy, all tasks"') :]
+    names = re.findall(r'<th scope="row">(.*?)</th>', table[: table.index("</table>")])
+    told = [re.sub(r"<.*?>", "", name) for name in names]
+    assert told == ["product_reviews", "visitor_comments", "average", "everyday_entailment in-domain"]
 
 
 def test_examples_can_be_left_out(folder: Path) -> None:
@@ -203,15 +277,15 @@ def test_scores_without_end_tokens_are_used_where_the_results_were_made_so(tmp_p
 def test_an_evaluation_without_training_leaves_the_rest_out(tmp_path: Path) -> None:
     page = page_of(make_run(tmp_path / "run", {"instruction": 8}, trained=False))
     assert page.headings == [
-        "Scores",
-        "All tasks, metric by metric",
+        "Task by task",
         "Cluster by cluster",
         "Template by template",
+        "Right and wrong by class",
         "Example predictions",
         "Notes",
     ]
     assert "difference" not in page.text.lower()
-    assert "before" not in page.text.lower()
+    assert "before" not in page.text.partition("Template by template")[0].lower()
     assert len(re.findall(r"Template (\d+), row (\d+)", page.text)) == 12
 
 
@@ -362,7 +436,7 @@ def test_dev_losses_are_drawn_where_they_were_measured(folder: Path, page: Page,
         if step["step"] in (1, 20, 40):
             step["dev_loss"] = {"closed_book_qa": 5 / step["step"] + 0.25, "commonsense": 2.125}
     log.write_text("".join(json.dumps(step) + "\n" for step in steps))
-    html = write_report(run).read_text()
-    (drawing,) = re.findall(r'<figure class="dev-curves">.*?</figure>', html, flags=re.DOTALL)
+    text = write_report(run).read_text()
+    (drawing,) = re.findall(r'<figure class="wide">.*?</figure>', text, flags=re.DOTALL)
     assert "closed-book QA 5.25, then 0.38, commonsense 2.12, then 2.12" in drawing
     assert drawing.count(">0.38<") == drawing.count(">2.12<") == 1

@@ -111,7 +111,7 @@ def test_what_a_model_has_seen_is_marked_wherever_its_scores_stand(done: Path) -
     assert "product_reviews seen" in page
     assert "Scores marked as seen are no zero-shot results" in page
     lines = list(csv.DictReader(io.StringIO((done / "scores.csv").read_text(encoding="utf-8"))))
-    seen = {(line["cell"], line["name"]): line["seen"] for line in lines if line["of"] == "task"}
+    seen = {(line["cell"], line["task"]): line["seen"] for line in lines if line["of"] == "task"}
     assert seen.pop(("clusters-2", "product_reviews")) == "the model was trained on its train rows"
     assert set(seen.values()) == {""}
     means = {line["cell"]: line["seen"] for line in lines if line["of"] == "mean over clusters"}
@@ -119,7 +119,7 @@ def test_what_a_model_has_seen_is_marked_wherever_its_scores_stand(done: Path) -
 
 
 def test_there_is_no_spread_over_templates_where_the_results_have_none(done: Path) -> None:
-    title = "std over templates, mean over tasks"
+    title = "std over templates,<br>mean over tasks"
     assert title in write_sweep_page(read_sweep(done)).read_text(encoding="utf-8")
     for key in KEYS.values():
         change(done.parent / "cells" / key, lambda r: [row.pop("std", None) for row in r["scores"]])
@@ -205,7 +205,7 @@ def test_the_table_has_every_cell_and_variant(done: Path) -> None:
             ("clusters-2", "instruction"): 0.8,
         }
     )
-    assert {line["name"] for line in lines if line["of"] == "task"} == {"product_reviews", "visitor_comments"}
+    assert {line["task"] for line in lines if line["of"] == "task"} == {"product_reviews", "visitor_comments"}
 
 
 def test_cells_that_are_not_done_are_told(tmp_path: Path) -> None:
@@ -248,10 +248,12 @@ def test_columns_gathered_from_several_cells_are_told_by_task(tmp_path: Path) ->
     assert "product_<wbr>reviews" in page
     # A drawing for each cluster, with a mean where it has several tasks.
     inference, sentiment = re.findall(r'role="img" aria-label="Dots, ([^"]+)"', page)
-    assert sentiment.startswith("sentiment, main metric times 100. product_reviews: untuned")
+    assert sentiment.startswith("sentiment, main metric times 100, with 95 % intervals. product_reviews: untuned")
     assert "visitor_comments" in sentiment
     assert "mean over tasks: untuned" in sentiment
-    assert inference.startswith("natural language inference, main metric times 100. everyday_entailment: untuned")
+    assert inference.startswith(
+        "natural language inference, main metric times 100, with 95 % intervals. everyday_entailment: untuned"
+    )
     assert "mean over tasks" not in inference
     assert len(list(folder.glob("figure-*.svg"))) == 2
     assert re.findall(r'download="([\w.-]+)"', page) == ["clusters-1.svg", "clusters-2.svg", "clusters.csv"]

@@ -52,11 +52,11 @@ def ask(
     Example: flan ask smollm2-135m-instruct --task rte premise="It rained all day." hypothesis="It was dry."
     """
     server = endpoint_of(endpoint, tokenizer, api_key_variable=api_key_variable)
-    if server is None:
-        check_model_name(model)
     if template is not None and task is None:
         raise typer.BadParameter("is needed beside --template.", param_hint="--task")
     row = _values(words or []) if task is not None else {}
+    if server is None:
+        check_model_name(model)
 
     say_loading()
     from flanlab.data.encoding import PromptStyle

@@ -41,25 +41,11 @@ def claims(
 
 
 def _print(found: Sequence[Verdict], folder: Path) -> None:
-    from flanlab.cli.tables import compact_table, result_console
-    from flanlab.report.claims import as_table, command_for
-    from flanlab.report.wording import number, probability, signed
+    from flanlab.cli.tables import print_table, result_console
+    from flanlab.report.claims import command_for, verdict_table
 
-    table = compact_table("The paper's claims")
-    for title in ("claim", "verdict", "effect\n[95 % interval]", "smallest\neffect", "detect-\nable", "p, Holm"):
-        table.add_column(title, no_wrap=True, justify="left" if title in ("claim", "verdict") else "right")
-    for row in as_table(found):
-        interval = f"\n\\[{signed(row['low'])}, {signed(row['high'])}]" if row["low"] is not None else ""
-        table.add_row(
-            row["claim"],
-            row["verdict"],
-            "" if row["effect"] is None else signed(row["effect"]) + interval,
-            number(row["smallest_effect"]),
-            "" if row["detectable"] is None else number(row["detectable"]),
-            "" if row["p_holm"] is None else probability(row["p_holm"]),
-        )
     console = result_console()
-    console.print(table)
+    print_table(console, verdict_table(found))
     for one in found:
         if one.reason:
             console.print(f"{one.claim.name}: {one.reason}", markup=False, highlight=False, soft_wrap=True)

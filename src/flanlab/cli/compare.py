@@ -73,9 +73,8 @@ def _print_wordings(comparison: TemplateComparison) -> None:
     """Both wordings, a table of scores, and flipped rows of each pair; then the sentences."""
     from rich.text import Text
 
-    from flanlab.cli.tables import compact_table, result_console, shown_difference
-    from flanlab.report.wording import probability
-    from flanlab.report.wordings import directions, metric_rows, pair_title, prompt_ends, word_diff
+    from flanlab.cli.tables import print_table, result_console
+    from flanlab.report.wordings import directions, pair_table, pair_title, prompt_ends, word_diff
 
     console = result_console()
     found = comparison.wordings
@@ -88,17 +87,7 @@ def _print_wordings(comparison: TemplateComparison) -> None:
             before, after, style = {"=": ("", "", ""), "-": ("[-", "-]", "red"), "+": ("{+", "+}", "green")}[mark]
             diff.append(f"{before}{text}{after}", style)
         console.print(diff, soft_wrap=True)
-        table = compact_table(f"B minus A over {pair.rows} rows")
-        table.add_column("", no_wrap=True)
-        for title in ("A", "B", "difference\n[95 % interval]", "p"):
-            table.add_column(title, justify="right", no_wrap=True)
-        for row in metric_rows(found, pair):
-            if row["headline"]:
-                means = [f"{row['scores'][side].mean:.3f}" for side in ("a", "b")]
-                table.add_row(
-                    f"  {row['title']}", *means, shown_difference(row["difference"]), probability(row["difference"].p_value)
-                )
-        console.print(table)
+        print_table(console, pair_table(found, pair, headlines=True))
         for title, flips in directions(pair):
             console.print(f"  {title}: {len(flips)} of {pair.rows} rows", markup=False)
             for flip in flips[:_SHOWN_FLIPS]:

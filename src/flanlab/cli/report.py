@@ -55,7 +55,7 @@ def report(
 
 
 def _merge(runs: list[str], out: Path | None, as_json: bool) -> None:
-    from flanlab.cli.merged_table import print_merged
+    from flanlab.cli.tables import print_merged
     from flanlab.report.merged import merge
     from flanlab.report.merged_page import write_merged
 

@@ -1,27 +1,33 @@
-"""Results as tables on a terminal."""
+"""Results as tables on a terminal: a table is the data that pages show too."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import typer
+from markupsafe import Markup
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Table as RichTable
 
-from flanlab.report.wording import MEAN_OVER_CLUSTERS, probability, unknown_models
 from flanlab.results.files import as_text
-from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC, Difference, Level, Results
 
 if TYPE_CHECKING:
+    from flanlab.report.merged import Merged
+    from flanlab.report.page import Cell, Row, Table
     from flanlab.report.run import Run
+    from flanlab.results.schema import Results
 
 _NO_LIMIT = 100_000
 """Characters of a line that are invisible on a screen."""
 
 _DETECTABLE = "Detectable: where no difference is clear, so large a one would have been seen with 80 % power."
+_NAME_WIDTH = 21
+_CELL_WIDTH = 15
 
 
 def present_results(run: Run, as_json: bool) -> None:
@@ -41,136 +47,92 @@ def result_console() -> Console:
     return console
 
 
-def compact_table(title: str) -> Table:
+def compact_table(title: str) -> RichTable:
     """A table without lines between its columns, for terminals of 80 columns."""
-    return Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
+    return RichTable(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table of a report; the marks of a cell stand under its interval, details are left out."""
+    shown = compact_table(escape(table.title))
+    shown.padding = 0
+    shown.add_column(table.corner, max_width=_NAME_WIDTH)
+    for title in table.columns:
+        shown.add_column(escape(title), justify="left" if table.kind == "plain" else "right", no_wrap=True)
+    for place, row in enumerate(table.rows):
+        if place and row.kind == "cluster":
+            shown.add_section()
+        shown.add_row(_name(row), *map(_cell, row.cells))
+    console.print(shown)
+
+
+def print_lines(console: Console, lines: Sequence[str]) -> None:
+    """Print sentences, whatever is in them."""
+    for line in filter(None, lines):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _name(row: Row) -> str:
+    title = escape(Markup(row.name).striptags() if isinstance(row.name, Markup) else row.name)
+    name = f"[bold]{title}[/bold]" if row.kind in ("cluster", "total") else f" {title}" if row.kind == "member" else title
+    return "\n".join([name, *(f" {escape(str(mark))}" for mark in row.marks if mark)])
+
+
+def _cell(cell: Cell) -> str:
+    clear = "*" if cell.kind == "score clear" else ""
+    return "\n".join(escape(line) for line in (f"{cell.number}{cell.text}", cell.ends + clear, *cell.marks) if line)
 
 
 def print_results(results: Results) -> None:
-    """Tasks and averages by metric: each variant, and the difference with its interval."""
-    compared = bool(results.differences)
-    table = compact_table(f"{results.name}: {_spaced(results.hold_out)}")
-    table.add_column("", no_wrap=True)
-    for variant in results.variants.values():
-        table.add_column(variant.title.removesuffix(" prompt").replace(", ", ",\n"), justify="right", no_wrap=True)
-    if compared:
-        table.add_column("difference\n[95 % interval]", justify="right", no_wrap=True)
-    titles: dict[str, str] = {}
+    """Tasks and means by metric: each variant, and the difference, with intervals, rows and the level of guessing."""
+    from flanlab.report.summary import verdict
+    from flanlab.report.views import overview
+    from flanlab.report.wording import unknown_models
 
-    def add(level: Level, name: str | None, metric: str, title: str) -> None:
-        scores, difference = results.scored(level, name, metric), results.difference(level, name, metric)
-        cells = [f"{scores[variant].mean:.3f}" for variant in results.variants]
-        table.add_row(f"  {title}", *cells, *([shown_difference(difference)] if difference else []))
-
-    for name, task in results.tasks.items():
-        table.add_row(f"[bold]{name}[/bold]" + ("  (seen)" if task.seen else "  (in-domain)" if task.in_domain else ""))
-        for metric, facts in task.metrics.items():
-            titles[metric] = facts.title
-            add("task", name, metric, facts.title)
-        if over := results.over_wordings(name):
-            quantiles = {variant: " ".join(f"{one.mean:.3f}" for one in found) for variant, found in over.items()}
-            table.add_row("  over wordings: 5 %, median, 95 %", *(quantiles.get(variant, "") for variant in results.variants))
-        for cells in _best_templates(results, name):
-            table.add_row(*cells)
-        table.add_section()
-    some_seen = any(task.seen for task in results.tasks.values())
-    if averaged := results.metrics("tasks"):
-        kind = "" if not results.in_domain else " in-domain" if len(results.in_domain) == len(results.tasks) else " zero-shot"
-        table.add_row(f"[bold]average{kind}[/bold]" + ("  (with seen tasks)" if some_seen else ""))
-        for metric in averaged:
-            add("tasks", None, metric, titles[metric])
-    if results.metrics("in_domain"):
-        table.add_row("[bold]average in-domain[/bold]")
-        for metric in results.metrics("in_domain"):
-            add("in_domain", None, metric, titles.get(metric, "main metric"))
-    clusters = results.clusters
-    if sum(results.members("cluster", cluster) for cluster in clusters) > 1:
-        table.add_section()
-        table.add_row("[bold]main metric, by cluster[/bold]")
-        for cluster, names in clusters.items():
-            seen = any(results.tasks[name].seen for name in names)
-            add("cluster", cluster, MAIN_METRIC, _spaced([cluster]) + (" (seen)" if seen else ""))
-        if len(clusters) > 1:
-            add("clusters", None, MAIN_METRIC, MEAN_OVER_CLUSTERS + (" (seen)" if some_seen else ""))
     console = result_console()
-    console.print(table)
-    if compared:
-        console.print("  * the interval excludes zero. The difference is to the untuned model's best prompt.")
-        console.print(f"  {_DETECTABLE}")
+    print_table(console, overview(results))
+    notes = ["  Scores times 100, with 95 % intervals."]
+    if results.differences:
+        notes += ["  * the interval excludes zero. The difference is to the untuned model's best prompt.", f"  {_DETECTABLE}"]
     if any(task.best_on_dev for task in results.tasks.values()):
-        console.print("  Best on dev: the template with the best main metric on dev rows, and its score on the test rows.")
+        notes.append("  Best on dev: the template with the best main metric on dev rows, and its score on the test rows.")
     if any(results.over_wordings(name) for name in results.tasks):
-        console.print("  Over wordings: quantiles of all templates' scores, estimated from a few answers to each row.")
-    if unknown := unknown_models(results.variants):
-        console.print(f"  {unknown}")
+        notes.append("  Wordings: quantiles of all templates' scores, estimated from a few answers to each row.")
+    print_lines(console, [*notes, f"  {unknown_models(results.variants)}".rstrip(), verdict(results)])
 
 
 def print_comparison(results: Results) -> None:
     """Two sides task by task: scores, the difference with its interval, p-values, and a summary."""
-    from flanlab.report.comparison import seen_by, verdict
+    from flanlab.report.comparison import counts_told, verdict
+    from flanlab.report.views import overview
 
     console = result_console()
-    for letter, side in results.variants.items():
-        console.print(f"{letter.upper()}: {side.folder} ({side.title}), {side.model}", markup=False, soft_wrap=True)
-    table = compact_table("B minus A")
-    table.add_column("", no_wrap=True)
-    for title in ("A", "B", "difference\n[95 % interval]", "p", "p by\nHolm"):
-        table.add_column(title, justify="right", no_wrap=True)
-
-    def add(level: Level, name: str | None, metric: str, title: str) -> None:
-        scores, difference = results.scored(level, name, metric), results.difference(level, name, metric)
-        assert difference is not None
-        corrected = "" if difference.p_holm is None else probability(difference.p_holm)
-        means = [f"{scores[side].mean:.3f}" for side in results.variants]
-        table.add_row(f"  {title}", *means, shown_difference(difference), probability(difference.p_value), corrected)
-
-    for name, task in results.tasks.items():
-        seen = seen_by(results, [name])
-        table.add_row(f"[bold]{name}[/bold]" + (f"  (seen by {seen})" if seen else ""))
-        for metric, facts in task.metrics.items():
-            add("task", name, metric, facts.title)
-        table.add_section()
-    table.add_row("[bold]main metric, by cluster[/bold]")
-    for cluster, names in results.clusters.items():
-        seen = seen_by(results, names)
-        add("cluster", cluster, MAIN_METRIC, _spaced([cluster]) + (f" (seen by {seen})" if seen else ""))
-    if len(results.clusters) > 1:
-        seen = seen_by(results)
-        add("clusters", None, MAIN_METRIC, MEAN_OVER_CLUSTERS + (f" (seen by {seen})" if seen else ""))
-    console.print(table)
+    print_lines(
+        console, [f"{letter.upper()}: {side.folder} ({side.title}), {side.model}" for letter, side in results.variants.items()]
+    )
+    print_table(console, overview(results))
     family = len(results.tasks)
-    console.print(f"  * the interval excludes zero. Holm's correction is over {family} tests: the main metric of each task.")
-    console.print(f"  {_DETECTABLE}")
-    for letter, only in results.only.items():
-        if only:
-            console.print(f"  Only {letter.upper()} has: {', '.join(only)}.", markup=False)
-    for sentence in verdict(results):
-        console.print(sentence, markup=False)
+    notes = [f"  * the interval excludes zero. Holm's correction is over {family} tests: the main metric of each task."]
+    notes.append(f"  {_DETECTABLE}")
+    notes += [f"  Only {letter.upper()} has: {', '.join(only)}." for letter, only in results.only.items() if only]
+    print_lines(console, [*notes, counts_told(results), *verdict(results)])
 
 
-def _best_templates(results: Results, name: str) -> Iterable[list[str]]:
-    task = results.tasks[name]
-    if task.best_on_dev is None:
-        return
-    if not task.best_on_dev:
-        yield ["  best on dev", "no dev split"]
-        return
-    scores = results.scored("task", name, task.main_metric, BEST_ON_DEV)
-    chosen = [(scores.get(variant), task.best_on_dev.get(variant)) for variant in results.variants]
-    yield [
-        "  best on dev (template)",
-        *(f"{score.mean:.3f} ({best.template})" if score and best else "" for score, best in chosen),
-    ]
-    yield ["  [95 % interval]", *("[{:.3f}, {:.3f}]".format(*score.interval) if score else "" for score, _ in chosen)]
+def print_merged(merged: Merged) -> None:
+    """What the columns are; then tasks and averages cluster by cluster, as many columns at a time as there is room for."""
+    from flanlab.report.merged import verdict
+    from flanlab.report.merged_page import score_table
+    from flanlab.report.wording import cluster_title, counted, listed
 
-
-def shown_difference(row: Difference) -> str:
-    """A difference with its interval, marked where that excludes zero."""
-    mark = "*" if row.is_clear else " "
-    told = f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]{mark}"
-    seen = "" if row.is_clear or row.detectable is None else f"\n{row.detectable:.3f} detectable "
-    return told + seen
-
-
-def _spaced(names: list[str]) -> str:
-    return ", ".join(names).replace("_", " ")
+    console = result_console()
+    for column in merged.columns:
+        trained = ""
+        if column.trained_on is not None:
+            held_out = listed([cluster_title(name) for name in column.held_out or []])
+            trained = f"; trained on {counted(len(column.trained_on), 'task')}{f', held out {held_out}' if held_out else ''}"
+        print_lines(console, [f"{column.letter}: {column.label}; {column.folder} ({column.title}), {column.model}{trained}"])
+    at_once = max(1, (console.width - _NAME_WIDTH) // _CELL_WIDTH)
+    for start in range(0, len(merged.columns), at_once):
+        shown = score_table(merged, merged.columns[start : start + at_once])
+        print_table(console, replace(shown, columns=[title.partition("\n")[0] for title in shown.columns]))
+    print_lines(console, ["  Scores times 100, with 95 % intervals.", *verdict(merged)])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
 
 from flanlab import __version__
 from flanlab.errors import FlanlabError
@@ -19,22 +20,21 @@ from flanlab.experiments.cells import SEED_MARK
 from flanlab.experiments.claims import CLAIMS, Cells, ScoredCell, Verdict, variance_shares
 from flanlab.experiments.claims import claims as test_claims
 from flanlab.experiments.sweep_file import SWEEP_FILE, SweepFacts, read_sweep_facts
-from flanlab.files import write_json, write_text
-from flanlab.report.downloads import Drawing
-from flanlab.report.page import page_environment
+from flanlab.files import write_json
+from flanlab.report.page import Block, Cell, Drawing, Figure, Group, Page, Row, Table, Verbatim, text, write_page
 from flanlab.report.plots import DifferenceRow, difference_panel
 from flanlab.report.sweep import SweepCell
-from flanlab.report.wording import MEAN_OVER_CLUSTERS, cluster_title
+from flanlab.report.wording import MEAN_OVER_CLUSTERS, capital, cluster_title, count, number, probability, signed
 from flanlab.results.files import read_results
 from flanlab.results.grids import ScoreGrid
 from flanlab.results.statistics import Difference
-from flanlab.results.table import Table
+from flanlab.results.table import Table as Rows
 from flanlab.settings import QUESTIONS, fields_affecting
 
 PAGE_FILE, JSON_FILE = "claims.html", "claims.json"
 
 
-def claims(folder: str | Path, *, recipe: str | None = None) -> Table:
+def claims(folder: str | Path, *, recipe: str | None = None) -> Rows:
     """Test the paper's claims on the ablations under a folder (Wei et al. 2022, sections 4 and B.1).
 
     Args:
@@ -65,9 +65,9 @@ def verdicts(folder: Path, recipe: str | None = None) -> list[Verdict]:
     return test_claims(read_cells(folder, recipe))
 
 
-def as_table(found: Sequence[Verdict]) -> Table:
+def as_table(found: Sequence[Verdict]) -> Rows:
     """A row for each claim."""
-    return Table.from_rows([_row(one) for one in found])
+    return Rows.from_rows([_row(one) for one in found])
 
 
 def command_for(verdict: Verdict, folder: Path) -> str:
@@ -147,21 +147,19 @@ def write_claims(cells: Cells, found: Sequence[Verdict], folder: Path) -> Path:
     """Write claims.json and the page: the verdicts on these cells, with a figure for each claim that was tested, and what
     share of the variance seeds have. Returns where the page is."""
     shares = variance_shares(cells)
-    drawn = [(one, _row(one), [Drawing(f"claim-{place}", svg) for svg in _figures(one)]) for place, one in enumerate(found, 1)]
-    page = (
-        page_environment()
-        .get_template("claims.html.j2")
-        .render(
-            verdicts=drawn,
-            commands={one.claim.name: command_for(one, folder) for one in found},
-            version=__version__,
-            shares=shares,
-        )
-    )
+    several = any((one.seeds or 0) > 1 for one in found)
+    seeds = ", and over training seeds where there are several" if several else ""
+    sections = [
+        Group("Verdicts", [verdict_table(found), text("claims", seeds=seeds)]),
+        *(_claim(one, place, command_for(one, folder)) for place, one in enumerate(found, 1)),
+        *([Group("Where the uncertainty comes from", [_share_table(shares), text("claims_variance")])] if shares else []),
+    ]
+    footer = f"Made by flanlab {__version__} from the predictions of the cells alone."
+    page = Page("claims", "The paper's claims, tested", summary(found), sections, text("claims_lede"), footer=footer)
     rows = [{**_row(one), "parts": _parts(one)} for one in found]
     content = {"format": 1, "flanlab": __version__, "claims": rows, "variance": shares}
     write_json(folder / JSON_FILE, content)
-    write_text(folder / PAGE_FILE, page)
+    write_page(page, folder / PAGE_FILE)
     return folder / PAGE_FILE
 
 
@@ -171,14 +169,56 @@ def summary(found: Sequence[Verdict]) -> str:
     return f"Of {len(found)} claims: {', '.join(f'{count} {name}' for name, count in counts.items())}."
 
 
+def verdict_table(found: Sequence[Verdict]) -> Table:
+    """The verdict on each claim."""
+
+    def cell(value: float | None, shown: Callable[[float], str] = number) -> Cell:
+        return Cell() if value is None else Cell(value, shown, kind="level")
+
+    rows = []
+    for place, one in enumerate(found, 1):
+        row = _row(one)
+        interval = None if row["low"] is None else (row["low"], row["high"])
+        effect = Cell() if row["effect"] is None else Cell(row["effect"], signed, interval, kind="score")
+        cells = [Cell(text=row["verdict"]), effect, cell(row["smallest_effect"]), cell(row["detectable"])]
+        name = Markup('<a href="#claim-{}">{}</a>').format(place, row["claim"])
+        rows.append(Row(name, [*cells, cell(row["p_holm"], probability)], [f"section {row['section']}"]))
+    columns = ["verdict", "effect\n[95 % interval]", "smallest\neffect", "detect-\nable", "p, Holm"]
+    return Table("The paper's claims", columns, rows, "claim")
+
+
+def _claim(found: Verdict, place: int, command: str) -> Group:
+    """What was compared, and what was found by cluster."""
+    claim = found.claim
+    told = f"{claim.statement} Section {claim.section}. Compared: {claim.comparison}."
+    told += f" Cells of the ablation {found.ablation}." if found.ablation else ""
+    if found.seeds == 1:
+        told += " Each cell was trained once: the interval says nothing of another seed."
+    elif found.seeds:
+        told += f" Cells were trained with {found.seeds} seeds."
+    drawings = [Drawing(svg, f"claim-{place}") for svg in _figures(found)]
+    blocks: list[Block] = [told, found.reason]
+    blocks += [Verbatim(command)] if command else []
+    blocks += [Figure(drawings, text("claims_picture"))] if drawings else []
+    return Group(f"{capital(claim.name)}: {found.verdict}", blocks, id=f"claim-{place}")
+
+
+def _share_table(shares: Sequence[Mapping[str, Any]]) -> Table:
+    rows = []
+    for one in shares:
+        cells = [Cell(one[of], count, kind="level") for of in ("seeds", "tasks")]
+        cells += [Cell(one[f"{of}_share"], kind="level") for of in ("rows", "templates", "seeds")]
+        rows.append(Row(f"{one['ablation']}: {one['cell']}", cells))
+    return Table("Shares of the variance", ["seeds", "tasks", "rows, %", "templates, %", "seeds, %"], rows, "cell")
+
+
 def _figures(found: Verdict) -> Iterable[Any]:
     for part in (*found.parts, *found.also):
         rows = [_drawn(cluster_title(name), one) for name, one in part.clusters.items() if not math.isnan(one.difference)]
         if not math.isnan(part.mean.difference):
             rows.append(_drawn(MEAN_OVER_CLUSTERS, part.mean, strong=True))
         if rows:
-            title = re.sub(r"^(.)", lambda first: first[1].upper(), part.title)
-            yield difference_panel(title, rows, f"{found.claim.name}: {part.title}, by cluster")
+            yield difference_panel(capital(part.title), rows, f"{found.claim.name}: {part.title}, by cluster")
 
 
 def _drawn(name: str, found: Difference, strong: bool = False) -> DifferenceRow:

@@ -1,23 +1,22 @@
-"""A comparison in words, and its page: one HTML file that opens offline."""
+"""A comparison in words, and its page."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from markupsafe import Markup
 
 from flanlab.evaluation.comparison import SIDES
-from flanlab.files import write_text
-from flanlab.report.page import page_environment
+from flanlab.report.page import Cell, Drawing, Figure, Group, Page, Row, Table, text, write_page
 from flanlab.report.plots import DifferenceRow, difference_panel
+from flanlab.report.summary import numbers
+from flanlab.report.views import cluster_lines, difference_cell, metric_lines, table, task_line
 from flanlab.report.wording import (
-    MEAN_OVER_CLUSTERS,
-    cluster_title,
+    count,
     counted,
     explanation,
+    headline_metrics,
     listed,
     metric_title,
     number,
@@ -26,25 +25,116 @@ from flanlab.report.wording import (
     without_stamp,
 )
 from flanlab.results.intervals import LEVEL
-from flanlab.results.schema import MAIN_METRIC, Difference, Level, Results
+from flanlab.results.schema import MAIN_METRIC, Difference, Results
 
 
 def write_comparison(results: Results, path: Path) -> None:
     """Write the page of `compare_sides`' result to `path`, whole or not at all."""
-    page = (
-        page_environment()
-        .get_template("comparison.html.j2")
-        .render(
-            results=results,
-            sides=results.variants,
-            sentences=verdict(results),
-            plot=_plot(results),
-            main=[_row(results, "task", name, task.main_metric) for name, task in results.tasks.items()],
-            averages=_averages(results),
-            metrics=_metrics(results),
-        )
+    sides = results.variants
+    lines = [
+        replace(line, marks=[metric_title(results, line.metric), *line.marks])
+        for line in (task_line(results, name, task.main_metric) for name, task in results.tasks.items())
+    ]
+    means = cluster_lines(results)
+    shown = [*lines, *means]
+    drawn = [
+        DifferenceRow(line.name, one.difference, one.interval, not line.task) for line in shown if (one := line.difference)
+    ]
+    told = " ".join(f"{row.name}: {signed(row.difference)}." for row in drawn[-6:])
+    label = f"B minus A by each task's main metric, points, with 95 % intervals. {told} All numbers stand in the tables below."
+    page = Page(
+        "comparison",
+        "\n".join(
+            f"{name.upper()}: {side.model.removesuffix(', tuned')}, {side.title} ({side.run})" for name, side in sides.items()
+        ),
+        counts_told(results),
+        [
+            Group(
+                "Differences",
+                [
+                    table("Main metric, all tasks", shown, results, p_values=["p_value", "p_holm"], levels=["rows"]),
+                    text("compared", family=counted(len(results.tasks), "test")),
+                ],
+            ),
+            Group(
+                "Metric by metric",
+                [
+                    _counts_table(results),
+                    text("each_metric"),
+                    *(_metric(results, metric) for metric in _metrics(results)),
+                ],
+            ),
+            Group("What was compared", [_sides_table(results), _asked(results)]),
+        ],
+        numbers=numbers(results),
+        picture=Figure(
+            [Drawing(difference_panel("B minus A, points", drawn, label))],
+            text("compared_picture"),
+            kind="single",
+        ),
+        sentences=verdict(results),
+        footer="Made by flanlab from the files of the two folders alone.",
     )
-    write_text(path, page)
+    write_page(page, path)
+
+
+def counts_told(results: Results) -> str:
+    """On how many tasks B is clearly better and worse, by every metric."""
+    alike: dict[str, list[str]] = {}
+    for metric in _metrics(results):
+        counts, total = outcomes(results, metric), len(_differences(results, metric))
+        told = f"clearly better on {counts['better']} and worse on {counts['worse']} of {counted(total, 'task')}"
+        alike.setdefault(told, []).append(_lower(metric_title(results, metric)))
+    return f"B is {'; '.join(f'{told} by {listed(metrics)}' for told, metrics in alike.items())}."
+
+
+def _lower(title: str) -> str:
+    """A title inside a sentence; abbreviations keep their capitals."""
+    return title if title[1:2].isupper() or title[1:2].isdigit() else title[:1].lower() + title[1:]
+
+
+def _metrics(results: Results) -> list[str]:
+    """All metrics, the ones that tasks are judged by first."""
+    others = (metric for task in results.tasks.values() for metric in task.metrics)
+    return list(dict.fromkeys([*headline_metrics(results), *others]))
+
+
+def _counts_table(results: Results) -> Table:
+    rows = []
+    for metric in _metrics(results):
+        counts, total = outcomes(results, metric), len(_differences(results, metric))
+        found = [counts["better"], counts["worse"], total - counts["better"] - counts["worse"]]
+        cells = [difference_cell(results.difference("tasks", None, metric)), *(Cell(one, count, kind="level") for one in found)]
+        rows.append(Row(metric_title(results, metric), cells))
+    columns = ["mean of B minus A\n[95 % interval]", "B clearly\nbetter", "B clearly\nworse", "no clear\ndifference"]
+    return Table("Tasks by outcome, all metrics", columns, rows, "metric")
+
+
+def _metric(results: Results, metric: str) -> Group:
+    title = metric_title(results, metric)
+    shown = table(f"{title}, all tasks", metric_lines(results, metric), results, p_values=["p_value"])
+    return Group(title, [explanation(results, metric), shown], "fold")
+
+
+def _sides_table(results: Results) -> Table:
+    sides = results.variants
+    facts = {title: [str(getattr(side, of)) for side in sides.values()] for of, title in _FACTS.items()}
+    facts["tasks only it has"] = [listed(results.only.get(name, [])) or "none" for name in sides]
+    rows = [Row(title, [Cell(text=value) for value in values]) for title, values in facts.items()]
+    return Table("The two sides", [name.upper() for name in sides], rows, kind="plain")
+
+
+_FACTS = {"run": "run", "model": "model", "title": "asked as", "folder": "folder"}
+
+
+def _asked(results: Results) -> str:
+    one = results.variants[SIDES[0]]
+    parts = []
+    for name, task in results.tasks.items():
+        alone = " and ".join(f"{count(some)} predictions of {side.upper()}" for side, some in task.unpaired.items() if some)
+        alone = f" ({alone} have no counterpart and are left aside)" if alone else ""
+        parts.append(f"{name}: {counted(task.rows, 'row')}, {counted(len(task.templates), 'template')}{alone}")
+    return f"Seed {one.seed}, {one.settings['split']} split. {'; '.join(parts)}."
 
 
 def verdict(results: Results) -> list[str]:
@@ -57,87 +147,62 @@ def cautions(results: Results) -> list[str]:
     return [*_precision_told(results), *_seen_told(results)]
 
 
-def outcomes(results: Results) -> Counter[str]:
-    """How many tasks came out how, by their main metric: better, worse; and after Holm's correction better_holm, worse_holm."""
+def outcomes(results: Results, metric: str = MAIN_METRIC) -> Counter[str]:
+    """How many tasks came out how by a metric: better, worse; after Holm's correction better_holm, worse_holm."""
     counts = Counter(better=0, worse=0, better_holm=0, worse_holm=0)
-    for name, task in results.tasks.items():
-        row = results.difference("task", name, task.main_metric)
-        if row is None or row.difference == 0:
-            continue
+    for row in _differences(results, metric):
         word = "better" if row.difference > 0 else "worse"
         counts[word] += row.is_clear
-        counts[f"{word}_holm"] += row.p_holm is not None and row.p_holm < 1 - LEVEL
+        counts[f"{word}_holm"] += row.difference != 0 and row.p_holm is not None and row.p_holm < 1 - LEVEL
     return counts
 
 
-def seen_by(results: Results, names: Iterable[str] | None = None) -> str:
-    """The sides whose model has seen any of the tasks (all tasks, where none are named): empty, A, B, or A and B."""
-    names = list(results.tasks if names is None else names)
-    return listed([side.upper() for side in SIDES if set(names) & set(results.seen_tasks(side))])
+def _differences(results: Results, metric: str = MAIN_METRIC) -> list[Difference]:
+    """Those of single tasks by a metric, or by the main metric of each."""
+    own = {name: task.main_metric if metric == MAIN_METRIC else metric for name, task in results.tasks.items()}
+    return [row for name, one in own.items() if (row := results.difference("task", name, one))]
 
 
 def _differences_told(results: Results) -> Iterable[str]:
-    counts, total = outcomes(results), len(results.tasks)
-    rows = [results.difference("task", name, task.main_metric) for name, task in results.tasks.items()]
-    if total == 1:
-        outcome = "better" if counts["better"] else "worse"
-        clear = counts["better"] + counts["worse"]
-        yield (
-            f"B is {outcome} on the one task, with an interval that excludes zero."
-            if clear
-            else "No difference is clear on the one task: its interval includes zero."
-        )
-        yield from _detectable_told(rows)
-        yield from _equivalence_told(rows)
-        return
+    rows, counts, total = _differences(results), outcomes(results), len(results.tasks)
+    of = f"of {counted(total, 'task')}"
     yield (
-        f"B is better on {counts['better']} of {total} tasks with intervals that exclude zero, and worse on {counts['worse']};"
+        f"B is better on {counts['better']} {of} with intervals that exclude zero, and worse on {counts['worse']};"
         f" after Holm's correction over the {total}, better on {counts['better_holm']} and worse on {counts['worse_holm']}."
     )
     if unclear := total - counts["better"] - counts["worse"]:
         where = "On all of them" if unclear == total else f"On the other {unclear}"
         yield f"{where} no difference is clear, which does not make the two equal."
         yield from _detectable_told(rows)
-    yield from _equivalence_told(rows)
+    tested = [row for row in rows if row.margin is not None]
+    if tested:
+        same, margin = sum(row.is_equivalent for row in tested), number(tested[0].margin or 0)
+        yield f"On {same} {of} the two are equivalent within {margin} points (two one-sided tests at 5 %)."
+    if total == 1:
+        return
     over = results.difference("clusters", None, MAIN_METRIC)
     assert over is not None
-    low, high = signed(over.low), signed(over.high)
     clusters = results.members("clusters")
     members = f"the {clusters} clusters" if clusters > 1 else "the tasks"
-    includes = "" if over.is_clear else ", which includes zero"
-    yield (
-        f"On average over {members}, B minus A is {signed(over.difference)} points of the main metric (95 % interval"
-        f" {low} to {high}{includes})."
-    )
+    told = f"On average over {members}, B minus A is {signed(over.difference)} points of the main metric"
+    told += f" (95 % interval {signed(over.low)} to {signed(over.high)}{'' if over.is_clear else ', which includes zero'})."
     if not over.is_clear and over.detectable is not None:
-        yield f"A difference of {number(over.detectable)} points would have been detected with 80 % power."
+        told += f" A difference of {number(over.detectable)} points would have been detected with 80 % power."
     if over.margin is not None:
-        yield _equivalent(over, f"On average over {members} the two are")
+        shown = "equivalent" if over.is_equivalent else "not shown to be equivalent"
+        told += (
+            f" On average the two are {shown} within {number(over.margin)} points (p = {probability(over.p_equivalence or 0)})."
+        )
+    yield told
 
 
-def _detectable_told(rows: Sequence[Difference | None]) -> Iterable[str]:
+def _detectable_told(rows: Sequence[Difference]) -> Iterable[str]:
     """How large a difference would have been seen where none is clear."""
-    sizes = sorted(row.detectable for row in rows if row and not row.is_clear and row.detectable is not None)
+    sizes = sorted(row.detectable for row in rows if not row.is_clear and row.detectable is not None)
     if sizes:
         ends = dict.fromkeys((number(sizes[0]), number(sizes[-1])))
         on = "" if len(sizes) == 1 else " there, depending on the task"
         yield f"A difference of {' to '.join(ends)} points would have been detected{on} (80 % power)."
-
-
-def _equivalence_told(rows: Sequence[Difference | None]) -> Iterable[str]:
-    """On how many tasks the two are the same but for less than the margin, if there is one."""
-    tested = [row for row in rows if row is not None and row.margin is not None]
-    if len(tested) == 1:
-        yield _equivalent(tested[0], "On the one task the two are")
-    elif tested:
-        same, margin = sum(row.is_equivalent for row in tested), number(tested[0].margin or 0)
-        yield f"On {same} of {len(tested)} tasks the two are equivalent within {margin} points (two one-sided tests at 5 %)."
-
-
-def _equivalent(row: Difference, subject: str) -> str:
-    verdict = "equivalent" if row.is_equivalent else "not shown to be equivalent"
-    p_value = "" if row.p_equivalence is None else f" (p = {probability(row.p_equivalence)})"
-    return f"{subject} {verdict} within {number(row.margin or 0)} points{p_value}."
 
 
 def _precision_told(results: Results) -> Iterable[str]:
@@ -153,58 +218,3 @@ def _seen_told(results: Results) -> Iterable[str]:
     unknown = [side.upper() for side in SIDES if not results.variants[side].stamped]
     if unknown:
         yield without_stamp(unknown)
-
-
-def _row(results: Results, level: Level, name: str | None, metric: str, title: str = "", seen: str = "") -> dict[str, Any]:
-    """A line of a table."""
-    task = results.tasks.get(name or "")
-    return {
-        "name": title or name,
-        "title": metric_title(results, metric) if task else "",
-        "seen": seen or (seen_by(results, [str(name)]) if task else ""),
-        "scores": results.scored(level, name, metric),
-        "difference": results.difference(level, name, metric),
-    }
-
-
-def _averages(results: Results) -> list[dict[str, Any]]:
-    """The mean of the main metric over each cluster, and over the clusters; empty where that would repeat the one task."""
-    clusters = results.clusters
-    if sum(results.members("cluster", cluster) for cluster in clusters) < 2:
-        return []
-    rows = [
-        _row(
-            results,
-            "cluster",
-            name,
-            MAIN_METRIC,
-            f"{cluster_title(name)}, {counted(results.members('cluster', name), 'task')}",
-            seen_by(results, tasks),
-        )
-        for name, tasks in clusters.items()
-    ]
-    if len(rows) > 1:
-        rows.append(_row(results, "clusters", None, MAIN_METRIC, MEAN_OVER_CLUSTERS, seen_by(results)))
-    return rows
-
-
-def _plot(results: Results) -> Markup:
-    shown = [(name, results.difference("task", name, task.main_metric), False) for name, task in results.tasks.items()]
-    shown += [(row["name"], row["difference"], True) for row in _averages(results)]
-    rows = [DifferenceRow(name, one.difference, one.interval, strong) for name, one, strong in shown if one]
-    told = " ".join(f"{row.name}: {signed(row.difference)}." for row in rows[-6:])
-    label = f"B minus A by each task's main metric, points, with 95 % intervals. {told} All numbers stand in the tables below."
-    return difference_panel("B minus A, points", rows, label)
-
-
-def _metrics(results: Results) -> list[dict[str, Any]]:
-    """For each metric the tasks that have it, and their average where all do."""
-    found = []
-    for metric in dict.fromkeys(metric for task in results.tasks.values() for metric in task.metrics):
-        rows = [_row(results, "task", name, metric) for name, task in results.tasks.items() if metric in task.metrics]
-        average = None
-        if len(rows) > 1 and results.scored("tasks", None, metric):
-            average = _row(results, "tasks", None, metric, "average", seen_by(results))
-        title = next(task.metrics[metric].title for task in results.tasks.values() if metric in task.metrics)
-        found.append({"title": title, "explanation": explanation(results, metric), "rows": rows, "average": average})
-    return found

@@ -4,92 +4,68 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+from markupsafe import Markup
 
-from flanlab.errors import FlanlabError
-from flanlab.results.predictions import read_shard
+from flanlab.report.page import Block, Facts, Group, Verbatim, exact
+from flanlab.report.wording import count
+from flanlab.results.predictions import PREDICTIONS, read_predictions
+from flanlab.results.schema import Results
 
 _EACH = 3
+_PREVIEW = 220
+"""Characters of a prompt that are shown before a click."""
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_COLUMNS = [
-    "template",
-    "row",
-    "prompt",
-    "options",
-    "option_scores",
-    "option_scores_without_end",
-    "references",
-    "generated",
-]
+Record = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class ShownPrediction:
-    """One prediction as the page shows it; `ranked` holds options with their probabilities, the likeliest first."""
-
-    template: int
-    row: int
-    prompt: str
-    right_answers: list[str]
-    ranked: list[tuple[str, float]]
-    generated: str | None
-
-
-@dataclass(frozen=True)
-class TaskExamples:
-    """Examples of one task."""
-
-    right: list[ShownPrediction]
-    wrong: list[ShownPrediction]
-    total: int
-    total_right: int
-
-
-def task_examples(folder: Path, end_token: bool) -> TaskExamples | None:
-    """Choose examples from one task's predictions; None where the folder holds none.
-
-    Where options were ranked, a prediction is right if a right one is first; a generated answer, if it equals a reference,
-    case, punctuation and space aside.
+def read_records(folder: Path, variant: str, task: str, results: Results) -> list[Record]:
+    """A variant's predictions of a task, with scores as the results count them; empty where the folder holds none.
 
     Raises:
         FlanlabError: a file of predictions is damaged.
     """
-    records: list[Mapping[str, Any]] = []
-    for part in sorted(folder.glob("part-*.parquet")):
-        try:
-            records += read_shard(part, _COLUMNS).to_pylist()
-        except (OSError, pa.ArrowException, KeyError) as error:
-            raise FlanlabError(
-                f"{part}: is damaged ({error}).",
-                hint="Delete the file and run the command again: it makes only that shard again.",
-            ) from error
-    if not records:
-        return None
-    scores = "option_scores" if end_token else "option_scores_without_end"
-    right = [record for record in records if _is_right(record, scores)]
-    wrong = [record for record in records if not _is_right(record, scores)]
+    place = folder / PREDICTIONS / variant / task
+    if not any(place.glob("part-*.parquet")):
+        return []
+    table = read_predictions(place)
+    if not results.variants[variant].settings.get("end_token", True):
+        table = table.drop_columns("option_scores").rename_columns({"option_scores_without_end": "option_scores"})
+    found: list[Record] = table.to_pylist()
+    return found
+
+
+def example_blocks(records: Sequence[Record]) -> Iterable[Block]:
+    """Examples of a task: right ones, then wrong ones.
+
+    Where options were ranked, a prediction is right if a right one is first; a generated answer, if it equals a reference,
+    case, punctuation and space aside.
+    """
+    right = [record for record in records if is_right(record)]
+    wrong = [record for record in records if not is_right(record)]
     chosen = spread(right, _EACH)
-    taken = frozenset(record["row"] for record in chosen)
-    return TaskExamples(
-        [_shown(record, scores) for record in chosen],
-        [_shown(record, scores) for record in spread(wrong, _EACH, taken)],
-        len(records),
-        len(right),
+    others = spread(wrong, _EACH, frozenset(record["row"] for record in chosen))
+    ranked = bool(records[0]["option_scores"])
+    told = (
+        ("Ranked the right answer first", "Ranked another answer first")
+        if ranked
+        else ("Generated a reference, word for word", "Generated other words than every reference")
     )
+    for title, kind, some, total in zip(told, ("right", "wrong"), (chosen, others), (right, wrong), strict=True):
+        yield f"{title} ({count(len(total))} of {count(len(records))})" + ("" if some else ": none")
+        yield from (_example(record, kind) for record in some)
 
 
-def spread(records: Sequence[Mapping[str, Any]], wanted: int, taken: frozenset[int] = frozenset()) -> list[Mapping[str, Any]]:
+def spread(records: Sequence[Record], wanted: int, taken: frozenset[int] = frozenset()) -> list[Record]:
     """Choose up to `wanted` records: evenly spaced templates, and of each the first row not in `taken` or shown."""
-    by_template: dict[int, list[Mapping[str, Any]]] = {}
+    by_template: dict[int, list[Record]] = {}
     for record in sorted(records, key=lambda record: (record["template"], record["row"])):
         by_template.setdefault(record["template"], []).append(record)
     templates = list(by_template)
-    chosen: list[Mapping[str, Any]] = []
+    chosen: list[Record] = []
     rows = set(taken)
     for turn in range(min(wanted, len(records))):
         if len(templates) >= wanted:
@@ -104,9 +80,10 @@ def spread(records: Sequence[Mapping[str, Any]], wanted: int, taken: frozenset[i
     return chosen
 
 
-def _is_right(record: Mapping[str, Any], scores: str) -> bool:
-    if record[scores]:
-        return record["options"][record[scores].index(max(record[scores]))] in record["references"]
+def is_right(record: Record) -> bool:
+    """Whether a prediction is right."""
+    if scores := record["option_scores"]:
+        return record["options"][scores.index(max(scores))] in record["references"]
     return _plain(record["generated"] or "") in {_plain(reference) for reference in record["references"]}
 
 
@@ -114,13 +91,30 @@ def _plain(text: str) -> str:
     return " ".join(text.lower().translate(_NO_PUNCTUATION).split())
 
 
-def _shown(record: Mapping[str, Any], scores: str) -> ShownPrediction:
-    options = record["options"] or []
-    ranked = []
-    if record[scores]:
-        highest = max(record[scores])
-        weights = [math.exp(score - highest) for score in record[scores]]
-        shares = [weight / sum(weights) for weight in weights]
-        ranked = sorted(zip(options, shares, strict=True), key=lambda pair: pair[1], reverse=True)
-    right = list(record["references"])
-    return ShownPrediction(record["template"], record["row"], record["prompt"], right, ranked, record["generated"])
+def _example(record: Record, kind: str) -> Group:
+    """What was said and the beginning of the prompt; the rest on a click."""
+    ranked = _ranked(record)
+    said = ranked[0][0] if ranked else record["generated"] or "nothing"
+    prompt = record["prompt"]
+    preview = prompt if len(prompt) <= _PREVIEW else f"{prompt[:_PREVIEW]} …"
+    title = Markup('<span class="source">Template {}, row {}</span> <q>{}</q> <span class="preview">{}</span>').format(
+        record["template"], record["row"], said, preview
+    )
+    right = Markup(" or ").join(Markup("<q>{}</q>").format(one) for one in record["references"])
+    facts: dict[str, str | Markup] = {"Right answer": right}
+    if ranked:
+        share = Markup("{} {}\u202f%")
+        facts["Ranked"] = Markup("\n").join(share.format(option, exact(probability)) for option, probability in ranked)
+    if record["generated"] is not None:
+        facts["Generated"] = Markup("<q>{}</q>").format(record["generated"]) if record["generated"] else "nothing"
+    return Group(title, [Verbatim(prompt), Facts(facts)], f"fold example {kind}")
+
+
+def _ranked(record: Record) -> list[tuple[str, float]]:
+    """Options with their shares of probability, the likeliest first; empty where none were ranked."""
+    scores = record["option_scores"]
+    if not scores:
+        return []
+    weights = [math.exp(score - max(scores)) for score in scores]
+    shares = [weight / sum(weights) for weight in weights]
+    return sorted(zip(record["options"], shares, strict=True), key=lambda pair: pair[1], reverse=True)

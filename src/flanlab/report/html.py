@@ -1,50 +1,66 @@
-"""The report: one HTML file that opens offline, made from the files of a run folder alone."""
+"""The report of a run or an evaluation: one HTML file that opens offline, made from the files of its folder alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from flanlab.files import write_text
-from flanlab.report import wording
-from flanlab.report.examples import TaskExamples, task_examples
-from flanlab.report.page import page_environment
+from flanlab.progress import clock
+from flanlab.report.classes import classification_blocks
+from flanlab.report.examples import example_blocks, read_records
+from flanlab.report.page import (
+    MISSING,
+    Block,
+    Cell,
+    Drawing,
+    Facts,
+    Figure,
+    Group,
+    Items,
+    Page,
+    Row,
+    Table,
+    Verbatim,
+    exact,
+    text,
+    write_page,
+)
 from flanlab.report.plots import PanelRow, dev_curves, learning_curve, running_mean, score_panel, window
-from flanlab.report.published import PublishedModel, figures, published, shown_models
+from flanlab.report.published import figures, published, shown_models
 from flanlab.report.reading import TUNED, MixtureCard, MixtureTask, RunFiles, read_run
-from flanlab.report.summary import summary
-from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC, Difference, Level, Results, Score, TaskFacts
+from flanlab.report.summary import numbers, summary, verdict
+from flanlab.report.views import (
+    Line,
+    cluster_lines,
+    headlines,
+    legend,
+    metric_lines,
+    picture_label,
+    quantile_lines,
+    table,
+    titles,
+)
+from flanlab.report.wording import (
+    cluster_title,
+    count,
+    counted,
+    explanation,
+    headline_metrics,
+    is_percent,
+    listed,
+    metric_title,
+    task_headlines,
+    unknown_models,
+)
+from flanlab.results.schema import BEST_ON_DEV, Results, TaskFacts
 
 REPORT_FILE = "report.html"
-_AVERAGE = "average"
-
-
-@dataclass(frozen=True)
-class MetricRow:
-    """A line of a metric's table."""
-
-    name: str
-    scores: Mapping[str, Score]
-    difference: Difference | None
-    chance: float | None
-    majority: float | None
-    seen: str = ""
-    is_average: bool = False
-    published: Mapping[str, float] = field(default_factory=dict)
-    """Model to its score as others published it."""
-
-
-@dataclass(frozen=True)
-class MixtureGroup:
-    """A cluster of the mixture, with its tasks and their totals."""
-
-    title: str
-    tasks: Mapping[str, MixtureTask]
-    total: Mapping[str, int]
+_FEW_TASKS = 3
+"""So many are shown open."""
 
 
 def write_report(folder: Path, *, examples: bool = True) -> Path:
@@ -61,238 +77,303 @@ def write_report(folder: Path, *, examples: bool = True) -> Path:
         FlanlabError: results.json is missing, or a file is damaged.
     """
     run = read_run(folder)
-    best = _best_published(run.results)
-    page = (
-        page_environment()
-        .get_template("report.html.j2")
-        .render(
-            run=run,
-            results=run.results,
-            trained=TUNED in run.results.variants,
-            titles={name: variant.title for name, variant in run.results.variants.items()},
-            model=next(iter(run.results.variants.values())),
-            compared=bool(run.results.differences),
-            BEST_ON_DEV=BEST_ON_DEV,
-            summary=summary(run),
-            panels=_panels(run.results),
-            metric_tables=_metric_tables(run.results),
-            published=_published(run.results),
-            published_not_found=published().not_found,
-            best_published=best,
-            best_models=[
-                model for model in published().models.values() if any(model.title in known for known in best.values())
-            ],
-            cluster_rows=_cluster_rows(run.results),
-            over_wordings={name: found for name in run.results.tasks if (found := run.results.over_wordings(name))},
-            with_best_templates=any(task.best_on_dev is not None for task in run.results.tasks.values()),
-            unknown=wording.unknown_models(run.results.variants),
-            headlines={name: wording.task_headlines(task) for name, task in run.results.tasks.items()},
-            is_percent=wording.is_percent,
-            curve=_curve(run) if run.steps else None,
-            losses=_first_and_last(run),
-            dev_curves=_dev_curves(run),
-            mixture_groups=_mixture_groups(run.mixture) if run.mixture else [],
-            mixture_total=_total(run.mixture.tasks.values()) if run.mixture else {},
-            examples=_examples(run) if examples else None,
-            shown_variant=_shown_variant(run.results),
-            facts=list(_flattened({name: value for name, value in run.facts.items() if name != "tasks"})),
-            task_hashes=run.facts.get("tasks"),
-        )
+    results = run.results
+    shown = TUNED if TUNED in results.variants else next(iter(results.variants))
+    records = {name: read_records(folder, shown, name, results) for name in results.tasks}
+    sections = [
+        Group("Task by task", list(_tasks(results))),
+        Group("Cluster by cluster", list(_clusters(results))),
+        Group("Over wordings", list(_over_wordings(results))),
+        Group("The template that is best on dev", list(_best_templates(results))),
+        Group("Template by template", list(_templates(results))),
+        Group("Right and wrong by class", list(classification_blocks(results, shown, records))),
+        Group("Learning curve", list(_learning(run))),
+        Group("What it was trained on", list(_mixture(run))),
+        Group("Example predictions", list(_examples(results, shown, records if examples else None))),
+        Group("Notes", list(_notes(run))),
+    ]
+    made_by = f" {run.facts['flanlab']}" if "flanlab" in run.facts else ""
+    page = Page(
+        "report",
+        results.name,
+        verdict(results),
+        [section for section in sections if section.blocks],
+        results.description or "",
+        numbers(results),
+        _picture(results),
+        summary(run),
+        f"Made by flanlab{made_by} from the files of this run's folder alone.",
     )
     path = folder / REPORT_FILE
-    write_text(path, page)
+    write_page(page, path)
     return path
 
 
-def _panels(results: Results) -> list[Markup]:
+def _picture(results: Results) -> Figure:
+    """Before and after at a glance: zero-shot and in-domain side by side."""
     panels = []
-    variants = list(results.variants)
-    for metric in wording.headline_metrics(results):
-        rows = []
-        for row in _rows(results, metric):
-            difference = row.difference
-            others = set(variants) - {difference.before, difference.after} if difference else set()
-            chance = row.chance if metric == "accuracy" else None
-            rows.append(PanelRow(row.name, row.scores, frozenset(others), chance, row.is_average))
-        title = wording.metric_title(results, metric)
-        label = f"{title}, times 100, with 95 % intervals. "
-        told = rows if len(rows) <= 4 else [row for row in rows if row.strong]
-        label += " ".join(
-            f"{row.name}: "
-            + ", ".join(f"{results.variants[name].title} {wording.number(score.mean)}" for name, score in row.scores.items())
-            + "."
-            for row in told
-        )
-        panels.append(
-            score_panel(
-                title + (", %" if wording.is_percent(metric) else ", times 100"),
-                rows,
-                variants,
-                wording.is_percent(metric),
-                f"{label} All numbers stand in the tables below.",
-            )
-        )
-    return panels
+    lines = headlines(results)
+    for in_domain in (False, True):
+        if own := [line for line in lines if line.in_domain == in_domain]:
+            tasks = results.in_domain if in_domain else results.averaged
+            kind = "In-domain" if in_domain else "Zero-shot" if results.in_domain else "Mean"
+            panels.append(_panel(f"{kind}, over {counted(len(tasks), 'task')}", own, results, percent=True))
+    return Figure(panels, _caption(results), legend(results), "" if len(panels) > 1 else "single")
 
 
-def _metric_tables(results: Results) -> list[dict[str, Any]]:
-    """A table for each metric, the ones judged by first."""
-    headlines = wording.headline_metrics(results)
-    others = [metric for task in results.tasks.values() for metric in task.metrics if metric not in headlines]
-    return [
-        {
-            "metric": metric,
-            "title": wording.metric_title(results, metric),
-            "explanation": wording.explanation(results, metric),
-            "rows": _rows(results, metric),
-            "published": shown_models(results, metric),
-            "with_chance": metric.startswith("accuracy") or metric == "answer_probability",
-            "with_majority": metric.startswith("accuracy"),
-        }
-        for metric in [*headlines, *dict.fromkeys(others)]
-    ]
-
-
-def _rows(results: Results, metric: str) -> list[MetricRow]:
-    """The tasks that have a metric, and their average where results.json has one over just these."""
+def _panel(title: str, lines: Sequence[Line], results: Results, percent: bool) -> Drawing:
     rows = [
-        MetricRow(
-            name,
-            results.scored("task", name, metric),
-            results.difference("task", name, metric),
-            task.chance,
-            task.majority,
-            _seen(task),
-            False,
-            figures(task, metric),
+        PanelRow(
+            line.name,
+            line.scores,
+            line.outsiders,
+            line.chance if line.metric == "accuracy" else None,
+            not line.task and any(one.task for one in lines),
         )
-        for name, task in results.tasks.items()
-        if metric in task.metrics
+        for line in lines
     ]
-    averages: list[tuple[Level, str]] = [("tasks", _AVERAGE), ("in_domain", f"{_AVERAGE}, in-domain")]
-    for level, title in averages:
-        average = results.scored(level, None, metric)
-        if average and len(rows) > 1:
-            rows.append(
-                MetricRow(
-                    title,
-                    average,
-                    results.difference(level, None, metric),
-                    wording.average_chance(results) if level == "tasks" else None,
-                    None,
-                    _some_seen(results.averaged.values()) if level == "tasks" else "",
-                    is_average=True,
-                )
-            )
-    return rows
+    about = title.removesuffix(", %").removesuffix(", times 100")
+    label = f"{about}, times 100, with 95 % intervals. {picture_label(results, lines)} All numbers stand in the tables below."
+    return Drawing(score_panel(title, rows, list(results.variants), percent, label))
 
 
-def _seen(task: TaskFacts) -> str:
-    return "seen in training" if task.seen is not None else "in-domain" if task.in_domain else ""
+def _caption(results: Results) -> str:
+    told = [text("picture")]
+    if next(iter(results.variants.values())).scoring == "log-probabilities" and any(
+        task.is_classification for task in results.tasks.values()
+    ):
+        told.append(text("guessing"))
+    if results.differences and len(results.variants) > 2:
+        told.append(text("hollow"))
+    return " ".join(told)
 
 
-def _some_seen(tasks: Iterable[TaskFacts]) -> str:
-    return "with tasks seen in training" if any(task.seen is not None for task in tasks) else ""
-
-
-def _cluster_rows(results: Results) -> list[MetricRow]:
-    """The main metric over each cluster's tasks and over the clusters; empty where that would repeat the one task there is."""
-    clusters = results.clusters
-    if sum(results.members("cluster", cluster) for cluster in clusters) < 2:
-        return []
-    rows = [
-        MetricRow(
-            f"{wording.cluster_title(cluster)}, {wording.counted(results.members('cluster', cluster), 'task')}",
-            results.scored("cluster", cluster, MAIN_METRIC),
-            results.difference("cluster", cluster, MAIN_METRIC),
-            None,
-            None,
-            _some_seen(results.tasks[name] for name in names),
+def _tasks(results: Results) -> Iterable[Block]:
+    headline = headline_metrics(results)
+    panels = [
+        _panel(
+            metric_title(results, metric) + (", %" if is_percent(metric) else ", times 100"),
+            metric_lines(results, metric),
+            results,
+            is_percent(metric),
         )
-        for cluster, names in clusters.items()
+        for metric in headline
     ]
-    if len(rows) > 1:
-        over, compared = results.scored("clusters", None, MAIN_METRIC), results.difference("clusters", None, MAIN_METRIC)
-        seen = _some_seen(results.tasks.values())
-        rows.append(MetricRow(wording.MEAN_OVER_CLUSTERS, over, compared, None, None, seen, is_average=True))
-    return rows
+    yield Figure(panels, "", legend(results))
+    told = [text("scores")]
+    told += [text("difference")] if results.differences else []
+    told += [text("before")] if results.differences and len(results.variants) > 2 else []
+    yield " ".join([*told, unknown_models(results.variants)])
+    others = [metric for task in results.tasks.values() for metric in task.metrics if metric not in headline]
+    metrics = [*headline, *dict.fromkeys(others)]
+    models = {model: facts for metric in metrics for model, facts in shown_models(results, metric).items()}
+    if models:
+        yield f"{text('published', sources=_sources(models))} {published().not_found}"
+    for metric in metrics:
+        levels = ["rows"]
+        levels += ["chance"] if metric.startswith("accuracy") or metric == "answer_probability" else []
+        levels += ["majority"] if metric.startswith("accuracy") else []
+        title = metric_title(results, metric)
+        lines = metric_lines(results, metric)
+        shown = table(f"{title}, all tasks", lines, results, levels=levels, published=True)
+        yield Group(title, [explanation(results, metric), shown], "part")
 
 
-def _best_published(results: Results) -> dict[str, dict[str, float]]:
-    """Task to the figures published of other models' best dev template, by the model's title."""
-    found = {name: figures(task, task.main_metric, "best dev template") for name, task in results.tasks.items()}
-    return {
-        name: {published().models[model].title: value for model, value in known.items()}
-        for name, known in found.items()
-        if known
-    }
+def _clusters(results: Results) -> Iterable[Block]:
+    if lines := cluster_lines(results):
+        yield text("clusters")
+        yield table("Main metric, all clusters", lines, results, corner="cluster")
 
 
-def _published(results: Results) -> list[PublishedModel]:
-    """The models that some table shows published figures of."""
-    metrics = {metric for task in results.tasks.values() for metric in task.metrics}
-    shown = {model: facts for metric in sorted(metrics) for model, facts in shown_models(results, metric).items()}
-    return [shown[model] for model in sorted(shown)]
+def _over_wordings(results: Results) -> Iterable[Block]:
+    if lines := [line for name in results.tasks for line in quantile_lines(results, name)]:
+        yield text("over_wordings")
+        rows = [replace(line, marks=[*line.marks, f"of {len(results.tasks[line.task].templates)} templates"]) for line in lines]
+        yield table("Quantiles over wordings, all tasks", rows, results)
 
 
-def _curve(run: RunFiles) -> Markup:
-    first, last = _first_and_last(run)
+def _best_templates(results: Results) -> Iterable[Block]:
+    if all(task.best_on_dev is None for task in results.tasks.values()):
+        return
+    known = {name: figures(task, task.main_metric, "best dev template") for name, task in results.tasks.items()}
+    models = {model: facts for model, facts in published().models.items() if any(model in one for one in known.values())}
+    yield text("best") + (f" {text('best_published', sources=_sources(models))}" if models else "")
+    columns = [*titles(results).values(), *(f"other model:\n{model.title}" for model in models.values())]
+    rows = []
+    for name, task in results.tasks.items():
+        cells = [_best(results, name, task, variant) for variant in results.variants]
+        cells += [Cell(known[name][model]) if model in known[name] else Cell() for model in models]
+        marks = [metric_title(results, task.main_metric), "seen in training" if task.seen else ""]
+        rows.append(Row(name, cells if task.best_on_dev else [Cell(text="no dev split")], marks))
+    yield Table("Best template on dev, all tasks", columns, rows, "task", beside=len(models))
+
+
+def _best(results: Results, name: str, task: TaskFacts, variant: str) -> Cell:
+    best = (task.best_on_dev or {}).get(variant)
+    if best is None:
+        return Cell(text="one prompt")
+    score = results.scored("task", name, task.main_metric, BEST_ON_DEV)[variant]
+    chosen = Markup("template {}, {} on {}").format(best.template, exact(best.dev_score), counted(best.dev_rows, "dev row"))
+    return Cell(score.mean, interval=score.interval, below=[chosen], kind="score")
+
+
+def _sources(models: Mapping[str, Any]) -> str:
+    return " ".join(f"{model.title}: {model.source}." for model in models.values())
+
+
+def _templates(results: Results) -> Iterable[Block]:
+    yield text("templates")
+    for name, task in results.tasks.items():
+        clusters = listed([cluster_title(cluster) for cluster in task.clusters])
+        told = f"{task.description} " if task.description else ""
+        told += f"{'Cluster' if len(task.clusters) == 1 else 'Clusters'}: {clusters}; {counted(task.rows, 'row')},"
+        told += f" {counted(len(task.templates), 'template')}"
+        told += f"; {counted(task.shortened, 'prompt')} shortened to fit" if task.shortened else ""
+        told += f". Seen in training: {task.seen}." if task.seen else "."
+        kind = "fold open" if len(results.tasks) <= _FEW_TASKS else "fold"
+        yield Group(name, [told, _template_table(results, name, task)], kind)
+
+
+def _template_table(results: Results, name: str, task: TaskFacts) -> Table:
+    places = [(metric, variant) for metric in task_headlines(task) for variant in results.variants]
+    short = {variant: title.removesuffix(" prompt") for variant, title in titles(results).items()}
+    columns = [f"{metric_title(results, metric)}\n{short[variant]}" for metric, variant in places]
+
+    def cells(template: str) -> list[Cell]:
+        scores = (results.scored("task", name, metric, template).get(variant) for metric, variant in places)
+        return [MISSING if score is None else Cell(score.mean, kind="level") for score in scores]
+
+    rows = []
+    for one in task.templates:
+        words = [Markup("<q>{}</q>").format(task.prompts[one])] if one in task.prompts else []
+        rows.append(Row(str(one), cells(str(one)), words))
+    rows.append(Row("mean", cells("mean"), kind="total"))
+    return Table(f"{name}, template by template", columns, rows, "template", "wordings")
+
+
+def _learning(run: RunFiles) -> Iterable[Block]:
+    steps = run.steps
+    if not steps:
+        return
+    means = running_mean(steps)
+    first, last = means[window(steps) - 1], means[-1]
     label = f"Loss per target token by step: {first:.2f} in the first tenth of the steps, {last:.2f} in the last."
-    return learning_curve(run.steps, label)
-
-
-def _dev_curves(run: RunFiles) -> Markup | None:
-    """None where the loss on dev rows was not measured."""
-    measured = [step for step in run.steps if step.dev_loss]
-    if not measured:
-        return None
-    titles = {cluster: wording.cluster_title(cluster) for cluster in measured[-1].dev_loss}
-    told = ", ".join(
-        f"{title} {measured[0].dev_loss[name]:.2f}, then {measured[-1].dev_loss[name]:.2f}" for name, title in titles.items()
+    yield Figure(
+        [Drawing(learning_curve(steps, label))],
+        text("learning"),
+        kind="single",
     )
-    return dev_curves(measured, titles, f"Loss per target token on dev rows, after the first step and the last: {told}.")
+
+    def loss(value: float) -> Markup:
+        return exact(value, "{:.3f}".format)
+
+    yield Facts(
+        {
+            "steps": count(len(steps)),
+            "examples": count(sum(step.examples for step in steps)),
+            "tokens read": count(sum(step.tokens for step in steps)),
+            "target tokens": count(sum(step.target_tokens for step in steps)),
+            "loss, first tenth": loss(first),
+            "loss, last tenth": loss(last),
+            "time": clock(sum(step.seconds for step in steps)),
+        }
+    )
+    measured = [step for step in steps if step.dev_loss]
+    if not measured:
+        return
+    names = {cluster: cluster_title(cluster) for cluster in measured[-1].dev_loss}
+    ends = {name: [step.dev_loss[name] for step in (measured[0], measured[-1])] for name in names}
+    told = ", ".join(f"{title} {ends[name][0]:.2f}, then {ends[name][1]:.2f}" for name, title in names.items())
+    drawn = dev_curves(measured, names, f"Loss per target token on dev rows, after the first step and the last: {told}.")
+    yield Group("Loss on dev rows, by cluster", [Figure([Drawing(drawn)], text("dev"), kind="wide")], "part")
 
 
-def _first_and_last(run: RunFiles) -> tuple[float, ...]:
-    """Mean loss per target token over the first tenth of the steps, and over the last."""
-    means = running_mean(run.steps)
-    return (means[window(run.steps) - 1], means[-1]) if means else ()
+_COUNTS = ("rows", "examples", "tokens", "target_tokens")
 
 
-def _mixture_groups(mixture: MixtureCard) -> list[MixtureGroup]:
-    clusters = sorted({task.cluster for task in mixture.tasks.values()})
-    groups = []
-    for cluster in clusters:
-        tasks = {name: task for name, task in mixture.tasks.items() if task.cluster == cluster}
-        groups.append(MixtureGroup(wording.cluster_title(cluster), tasks, _total(tasks.values())))
-    return groups
+def _mixture(run: RunFiles) -> Iterable[Block]:
+    mixture, results = run.mixture, run.results
+    if mixture is None:
+        return
+    told = [f"{counted(mixture.planned_examples, 'example')} planned."]
+    if mixture.measured_examples < mixture.planned_examples:
+        told.append(text("measured", examples=count(mixture.measured_examples)))
+    yield " ".join([*told, text("epochs")])
+    yield _mixture_table(mixture)
+    if results.left_out:
+        reasons: dict[str, list[str]] = {}
+        for name, reason in results.left_out.items():
+            reasons.setdefault(reason, []).append(name)
+        yield Group("Left out", [Items([f"{listed(names)}: {reason}" for reason, names in reasons.items()])], "part")
+    if results.allowed_overlaps:
+        lines = [f"{name}: {reason}" for name, reason in results.allowed_overlaps.items()]
+        yield Group("Trained on all the same", [Items(lines)], "part")
 
 
-def _total(tasks: Iterable[MixtureTask]) -> dict[str, int]:
-    tasks = list(tasks)
-    return {
-        "rows": sum(task.rows for task in tasks),
-        "examples": sum(task.examples for task in tasks),
-        "tokens": sum(task.tokens for task in tasks),
-        "target_tokens": sum(task.target_tokens for task in tasks),
-        "shortened": sum(task.shortened for task in tasks),
-        "dropped": sum(sum(task.dropped.values()) for task in tasks),
-    }
+def _mixture_table(mixture: MixtureCard) -> Table:
+    def total(title: str, tasks: Iterable[MixtureTask], kind: str) -> Row:
+        tasks = list(tasks)
+        sums = [sum(getattr(task, name) for task in tasks) for name in _COUNTS]
+        dropped = sum(sum(task.dropped.values()) for task in tasks)
+        shortened = sum(task.shortened for task in tasks)
+        return Row(title, [*map(_counted, sums), Cell(), _counted(shortened), _counted(dropped)], kind=kind)
+
+    rows = []
+    for cluster in sorted({task.cluster for task in mixture.tasks.values()}):
+        own = {name: task for name, task in mixture.tasks.items() if task.cluster == cluster}
+        rows.append(total(cluster_title(cluster), own.values(), "cluster"))
+        for name, task in own.items():
+            cells = [_counted(getattr(task, count_of)) for count_of in _COUNTS]
+            cells += [Cell(task.epochs, "{:.2f}".format, kind="level"), _counted(task.shortened)]
+            reasons = [f"{reason}: {count(times)}" for reason, times in task.dropped.items()]
+            cells.append(Cell(sum(task.dropped.values()), count, below=reasons, kind="level"))
+            rows.append(Row(name, cells, kind="member"))
+    rows.append(total("total", mixture.tasks.values(), "total"))
+    columns = ["rows", "examples", "tokens", "target tokens", "epochs", "shortened", "dropped"]
+    return Table("Training mixture", columns, rows, "cluster, task")
 
 
-def _shown_variant(results: Results) -> str:
-    return TUNED if TUNED in results.variants else next(iter(results.variants))
+def _counted(value: int) -> Cell:
+    return Cell(value, count, kind="level")
 
 
-def _examples(run: RunFiles) -> dict[str, TaskExamples]:
-    variant = _shown_variant(run.results)
-    end_token = bool(run.results.variants[variant].settings.get("end_token", True))
-    found = {}
-    for name in run.results.tasks:
-        chosen = task_examples(run.folder / "predictions" / variant / name, end_token)
-        if chosen is not None:
-            found[name] = chosen
-    return found
+def _examples(results: Results, shown: str, records: Mapping[str, Any] | None) -> Iterable[Block]:
+    if records is None:
+        yield text("no_examples")
+        return
+    if not any(records.values()):
+        yield "The folder holds no predictions to show."
+        return
+    whose = "the tuned model" if shown == TUNED else f"the model asked with the {results.variants[shown].title}"
+    yield text("examples", whose=whose)
+    for place, (name, predictions) in enumerate(records.items()):
+        if predictions:
+            yield Group(name, list(example_blocks(predictions)), "fold open" if place == 0 else "fold")
+
+
+def _notes(run: RunFiles) -> Iterable[Block]:
+    if run.results.notes:
+        yield Items(run.results.notes)
+    facts = dict(_flattened({name: value for name, value in run.facts.items() if name != "tasks"}))
+    if facts and run.results.seconds is not None:
+        facts["time of the whole run"] = clock(run.results.seconds)
+    if facts:
+        yield Group("Versions and hashes", [_plain("Versions and hashes", facts)], "part")
+    tasks = run.facts.get("tasks")
+    if isinstance(tasks, Mapping):
+        told = {
+            name: ", ".join(f"{kind} {one}" for kind, one in hashes.items()) if isinstance(hashes, Mapping) else str(hashes)
+            for name, hashes in tasks.items()
+        }
+        yield Group(
+            f"Hashes of {counted(len(tasks), 'task')} and their rows", [_plain("Hashes of tasks and rows", told)], "fold"
+        )
+    if run.recipe:
+        yield Group("The recipe", [Verbatim(run.recipe)], "fold")
+
+
+def _plain(title: str, facts: Mapping[str, str]) -> Table:
+    return Table(title, [""], [Row(name, [Cell(text=value)]) for name, value in facts.items()], kind="plain")
 
 
 def _flattened(facts: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from itertools import count
 from string import ascii_uppercase
 from typing import Any, Literal
@@ -43,49 +44,42 @@ class Column(BaseModel):
 class Entry(BaseModel):
     """A score in its column."""
 
+    column: str
     score: Score
+    chance: float | None = None
+    """The score of guessing; None where the metric is none that guessing has a level of, and for means."""
     seen: str | None
     """Why it is no zero-shot result."""
     differs: list[str]
     """In what it was not asked as the first score of its row; the two are then not comparable."""
 
 
-class MergedTask(BaseModel):
-    """A row: the main metric of a task."""
-
-    metric: str
-    """The metric's title in the first column that has the task."""
-    main_metric: str
-    chance: float | None
-    """The score of guessing; None where the metric is none that guessing has a level of."""
-    entries: dict[str, Entry]
-    """By the letter of the column; a column that was not asked the task is missing."""
-
-
-class MergedAverage(BaseModel):
-    """A mean of main metrics, where all columns have one over the same tasks."""
-
-    entries: dict[str, Entry]
-    reason: str = ""
-    """Why there is none, where `entries` is empty."""
-
-
-class MergedCluster(BaseModel):
-    """The tasks of a cluster."""
-
-    tasks: dict[str, MergedTask]
-    average: MergedAverage
-
-
 class Merged(BaseModel):
-    """All that the page, the table and the CSV file are made of."""
+    """One table of scores, which the page, the terminal's table and the CSV file show."""
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     columns: list[Column]
-    clusters: dict[str, MergedCluster]
-    cluster_average: MergedAverage
+    clusters: dict[str, list[str]]
+    """Cluster to its tasks."""
+    metrics: dict[str, str]
+    """Task to the title of its main metric in the first column that has the task."""
+    scores: list[Entry]
+    """Each task by its main metric; the means over clusters' tasks and over clusters, where all columns have one."""
+    no_average: dict[str, str]
+    """Cluster to why it has no mean; the mean over clusters under the empty name."""
     left_out: list[str]
     """Sweeps with cells that are not done, in words."""
+
+    def row(self, level: Level, name: str | None) -> dict[str, Entry]:
+        """Scores by the letter of the column; a column that was not asked is missing."""
+        return self._rows.get((level, name), {})
+
+    @cached_property
+    def _rows(self) -> dict[tuple[str, str | None], dict[str, Entry]]:
+        found: dict[tuple[str, str | None], dict[str, Entry]] = {}
+        for entry in self.scores:
+            found.setdefault((entry.score.level, entry.score.name), {})[entry.column] = entry
+        return found
 
 
 def merge(texts: Sequence[str]) -> Merged:
@@ -100,16 +94,33 @@ def merge(texts: Sequence[str]) -> Merged:
     """
     sources, left_out = open_sources(texts)
     sides = {letter: source.side for letter, source in zip(_letters(), sources, strict=False)}
-    homes: dict[str, list[str]] = {}
+    first: dict[str, Side] = {}
     for side in sides.values():
-        for name, task in side.results.tasks.items():
-            if all(name not in names for names in homes.values()):
-                homes.setdefault(task.clusters[0], []).append(name)
-    clusters = {cluster: _cluster(cluster, names, sides) for cluster, names in homes.items()}
+        for name in side.results.tasks:
+            first.setdefault(name, side)
+    facts = {name: side.results.tasks[name] for name, side in first.items()}
+    clusters: dict[str, list[str]] = {}
+    for name, task in facts.items():
+        clusters.setdefault(task.clusters[0], []).append(name)
+    tasks = {name: _task(name, sides, first[name]) for name in facts}
+    scores, no_average = [], {}
+    for cluster, names in clusters.items():
+        scores += [entry for name in names for entry in tasks[name]]
+        if reason := _no_average(cluster, names, sides):
+            no_average[cluster] = reason
+        else:
+            scores += _means(sides, [tasks[name] for name in names], "cluster", cluster)
+    if no_average:
+        without = [cluster_title(name) for name in no_average]
+        no_average[""] = f"no average, since {listed(without)} {'has' if len(without) == 1 else 'have'} none"
+    else:
+        scores += _means(sides, tasks.values(), "clusters", None)
     return Merged(
         columns=_columns(sources, sides),
         clusters=clusters,
-        cluster_average=_over_clusters(clusters, sides),
+        metrics={name: task.metrics[task.main_metric].title for name, task in facts.items()},
+        scores=scores,
+        no_average=no_average,
         left_out=left_out,
     )
 
@@ -117,12 +128,6 @@ def merge(texts: Sequence[str]) -> Merged:
 def verdict(merged: Merged) -> list[str]:
     """What a reader must know before comparing columns, in sentences that claim no more than the numbers."""
     return [*_extent(merged), *_comparable(merged), *_seen_told(merged), *merged.left_out]
-
-
-def task_rows(merged: Merged) -> Iterable[tuple[str, MergedTask]]:
-    """All tasks by name, cluster by cluster."""
-    for cluster in merged.clusters.values():
-        yield from cluster.tasks.items()
 
 
 def _letters() -> Iterable[str]:
@@ -193,70 +198,54 @@ def _differs(name: str, side: Side, first: Side) -> list[str]:
     return [*found, *_asked_otherwise(side, first)]
 
 
-def _cluster(cluster: str, names: Sequence[str], sides: Mapping[str, Side]) -> MergedCluster:
-    tasks = {name: _task(name, sides) for name in names}
-    return MergedCluster(tasks=tasks, average=_average(cluster, tasks, sides))
-
-
-def _task(name: str, sides: Mapping[str, Side]) -> MergedTask:
-    having = {letter: side for letter, side in sides.items() if name in side.results.tasks}
-    first = next(iter(having.values()))
+def _task(name: str, sides: Mapping[str, Side], first: Side) -> list[Entry]:
     task = first.results.tasks[name]
     # Where nothing could be ranked, exact match is held against the same level.
     with_chance = task.main_metric.startswith("accuracy") or task.main_metric == "exact_match"
-    entries = {}
-    for letter, side in having.items():
-        own = side.results.tasks[name]
-        score = side.results.scored("task", name, own.main_metric)[side.name]
-        entries[letter] = Entry(score=score, seen=side.seen(name), differs=_differs(name, side, first))
-    return MergedTask(
-        metric=task.metrics[task.main_metric].title,
-        main_metric=task.main_metric,
-        chance=task.chance if with_chance else None,
-        entries=entries,
-    )
+    return [
+        Entry(
+            column=letter,
+            score=side.results.main_scores(name)[side.name],
+            chance=task.chance if with_chance else None,
+            seen=side.seen(name),
+            differs=_differs(name, side, first),
+        )
+        for letter, side in sides.items()
+        if name in side.results.tasks
+    ]
 
 
-def _average(cluster: str, tasks: Mapping[str, MergedTask], sides: Mapping[str, Side]) -> MergedAverage:
-    """The columns' own means, where all are over these tasks: results tell the interval of no other mean."""
+def _no_average(cluster: str, names: Sequence[str], sides: Mapping[str, Side]) -> str:
+    """Why the columns have no means over the same tasks; empty where they have: results tell the interval of no other mean."""
     others: list[str] = []
     lacking: dict[tuple[str, ...], list[str]] = {}
     for letter, side in sides.items():
         own = {name for name, task in side.results.tasks.items() if task.clusters[0] == cluster}
-        if missing := tuple(name for name in tasks if name not in own):
+        if missing := tuple(name for name in names if name not in own):
             lacking.setdefault(missing, []).append(letter)
-        elif own != set(tasks):
+        elif own != set(names):
             others.append(letter)
-    if not lacking and not others:
-        return _mean(sides, tasks.values(), "cluster", cluster)
     told = [f"{listed(letters)} {_verb(letters, 'lack')} {_some(missing)}" for missing, letters in lacking.items()]
     if others:
         told.append(f"{listed(others)} {_verb(others, 'count')} further tasks to this cluster")
-    return MergedAverage(entries={}, reason=f"no average, since not all columns have the same tasks: {'; '.join(told)}")
+    return f"no average, since not all columns have the same tasks: {'; '.join(told)}" if told else ""
 
 
-def _over_clusters(clusters: Mapping[str, MergedCluster], sides: Mapping[str, Side]) -> MergedAverage:
-    without = [cluster_title(name) for name, cluster in clusters.items() if not cluster.average.entries]
-    if without:
-        return MergedAverage(
-            entries={}, reason=f"no average, since {listed(without)} {'has' if len(without) == 1 else 'have'} none"
-        )
-    tasks = [task for cluster in clusters.values() for task in cluster.tasks.values()]
-    return _mean(sides, tasks, "clusters", None)
-
-
-def _mean(sides: Mapping[str, Side], tasks: Iterable[MergedTask], level: Level, name: str | None) -> MergedAverage:
+def _means(sides: Mapping[str, Side], tasks: Iterable[Sequence[Entry]], level: Level, name: str | None) -> list[Entry]:
     """The mean of each column, marked with all that the tasks are marked with."""
     tasks = list(tasks)
-    entries = {}
+    found = []
     for letter, side in sides.items():
-        members = [task.entries[letter] for task in tasks]
-        entries[letter] = Entry(
-            score=side.results.scored(level, name, MAIN_METRIC)[side.name],
-            seen="with seen tasks" if any(member.seen for member in members) else None,
-            differs=list(dict.fromkeys(name for member in members for name in member.differs)),
+        members = [entry for task in tasks for entry in task if entry.column == letter]
+        found.append(
+            Entry(
+                column=letter,
+                score=side.results.scored(level, name, MAIN_METRIC)[side.name],
+                seen="with seen tasks" if any(member.seen for member in members) else None,
+                differs=list(dict.fromkeys(name for member in members for name in member.differs)),
+            )
         )
-    return MergedAverage(entries=entries)
+    return found
 
 
 def _verb(letters: Sequence[str], verb: str) -> str:
@@ -269,8 +258,8 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _extent(merged: Merged) -> Iterable[str]:
-    tasks = sum(len(cluster.tasks) for cluster in merged.clusters.values())
-    common = sum(len(task.entries) == len(merged.columns) for _, task in task_rows(merged))
+    tasks = len(merged.metrics)
+    common = sum(len(merged.row("task", name)) == len(merged.columns) for name in merged.metrics)
     folders = len({column.folder for column in merged.columns})
     everywhere = "" if common == tasks else f", {common or 'none'} of them in all columns"
     yield (
@@ -281,10 +270,9 @@ def _extent(merged: Merged) -> Iterable[str]:
 
 def _comparable(merged: Merged) -> Iterable[str]:
     marked: dict[str, list[str]] = {}
-    for _, task in task_rows(merged):
-        for letter, entry in task.entries.items():
-            if entry.differs:
-                marked.setdefault(letter, []).extend(entry.differs)
+    for entry in merged.scores:
+        if entry.differs:
+            marked.setdefault(entry.column, []).extend(entry.differs)
     if marked:
         letters = [column.letter for column in merged.columns if column.letter in marked]
         names = list(dict.fromkeys(name for letter in letters for name in marked[letter]))
@@ -302,7 +290,8 @@ def _comparable(merged: Merged) -> Iterable[str]:
 
 def _seen_told(merged: Merged) -> Iterable[str]:
     for column in merged.columns:
-        seen = [name for name, task in task_rows(merged) if column.letter in task.entries and task.entries[column.letter].seen]
+        own = {name: merged.row("task", name).get(column.letter) for name in merged.metrics}
+        seen = [name for name, entry in own.items() if entry is not None and entry.seen]
         if seen:
             yield f"{column.letter} was trained on {_some(seen)}, or on what is close: its scores there are not zero-shot."
     unknown = [column.letter for column in merged.columns if not column.stamped]

@@ -83,26 +83,13 @@ def score_panel(
         label: what a screen reader says.
         named: write each variant's name, a letter or two, before its score: colours come again after the sixth.
     """
-    row_height = _LABEL + _LINE * len(variants) + _GAP
-    height = _TOP + row_height * len(rows) + _BOTTOM
-    figure = _figure(_PANEL_WIDTH, height)
-    axes = _axes(figure, _LEFT, _RIGHT + (_NAME if named else 0), _TOP, _BOTTOM)
     limit = 100.0 if percent else _round_limit(rows)
-    axes.set_xlim(-0.02 * limit, 1.02 * limit)
-    axes.set_ylim(row_height * len(rows), 0)
-    axes.set_yticks([])
+    figure, axes, tops = _dots(title, rows, len(variants), (0.0, limit), _NAME if named else 0.0)
     axes.set_xticks([limit * quarter / 4 for quarter in range(5)])
-    axes.grid(axis="x", color=_RULE, linewidth=1)
-    axes.set_axisbelow(True)
-    axes.set_title(title, loc="left", fontweight="bold", fontsize=14, color=_INK, pad=9, parse_math=False)
-    for place, row in enumerate(rows):
-        top = place * row_height
-        if row.strong:
-            axes.axhline(top + 1, color=_SOFT, linewidth=1)
-        weight = "bold" if row.strong else "normal"
-        axes.text(0, top + _LABEL - 6, row.name, color=_INK, fontsize=12, fontweight=weight, parse_math=False)
+    height = _LABEL + _LINE * len(variants)
+    for top, row in zip(tops, rows, strict=True):
         if row.chance is not None:
-            reach = [top + _LABEL - 3, top + row_height - _GAP + 1]
+            reach = [top + _LABEL - 3, top + height + 1]
             axes.plot([row.chance * 100] * 2, reach, "--", color=_SOFT, linewidth=1.5)
         for line, variant in enumerate(variants):
             middle = top + _LABEL + _LINE * (line + 0.5)
@@ -133,30 +120,14 @@ def difference_panel(title: str, rows: Sequence[DifferenceRow], label: str) -> M
         rows: tasks and averages; differences are -1 to 1 and drawn times 100.
         label: what a screen reader says.
     """
-    row_height = _LABEL + _LINE + _GAP
-    figure = _figure(_PANEL_WIDTH, (_TOP + row_height * len(rows) + _BOTTOM))
-    axes = _axes(figure, _LEFT, _RIGHT, _TOP, _BOTTOM)
     limit = 100 * max((abs(end) for row in rows for end in (row.difference, *row.interval)), default=0.0)
     limit = next((bound for bound in (2.0, 5.0, 10.0, 20.0, 50.0) if limit <= bound), 100.0)
-    axes.set_xlim(-1.04 * limit, 1.04 * limit)
-    axes.set_ylim(row_height * len(rows), 0)
-    axes.set_yticks([])
+    figure, axes, tops = _dots(title, rows, 1, (-limit, limit), 0.0)
     ticks = [limit * half / 2 for half in range(-2, 3)]
     axes.set_xticks(ticks, [signed(tick / 100).removesuffix(".0") for tick in ticks])
-    axes.grid(axis="x", color=_RULE, linewidth=1)
     axes.axvline(0, color=_SOFT, linewidth=1.2)
-    axes.set_axisbelow(True)
-    axes.set_title(title, loc="left", fontweight="bold", fontsize=14, color=_INK, pad=9, parse_math=False)
-    for place, row in enumerate(rows):
-        top = place * row_height
+    for top, row in zip(tops, rows, strict=True):
         middle = top + _LABEL + _LINE / 2
-        if row.strong and not rows[place - 1].strong:
-            axes.axhline(top + 1, color=_SOFT, linewidth=1)
-        weight = "bold" if row.strong else "normal"
-        # On paper of its own, since a long name crosses the line of zero.
-        paper = {"facecolor": _PAPER, "edgecolor": "none", "pad": 1.0}
-        style: dict[str, Any] = {"color": _INK, "fontsize": 12, "fontweight": weight, "parse_math": False, "bbox": paper}
-        axes.text(-limit, top + _LABEL - 6, row.name, **style)
         axes.plot([end * 100 for end in row.interval], [middle] * 2, color=_SINGLE, linewidth=2)
         clear = row.interval[0] > 0 or row.interval[1] < 0
         axes.plot(
@@ -170,6 +141,31 @@ def difference_panel(title: str, rows: Sequence[DifferenceRow], label: str) -> M
         )
         axes.text(1.08 * limit, middle, signed(row.difference), va="center_baseline", fontsize=11, color=_SOFT)
     return _svg(figure, label)
+
+
+def _dots(
+    title: str, rows: Sequence[PanelRow | DifferenceRow], lines: int, ends: tuple[float, float], right: float
+) -> tuple[Figure, Axes, list[float]]:
+    """Axes with the rows' names over room for so many lines of dots each, and where each row begins."""
+    row_height = _LABEL + _LINE * lines + _GAP
+    figure = _figure(_PANEL_WIDTH, _TOP + row_height * len(rows) + _BOTTOM)
+    axes = _axes(figure, _LEFT, _RIGHT + right, _TOP, _BOTTOM)
+    spare = 0.02 * (ends[1] - ends[0])
+    axes.set_xlim(ends[0] - spare, ends[1] + spare)
+    axes.set_ylim(row_height * len(rows), 0)
+    axes.set_yticks([])
+    axes.grid(axis="x", color=_RULE, linewidth=1)
+    axes.set_axisbelow(True)
+    axes.set_title(title, loc="left", fontweight="bold", fontsize=14, color=_INK, pad=9, parse_math=False)
+    tops = [place * row_height for place in range(len(rows))]
+    for place, (top, row) in enumerate(zip(tops, rows, strict=True)):
+        if row.strong and not (place and rows[place - 1].strong):
+            axes.axhline(top + 1, color=_SOFT, linewidth=1)
+        # On paper of its own, since a long name crosses lines.
+        paper = {"facecolor": _PAPER, "edgecolor": "none", "pad": 1.0}
+        style: dict[str, Any] = {"color": _INK, "fontsize": 12, "parse_math": False, "bbox": paper}
+        axes.text(ends[0], top + _LABEL - 6, row.name, fontweight="bold" if row.strong else "normal", **style)
+    return figure, axes, tops
 
 
 def line_panel(lines: Sequence[Line], places: Mapping[float, str], axis: str, label: str) -> Markup:

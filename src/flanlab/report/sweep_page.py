@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,76 +15,77 @@ from flanlab.evaluation.seeds import variance_told
 from flanlab.experiments.cells import SEED_MARK, Panel, Series
 from flanlab.experiments.sweep_file import LOG_FILE, seconds_of
 from flanlab.files import write_text
-from flanlab.report.downloads import Drawing, csv_text, data_address
-from flanlab.report.html import REPORT_FILE, write_report
-from flanlab.report.page import page_environment
-from flanlab.report.plots import Line, PanelRow, line_panel, score_panel
+from flanlab.progress import clock
+from flanlab.report.html import write_report
+from flanlab.report.page import (
+    Block,
+    Cell,
+    Download,
+    Drawing,
+    Figure,
+    Group,
+    Headline,
+    Items,
+    Key,
+    Page,
+    Row,
+    Table,
+    Verbatim,
+    csv_text,
+    text,
+    write_page,
+)
+from flanlab.report.plots import Line, line_panel
 from flanlab.report.published import PublishedModel, figures, published
-from flanlab.report.sweep import SweepCell, SweepRead, read_sweep, told, verdict
-from flanlab.report.wording import MEAN_OVER_CLUSTERS, cluster_title, number
-from flanlab.results.schema import Score
+from flanlab.report.sweep import Pair, SweepCell, SweepRead, read_sweep, told, verdict
+from flanlab.report.views import MEAN_OVER_TASKS, difference_cell, dots, score_cell, score_facts
+from flanlab.report.wording import MEAN_OVER_CLUSTERS, cluster_title, listed, number
+from flanlab.results.schema import MAIN_METRIC, MEAN, Score
 
 PAGE_FILE = "report.html"
 CSV_FILE = "scores.csv"
-_MEAN_OVER_TASKS = "mean over tasks"
-_DOTS_CAPTION = (
-    "Main metric of each task, times 100, with 95 % intervals over rows and templates; an untuned model by its best prompt."
-)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A panel of the ablation as it is drawn: in one drawing, or in one for each cluster."""
-
-    title: str
-    svgs: Sequence[Markup]
-    legend: Sequence[Mapping[str, Any]]
-    caption: str
-    style: str = "differences"
-    """Its class in the style sheet."""
-
-
-@dataclass(frozen=True)
-class ScoreRow:
-    """A line of a table; None where a column has no score."""
-
-    name: str
-    note: str
-    scores: Sequence[Score | None]
-    extra: Sequence[str] = ()
-    is_average: bool = False
 
 
 def write_sweep_page(sweep: SweepRead) -> Path:
     """Write report.html, scores.csv and the figures into a sweep's folder, from what was read of it."""
-    folder = sweep.folder
-    figures = [figure for panel in sweep.facts.panels if (figure := _figure(sweep, panel)) is not None]
-    numbers = count(1)
-    drawn = [(figure, [Drawing(f"{sweep.facts.name}-{next(numbers)}", svg) for svg in figure.svgs]) for figure in figures]
+    folder, facts = sweep.folder, sweep.facts
+    drawn = _figures(sweep)
     scores = _csv(sweep)
-    page = (
-        page_environment()
-        .get_template("sweep.html.j2")
-        .render(
-            sweep=sweep.facts,
-            models=_models(sweep),
-            cells=sweep.cells.values(),
-            sentences=verdict(sweep),
-            figures=drawn,
-            tables=_tables(sweep),
-            pairs=[(pair, told(pair) if pair.found else "") for pair in sweep.pairs],
-            published=_published(sweep),
-            seen=any(cell.seen for cell in sweep.cells.values() if cell.results),
-            recipe=yaml.safe_dump(sweep.facts.recipe, sort_keys=False, allow_unicode=True),
-            csv=data_address("text/csv", scores),
-            seconds=_seconds(sweep),
-            links={name: _links(sweep.folder, cell) for name, cell in sweep.cells.items()},
-        )
+    first, *sentences = verdict(sweep)
+    models = _models(sweep)
+    figures = [Group(title, [figure], "part") for title, figure in drawn[1:]]
+    sections = [
+        Group("Figures", figures if drawn else ["No cell is done yet, so there is nothing to draw."]),
+        Group("Scores", [*_scores(sweep), Download("All scores as CSV", f"{facts.name}.csv", "text/csv", scores)]),
+        Group("Comparisons", list(_comparisons(sweep.pairs))),
+        Group("Cells", list(_cells(sweep))),
+        Group(
+            "Notes",
+            [
+                Items(facts.notes),
+                Group("The base recipe", [Verbatim(yaml.safe_dump(facts.recipe, sort_keys=False, allow_unicode=True))], "fold"),
+            ],
+        ),
+    ]
+    page = Page(
+        "ablation",
+        facts.title,
+        first,
+        [section for section in sections if section.blocks],
+        f"{facts.question} Base recipe: {facts.recipe['name']}, model{'s' if len(models) > 1 else ''} {listed(models)}.",
+        numbers=[
+            Headline(f"{pair.after.facts.title} against {pair.before.facts.title}", difference_cell(pair.over_clusters))
+            for pair in sweep.pairs
+            if pair.found is not None
+        ][:3],
+        picture=drawn[0][1] if drawn else None,
+        sentences=sentences,
+        footer=f"Made by flanlab {facts.flanlab} from the results files of the cells alone.",
     )
-    for place, drawing in enumerate((drawing for _, drawings in drawn for drawing in drawings), start=1):
+    for place, drawing in enumerate((drawing for _, figure in drawn for drawing in figure.drawings), start=1):
         write_text(folder / f"figure-{place}.svg", drawing.file)
     write_text(folder / CSV_FILE, scores)
-    write_text(folder / PAGE_FILE, page)
+    write_page(page, folder / PAGE_FILE)
     return folder / PAGE_FILE
 
 
@@ -92,17 +93,22 @@ def write_pages(folder: Path) -> SweepRead:
     """Write the reports of a sweep's finished cells that have none yet, and the sweep's page. Returns what was read for it."""
     sweep = read_sweep(folder)
     for cell in sweep.cells.values():
-        if cell.results is not None and not (cell.folder / REPORT_FILE).exists():
+        if cell.results is not None and not (cell.folder / PAGE_FILE).exists():
             write_report(cell.folder)
     write_sweep_page(sweep)
     return sweep
 
 
-def _figure(sweep: SweepRead, panel: Panel) -> Figure | None:
-    """None where no cell of it is done."""
-    if panel.kind == "line":
-        return _line_figure(sweep, panel)
-    return _gathered_figure(sweep, panel) if len(panel.series) > 1 else _cells_figure(sweep, panel)
+def _figures(sweep: SweepRead) -> list[tuple[str, Figure]]:
+    """The panels of the ablation with their titles, drawings numbered; those of which no cell is done are left out."""
+    found = []
+    numbers = count(1)
+    for panel in sweep.facts.panels:
+        figure = _line_figure(sweep, panel) if panel.kind == "line" else _dots_figure(sweep, panel)
+        if figure is not None:
+            drawings = [replace(one, name=f"{sweep.facts.name}-{next(numbers)}") for one in figure.drawings]
+            found.append((panel.title, replace(figure, drawings=drawings)))
+    return found
 
 
 def _line_figure(sweep: SweepRead, panel: Panel) -> Figure | None:
@@ -111,8 +117,6 @@ def _line_figure(sweep: SweepRead, panel: Panel) -> Figure | None:
     places = {place: f"{place:g}" for series in panel.series for place, name in series.points if sweep.done(name) is not None}
     if not lines:
         return None
-    legend = [{"title": line.title, "dashed": line.dashed, "colour": "ink" if line.strong else ""} for line in lines]
-    dashes = f" Dashed: {reference.facts.title}, by its best prompt." if reference else ""
     heard = [
         f"{line.title}: "
         + ", ".join(f"{number(score.mean)} at {places[place]}" for place, score in line.scores.items())
@@ -121,9 +125,10 @@ def _line_figure(sweep: SweepRead, panel: Panel) -> Figure | None:
         for line in lines
     ]
     label = f"{panel.title}, main metric times 100 against {panel.axis}. {' '.join(heard)}"
-    svg = line_panel(lines, places, panel.axis, label)
-    caption = f"Main metric of each task, times 100, with 95 % intervals over rows and templates.{dashes}"
-    return Figure(panel.title, [svg], legend, caption, style="lines")
+    dashes = f" Dashed: {reference.facts.title}, by its best prompt." if reference else ""
+    keys = [Key(line.title, line.dashed, line.dashed, "ink" if line.strong else "") for line in lines]
+    drawing = Drawing(line_panel(lines, places, panel.axis, label))
+    return Figure([drawing], text("sweep_picture") + dashes, keys, "single")
 
 
 def _lines(sweep: SweepRead, panel: Panel, series: Series, reference: SweepCell | None) -> list[Line]:
@@ -150,107 +155,80 @@ def _lines(sweep: SweepRead, panel: Panel, series: Series, reference: SweepCell 
     return lines
 
 
-def _cells_figure(sweep: SweepRead, panel: Panel) -> Figure | None:
-    """Cells beside each other, cluster by cluster."""
-    columns: dict[str, str] = {}
-    rows: dict[str, dict[str, Score]] = {}
-    means: dict[str, Score] = {}
-    for _, name in panel.series[0].points:
-        if (cell := sweep.done(name)) is None:
-            continue
-        columns[name] = cell.facts.title
-        means[name] = cell.mean(cell.variant)
-        for cluster, score in cell.clusters(cell.variant).items():
-            rows.setdefault(cluster_title(cluster), {})[name] = score
-    if not rows:
-        return None
-    if len(rows) > 1:
-        rows[MEAN_OVER_CLUSTERS] = means
-    svg = _dots("Main metric, times 100", rows, columns, panel.title)
-    return Figure(panel.title, [svg], _dots_legend(columns), _DOTS_CAPTION)
-
-
-def _gathered_figure(sweep: SweepRead, panel: Panel) -> Figure | None:
-    """A drawing for each cluster with its tasks, where what is compared stands on cells of its own for each cluster or task."""
-    columns: dict[str, str] = {}
-    by_cluster: dict[str, dict[str, dict[str, Score]]] = {}
+def _dots_figure(sweep: SweepRead, panel: Panel) -> Figure | None:
+    """Cells beside each other, cluster by cluster; or, of several series, a drawing for each cluster with its tasks, where what
+    is compared stands on cells of its own for each cluster or task."""
+    gathered = len(panel.series) > 1
+    drawn: dict[str, dict[str, dict[str, Score]]] = {}
     means: dict[str, dict[str, Score]] = {}
+    titles: dict[str, str] = {}
     for series in panel.series:
         for _, name in series.points:
             if (cell := sweep.done(name)) is None:
                 continue
-            columns[series.title] = series.title
+            key = series.title if gathered else name
+            titles[key] = series.title if gathered else cell.facts.title
             for cluster, (tasks, mean) in cell.tasks_by_cluster(cell.variant).items():
-                rows = by_cluster.setdefault(cluster_title(cluster), {})
-                for task, score in tasks.items():
-                    rows.setdefault(task, {})[series.title] = score
-                if len({task.partition(".")[0] for task in tasks}) > 1:
-                    means.setdefault(cluster_title(cluster), {})[series.title] = mean
-    if not by_cluster:
-        return None
-    for cluster, mean_row in means.items():
-        by_cluster[cluster][_MEAN_OVER_TASKS] = mean_row
-    svgs = [_dots(cluster, rows, columns, f"{panel.title}, {cluster}") for cluster, rows in by_cluster.items()]
-    return Figure(panel.title, svgs, _dots_legend(columns), _DOTS_CAPTION, style="")
+                title = cluster_title(cluster) if gathered else "Main metric, times 100"
+                rows = drawn.setdefault(title, {})
+                for row, score in tasks.items() if gathered else [(cluster_title(cluster), mean)]:
+                    rows.setdefault(row, {})[key] = score
+                if gathered and len({task.partition(".")[0] for task in tasks}) > 1:
+                    means.setdefault(title, {})[key] = mean
+                elif not gathered:
+                    means.setdefault(title, {})[key] = cell.mean(cell.variant)
+    for title, rows in drawn.items():
+        if gathered and title in means:
+            rows[MEAN_OVER_TASKS] = means[title]
+        elif not gathered and len(rows) > 1:
+            rows[MEAN_OVER_CLUSTERS] = means[title]
+    abouts = {title: f"{panel.title}, {title}" if gathered else panel.title for title in drawn}
+    drawings = [Drawing(dots(title, rows, titles, abouts[title])) for title, rows in drawn.items()]
+    keys = [Key(title) for title in titles.values()]
+    return Figure(drawings, text("sweep_picture"), keys, "" if gathered else "single") if drawings else None
 
 
-def _dots(title: str, rows: Mapping[str, Mapping[str, Score]], columns: Mapping[str, str], about: str) -> Markup:
-    """Scores by row and column, as dots with intervals."""
-    panel_rows = [
-        PanelRow(name, scores, frozenset(), None, name in (MEAN_OVER_CLUSTERS, _MEAN_OVER_TASKS))
-        for name, scores in rows.items()
-    ]
-    heard = [
-        f"{row.name}: " + ", ".join(f"{columns[key]} {number(score.mean)}" for key, score in row.scores.items()) + "."
-        for row in (panel_rows if len(panel_rows) <= 4 else panel_rows[-1:])
-    ]
-    label = f"{about}, main metric times 100. {' '.join(heard)} All numbers stand in the table below."
-    return score_panel(title, panel_rows, list(columns), False, label)
-
-
-def _dots_legend(columns: Mapping[str, str]) -> list[dict[str, Any]]:
-    return [{"title": title, "dashed": False, "colour": ""} for title in columns.values()]
-
-
-def _tables(sweep: SweepRead) -> list[dict[str, Any]]:
+def _scores(sweep: SweepRead) -> Iterable[Block]:
     """One table of all cells and variants, or one by task where columns gather the cells of several."""
     gathered = [panel for panel in sweep.facts.panels if panel.kind == "dots" and len(panel.series) > 1]
-    tables = [_task_table(sweep, panel) for panel in gathered]
-    return tables or [_cell_table(sweep)]
+    yield from [_task_table(sweep, panel) for panel in gathered] or [_cell_table(sweep)]
+    seen = any(cell.seen for cell in sweep.cells.values() if cell.results)
+    models = _published(sweep) if gathered else []
+    sources = " ".join(f"{model.title}: {model.source}." for model in models)
+    notes = [text("sweep"), text("seen") if seen else "", text("published", sources=sources) if models else ""]
+    yield " ".join(filter(None, notes))
 
 
-def _cell_table(sweep: SweepRead) -> dict[str, Any]:
+def _cell_table(sweep: SweepRead) -> Table:
     done = [cell for name, cell in sweep.cells.items() if cell.results is not None and SEED_MARK not in name]
     clusters = list(dict.fromkeys(name for cell in done if cell.results for name in cell.results.clusters))
     rows = []
     for cell in done:
         assert cell.results is not None
         for variant, facts in cell.results.variants.items():
-            scores: list[Score | None] = [cell.clusters(variant).get(name) for name in clusters]
-            if len(clusters) > 1:
-                scores.append(cell.mean(variant))
+            own = cell.clusters(variant)
+            cells = [score_cell(own[name]) if name in own else Cell() for name in clusters]
+            cells += [score_cell(cell.mean(variant))] if len(clusters) > 1 else []
+            spread = cell.spread(variant)
+            cells.append(Cell() if spread is None else Cell(spread, kind="level"))
+            cells.append(Cell(text=variance_told(cell.results, variant)))
             seeds = f"{len(cell.others) + 1} seeds" if cell.others else ""
             notes = [facts.title if len(cell.results.variants) > 1 else "", cell.seen_mark, seeds]
-            spread = cell.spread(variant)
-            extra = ["" if spread is None else number(spread), variance_told(cell.results, variant)]
-            rows.append(ScoreRow(cell.facts.title, "; ".join(filter(None, notes)), scores, extra))
-    titles = ["std over templates, mean over tasks", "variance from rows / templates / seeds"]
-    shown = [place for place in range(len(titles)) if any(row.extra[place] for row in rows)]
-    rows = [replace(row, extra=[row.extra[place] for place in shown]) for row in rows]
+            rows.append(Row(cell.facts.title, cells, notes))
     columns = [cluster_title(name) for name in clusters] + ([MEAN_OVER_CLUSTERS] if len(clusters) > 1 else [])
-    return {
-        "label": "Scores of all cells",
-        "columns": columns,
-        "extra": [titles[place] for place in shown],
-        "rows": rows,
-    }
+    more = ["std over templates,\nmean over tasks", "variance from rows /\ntemplates / seeds"]
+    shown = [place for place in range(len(more)) if any(row.cells[len(columns) + place] != Cell(text="") for row in rows)]
+    rows = [
+        replace(row, cells=[*row.cells[: len(columns)], *(row.cells[len(columns) + place] for place in shown)]) for row in rows
+    ]
+    return Table("Scores of all cells", [*columns, *(more[place] for place in shown)], rows, beside=len(shown))
 
 
-def _task_table(sweep: SweepRead, panel: Panel) -> dict[str, Any]:
+def _task_table(sweep: SweepRead, panel: Panel) -> Table:
     columns: dict[tuple[str, str], str] = {}
     scores: dict[str, dict[tuple[str, str], Score]] = {}
     beside: dict[str, dict[str, float]] = {}
-    seen: dict[tuple[str, str], bool] = {}
+    seen: set[tuple[str, str]] = set()
     for series in panel.series:
         for _, name in series.points:
             cell = sweep.done(name)
@@ -259,25 +237,20 @@ def _task_table(sweep: SweepRead, panel: Panel) -> dict[str, Any]:
             for variant, facts in cell.results.variants.items():
                 several = len(cell.results.variants) > 1
                 columns[(series.title, variant)] = f"{series.title}, {facts.title}" if several else series.title
-                seen |= {(series.title, variant): seen.get((series.title, variant), False) or bool(cell.seen)}
+                seen |= {(series.title, variant)} if cell.seen else set()
                 for task, score in cell.tasks(variant).items():
                     scores.setdefault(task, {})[(series.title, variant)] = score
             for task, result in cell.results.tasks.items():
                 beside[task] = figures(result, result.main_metric)
     models = [model for model in published().models if any(model in known for known in beside.values())]
-    ordered = {key: columns[key] for series in panel.series for key in columns if key[0] == series.title}
-    rows = [
-        ScoreRow(
-            task,
-            "",
-            [found.get(key) for key in ordered],
-            [number(beside[task][model]) if model in beside[task] else "" for model in models],
-        )
-        for task, found in scores.items()
-    ]
-    extra = [f"{published().models[model].title}, as published" for model in models]
-    titles = [f"{title} (seen)" if seen[key] else title for key, title in ordered.items()]
-    return {"label": panel.title, "columns": titles, "extra": extra, "rows": rows}
+    titles = [f"{title} (seen)" if key in seen else title for key, title in columns.items()]
+    titles += [f"{published().models[model].title},\nas published" for model in models]
+    rows = []
+    for task, found in scores.items():
+        cells = [score_cell(found[key]) if key in found else Cell() for key in columns]
+        cells += [Cell(beside[task][model]) if model in beside[task] else Cell() for model in models]
+        rows.append(Row(task, cells))
+    return Table(panel.title, titles, rows, "task", beside=len(models))
 
 
 def _models(sweep: SweepRead) -> list[str]:
@@ -299,19 +272,50 @@ def _published(sweep: SweepRead) -> list[PublishedModel]:
         for task in cell.results.tasks.values()
         for model in figures(task, task.main_metric)
     }
-    shown = any(len(panel.series) > 1 for panel in sweep.facts.panels if panel.kind == "dots")
-    return [facts for model, facts in published().models.items() if model in found and shown]
+    return [facts for model, facts in published().models.items() if model in found]
 
 
-def _links(folder: Path, cell: SweepCell) -> list[tuple[str, str]]:
-    """What there is to see of a cell, as (text, address seen from the sweep's folder)."""
+def _comparisons(pairs: Sequence[Pair]) -> Iterable[Block]:
+    lines = []
+    for pair in pairs:
+        if pair.found is None:
+            lines.append(f"“{pair.after.facts.title}” against “{pair.before.facts.title}” cannot be paired: {pair.reason}")
+            continue
+        counts = pair.outcomes
+        corrected = f" After Holm's correction over the {counts['tests']} tasks: better on {counts['better_holm']}, worse on"
+        lines.append(told(pair) + (f"{corrected} {counts['worse_holm']}." if counts["tests"] > 1 else ""))
+    if not lines:
+        yield "No two cells that are compared are done."
+        return
+    yield Items(lines)
+    yield text("sweep_pairs")
+
+
+def _cells(sweep: SweepRead) -> Iterable[Block]:
+    seconds = _seconds(sweep)
+    rows = []
+    for name, cell in sweep.cells.items():
+        state = Cell(text=cell.facts.state, kind="failed" if cell.facts.state == "failed" else "")
+        took = clock(seconds[name]) if seconds[name] else ""
+        rows.append(Row(cell.facts.title, [state, Cell(text=took), Cell(text=_links(sweep.folder, cell))], [name]))
+    rows.append(Row("together", [Cell(), Cell(text=clock(seconds[""])), Cell()], kind="total"))
+    yield Table("All cells, with their cost", ["state", "took", "see"], rows, "cell")
+    yield text("sweep_cells")
+    for cell in sweep.cells.values():
+        if cell.facts.error:
+            yield Group(f"{cell.facts.title} failed", [Verbatim(cell.facts.error)], "fold open")
+
+
+def _links(folder: Path, cell: SweepCell) -> Markup:
+    """What there is to see of a cell, with addresses seen from the sweep's folder."""
     links = []
     for place in cell.facts.folders:
-        found = [("report", "report.html"), ("log", LOG_FILE)]
+        files = [("report", PAGE_FILE), ("log", LOG_FILE)]
         if place != cell.facts.folder:
-            found = [("recipe", "recipe.yaml"), ("training log", LOG_FILE)]
-        links += [(text, f"{place}/{name}") for text, name in found]
-    return [(text, address) for text, address in links if (folder / address).is_file()]
+            files = [("recipe", "recipe.yaml"), ("training log", LOG_FILE)]
+        links += [(title, f"{place}/{name}") for title, name in files]
+    found = [(title, address) for title, address in links if (folder / address).is_file()]
+    return Markup(" ").join(Markup('<a href="{}">{}</a>').format(address, title) for title, address in found)
 
 
 def _seconds(sweep: SweepRead) -> dict[str, float]:
@@ -325,24 +329,16 @@ def _seconds(sweep: SweepRead) -> dict[str, float]:
 
 def _csv(sweep: SweepRead) -> str:
     """Every score: a line for each cell, variant, and task, cluster or mean."""
-    header = ["cell", "title", "state", "variant", "of", "name", "metric", "score", "low", "high", "std_over_templates", "seen"]
-    lines: list[list[Any]] = []
+    lines: list[dict[str, Any]] = []
+    unscored: list[dict[str, Any]] = []
     for name, cell in sweep.cells.items():
-        facts = [name, cell.facts.title, cell.facts.state]
+        facts = {"cell": name, "title": cell.facts.title, "state": cell.facts.state}
         if cell.results is None:
-            lines.append([*facts, *[""] * (len(header) - len(facts))])
+            unscored.append(facts)
             continue
-        for variant in cell.results.variants:
-            lines.extend([*facts, variant, *line] for line in _csv_lines(cell, variant))
-    return csv_text(header, lines)
-
-
-def _csv_lines(cell: SweepCell, variant: str) -> Iterable[list[Any]]:
-    assert cell.results is not None
-    for name, task in cell.results.tasks.items():
-        score = cell.results.main_scores(name)[variant]
-        yield ["task", name, task.main_metric, score.mean, *score.interval, score.std, task.seen or ""]
-    for name, score in cell.clusters(variant).items():
-        yield ["cluster", name, "main metric", score.mean, *score.interval, "", ""]
-    score = cell.mean(variant)
-    yield [MEAN_OVER_CLUSTERS, "", "main metric", score.mean, *score.interval, "", cell.seen_mark]
+        for score in cell.results.scores:
+            main = MAIN_METRIC if score.level != "task" else cell.results.tasks[score.name or ""].main_metric
+            if score.template == MEAN and score.metric == main and score.level in ("task", "cluster", "clusters"):
+                seen = {"task": cell.seen.get(score.name or "", ""), "clusters": cell.seen_mark}.get(score.level, "")
+                lines.append({**facts, "variant": score.variant, **score_facts(score), "seen": seen})
+    return csv_text([*lines, *unscored])

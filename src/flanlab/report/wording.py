@@ -68,12 +68,7 @@ def is_percent(metric: str) -> bool:
 def explanation(results: Results, metric: str) -> str:
     """What a metric measures, in words: ours for the common ones, else as results.json defines it."""
     defined = (task.metrics[metric].definition for task in results.tasks.values() if metric in task.metrics)
-    return explanation_of(metric) or next(defined, "")
-
-
-def explanation_of(metric: str) -> str:
-    """What a common metric measures, in words; empty for the others, which results define."""
-    return _EXPLANATIONS.get(metric, "")
+    return _EXPLANATIONS.get(metric) or next(defined, "")
 
 
 def counted(items: int, noun: str) -> str:
@@ -84,6 +79,11 @@ def counted(items: int, noun: str) -> str:
 def cluster_title(name: str) -> str:
     """A cluster's name as a person would write it."""
     return {"closed_book_qa": "closed-book QA", "struct_to_text": "struct-to-text"}.get(name, name.replace("_", " "))
+
+
+def capital(text: str) -> str:
+    """A text that begins with a capital."""
+    return text[:1].upper() + text[1:]
 
 
 def listed(names: Sequence[str]) -> str:
@@ -126,7 +126,7 @@ def breakable(name: str) -> Markup:
 def metric_title(results: Results, metric: str) -> str:
     """A metric's title, from the first task that has it, beginning with a capital."""
     title = next(task.metrics[metric].title for task in results.tasks.values() if metric in task.metrics)
-    return "Ranking accuracy" if metric == "accuracy" else title[:1].upper() + title[1:]
+    return "Ranking accuracy" if metric == "accuracy" else capital(title)
 
 
 def headline_metrics(results: Results) -> list[str]:

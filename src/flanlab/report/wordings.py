@@ -7,16 +7,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from markupsafe import Markup
 
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.wordings import WordingSide, compare_wordings, open_wordings
-from flanlab.files import write_text
 from flanlab.report.comparison import cautions
-from flanlab.report.page import page_environment
+from flanlab.report.page import Block, Drawing, Facts, Figure, Group, Headline, Page, Verbatim, text, write_page
+from flanlab.report.page import Table as PageTable
+from flanlab.report.plots import DifferenceRow, difference_panel
 from flanlab.report.run import Run
-from flanlab.report.wording import counted, listed, number, probability, signed, task_headlines
-from flanlab.results.schema import Results
+from flanlab.report.views import Line, difference_cell, table
+from flanlab.report.wording import capital, counted, listed, number, probability, signed, task_headlines
+from flanlab.results.schema import Difference, Results
 from flanlab.results.table import Table
 from flanlab.results.wordings import Flip, TemplatePair, Wordings
 from flanlab.settings import PROMPT, fields_affecting
@@ -86,6 +90,9 @@ def compare_templates(first: Run | str | Path, second: Run | str | Path, *, marg
             template whose wording differs is compared with its counterpart.
         second: the same.
         margin: how far apart two scores may be and still count as the same (0.02: two points of accuracy), as in `compare`.
+
+    Returns:
+        `differences` and `flips` as tables, `verdict` in sentences, `write_page(path)`, and `wordings`, which holds everything.
 
     Raises:
         FlanlabError: other rows, seeds or settings, no difference in wording, or no row that was asked through both.
@@ -211,30 +218,47 @@ def _not_alone(results: Results) -> Iterable[str]:
 
 def write_wordings(found: Wordings, path: Path) -> None:
     """Write the page of a comparison of wordings, whole or not at all."""
-    page = (
-        page_environment()
-        .get_template("wordings.html.j2")
-        .render(
-            found=found,
-            sides=found.results.variants,
-            sentences=verdict(found),
-            pairs=[
-                {
-                    "title": pair_title(pair),
-                    "diff": word_diff(pair.wording_a, pair.wording_b),
-                    "rows": pair.rows,
-                    "metrics": metric_rows(found, pair),
-                    "flips": [
-                        {"title": title, "shown": flips[:SHOWN_FLIPS], "total": len(flips)}
-                        for title, flips in (directions(pair))
-                    ],
-                }
-                for pair in found.pairs
-            ],
-            prompt_ends=prompt_ends,
-        )
+    sides = found.results.variants.items()
+    first, *sentences = verdict(found)
+    main = [(pair, pair.main) for pair in found.pairs]
+    page = Page(
+        "comparison of wordings",
+        f"{listed(list(found.results.tasks))}: {counted(len(found.pairs), 'template')}, B against A",
+        first,
+        [Group(pair_title(pair), list(_pair_blocks(found, pair))) for pair in found.pairs],
+        "; ".join(f"{name.upper()} is {side.folder} ({side.title}), {side.model}" for name, side in sides) + ".",
+        numbers=[Headline(f"{pair_title(pair)}, points", difference_cell(row)) for pair, row in main[:3]],
+        picture=Figure([Drawing(_plot(main))], text("compared_picture"), kind="single") if len(main) > 1 else None,
+        sentences=sentences,
+        footer="Made by flanlab from the files of the two folders alone.",
     )
-    write_text(path, page)
+    write_page(page, path)
+
+
+def _plot(main: Sequence[tuple[TemplatePair, Difference]]) -> Markup:
+    rows = [DifferenceRow(pair_title(pair), row.difference, row.interval) for pair, row in main]
+    return difference_panel("B minus A, points", rows, "B minus A by each pair's main metric; all numbers stand in the tables.")
+
+
+def _pair_blocks(found: Wordings, pair: TemplatePair) -> Iterable[Block]:
+    marked = {"=": Markup("{}"), "-": Markup("<del>{}</del>"), "+": Markup("<ins>{}</ins>")}
+    yield Verbatim(Markup("").join(marked[how].format(words) for how, words in word_diff(pair.wording_a, pair.wording_b)))
+    yield "Struck out: only in A. Underlined: only in B."
+    yield pair_table(found, pair)
+    yield text("wordings", rows=counted(pair.rows, "row"), pairs=counted(len(found.pairs), "pair"))
+    for place, (title, flips) in enumerate(directions(pair)):
+        shown = f", {SHOWN_FLIPS} shown" if len(flips) > SHOWN_FLIPS else ""
+        blocks = [_flip(flip) for flip in flips[:SHOWN_FLIPS]]
+        yield Group(f"{capital(title)}: {counted(len(flips), 'row')}{shown}", blocks, "fold" if place else "fold open")
+
+
+def _flip(flip: Flip) -> Group:
+    title = Markup('<span class="source">Row {}</span> <q>{}</q>, then <q>{}</q> <span class="preview">{}</span>').format(
+        flip.row, flip.a.answer, flip.b.answer, prompt_ends(flip.b.prompt)
+    )
+    answers = Facts({"A": flip.a.answer, "B": flip.b.answer, "right": " / ".join(flip.references)})
+    kind = "right" if flip.b.score > flip.a.score else "wrong"
+    return Group(title, [Verbatim(flip.a.prompt), Verbatim(flip.b.prompt), answers], f"fold example {kind}")
 
 
 def directions(pair: TemplatePair) -> list[tuple[str, list[Flip]]]:
@@ -244,19 +268,16 @@ def directions(pair: TemplatePair) -> list[tuple[str, list[Flip]]]:
     return [(title, flips) for title, flips in zip(titles, (pair.worse, pair.better), strict=True) if flips]
 
 
-def metric_rows(found: Wordings, pair: TemplatePair) -> list[dict[str, Any]]:
-    """A pair's lines: each metric with both scores and the difference, those that the task is judged by first."""
+def pair_table(found: Wordings, pair: TemplatePair, *, headlines: bool = False) -> PageTable:
+    """A pair by each metric, those that the task is judged by first, or those alone."""
     task = found.results.tasks[pair.task]
     first = task_headlines(task)
-    names = [*first, *(name for name in task.metrics if name not in first)]
+    names = first if headlines else list(dict.fromkeys([*first, *task.metrics]))
     rows = {row.metric: row for row in pair.differences}
-    return [
-        {
-            "title": task.metrics[name].title,
-            "scores": {score.variant: score for score in pair.scores if score.metric == name},
-            "difference": rows[name],
-            "headline": name in first,
-        }
-        for name in names
-        if name in rows
-    ]
+    lines = []
+    for name in names:
+        if name in rows:
+            scores = {score.variant: score for score in pair.scores if score.metric == name}
+            lines.append(Line(task.metrics[name].title, name, scores, rows[name], task=pair.task))
+    title = f"{pair_title(pair)}, over {counted(pair.rows, 'row')}"
+    return table(title, lines, found.results, corner="metric", p_values=["p_value", "p_holm"])

@@ -205,6 +205,11 @@ class TaskFacts(_Frozen):
     """In a comparison: predictions of each side that the other has no counterpart of."""
 
     @property
+    def prompts(self) -> dict[int, str]:
+        """The templates' words by their numbers; empty in results of earlier versions."""
+        return {number: template["prompt"] for number, template in enumerate(self.content.get("templates", ()), start=1)}
+
+    @property
     def is_classification(self) -> bool:
         """Whether the task offers options to choose from."""
         return self.chance is not None

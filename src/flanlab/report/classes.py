@@ -1,0 +1,58 @@
+"""How a classifier errs, in a report: what it takes for what, and how far its probabilities can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from flanlab.errors import FlanlabError
+from flanlab.evaluation.classification import calibration, calibration_error, confusion, per_class
+from flanlab.report.page import MISSING, Block, Cell, Group, Row, Table, text
+from flanlab.report.wording import count, number
+from flanlab.results.schema import Results
+
+_MOST_CLASSES = 12
+"""A larger table shows nothing at a glance: then precision and recall alone."""
+
+
+def classification_blocks(results: Results, shown: str, records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterable[Block]:
+    """For each task with ranked options its confusion matrix, precision and recall by class, and calibration."""
+    groups = [
+        Group(name, blocks, "fold")
+        for name, predictions in records.items()
+        if predictions and results.tasks[name].is_classification and (blocks := list(_task_blocks(name, predictions)))
+    ]
+    if groups:
+        yield text("classes", title=results.variants[shown].title)
+        yield from groups
+
+
+def _task_blocks(name: str, predictions: Sequence[Mapping[str, Any]]) -> Iterable[Block]:
+    if not predictions[0]["option_scores"]:
+        return
+    with suppress(FlanlabError):  # options that differ from row to row are no classes
+        yield _classes(name, predictions)
+    error = calibration_error(predictions)
+    yield f"Calibration: expected calibration error {number(error)} points, over ten ranges of probability."
+    columns = ["predictions", "mean probability", "right"]
+    rows = []
+    for one in calibration(predictions):
+        cells = [Cell(one["rows"], count, kind="level"), *(Cell(one[of], kind="level") for of in ("confidence", "accuracy"))]
+        rows.append(Row(f"{number(one['low'])} to {number(one['high'])} %", cells))
+    yield Table(f"{name}, calibration", columns, rows, "probability of the answer")
+
+
+def _classes(name: str, predictions: Sequence[Mapping[str, Any]]) -> Table:
+    """Right answers in rows, predictions in columns."""
+    classes = per_class(predictions).rows()
+    matrix = confusion(predictions).rows() if len(classes) <= _MOST_CLASSES else []
+    said = list(dict.fromkeys(one["prediction"] for one in matrix))
+    rows = []
+    for one in classes:
+        counts = [cell for cell in matrix if cell["gold"] == one["class"]]
+        cells = [Cell(cell["count"], count, kind="hit" if cell["prediction"] == one["class"] else "level") for cell in counts]
+        cells += [MISSING if one[of] is None else Cell(one[of], kind="level") for of in ("precision", "recall")]
+        rows.append(Row(str(one["class"]), [*cells, Cell(one["rows"], count, kind="level")]))
+    columns = [*(f"said\n{'none of these' if one is None else one}" for one in said), "precision", "recall", "in all"]
+    return Table(f"{name}, right answers against predictions", columns, rows, "right answer")
