@@ -39,7 +39,7 @@ def measure(command: list[str], answers: Path | None = None) -> Times:
 
     def watch() -> None:
         while answers is not None and times.end != times.end:
-            if next(answers.rglob("part-*.parquet"), None):
+            if next(answers.rglob("shard-*.parquet"), None):
                 times.first_answers = time.perf_counter() - start
                 return
             time.sleep(0.02)

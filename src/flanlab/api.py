@@ -94,13 +94,13 @@ def score(model: Model, prompt: str, options: Sequence[str], *, style: PromptSty
     if not options or isinstance(options, str):
         raise FlanlabError("There are no options to score.", hint='Give a list of answers, such as ["yes", "no"].')
     encoded = model.encoder.encode(prompt, list(options), style)
-    ((_, reply),) = model.answer([Question(encoded.prompt, encoded.answers)], 4096)
-    if not reply.scores:
+    ((_, answer),) = model.answer([Question(encoded.prompt, encoded.answers)], 4096)
+    if not answer.scores:
         raise FlanlabError(
             f"{model.name} gives no log-probabilities.", hint="Use `evaluate`, which compares generated answers."
         )
-    highest = max(reply.scores)
-    total = sum(math.exp(one - highest) for one in reply.scores)
+    highest = max(answer.scores)
+    total = sum(math.exp(one - highest) for one in answer.scores)
     rows = [
         {
             "option": option,
@@ -110,7 +110,7 @@ def score(model: Model, prompt: str, options: Sequence[str], *, style: PromptSty
             "tokens": tokens,
         }
         for option, with_end, without, tokens in zip(
-            options, reply.scores, reply.scores_without_end, reply.option_tokens, strict=True
+            options, answer.scores, answer.scores_without_end, answer.option_tokens, strict=True
         )
     ]
     return Table.from_rows(sorted(rows, key=lambda row: -row["log_probability"]))

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from flanlab.evaluation.groups import groups_of
 from flanlab.evaluation.metrics.declared import metrics_for
 from flanlab.evaluation.metrics.metric import Metric
-from flanlab.evaluation.units import units_of
 
 
 def ranked(
@@ -67,7 +67,7 @@ def named(name: str, *declared: str, of: Sequence[dict[str, Any]], end_token: bo
 
 def total(metric: Metric, predictions: Iterable[dict[str, Any]], weights: Sequence[float] | None = None) -> float:
     """Score of a metric over rows, or groups of rows, each as often as `weights` says."""
-    statistics = np.asarray([metric.statistics(unit) for unit in units_of(predictions).values()], float)
+    statistics = np.asarray([metric.statistics(unit) for unit in groups_of(predictions).values()], float)
     counts = np.ones(len(statistics)) if weights is None else np.asarray(weights, float)
     return float(metric.score(counts[None, :], statistics)[0])
 

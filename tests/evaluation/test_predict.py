@@ -21,7 +21,7 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation import predict as module
 from flanlab.evaluation.neutral import NeutralScores
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
-from flanlab.evaluation.predict import parts_of, predict_part, refuse_seen
+from flanlab.evaluation.predict import predict_shard, refuse_seen, shards_of
 from flanlab.evaluation.scores import score_task
 from flanlab.evaluation.setup import Setup
 from flanlab.evaluation.sharding import Team
@@ -240,7 +240,7 @@ def test_options_are_also_scored_without_their_question(
 def test_options_alone_are_asked_once_for_a_part(
     tasks: tuple[Task, Task], tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """18 questions in parts of 8 and 10, with two lists of options in each: 4 questions more; none where PMI is not wanted."""
+    """18 questions in shards of 8 and 10, with two lists of options in each: 4 questions more; none where PMI is not wanted."""
     questions: list[Question] = []
     original = loading.answer_questions
 
@@ -249,7 +249,7 @@ def test_options_alone_are_asked_once_for_a_part(
         return original(model, given, budget)
 
     monkeypatch.setattr(loading, "answer_questions", counting)
-    monkeypatch.setattr(module, "_QUESTIONS_OF_FIRST_PART", 8)
+    monkeypatch.setattr(module, "_QUESTIONS_OF_FIRST_SHARD", 8)
     run(tiny, unit_of(tasks[0]), tmp_path / "out")
     assert len(questions) == 18 + 2 * 2
     questions.clear()
@@ -316,8 +316,8 @@ def test_an_answer_that_is_no_number_is_named_and_what_was_done_is_kept(
 ) -> None:
     task = next(task for task in tasks if task.name == which)
     unit = unit_of(task)
-    done, *_ = parts_of(Setup(tiny, SETTINGS), unit, tmp_path / "spoilt" / which)
-    predict_part(Setup(tiny, SETTINGS), done)
+    done, *_ = shards_of(Setup(tiny, SETTINGS), unit, tmp_path / "spoilt" / which)
+    predict_shard(Setup(tiny, SETTINGS), done)
     row, template = unit.pairs[len(done.pairs)]
     with torch.no_grad():
         tiny.model.model.norm.weight.fill_(float("nan"))
@@ -330,8 +330,8 @@ def test_an_answer_that_is_no_number_is_named_and_what_was_done_is_kept(
 def test_done_parts_are_kept(
     tasks: tuple[Task, Task], tiny: LoadedModel, tmp_path: Path, asked: list[Question], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """18 questions in parts of 2 and then 4: an interrupted evaluation asks only what is missing; a finished one nothing."""
-    monkeypatch.setattr(module, "_QUESTIONS_PER_PART", 4)
+    """18 questions in shards of 2 and then 4: an interrupted evaluation asks only what is missing; a finished one nothing."""
+    monkeypatch.setattr(module, "_QUESTIONS_PER_SHARD", 4)
     unit, folder = unit_of(tasks[0]), tmp_path / "out" / "comments"
     assert len(unit.pairs) == 18
     first = run(tiny, unit, folder.parent)
@@ -341,8 +341,8 @@ def test_done_parts_are_kept(
     assert run(tiny, unit, folder.parent) == first
     assert len(asked) == 18
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
-    (folder / "part-00001.parquet").unlink()
-    (folder / "part-00004.parquet").write_bytes(b"damaged")
+    (folder / "shard-00001.parquet").unlink()
+    (folder / "shard-00004.parquet").write_bytes(b"damaged")
     assert run(tiny, unit, folder.parent) == first
     assert len(asked) == 18 + 4 + 4
 
@@ -352,23 +352,23 @@ def test_predictions_do_not_depend_on_parts_or_budget(
 ) -> None:
     unit = unit_of(tasks[0])
     whole = run(tiny, unit, tmp_path / "whole")
-    monkeypatch.setattr(module, "_QUESTIONS_PER_PART", 5)
+    monkeypatch.setattr(module, "_QUESTIONS_PER_SHARD", 5)
     small = EvaluationSettings(**{**SETTINGS.model_dump(), "token_budget": 1})
-    parts = run(tiny, unit, tmp_path / "parts", small)
-    for left, right in zip(whole, parts, strict=True):
+    shards = run(tiny, unit, tmp_path / "shards", small)
+    for left, right in zip(whole, shards, strict=True):
         assert right.pop("option_scores") == pytest.approx(left.pop("option_scores"), abs=1e-4)
         for column in ("option_scores_without_end", "option_scores_alone", "option_scores_alone_without_end"):
             assert right.pop(column) == pytest.approx(left.pop(column), abs=1e-4)
         assert left == right
     count = len(asked)
-    run(tiny, unit, tmp_path / "parts", SETTINGS)
+    run(tiny, unit, tmp_path / "shards", SETTINGS)
     assert len(asked) == count, "the token budget changes no result, so nothing is asked again"
 
 
 def test_stale_parts_are_removed(
     tasks: tuple[Task, Task], tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_QUESTIONS_PER_PART", 4)
+    monkeypatch.setattr(module, "_QUESTIONS_PER_SHARD", 4)
     folder = tmp_path / "out"
     run(tiny, unit_of(tasks[0]), folder)
     fewer = EvaluationSettings(**{**SETTINGS.model_dump(), "rows": 2})
@@ -376,7 +376,7 @@ def test_stale_parts_are_removed(
     rows = run(tiny, unit, folder, fewer)
     assert [(row["row"], row["template"]) for row in rows] == unit.pairs
     left = sorted(path.name for path in (folder / "comments").iterdir())
-    assert left == ["part-00000.parquet", "part-00001.parquet"]
+    assert left == ["shard-00000.parquet", "shard-00001.parquet"]
 
 
 def _other_model(loaded: LoadedModel, tmp_path: Path) -> LoadedModel:

@@ -63,7 +63,7 @@ def write(folder: Path, predictions: list[dict[str, Any]], parts: int = 1) -> Pa
     folder.mkdir(parents=True)
     for number in range(parts):
         table = pa.Table.from_pylist(predictions[number::parts], schema=PREDICTION_SCHEMA)
-        pq.write_table(table.replace_schema_metadata({"key": str(number)}), folder / f"part-{number:05d}.parquet")
+        pq.write_table(table.replace_schema_metadata({"key": str(number)}), folder / f"shard-{number:05d}.parquet")
     return folder
 
 

@@ -26,7 +26,7 @@ SETTINGS = EvaluationSettings(rows=8, new_tokens=5)
 def test_scores_are_told_part_by_part_and_end_at_the_result(
     tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number in ("_QUESTIONS_PER_PART", "_QUESTIONS_OF_FIRST_PART"):
+    for number in ("_QUESTIONS_PER_SHARD", "_QUESTIONS_OF_FIRST_SHARD"):
         monkeypatch.setattr(predict, number, 5)
     units = [plan_task(task, load_rows(task, "test"), SETTINGS, 0) for task in tiny_tasks(tmp_path / "tasks")]
     told: list[str] = []
@@ -63,7 +63,7 @@ def test_scores_are_told_part_by_part_and_end_at_the_result(
     assert said == [f"  {whole[4]}"], "a task that is done is told in a line of its own, but for the last"
 
     # A task half done is told as a whole; one that is finished is not told again.
-    (tmp_path / "out" / "comments" / "part-00002.parquet").unlink()
+    (tmp_path / "out" / "comments" / "shard-00002.parquet").unlink()
     evaluate()
     assert counted == [35, 5]
     assert told == [whole[4]]
@@ -75,6 +75,6 @@ def test_any_metric_has_something_to_tell(tiny: LoadedModel, tmp_path: Path) -> 
     unit = plan_task(task, load_rows(task, "test"), SETTINGS, 0)
     running: Any = RunningScores(end_token=True)
     setup = Setup(tiny, SETTINGS)
-    for part in predict.parts_of(setup, unit, tmp_path / "out"):
-        predict.predict_part(setup, part)
-        assert running.take_in(part).startswith("comments: Matthews correlation ")
+    for shard in predict.shards_of(setup, unit, tmp_path / "out"):
+        predict.predict_shard(setup, shard)
+        assert running.take_in(shard).startswith("comments: Matthews correlation ")

@@ -26,26 +26,26 @@ from tests.tiny import tiny_tasks, write_tasks
 
 pytestmark = pytest.mark.slow
 
-# The command line, with small parts; STOP_AFTER kills this very process when it has made so many of them.
+# The command line, with small shards; STOP_AFTER kills this very process when it has made so many of them.
 WORKER = """
 import os, signal
 from flanlab.cli.main import main
 from flanlab.evaluation import predict, sharding, stage
 
-predict._QUESTIONS_PER_PART = predict._QUESTIONS_OF_FIRST_PART = 4
+predict._QUESTIONS_PER_SHARD = predict._QUESTIONS_OF_FIRST_SHARD = 4
 sharding._SECONDS_BETWEEN_BEATS = 0.2
 sharding._SILENCE_SECONDS = float(os.environ.get("SILENCE", 90))
 left = int(os.environ.get("STOP_AFTER", 1000))
-predict_part = stage.predict_part
+predict_shard = stage.predict_shard
 
 def counted(*arguments):
     global left
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
     left -= 1
-    predict_part(*arguments)
+    predict_shard(*arguments)
 
-stage.predict_part = counted
+stage.predict_shard = counted
 main()
 """
 

@@ -112,7 +112,7 @@ def test_without_log_probabilities_generated_answers_count(
 def test_killed_evaluation_asks_for_nothing_again(
     served: Served, tasks: Sequence[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predict, "_QUESTIONS_PER_PART", 4)
+    monkeypatch.setattr(predict, "_QUESTIONS_PER_SHARD", 4)
     whole = evaluate_model("tiny", tasks, SETTINGS, tmp_path / "whole", endpoint=Endpoint(served.url))
     wanted = set(served.answered)
     served.answered.clear()
@@ -170,7 +170,7 @@ def test_best_template_is_chosen_on_dev_and_not_asked_for_twice(
     tiny_folder: Path, tasks: Sequence[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`comments` with a dev split, `counting` without."""
-    monkeypatch.setattr(predict, "_QUESTIONS_OF_FIRST_PART", 8)
+    monkeypatch.setattr(predict, "_QUESTIONS_OF_FIRST_SHARD", 8)
     counting = tasks[1]
     path = tmp_path / "tasks" / "comments.yaml"
     path.write_text(path.read_text().replace("train: all[:10]", "train: all[:4]\n    dev: all[4:10]"))

@@ -20,7 +20,7 @@ from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments import predict_rows as module
 from flanlab.experiments.evaluate_model import evaluate_model
 from flanlab.experiments.predict_rows import predict
-from flanlab.models.answering import Question, Reply
+from flanlab.models.answering import Answer, Question
 from flanlab.models.completions import Endpoint
 from flanlab.models.loading import LoadedModel
 from flanlab.results.predictions import read_predictions
@@ -46,7 +46,7 @@ class Counted(LoadedModel):
 
     asked = 0
 
-    def answer(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Reply]]:
+    def answer(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Answer]]:
         type(self).asked += len(questions)
         return super().answer(questions, token_budget)
 
@@ -185,7 +185,7 @@ def test_a_model_that_computes_no_number_is_told_and_nothing_is_lost(tiny: Loade
     class Overflows(Counted):
         asked = 0
 
-        def answer(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Reply]]:
+        def answer(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Answer]]:
             for place, reply in super().answer(questions, token_budget):
                 yield place, replace(reply, failed=True) if self.asked > 32 and place == 3 else reply
 
@@ -231,7 +231,7 @@ def test_outputs_that_cannot_be_written_are_told(out: str, message: str, comment
 
 def test_a_second_process_is_refused(tiny: LoadedModel, comments: Task, tmp_path: Path) -> None:
     class Begins(Counted):
-        def answer(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Reply]]:
+        def answer(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Answer]]:
             with pytest.raises(FlanlabError, match="another process"):
                 predict(tiny, comments, MANY[:2], tmp_path / "out.csv")
             return super().answer(questions, token_budget)

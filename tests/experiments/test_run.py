@@ -249,7 +249,7 @@ def test_killed_run_goes_on_and_gives_equal_results(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Killed while describing the mixture, predicting before, training, saving, loading, predicting after, computing."""
-    monkeypatch.setattr(predict_module, "_QUESTIONS_PER_PART", 4)
+    monkeypatch.setattr(predict_module, "_QUESTIONS_PER_SHARD", 4)
     recipe = read(home, tiny_folder)
     original = getattr(where, name)
     monkeypatch.setattr(where, name, _on_call(original, number))

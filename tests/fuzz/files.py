@@ -141,7 +141,7 @@ def results(random: Random, folder: Path) -> Case:
 
 def predictions(random: Random, folder: Path) -> Case:
     """A file of predictions, damaged or of another schema."""
-    path = folder / "part-00000.parquet"
+    path = folder / "shard-00000.parquet"
     if random.random() < 0.7:
         record = dict.fromkeys(PREDICTION_SCHEMA.names)
         content = _as_parquet(pa.Table.from_pylist([record | {"task": "rte", "options": ["a", "b"]}], PREDICTION_SCHEMA))
@@ -149,7 +149,7 @@ def predictions(random: Random, folder: Path) -> Case:
     else:
         content = _binary(random, ".parquet")
     path.write_bytes(content)
-    (folder / "part-00001.parquet").write_bytes(_as_parquet(PREDICTION_SCHEMA.empty_table()))
+    (folder / "shard-00001.parquet").write_bytes(_as_parquet(PREDICTION_SCHEMA.empty_table()))
     return Case(lambda: read_predictions(folder).to_pylist(), (path.name,))
 
 

@@ -17,7 +17,7 @@ from flanlab.models import encoder_decoder
 from flanlab.models.answering import Question
 from flanlab.models.encoder_decoder import answer_from_encoder, check_padding
 from flanlab.models.loading import LoadedEncoderDecoder, load_model
-from flanlab.models.scoring import Answer
+from flanlab.models.scoring import TokenAnswer
 from tests.task_files import refusal
 from tests.tiny_encoder_decoder import KINDS, make_encoder_decoder, stock_encoder_decoder
 
@@ -61,7 +61,7 @@ def draw_questions(end: int, count: int = 64, **changes: Any) -> list[Question]:
     return questions
 
 
-def answers_in_order(loaded: LoadedEncoderDecoder, questions: Sequence[Question], budget: int) -> list[Answer]:
+def answers_in_order(loaded: LoadedEncoderDecoder, questions: Sequence[Question], budget: int) -> list[TokenAnswer]:
     answers = dict(answer_from_encoder(loaded.model, loaded.encoder.answer_start, questions, budget))
     assert sorted(answers) == list(range(len(questions))), "every question is answered once"
     return [answers[position] for position in range(len(questions))]
@@ -182,7 +182,7 @@ def test_too_little_memory_is_answered_with_smaller_batches(
     expected = answers_in_order(loaded, questions, 4096)
     original = encoder_decoder._answer_batch
 
-    def small_memory(model: Any, start: Any, batch: Sequence[Question], budget: int) -> list[Answer]:
+    def small_memory(model: Any, start: Any, batch: Sequence[Question], budget: int) -> list[TokenAnswer]:
         if len(batch) > 3 or budget > 300:
             raise torch.OutOfMemoryError("planted")
         return original(model, start, batch, budget)

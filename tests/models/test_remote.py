@@ -12,7 +12,7 @@ import torch
 
 from flanlab.data.encoding import CharacterEncoder, Encoder, PromptStyle, TextEncoder
 from flanlab.errors import FlanlabError
-from flanlab.models.answering import Model, Question, Reply
+from flanlab.models.answering import Answer, Model, Question
 from flanlab.models.completions import Completions, Endpoint
 from flanlab.models.loading import LoadedModel
 from flanlab.models.remote import RemoteModel, _log_probabilities, _placed_tokens, open_remote_model
@@ -53,7 +53,7 @@ def questions(encoder: Encoder, style: PromptStyle = "instruction", new_tokens: 
     return asked
 
 
-def replies(model: Model, style: PromptStyle = "instruction") -> list[Reply]:
+def replies(model: Model, style: PromptStyle = "instruction") -> list[Answer]:
     found = dict(model.answer(questions(model.encoder, style), 4096))
     return [found[place] for place in range(len(ASKED))]
 

@@ -17,7 +17,7 @@ from flanlab.models import scoring
 from flanlab.models.answering import Question
 from flanlab.models.loading import load_model
 from flanlab.models.packed_attention import PackedBatch
-from flanlab.models.scoring import Answer, answer_questions
+from flanlab.models.scoring import TokenAnswer, answer_questions
 from tests.tiny import WINDOWED, make_tokenizer, stock_model
 
 KINDS = ["llama", "qwen2", "gpt_neox"]
@@ -47,7 +47,7 @@ def plain_generation(model: PreTrainedModel, question: Question) -> list[int]:
     return new[:-1] if new and new[-1] in question.stop_tokens else new
 
 
-def answers_in_order(model: PreTrainedModel, questions: Sequence[Question], budget: int) -> list[Answer]:
+def answers_in_order(model: PreTrainedModel, questions: Sequence[Question], budget: int) -> list[TokenAnswer]:
     answers = dict(answer_questions(model, questions, budget))
     assert sorted(answers) == list(range(len(questions))), "every question is answered once"
     return [answers[position] for position in range(len(questions))]
@@ -255,7 +255,7 @@ def test_a_batch_too_large_for_the_memory_is_halved(tiny_folder: Path, monkeypat
     original = scoring._answer_batch
     computed: list[int] = []
 
-    def small_memory(model: PreTrainedModel, batch: Sequence[Question]) -> list[Answer]:
+    def small_memory(model: PreTrainedModel, batch: Sequence[Question]) -> list[TokenAnswer]:
         if sum(question.length for question in batch) > 130:
             raise torch.OutOfMemoryError("planted")
         computed.append(len(batch))
@@ -269,7 +269,7 @@ def test_a_batch_too_large_for_the_memory_is_halved(tiny_folder: Path, monkeypat
 
 
 def test_one_question_too_large_for_the_memory_is_told(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_memory(*_: object) -> list[Answer]:
+    def no_memory(*_: object) -> list[TokenAnswer]:
         raise torch.OutOfMemoryError("planted")
 
     monkeypatch.setattr(scoring, "_answer_batch", no_memory)

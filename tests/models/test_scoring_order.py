@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from flanlab.models.loading import load_model
-from flanlab.models.scoring import Answer, answer_questions
+from flanlab.models.scoring import TokenAnswer, answer_questions
 from tests.models.test_scoring import KINDS, random_questions
 
 QUESTIONS = [
@@ -27,14 +27,16 @@ def model(request: pytest.FixtureRequest, tiny_folders: Mapping[str, Path]) -> P
 
 
 @pytest.fixture(scope="module")
-def alone(model: PreTrainedModel) -> list[Answer]:
+def alone(model: PreTrainedModel) -> list[TokenAnswer]:
     """Each question asked by itself."""
     return [answer for question in QUESTIONS for _, answer in answer_questions(model, [question])]
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(range(len(QUESTIONS))), min_size=1, max_size=14), st.integers(1, 700))
-def test_order_and_company_change_no_answer(model: PreTrainedModel, alone: list[Answer], asked: list[int], budget: int) -> None:
+def test_order_and_company_change_no_answer(
+    model: PreTrainedModel, alone: list[TokenAnswer], asked: list[int], budget: int
+) -> None:
     together = dict(answer_questions(model, [QUESTIONS[number] for number in asked], budget))
     assert sorted(together) == list(range(len(asked)))
     for position, number in enumerate(asked):

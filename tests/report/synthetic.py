@@ -93,7 +93,7 @@ def make_run(
             place.mkdir(parents=True)
             for number in range(2):
                 part = pa.Table.from_pylist(predictions[variant][number::2], schema=PREDICTION_SCHEMA)
-                pq.write_table(part, place / f"part-{number:05d}.parquet")
+                pq.write_table(part, place / f"shard-{number:05d}.parquet")
         hashes = Hashes(task=task.hash, rows="hash of the rows")
         scored.append(score_task(task, predictions, end_token=True, hashes=hashes, in_domain=task.name in in_domain))
     trained_on = {"short_facts": "closed_book_qa", "everyday_goals": "commonsense"}

@@ -135,7 +135,7 @@ def test_no_common_task_and_damaged_predictions(folders: tuple[Path, Path], tmp_
     other = make_run(tmp_path / "other", {"instruction": 8}, tasks=["short_facts"], trained=False)
     with pytest.raises(FlanlabError, match="no task in common"):
         compared(folders[0], other)
-    next(folders[1].glob("predictions/*/*/part-00000.parquet")).write_text("no parquet")
+    next(folders[1].glob("predictions/*/*/shard-00000.parquet")).write_text("no parquet")
     with pytest.raises(FlanlabError, match="is damaged"):
         compared(*folders)
 

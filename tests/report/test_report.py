@@ -376,7 +376,7 @@ def damage(folder: Path, path: str, content: str | None) -> None:
         ("run.json", "3"),
         ("training/log.jsonl", '{"step": 1, "loss": '),
         ("training/log.jsonl", '{"step": 1}\n'),
-        ("predictions/tuned/product_reviews/part-00000.parquet", "no parquet"),
+        ("predictions/tuned/product_reviews/shard-00000.parquet", "no parquet"),
     ],
 )
 def test_damaged_files_are_named_and_nothing_is_written(tmp_path: Path, path: str, content: str | None) -> None:

@@ -159,7 +159,7 @@ def test_only_what_a_run_holds_is_read(workplace: Workplace, fields: dict[str, s
 def test_a_damaged_file_of_predictions_is_named(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", {"tuned": 7}, trained=False)
     place = folder / "predictions" / "tuned" / TASK
-    (place / "part-00001.parquet").write_bytes(b"half a file")
+    (place / "shard-00001.parquet").write_bytes(b"half a file")
     with pytest.raises(FlanlabError, match="damaged"):
         index_of(fl.open_run(folder), "tuned", TASK)
 
@@ -168,11 +168,11 @@ def test_a_damaged_file_of_predictions_is_named(tmp_path: Path) -> None:
 def test_a_hundred_thousand_predictions_are_paged_through(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", {"tuned": 7}, trained=False)
     place = folder / "predictions" / "tuned" / TASK
-    table = pq.read_table(place / "part-00000.parquet")
+    table = pq.read_table(place / "shard-00000.parquet")
     for number in range(125):
         wide = table.take([row % len(table) for row in range(800)])
         numbered = wide.set_column(wide.schema.get_field_index("row"), "row", [list(range(number * 800, number * 800 + 800))])
-        pq.write_table(numbered.cast(wide.schema), place / f"part-{number:05d}.parquet")
+        pq.write_table(numbered.cast(wide.schema), place / f"shard-{number:05d}.parquet")
     workplace = open_workplace([folder], [], ["sampler"], None, tmp_path)
     page = results_tab.predictions_page(workplace, {"task": TASK, "text": "question 3,", "page": "1"})
     assert f"of {count(100_000)} predictions" in page

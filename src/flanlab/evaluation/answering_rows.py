@@ -12,19 +12,19 @@ from flanlab.evaluation.given import GivenUnit
 from flanlab.evaluation.metrics.answers import normalize_answer, option_said
 from flanlab.evaluation.questions import Asked, ask
 from flanlab.evaluation.setup import Setup
-from flanlab.models.answering import Reply
+from flanlab.models.answering import Answer
 
 
-def ask_rows(setup: Setup, unit: GivenUnit, rows: Sequence[int]) -> Iterator[list[tuple[Asked, Reply]]]:
-    """Ask some rows through each of the unit's templates; yields the questions and replies of one row after the other.
+def ask_rows(setup: Setup, unit: GivenUnit, rows: Sequence[int]) -> Iterator[list[tuple[Asked, Answer]]]:
+    """Ask some rows through each of the unit's templates; yields the questions and answers of one row after the other.
 
     Raises:
         FlanlabError: a row that cannot be asked, or a model that computes no number.
     """
     asked = [ask(setup, unit, row, template) for row in rows for template in unit.templates]
-    replies = dict(setup.model.answer([one.question for one in asked], setup.settings.token_budget))
+    answers = dict(setup.model.answer([one.question for one in asked], setup.settings.token_budget))
     for place, one in enumerate(asked):
-        if replies[place].failed:
+        if answers[place].failed:
             raise FlanlabError(
                 f"{unit.task.name}, row {one.example.row}, template {one.example.template}: the model computes no number (NaN"
                 " or infinity) for this question.",
@@ -32,19 +32,19 @@ def ask_rows(setup: Setup, unit: GivenUnit, rows: Sequence[int]) -> Iterator[lis
             )
     count = len(unit.templates)
     for start in range(0, len(asked), count):
-        yield [(asked[place], replies[place]) for place in range(start, start + count)]
+        yield [(asked[place], answers[place]) for place in range(start, start + count)]
 
 
-def probabilities(reply: Reply, end_token: bool) -> list[float]:
+def probabilities(answer: Answer, end_token: bool) -> list[float]:
     """Each option's share of the probability of all options (softmax of their summed log-probabilities), [options]."""
-    scores = reply.scores if end_token else reply.scores_without_end
+    scores = answer.scores if end_token else answer.scores_without_end
     highest = max(scores)
     weights = [math.exp(score - highest) for score in scores]
     return [weight / sum(weights) for weight in weights]
 
 
-def answer_row(unit: GivenUnit, row: int, replies: Sequence[tuple[Asked, Reply]], end_token: bool) -> dict[str, Any]:
-    """The answer to a row, from its replies through each template.
+def answer_row(unit: GivenUnit, row: int, answers: Sequence[tuple[Asked, Answer]], end_token: bool) -> dict[str, Any]:
+    """The answer to a row, from its answers through each template.
 
     Options are answered by the highest mean of their probabilities over templates (of equals, the first in the task's order);
     texts, and options that a server cannot rank, by the answer that most templates give (of equals, the first one's).
@@ -57,19 +57,19 @@ def answer_row(unit: GivenUnit, row: int, replies: Sequence[tuple[Asked, Reply]]
     """
     options = unit.prepare(row).options
     shares = None
-    if options and replies[0][1].scores:
-        by_template = [probabilities(reply, end_token) for _, reply in replies]
+    if options and answers[0][1].scores:
+        by_template = [probabilities(answer, end_token) for _, answer in answers]
         means = [math.fsum(column) / len(by_template) for column in zip(*by_template, strict=True)]
         said: list[str | None] = [options[shares.index(max(shares))] for shares in by_template]
         prediction: str | None = options[means.index(max(means))]
         shares = dict(zip(options, means, strict=True))
         agreement = said.count(prediction) / len(said)
     elif options:
-        places = [option_said(reply.text, one.example.options) for one, reply in replies]
+        places = [option_said(answer.text, one.example.options) for one, answer in answers]
         said = [None if place is None else options[place] for place in places]
         prediction, agreement = _most_said(said, said)
     else:
-        texts = [reply.text for _, reply in replies]
+        texts = [answer.text for _, answer in answers]
         prediction, agreement = _most_said(texts, [normalize_answer(text) for text in texts])
     gold = unit.gold(row)
     return {

@@ -18,10 +18,10 @@ from flanlab.data.ngrams import Hashes, Integers, Piece, Search, ngram_hashes, s
 from flanlab.data.rendering import prepare_row, render
 from flanlab.data.sources import Rows
 from flanlab.errors import FlanlabError
+from flanlab.evaluation.groups import groups_of
 from flanlab.evaluation.metrics.metric import Prediction
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.scores import score_task
-from flanlab.evaluation.units import units_of
 from flanlab.results.predictions import read_predictions
 from flanlab.results.schema import MEAN
 from flanlab.tasks.schema import Task, Template
@@ -181,7 +181,7 @@ def _rows_by_verdict(task: Task, table: pa.Table, size: int, predictions: Sequen
         if (record["task"], record["n"], record["compared"]) == (task.name, size, "input")
     }
     rows_by_verdict: dict[str, list[int]] = {"overlapping": [], "too short": [], "clean": []}
-    for unit in units_of(predictions).values():
+    for unit in groups_of(predictions).values():
         rows = list(dict.fromkeys(prediction["row"] for prediction in unit))
         # The first that any of them has: too short to tell, where the others are clean.
         verdict = next(verdict for verdict in rows_by_verdict if any(verdicts[row] == verdict for row in rows))

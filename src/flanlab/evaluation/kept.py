@@ -10,7 +10,7 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation.best_template import DEV_FOLDER, dev_settings
 from flanlab.evaluation.metrics.declared import metrics_for
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit
-from flanlab.evaluation.predict import parts_of
+from flanlab.evaluation.predict import shards_of
 from flanlab.evaluation.scores import ScoredTask, score_predictions
 from flanlab.evaluation.setup import Setup
 from flanlab.results.files import RESULTS_FILE, read_results
@@ -118,7 +118,7 @@ def _missing(
         unit.task.name
         for where, one, asked in stages
         for unit in asked
-        if not all(part.is_done for part in parts_of(one, unit, folder / where / name / unit.task.name))
+        if not all(shard.is_done for shard in shards_of(one, unit, folder / where / name / unit.task.name))
     }
     return f"not asked about {', '.join(sorted(missing))}" if missing else ""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from flanlab.data.encoding import EncodedQuestion, Encoder, PromptStyle
-from flanlab.models.answering import Question, Reply
+from flanlab.models.answering import Answer, Question
 
 NEUTRAL_PROMPT = "Answer:"
 
@@ -39,7 +39,7 @@ class NeutralScores:
                 planned.update((prompt, tuple(option)) for option in new)
         return questions
 
-    def learn(self, questions: Sequence[Question], answers: Sequence[Reply]) -> None:
+    def learn(self, questions: Sequence[Question], answers: Sequence[Answer]) -> None:
         """Take in the answers to `questions`."""
         for question, answer in zip(questions, answers, strict=True):
             for option, *scores in zip(question.options, answer.scores, answer.scores_without_end, strict=True):

@@ -18,7 +18,7 @@ from flanlab.evaluation.planning import EvaluationUnit
 from flanlab.evaluation.questions import Asked, ask
 from flanlab.evaluation.setup import Setup
 from flanlab.files import new_file
-from flanlab.models.answering import Model, Question, Reply
+from flanlab.models.answering import Answer, Model, Question
 from flanlab.results.predictions import PREDICTION_SCHEMA
 from flanlab.settings import PREDICTIONS, affecting
 from flanlab.tasks.holdout import seen_reason
@@ -27,9 +27,9 @@ from flanlab.tasks.schema import Task
 
 _PROTOCOL = "6"
 """Raise it when code here or in models/scoring changes what a prediction is: old predictions are then made anew."""
-_QUESTIONS_PER_PART = 64
-_QUESTIONS_OF_FIRST_PART = 2
-"""The first parts of a task are smaller, each twice as large as the one before, so that there is something to see at once."""
+_QUESTIONS_PER_SHARD = 64
+_QUESTIONS_OF_FIRST_SHARD = 2
+"""The first shards of a task are smaller, each twice as large as the one before, so that there is something to see at once."""
 
 
 def refuse_seen(tasks: Sequence[Task], loaded: Model, allow_seen: bool, *, way: str = "pass --allow-seen") -> dict[str, str]:
@@ -52,7 +52,7 @@ def refuse_seen(tasks: Sequence[Task], loaded: Model, allow_seen: bool, *, way: 
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Shard:
     """Some of a unit's questions, whose answers make one file, whole or not at all.
 
     It is the unit of work: its predictions do not depend on what else the process computes, or has computed.
@@ -74,31 +74,31 @@ class Part:
         return metadata.get(b"key") == self.key.encode()
 
 
-def parts_of(setup: Setup, unit: EvaluationUnit, folder: Path) -> list[Part]:
-    """A unit's questions in parts, with the files `folder/part-00000.parquet` and so on."""
+def shards_of(setup: Setup, unit: EvaluationUnit, folder: Path) -> list[Shard]:
+    """A unit's questions in shards, with the files `folder/shard-00000.parquet` and so on."""
     key = prediction_key(setup, unit)
     cut = enumerate(_cut(unit.asked(setup.style)))
-    return [Part(unit, pairs, folder / f"part-{number:05d}.parquet", key) for number, pairs in cut]
+    return [Shard(unit, pairs, folder / f"shard-{number:05d}.parquet", key) for number, pairs in cut]
 
 
 def _cut(asked: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
-    start, size = 0, _QUESTIONS_OF_FIRST_PART
+    start, size = 0, _QUESTIONS_OF_FIRST_SHARD
     while start < len(asked):
-        size = min(size, _QUESTIONS_PER_PART)
+        size = min(size, _QUESTIONS_PER_SHARD)
         yield asked[start : start + size]
         start, size = start + size, size * 2
 
 
-def predict_part(setup: Setup, part: Part) -> None:
-    """Answer the questions of a part and write its file."""
-    table = _predict_pairs(setup, part.unit, part.pairs)
-    with new_file(part.path) as temporary:
-        pq.write_table(table.replace_schema_metadata({"key": part.key}), temporary)
+def predict_shard(setup: Setup, shard: Shard) -> None:
+    """Answer the questions of a shard and write its file."""
+    table = _predict_pairs(setup, shard.unit, shard.pairs)
+    with new_file(shard.path) as temporary:
+        pq.write_table(table.replace_schema_metadata({"key": shard.key}), temporary)
 
 
-def remove_stale_parts(folder: Path, parts: Sequence[Part]) -> None:
+def remove_stale_shards(folder: Path, shards: Sequence[Shard]) -> None:
     """Remove what an evaluation of more questions has left in `folder`."""
-    for path in set(folder.glob("part-*.parquet")) - {part.path for part in parts}:
+    for path in set(folder.glob("shard-*.parquet")) - {shard.path for shard in shards}:
         path.unlink()
 
 
@@ -115,11 +115,11 @@ def prediction_key(setup: Setup, unit: EvaluationUnit) -> str:
 
 
 def _refuse_failed(
-    unit: EvaluationUnit, asked: Sequence[Asked], questions: Sequence[Question], replies: Mapping[int, Reply]
+    unit: EvaluationUnit, asked: Sequence[Asked], questions: Sequence[Question], answers: Mapping[int, Answer]
 ) -> None:
     """Refuse answers that mean nothing: the likeliest of options without a number would be an arbitrary one."""
-    for position in sorted(replies):
-        if not replies[position].failed:
+    for position in sorted(answers):
+        if not answers[position].failed:
             continue
         if position < len(asked):
             example = asked[position].example
@@ -136,17 +136,17 @@ def _refuse_failed(
 
 def _predict_pairs(setup: Setup, unit: EvaluationUnit, pairs: Sequence[tuple[int, int]]) -> pa.Table:
     model, settings, style = setup.model, setup.settings, setup.style
-    # Of this part alone: what earlier parts have learnt would make scores depend, in their last digits, on who computed them.
+    # Of this shard alone: what earlier shards have learnt would make scores depend, in their last digits, on who computed them.
     neutral = NeutralScores(model.encoder, style)
     asked = [ask(setup, unit, row, template) for row, template in pairs]
     alone = neutral.questions([one.example.options for one in asked if one.example.options]) if settings.pmi else []
     questions = [one.question for one in asked] + alone
-    replies: dict[int, Reply] = dict(model.answer(questions, settings.token_budget))
-    _refuse_failed(unit, asked, questions, replies)
-    neutral.learn(alone, [replies[len(asked) + number] for number in range(len(alone))])
+    answers: dict[int, Answer] = dict(model.answer(questions, settings.token_budget))
+    _refuse_failed(unit, asked, questions, answers)
+    neutral.learn(alone, [answers[len(asked) + number] for number in range(len(alone))])
     records = []
     for position, one in enumerate(asked):
-        example, reply = one.example, replies[position]
+        example, answer = one.example, answers[position]
         row = open_row(unit.task, unit.rows[example.row], example.row)
         scores_alone, scores_alone_without_end = neutral.scores(example.options) if settings.pmi else (None, None)
         records.append(
@@ -159,16 +159,16 @@ def _predict_pairs(setup: Setup, unit: EvaluationUnit, pairs: Sequence[tuple[int
                 "options": list(example.options),
                 "own_options": list(row.options),
                 # An untuned model that continues a text has no reason to end right after its answer.
-                "option_scores": reply.scores_without_end if style == "baseline" else reply.scores,
-                "option_scores_without_end": reply.scores_without_end,
+                "option_scores": answer.scores_without_end if style == "baseline" else answer.scores,
+                "option_scores_without_end": answer.scores_without_end,
                 "option_scores_alone": scores_alone_without_end if style == "baseline" else scores_alone,
                 "option_scores_alone_without_end": scores_alone_without_end,
-                "option_tokens": reply.option_tokens,
+                "option_tokens": answer.option_tokens,
                 "answer": example.answer,
                 "references": list(example.references),
                 "exemplars": list(one.exemplars),
                 "gold_value": gold_value_of(unit.task, row),
-                "generated": reply.text if one.question.max_new_tokens else None,
+                "generated": answer.text if one.question.max_new_tokens else None,
                 "shortened": one.shortened,
             }
         )

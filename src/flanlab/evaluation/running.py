@@ -6,12 +6,12 @@ from collections.abc import Collection, Sequence
 
 from flanlab.evaluation.grids import score_grid
 from flanlab.evaluation.metrics.declared import metrics_for
-from flanlab.evaluation.predict import Part
+from flanlab.evaluation.predict import Shard
 from flanlab.results.predictions import read_shard
 
 
 class RunningScores:
-    """The main metric of each task over the parts that are done: the mean over them, by what they hold.
+    """The main metric of each task over the shards that are done: the mean over them, by what they hold.
 
     For a metric that is a mean over rows that is its score so far; for others (correlations, BLEU) it comes close.
     """
@@ -20,21 +20,21 @@ class RunningScores:
         self._end_token = end_token
         self._sums: dict[str, tuple[float, float, int]] = {}
 
-    def begin(self, parts_by_task: Sequence[Sequence[Part]], missing: Collection[Part]) -> None:
+    def begin(self, parts_by_task: Sequence[Sequence[Shard]], missing: Collection[Shard]) -> None:
         """Take in what was done before, of the tasks that have something left to do."""
-        for parts in parts_by_task:
-            if any(part in missing for part in parts):
-                for part in parts:
-                    if part not in missing:
-                        self.take_in(part)
+        for shards in parts_by_task:
+            if any(shard in missing for shard in shards):
+                for shard in shards:
+                    if shard not in missing:
+                        self.take_in(shard)
 
-    def take_in(self, part: Part) -> str:
-        """Take in a part that is done; returns how its task stands by now, in words."""
-        task = part.unit.task
-        predictions = read_shard(part.path).to_pylist()
+    def take_in(self, shard: Shard) -> str:
+        """Take in a shard that is done; returns how its task stands by now, in words."""
+        task = shard.unit.task
+        predictions = read_shard(shard.path).to_pylist()
         metric = metrics_for(task.metrics, predictions, end_token=self._end_token)[0]
         grid = score_grid(metric, predictions)
-        weights = grid.shown.sum(axis=1)  # a part does not show all templates equally often
+        weights = grid.shown.sum(axis=1)  # a shard does not show all templates equally often
         total, weight, questions = self._sums.get(task.name, (0.0, 0.0, 0))
         total, weight = total + float(weights @ grid.by_template()), weight + float(weights.sum())
         questions += len(predictions)

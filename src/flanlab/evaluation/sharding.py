@@ -1,6 +1,6 @@
-"""Several processes share an evaluation: which part falls to which of them, and how they wait for each other.
+"""Several processes share an evaluation: which shard falls to which of them, and how they wait for each other.
 
-All they have in common is the folder. Each writes the parts that fall to it, and waits for the others' files to appear; so
+All they have in common is the folder. Each writes the shards that fall to it, and waits for the others' files to appear; so
 there is no collective that could time out while somebody works, and what is done stays done, whoever dies. Each process
 shows that it is alive by a file that it rewrites every few seconds, and notices by theirs when others are gone.
 """

@@ -25,7 +25,7 @@ from flanlab.evaluation.metrics.metric import Metric, Prediction
 from flanlab.evaluation.metrics.options import chosen_option
 from flanlab.results.schema import TaskFacts
 from flanlab.results.statistics import holm
-from flanlab.results.wordings import Answer, Flip, TemplatePair, Wordings
+from flanlab.results.wordings import Flip, ShownAnswer, TemplatePair, Wordings
 from flanlab.settings import flattened
 
 _CHOOSES_ROWS = ("source.splits", "subtasks", "filter", "turns")
@@ -294,9 +294,9 @@ def _flips(metric: Metric, both: Mapping[str, Sequence[Prediction]], end_token: 
     return sorted(flips, key=lambda flip: (flip.b.score > flip.a.score, -abs(flip.b.score - flip.a.score), flip.row))
 
 
-def _answer(metric: Metric, prediction: Prediction, end_token: bool) -> Answer:
+def _answer(metric: Metric, prediction: Prediction, end_token: bool) -> ShownAnswer:
     assert metric.combine is not None
     score = float(metric.combine(np.asarray(metric.statistics([prediction]), float)))
     ranked = bool(prediction["option_scores"])
     answer = prediction["options"][chosen_option(prediction, end_token)] if ranked else prediction["generated"] or ""
-    return Answer(prompt=prediction["prompt"], answer=answer, score=score)
+    return ShownAnswer(prompt=prediction["prompt"], answer=answer, score=score)

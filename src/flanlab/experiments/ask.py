@@ -156,15 +156,15 @@ def row_unit(task: Task, row: Mapping[str, Any], template: int | None) -> GivenU
 
 
 def _ask_unit(setup: Setup, unit: GivenUnit) -> ModelAnswer:
-    [[(asked, reply)]] = ask_rows(setup, unit, [0])
+    [[(asked, answer)]] = ask_rows(setup, unit, [0])
     end_token = setup.settings.end_token
     ranked = []
-    if asked.example.options and reply.scores:
-        scores = reply.scores if end_token else reply.scores_without_end
-        shares = probabilities(reply, end_token)
+    if asked.example.options and answer.scores:
+        scores = answer.scores if end_token else answer.scores_without_end
+        shares = probabilities(answer, end_token)
         ranked = [RankedOption(*one) for one in zip(asked.example.options, shares, scores, strict=True)]
     # Stable, so that of equals the first in the task's order stays the first, as in an evaluation.
-    return ModelAnswer(asked.example.prompt, reply.text, tuple(sorted(ranked, key=lambda one: -one.log_probability)))
+    return ModelAnswer(asked.example.prompt, answer.text, tuple(sorted(ranked, key=lambda one: -one.log_probability)))
 
 
 def _ask_text(setup: Setup, question: str, history: Sequence[tuple[str, str]], new_tokens: int) -> ModelAnswer:
@@ -177,10 +177,10 @@ def _ask_text(setup: Setup, question: str, history: Sequence[tuple[str, str]], n
     while kept and len(prompt) > limit:
         del kept[0]
         prompt = encoder.encode(question, [], style, kept).prompt
-    [(_, reply)] = setup.model.answer([Question(prompt, [], new_tokens, encoder.ends)], 4096)
-    if reply.failed:
+    [(_, answer)] = setup.model.answer([Question(prompt, [], new_tokens, encoder.ends)], 4096)
+    if answer.failed:
         raise FlanlabError(
             "The model computes no number (NaN or infinity) for this question.",
             hint="It is a fault of the model: check its weights, or load it in float32 or bfloat16 if it overflows.",
         )
-    return ModelAnswer(question, reply.text, turns_dropped=len(history) - len(kept))
+    return ModelAnswer(question, answer.text, turns_dropped=len(history) - len(kept))

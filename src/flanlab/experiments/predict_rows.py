@@ -167,9 +167,9 @@ def _answers(setup: Setup, unit: GivenUnit, start: int) -> Iterator[list[dict[st
     """The answers to the rows from `start` on; those that are asked together at a time."""
     for first in range(start, len(unit.rows), _ROWS_AT_ONCE):
         rows = range(first, min(first + _ROWS_AT_ONCE, len(unit.rows)))
-        replies = ask_rows(setup, unit, rows)
+        answers = ask_rows(setup, unit, rows)
         yield [
-            {"row": row, **answer_row(unit, row, one, setup.settings.end_token)} for row, one in zip(rows, replies, strict=True)
+            {"row": row, **answer_row(unit, row, one, setup.settings.end_token)} for row, one in zip(rows, answers, strict=True)
         ]
 
 

@@ -22,7 +22,7 @@ class Question:
     max_new_tokens: int = 0
     """Largest number of generated tokens, with the end token. 0 generates nothing."""
     stop_tokens: frozenset[int] = frozenset()
-    """Tokens that end a generated answer. They are not part of it."""
+    """Tokens that end a generated answer. They are not shard of it."""
     line_breaks: frozenset[int] = frozenset()
     """Tokens that are skipped before an answer and end it after its beginning: the answer is the first line with text."""
 
@@ -48,7 +48,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class Answer:
     """A model's answer to a question, as text and numbers."""
 
     scores: list[float]
@@ -95,5 +95,5 @@ class Model(Protocol):
     def encoder(self) -> Encoder:
         """Encodes its questions."""
 
-    def answer(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Reply]]:
+    def answer(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Answer]]:
         """Answer questions, in any order. Yields (position, answer). `token_budget` limits the tokens computed at once."""

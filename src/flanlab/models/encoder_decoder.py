@@ -26,7 +26,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from flanlab.errors import FlanlabError
 from flanlab.models.answering import Question
 from flanlab.models.packed_attention import refuse_no_numbers
-from flanlab.models.scoring import LOGIT_ROWS_PER_BATCH, Answer, answer_in_batches, goes_on, likeliest
+from flanlab.models.scoring import LOGIT_ROWS_PER_BATCH, TokenAnswer, answer_in_batches, goes_on, likeliest
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class _Context:
 
 def answer_from_encoder(
     model: PreTrainedModel, answer_start: Sequence[int], questions: Sequence[Question], token_budget: int = 4096
-) -> Iterator[tuple[int, Answer]]:
+) -> Iterator[tuple[int, TokenAnswer]]:
     """Answer questions in batches of up to `token_budget` tokens, longest prompt first. Yields (position, answer).
 
     `answer_start` has the tokens that the decoder reads before an answer. The answers do not depend on the batches, except for
@@ -82,7 +82,7 @@ def _batches(questions: Sequence[Question], positions: Sequence[int], token_budg
 @torch.inference_mode()
 def _answer_batch(
     model: PreTrainedModel, answer_start: Sequence[int], questions: Sequence[Question], token_budget: int
-) -> list[Answer]:
+) -> list[TokenAnswer]:
     context, logits = _read_prompts(model, answer_start, [question.prompt for question in questions])
     rows = [row for row, question in enumerate(questions) for _ in question.options]
     options = [option for question in questions for option in question.options]
@@ -97,7 +97,7 @@ def _answer_batch(
     for number, (question, tokens) in enumerate(zip(questions, generated, strict=True)):
         own = [next(of_options) for _ in question.options]
         without_end = [math.fsum(each[:-1]) for each in own]
-        answers.append(Answer([math.fsum(each) for each in own], without_end, tokens, number in unsound))
+        answers.append(TokenAnswer([math.fsum(each) for each in own], without_end, tokens, number in unsound))
     return answers
 
 

@@ -31,14 +31,14 @@ from flanlab.data.encoding import SeparateTextEncoder, TextEncoder
 from flanlab.errors import FlanlabError, one_line
 from flanlab.files import read_json
 from flanlab.hub import work_offline_if_unreachable
-from flanlab.models.answering import Question, Reply, Scoring
+from flanlab.models.answering import Answer, Question, Scoring
 from flanlab.models.attention_features import NOT_THROUGH_THE_INTERFACE, check_features, unsupported_attention
 from flanlab.models.built_in import BUILT_IN_MODELS, built_in_model_folder
 from flanlab.models.encoder_decoder import answer_from_encoder, check_padding
 from flanlab.models.gguf import gguf_model_folder, is_gguf
 from flanlab.models.names import model_hint, names_a_folder, suggestion
 from flanlab.models.packed_attention import ATTENTION_NAME, check_isolation
-from flanlab.models.scoring import Answer, answer_questions
+from flanlab.models.scoring import TokenAnswer, answer_questions
 from flanlab.models.soft_prompt import add_soft_prompt, read_soft_prompt, soft_prompt_of, virtual_tokens
 from flanlab.processes import own_gpu
 
@@ -86,14 +86,14 @@ class LoadedModel:
         """Options are ranked."""
         return "log-probabilities"
 
-    def answer(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Reply]]:
+    def answer(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Answer]]:
         """Answer questions in batches of up to `token_budget` tokens. Yields (position, answer)."""
         for position, answer in self._answers(questions, token_budget):
             lengths = [len(option) for option in questions[position].options]
             text = self.encoder.decode(answer.generated).strip()
-            yield position, Reply(answer.scores, answer.scores_without_end, lengths, text, answer.failed)
+            yield position, Answer(answer.scores, answer.scores_without_end, lengths, text, answer.failed)
 
-    def _answers(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Answer]]:
+    def _answers(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, TokenAnswer]]:
         return answer_questions(self.model, questions, token_budget)
 
 
@@ -103,7 +103,7 @@ class LoadedEncoderDecoder(LoadedModel):
 
     encoder: SeparateTextEncoder
 
-    def _answers(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Answer]]:
+    def _answers(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, TokenAnswer]]:
         return answer_from_encoder(self.model, self.encoder.answer_start, questions, token_budget)
 
 
@@ -111,7 +111,7 @@ class LoadedEncoderDecoder(LoadedModel):
 class LoadedPromptTuned(LoadedModel):
     """A model with a soft prompt before each question."""
 
-    def _answers(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Answer]]:
+    def _answers(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, TokenAnswer]]:
         virtual = virtual_tokens(self.model)
         asked = [replace(question, prompt=[*virtual, *question.prompt]) for question in questions]
         return super()._answers(asked, token_budget)

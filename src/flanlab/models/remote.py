@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from flanlab.data.encoding import CharacterEncoder, Encoder, SeparateTextEncoder
 from flanlab.errors import FlanlabError
-from flanlab.models.answering import Question, Reply, Scoring
+from flanlab.models.answering import Answer, Question, Scoring
 from flanlab.models.completions import Completions, Endpoint, RefusedError
 from flanlab.models.loading import load_encoder
 
@@ -70,7 +70,7 @@ class RemoteModel:
         facts = [self.endpoint.url.rstrip("/"), self.name, self.encoder.hash, self.scoring]
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
 
-    def answer(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Reply]]:
+    def answer(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Answer]]:
         """Answer questions, several at once. Yields (position, answer) as they arrive. The server makes its own batches.
 
         Raises:
@@ -87,7 +87,7 @@ class RemoteModel:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _reply(self, question: Question) -> Reply:
+    def _reply(self, question: Question) -> Answer:
         scores: list[list[float]] = []
         if question.options and self.scoring == "log-probabilities":
             score = _score_ids if self.knows_tokens else _score_text
@@ -98,7 +98,7 @@ class RemoteModel:
         without = [math.fsum(option[:-1]) for option in scores] if self.knows_tokens else with_end
         lengths = [len(option) + (not self.knows_tokens) for option in scores]
         failed = not all(map(math.isfinite, with_end))
-        return Reply(with_end, without, lengths or [len(option) for option in question.options], text, failed)
+        return Answer(with_end, without, lengths or [len(option) for option in question.options], text, failed)
 
     def _generate(self, question: Question) -> str:
         """Greedily generated text. If the answer is one line: the first line with text."""

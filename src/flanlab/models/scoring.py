@@ -33,7 +33,7 @@ CPU_TOKENS = 1536
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class TokenAnswer:
     """The model's answer to a question."""
 
     scores: list[float]
@@ -53,7 +53,7 @@ class Answer:
 
 def answer_questions(
     model: PreTrainedModel, questions: Sequence[Question], token_budget: int = 4096
-) -> Iterator[tuple[int, Answer]]:
+) -> Iterator[tuple[int, TokenAnswer]]:
     """Answer questions in batches of up to `token_budget` tokens. Yields (position, answer).
 
     The answers do not depend on the batches, except for rounding: each question sees only its own tokens. See
@@ -69,9 +69,9 @@ def answer_in_batches(
     questions: Sequence[Question],
     token_budget: int,
     cut: Callable[[Sequence[Question], Sequence[int], int], Iterator[list[int]]],
-    answer_batch: Callable[[Sequence[Question], int], list[Answer]],
+    answer_batch: Callable[[Sequence[Question], int], list[TokenAnswer]],
     device: torch.device,
-) -> Iterator[tuple[int, Answer]]:
+) -> Iterator[tuple[int, TokenAnswer]]:
     """Answer questions batch by batch. Yields (position, answer).
 
     A question that occurs twice is computed once. If the memory is too small for a batch, it and all later ones are halved.
@@ -129,7 +129,7 @@ def _batches(questions: Sequence[Question], positions: Sequence[int], token_budg
 
 
 @torch.inference_mode()
-def _answer_batch(model: PreTrainedModel, questions: Sequence[Question]) -> list[Answer]:
+def _answer_batch(model: PreTrainedModel, questions: Sequence[Question]) -> list[TokenAnswer]:
     check_reach(model, max(question.reach for question in questions))
     packed, places = pack_sharing([(question.prompt, [option[:-1] for option in question.options]) for question in questions])
     packed = packed.to(model.device)
@@ -152,7 +152,7 @@ def _answer_batch(model: PreTrainedModel, questions: Sequence[Question]) -> list
     for number, (question, tokens_generated) in enumerate(zip(questions, generated, strict=True)):
         parts = [[next(token_scores) for _ in option] for option in question.options]
         scores, without_end = [sum(part) for part in parts], [sum(part[:-1]) for part in parts]
-        answers.append(Answer(scores, without_end, tokens_generated, number in unsound))
+        answers.append(TokenAnswer(scores, without_end, tokens_generated, number in unsound))
     return answers
 
 

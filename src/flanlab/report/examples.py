@@ -29,7 +29,7 @@ def read_records(folder: Path, variant: str, task: str, results: Results) -> lis
         FlanlabError: a file of predictions is damaged.
     """
     place = folder / PREDICTIONS / variant / task
-    if not any(place.glob("part-*.parquet")):
+    if not any(place.glob("shard-*.parquet")):
         return []
     table = read_predictions(place)
     if not results.variants[variant].settings.get("end_token", True):

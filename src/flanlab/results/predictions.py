@@ -54,7 +54,7 @@ def read_predictions(folder: Path) -> pa.Table:
     Raises:
         FlanlabError: none are there, or a file is damaged.
     """
-    shards = sorted(folder.glob("part-*.parquet"))
+    shards = sorted(folder.glob("shard-*.parquet"))
     if not shards:
         raise FlanlabError(f"{folder}: holds no predictions.", hint="Run the evaluation first.")
     tables = []

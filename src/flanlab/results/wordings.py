@@ -11,7 +11,7 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Answer(_Frozen):
+class ShownAnswer(_Frozen):
     """What a model was asked in one wording, and answered."""
 
     prompt: str
@@ -25,8 +25,8 @@ class Flip(_Frozen):
     """A row that scores otherwise in the other wording: right before and wrong now, say."""
 
     row: int
-    a: Answer
-    b: Answer
+    a: ShownAnswer
+    b: ShownAnswer
     references: list[str]
     """Right answers, in the words of B."""
 

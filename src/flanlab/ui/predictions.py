@@ -110,7 +110,7 @@ def index_of(run: Run, variant: str, task: str) -> Index:
     for kind, name, known in (("variant", variant, run.results.variants), ("task", task, run.results.tasks)):
         if name not in known:
             raise FlanlabError(f"{run.folder}: there is no such {kind}.", hint=f"There are: {', '.join(known)}.")
-    files = sorted((run.folder / PREDICTIONS / variant / task).glob("part-*.parquet"))
+    files = sorted((run.folder / PREDICTIONS / variant / task).glob("shard-*.parquet"))
     if not files:
         raise FlanlabError(f"{run.folder}: holds no predictions of {task} by {variant}.", hint="Run the evaluation first.")
     end_token = bool(run.results.variants[variant].settings.get("end_token", True))
