@@ -14,8 +14,8 @@ _NUMBERS = 3
 _FEW = 3
 """So many tasks are told of one by one; more are counted."""
 _GLOSSES = {
-    "valid_answers": "a reply is valid when it is one of the answers offered, right or wrong",
-    "exact_match": "a reply matches when it is the right answer, word for word",
+    "valid_answers": "an answer is valid when it is one of the answers offered, right or wrong",
+    "exact_match": "an answer matches when it is the right answer, word for word",
     "accuracy": "ranking asks which of the offered answers the model finds likeliest",
 }
 """What a metric means, said once."""
@@ -23,15 +23,22 @@ _LEVEL = "95\N{NARROW NO-BREAK SPACE}%"
 _POWER = "80\N{NARROW NO-BREAK SPACE}%"
 
 
+def _first(results: Results) -> list[Line]:
+    """The first three headlines; where trained tasks stand beside held-out ones, also the last, by which they differ most."""
+    lines = headlines(results)
+    both = 0 < len(results.in_domain) < len(results.tasks)
+    return [*lines[:_NUMBERS], *(lines[_NUMBERS:][-1:] if both else [])]
+
+
 def verdict(results: Results) -> str:
     """The first numbers as a line: what changed, or how good the model is."""
-    return capital("; ".join(map(_clause, headlines(results)[:_NUMBERS]))) + "."
+    return capital("; ".join(map(_clause, _first(results)))) + "."
 
 
 def numbers(results: Results) -> list[Headline]:
-    """The first three numbers: differences where there are some, else scores."""
+    """The first numbers: differences where there are some, else scores."""
     found = []
-    for line in headlines(results)[:_NUMBERS]:
+    for line in _first(results):
         one, scores = line.difference, line.scores
         if one is not None:
             below = [f"from {amount(line.metric, scores[one.before].mean)} to {amount(line.metric, scores[one.after].mean)}"]
