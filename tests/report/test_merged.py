@@ -56,18 +56,18 @@ def labels(found: Merged) -> dict[str, str]:
 def test_the_best_template_on_dev_stands_beside_the_mean(run: Path, tmp_path: Path) -> None:
     def choose(content: dict[str, Any]) -> None:
         (row,) = rows_of(content, task="product_reviews", metric="accuracy", variant="tuned")
-        content["scores"].append({**row, "template": "best on dev", "mean": 0.8765})
+        content["scores"].append({**row, "template": "best on dev", "mean": 0.875})
 
     change(run, choose)
     found = merged(run)
     row = found.row("task", "product_reviews")
-    assert [best and best.mean for best in (row[letter].best_on_dev for letter in "ABC")] == [None, None, 0.8765]
+    assert [best and best.mean for best in (row[letter].best_on_dev for letter in "ABC")] == [None, None, 0.875]
     write_merged(found, tmp_path / "page.html")
-    assert "best template on dev 87.7" in (tmp_path / "page.html").read_text(encoding="utf-8").replace(
-        '<data value="0.8765">', ""
+    assert "best template on dev 87.5" in (tmp_path / "page.html").read_text(encoding="utf-8").replace(
+        '<data value="0.875">', ""
     ).replace("</data>", "")
     lines = list(csv.DictReader(io.StringIO(to_csv(found))))
-    assert {line["title"]: line["best_on_dev"] for line in lines if line["task"] == "product_reviews"}["tuned"] == "0.8765"
+    assert {line["title"]: line["best_on_dev"] for line in lines if line["task"] == "product_reviews"}["tuned"] == "0.875"
 
 
 def test_a_column_for_each_variant_and_a_row_for_each_task(run: Path, evaluation: Path) -> None:
