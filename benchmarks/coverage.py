@@ -1,6 +1,6 @@
 """How often 95 % intervals hold the truth, and how often tests raise a false alarm, by simulation.
 
-Each cell of the grid below simulates evaluations whose truth is known: templates and rows are drawn anew each time, every
+Each cell of the grid below simulates evaluations whose truth is known: templates and rows are drawn again each time, every
 score comes from a normal variable that is the sum of what its template, its row, the model and chance add, and intervals are
 made by the functions that flanlab uses. The truth is the mean over all wordings and rows; with one template, that over rows.
 

@@ -69,6 +69,20 @@ def test_a_form_beyond_all_measure_is_refused(address: str) -> None:
     assert "longer than 8,000,000 bytes" in text
 
 
+def test_errors_that_nobody_foresaw_are_a_message(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of <b>memory</b>")
+
+    monkeypatch.setattr(Workplace, "task", fail)
+    for fields in (None, FORM):
+        status, text, _ = fetch(f"{address}/{'task' if fields is None else 'editor/preview'}", fields, Origin=address)
+        assert status == 500
+        assert "does not foresee: out of &lt;b&gt;memory&lt;/b&gt;" in text
+        assert "Hint:" in text
+    assert fetch(f"{address}/no/such/page")[0] == 404
+    assert "There is no page /no/such/page." in fetch(f"{address}/no/such/page")[1]
+
+
 def test_a_port_in_use_is_told() -> None:
     from flanlab.ui.app import open_port
 

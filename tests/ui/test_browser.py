@@ -144,7 +144,50 @@ def test_try(seen: Seen, workplace: Workplace, tiny_folders: dict[str, Path]) ->
     assert page.locator("#answer meter").count() == 4
     seen.check("try")
     seen.open("/try")
-    page.fill("[name=question]", "Which number comes after seven?")
-    page.click("button:text-is('Ask')")
-    page.wait_for_selector("#answer .card")
+    page.select_option("[name=other]", workplace.models[1])
+    for question in ("Which number comes after seven?", "And <b>then</b>?"):
+        page.fill("[name=question]", question)
+        page.click("button:text-is('Ask')")
+        page.wait_for_selector(f"#answer .asked:has-text('{question}') >> nth=1")
+    assert page.locator("#answer .card").first.locator(".asked").count() == 2
+    assert page.input_value("[name=question]") == ""
     seen.check("try-text")
+    # Nothing of it is lost where the app or the browser stops.
+    page.fill("[name=question]", "Not asked yet")
+    page.route("**/try/answer", lambda route: route.abort())
+    page.click("button:text-is('Ask')")
+    page.wait_for_selector("text=The app does not answer")
+    page.unroute("**/try/answer")
+    seen.faults = []  # the browser tells of the answer that did not come
+    assert page.locator("#answer .asked").count() == 4
+    again = page.context.new_page()
+    page.close()
+    again.goto(seen.address + "/try")
+    again.wait_for_selector("#answer .asked >> nth=3")
+    assert again.input_value("[name=question]") == "Not asked yet"
+    again.click("text=New conversation")
+    again.wait_for_selector("#answer .asked", state="detached")
+
+
+def test_a_browser_that_closes_mid_way_loses_no_draft(seen: Seen) -> None:
+    page = seen.page
+    seen.open("/editor?task=visitor_comments&template=1")
+    page.click("text=About the task")
+    page.fill("[name='about:description']", "<i>Mine</i>")
+    page.select_option("[name=direction]", "inverted")
+    page.select_option("[name=direction]", "forward")
+    page.fill("[name=prompt]", "{{ comment }} Well?")
+    with page.expect_request("**/editor/score"):
+        page.click("text=Score on 20 rows")
+    again = page.context.new_page()
+    page.close()
+    again.goto(seen.address + "/editor?task=visitor_comments&template=1&row=3")
+    assert again.input_value("[name=prompt]") == "{{ comment }} Well?"
+    assert again.input_value("[name='about:description']") == "<i>Mine</i>"
+    assert again.is_visible("#restored")
+    again.wait_for_selector("#preview pre:has-text('Well?')")
+    seen.page = again
+    seen.check("editor-about")
+    again.click("text=Discard it")
+    again.wait_for_selector("#restored", state="hidden")
+    assert "Well?" not in again.input_value("[name=prompt]")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -111,6 +112,24 @@ def test_results_pages_compare_two_runs(workplace: Workplace) -> None:
     assert "second: tuned" in page
     flipped = results_tab.predictions_page(workplace, {"run": "0", "task": TASK, "flipped": "1:tuned"})
     assert "right; there: wrong" in flipped
+
+
+def test_rows_of_other_templates_than_numbers_are_shown_and_filtered(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", {"tuned": 7}, trained=False)
+
+    def add(content: dict[str, Any]) -> None:
+        means = [one for one in content["scores"] if one["level"] == "task" and one["template"] == "mean"]
+        content["tasks"][TASK]["wordings"] = {"4": "template 2, <i>shouted</i>"}
+        content["scores"] += [{**one, "template": name} for one in means for name in ("q05", "q50", "q95", "best on dev")]
+
+    change(folder, add)
+    workplace = open_workplace([folder], [], ["sampler"], None, tmp_path)
+    page = results_tab.results_page(workplace, {"template": "q05", "metric": "accuracy", "level": "task"})
+    assert page.count("<td>q05</td>") == 2
+    assert "<td>q95</td>" not in page
+    assert '<option value="best on dev">' in page
+    page = results_tab.predictions_page(workplace, {"task": TASK, "template": "4"})
+    assert "template 4 (template 2, &lt;i&gt;shouted&lt;/i&gt;): right" in page
 
 
 def test_flips_need_the_same_questions(tmp_path: Path, run_folders: list[Path]) -> None:

@@ -24,7 +24,7 @@ def ablate(
     ] = Path("runs/ablations"),
     points: Annotated[
         str | None,
-        typer.Option(help="Other places of the grid than the usual ones, separated by commas: 1,3,6 clusters, say."),
+        typer.Option(help="Other places of the grid than the usual ones, separated by commas, for example 1,3,6 clusters."),
     ] = None,
     only: Annotated[
         list[str] | None,
@@ -54,11 +54,11 @@ def ablate(
     accept_gemma_terms: AcceptGemmaTerms = False,
     as_json: AsJson = False,
 ) -> None:
-    """Carry out one of the paper's ablations with RECIPE as its base: plan, cells, one page with the figure.
+    """Run one of the paper's ablations with RECIPE as its base, and write one page with the figure.
 
     Example: flan ablate clusters recipes/ablation-base.yaml --points 1,3,6 --plan
 
-    The same command goes on after a stop. Exit status 1: some cells failed; the others are done.
+    After a stop, the same command resumes. Exit status 1: some cells failed; the others are done.
     """
     if engine != "ray" and any(option is not None for option in (address, cpus, gpus)):
         raise typer.BadParameter("is needed beside --address, --cpus and --gpus.", param_hint="--engine ray")

@@ -77,13 +77,13 @@ def evaluate(
     shots: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NUMBERS", help="Exemplars from the train split before each question: 0,4,16, say. May be repeated."
+            metavar="NUMBERS", help="Exemplars from the train split before each question, for example 0,4,16. May be repeated."
         ),
     ] = None,
     options: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="ORDERS", help="Show OPTIONS shuffled, fixed, or not at all: shuffled,none, say. May be repeated."
+            metavar="ORDERS", help="Show OPTIONS shuffled, fixed, or not at all, for example shuffled,none. May be repeated."
         ),
     ] = None,
     prompt_tokens: Annotated[
@@ -91,7 +91,7 @@ def evaluate(
     ] = None,
     truncate: Annotated[Truncation | None, typer.Option(help="What they lose of it; its end if not given.")] = None,
     no_pmi: Annotated[
-        bool, typer.Option("--no-pmi", help="Do without accuracy by PMI, which asks about options without their question.")
+        bool, typer.Option("--no-pmi", help="Skip accuracy by PMI, which asks about options without their question.")
     ] = False,
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"] | None,

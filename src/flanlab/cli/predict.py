@@ -43,7 +43,8 @@ def predict(
     template: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NUMBERS", help="Which templates vote: 1,3 say, or all. May be repeated. [default: the first forward one]"
+            metavar="NUMBERS",
+            help="Which templates vote, for example 1,3, or all. May be repeated. [default: the first forward one]",
         ),
     ] = None,
     by: Annotated[

@@ -36,7 +36,7 @@ def run(
     accept_gemma_terms: AcceptGemmaTerms = False,
     as_json: AsJson = False,
 ) -> None:
-    """Carry a recipe out: mix, score the untuned model, tune, score again, report.
+    """Run a recipe: mix, score the untuned model, tune, score again, report.
 
     Example: flan run recipes/holdout-nli.yaml --mirror path/to/mirror
     """

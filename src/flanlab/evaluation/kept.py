@@ -64,7 +64,7 @@ def keep_earlier(
     try:
         old = read_results(folder)
     except FlanlabError:
-        return kept  # of an earlier version, or damaged: it is written anew
+        return kept  # of an earlier version, or damaged: it is written again
     now = {setup.name: setup for setup in setups}
     for name, variant in old.variants.items():
         if name in now:

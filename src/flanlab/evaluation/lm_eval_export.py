@@ -204,7 +204,7 @@ def _write_group(folder: Path, name: str, members: Sequence[str], tasks: Sequenc
     content = {
         "group": name,
         "task": list(members),
-        # Templates count alike, as in flanlab's mean over templates.
+        # Templates count equally, as in flanlab's mean over templates.
         "aggregate_metric_list": [{"metric": metric, "aggregation": "mean", "weight_by_size": False} for metric in metrics],
         "metadata": {"version": 1.0, "flanlab": __version__},
     }

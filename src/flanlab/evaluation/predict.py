@@ -26,7 +26,7 @@ from flanlab.tasks.loading import known_lineage
 from flanlab.tasks.schema import Task
 
 _PROTOCOL = "6"
-"""Raise it when code here or in models/scoring changes what a prediction is: old predictions are then made anew."""
+"""Raise it when code here or in models/scoring changes what a prediction is: old predictions are then made again."""
 _QUESTIONS_PER_SHARD = 64
 _QUESTIONS_OF_FIRST_SHARD = 2
 """The first shards of a task are smaller, each twice as large as the one before, so that there is something to see at once."""

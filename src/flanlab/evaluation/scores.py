@@ -236,7 +236,7 @@ def build_results(
     Means are over the zero-shot tasks; in-domain ones have a mean of their own. If there are no others, they are the tasks that
     all means are over. Every mean is of the metrics that all its members have. The subtasks of a task count as one task
     together: their mean.
-    Tasks count alike, and so do clusters; a task counts in its home cluster, the first one it names. Means over a cluster and
+    Tasks count equally, and so do clusters; a task counts in its home cluster, the first one it names. Means over a cluster and
     over clusters have the metric MAIN_METRIC too, whatever each task's main metric is, as the paper's averages of clusters do.
 
     Args:

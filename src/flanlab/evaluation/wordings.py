@@ -121,7 +121,7 @@ def compare_wordings(first: WordingSide, second: WordingSide, *, margin: float |
         kept = [_paired(name, first.side, second.side, *pair) for pair in templates]
         for pair, both in zip(templates, kept, strict=True):
             pairs.append(_template_pair(name, first.side, second.side, pair, both, margin))
-        # Numbered anew, so that the two of a pair are paired; not from 0, which is the baseline's number.
+        # Numbered again, so that the two of a pair are paired; not from 0, which is the baseline's number.
         together = {
             side: [{**one, "template": number} for number, both in enumerate(kept, start=1) for one in both[side]]
             for side in SIDES

@@ -55,7 +55,7 @@ _DESCRIBED_EXAMPLES = 10_000
 
 
 def run_recipe(recipe: Recipe, folder: Path, rows: RowReader | None = None, model: LoadedModel | None = None) -> Results:
-    """Carry a recipe out in `folder`; a folder that holds part of it already is resumed.
+    """Run a recipe in `folder`; a folder that holds part of it already is resumed.
 
     Several processes, as torchrun starts them, share the work; the first writes what is not a share of theirs.
 
@@ -308,7 +308,7 @@ def _check_contents(folder: Path, stamp: Mapping[str, Any]) -> None:
 
 
 def _claim(folder: Path, recipe: Recipe, plan: Plan, stamp: Mapping[str, Any]) -> None:
-    """Take a folder for a recipe: once it is planned, so that a faulty one leaves the folder free for the mended one."""
+    """Take a folder for a recipe: once it is planned, so that a faulty one leaves the folder free for the corrected one."""
     write_text(folder / RECIPE_FILE, recipe_text(recipe))
     settled = plan.recipe.training.model_dump(include=_SETTLED)
     write_json(folder / _SETTLED_FILE, {**settled, "trained_on": training_facts(stamp)})

@@ -23,10 +23,10 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from flanlab.errors import FlanlabError
+from flanlab.errors import FlanlabError, one_line
 from flanlab.ui import editor_tab, results_tab, tasks_tab, try_tab
 from flanlab.ui.pages import Page, show
-from flanlab.ui.workplace import Workplace
+from flanlab.ui.workplace import Workplace, short
 
 HOST = "127.0.0.1"
 _MOST_BYTES = 8_000_000
@@ -64,7 +64,21 @@ def make_app(workplace: Workplace) -> Starlette:
         Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
     ]
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"], www_redirect=False)
-    return Starlette(routes=routes, middleware=[hosts])
+    return Starlette(routes=routes, middleware=[hosts], exception_handlers={404: _missing, Exception: _unforeseen})
+
+
+def _missing(request: Request, _: Exception) -> Response:
+    fault = FlanlabError(f"There is no page {short(request.url.path, 100)}.", hint="Choose one of the tabs.")
+    return _response(show("error", tab="", fault=fault), 404)
+
+
+def _unforeseen(request: Request, error: Exception) -> Response:
+    """The terminal shows the traceback."""
+    fault = FlanlabError(
+        f"The app met an error that it does not foresee: {one_line(error)}",
+        hint="Nothing that was written is lost. The terminal in which the app runs says more.",
+    )
+    return _response(show("fault" if request.method == "POST" else "error", tab="", fault=fault), 500)
 
 
 def _page(workplace: Workplace, page: Page) -> Callable[[Request], object]:

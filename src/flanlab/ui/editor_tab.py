@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import yaml
-from pydantic import ValidationError
 
 from flanlab.data.encoding import TextEncoder
 from flanlab.data.lint import lint_task
@@ -20,10 +16,9 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
 from flanlab.evaluation.questions import ask
 from flanlab.evaluation.setup import Setup
-from flanlab.files import write_text
 from flanlab.models.answering import Model
-from flanlab.tasks.loading import load_task
 from flanlab.tasks.schema import Task
+from flanlab.ui.edits import edited, lies_in, metadata_of, save, without_template
 from flanlab.ui.pages import show
 from flanlab.ui.predictions import Answered, answered
 from flanlab.ui.tasks_tab import chosen_row
@@ -33,7 +28,6 @@ PREVIEWED_ROWS = 3
 LINTED_ROWS = 200
 """Rows that the linter sees while one types."""
 SCORED_ROWS = 20
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,79}")
 
 
 @dataclass(frozen=True)
@@ -54,44 +48,6 @@ class Scored:
 
     before: Answered | None
     after: Answered
-
-
-def with_template(task: Task, number: int, fields: Mapping[str, str]) -> tuple[Task, int]:
-    """The task with a template as it stands in the form, and that template's number; `number` 0 adds one.
-
-    Raises:
-        FlanlabError: it is no valid template of this task.
-    """
-    prompt, target = fields.get("prompt", ""), fields.get("target", "")
-    if not prompt.strip():
-        raise FlanlabError("The prompt is empty.", hint="Write a text; {{ name }} stands for a field of the row.")
-    template: dict[str, Any] = {"prompt": prompt, "direction": fields.get("direction") or "forward"}
-    if target.strip():
-        template["target"] = target
-    if options := [line.strip() for line in fields.get("options", "").splitlines() if line.strip()]:
-        template["options"] = options
-    templates = _written(task)
-    if number > len(templates):
-        raise FlanlabError(f"{task.name} has templates 1 to {len(templates)}, not {number}.", hint="Choose one of those.")
-    if number:
-        templates[number - 1] = template
-    else:
-        templates.append(template)
-    return _changed(task, templates=templates), number or len(templates)
-
-
-def _written(task: Task) -> list[dict[str, Any]]:
-    return [template.model_dump(mode="json", exclude_unset=True) for template in task.templates]
-
-
-def _changed(task: Task, **changes: Any) -> Task:
-    try:
-        changed = Task.model_validate({**task.model_dump(mode="json", exclude_unset=True), **changes})
-    except ValidationError as error:
-        messages = dict.fromkeys(fault["msg"].removeprefix("Value error, ") for fault in error.errors())
-        raise FlanlabError(f"{'; '.join(messages)}.", hint="Change the template; the fields are listed beside it.") from error
-    changed._path = task.path
-    return changed
 
 
 def previews(task: Task, number: int, rows: Rows, first: int, encoder: TextEncoder | None) -> list[Preview]:
@@ -178,47 +134,6 @@ def score_versions(model: Model, before: Task, task: Task, number: int, rows: Ro
     return [Scored(*pair) for pair in zip(earlier, after, strict=True)]
 
 
-def save(task: Task, name: str, folder: Path, known: Mapping[str, Task]) -> Task:
-    """Write a task into a folder, under a name, and read it again.
-
-    Raises:
-        FlanlabError: a name that is no task's, or one that another file has.
-    """
-    if not _NAME.fullmatch(name):
-        raise FlanlabError(
-            "The name of a task consists of small letters, digits and underscores, and begins with a letter.",
-            hint="Write a name such as my_reviews.",
-        )
-    path = folder / f"{name}.yaml"
-    is_own = name in known and _lies_in(known[name], folder) and path.exists()
-    if not is_own and (name in known or path.exists()):
-        other = known[name].path if name in known else path
-        raise FlanlabError(f"A task called `{name}` exists already, in {other}.", hint="Give yours another name.")
-    content = task.model_dump(mode="json", exclude_unset=True)
-    content["name"] = name
-    for source in [content.get("source"), *content.get("parts", {}).values()]:
-        if source and source.get("files"):
-            # They are named from the folder of the task's old file.
-            source["files"] = _absolute(source["files"], task.path)
-    if name != task.name:
-        evidence = f"the task {task.name} with other templates"
-        content["derived_from"] = {**content.get("derived_from", {}), task.name: evidence}
-    _changed(task, **content)
-    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
-    return load_task(path)
-
-
-def _lies_in(task: Task, folder: Path) -> bool:
-    return task.path is not None and task.path.resolve().parent == folder
-
-
-def _absolute(files: dict[str, str] | str, path: Path | None) -> dict[str, str] | str:
-    folder = Path() if path is None else path.parent.resolve()
-    if isinstance(files, str):
-        return str(folder / files)
-    return {split: str(folder / file) for split, file in files.items()}
-
-
 def editor_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
     """The form, with the template that is to be changed, or an empty one."""
     if not fields.get("task"):
@@ -229,7 +144,8 @@ def editor_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
     if 0 < number <= len(task.templates):
         form |= task.templates[number - 1].model_dump(mode="json")
     form["options"] = "\n".join(form["options"] or [])
-    is_own = _lies_in(task, workplace.save_to)
+    save_to, here = workplace.save_to, Path.cwd()
+    is_own = lies_in(task, save_to)
     model = fields.get("model") or next(iter(workplace.models), "")
     filled = {
         "split": "",
@@ -256,8 +172,9 @@ def editor_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
         row=number_in(fields, "row"),
         splits=[name for name in SPLITS if task.has_split(name)],
         models=workplace.models,
+        metadata=metadata_of(task),
         columns=columns,
-        save_to=workplace.save_to,
+        save_to=save_to.relative_to(here) if save_to.is_relative_to(here) else save_to,
         name=task.name if is_own else f"{task.name}_edited",
         preview=preview,
     )
@@ -265,7 +182,7 @@ def editor_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
 
 def preview_part(workplace: Workplace, fields: Mapping[str, str]) -> str:
     """What stands beside the form: rendered rows, token counts, findings."""
-    task, number = with_template(workplace.task(fields.get("task", "")), number_in(fields, "template"), fields)
+    task, number = edited(workplace.task(fields.get("task", "")), number_in(fields, "template"), fields)
     split, rows = workplace.rows(task, fields.get("split", ""))
     encoder = workplace.encoder(fields["model"]) if fields.get("model") else None
     return show(
@@ -279,7 +196,7 @@ def preview_part(workplace: Workplace, fields: Mapping[str, str]) -> str:
 def score_part(workplace: Workplace, fields: Mapping[str, str]) -> str:
     """What a model answers in the new version and in the one before."""
     before = workplace.task(fields.get("task", ""))
-    task, number = with_template(before, number_in(fields, "template"), fields)
+    task, number = edited(before, number_in(fields, "template"), fields)
     split, rows = workplace.rows(task, fields.get("split", ""))
     with workplace.model(fields.get("model", "")) as model:
         scored = score_versions(model, before, task, number, rows)
@@ -301,13 +218,9 @@ def save_part(workplace: Workplace, fields: Mapping[str, str]) -> str:
     task = workplace.task(fields.get("task", ""))
     number = number_in(fields, "template")
     if fields.get("action") == "delete":
-        if not 0 < number <= len(task.templates):
-            raise FlanlabError("A new template cannot be deleted.", hint="Close the page, or choose another template.")
-        templates = _written(task)
-        del templates[number - 1]
-        changed, number = _changed(task, templates=templates), 1
+        changed, number = without_template(task, number, fields), 1
     else:
-        changed, number = with_template(task, number, fields)
+        changed, number = edited(task, number, fields)
     saved = save(changed, fields.get("name", ""), workplace.save_to, workplace.tasks)
     workplace.add(saved)
     return show("editor_saved", task=saved, number=number)

@@ -25,7 +25,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for filter_ in (short, link, wording.number, wording.signed, wording.count, wording.breakable):
+    for filter_ in (short, tail, link, wording.number, wording.signed, wording.count, wording.breakable):
         environment.filters[filter_.__name__] = filter_
     environment.globals["link"] = link
     return environment
@@ -40,3 +40,9 @@ def link(place: str, fields: Mapping[str, object] | None = None, **changes: obje
     """An address with a query; fields that are empty are left out."""
     query = {name: value for name, value in {**(fields or {}), **changes}.items() if value not in ("", None)}
     return f"{place}?{urlencode(query)}" if query else place
+
+
+def tail(text: object, limit: int = 40) -> str:
+    """A text as it fits into a list of choices: of a long path, the end tells more than the beginning."""
+    whole = str(text)
+    return whole if len(whole) <= limit else f"…{whole[1 - limit :]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flanlab.data.rendering import PreparedRow
 from flanlab.errors import FlanlabError
@@ -15,8 +15,14 @@ from flanlab.ui.pages import show
 from flanlab.ui.tasks_tab import chosen_row
 from flanlab.ui.workplace import SPLITS, Workplace, number_in
 
+if TYPE_CHECKING:
+    from flanlab.experiments.ask import ModelAnswer
+    from flanlab.models.loading import LoadedModel
+
 COLUMN = "column:"
 """Before the name of a column, in the form."""
+HISTORY = "history:"
+"""Before the name of a model, in the form."""
 NEW_TOKENS = 128
 
 
@@ -97,18 +103,75 @@ def try_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
     )
 
 
+@dataclass
+class Conversation:
+    """What a model was asked and answered, oldest first; why it does not answer now; its answer to a task's question."""
+
+    model: str
+    turns: list[tuple[str, str]]
+    dropped: int = 0
+    """Earliest turns that no longer fit and are not shown to the model any more."""
+    fault: FlanlabError | None = None
+    answer: ModelAnswer | None = None
+
+    @property
+    def field(self) -> str:
+        """Under which name the form carries the turns from question to question: the app itself remembers none."""
+        return HISTORY + self.model
+
+    @property
+    def kept(self) -> str:
+        """The turns as the form carries them."""
+        return json.dumps(self.turns)
+
+
+def conversation_in(fields: Mapping[str, str], model: str) -> Conversation:
+    """A model's earlier turns, as the form carries them.
+
+    Raises:
+        FlanlabError: they are not what `Conversation.kept` writes.
+    """
+    try:
+        turns = [(question, answer) for question, answer in json.loads(fields.get(HISTORY + model, "[]"))]
+        if not all(isinstance(text, str) for turn in turns for text in turn):
+            raise ValueError("a turn is no pair of texts")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise FlanlabError(f"The earlier turns cannot be read: {error}.", hint="Begin a new conversation.") from error
+    return Conversation(model, turns)
+
+
 def answer_part(workplace: Workplace, fields: Mapping[str, str]) -> str:
-    """The answers of one model, or of two side by side."""
+    """The answers of one model or of two side by side: to a task's question, or to the next turn of a conversation.
+
+    With the action `show`, the conversation as it stands; with `forget`, none. A model that fails leaves the other's answer.
+    """
+    action, question = fields.get("action", ""), fields.get("question", "")
+    task = workplace.task(fields["task"]) if fields.get("task") else None
+    names = list(dict.fromkeys(name for name in (fields.get("model", ""), fields.get("other", "")) if name))
+    for name in names or [""]:
+        workplace.check_model(name)
+    if action == "forget":
+        return ""
+    values = given_values(fields)
+    asked = [conversation_in(fields, name) for name in names]
+    for one in asked if action != "show" else []:
+        try:
+            with workplace.model(one.model) as model:
+                if task is None:
+                    _next_turn(model, one, question, bool(fields.get("chat")))
+                else:
+                    from flanlab.experiments.ask import ask
+
+                    one.answer = ask(model, task=task, row=values, template=number_in(fields, "template", 1))
+        except FlanlabError as error:
+            one.fault = error
+    prompt = next((one.answer.prompt for one in asked if one.answer is not None), None)
+    return show("try_answer", conversations=asked, prompt=prompt)
+
+
+def _next_turn(model: LoadedModel, conversation: Conversation, question: str, chat: bool) -> None:
     from flanlab.experiments.ask import ask
 
-    names = [name for name in dict.fromkeys([fields.get("model", ""), fields.get("other", "")]) if name]
-    task = workplace.task(fields["task"]) if fields.get("task") else None
-    answers = []
-    for name in names or [""]:
-        with workplace.model(name) as model:
-            if task is not None:
-                answer = ask(model, task=task, row=given_values(fields), template=number_in(fields, "template", 1))
-            else:
-                answer = ask(model, fields.get("question", ""), new_tokens=NEW_TOKENS)
-        answers.append((name, answer))
-    return show("try_answer", answers=answers, prompt=answers[0][1].prompt)
+    answer = ask(model, question, history=conversation.turns, chat=chat, new_tokens=NEW_TOKENS)
+    conversation.dropped = answer.turns_dropped
+    conversation.turns = [*conversation.turns[answer.turns_dropped :], (question, answer.text)]

@@ -77,7 +77,7 @@ class Workplace:
         """
         from flanlab.models.loading import load_encoder
 
-        self._check_model(name)
+        self.check_model(name)
         with self._lock:
             if name in self._loaded:
                 return self._loaded[name].encoder
@@ -94,13 +94,18 @@ class Workplace:
         """
         from flanlab.models.loading import load_model
 
-        self._check_model(name)
+        self.check_model(name)
         with self._lock:
             if name not in self._loaded:
                 self._loaded[name] = load_model(name)
             yield self._loaded[name]
 
-    def _check_model(self, name: str) -> None:
+    def check_model(self, name: str) -> None:
+        """Refuse a model that the app was not started with.
+
+        Raises:
+            FlanlabError: it is none of the models here.
+        """
         hint = "Choose a model from the list." if self.models else "Start the app with one: flan ui --model NAME"
         _one({model: model for model in self.models}, name, "model", hint)
 

@@ -41,7 +41,7 @@ def pearson_metric(as_text: Callable[[Prediction], Prediction]) -> Metric:
 
 
 def spearman_metric(as_text: Callable[[Prediction], Prediction]) -> Metric:
-    """Spearman's rank correlation over rows, ranked anew in every resampling; ties share their mean rank.
+    """Spearman's rank correlation over rows, ranked again in every resampling; ties share their mean rank.
 
     Answers that are no number are left out of the ranking and take its mean rank, as in `pearson_metric`.
     """
