@@ -1,8 +1,8 @@
 """Whether the smallest detectable difference that is told before a run is the one that runs then detect, by simulation.
 
 The evaluations of `coverage.py`, whose truth is known, are drawn first as a pilot of a few tasks, then again in designs that
-the pilot knows nothing of. `predicted` is what `flanlab.results.power` makes of the pilot; `realised` the true difference that 80 %
-of the runs detect; `told` the median of what they tell themselves (`Difference.detectable`). Points.
+the pilot knows nothing of. `predicted` is what `flanlab.results.power` makes of the pilot; `realised` the true difference that
+80 % of the runs detect; `told` the median of what they tell themselves (`Difference.detectable`). Points.
 
     python benchmarks/power.py
 """
