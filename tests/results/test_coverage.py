@@ -29,10 +29,10 @@ def benchmark_module() -> ModuleType:
     [
         ("accuracy_0.5", 1, 100, "all"),
         ("accuracy_0.5", 3, 100, "all"),
-        ("f1", 3, 60, "one"),
-        ("multirc_f1a", 10, 60, "two"),
-        ("bleu", 5, 60, "all"),
-        ("matthews", 10, 100, "one"),
+        pytest.param("f1", 3, 60, "one", marks=pytest.mark.slow),
+        pytest.param("multirc_f1a", 10, 60, "two", marks=pytest.mark.slow),
+        pytest.param("bleu", 5, 60, "all", marks=pytest.mark.slow),
+        pytest.param("matthews", 10, 100, "one", marks=pytest.mark.slow),
     ],
 )
 def test_intervals_hold_the_truth(benchmark_module: ModuleType, metric: str, templates: int, rows: int, design: str) -> None:
