@@ -5,20 +5,24 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from flanlab.errors import FlanlabError
+from flanlab.progress import console
 from tests.fuzz import oracle
 from tests.fuzz.__main__ import run
 from tests.fuzz.files import TARGETS
 
 
 @pytest.fixture(scope="module", autouse=True)
-def watched() -> None:
+def watched() -> Iterator[None]:
+    was_quiet = console.quiet
     oracle.begin(memory_limit=None)
+    yield
+    console.quiet = was_quiet
 
 
 def refuse(message: str, hint: str = "a hint") -> None:

@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from flanlab.data.table_files import read_table
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.metrics.metric import Floats
 from flanlab.evaluation.metrics.options import chosen_option, option_scores, right_options
+from flanlab.results.intervals import bounded_interval
 from flanlab.results.table import Table
 
 Predictions = str | Path | Iterable[Mapping[str, Any]]
 """Rows, or a file of them."""
-_LEVEL = 0.95
 _MOST_CLASSES = 200
 """More are no classes, but the texts of rows."""
 
@@ -193,12 +192,13 @@ def accuracy_by(predictions: Predictions, column: str | None = None) -> Table:
         groups.setdefault(value, []).append(one.is_right)
     found = []
     for value, right in groups.items():
-        interval = binomtest(sum(right), len(right)).proportion_ci(_LEVEL, method="wilson")
+        share = sum(right) / len(right)
+        interval = bounded_interval(share, share * (1 - share) / len(right), np.inf, len(right))  # Wilson's
         found.append(
             {
                 "value": value,
                 "rows": len(right),
-                "accuracy": sum(right) / len(right),
+                "accuracy": share,
                 "low": float(interval.low),
                 "high": float(interval.high),
             }

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
-from scipy.stats import invwishart
 
 from flanlab.results.grids import Floats
 
@@ -85,6 +84,8 @@ def _draws(
     right: NDArray[np.bool_], shown: NDArray[np.bool_], labels: NDArray[np.int_], margins: Floats | None
 ) -> tuple[Floats, Floats]:
     """Scores of the templates [draws, templates] on these rows, and on rows resampled (Bayesian bootstrap, Rubin 1981)."""
+    from scipy.stats import invwishart  # not at the top: half a second, which light commands do not need
+
     generator = np.random.default_rng(0)
     templates, rows = right.shape
     kinds = int(labels.max()) + 1
