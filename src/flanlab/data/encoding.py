@@ -178,7 +178,7 @@ class TextEncoder(Encoder):
         """`ends` are further tokens that end generated text, from the model's configuration.
 
         Raises:
-            FlanlabError: the tokenizer has no end token.
+            FlanlabError: the tokenizer has no end token, or cannot encode.
         """
         if tokenizer.eos_token_id is None:
             raise FlanlabError(
@@ -187,7 +187,13 @@ class TextEncoder(Encoder):
             )
         self.tokenizer = tokenizer
         self.end: int = tokenizer.eos_token_id
-        starts = tokenizer("a")["input_ids"][:1]
+        try:
+            starts = tokenizer("a")["input_ids"][:1]
+        except (TypeError, ValueError, OverflowError) as error:
+            raise FlanlabError(
+                f"{tokenizer.name_or_path}: the tokenizer cannot encode a text: {one_line(error)}",
+                hint="Check tokenizer_config.json and tokenizer.json, or download the model again.",
+            ) from error
         self._start = starts if starts == [tokenizer.bos_token_id] else []
         self._ends = ends
         self._special = SpecialTokens(tokenizer)

@@ -70,7 +70,8 @@ def read_table(path: Path) -> pa.Table:
         raise FlanlabError(f"{path}, line {line}: is not UTF-8.", hint="Save the file with UTF-8 encoding.") from error
     except FlanlabError:
         raise
-    except (pa.ArrowException, OSError, ValueError) as error:
+    # A damaged file may claim to be larger than the memory.
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise FlanlabError(f"{path}: {one_line(error)}", hint="Fix this error, or write the file again.") from error
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if twice:
@@ -83,7 +84,7 @@ def _read_parquet(path: Path) -> pa.Table:
     try:
         with pq.ParquetFile(path) as file:
             return file.read()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, MemoryError) as error:
         raise FlanlabError(f"{path}: is not valid Parquet: {one_line(error)}", hint="Write the file again.") from error
 
 

@@ -395,9 +395,15 @@ def check_isolation(model: PreTrainedModel) -> None:
     reads_prompt = not torch.allclose(base[in_last_branch], other_prompt[in_last_branch], rtol=0, atol=1e-6)
     if not (isolated and reads_prompt):
         raise FlanlabError(
-            f"{type(model).__name__} cannot separate packed sequences: a change in one changes the other.",
+            f"{_named(model)} cannot separate packed sequences: a change in one changes the other.",
             hint="Use a model whose attention uses transformers' attention interface (Llama, Qwen, Mistral, ...).",
         )
+
+
+def _named(model: nn.Module) -> str:
+    """The architecture, and where the model was loaded from, if it was."""
+    place = getattr(model, "name_or_path", "")
+    return f"{type(model).__name__} ({place})" if place else type(model).__name__
 
 
 def refuse_no_numbers(model: nn.Module, logits: Tensor) -> None:
@@ -408,7 +414,7 @@ def refuse_no_numbers(model: nn.Module, logits: Tensor) -> None:
     """
     if not logits.isfinite().all():
         raise FlanlabError(
-            f"{type(model).__name__} computes NaN or infinity: its weights are damaged, or training diverged.",
+            f"{_named(model)} computes NaN or infinity: its weights are damaged, or training diverged.",
             hint="Download the model again, or use an earlier checkpoint.",
         )
 
