@@ -352,15 +352,13 @@ class Shard(NamedTuple):
 
 def shard_of(path: Path) -> Shard | None:
     """Which shard a file is by its name; None for a whole split, also if it is its only shard."""
+    found = _named_shard(path)
+    return found if found and found.total > 1 else None
+
+
+def _named_shard(path: Path) -> Shard | None:
     found = _SHARD.fullmatch(table_name(path))
-    if found is None or int(found["count"]) == 1:
-        return None
-    return Shard(found["split"], int(found["number"]), int(found["count"]))
-
-
-_SLICE = re.compile(
-    r"(?P<split>[^\[\]\s](?:[^\[\]]*[^\[\]\s])?)(?:\[(?:(?P<start>-?\d{1,18})%?)?:(?:(?P<stop>-?\d{1,18})%?)?\])?"
-)
+    return Shard(found["split"], int(found["number"]), int(found["count"])) if found else None
 
 
 def _splits_of(files: Sequence[Path]) -> dict[str, list[Path]]:
@@ -370,16 +368,16 @@ def _splits_of(files: Sequence[Path]) -> dict[str, list[Path]]:
         MissingDataError: a shard is missing.
         FlanlabError: a split has files of several kinds, or shards and a whole file.
     """
+    shards = {path: _named_shard(path) for path in files}
     splits: dict[str, list[Path]] = {}
-    for path in files:
-        found = _SHARD.fullmatch(table_name(path))
-        splits.setdefault(found["split"] if found else table_name(path), []).append(path)
+    for path, shard in shards.items():
+        splits.setdefault(shard.split if shard else table_name(path), []).append(path)
     for split, paths in splits.items():
-        shards = [_SHARD.fullmatch(table_name(path)) for path in paths]
-        if len(paths) == 1 and shards[0] is None:
+        found = [shards[path] for path in paths]
+        if found == [None]:
             continue
-        counts = {int(found["count"]) if found else 0 for found in shards}
-        numbers = [int(found["number"]) if found else -1 for found in shards]
+        counts = {shard.total if shard else 0 for shard in found}
+        numbers = [shard.number if shard else -1 for shard in found]
         if len(counts) > 1 or len(set(numbers)) < len(numbers):
             raise FlanlabError(
                 f"{paths[0].parent}: the split {split} has the files {', '.join(path.name for path in paths)}.",
@@ -432,6 +430,12 @@ def _read_slices(task: Task, specification: str, paths: Mapping[str, Sequence[Pa
             hint="Take a smaller slice, or provide more rows.",
         )
     return _joined(cuts, f"{task.path}: source.splits: the slices of {specification!r}"), digest.hexdigest()
+
+
+_SLICE = re.compile(
+    r"(?P<split>[^\[\]\s](?:[^\[\]]*[^\[\]\s])?)(?:\[(?:(?P<start>-?\d{1,18})%?)?:(?:(?P<stop>-?\d{1,18})%?)?\])?"
+)
+"""One term of `source.splits`: a split, or a slice of it by rows or percent."""
 
 
 def _slices(task: Task, specification: str, tables: Mapping[str, pa.Table]) -> list[pa.Table]:

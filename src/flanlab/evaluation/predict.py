@@ -19,7 +19,7 @@ from flanlab.evaluation.questions import Asked, ask
 from flanlab.evaluation.setup import Setup
 from flanlab.files import new_file
 from flanlab.models.answering import Answer, Model, Question
-from flanlab.results.predictions import PREDICTION_SCHEMA
+from flanlab.results.predictions import PREDICTION_SCHEMA, shard_paths
 from flanlab.settings import PREDICTIONS, affecting
 from flanlab.tasks.holdout import seen_reason
 from flanlab.tasks.loading import known_lineage
@@ -98,7 +98,7 @@ def predict_shard(setup: Setup, shard: Shard) -> None:
 
 def remove_stale_shards(folder: Path, shards: Sequence[Shard]) -> None:
     """Remove what an evaluation of more questions has left in `folder`."""
-    for path in set(folder.glob("shard-*.parquet")) - {shard.path for shard in shards}:
+    for path in set(shard_paths(folder)) - {shard.path for shard in shards}:
         path.unlink()
 
 

@@ -9,6 +9,7 @@ from flanlab.data.reader import RowReader
 from flanlab.data.sources import mirror_from_environment
 from flanlab.errors import FlanlabError
 from flanlab.experiments.recipe import Plan, Recipe, divide, plan_rows
+from flanlab.experiments.run_folder import FINISHED_FILE
 from flanlab.files import existing_part
 from flanlab.models.loading import LoadedModel
 from flanlab.models.names import check_model_name
@@ -18,9 +19,6 @@ from flanlab.training.estimate import saved_bytes
 from flanlab.training.methods import check_method
 from flanlab.training.settings import TrainingSettings
 from flanlab.training.tracking import check_tracker
-
-FINISHED_FILE = "finished.json"
-"""In `training`: there once the tuned model is saved."""
 
 
 def check_recipe(recipe: Recipe, *, in_memory: bool = False) -> HoldOutSplit:

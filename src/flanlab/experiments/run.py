@@ -25,8 +25,9 @@ from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.setup import Setup
 from flanlab.experiments.announcement import announce, announce_training
-from flanlab.experiments.checks import FINISHED_FILE, check_disk, check_recipe
+from flanlab.experiments.checks import check_disk, check_recipe
 from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, plan_rows
+from flanlab.experiments.run_folder import FINISHED_FILE, SECONDS_FILE, seconds_of
 from flanlab.experiments.stamp import make_stamp, training_facts, training_key
 from flanlab.files import check_writable, new_folder, read_json, write_json, write_text
 from flanlab.models.built_in import BUILT_IN_MODELS
@@ -383,8 +384,7 @@ def counted_seconds(folder: Path, started: float) -> Iterator[Callable[[], float
 
     A sitting that is killed outright is not counted, nor one that finds the run finished.
     """
-    path = folder / "seconds.json"
-    earlier: float = read_json(path)["seconds"] if path.exists() else 0.0
+    earlier = seconds_of(folder)
     was_finished = (folder / RESULTS_FILE).exists()
 
     def seconds() -> float:
@@ -394,4 +394,4 @@ def counted_seconds(folder: Path, started: float) -> Iterator[Callable[[], float
         yield seconds
     finally:
         if is_first():
-            write_json(path, {"seconds": seconds()})
+            write_json(folder / SECONDS_FILE, {"seconds": seconds()})

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, TypeAdapter
 
 from flanlab.experiments.cells import Comparison, Panel
+from flanlab.experiments.run_folder import FINISHED_FILE
 from flanlab.files import in_use, read_json
 from flanlab.results.files import RESULTS_FILE, parse
 
@@ -85,7 +86,7 @@ def state_of(folders: Sequence[Path]) -> State:
 
 def is_done(folder: Path) -> bool:
     """Whether the result of a training or of an evaluation is there, whole."""
-    trained = (folder / "model").is_dir() and (folder / "training" / "finished.json").is_file()
+    trained = (folder / "model").is_dir() and (folder / "training" / FINISHED_FILE).is_file()
     return trained or (folder / RESULTS_FILE).is_file()
 
 
@@ -93,9 +94,3 @@ def error_of(folders: Sequence[Path]) -> str:
     """The first error that a try left; empty if there is none."""
     paths = [folder / ERROR_FILE for folder in folders]
     return next((path.read_text(encoding="utf-8") for path in paths if path.is_file()), "")
-
-
-def seconds_of(folder: Path) -> float:
-    """How long the work in a folder took, over all sittings; 0 if it is not known."""
-    path = folder / "seconds.json"
-    return float(read_json(path)["seconds"]) if path.is_file() else 0.0

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from flanlab.report.page import Block, Facts, Group, Verbatim, exact
 from flanlab.report.wording import count
-from flanlab.results.predictions import PREDICTIONS, read_predictions
+from flanlab.results.predictions import PREDICTIONS, read_predictions, shard_paths
 from flanlab.results.schema import Results
 
 _EACH = 3
@@ -29,7 +29,7 @@ def read_records(folder: Path, variant: str, task: str, results: Results) -> lis
         FlanlabError: a file of predictions is damaged.
     """
     place = folder / PREDICTIONS / variant / task
-    if not any(place.glob("shard-*.parquet")):
+    if not shard_paths(place):
         return []
     table = read_predictions(place)
     if not results.variants[variant].settings.get("end_token", True):

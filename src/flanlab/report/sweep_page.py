@@ -13,7 +13,8 @@ from markupsafe import Markup
 
 from flanlab.evaluation.seeds import variance_told
 from flanlab.experiments.cells import SEED_MARK, Panel, Series
-from flanlab.experiments.sweep_file import LOG_FILE, seconds_of
+from flanlab.experiments.run_folder import seconds_of
+from flanlab.experiments.sweep_file import LOG_FILE
 from flanlab.files import write_text
 from flanlab.progress import clock
 from flanlab.report.html import write_report
@@ -202,7 +203,7 @@ def _scores(sweep: SweepRead) -> Iterable[Block]:
 def _cell_table(sweep: SweepRead) -> Table:
     done = [cell for name, cell in sweep.cells.items() if cell.results is not None and SEED_MARK not in name]
     clusters = list(dict.fromkeys(name for cell in done if cell.results for name in cell.results.clusters))
-    rows = []
+    lines: list[tuple[str, list[Cell], list[Cell], list[str]]] = []
     for cell in done:
         assert cell.results is not None
         for variant, facts in cell.results.variants.items():
@@ -210,17 +211,14 @@ def _cell_table(sweep: SweepRead) -> Table:
             cells = [score_cell(own[name]) if name in own else Cell() for name in clusters]
             cells += [score_cell(cell.mean(variant))] if len(clusters) > 1 else []
             spread = cell.spread(variant)
-            cells.append(Cell() if spread is None else Cell(spread, kind="level"))
-            cells.append(Cell(text=variance_told(cell.results, variant)))
+            extra = [Cell() if spread is None else Cell(spread, kind="level"), Cell(text=variance_told(cell.results, variant))]
             seeds = f"{len(cell.others) + 1} seeds" if cell.others else ""
             notes = [facts.title if len(cell.results.variants) > 1 else "", cell.seen_mark, seeds]
-            rows.append(Row(cell.facts.title, cells, notes))
+            lines.append((cell.facts.title, cells, extra, notes))
     columns = [cluster_title(name) for name in clusters] + ([MEAN_OVER_CLUSTERS] if len(clusters) > 1 else [])
     more = ["std over templates,\nmean over tasks", "variance from rows /\ntemplates / seeds"]
-    shown = [place for place in range(len(more)) if any(row.cells[len(columns) + place] != Cell(text="") for row in rows)]
-    rows = [
-        replace(row, cells=[*row.cells[: len(columns)], *(row.cells[len(columns) + place] for place in shown)]) for row in rows
-    ]
+    shown = [place for place in range(len(more)) if any(extra[place] != Cell() for _, _, extra, _ in lines)]
+    rows = [Row(title, [*cells, *(extra[place] for place in shown)], notes) for title, cells, extra, notes in lines]
     return Table("Scores of all cells", [*columns, *(more[place] for place in shown)], rows, beside=len(shown))
 
 

@@ -48,13 +48,18 @@ def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         return file.read(columns)
 
 
+def shard_paths(folder: Path) -> list[Path]:
+    """The files of a task's predictions, in order; none if the folder is missing."""
+    return sorted(folder.glob("shard-*.parquet"))
+
+
 def read_predictions(folder: Path) -> pa.Table:
     """All predictions of one task.
 
     Raises:
         FlanlabError: none are there, or a file is damaged.
     """
-    shards = sorted(folder.glob("shard-*.parquet"))
+    shards = shard_paths(folder)
     if not shards:
         raise FlanlabError(f"{folder}: holds no predictions.", hint="Run the evaluation first.")
     tables = []

@@ -22,7 +22,7 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation.metrics.answers import exact_match
 from flanlab.evaluation.metrics.options import accuracy, option_scores, right_options
 from flanlab.report.run import Run
-from flanlab.results.predictions import PREDICTION_SCHEMA, PREDICTIONS
+from flanlab.results.predictions import PREDICTION_SCHEMA, PREDICTIONS, shard_paths
 
 _OUTCOME = [
     "template",
@@ -110,7 +110,7 @@ def index_of(run: Run, variant: str, task: str) -> Index:
     for kind, name, known in (("variant", variant, run.results.variants), ("task", task, run.results.tasks)):
         if name not in known:
             raise FlanlabError(f"{run.folder}: there is no such {kind}.", hint=f"There are: {', '.join(known)}.")
-    files = sorted((run.folder / PREDICTIONS / variant / task).glob("shard-*.parquet"))
+    files = shard_paths(run.folder / PREDICTIONS / variant / task)
     if not files:
         raise FlanlabError(f"{run.folder}: holds no predictions of {task} by {variant}.", hint="Run the evaluation first.")
     end_token = bool(run.results.variants[variant].settings.get("end_token", True))
