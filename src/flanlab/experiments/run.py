@@ -114,6 +114,22 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
             setup = Setup(model, arm, seed, "instruction", *tuned_variant(arm, settings))
             evaluate(setup, units, dev_units, folder)
             variants[setup.name] = setup.variant(model=f"{loaded.name}, tuned")
+        for step in plan.recipe.training.keep_steps:
+            place = kept_model(folder, step)
+            if not place.is_dir():
+                say(f"Warning: {place} is missing and is not scored: training was past step {step} when it was asked for.")
+                continue
+            kept = load_model(str(place), dtype=settings.dtype)
+            setup = Setup(
+                kept,
+                settings.arms()[0],
+                seed,
+                "instruction",
+                f"{TUNED}_step_{step}",
+                f"tuned for {step} step{'' if step == 1 else 's'}",
+            )
+            evaluate(setup, units, [], folder)
+            variants[setup.name] = setup.variant(model=f"{loaded.name}, tuned")
 
         def finish() -> None:
             results = score_units(
@@ -253,9 +269,13 @@ def _tune(
     def is_done() -> bool:
         return finished.is_file() and read_json(finished)["training_key"] == key and (target / STAMP_FILE).is_file()
 
+    def keep(model: torch.nn.Module, step: int) -> None:
+        weights = whole_weights(model)
+        from_first(lambda: save_tuned(model, loaded, stamp, kept_model(folder, step), weights))
+
     if not from_first(is_done):
         settings = plan.recipe.training
-        model = train(loaded, mixture, settings, folder=folder / "training", training_key=key, stamp=stamp, dev=dev)
+        model = train(loaded, mixture, settings, folder=folder / "training", training_key=key, stamp=stamp, dev=dev, keep=keep)
         weights = whole_weights(model)
 
         def finish() -> None:
@@ -264,6 +284,11 @@ def _tune(
 
         from_first(finish)
     return load_model(str(target), dtype=plan.recipe.evaluation.dtype)
+
+
+def kept_model(folder: Path, step: int) -> Path:
+    """Folder of the model as it was after a step of `training.keep_steps`."""
+    return folder / "models" / f"step-{step}"
 
 
 def check_folder(folder: Path, recipe: Recipe) -> None:

@@ -40,8 +40,9 @@ def run_seeds(recipe: Recipe, folder: Path, rows: RowReader | None = None, *, se
     """
     rows = rows or RowReader()
     first = run_recipe(recipe, folder, rows)
-    # What `auto` came to is the same for all trainings.
-    same = recipe.model_copy(update={"training": recipe.training.model_copy(update=settled_earlier(folder))})
+    # What `auto` came to is the same for all trainings. The learning curve is the first one's.
+    settled = {**settled_earlier(folder), "keep_steps": []}
+    same = recipe.model_copy(update={"training": recipe.training.model_copy(update=settled)})
     settings, units = recipe.evaluation, plan_test_units(make_plan(recipe, rows))
     others = [folder / f"seed-{number}" for number in range(1, seeds)]
     seconds = first.seconds or 0.0

@@ -79,6 +79,11 @@ class TrainingSettings(Settings):
         description="Steps between measurements of the loss on the training tasks' dev rows. Not measured by default.",
     )
     dev_examples: Annotated[int, NOTHING] = Field(32, gt=0, description="Number of dev examples of each cluster.")
+    keep_steps: Annotated[list[Annotated[int, Field(gt=0)]], NOTHING] = Field(
+        [],
+        description="Also keep the model as it is after each of these steps, in `models/step-N`. `flan run` scores these models"
+        " too, which gives a learning curve.",
+    )
     track: Annotated[Tracking | None, NOTHING] = Field(None, description="Also show the log in tensorboard, trackio or wandb.")
 
     @model_validator(mode="after")
@@ -87,6 +92,8 @@ class TrainingSettings(Settings):
             raise ValueError("adafactor needs whole weights, which no process has under fsdp: use adamw, or parallel: ddp")
         if self.parallel == "fsdp" and self.method == "prompt":
             raise ValueError("a soft prompt cannot be divided among processes: use parallel: ddp")
+        if self.keep_steps and max(self.keep_steps) >= self.steps:
+            raise ValueError(f"keep_steps: the last of the {self.steps} steps is kept anyway, and there is none after it")
         if self.train_embeddings is True and self.method != "full":
             raise ValueError(f"method: {self.method} does not train embeddings: use method: full, or train_embeddings: auto")
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ def train(
     training_key: str,
     stamp: Mapping[str, Any],
     dev: DevExamples | None = None,
+    keep: Callable[[nn.Module, int], None] | None = None,
 ) -> nn.Module:
     """Tune a model on a mixture. Resumes from the newest checkpoint in `folder`, if there is one.
 
@@ -62,6 +63,7 @@ def train(
         training_key: hash of everything that shapes the result. A checkpoint with another key is refused.
         stamp: written into every checkpoint as flanlab.json.
         dev: examples whose loss is measured every `settings.dev_every` steps, by cluster.
+        keep: called with the model after each of `settings.keep_steps`, before a checkpoint that is later.
 
     Returns:
         The tuned model (for LoRA, the model with its adapter).
@@ -116,6 +118,9 @@ def train(
                     if tracker is not None:
                         tracker.log(tracked(record), step=step + 1)
                     bar.advance(1, notes_of(record, seconds))
+                    if keep is not None and step + 1 in settings.keep_steps:
+                        keep(model, step + 1)
+                        started = time.monotonic()
                     is_due = time.monotonic() - last_saved > settings.checkpoint_minutes * 60
                     # Signals and clocks differ between processes, but all processes must decide the same.
                     stopped, due = add_up([interrupts.count, is_due and is_first()], device)

@@ -1,0 +1,89 @@
+"""`training.keep_steps`: the model as it was after some steps, saved and scored beside the tuned one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import flanlab as fl
+from flanlab.errors import FlanlabError
+from flanlab.experiments.recipe import Recipe
+from flanlab.experiments.run import run_recipe, train_recipe
+from flanlab.training import trainer
+from tests.tiny import write_tasks
+
+
+def recipe(folder: Path, model: Path, **training: Any) -> Recipe:
+    settings = {"steps": 4, "tokens_per_step": 160, "compute_dtype": "float32", "learning_rate": 5e-3, "schedule": "constant"}
+    return Recipe.model_validate(
+        {
+            "name": "curve",
+            "model": str(model),
+            "tasks": {"collections": [str(folder / "tasks")]},
+            "hold_out": {"clusters": ["sentiment"]},
+            "training": settings | training,
+            "evaluation": {"rows": 4, "templates_per_row": 1, "new_tokens": 4},
+        }
+    )
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(value, right[name]) for name, value in left.items())
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    write_tasks(tmp_path / "tasks")
+    return tmp_path
+
+
+def test_kept_models_are_those_of_shorter_trainings_and_are_scored(home: Path, tiny_folder: Path) -> None:
+    results = run_recipe(recipe(home, tiny_folder, keep_steps=[1, 2]), home / "run")
+    train_recipe(recipe(home, tiny_folder, steps=2), home / "shorter")
+    assert same(weights(home / "run/models/step-2"), weights(home / "shorter/model"))
+    assert not same(weights(home / "run/models/step-2"), weights(home / "run/model"))
+    assert {name: one.title for name, one in results.variants.items() if "step" in name} == {
+        "tuned_step_1": "tuned for 1 step",
+        "tuned_step_2": "tuned for 2 steps",
+    }
+    assert {row.variant for row in results.scores} >= {"tuned", "tuned_step_1", "tuned_step_2"}
+    assert fl.load_model(home / "run/models/step-1").stamp is not None
+
+
+def test_a_training_that_is_resumed_keeps_them_too(home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = recipe(home, tiny_folder, keep_steps=[1, 3], checkpoint_minutes=1e-9)
+    run_recipe(whole, home / "run")
+    real, calls = trainer.train_step, []
+
+    def stopped(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(trainer, "train_step", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train_recipe(whole, home / "again")
+    train_recipe(whole, home / "again")
+    for step in (1, 3):
+        assert same(weights(home / f"run/models/step-{step}"), weights(home / f"again/models/step-{step}"))
+
+
+def test_steps_asked_for_too_late_are_named(home: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_recipe(recipe(home, tiny_folder), home / "run")
+    results = run_recipe(recipe(home, tiny_folder, keep_steps=[2]), home / "run")
+    assert "tuned_step_2" not in results.variants
+    assert "training was past step 2" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_step_after_the_last_is_refused(home: Path, tiny_folder: Path) -> None:
+    with pytest.raises((ValueError, FlanlabError), match="keep_steps"):
+        recipe(home, tiny_folder, keep_steps=[4])
