@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import pickle
+import struct
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -20,6 +21,7 @@ from flanlab.data.rendering import prepare_row, render
 from flanlab.data.sources import MissingDataError, load_rows, load_splits
 from flanlab.data.table_files import read_table
 from flanlab.data.written_numbers import WrittenFloat, WrittenInt, read_number
+from flanlab.errors import FlanlabError
 from flanlab.tasks.schema import Task
 from flanlab.tasks.templating import compile_source
 from tests.task_files import generation_content, refusal, write_task_file
@@ -320,3 +322,14 @@ def test_bytes_with_zeros_inside_stay_bytes(kind: pa.DataType, tmp_path: Path) -
     assert read_table(tmp_path / "a.parquet").column("a").to_pylist() == [interval]
     pq.write_table(pa.table({"a": pa.array([b"padded\0\0\0\0\0\0"], pa.binary(12))}), tmp_path / "a.parquet")
     assert read_table(tmp_path / "a.parquet").column("a").to_pylist() == ["padded"]
+
+
+def test_a_damaged_arrow_file_does_not_end_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "rows.arrow"
+    write_arrow_file(pa.table({"a": pa.array([[("one", 1)], [("two", 2)]], pa.map_(pa.string(), pa.int64()))}), path)
+    offsets = struct.pack("<3i", 0, 1, 2)
+    content = path.read_bytes()
+    assert content.count(offsets) == 1
+    path.write_bytes(content.replace(offsets, struct.pack("<3i", 0, 131073, 2)))
+    with pytest.raises(FlanlabError, match=r"rows\.arrow"):
+        read_table(path)

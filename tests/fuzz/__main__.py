@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import collections
+import multiprocessing
 import shutil
 import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from tests.fuzz.oracle import Case, begin, fault_of
 
@@ -22,24 +25,54 @@ def run(targets: dict[str, Target], *, seed: int, count: int | None, seconds: fl
     """Inputs by target, and faults by kind with the seeds that show them. A case depends on target, seed and number alone."""
     inputs: collections.Counter[str] = collections.Counter()
     faults: dict[str, list[str]] = {}
-    end = time.monotonic() + seconds
-    number = 0
     with tempfile.TemporaryDirectory() as place:
-        while time.monotonic() < end and (count is None or number < count):
-            for name, target in targets.items():
-                folder = Path(place) / name
-                folder.mkdir(exist_ok=True)
-                random = Random(zlib.crc32(f"{name} {seed} {number}".encode()))
-                fault = fault_of(target(random, folder))
-                inputs[name] += 1
-                if fault is not None:
-                    seen = faults.setdefault(f"{name}: {fault}", [])
-                    seen.append(f"{seed}/{number}")
-                    if len(seen) == 1:
-                        print(f"{name} {seed}/{number}: {fault}", file=sys.stderr, flush=True)
-                        shutil.copytree(folder, keep / f"{name}-{seed}-{number}", dirs_exist_ok=True)
-            number += 1
+        for name, number, fault in _outcomes(targets, seed, count, time.monotonic() + seconds, Path(place)):
+            inputs[name] += 1
+            if fault is not None:
+                seen = faults.setdefault(f"{name}: {fault}", [])
+                seen.append(f"{seed}/{number}")
+                if len(seen) == 1:
+                    print(f"{name} {seed}/{number}: {fault}", file=sys.stderr, flush=True)
+                    shutil.copytree(Path(place) / name, keep / f"{name}-{seed}-{number}", dirs_exist_ok=True)
     return inputs, faults
+
+
+def _outcomes(
+    targets: dict[str, Target], seed: int, count: int | None, end: float, place: Path
+) -> Iterator[tuple[str, int, str | None]]:
+    """Target, number and fault of each case. A case may end its process (a fault in a library), so a child carries them out."""
+    names = list(targets)
+    most = sys.maxsize if count is None else count * len(names)
+    fork = multiprocessing.get_context("fork")
+    done = -1
+    while True:
+        ours, theirs = fork.Pipe(duplex=False)
+        child = fork.Process(target=_carry_out, args=(targets, seed, range(done + 1, most), end, place, theirs))
+        child.start()
+        theirs.close()
+        try:
+            while True:
+                done, fault = ours.recv()
+                yield names[done % len(names)], done // len(names), fault
+        except EOFError:
+            child.join()
+        if child.exitcode == 0:
+            return
+        done += 1
+        yield names[done % len(names)], done // len(names), f"ends the process with status {child.exitcode}"
+
+
+def _carry_out(
+    targets: dict[str, Target], seed: int, cases: range, end: float, place: Path, outcomes: Connection[Any, Any]
+) -> None:
+    for case in cases:
+        if time.monotonic() > end:
+            return
+        number, name = case // len(targets), list(targets)[case % len(targets)]
+        folder = place / name
+        folder.mkdir(exist_ok=True)
+        random = Random(zlib.crc32(f"{name} {seed} {number}".encode()))
+        outcomes.send((case, fault_of(targets[name](random, folder))))
 
 
 def main() -> int:

@@ -62,7 +62,10 @@ def read_table(path: Path) -> pa.Table:
     )
     try:
         if kind in _BINARY:
-            table = readable(_BINARY[kind](path))
+            table = _BINARY[kind](path)
+            # A damaged Arrow file may have offsets that end the whole process when a cell is read.
+            table.validate(full=True)
+            table = readable(table)
         else:
             table = _TEXT[kind](path, pa.input_stream(str(path), compression=compression).read().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
