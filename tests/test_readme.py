@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.command import flan
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,8 +25,7 @@ def test_every_flan_command_it_names_exists() -> None:
     named = {match.group(1) for match in re.finditer(r"\bflan ((?:tasks )?[a-z]+)\b", documents)}
     assert {"run", "mix", "eval", "tasks list"} <= named
     for command in sorted(named):
-        result = subprocess.run([sys.executable, "-m", "flanlab", *command.split(), "--help"], capture_output=True)
-        assert result.returncode == 0, f"`flan {command}` does not exist"
+        assert flan(*command.split(), "--help").returncode == 0, f"`flan {command}` does not exist"
 
 
 def test_every_file_it_links_to_is_there() -> None:

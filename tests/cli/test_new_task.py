@@ -16,7 +16,7 @@ from flanlab.cli.new_task import new_task
 from flanlab.data.sources import MIRROR_VARIABLE, load_rows
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.loading import load_task
-from tests.cli.test_commands import flan
+from tests.command import flan
 from tests.task_files import refusal
 
 REVIEWS = "Review Text,stars\n" + "".join(

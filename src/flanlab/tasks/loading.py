@@ -44,7 +44,15 @@ def load_collection(collection: str | Path) -> list[Task]:
     Raises:
         FlanlabError: the folder does not exist or has no task files, a file is invalid, or a name is used twice.
     """
-    return _sorted_unique(load_task(path) for path in _task_files(collection))
+    if collection in BUILT_IN_COLLECTIONS:
+        return list(_built_in(str(collection)))
+    return _sorted_unique(map(load_task, _task_files(collection)))
+
+
+@cache
+def _built_in(collection: str) -> list[Task]:
+    """Read once: the files change with the package alone, and every plan and check of a hold-out needs all of them."""
+    return _sorted_unique(map(load_task, _task_files(collection)))
 
 
 def load_collections(collections: Sequence[str | Path]) -> list[Task]:
@@ -96,8 +104,10 @@ def load_named(collections: Sequence[str | Path], names: Sequence[str]) -> list[
     named = [path for path in paths if path.stem in wholes]
     # A task file has the name of its task.
     if wholes.isdisjoint(cluster.value for cluster in Cluster) and wholes == {path.stem for path in named}:
-        paths = named
-    found = select_tasks(_sorted_unique(map(load_task, paths)), names)
+        tasks = _sorted_unique(map(load_task, named))
+    else:
+        tasks = _sorted_unique(task for collection in collections for task in load_collection(collection))
+    found = select_tasks(tasks, names)
     _tell(found)
     return found
 
