@@ -72,6 +72,15 @@ def test_a_mistyped_model_is_told_at_once_with_a_suggestion(monkeypatch: pytest.
     check_model_name("smollm2-135m-instruct")
 
 
+def test_without_a_hub_no_client_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The client's certificates and imports alone take longer than the rest."""
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed_port()}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.utils._http.get_session", lambda: pytest.fail("a client was made"))
+    with pytest.raises(FlanlabError, match=r"There is no model owner/name\."):
+        check_model_name("owner/name")
+
+
 def test_without_a_hub_rows_that_are_not_cached_are_not_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed_port()}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))

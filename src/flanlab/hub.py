@@ -31,10 +31,15 @@ def offline_hint(name: str) -> str:
     )
 
 
-def work_offline_if_unreachable(name: str) -> None:
-    """Set the Hub's client to work offline if the Hub cannot be reached. Call it before a name is looked up."""
+def work_offline_if_unreachable(name: str) -> bool:
+    """Set the Hub's client to work offline if the Hub cannot be reached. Call it before a name is looked up.
+
+    Returns:
+        Whether the client works offline.
+    """
     if not Path(name).exists():
         _find_out()
+    return _is_offline()
 
 
 def may_have_rows(name: str) -> bool:

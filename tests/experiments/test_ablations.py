@@ -183,6 +183,7 @@ def test_scale_draws_held_in_and_held_out_side_by_side(recipe: Recipe) -> None:
     panels = ablation.panels
     held_out = {task.whole.name for task in make_plan_of(recipe).split.test}
     assert f"Held-out tasks: {len(held_out)}, those of the base recipe." in ablation.notes
+    assert any("13 held-out tasks" in note and "not chosen here" in note for note in ablation.notes)
     drawn = [{cell for series in panel.series for _, cell in series.points} for panel in panels]
     assert drawn == [
         {f"{way}-{scope}-{place}" for way in ("tuned", "untuned") for place in (1, 2)} for scope in ("held-out", "held-in")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 
 from flanlab.data.rendering import prepare_row, render
+from flanlab.data.sources import load_rows
+from flanlab.errors import FlanlabError
 from flanlab.tasks.loading import load_collection
-from flanlab.tasks.phrasing import phrased
+from flanlab.tasks.phrasing import Phrasing, phrased
 from flanlab.tasks.schema import Task
 
 ROW = {"text": "The soup was cold.", "label": 0, "title": None, "place": "Lisbon"}
@@ -39,6 +42,47 @@ def test_inputs_alone(task: Task) -> None:
     assert render(bare, 1, row).target == "negative"
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (["first fact", "second fact"], "first fact\nsecond fact"),
+        (["one", None, 2, ["a", 1.5], {"b": True}], 'one\n2\n["a", 1.5]\n{"b": true}'),
+        ({"author": "Ana", "year": 1999, "editor": None, "tags": ["x", "y"]}, 'author: Ana\nyear: 1999\ntags: ["x", "y"]'),
+        ([], ""),
+        (None, ""),
+        (float("nan"), ""),
+        (7, "7"),
+        (0, "0"),
+        (2.5, "2.5"),
+        (False, "false"),
+        (" two words ", "two words"),
+    ],
+)
+def test_how_values_are_shown(make_task: Callable[..., Task], value: object, shown: str) -> None:
+    """Nothing is printed as Python code, and a value that is missing leaves no blank line."""
+    fields = {"before": "{{ before }}", "value": "{{ value }}", "after": "{{ after }}"}
+    task = make_task([{"label": 0}], fields=fields, templates=[{"prompt": "{{ before }} {{ value }} {{ after }}?"}])
+    bare = phrased(task, "none")
+    row = prepare_row(bare, {"label": 0, "before": "First.", "value": value, "after": "Last."}, 0)
+    assert render(bare, 1, row).prompt == "\n".join(filter(None, ["First.", shown, "Last."]))
+
+
+def test_a_name_that_is_not_there_is_an_error(make_task: Callable[..., Task]) -> None:
+    bare = phrased(make_task([{"label": 0}], fields={}, templates=[{"prompt": "{{ text }} {{ nothing }}?"}]), "none")
+    with pytest.raises(FlanlabError, match="'nothing' is undefined"):
+        render(bare, 1, prepare_row(bare, {"label": 0, "text": "Good."}, 0))
+
+
+def test_every_sampler_task_renders_without_instructions() -> None:
+    for task in load_collection("sampler"):
+        for phrasing in get_args(Phrasing):
+            bare = phrased(task, phrasing)
+            rows = load_rows(bare, "train")
+            for row in range(5):
+                for template in bare.forward_templates():
+                    assert render(bare, template, prepare_row(bare, rows[row], row)).prompt, task.name
+
+
 def test_names_before_the_inputs(task: Task) -> None:
     named = phrased(task, "name")
     heading, text = render(named, 1, prepare_row(named, ROW, 0)).prompt.split("\n")
@@ -60,7 +104,7 @@ def test_only_templates_change(task: Task) -> None:
 def test_both_directions_of_a_translation() -> None:
     [task] = [task for task in load_collection("library") if task.name == "wmt14_fr_en"]
     prompts = [(template.prompt.count("french"), template.target) for template in phrased(task, "none").templates]
-    assert prompts == [(2, "{{ answer }}"), (0, "{{ french }}")]
+    assert prompts == [(1, "{{ answer }}"), (0, "{{ french }}")]
 
 
 @pytest.mark.parametrize("collection", ["library", "extra", "sampler"])

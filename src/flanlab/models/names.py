@@ -25,11 +25,12 @@ def check_model_name(name: str) -> None:
         raise FlanlabError(f"There is no GGUF file at {name}.", hint="Check the path.")
     if names_a_folder(name):
         raise FlanlabError(f"There is no model folder at {name}.", hint=f"Check the path.{suggestion(name)}")
-    work_offline_if_unreachable(name)
+    offline = work_offline_if_unreachable(name)
     from huggingface_hub import hf_hub_download
 
     try:
-        hf_hub_download(name, "config.json")
+        # Even offline the Hub's client would be set up first, which takes a second or more on a busy machine.
+        hf_hub_download(name, "config.json", local_files_only=offline)
     except Exception as error:  # the Hub's client raises many kinds of errors
         reason = "." if offline_hint(name) else f" on the Hub: {one_line(error)}"
         raise FlanlabError(f"There is no model {name}{reason}", hint=model_hint(name)) from error

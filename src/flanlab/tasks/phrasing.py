@@ -31,14 +31,13 @@ def phrased(task: Task, phrasing: Phrasing) -> Task:
     templates = []
     for target in dict.fromkeys(template.target for template in forward):
         shown = [variables_in(template.prompt) for template in forward if template.target == target]
-        # A missing value is not shown. The task's own templates skip it with an `if`.
-        lines = [f'{{{{ "" if {name} is none else {name} }}}}' for name in _inputs(task, shown)]
-        if not lines:
+        inputs = _inputs(task, shown)
+        if not inputs:
             raise FlanlabError(
                 f"{task.path}: half of its prompts show no common input, so nothing is left without the instructions.",
                 hint="Name the inputs in `fields` and show them in the prompts, or leave the task out.",
             )
-        templates.append(Template(prompt=heading + "\n".join(lines), target=target))
+        templates.append(Template(prompt=f"{heading}{{{{ [{', '.join(inputs)}] | as_lines }}}}", target=target))
     return task.model_copy(update={"templates": templates})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,6 +61,29 @@ def _to_json(value: Any) -> str:
     return str(value) if is_number else json.dumps(value, ensure_ascii=False)
 
 
+def _as_lines(values: Any) -> str:
+    """Inputs without words around them: a line each, a list item by item, a mapping as `name: value` lines.
+
+    What is nested deeper is JSON. A value that is missing has no line.
+    """
+    return "\n".join(line for value in values for line in _lines_of(value))
+
+
+def _lines_of(value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        return [f"{name}: {line}" for name, part in value.items() if (line := _on_a_line(part))]
+    if isinstance(value, list | tuple):
+        return [line for part in value if (line := _on_a_line(part))]
+    return [line] if (line := _on_a_line(value)) else []
+
+
+def _on_a_line(value: Any) -> str:
+    if isinstance(value, bool | Mapping | list | tuple):
+        return _to_json(value)
+    is_missing = value is None or (isinstance(value, float) and math.isnan(value))
+    return "" if is_missing else str(printable(value)).strip()
+
+
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
 _ENVIRONMENT = BoundedEnvironment(undefined=StrictUndefined, autoescape=False, finalize=printable)
@@ -91,6 +115,7 @@ def _map(context: Context, values: Any, *arguments: Any, **named: Any) -> Iterab
 
 _ENVIRONMENT.filters["map"] = _map
 _ENVIRONMENT.filters["tojson"] = _to_json
+_ENVIRONMENT.filters["as_lines"] = _as_lines
 
 # A sign right after or before the braces is whitespace control, not part of the expression.
 _SINGLE_EXPRESSION = re.compile(r"\A\s*\{\{[-+]?((?:(?!\}\}|\{\{).)*?)-?\}\}\s*\Z", re.DOTALL)

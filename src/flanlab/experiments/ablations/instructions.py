@@ -39,9 +39,9 @@ def ablation(plan: Plan, points: Sequence[str]) -> Ablation:
         [Panel("Held-out clusters", "dots", [Series("", list(enumerate(names)))])],
         [Comparison(before, after) for before, after in pairs if before in names and after in names],
         [
-            "Bare inputs: the fields that a task's templates show, line by line, without OPTIONS. Task names: the same after"
-            " a line such as [Translation: wmt14 fr en]. Neither has inverted templates. All train for as many steps of as many"
-            " tokens: bare inputs, being shorter, are more examples.",
+            "Bare inputs: the fields that a task's templates show, line by line (lists item by item), without OPTIONS. Task"
+            " names: the same after a line such as [Translation: wmt14 fr en]. Neither has inverted templates. All train for as"
+            " many steps of as many tokens: bare inputs, being shorter, are more examples.",
             "The paper (137B, mean over four clusters): 37.3 trained on bare inputs, 46.6 with names, asked with instructions;"
             " 47.0 trained and asked with names; 55.2 trained and asked with instructions.",
         ],
