@@ -157,10 +157,10 @@ def test_verdict_says_what_the_numbers_say(folders: tuple[Path, Path]) -> None:
     assert outcomes(found) == {"better": 1, "better_holm": 0, "worse": 1, "worse_holm": 1}
     text = " ".join(verdict(found))
     assert text.startswith(
-        "B is better on 1 of 3 tasks with intervals that exclude zero, and worse on 1; after Holm's correction over the 3,"
-        " better on 0 and worse on 1. On the other 1 no difference is clear"
+        "B is clearly better on 1 of 3 tasks and clearly worse on 1 (95 % intervals that exclude zero);"
+        " after Holm's correction over the 3, better on 0 and worse on 1. On the other 1 no difference is clear"
     )
-    assert "A was trained on product_reviews, or on what is close: its scores there are not zero-shot." in text
+    assert "A was trained on product_reviews, or on something close: its scores there are not zero-shot." in text
     assert text.count("unknown") == 1
     assert "Whether B has seen these tasks is unknown: it carries no stamp." in text
 
@@ -210,12 +210,12 @@ def test_page_holds_the_numbers_and_obeys_nothing(folders: tuple[Path, Path], tm
     assert "translation, 1 task seen" not in text
     assert not {"script", "img", "link", "iframe"} & set(page.tags)
     assert re.findall(r"@import|url\((?!#)", page.source) == []
-    assert "a family of 3 tests" in page.text
+    assert "correction is over 3 tests" in page.text
     assert re.findall(r"<h1>(.*?)</h1>", page.source) == [
         f"A: some/model, tuned (synthetic)<br>B: {html.escape(HOSTILE, quote=False)}, instruction prompt"
         f" ({html.escape(HOSTILE, quote=False)})".replace('"', "&#34;")
     ]
-    assert counts_told(found) in page.text
+    assert verdict(found)[0] in page.text
     assert len(page.ids) == len(set(page.ids))
 
 
@@ -223,7 +223,7 @@ def test_command_prints_a_table_or_json(folders: tuple[Path, Path], tmp_path: Pa
     first, second = map(str, folders)
     result = CliRunner().invoke(app, ["compare", first, second, "--out", str(tmp_path / "page.html")])
     assert result.exit_code == 0, result.output
-    assert "B is better on 3 of 3 tasks" in " ".join(result.output.split())
+    assert "B is clearly better on 3 of 3 tasks" in " ".join(result.output.split())
     assert (tmp_path / "page.html").exists()
     result = CliRunner().invoke(app, ["compare", first, second, "--json"])
     assert Results.model_validate(json.loads(result.output)) == compared(*folders)

@@ -99,7 +99,7 @@ def test_all_parts_are_there_in_order(page: Page) -> None:
     assert "A note to the reader." in page.text
     assert "far_away: held out" in page.text
     assert "target too long" in page.text
-    assert "the first 60, one whole round of the mixture" in page.text
+    assert "the first 60 examples, one whole round of the mixture" in page.text
     assert "name: synthetic" in page.text
     assert "62 min" in page.text
 
@@ -299,7 +299,7 @@ def test_what_the_model_has_seen_is_marked(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", {"instruction": 8}, trained=False)
     mark_seen(folder, "product_reviews", "instruction")
     page = page_of(folder)
-    assert "This is no zero-shot result: training has shown the model product_reviews" in page.text
+    assert "This is no zero-shot result: the model was trained on product_reviews" in page.text
     assert "product_reviews seen in training" in page.text
     assert "sentiment, 2 tasks with tasks seen in training" in page.text
     assert "average with tasks seen in training" in page.text

@@ -86,10 +86,10 @@ def done(tmp_path: Path) -> Path:
 
 def test_sentences_follow_from_the_numbers(done: Path) -> None:
     first, second = verdict(read_sweep(done))
-    assert "“the cell clusters-2” against “the cell clusters-1”: better with intervals excluding zero on 2 of 2 tasks" in first
+    assert "“the cell clusters-2” against “the cell clusters-1”: clearly better on 2 of 2 tasks, clearly worse on 0" in first
     assert "+30.0 points" in first
     assert "which includes zero" not in first
-    assert "Of the 2 comparisons below, which share cells, 2 show a higher mean" in second
+    assert "Of the 2 comparisons below, which share cells, 2 show a clearly higher mean" in second
 
 
 def test_the_untuned_model_stands_with_its_best_prompt(done: Path) -> None:
@@ -109,7 +109,7 @@ def test_what_a_model_has_seen_is_marked_wherever_its_scores_stand(done: Path) -
     assert "The model of “the cell clusters-2” has seen 1 task of these." in told(sweep.pairs[0])
     page = write_sweep_page(sweep).read_text(encoding="utf-8")
     assert "product_reviews seen" in page
-    assert "Scores marked as seen are no zero-shot results" in page
+    assert "Scores marked as seen are not zero-shot" in page
     lines = list(csv.DictReader(io.StringIO((done / "scores.csv").read_text(encoding="utf-8"))))
     seen = {(line["cell"], line["task"]): line["seen"] for line in lines if line["of"] == "task"}
     assert seen.pop(("clusters-2", "product_reviews")) == "the model was trained on its train rows"
@@ -142,6 +142,7 @@ def test_a_cell_of_several_seeds_is_their_mean(tmp_path: Path) -> None:
     assert sweep.pairs[0].over_clusters.difference == pytest.approx(0.1)
     page = write_sweep_page(sweep).read_text(encoding="utf-8")
     assert "3 seeds" in page
+    assert "trained once" not in page
     assert f"{shares[0]:.0%} / {shares[1]:.0%} / {shares[2]:.0%}" in page
     assert page.count("the cell clusters-2-seed-1") == 1, "in the list of cells only"
 
@@ -155,7 +156,7 @@ def test_a_missing_seed_is_left_out_of_a_pair(tmp_path: Path) -> None:
 def test_no_difference_is_not_called_one(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, {"clusters-1": {"instruction": 5}, "clusters-2": {"instruction": 5}})
     [first] = verdict(read_sweep(sweep))
-    assert "excludes zero on none of 2 tasks" in first
+    assert "no clear difference on any of 2 tasks" in first
     assert "which includes zero" in first
 
 
@@ -307,8 +308,8 @@ def test_comparisons_task_by_task_are_counted_together(tmp_path: Path) -> None:
     few, everything = verdict(replace(sweep, pairs=pairs))
     assert few == everything
     assert few == (
-        "“the cell clusters-2” against “the cell untuned”, and 1 comparison like it: better with intervals excluding zero on"
-        " 2 of 2 tasks, worse on 0."
+        "“the cell clusters-2” against “the cell untuned”, and 1 comparison like it: clearly better on 2 of 2 tasks,"
+        " clearly worse on 0."
     )
     [alone] = verdict(replace(sweep, pairs=pairs[:2]))
     assert alone.startswith("Over 2 comparisons")

@@ -167,7 +167,8 @@ def write_claims(cells: Cells, found: Sequence[Verdict], folder: Path) -> Path:
 def summary(found: Sequence[Verdict]) -> str:
     """How many claims came out how, in a sentence."""
     counts = {name: sum(one.verdict == name for one in found) for name in dict.fromkeys(one.verdict for one in found)}
-    return f"Of {len(found)} claims: {', '.join(f'{count} {name}' for name, count in counts.items())}."
+    told = {"too small a sample": "undecided (too small a sample)"}
+    return f"Of {len(found)} claims: {', '.join(f'{count} {told.get(name, name)}' for name, count in counts.items())}."
 
 
 def verdict_table(found: Sequence[Verdict]) -> Table:
@@ -184,20 +185,20 @@ def verdict_table(found: Sequence[Verdict]) -> Table:
         cells = [Cell(text=row["verdict"]), effect, cell(row["smallest_effect"]), cell(row["detectable"])]
         name = Markup('<a href="#claim-{}">{}</a>').format(place, row["claim"])
         rows.append(Row(name, [*cells, cell(row["p_holm"], probability)], [f"section {row['section']}"]))
-    columns = ["verdict", "effect\n[95 % interval]", "smallest\neffect", "detect-\nable", "p, Holm"]
-    return Table("The paper's claims", columns, rows, "claim")
+    columns = ["verdict", "effect\n[95 % interval]", "smallest\neffect", "detectable", "p by\nHolm"]
+    return Table("The paper's claims", columns, rows, "claim", "verdicts")
 
 
 def _claim(found: Verdict, place: int, command: str) -> Group:
     """What was compared, and what was found by cluster."""
     claim = found.claim
-    told = f"{claim.statement} Section {claim.section}. Compared: {claim.comparison}."
+    told = f"{claim.statement} (Section {claim.section} of the paper.) Compared: {claim.comparison}."
     told += f" The smallest effect worth calling one is {number(claim.smallest)} points: {claim.why}."
-    told += f" Cells of the ablation {found.ablation}." if found.ablation else ""
+    told += f" From the ablation {found.ablation}." if found.ablation else ""
     if found.seeds == 1:
-        told += " Each cell was trained once: the interval says nothing of another seed."
+        told += " Each cell was trained once: the interval does not tell how much another seed would change."
     elif found.seeds:
-        told += f" Cells were trained with {found.seeds} seeds."
+        told += f" Each cell was trained with {found.seeds} seeds."
     drawings = [Drawing(svg, f"claim-{place}") for svg in _figures(found)]
     blocks: list[Block] = [told, found.reason]
     blocks += [Verbatim(command)] if command else []
@@ -217,7 +218,7 @@ def _share_table(shares: Sequence[Mapping[str, Any]]) -> Table:
 def _figures(found: Verdict) -> Iterable[Any]:
     for part in (*found.parts, *found.also):
         rows = [_drawn(cluster_title(name), one) for name, one in part.clusters.items() if not math.isnan(one.difference)]
-        if not math.isnan(part.mean.difference):
+        if len(rows) > 1 and not math.isnan(part.mean.difference):
             rows.append(_drawn(MEAN_OVER_CLUSTERS, part.mean, strong=True))
         if rows:
             yield difference_panel(capital(part.title), rows, f"{found.claim.name}: {part.title}, by cluster")

@@ -40,6 +40,7 @@ def write_comparison(results: Results, path: Path) -> None:
     drawn = [
         DifferenceRow(line.name, one.difference, one.interval, not line.task) for line in shown if (one := line.difference)
     ]
+    first, *sentences = verdict(results)
     told = " ".join(f"{row.name}: {signed(row.difference)}." for row in drawn[-6:])
     label = f"B minus A by each task's main metric, points, with 95 % intervals. {told} All numbers stand in the tables below."
     page = Page(
@@ -47,7 +48,7 @@ def write_comparison(results: Results, path: Path) -> None:
         "\n".join(
             f"{name.upper()}: {side.model.removesuffix(', tuned')}, {side.title} ({side.run})" for name, side in sides.items()
         ),
-        counts_told(results),
+        first,
         [
             Group(
                 "Differences",
@@ -72,7 +73,7 @@ def write_comparison(results: Results, path: Path) -> None:
             text("compared_picture"),
             kind="single",
         ),
-        sentences=verdict(results),
+        sentences=sentences,
         footer="Made by flanlab from the files of the two folders alone.",
     )
     write_page(page, path)
@@ -167,8 +168,9 @@ def _differences_told(results: Results) -> Iterable[str]:
     rows, counts, total = _differences(results), outcomes(results), len(results.tasks)
     of = f"of {counted(total, 'task')}"
     yield (
-        f"B is better on {counts['better']} {of} with intervals that exclude zero, and worse on {counts['worse']};"
-        f" after Holm's correction over the {total}, better on {counts['better_holm']} and worse on {counts['worse_holm']}."
+        f"B is clearly better on {counts['better']} {of} and clearly worse on {counts['worse']}"
+        f" (95 % intervals that exclude zero); after Holm's correction over the {total}, better on {counts['better_holm']}"
+        f" and worse on {counts['worse_holm']}."
     )
     if unclear := total - counts["better"] - counts["worse"]:
         where = "On all of them" if unclear == total else f"On the other {unclear}"
@@ -214,7 +216,7 @@ def _precision_told(results: Results) -> Iterable[str]:
 def _seen_told(results: Results) -> Iterable[str]:
     for side in SIDES:
         if seen := results.seen_tasks(side):
-            yield f"{side.upper()} was trained on {listed(seen)}, or on what is close: its scores there are not zero-shot."
+            yield f"{side.upper()} was trained on {listed(seen)}, or on something close: its scores there are not zero-shot."
     unknown = [side.upper() for side in SIDES if not results.variants[side].stamped]
     if unknown:
         yield without_stamp(unknown)

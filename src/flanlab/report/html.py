@@ -118,7 +118,7 @@ def _picture(results: Results) -> Figure:
             tasks = results.in_domain if in_domain else results.averaged
             kind = "In-domain" if in_domain else "Zero-shot" if results.in_domain else "Mean"
             panels.append(_panel(f"{kind}, over {counted(len(tasks), 'task')}", own, results, percent=True))
-    return Figure(panels, _caption(results), legend(results), "" if len(panels) > 1 else "single")
+    return Figure(panels, _caption(results, lines), legend(results), "" if len(panels) > 1 else "single")
 
 
 def _panel(title: str, lines: Sequence[Line], results: Results, percent: bool) -> Drawing:
@@ -127,7 +127,7 @@ def _panel(title: str, lines: Sequence[Line], results: Results, percent: bool) -
             line.name,
             line.scores,
             line.outsiders,
-            line.chance if line.metric == "accuracy" else None,
+            _chance(line),
             not line.task and any(one.task for one in lines),
         )
         for line in lines
@@ -137,11 +137,14 @@ def _panel(title: str, lines: Sequence[Line], results: Results, percent: bool) -
     return Drawing(score_panel(title, rows, list(results.variants), percent, label))
 
 
-def _caption(results: Results) -> str:
+def _chance(line: Line) -> float | None:
+    """The level that is drawn."""
+    return line.chance if line.metric == "accuracy" else None
+
+
+def _caption(results: Results, lines: Sequence[Line]) -> str:
     told = [text("picture")]
-    if next(iter(results.variants.values())).scoring == "log-probabilities" and any(
-        task.is_classification for task in results.tasks.values()
-    ):
+    if any(_chance(line) is not None for line in lines):
         told.append(text("guessing"))
     if results.differences and len(results.variants) > 2:
         told.append(text("hollow"))

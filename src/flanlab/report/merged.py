@@ -296,7 +296,7 @@ def _seen_told(merged: Merged) -> Iterable[str]:
         own = {name: merged.row("task", name).get(column.letter) for name in merged.metrics}
         seen = [name for name, entry in own.items() if entry is not None and entry.seen]
         if seen:
-            yield f"{column.letter} was trained on {_some(seen)}, or on what is close: its scores there are not zero-shot."
+            yield f"{column.letter} was trained on {_some(seen)}, or on something close: its scores there are not zero-shot."
     unknown = [column.letter for column in merged.columns if not column.stamped]
     if unknown:
         yield without_stamp(unknown)

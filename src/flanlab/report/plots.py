@@ -36,6 +36,7 @@ _LINES_WIDTH = 360.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 8.0, 46.0, 30.0, 26.0
 _LABEL, _LINE, _GAP = 20.0, 15.0, 12.0
 _NAME = 14.0
+_TITLE_CHARACTERS, _TITLE_LINE = 36, 18.0
 
 
 @dataclass(frozen=True)
@@ -148,15 +149,17 @@ def _dots(
 ) -> tuple[Figure, Axes, list[float]]:
     """Axes with the rows' names over room for so many lines of dots each, and where each row begins."""
     row_height = _LABEL + _LINE * lines + _GAP
-    figure = _figure(_PANEL_WIDTH, _TOP + row_height * len(rows) + _BOTTOM)
-    axes = _axes(figure, _LEFT, _RIGHT + right, _TOP, _BOTTOM)
+    head = wrap(title, _TITLE_CHARACTERS)
+    top = _TOP + _TITLE_LINE * (len(head) - 1)
+    figure = _figure(_PANEL_WIDTH, top + row_height * len(rows) + _BOTTOM)
+    axes = _axes(figure, _LEFT, _RIGHT + right, top, _BOTTOM)
     spare = 0.02 * (ends[1] - ends[0])
     axes.set_xlim(ends[0] - spare, ends[1] + spare)
     axes.set_ylim(row_height * len(rows), 0)
     axes.set_yticks([])
     axes.grid(axis="x", color=_RULE, linewidth=1)
     axes.set_axisbelow(True)
-    axes.set_title(title, loc="left", fontweight="bold", fontsize=14, color=_INK, pad=9, parse_math=False)
+    axes.set_title("\n".join(head), loc="left", fontweight="bold", fontsize=14, color=_INK, pad=9, parse_math=False)
     tops = [place * row_height for place in range(len(rows))]
     for place, (top, row) in enumerate(zip(tops, rows, strict=True)):
         if row.strong and not (place and rows[place - 1].strong):

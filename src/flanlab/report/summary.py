@@ -66,7 +66,7 @@ def summary(run: RunFiles) -> list[str]:
     results = run.results
     sentences = list(_training(run) if TUNED in results.variants else _evaluation(results))
     if seen := [name for name, task in results.tasks.items() if task.seen]:
-        sentences.append(f"This is no zero-shot result: training has shown the model {_some(seen)}, or what is close.")
+        sentences.append(f"This is no zero-shot result: the model was trained on {_some(seen)}, or on something close to it.")
     lines = headlines(results)
     if is_mixed(results) and len(results.averaged) <= _FEW:
         lines = [task_line(results, name, task.main_metric) for name, task in results.averaged.items()]

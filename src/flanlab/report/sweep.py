@@ -168,10 +168,9 @@ def told(pair: Pair) -> str:
     members = pair.found.members("clusters")
     clusters = f"the mean over {members} clusters" if members > 1 else "the mean over tasks"
     tasks = counted(counts["tests"], "task")
-    outcome = f"better with intervals excluding zero on {counts['better']} of {tasks}, worse on {counts['worse']}"
+    outcome = f"clearly better on {counts['better']} of {tasks}, clearly worse on {counts['worse']}"
     if not counts["better"] and not counts["worse"]:
-        where = f"excludes zero on none of {tasks}" if counts["tests"] > 1 else "includes zero on the one task"
-        outcome = f"the interval of the difference {where}"
+        outcome = f"no clear difference on any of {tasks}" if counts["tests"] > 1 else "no clear difference on the one task"
     return (
         f"{_named(pair.after)} against {_named(pair.before)}: {outcome}; {clusters} differs by"
         f" {signed(over.difference)} points (95 % interval {low} to {high}{includes}).{_seen(pair)}"
@@ -219,8 +218,8 @@ def _differences(sweep: SweepRead) -> Iterable[str]:
         sides = [id(cell) for pair in pairs for cell in (pair.before, pair.after)]
         shared = ", which share cells" if len(sides) > len(set(sides)) else ""
         yield (
-            f"Of the {len(pairs)} comparisons below{shared}, {higher} {'shows' if higher == 1 else 'show'} a higher mean with"
-            f" an interval that excludes zero, {lower} a lower one, and {len(pairs) - higher - lower} no clear difference."
+            f"Of the {len(pairs)} comparisons below{shared}, {higher} {'shows' if higher == 1 else 'show'} a clearly higher"
+            f" mean, {lower} a clearly lower one, and {len(pairs) - higher - lower} no clear difference."
         )
 
 
@@ -247,7 +246,7 @@ def _together(pairs: list[Pair], name_one: bool) -> str:
         told = (
             f"{_named(pairs[0].after)} against {_named(pairs[0].before)}, and {counted(len(pairs) - 1, 'comparison')} like it"
         )
-    told += f": better with intervals excluding zero on {better} of {counted(tests, 'task')}, worse on {worse}"
+    told += f": clearly better on {better} of {counted(tests, 'task')}, clearly worse on {worse}"
     if tests == len(pairs):
         return f"{told}."
     clear = [pair for pair in pairs if pair.over_clusters.is_clear]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -38,7 +38,7 @@ from flanlab.report.page import (
 )
 from flanlab.report.plots import Line, line_panel
 from flanlab.report.published import PublishedModel, figures, published
-from flanlab.report.sweep import Pair, SweepCell, SweepRead, read_sweep, told, verdict
+from flanlab.report.sweep import SweepCell, SweepRead, read_sweep, told, verdict
 from flanlab.report.views import MEAN_OVER_TASKS, difference_cell, dots, score_cell, score_facts
 from flanlab.report.wording import MEAN_OVER_CLUSTERS, cluster_title, listed, number
 from flanlab.results.schema import MAIN_METRIC, MEAN, Score
@@ -58,7 +58,7 @@ def write_sweep_page(sweep: SweepRead) -> Path:
     sections = [
         Group("Figures", figures if drawn else ["No cell is done yet, so there is nothing to draw."]),
         Group("Scores", [*_scores(sweep), Download("All scores as CSV", f"{facts.name}.csv", "text/csv", scores)]),
-        Group("Comparisons", list(_comparisons(sweep.pairs))),
+        Group("Comparisons", list(_comparisons(sweep))),
         Group("Cells", list(_cells(sweep))),
         Group(
             "Notes",
@@ -216,7 +216,7 @@ def _cell_table(sweep: SweepRead) -> Table:
             notes = [facts.title if len(cell.results.variants) > 1 else "", cell.seen_mark, seeds]
             lines.append((cell.facts.title, cells, extra, notes))
     columns = [cluster_title(name) for name in clusters] + ([MEAN_OVER_CLUSTERS] if len(clusters) > 1 else [])
-    more = ["std over templates,\nmean over tasks", "variance from rows /\ntemplates / seeds"]
+    more = ["std over templates,\nmean over tasks", "share of variance:\nrows / templates / seeds"]
     shown = [place for place in range(len(more)) if any(extra[place] != Cell() for _, _, extra, _ in lines)]
     rows = [Row(title, [*cells, *(extra[place] for place in shown)], notes) for title, cells, extra, notes in lines]
     return Table("Scores of all cells", [*columns, *(more[place] for place in shown)], rows, beside=len(shown))
@@ -273,9 +273,9 @@ def _published(sweep: SweepRead) -> list[PublishedModel]:
     return [facts for model, facts in published().models.items() if model in found]
 
 
-def _comparisons(pairs: Sequence[Pair]) -> Iterable[Block]:
+def _comparisons(sweep: SweepRead) -> Iterable[Block]:
     lines = []
-    for pair in pairs:
+    for pair in sweep.pairs:
         if pair.found is None:
             lines.append(f"“{pair.after.facts.title}” against “{pair.before.facts.title}” cannot be paired: {pair.reason}")
             continue
@@ -286,7 +286,8 @@ def _comparisons(pairs: Sequence[Pair]) -> Iterable[Block]:
         yield "No two cells that are compared are done."
         return
     yield Items(lines)
-    yield text("sweep_pairs")
+    several = any(cell.others for cell in sweep.cells.values())
+    yield text("sweep_pairs") + ("" if several else f" {text('sweep_one_seed')}")
 
 
 def _cells(sweep: SweepRead) -> Iterable[Block]:
@@ -297,7 +298,7 @@ def _cells(sweep: SweepRead) -> Iterable[Block]:
         took = clock(seconds[name]) if seconds[name] else ""
         rows.append(Row(cell.facts.title, [state, Cell(text=took), Cell(text=_links(sweep.folder, cell))], [name]))
     rows.append(Row("together", [Cell(), Cell(text=clock(seconds[""])), Cell()], kind="total"))
-    yield Table("All cells, with their cost", ["state", "took", "see"], rows, "cell")
+    yield Table("All cells, with their cost", ["state", "took", "see"], rows, "cell", "plain")
     yield text("sweep_cells")
     for cell in sweep.cells.values():
         if cell.facts.error:

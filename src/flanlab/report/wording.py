@@ -23,8 +23,8 @@ _PERCENT = {
 _SPACE = "\N{NARROW NO-BREAK SPACE}"
 _MINUS = "\N{MINUS SIGN}"
 _EXPLANATIONS = {
-    "valid_answers": "Replies that are one of the offered answers, right or wrong: did the model do what it was asked?",
-    "exact_match": "Replies that are the right answer, word for word (case, punctuation and articles aside).",
+    "valid_answers": "Answers that are one of those offered, right or wrong: did the model do what it was asked?",
+    "exact_match": "Answers that are the right one, word for word (case, punctuation and articles aside).",
     "accuracy": "Questions where the right answer has the highest probability of those offered (rank classification).",
     "answer_probability": "Probability given to the right answer, of those offered.",
     "f1": "Words shared with the right answer (harmonic mean of precision and recall), times 100.",

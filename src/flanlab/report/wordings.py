@@ -166,7 +166,7 @@ def pair_told(pair: TemplatePair) -> str:
     if not main.is_clear and main.detectable is not None:
         detectable = f" A difference of {number(main.detectable)} points would have been detected with 80 % power."
     equivalent = ""
-    if main.margin is not None and main.p_equivalence is not None:
+    if main.margin is not None and main.p_equivalence is not None and (main.is_equivalent or not main.is_clear):
         shown = "equivalent" if main.is_equivalent else "not shown to be equivalent"
         equivalent = f" The two are {shown} within {number(main.margin)} points (p = {probability(main.p_equivalence)})."
     return f"{title}, {pair.main_metric.replace('_', ' ')}: {told}{flips}.{detectable}{equivalent}"
@@ -185,8 +185,8 @@ def _together_told(found: Wordings) -> Iterable[str]:
         row = found.results.difference("task", name, task.main_metric)
         if len(own) > 1 and row is not None:
             yield (
-                f"{name}, over all {len(own)} pairs: {signed(row.difference)} points (95 % interval {signed(row.low)} to"
-                f" {signed(row.high)}, over rows and templates)."
+                f"{name}, over the {len(own)} pairs together: {signed(row.difference)} points (95 % interval {signed(row.low)}"
+                f" to {signed(row.high)}, over rows and templates)."
             )
 
 
@@ -228,7 +228,7 @@ def write_wordings(found: Wordings, path: Path) -> None:
         [Group(pair_title(pair), list(_pair_blocks(found, pair))) for pair in found.pairs],
         "; ".join(f"{name.upper()} is {side.folder} ({side.title}), {side.model}" for name, side in sides) + ".",
         numbers=[Headline(f"{pair_title(pair)}, points", difference_cell(row)) for pair, row in main[:3]],
-        picture=Figure([Drawing(_plot(main))], text("compared_picture"), kind="single") if len(main) > 1 else None,
+        picture=Figure([Drawing(_plot(main))], text("wordings_picture"), kind="single") if len(main) > 1 else None,
         sentences=sentences,
         footer="Made by flanlab from the files of the two folders alone.",
     )
@@ -242,7 +242,9 @@ def _plot(main: Sequence[tuple[TemplatePair, Difference]]) -> Markup:
 
 def _pair_blocks(found: Wordings, pair: TemplatePair) -> Iterable[Block]:
     marked = {"=": Markup("{}"), "-": Markup("<del>{}</del>"), "+": Markup("<ins>{}</ins>")}
-    yield Verbatim(Markup("").join(marked[how].format(words) for how, words in word_diff(pair.wording_a, pair.wording_b)))
+    pieces = word_diff(pair.wording_a, pair.wording_b)
+    between = "" if any(how == "=" for how, _ in pieces) else "\n\n"
+    yield Verbatim(Markup(between).join(marked[how].format(words) for how, words in pieces))
     yield "Struck out: only in A. Underlined: only in B."
     yield pair_table(found, pair)
     yield text("wordings", rows=counted(pair.rows, "row"), pairs=counted(len(found.pairs), "pair"))
@@ -256,9 +258,10 @@ def _flip(flip: Flip) -> Group:
     title = Markup('<span class="source">Row {}</span> <q>{}</q>, then <q>{}</q> <span class="preview">{}</span>').format(
         flip.row, flip.a.answer, flip.b.answer, prompt_ends(flip.b.prompt)
     )
-    answers = Facts({"A": flip.a.answer, "B": flip.b.answer, "right": " / ".join(flip.references)})
+    answers = Facts({"Answer in A": flip.a.answer, "Answer in B": flip.b.answer, "Right answer": " / ".join(flip.references)})
     kind = "right" if flip.b.score > flip.a.score else "wrong"
-    return Group(title, [Verbatim(flip.a.prompt), Verbatim(flip.b.prompt), answers], f"fold example {kind}")
+    asked = ["Prompt in A:", Verbatim(flip.a.prompt), "Prompt in B:", Verbatim(flip.b.prompt)]
+    return Group(title, [*asked, answers], f"fold example {kind}")
 
 
 def directions(pair: TemplatePair) -> list[tuple[str, list[Flip]]]:

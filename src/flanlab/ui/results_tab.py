@@ -8,14 +8,21 @@ from pathlib import Path
 
 from flanlab.errors import FlanlabError
 from flanlab.report.run import Run, compare
-from flanlab.report.wording import headline_metrics
-from flanlab.results.schema import MAIN_METRIC, MEAN, Difference, Results, Score
+from flanlab.report.wording import MEAN_OVER_CLUSTERS, headline_metrics, metric_title
+from flanlab.results.schema import MAIN_METRIC, MEAN, Difference, Level, Results, Score
 from flanlab.ui.pages import show
 from flanlab.ui.predictions import Index, index_of, matching, read
 from flanlab.ui.workplace import Workplace, number_in
 
 PAGE = 20
 """Predictions on a page."""
+_LEVELS: Mapping[Level, str] = {
+    "task": "single tasks",
+    "cluster": "clusters",
+    "tasks": "mean over tasks",
+    "clusters": MEAN_OVER_CLUSTERS,
+    "in_domain": "mean over in-domain tasks",
+}
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,8 @@ def results_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
             compared = compare(run, workplace.run(other)).results
         except FlanlabError as error:
             fault = error
+    shown = [results] if compared is None else [results, compared]
+    titles = {name: title for one in shown for name, title in _metric_titles(one).items()}
     return show(
         "results",
         tab="results",
@@ -101,7 +110,8 @@ def results_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
         number=int(fields.get("run") or "0"),
         results=results,
         filters={**filters, "template": template},
-        metrics=list(dict.fromkeys(score.metric for score in results.scores)),
+        metrics=titles,
+        levels=_LEVELS,
         templates=list(dict.fromkeys(score.template for score in results.scores)),
         scores=filtered_scores(results, template=template, **filters),
         heat_variant=variant,
@@ -113,6 +123,12 @@ def results_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
         compared_titles={} if compared is None else _sides(compared),
         fault=fault,
     )
+
+
+def _metric_titles(results: Results) -> dict[str, str]:
+    """Every metric of the score table with its title."""
+    found = dict.fromkeys(score.metric for score in results.scores)
+    return {name: "main metric" if name == MAIN_METRIC else metric_title(results, name) for name in found}
 
 
 def _sides(compared: Results) -> dict[str, str]:
