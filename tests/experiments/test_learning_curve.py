@@ -13,6 +13,7 @@ import flanlab as fl
 from flanlab.errors import FlanlabError
 from flanlab.experiments.recipe import Recipe
 from flanlab.experiments.run import run_recipe, train_recipe
+from flanlab.report.html import write_report
 from flanlab.training import trainer
 from tests.tiny import write_tasks
 
@@ -56,6 +57,12 @@ def test_kept_models_are_those_of_shorter_trainings_and_are_scored(home: Path, t
     }
     assert {row.variant for row in results.scores} >= {"tuned", "tuned_step_1", "tuned_step_2"}
     assert fl.load_model(home / "run/models/step-1").stamp is not None
+    page = write_report(home / "run").read_text(encoding="utf-8")
+    assert "Scores while it was tuned" in page
+    curve = page.partition("Mean main metric by step")[2].partition("</table>")[0]
+    for variant in ("untuned_instruction", "tuned_step_1", "tuned_step_2", "tuned"):
+        score = results.scored("tasks", None, "accuracy")[variant]
+        assert f"{100 * score.mean:.1f}" in curve
 
 
 def test_a_training_that_is_resumed_keeps_them_too(home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from flanlab.progress import clock
 from flanlab.report.classes import classification_blocks
 from flanlab.report.examples import example_blocks, read_records
+from flanlab.report.learning import score_curve
 from flanlab.report.page import (
     MISSING,
     Block,
@@ -36,6 +37,7 @@ from flanlab.report.summary import numbers, summary, verdict
 from flanlab.report.views import (
     Line,
     cluster_lines,
+    drawn,
     headlines,
     legend,
     metric_lines,
@@ -134,7 +136,7 @@ def _panel(title: str, lines: Sequence[Line], results: Results, percent: bool) -
     ]
     about = title.removesuffix(", %").removesuffix(", times 100")
     label = f"{about}, times 100, with 95 % intervals. {picture_label(results, lines)} All numbers stand in the tables below."
-    return Drawing(score_panel(title, rows, list(results.variants), percent, label))
+    return Drawing(score_panel(title, rows, drawn(results), percent, label))
 
 
 def _chance(line: Line) -> float | None:
@@ -283,6 +285,7 @@ def _learning(run: RunFiles) -> Iterable[Block]:
             "time": clock(sum(step.seconds for step in steps)),
         }
     )
+    yield from score_curve(run.results, len(steps))
     measured = [step for step in steps if step.dev_loss]
     if not measured:
         return

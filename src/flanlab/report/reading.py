@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,12 @@ from flanlab.results.schema import Number, Results
 
 TUNED = "tuned"
 """Name of the variant of a run's tuned model."""
+
+
+def kept_step(variant: str) -> int | None:
+    """The step after which a variant's model was kept (`training.keep_steps`); None for any other variant."""
+    found = re.fullmatch(rf"{TUNED}_step_(\d+)", variant)
+    return int(found[1]) if found else None
 
 
 class MixtureTask(BaseModel):

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from flanlab.report.page import MISSING, Cell, Key, Row, Table, exact
 from flanlab.report.plots import PanelRow, score_panel
 from flanlab.report.published import figures, shown_models
-from flanlab.report.reading import TUNED
+from flanlab.report.reading import TUNED, kept_step
 from flanlab.report.wording import (
     CLASSIFICATION_METRICS,
     MEAN_OVER_CLUSTERS,
@@ -243,8 +243,14 @@ def table(
 
 
 def legend(results: Results) -> list[Key]:
-    """The variants, in the order of colours."""
-    return [Key(title) for title in titles(results).values()]
+    """The variants that are drawn, in the order of colours."""
+    names = titles(results)
+    return [Key(names[name]) for name in drawn(results)]
+
+
+def drawn(results: Results) -> list[str]:
+    """The variants in pictures of before and after. Models kept while one was tuned have a curve of their own."""
+    return [name for name in results.variants if kept_step(name) is None]
 
 
 def picture_label(results: Results, lines: Sequence[Line]) -> str:
