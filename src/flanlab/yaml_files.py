@@ -110,7 +110,9 @@ def _most_telling(error: ValidationError) -> list[Any]:
     """One error per place. Of the alternatives of a union, the deepest error counts, and of these the first."""
     faults: dict[tuple[int | str, ...], Any] = {}
     for fault in error.errors():
-        place = tuple(part for part in fault["loc"] if not _is_union_arm(part))
+        # The last part of an unknown field is its name, whatever it looks like.
+        whole, last = (fault["loc"][:-1], fault["loc"][-1:]) if fault["type"] == "extra_forbidden" else (fault["loc"], ())
+        place = (*(part for part in whole if not _is_union_arm(part)), *last)
         if not any(place == known[: len(place)] for known in faults):
             for known in [known for known in faults if known == place[: len(known)]]:
                 del faults[known]

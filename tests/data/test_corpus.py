@@ -118,3 +118,9 @@ def test_a_key_twice_is_refused(tmp_path: Path) -> None:
     error = refusal(lambda: list(read_corpus([tmp_path / "a.jsonl"])))
     assert "a.jsonl, line 1" in error.message
     assert "'text' occurs twice" in error.message
+
+
+def test_a_parquet_file_whose_column_names_are_no_text(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.parquet", ROWS)
+    path.write_bytes(path.read_bytes().replace(b"label", b"\xffabel"))
+    assert "a.parquet" in refusal(lambda: texts(path, "text")).message

@@ -51,6 +51,12 @@ def test_reads_with_defaults_and_folders_relative_to_the_recipe(tmp_path: Path, 
     assert recipe.seed == 0
 
 
+def test_a_collection_with_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    recipe = read_recipe(write(tmp_path, RECIPE.replace("[tasks]", f"[{'long' * 200}]")))
+    with pytest.raises(FlanlabError, match="There is no folder of tasks"):
+        make_plan(recipe)
+
+
 def test_names_of_built_in_collections_stay(tmp_path: Path) -> None:
     assert read_recipe(write(tmp_path, RECIPE.replace("[tasks]", "[sampler]"))).tasks.collections == ["sampler"]
 
@@ -68,6 +74,7 @@ def test_names_of_built_in_collections_stay(tmp_path: Path) -> None:
         ("  learning_rate: 1.0e-3", "  learning_rate: 1.0e-3\n  method: prefix", 10, "training.method"),
         ("training:\n", "evaluation: {row: 5}\ntraining:\n", 7, "Did you mean `rows`?"),
         ("training:\n", "hold_outs: {}\ntraining:\n", 7, "Did you mean `hold_out`?"),
+        ("training:\n", "m[ixture: {}\ntraining:\n", 7, "Did you mean `mixture`?"),
         ("  collections: [tasks]", "  collections: [tasks", 5, "not valid YAML"),
     ],
 )

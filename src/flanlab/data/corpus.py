@@ -82,7 +82,7 @@ def _pieces(path: Path, columns: Sequence[str]) -> Iterator[tuple[Piece, int]]:
             is_text = _suffix(path).startswith(".txt")
             for piece in _text_pieces(path, file) if is_text else _json_pieces(path, file, columns):
                 yield piece, raw.tell()
-    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+    except (OSError, EOFError, UnicodeError, zlib.error, pa.ArrowException) as error:
         raise FlanlabError(f"{path}: {error}", hint="The file is damaged: download it again, or leave it out.") from error
 
 

@@ -96,7 +96,7 @@ class _TableRow(Mapping[str, Any]):
             cell = self._columns[name][self._position]
             try:
                 self._cells[name] = cell.as_py()
-            except (ValueError, OverflowError, KeyError) as error:  # a time outside Python's range, or in an unknown time zone
+            except (ValueError, ArithmeticError, KeyError) as error:  # a time outside Python's range, an unknown time zone
                 raise FlanlabError(
                     f"The column {name} has a cell of the type {cell.type} that cannot be read: {one_line(error)}",
                     hint="Write the column as text.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -139,7 +140,7 @@ def read_recipe(path: Path) -> Recipe:
     if str(path) == QUICKSTART and not path.exists():
         path = Path(str(resources.files("flanlab.experiments"))) / "quickstart.yaml"
     recipe = read_yaml_model(path, Recipe, "recipe", HABITS)
-    collections = [str(path.parent / name) if (path.parent / name).is_dir() else name for name in recipe.tasks.collections]
+    collections = [str(path.parent / name) if os.path.isdir(path.parent / name) else name for name in recipe.tasks.collections]
     return recipe.model_copy(update={"tasks": recipe.tasks.model_copy(update={"collections": collections})})
 
 

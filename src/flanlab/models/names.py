@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from pathlib import Path
+import os
 
 from flanlab.errors import FlanlabError, one_line
 from flanlab.hub import offline_hint, work_offline_if_unreachable
@@ -17,10 +17,10 @@ def check_model_name(name: str) -> None:
     Raises:
         FlanlabError: there is no such folder or file, the Hub has no such model, or it cannot be reached.
     """
-    if name in BUILT_IN_MODELS or Path(name).is_dir():
+    if name in BUILT_IN_MODELS or os.path.isdir(name):
         return
     if is_gguf(name):
-        if Path(name).is_file():
+        if os.path.isfile(name):
             return
         raise FlanlabError(f"There is no GGUF file at {name}.", hint="Check the path.")
     if names_a_folder(name):

@@ -66,7 +66,7 @@ def read_predictions(folder: Path) -> pa.Table:
     for shard in shards:
         try:
             tables.append(read_shard(shard).replace_schema_metadata(None))
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, UnicodeError, pa.ArrowException) as error:
             raise FlanlabError(
                 f"{shard}: is damaged ({error}).",
                 hint="Delete the file and run the command that wrote it again: it computes just that shard.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import resources
@@ -174,7 +175,7 @@ def find_tasks(
 
 def _task_files(collection: str | Path) -> list[Path]:
     folder = _BUILT_IN_FOLDER / str(collection) if collection in BUILT_IN_COLLECTIONS else Path(collection)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # `Path.is_dir` fails for names that are too long
         raise FlanlabError(
             f"There is no folder of tasks at {folder}.",
             hint=f"Name a folder with task files, or one of: {', '.join(BUILT_IN_COLLECTIONS)}.",
