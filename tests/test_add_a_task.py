@@ -1,11 +1,13 @@
-"""docs/add-a-task.md is true: its files and commands are taken from the page and run in order, in a fresh folder."""
+"""docs/add-a-task.md is true: its files and commands are taken from the page and run in order, in a fresh folder.
+
+A tiny model stands in for the built-in one, which test_real_model.py runs.
+"""
 
 from __future__ import annotations
 
-import os
 import re
+import shlex
 import subprocess
-import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +16,14 @@ import pytest
 import yaml
 
 from flanlab.data.sources import MIRROR_VARIABLE
+from flanlab.models.built_in import SMOLLM2, cached_folder
 from flanlab.tasks.schema import Baseline, Source, Task, Template
+from tests.command import flan
 from tests.task_files import task_content
+from tests.tiny import save_tiny
 
 PAGE = (Path(__file__).parents[1] / "docs" / "add-a-task.md").read_text(encoding="utf-8")
 WALK, REFERENCE = PAGE.split("## What the fields mean")
-NEEDS_A_MODEL = re.compile(r"flan (eval|mix|run) ")
 
 
 def blocks(text: str) -> Iterator[tuple[str, str]]:
@@ -28,54 +32,48 @@ def blocks(text: str) -> Iterator[tuple[str, str]]:
         yield match.group(2), textwrap.dedent(match.group(3))
 
 
-def follow(folder: Path, *, with_model: bool) -> list[tuple[str, str]]:
+def follow(folder: Path) -> dict[str, str]:
     """Write the files of the walk and run its commands in order; gives each command with its output."""
-    environment = {name: value for name, value in os.environ.items() if name != MIRROR_VARIABLE}
-    shell = f'set -euo pipefail\nflan() {{ "{sys.executable}" -m flanlab "$@"; }}\n'
-    told = []
+    told = {}
     for language, content in blocks(WALK):
         if language == "yaml":
             path = folder / content.splitlines()[0].removeprefix("# ")
             path.parent.mkdir(exist_ok=True)
             path.write_text(content, encoding="utf-8")
-            continue
-        commands = [content] if "<<" in content else content.splitlines()
-        for command in commands:
-            if NEEDS_A_MODEL.match(command) and not with_model:
-                continue
-            result = subprocess.run(
-                ["bash", "-c", shell + command], cwd=folder, env=environment, capture_output=True, text=True
-            )
-            assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
-            told.append((command, result.stdout))
+        elif "<<" in content:
+            subprocess.run(["bash", "-euo", "pipefail", "-c", content], cwd=folder, check=True)
+        else:
+            for command in content.splitlines():
+                program, *arguments = shlex.split(command)
+                assert program == "flan"
+                done = flan(*arguments, folder=folder)
+                assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+                told[" ".join(arguments[:2])] = done.stdout
     return told
 
 
-def test_the_walk_works_as_far_as_it_needs_no_model(tmp_path: Path) -> None:
-    told = dict(follow(tmp_path, with_model=False))
-    (new,) = (output for command, output in told.items() if command.startswith("flan tasks new"))
+def test_the_walk_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
+    monkeypatch.setenv("FLANLAB_CACHE", str(tmp_path / "cache"))
+    save_tiny(cached_folder(SMOLLM2), max_position_embeddings=2048)
+    walk = tmp_path / "walk"
+    walk.mkdir()
+    told = follow(walk)
+    new = told["tasks new"]
     assert "Wrote my_tasks/our_reviews.yaml" in new
     assert "`stars` (going by its name): 5 labels" in new
     assert "inputs    `text`" in new
-    (lint,) = (output for command, output in told.items() if command.startswith("flan tasks lint"))
     # What the page says of it.
-    assert re.findall(r"(?:error|warning) ([a-z-]+):", lint) == ["few-templates", "merged-labels", "merged-labels"]
-    (shown,) = (output for command, output in told.items() if command.startswith("flan tasks show"))
-    assert "A quiet table by the window" in shown
-    assert "baseline, for untuned models" in shown
-
-
-@pytest.mark.slow
-def test_the_whole_walk_works(tmp_path: Path) -> None:
-    told = dict(follow(tmp_path, with_model=True))
-    (scores,) = (output for command, output in told.items() if command.startswith("flan eval"))
-    assert "our_reviews" in scores
-    (mixture,) = (output for command, output in told.items() if command.startswith("flan mix"))
-    assert "our_reviews" in mixture
-    assert (tmp_path / "runs" / "our_reviews" / "report.html").is_file()
-    seen = ["eval", "our_reviews", "--tasks", "my_tasks", "--model", "runs/with-our-reviews/model", "--out", "runs/seen"]
-    assert f"flan {' '.join(seen[:-2])}" in " ".join(PAGE.split())
-    refused = subprocess.run([sys.executable, "-m", "flanlab", *seen], cwd=tmp_path, capture_output=True, text=True)
+    warned = re.findall(r"(?:error|warning) ([a-z-]+):", told["tasks lint"])
+    assert warned == ["few-templates", "merged-labels", "merged-labels"]
+    assert "A quiet table by the window" in told["tasks show"]
+    assert "baseline, for untuned models" in told["tasks show"]
+    assert "our_reviews" in told["eval our_reviews"]
+    assert "our_reviews" in told["mix our_recipe.yaml"]
+    assert (walk / "runs" / "our_reviews" / "report.html").is_file()
+    seen = ["eval", "our_reviews", "--tasks", "my_tasks", "--model", "runs/with-our-reviews/model"]
+    assert f"flan {' '.join(seen)}" in " ".join(PAGE.split())
+    refused = flan(*seen, "--out", "runs/seen", folder=walk)
     assert refused.returncode == 1
     assert "the model was trained on its train rows" in refused.stderr
 

@@ -27,6 +27,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from flanlab.experiments.recipe import Recipe, read_recipe
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.tasks.loading import load_task
 from flanlab.tasks.schema import Task
@@ -217,3 +218,32 @@ def tiny_tasks(folder: Path) -> tuple[Task, Task]:
     """Write the tiny tasks into `folder` and read them: comments, counting."""
     write_tasks(folder)
     return load_task(folder / "comments.yaml"), load_task(folder / "counting.yaml")
+
+
+def recipe_content(model: Path, **training: Any) -> dict[str, Any]:
+    """A recipe that trains on `counting` in four short steps, and holds `comments` out."""
+    return {
+        "name": "tiny",
+        "description": "does a tiny model learn?",
+        "model": str(model),
+        "tasks": {"collections": ["tasks"]},
+        "hold_out": {"clusters": ["sentiment"]},
+        "training": {
+            "steps": 4,
+            "tokens_per_step": 160,
+            "compute_dtype": "float32",
+            "micro_batch_tokens": 128,
+            "learning_rate": 5e-3,
+            **training,
+        },
+        "evaluation": {"rows": 6, "templates_per_row": 2, "new_tokens": 4},
+    }
+
+
+def write_recipe(folder: Path, content: Mapping[str, Any]) -> Recipe:
+    """Write a recipe as `recipe.yaml` into a folder, and read it; the tiny tasks are put beside it where there are none yet."""
+    if not (folder / "tasks").exists():
+        write_tasks(folder / "tasks")
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(dict(content)), encoding="utf-8")
+    return read_recipe(path)

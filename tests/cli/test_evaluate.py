@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from flanlab import api
@@ -17,7 +16,7 @@ from flanlab.experiments.run import plan_test_units
 from flanlab.files import read_json
 from flanlab.results.files import read_results
 from flanlab.results.predictions import read_predictions
-from tests.tiny import tiny_folder, tiny_folders, write_tasks
+from tests.tiny import recipe_content, tiny_folder, tiny_folders, write_recipe
 
 __all__ = ["tiny_folder", "tiny_folders"]
 
@@ -25,17 +24,8 @@ __all__ = ["tiny_folder", "tiny_folders"]
 @pytest.fixture
 def home(tmp_path: Path, tiny_folder: Path) -> Path:
     """A folder with the tiny tasks and a recipe that holds `comments` out."""
-    write_tasks(tmp_path / "tasks")
-    recipe = {
-        "name": "tiny",
-        "seed": 5,
-        "model": str(tiny_folder),
-        "tasks": {"collections": ["tasks"]},
-        "hold_out": {"clusters": ["sentiment"]},
-        "training": {"steps": 1, "compute_dtype": "float32", "learning_rate": 0.01},
-        "evaluation": {"rows": 4, "templates_per_row": 2, "new_tokens": 4, "options": "none", "shots": 1},
-    }
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    evaluation = {"rows": 4, "templates_per_row": 2, "new_tokens": 4, "options": "none", "shots": 1}
+    write_recipe(tmp_path, recipe_content(tiny_folder) | {"seed": 5, "evaluation": evaluation})
     return tmp_path
 
 

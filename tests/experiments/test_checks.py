@@ -19,13 +19,13 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments import run as run_module
 from flanlab.experiments.evaluate_model import evaluate_model
-from flanlab.experiments.recipe import Recipe, read_recipe
+from flanlab.experiments.recipe import Recipe
 from flanlab.experiments.run import run_recipe, train_recipe
 from flanlab.experiments.training_plan import plan_training
 from flanlab.results.files import read_results
 from flanlab.tasks.loading import load_collection
 from flanlab.tasks.schema import Task
-from tests.tiny import NUMBER_TASK, write_tasks
+from tests.tiny import NUMBER_TASK, recipe_content, write_recipe, write_tasks
 
 FAR = {"hub": "nobody/nothing", "splits": {"train": "train", "test": "test"}}
 
@@ -46,23 +46,8 @@ def add_task(home: Path, name: str, **changes: Any) -> None:
     (home / "tasks" / f"{name}.yaml").write_text(yaml.safe_dump({**NUMBER_TASK, "name": name, **changes}), encoding="utf-8")
 
 
-def read(home: Path, model: Path | str, **training: Any) -> Recipe:
-    content = {
-        "name": "tiny",
-        "model": str(model),
-        "tasks": {"collections": ["tasks"]},
-        "hold_out": {"clusters": ["sentiment"]},
-        "training": {
-            "steps": 1,
-            "tokens_per_step": 160,
-            "compute_dtype": "float32",
-            "micro_batch_tokens": 128,
-            "learning_rate": 1e-3,
-            **training,
-        },
-    }
-    (home / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    return read_recipe(home / "recipe.yaml")
+def read(home: Path, model: Path, **training: Any) -> Recipe:
+    return write_recipe(home, recipe_content(model, steps=1, **training))
 
 
 def no_such_model(home: Path, model: Path) -> Recipe:

@@ -24,7 +24,7 @@ from flanlab.report.contamination import write_contamination_figure
 from flanlab.tasks.loading import load_collection
 from flanlab.tasks.schema import Task
 from tests.task_files import refusal
-from tests.tiny import SENTIMENT_TASK, write_rows, write_tasks
+from tests.tiny import SENTIMENT_TASK, recipe_content, write_recipe, write_rows, write_tasks
 
 WORDS = words("the small grey cat sat down beside the warm stove and slept until the morning came")
 AT_8 = ContaminationSettings(sizes=(8,))
@@ -52,16 +52,8 @@ def tasks(tmp_path: Path) -> list[Task]:
 
 @pytest.fixture
 def recipe(tmp_path: Path, tiny_folder: Path) -> Path:
-    path = tmp_path / "tiny.yaml"
-    content = {
-        "name": "tiny",
-        "model": str(tiny_folder),
-        "tasks": {"collections": ["tasks"]},
-        "hold_out": {"clusters": ["sentiment"]},
-        "training": {"steps": 40, "compute_dtype": "float32", "learning_rate": 1e-3, "tokens_per_step": 500},
-    }
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    return path
+    write_recipe(tmp_path, recipe_content(tiny_folder, steps=40, tokens_per_step=500))
+    return tmp_path / "recipe.yaml"
 
 
 def overlapping(folder: Path, name: str = "comments") -> dict[int, str]:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,41 +19,63 @@ from typer.testing import CliRunner
 from flanlab.cli.main import app
 from flanlab.errors import FlanlabError
 from flanlab.experiments.export_model import export_model, push_model
-from flanlab.experiments.recipe import read_recipe
+from flanlab.experiments.recipe import Recipe
 from flanlab.experiments.run import run_recipe, train_recipe
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.models.packed_attention import pack_segments, packed_logits
 from flanlab.models.soft_prompt import virtual_tokens
 from flanlab.results.files import read_results
-from tests.tiny import WINDOW, WINDOWED, save_tiny, write_tasks
+from tests.tiny import WINDOW, WINDOWED, recipe_content, save_tiny, write_recipe
 
 WITHOUT_FLANLAB = """
 import json, sys
 sys.modules["flanlab"] = None
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
-folder, base, kind, start = sys.argv[1:5]
-automatic = AutoModelForSeq2SeqLM if kind == "t5" else AutoModelForCausalLM
-model = automatic.from_pretrained(base or folder)
-if base:
-    from peft import PeftModel
-    model = PeftModel.from_pretrained(model, folder)
-model.eval()
-AutoTokenizer.from_pretrained(folder)
-assert not any(name.startswith("flanlab.") for name in sys.modules)
-more = {"decoder_input_ids": torch.tensor([[int(start)]])} if kind == "t5" else {}
-with torch.inference_mode():
-    print(json.dumps(model(input_ids=torch.tensor([[5, 6, 7, 8, 9]]), **more).logits[0, -1].tolist()))
+for line in sys.stdin:
+    folder, base, kind = json.loads(line)
+    automatic = AutoModelForSeq2SeqLM if kind == "t5" else AutoModelForCausalLM
+    model = automatic.from_pretrained(base or folder)
+    if base:
+        model = PeftModel.from_pretrained(model, folder)
+    model.eval()
+    AutoTokenizer.from_pretrained(folder)
+    assert not any(name.startswith("flanlab.") for name in sys.modules)
+    more = {"decoder_input_ids": torch.tensor([[0]])} if kind == "t5" else {}
+    with torch.inference_mode():
+        print(json.dumps(model(input_ids=torch.tensor([[5, 6, 7, 8, 9]]), **more).logits[0, -1].tolist()), flush=True)
 """
+Logits = Callable[..., torch.Tensor]
 
 
-def logits_without_flanlab(folder: Path, base: str = "", kind: str = "llama", start: int = 0) -> torch.Tensor:
-    """The last logits after five tokens, from a process that cannot import flanlab."""
+@pytest.fixture(scope="module")
+def logits_without_flanlab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logits]:
+    """Gives the last logits after five tokens; one process that cannot import flanlab computes all of them."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    arguments = [sys.executable, "-c", WITHOUT_FLANLAB, str(folder), base, kind, str(start)]
-    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return torch.tensor(json.loads(done.stdout.splitlines()[-1]))
+    home = tmp_path_factory.mktemp("elsewhere")
+    with (
+        (home / "errors").open("w") as errors,
+        subprocess.Popen(
+            [sys.executable, "-c", WITHOUT_FLANLAB],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=environment,
+            cwd=home,
+        ) as process,
+    ):
+
+        def logits(folder: Path, base: str = "", kind: str = "llama") -> torch.Tensor:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            print(json.dumps([str(folder), base, kind]), file=process.stdin, flush=True)
+            told = process.stdout.readline()
+            assert told, (home / "errors").read_text()
+            return torch.tensor(json.loads(told))
+
+        yield logits
 
 
 def logits_here(loaded: LoadedModel) -> torch.Tensor:
@@ -61,42 +84,25 @@ def logits_here(loaded: LoadedModel) -> torch.Tensor:
         return packed_logits(loaded.model, pack_segments([(prompt, [])]))[-1]
 
 
-def recipe_of(model: Path, home: Path, **training: Any) -> Path:
-    write_tasks(home / "tasks")
-    content = {
-        "name": "tiny",
-        "description": "does a tiny model learn?",
-        "model": str(model),
-        "tasks": {"collections": ["tasks"]},
-        "hold_out": {"clusters": ["sentiment"]},
-        "training": {
-            "steps": 3,
-            "compute_dtype": "float32",
-            "tokens_per_step": 160,
-            "micro_batch_tokens": 128,
-            "learning_rate": 5e-3,
-            **training,
-        },
-        "evaluation": {"rows": 4, "templates_per_row": 1, "new_tokens": 4},
-    }
-    (home / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    return home / "recipe.yaml"
+def recipe_of(model: Path, home: Path, **training: Any) -> Recipe:
+    evaluation = {"rows": 4, "templates_per_row": 1, "new_tokens": 4}
+    return write_recipe(home, recipe_content(model, **{"steps": 2, **training}) | {"evaluation": evaluation})
 
 
 @pytest.fixture(scope="module")
 def done(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a whole model, evaluated; not to be written to."""
     home = tmp_path_factory.mktemp("home")
-    run_recipe(read_recipe(recipe_of(tiny_folder, home)), home / "run")
+    run_recipe(recipe_of(tiny_folder, home), home / "run")
     return home / "run"
 
 
 def train(model: Path, home: Path, **training: Any) -> Path:
-    train_recipe(read_recipe(recipe_of(model, home, **training)), home / "run")
+    train_recipe(recipe_of(model, home, **training), home / "run")
     return home / "run"
 
 
-def test_whole_model_loads_without_flanlab(done: Path, tmp_path: Path) -> None:
+def test_whole_model_loads_without_flanlab(done: Path, tmp_path: Path, logits_without_flanlab: Logits) -> None:
     found = CliRunner().invoke(app, ["export", "model", str(done), "--out", str(tmp_path / "out")])
     assert found.exit_code == 0, found.output
     assert found.stdout.strip() == str(tmp_path / "out")
@@ -108,21 +114,20 @@ def test_whole_model_loads_without_flanlab(done: Path, tmp_path: Path) -> None:
     assert (ours.identity, ours.stamp) == (theirs.identity, theirs.stamp)
 
 
-@pytest.mark.parametrize("merge", [False, True])
-def test_lora_adapter_loads_without_flanlab(merge: bool, tiny_folder: Path, tmp_path: Path) -> None:
+def test_lora_adapter_loads_without_flanlab(tiny_folder: Path, tmp_path: Path, logits_without_flanlab: Logits) -> None:
     run = train(tiny_folder, tmp_path, method="lora", lora_rank=4)
-    out = export_model(run, tmp_path / "out", merge=merge)
-    assert (out / "adapter_config.json").exists() is not merge
-    assert (out / "model.safetensors").exists() is merge
     expected = logits_here(load_model(str(run / "model"), device="cpu"))
-    found = logits_without_flanlab(out, "" if merge else str(tiny_folder))
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     assert (logits_here(load_model(str(tiny_folder), device="cpu")) - expected).abs().max() > 1e-2
-    card = (out / "README.md").read_text(encoding="utf-8")
-    assert ("PeftModel" in card) is not merge
+    for merge in (False, True):
+        out = export_model(run, tmp_path / f"merge-{merge}", merge=merge)
+        assert (out / "adapter_config.json").exists() is not merge
+        assert (out / "model.safetensors").exists() is merge
+        found = logits_without_flanlab(out, "" if merge else str(tiny_folder))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+        assert ("PeftModel" in (out / "README.md").read_text(encoding="utf-8")) is not merge
 
 
-def test_soft_prompt_loads_without_flanlab(tiny_folder: Path, tmp_path: Path) -> None:
+def test_soft_prompt_loads_without_flanlab(tiny_folder: Path, tmp_path: Path, logits_without_flanlab: Logits) -> None:
     run = train(tiny_folder, tmp_path, method="prompt", prompt_length=5, learning_rate=0.3)
     with pytest.raises(FlanlabError, match="is a soft prompt, and no weights could take its place"):
         export_model(run, tmp_path / "merged", merge=True)
@@ -132,7 +137,9 @@ def test_soft_prompt_loads_without_flanlab(tiny_folder: Path, tmp_path: Path) ->
     torch.testing.assert_close(logits_without_flanlab(out, str(tiny_folder)), expected, rtol=0, atol=1e-4)
 
 
-def test_encoder_decoder_model_loads_without_flanlab(encoder_decoders: dict[str, Path], tmp_path: Path) -> None:
+def test_encoder_decoder_model_loads_without_flanlab(
+    encoder_decoders: dict[str, Path], tmp_path: Path, logits_without_flanlab: Logits
+) -> None:
     run = train(encoder_decoders["t5"], tmp_path)
     out = export_model(run, tmp_path / "out")
     loaded = load_model(str(run / "model"), device="cpu")
@@ -195,7 +202,7 @@ def test_export_replaces_only_an_export(done: Path, tmp_path: Path) -> None:
         export_model(done / "model", done / "model")
 
 
-def test_adapter_of_a_base_that_others_do_not_know(tiny_folder: Path, tmp_path: Path) -> None:
+def test_adapter_of_a_base_that_others_do_not_know(tiny_folder: Path, tmp_path: Path, logits_without_flanlab: Logits) -> None:
     first = train(tiny_folder, tmp_path / "first", method="lora", lora_rank=4) / "model"
     second = train(first, tmp_path / "second", method="lora", lora_rank=4)
     with pytest.raises(FlanlabError, match="which other programs do not know by that name") as caught:

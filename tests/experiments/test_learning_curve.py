@@ -15,21 +15,12 @@ from flanlab.experiments.recipe import Recipe
 from flanlab.experiments.run import run_recipe, train_recipe
 from flanlab.report.html import write_report
 from flanlab.training import trainer
-from tests.tiny import write_tasks
+from tests.tiny import recipe_content, write_recipe
 
 
 def recipe(folder: Path, model: Path, **training: Any) -> Recipe:
-    settings = {"steps": 4, "tokens_per_step": 160, "compute_dtype": "float32", "learning_rate": 5e-3, "schedule": "constant"}
-    return Recipe.model_validate(
-        {
-            "name": "curve",
-            "model": str(model),
-            "tasks": {"collections": [str(folder / "tasks")]},
-            "hold_out": {"clusters": ["sentiment"]},
-            "training": settings | training,
-            "evaluation": {"rows": 4, "templates_per_row": 1, "new_tokens": 4},
-        }
-    )
+    evaluation = {"rows": 4, "templates_per_row": 1, "new_tokens": 4}
+    return write_recipe(folder, recipe_content(model, schedule="constant", **training) | {"evaluation": evaluation})
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -40,24 +31,18 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(value, right[name]) for name, value in left.items())
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    write_tasks(tmp_path / "tasks")
-    return tmp_path
-
-
-def test_kept_models_are_those_of_shorter_trainings_and_are_scored(home: Path, tiny_folder: Path) -> None:
-    results = run_recipe(recipe(home, tiny_folder, keep_steps=[1, 2]), home / "run")
-    train_recipe(recipe(home, tiny_folder, steps=2), home / "shorter")
-    assert same(weights(home / "run/models/step-2"), weights(home / "shorter/model"))
-    assert not same(weights(home / "run/models/step-2"), weights(home / "run/model"))
+def test_kept_models_are_those_of_shorter_trainings_and_are_scored(tmp_path: Path, tiny_folder: Path) -> None:
+    results = run_recipe(recipe(tmp_path, tiny_folder, keep_steps=[1, 2]), tmp_path / "run")
+    train_recipe(recipe(tmp_path, tiny_folder, steps=2), tmp_path / "shorter")
+    assert same(weights(tmp_path / "run/models/step-2"), weights(tmp_path / "shorter/model"))
+    assert not same(weights(tmp_path / "run/models/step-2"), weights(tmp_path / "run/model"))
     assert {name: one.title for name, one in results.variants.items() if "step" in name} == {
         "tuned_step_1": "tuned for 1 step",
         "tuned_step_2": "tuned for 2 steps",
     }
     assert {row.variant for row in results.scores} >= {"tuned", "tuned_step_1", "tuned_step_2"}
-    assert fl.load_model(home / "run/models/step-1").stamp is not None
-    page = write_report(home / "run").read_text(encoding="utf-8")
+    assert fl.load_model(tmp_path / "run/models/step-1").stamp is not None
+    page = write_report(tmp_path / "run").read_text(encoding="utf-8")
     assert "Scores while it was tuned" in page
     curve = page.partition("Mean main metric by step")[2].partition("</table>")[0]
     for variant in ("untuned_instruction", "tuned_step_1", "tuned_step_2", "tuned"):
@@ -65,9 +50,9 @@ def test_kept_models_are_those_of_shorter_trainings_and_are_scored(home: Path, t
         assert f"{100 * score.mean:.1f}" in curve
 
 
-def test_a_training_that_is_resumed_keeps_them_too(home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = recipe(home, tiny_folder, keep_steps=[1, 3], checkpoint_minutes=1e-9)
-    run_recipe(whole, home / "run")
+def test_a_training_that_is_resumed_keeps_them_too(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = recipe(tmp_path, tiny_folder, keep_steps=[1, 3], checkpoint_minutes=1e-9)
+    run_recipe(whole, tmp_path / "run")
     real, calls = trainer.train_step, []
 
     def stopped(*args: Any) -> Any:
@@ -78,19 +63,19 @@ def test_a_training_that_is_resumed_keeps_them_too(home: Path, tiny_folder: Path
 
     monkeypatch.setattr(trainer, "train_step", stopped)
     with pytest.raises(KeyboardInterrupt):
-        train_recipe(whole, home / "again")
-    train_recipe(whole, home / "again")
+        train_recipe(whole, tmp_path / "again")
+    train_recipe(whole, tmp_path / "again")
     for step in (1, 3):
-        assert same(weights(home / f"run/models/step-{step}"), weights(home / f"again/models/step-{step}"))
+        assert same(weights(tmp_path / f"run/models/step-{step}"), weights(tmp_path / f"again/models/step-{step}"))
 
 
-def test_steps_asked_for_too_late_are_named(home: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train_recipe(recipe(home, tiny_folder), home / "run")
-    results = run_recipe(recipe(home, tiny_folder, keep_steps=[2]), home / "run")
+def test_steps_asked_for_too_late_are_named(tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_recipe(recipe(tmp_path, tiny_folder), tmp_path / "run")
+    results = run_recipe(recipe(tmp_path, tiny_folder, keep_steps=[2]), tmp_path / "run")
     assert "tuned_step_2" not in results.variants
     assert "training was past step 2" in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_step_after_the_last_is_refused(home: Path, tiny_folder: Path) -> None:
-    with pytest.raises((ValueError, FlanlabError), match="keep_steps"):
-        recipe(home, tiny_folder, keep_steps=[4])
+def test_a_step_after_the_last_is_refused(tmp_path: Path, tiny_folder: Path) -> None:
+    with pytest.raises(FlanlabError, match="keep_steps"):
+        recipe(tmp_path, tiny_folder, keep_steps=[4])

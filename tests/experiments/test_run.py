@@ -34,45 +34,20 @@ from flanlab.results.predictions import read_predictions
 from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC
 from flanlab.tasks.loading import load_collection, load_task
 from flanlab.training import precision, trainer
-from tests.tiny import write_tasks
+from tests.tiny import recipe_content, write_recipe, write_tasks
 
 Predictions = dict[str, list[dict[str, Any]]]
 VARIANTS = ("untuned_instruction", "untuned_chat", "tuned")
 
 
-def recipe_content(model: Path) -> dict[str, Any]:
-    return {
-        "name": "tiny",
-        "description": "does a tiny model learn?",
-        "model": str(model),
-        "tasks": {"collections": ["tasks"]},
-        "hold_out": {"clusters": ["sentiment"]},
-        "training": {
-            "steps": 4,
-            "tokens_per_step": 160,
-            "compute_dtype": "float32",
-            "micro_batch_tokens": 128,
-            "learning_rate": 5e-3,
-            "checkpoint_minutes": 1e-9,
-        },
-        "evaluation": {"rows": 6, "templates_per_row": 2, "new_tokens": 4},
-    }
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the tiny tasks."""
-    folder = tmp_path_factory.mktemp("home")
-    write_tasks(folder / "tasks")
-    return folder
+    """A folder for recipes over the tiny tasks."""
+    return tmp_path_factory.mktemp("home")
 
 
 def read(home: Path, model: Path, **training: Any) -> Recipe:
-    content = recipe_content(model)
-    content["training"].update(training)
-    path = home / "recipe-of-test.yaml"
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    return read_recipe(path)
+    return write_recipe(home, recipe_content(model, **{"checkpoint_minutes": 1e-9, **training}))
 
 
 @pytest.fixture(scope="module")
@@ -224,50 +199,39 @@ def _on_call(original: Callable[..., Any], number: int) -> Callable[..., Any]:
     return dying
 
 
-@pytest.mark.parametrize(
-    ("where", "name", "number"),
-    [
-        (module, "describe_mixture", 1),
-        (loading_module, "answer_questions", 2),
-        (loading_module, "answer_questions", 5),
-        (trainer, "train_step", 3),
-        (module, "save_tuned", 1),
-        (module, "load_model", 2),
-        (loading_module, "answer_questions", 8),
-        (module, "score_units", 1),
-    ],
-    ids=lambda value: value.__name__.rsplit(".", 1)[-1] if hasattr(value, "__name__") else str(value),
-)
-def test_killed_run_goes_on_and_gives_equal_results(
-    where: Any,
-    name: str,
-    number: int,
-    done: Path,
-    home: Path,
-    tiny_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+KILLS = [
+    (module, "describe_mixture", 1),
+    (loading_module, "answer_questions", 2),
+    (loading_module, "answer_questions", 4),
+    (trainer, "train_step", 3),
+    (module, "save_tuned", 1),
+    (module, "load_model", 2),
+    (loading_module, "answer_questions", 2),
+    (module, "score_units", 1),
+]
+"""What ends each sitting of a run, at which call: describing the mixture, predicting before (the first variant, the second),
+training, saving, loading, predicting after, computing."""
+
+
+def test_a_run_killed_at_every_stage_goes_on_and_gives_equal_results(
+    done: Path, home: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed while describing the mixture, predicting before, training, saving, loading, predicting after, computing."""
     monkeypatch.setattr(predict_module, "_QUESTIONS_PER_SHARD", 4)
-    recipe = read(home, tiny_folder)
-    original = getattr(where, name)
-    monkeypatch.setattr(where, name, _on_call(original, number))
-    with pytest.raises(Killed):
-        run_recipe(recipe, tmp_path / "killed")
-    assert not (tmp_path / "killed" / "results.json").exists()
-    monkeypatch.setattr(where, name, original)
-    stopped_after = seconds_of(tmp_path / "killed")
-    assert (stopped_after > 0) == (tmp_path / "killed" / "predictions").exists(), "before that it is no work of the run"
-    run_recipe(recipe, tmp_path / "killed")
-    assert seconds_of(tmp_path / "killed") > stopped_after
+    recipe, killed, spent = read(home, tiny_folder), tmp_path / "killed", 0.0
+    for where, name, number in KILLS:
+        with monkeypatch.context() as dying:
+            dying.setattr(where, name, _on_call(getattr(where, name), number))
+            with pytest.raises(Killed):
+                run_recipe(recipe, killed)
+        assert not (killed / "results.json").exists()
+        before, spent = spent, seconds_of(killed)
+        assert spent >= before
+        assert (spent > 0) == (killed / "predictions").exists(), "before that it is no work of the run"
+    run_recipe(recipe, killed)
+    assert seconds_of(killed) > spent
     # Parts of another size change no answer; scores are the same to rounding, as batches differ.
-    ours, theirs = results_of(tmp_path / "killed"), results_of(done)
-    assert _rounded(ours) == _rounded(theirs)
-    left, right = (
-        load_file(tmp_path / "killed" / "model" / "model.safetensors"),
-        load_file(done / "model" / "model.safetensors"),
-    )
+    assert _rounded(results_of(killed)) == _rounded(results_of(done))
+    left, right = (load_file(folder / "model" / "model.safetensors") for folder in (killed, done))
     assert all(torch.equal(tensor, right[key]) for key, tensor in left.items())
 
 
@@ -311,7 +275,7 @@ def test_killed_lora_run_gives_equal_results(
     home: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The adapter changes the loaded model in place: what is said of the untuned model must not depend on that."""
-    recipe = read(home, tiny_folder, method="lora", lora_rank=4)
+    recipe = read(home, tiny_folder, method="lora", lora_rank=4, steps=2)
     run_recipe(recipe, tmp_path / "whole")
     original = module.score_units
     monkeypatch.setattr(module, "score_units", _on_call(original, 1))
@@ -344,7 +308,7 @@ def test_run_is_resumed_from_another_working_folder(
     read(home, tiny_folder)  # writes the file
     (home / "same").symlink_to(tiny_folder)
     monkeypatch.chdir(home)
-    recipe = read_recipe(Path("recipe-of-test.yaml")).model_copy(update={"model": "same"})
+    recipe = read_recipe(Path("recipe.yaml")).model_copy(update={"model": "same"})
     assert recipe.tasks.collections == ["tasks"]
     monkeypatch.setattr(predict_module, "_predict_pairs", _never)
     monkeypatch.setattr(trainer, "train_step", _never)
@@ -398,26 +362,23 @@ def test_folder_with_something_else_is_refused(home: Path, tiny_folder: Path, tm
 def test_recipe_that_cannot_be_carried_out_leaves_the_folder_free(home: Path, tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FlanlabError, match="no model folder"):
         run_recipe(read(home, Path("/no/such/model")), tmp_path / "run")
-    run_recipe(read(home, tiny_folder, steps=1), tmp_path / "run")
-    assert read_results(tmp_path / "run").variants["untuned_instruction"].model == str(tiny_folder)
+    train_recipe(read(home, tiny_folder, steps=1), tmp_path / "run")
+    assert load_model(str(tmp_path / "run" / "model"), device="cpu").stamp is not None
 
 
 def test_stamped_model_is_refused_for_what_it_has_seen(home: Path, done: Path, tmp_path: Path) -> None:
     """A second run from the tuned model that holds out what the first trained on."""
     content = recipe_content(done / "model")
     content["hold_out"] = {"clusters": ["miscellaneous"]}
-    path = home / "second.yaml"
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
     with pytest.raises(FlanlabError, match="counting: the model was trained on its train rows"):
-        run_recipe(read_recipe(path), tmp_path / "second")
+        run_recipe(write_recipe(home, content), tmp_path / "second")
+    assert not (tmp_path / "second").exists(), "it is refused before it costs"
 
 
 def test_stamps_add_up(home: Path, done: Path) -> None:
     content = recipe_content(done / "model")
     content["hold_out"] = {"clusters": ["miscellaneous"]}
-    path = home / "second.yaml"
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    stamp = make_stamp(make_plan(read_recipe(path)), load_model(str(done / "model"), device="cpu"))
+    stamp = make_stamp(make_plan(write_recipe(home, content)), load_model(str(done / "model"), device="cpu"))
     assert sorted(stamp["tasks"]) == ["comments", "counting"]
     assert stamp["clusters"] == ["miscellaneous", "sentiment"]
 
@@ -454,30 +415,19 @@ def test_overlap_that_is_allowed_is_carried_out_and_marked_as_seen(tiny_folder: 
     path = tmp_path / "tasks" / "counting.yaml"
     task = yaml.safe_load(path.read_text(encoding="utf-8"))
     path.write_text(yaml.safe_dump({**task, "derived_from": {"comments": "made up"}}), encoding="utf-8")
-    content = recipe_content(tiny_folder)
+    content = recipe_content(tiny_folder, steps=1) | {"evaluation": {"rows": 2, "templates_per_row": 1, "generate": False}}
     content["hold_out"]["overlap"] = "allow"
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    results = run_recipe(read_recipe(tmp_path / "recipe.yaml"), tmp_path / "run")
+    results = run_recipe(write_recipe(tmp_path, content), tmp_path / "run")
     assert "shares comments" in str(results.tasks["comments"].seen)
     assert results.seen_tasks("tuned") == ["comments"]
     assert list(results.allowed_overlaps) == ["counting"]
-
-
-def test_a_base_model_that_has_seen_the_held_out_cluster_is_refused_before_it_costs(
-    home: Path, done: Path, tmp_path: Path
-) -> None:
-    recipe = read(home, done / "model")
-    hold_out = recipe.hold_out.model_copy(update={"clusters": ["miscellaneous"]})
-    with pytest.raises(FlanlabError, match="the model was trained on its train rows"):
-        run_recipe(recipe.model_copy(update={"hold_out": hold_out}), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("kind", "method"), [("t5", "full"), ("bart", "lora")])
 def test_run_of_an_encoder_decoder_model(
     kind: str, method: str, encoder_decoders: dict[str, Path], home: Path, tmp_path: Path
 ) -> None:
-    results = run_recipe(read(home, encoder_decoders[kind], method=method), tmp_path / "run")
+    results = run_recipe(read(home, encoder_decoders[kind], method=method, steps=2), tmp_path / "run")
     assert set(results.variants) == {"untuned_instruction", "tuned"}
     tuned = load_model(str(tmp_path / "run" / "model"), device="cpu")
     assert tuned.stamp is not None
@@ -489,10 +439,9 @@ def test_run_tells_the_best_template_on_dev(tiny_folder: Path, tmp_path: Path) -
     write_tasks(tmp_path / "tasks")
     path = tmp_path / "tasks" / "comments.yaml"
     path.write_text(path.read_text().replace("train: all[:10]", "train: all[:4]\n    dev: all[4:10]"))
-    content = recipe_content(tiny_folder)
+    content = recipe_content(tiny_folder, steps=1)
     content["evaluation"]["choose_template"] = True
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    results = run_recipe(read_recipe(tmp_path / "recipe.yaml"), tmp_path / "run")
+    results = run_recipe(write_recipe(tmp_path, content), tmp_path / "run")
     best = results.tasks["comments"].best_on_dev
     assert best is not None
     assert set(best) == set(results.scored("task", "comments", "accuracy", BEST_ON_DEV)) == set(VARIANTS)
@@ -506,14 +455,12 @@ def test_run_tells_the_best_template_on_dev(tiny_folder: Path, tmp_path: Path) -
 
 
 def test_run_trains_on_arms_and_reports_with_and_without_options(tiny_folder: Path, tmp_path: Path) -> None:
-    write_tasks(tmp_path / "tasks")
-    content = recipe_content(tiny_folder)
+    content = recipe_content(tiny_folder, steps=1, loss_average="examples")
     content["mixture"] = {"options": "mixed", "shots": {0: 0.5, 2: 0.5}}
-    content["training"]["loss_average"] = "examples"
-    content["evaluation"] |= {"options": ["none", "shuffled"], "shots": [0, 1]}
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    few = {"rows": 3, "templates_per_row": 1, "generate": False}
+    content["evaluation"] = {**few, "options": ["none", "shuffled"], "shots": [0, 1]}
     run = tmp_path / "run"
-    results = run_recipe(read_recipe(tmp_path / "recipe.yaml"), run)
+    results = run_recipe(write_recipe(tmp_path, content), run)
     arms = ["", "_options_shuffled", "_1_shot", "_1_shot_options_shuffled"]
     names = [f"{way}{arm}" for way in ("untuned_instruction", "untuned_chat", "tuned") for arm in arms]
     assert list(results.variants) == names
@@ -537,13 +484,11 @@ def test_run_trains_on_arms_and_reports_with_and_without_options(tiny_folder: Pa
 def test_loss_on_dev_is_that_of_the_tasks_trained_on(tiny_folder: Path, tmp_path: Path) -> None:
     write_tasks(tmp_path / "tasks")
     path = tmp_path / "tasks" / "counting.yaml"
-    content = recipe_content(tiny_folder)
-    content["training"]["dev_every"] = 4
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    recipe = write_recipe(tmp_path, recipe_content(tiny_folder, dev_every=4))
     with pytest.raises(FlanlabError, match="no task that is trained on has dev rows"):
-        train_recipe(read_recipe(tmp_path / "recipe.yaml"), tmp_path / "run")
+        train_recipe(recipe, tmp_path / "run")
     path.write_text(path.read_text().replace("train: all[:16]", "train: all[:12]\n    dev: all[12:16]"))
-    train_recipe(read_recipe(tmp_path / "recipe.yaml"), tmp_path / "run")
+    train_recipe(recipe, tmp_path / "run")
     lines = (tmp_path / "run" / "training" / "log.jsonl").read_text().splitlines()
     measured = [json.loads(line) for line in lines if "dev_loss" in line]
     assert [record["step"] for record in measured] == [1, 4]
@@ -569,7 +514,7 @@ def test_precision_is_chosen_once_and_written_everywhere(
     home: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`auto` is settled when the run begins; another machine resumes in the same numbers."""
-    recipe = read(home, tiny_folder, compute_dtype="auto")
+    recipe = read(home, tiny_folder, compute_dtype="auto", steps=1)
     monkeypatch.setattr(precision, "bfloat16_gain", lambda _: 5.0)
     results = run_recipe(recipe, tmp_path / "run")
     tuned = results.variants["tuned"]
@@ -590,9 +535,8 @@ def test_precision_is_chosen_once_and_written_everywhere(
 
 
 def test_in_domain_tasks_are_scored_beside_zero_shot_ones(home: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    content = recipe_content(tiny_folder) | {"in_domain": "all"}
-    (home / "in-domain.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    results = run_recipe(read_recipe(home / "in-domain.yaml"), tmp_path / "run")
+    content = recipe_content(tiny_folder, steps=1) | {"in_domain": "all"}
+    results = run_recipe(write_recipe(home, content), tmp_path / "run")
     assert results.in_domain == ["counting"]
     assert list(results.averaged) == ["comments"], "means over zero-shot tasks leave in-domain ones out"
     assert results.tasks["counting"].seen is None
@@ -607,10 +551,9 @@ def test_in_domain_tasks_are_scored_beside_zero_shot_ones(home: Path, tiny_folde
 
 
 def test_a_recipe_without_a_hold_out_scores_what_it_trains_on(home: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    content = recipe_content(tiny_folder)
+    content = recipe_content(tiny_folder, steps=1)
     del content["hold_out"]
-    (home / "no-hold-out.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    results = run_recipe(read_recipe(home / "no-hold-out.yaml"), tmp_path / "run")
+    results = run_recipe(write_recipe(home, content), tmp_path / "run")
     assert results.hold_out == []
     assert sorted(results.in_domain) == sorted(results.tasks) == ["comments", "counting"]
     assert results.difference("tasks", None, "exact_match") or results.difference("clusters", None, MAIN_METRIC)
@@ -618,7 +561,6 @@ def test_a_recipe_without_a_hold_out_scores_what_it_trains_on(home: Path, tiny_f
 
 
 def test_an_in_domain_task_without_test_rows_is_refused(home: Path, tiny_folder: Path) -> None:
-    content = recipe_content(tiny_folder) | {"in_domain": ["sentiment"]}
-    (home / "wrong.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    recipe = write_recipe(home, recipe_content(tiny_folder) | {"in_domain": ["sentiment"]})
     with pytest.raises(FlanlabError, match="sentiment"):
-        make_plan(read_recipe(home / "wrong.yaml"))
+        make_plan(recipe)

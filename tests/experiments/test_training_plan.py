@@ -17,7 +17,7 @@ from flanlab.experiments.recipe import Recipe, read_recipe
 from flanlab.experiments.training_plan import plan_training
 from flanlab.tasks.holdout import HoldOut
 from flanlab.tasks.loading import leave_out, load_collections, select_tasks
-from tests.tiny import make_config, write_tasks
+from tests.tiny import make_config, recipe_content, write_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
@@ -73,22 +73,7 @@ def test_recipe_of_the_paper_is_the_papers() -> None:
 @pytest.fixture
 def recipe(configurations: dict[str, Path], tmp_path: Path) -> Recipe:
     """A recipe over the tiny tasks, whose model has no weights."""
-    write_tasks(tmp_path / "tasks")
-    content = {
-        "name": "tiny",
-        "model": str(configurations["llama"]),
-        "tasks": {"collections": ["tasks"]},
-        "hold_out": {"clusters": ["sentiment"]},
-        "training": {
-            "steps": 4,
-            "compute_dtype": "float32",
-            "tokens_per_step": 160,
-            "micro_batch_tokens": 128,
-            "learning_rate": 1e-3,
-        },
-    }
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    return read_recipe(tmp_path / "recipe.yaml")
+    return write_recipe(tmp_path, recipe_content(configurations["llama"]))
 
 
 def test_plan_is_printed_without_loading(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

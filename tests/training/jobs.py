@@ -46,6 +46,9 @@ def run_jobs(processes: int, model: Path, tasks: Path, jobs: list[dict[str, Any]
 
     Log and checkpoints are left in folder/<name>, the whole weights in folder/<name>.safetensors.
     """
+    if processes == 1:
+        carry_out_all(jobs, model, tasks, folder)
+        return
     path = folder / "jobs.json"
     path.write_text(json.dumps({"model": str(model), "tasks": str(tasks), "jobs": jobs}), encoding="utf-8")
     started = start(processes, "tests.training.jobs", path)
@@ -83,13 +86,17 @@ def _carry_out(job: dict[str, Any], model: str, tasks: Path, folder: Path) -> No
         save_file(untied, folder / f"{job['name']}.safetensors")
 
 
+def carry_out_all(jobs: list[dict[str, Any]], model: Path, tasks: Path, folder: Path) -> None:
+    for job in jobs:
+        with together():
+            _carry_out(job, str(model), tasks, folder)
+
+
 def main() -> None:
     torch.set_num_threads(1)
     path = Path(sys.argv[1])
     content = json.loads(path.read_text(encoding="utf-8"))
-    for job in content["jobs"]:
-        with together():
-            _carry_out(job, content["model"], Path(content["tasks"]), path.parent)
+    carry_out_all(content["jobs"], content["model"], Path(content["tasks"]), path.parent)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,16 +70,20 @@ def last_checkpoint(folder: Path) -> Path:
     return max(folder.glob("step-*"))
 
 
-def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run Python text in a process of its own, which can import the tests."""
-    repository = Path(__file__).parents[2]
-    paths = [str(repository), str(repository / "src")]
-    return subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-    )
+def in_a_child(action: Callable[[], object]) -> int:
+    """Do something in a forked process, which may kill itself or limit itself; gives its exit code, or minus its signal."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code = 1
+    try:
+        torch.set_num_threads(1)  # a fork does not take others with it
+        action()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 def weights(folder: Path) -> dict[str, Tensor]:

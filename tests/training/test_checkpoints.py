@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from flanlab.errors import FlanlabError
 from flanlab.training.checkpoints import Progress, load_latest, save_checkpoint, trained_tensors
-from tests.training.stream import run_script
+from tests.training.stream import in_a_child
 
 KEY = "key"
 
@@ -104,29 +105,19 @@ def test_full_disk_is_told_before_a_byte_is_written(tmp_path: Path, monkeypatch:
     assert {path: path.read_bytes() for path in (tmp_path / "step-000002").iterdir()} == before
 
 
-FULL_SCRIPT = """
-import resource, sys
-from pathlib import Path
-from tests.training.test_checkpoints import make, saved
-from flanlab.errors import FlanlabError
-folder = Path(sys.argv[1])
-saved(folder, 2)
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
-try:
-    saved(folder, 3)
-except FlanlabError as error:
-    print(error.message)
-"""
-
-
 @pytest.mark.parametrize("limit", [100, 500])
 def test_write_that_finds_no_room_halfway_leaves_the_older_one(limit: int, tmp_path: Path) -> None:
     """A real limit of the system, in the middle of the weights and in the middle of the optimizer's state."""
-    done = run_script(FULL_SCRIPT, tmp_path / "training", limit)
-    assert done.returncode == 0, done.stderr
-    assert "the disk is full" in done.stdout
-    assert [path.name for path in (tmp_path / "training").iterdir()] == ["step-000002"]
-    assert load_latest(tmp_path / "training", *make(1), KEY) == Progress(2, KEY)
+    saved(tmp_path, 2)
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        with pytest.raises(FlanlabError, match="the disk is full"):
+            saved(tmp_path, 3)
+
+    assert in_a_child(limited) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000002"]
+    assert load_latest(tmp_path, *make(1), KEY) == Progress(2, KEY)
 
 
 FILES = ["trained.safetensors", "optimizer.safetensors", "progress.json", "flanlab.json"]

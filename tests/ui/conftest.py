@@ -29,14 +29,17 @@ def run_folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     ]
 
 
-@pytest.fixture
-def workplace(tmp_path: Path, run_folders: list[Path], tiny_folder: Path) -> Workplace:
-    """What the app would show of them; nothing is loaded yet."""
-    own = tmp_path / "own"
-    own.mkdir()
+@pytest.fixture(scope="session")
+def hostile_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one task, of hostile words and a huge row; not to be written to."""
     rows = [{"text": HUGE, "label": 0}, {"text": "It was fine.", "label": 1}]
-    write_task_file(own, task_content(name="hostile", description=HOSTILE), rows)
-    return open_workplace(run_folders, [str(tiny_folder)], ["sampler", str(own)], None, tmp_path / "saved")
+    return write_task_file(tmp_path_factory.mktemp("own"), task_content(name="hostile", description=HOSTILE), rows).parent
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, run_folders: list[Path], hostile_tasks: Path, tiny_folder: Path) -> Workplace:
+    """What the app would show of them; nothing is loaded yet."""
+    return open_workplace(run_folders, [str(tiny_folder)], ["sampler", str(hostile_tasks)], None, tmp_path / "saved")
 
 
 @pytest.fixture
