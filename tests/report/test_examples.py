@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from flanlab.report.examples import example_blocks, is_right, spread
+from flanlab.report.examples import example_blocks, spread
 from flanlab.report.page import Facts, Group
 from flanlab.report.plots import running_mean
+from flanlab.report.predictions import is_right
 from flanlab.report.reading import TrainingStep
 
 
@@ -54,8 +55,8 @@ def test_any_right_option_makes_an_example_right() -> None:
     predictions: list[dict[str, Any]] = [
         {**row, "row": number, "option_scores": scores} for number, scores in enumerate(chosen)
     ]
-    assert [is_right(record) for record in predictions] == [True, False]
-    shown = [block for block in example_blocks(predictions) if isinstance(block, Group)]
+    assert [is_right(record, ["accuracy"]) for record in predictions] == [True, False]
+    shown = [block for block in example_blocks(predictions, ["accuracy"]) if isinstance(block, Group)]
     assert [block.kind for block in shown] == ["fold example right", "fold example wrong"]
     facts = shown[0].blocks[1]
     assert isinstance(facts, Facts)

@@ -12,14 +12,16 @@ import pytest
 
 import flanlab as fl
 from flanlab.errors import FlanlabError
+from flanlab.report.predictions import is_right
 from flanlab.report.wording import count
 from flanlab.ui import results_tab
-from flanlab.ui.predictions import index_of, is_right, matching, read
+from flanlab.ui.predictions import index_of, matching, read
 from flanlab.ui.setup import open_workplace
 from flanlab.ui.workplace import Workplace
 from tests.report.synthetic import change, make_run
 
 TASK = "visitor_comments"
+METRICS = ["accuracy"]
 
 
 def test_scores_are_filtered(run_folders: list[Path]) -> None:
@@ -38,7 +40,7 @@ def test_the_heat_map_holds_each_templates_score(run_folders: list[Path]) -> Non
     for row in rows:
         table = fl.open_run(run_folders[0]).predictions(row.task, "tuned").rows()
         for template, cell in zip(columns, row.cells, strict=True):
-            right = [is_right(one, True) for one in table if one["template"] == template]
+            right = [is_right(one, METRICS) for one in table if one["template"] == template]
             assert cell == pytest.approx(np.mean(right))
 
 
@@ -55,16 +57,16 @@ def test_predictions_are_filtered_as_one_by_one(run_folders: list[Path]) -> None
     run, other = map(fl.open_run, run_folders)
     index = index_of(run, "tuned", TASK)
     records = run.predictions(TASK, "tuned").rows()
-    there = {(one["template"], one["row"]): is_right(one, True) for one in other.predictions(TASK, "tuned").rows()}
+    there = {(one["template"], one["row"]): is_right(one, METRICS) for one in other.predictions(TASK, "tuned").rows()}
 
     def expected(**wanted: object) -> list[int]:
         return [
             place
             for place, one in enumerate(records)
             if wanted.get("template") in (None, one["template"])
-            and wanted.get("right") in (None, is_right(one, True))
+            and wanted.get("right") in (None, is_right(one, METRICS))
             and str(wanted.get("text", "")).lower() in f"{one['prompt']}\0{one['generated']}".lower()
-            and (not wanted.get("flip") or there[one["template"], one["row"]] != is_right(one, True))
+            and (not wanted.get("flip") or there[one["template"], one["row"]] != is_right(one, METRICS))
         ]
 
     flipped = index_of(other, "tuned", TASK)

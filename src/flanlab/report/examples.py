@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import string
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from flanlab.report.page import Block, Facts, Group, Verbatim, exact
+from flanlab.report.predictions import is_right, ranked_options
 from flanlab.report.wording import count
 from flanlab.results.predictions import PREDICTIONS, read_predictions, shard_paths
 from flanlab.results.schema import Results
@@ -18,7 +17,6 @@ from flanlab.results.schema import Results
 _EACH = 3
 _PREVIEW = 220
 """Characters of a prompt that are shown before a click."""
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 Record = Mapping[str, Any]
 
 
@@ -38,14 +36,12 @@ def read_records(folder: Path, variant: str, task: str, results: Results) -> lis
     return found
 
 
-def example_blocks(records: Sequence[Record]) -> Iterable[Block]:
-    """Examples of a task: right ones, then wrong ones.
-
-    Where options were ranked, a prediction is right if a right one is first; a generated answer, if it equals a reference,
-    case, punctuation and space aside.
-    """
-    right = [record for record in records if is_right(record)]
-    wrong = [record for record in records if not is_right(record)]
+def example_blocks(records: Sequence[Record], metrics: Sequence[str]) -> Iterable[Block]:
+    """Examples of a task that declares these metrics: right ones, then wrong ones."""
+    sides: dict[bool, list[Record]] = {True: [], False: []}
+    for record in records:
+        sides[is_right(record, metrics)].append(record)
+    right, wrong = sides.values()
     chosen = spread(right, _EACH)
     others = spread(wrong, _EACH, frozenset(record["row"] for record in chosen))
     ranked = bool(records[0]["option_scores"])
@@ -80,21 +76,10 @@ def spread(records: Sequence[Record], wanted: int, taken: frozenset[int] = froze
     return chosen
 
 
-def is_right(record: Record) -> bool:
-    """Whether a prediction is right."""
-    if scores := record["option_scores"]:
-        return record["options"][scores.index(max(scores))] in record["references"]
-    return _plain(record["generated"] or "") in {_plain(reference) for reference in record["references"]}
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.lower().translate(_NO_PUNCTUATION).split())
-
-
 def _example(record: Record, kind: str) -> Group:
     """What was said and the beginning of the prompt; the rest on a click."""
-    ranked = _ranked(record)
-    said = ranked[0][0] if ranked else record["generated"] or "nothing"
+    ranked = ranked_options(record)
+    said = ranked[0].option if ranked else record["generated"] or "nothing"
     prompt = record["prompt"]
     preview = prompt if len(prompt) <= _PREVIEW else f"{prompt[:_PREVIEW]} …"
     title = Markup('<span class="source">Template {}, row {}</span> <q>{}</q> <span class="preview">{}</span>').format(
@@ -104,17 +89,7 @@ def _example(record: Record, kind: str) -> Group:
     facts: dict[str, str | Markup] = {"Right answer": right}
     if ranked:
         share = Markup("{} {}\u202f%")
-        facts["Ranked"] = Markup("\n").join(share.format(option, exact(probability)) for option, probability in ranked)
+        facts["Ranked"] = Markup("\n").join(share.format(one.option, exact(one.probability)) for one in ranked)
     if record["generated"] is not None:
         facts["Generated"] = Markup("<q>{}</q>").format(record["generated"]) if record["generated"] else "nothing"
     return Group(title, [Verbatim(prompt), Facts(facts)], f"fold example {kind}")
-
-
-def _ranked(record: Record) -> list[tuple[str, float]]:
-    """Options with their shares of probability, the likeliest first; empty where none were ranked."""
-    scores = record["option_scores"]
-    if not scores:
-        return []
-    weights = [math.exp(score - max(scores)) for score in scores]
-    shares = [weight / sum(weights) for weight in weights]
-    return sorted(zip(record["options"], shares, strict=True), key=lambda pair: pair[1], reverse=True)

@@ -356,7 +356,8 @@ def _examples(results: Results, shown: str, records: Mapping[str, Any] | None) -
     yield text("examples", whose=whose)
     for place, (name, predictions) in enumerate(records.items()):
         if predictions:
-            yield Group(name, list(example_blocks(predictions)), "fold open" if place == 0 else "fold")
+            blocks = list(example_blocks(predictions, results.tasks[name].declared_metrics))
+            yield Group(name, blocks, "fold open" if place == 0 else "fold")
 
 
 def _notes(run: RunFiles) -> Iterable[Block]:

@@ -111,7 +111,7 @@ def answers(model: Model, task: Task, number: int, rows: Rows, chosen: Sequence[
             "references": example.references,
             "generated": reply.text,
         }
-        found.append(answered(prediction, settings.end_token))
+        found.append(answered(prediction, task.metrics, settings.end_token))
     return found
 
 

@@ -5,10 +5,10 @@ Of 100,000 predictions, prompts are read for the few that a page shows; a search
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +19,16 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.metrics.answers import exact_match
-from flanlab.evaluation.metrics.options import accuracy, option_scores, right_options
+from flanlab.evaluation.metrics.metric import Prediction
+from flanlab.report.predictions import RankedOption, is_right, ranked_options, which_are_right
 from flanlab.report.run import Run
 from flanlab.results.predictions import PREDICTION_SCHEMA, PREDICTIONS, shard_paths
 
-_OUTCOME = [
-    "template",
-    "row",
-    "options",
-    "option_scores",
-    "option_scores_without_end",
-    "option_tokens",
-    "references",
-    "generated",
-]
-"""What tells whether a prediction is right."""
+_FILE = "__fragment_index"
+"""Pyarrow's name for the place of a row's file among all files."""
+_OUTCOME = ["template", "row", "options", "option_scores", "option_scores_without_end", "references", "generated", _FILE]
+"""What tells whether a prediction is right, and where it stands."""
 _SEARCHED = ["prompt", "generated"]
-
-
-@dataclass(frozen=True)
-class RankedOption:
-    """An option with its share of the probability of all options, 0 to 1."""
-
-    option: str
-    probability: float
-    is_right: bool
 
 
 @dataclass(frozen=True)
@@ -54,39 +38,23 @@ class Answered:
     template: int
     row: int
     prompt: str
-    ranked: tuple[RankedOption, ...]
+    ranked: Sequence[RankedOption]
     """The likeliest first; empty where nothing was ranked."""
-    references: tuple[str, ...]
+    references: Sequence[str]
     generated: str | None
     right: bool
 
 
-def is_right(prediction: Mapping[str, Any], end_token: bool) -> bool:
-    """Whether the option ranked first is a right one; where nothing was ranked, whether the text is a right answer."""
-    if prediction["option_scores"]:
-        return accuracy(prediction, end_token) == 1
-    return prediction["generated"] is not None and exact_match(prediction) == 1
-
-
-def answered(prediction: Mapping[str, Any], end_token: bool) -> Answered:
-    """A prediction as it is shown."""
-    ranked: list[RankedOption] = []
-    if prediction["option_scores"]:
-        scores = option_scores(prediction, end_token).tolist()
-        weights = [math.exp(score - max(scores)) for score in scores]
-        right = right_options(prediction)
-        ranked = [
-            RankedOption(option, weight / sum(weights), place in right)
-            for place, (option, weight) in enumerate(zip(prediction["options"], weights, strict=True))
-        ]
+def answered(prediction: Prediction, metrics: Sequence[str], end_token: bool) -> Answered:
+    """A prediction as it is shown; see `is_right`."""
     return Answered(
         prediction["template"],
         prediction["row"],
         prediction["prompt"],
-        tuple(sorted(ranked, key=lambda one: -one.probability)),
-        tuple(prediction["references"]),
+        ranked_options(prediction, end_token),
+        prediction["references"],
         prediction["generated"],
-        is_right(prediction, end_token),
+        is_right(prediction, metrics, end_token),
     )
 
 
@@ -95,10 +63,22 @@ class Index:
     """The predictions of a task by one variant, without their texts: [predictions] each, in the order of the files."""
 
     files: tuple[str, ...]
+    file_of: NDArray[np.int32]
     templates: NDArray[np.int32]
     rows: NDArray[np.int32]
     right: NDArray[np.bool_]
+    metrics: tuple[str, ...]
     end_token: bool
+
+    @cached_property
+    def outcomes(self) -> dict[tuple[int, int], bool]:
+        """Template and row to whether the prediction is right."""
+        return dict(zip(self.questions, self.right.tolist(), strict=True))
+
+    @property
+    def questions(self) -> list[tuple[int, int]]:
+        """Template and row of each prediction."""
+        return list(zip(self.templates.tolist(), self.rows.tolist(), strict=True))
 
 
 def index_of(run: Run, variant: str, task: str) -> Index:
@@ -114,21 +94,18 @@ def index_of(run: Run, variant: str, task: str) -> Index:
     if not files:
         raise FlanlabError(f"{run.folder}: holds no predictions of {task} by {variant}.", hint="Run the evaluation first.")
     end_token = bool(run.results.variants[variant].settings.get("end_token", True))
-    return _index(tuple((str(file), file.stat().st_mtime_ns) for file in files), end_token)
+    metrics = tuple(run.results.tasks[task].declared_metrics)
+    return _index(tuple((str(file), file.stat().st_mtime_ns) for file in files), metrics, end_token)
 
 
 @lru_cache(maxsize=32)
-def _index(files: tuple[tuple[str, int], ...], end_token: bool) -> Index:
+def _index(files: tuple[tuple[str, int], ...], metrics: tuple[str, ...], end_token: bool) -> Index:
     paths = tuple(path for path, _ in files)
-    templates: list[int] = []
-    rows: list[int] = []
-    right: list[bool] = []
-    for batch in _batches(paths, _OUTCOME):
-        for prediction in batch.to_pylist():
-            templates.append(prediction["template"])
-            rows.append(prediction["row"])
-            right.append(is_right(prediction, end_token))
-    return Index(paths, np.array(templates, np.int32), np.array(rows, np.int32), np.array(right, bool), end_token)
+    with _naming_damaged(paths):
+        table = _dataset(paths).to_table(columns=_OUTCOME)
+    right = which_are_right(table, metrics, end_token)
+    file_of, templates, rows = (table[name].to_numpy() for name in (_FILE, "template", "row"))
+    return Index(paths, file_of, templates, rows, right, metrics, end_token)
 
 
 def matching(
@@ -152,15 +129,11 @@ def matching(
     if right is not None:
         mask &= index.right == right
     if flipped is not None:
-        there = dict(zip(_keys(flipped), flipped.right.tolist(), strict=True))
-        mask &= [there.get(key, here) != here for key, here in zip(_keys(index), index.right.tolist(), strict=True)]
+        there = flipped.outcomes
+        mask &= [there.get(one, here) != here for one, here in zip(index.questions, index.right.tolist(), strict=True)]
     if text and mask.any():
         mask &= np.concatenate([_holding(batch, text) for batch in _batches(index.files, _SEARCHED)])
     return np.flatnonzero(mask)
-
-
-def _keys(index: Index) -> list[tuple[int, int]]:
-    return list(zip(index.templates.tolist(), index.rows.tolist(), strict=True))
 
 
 def _holding(batch: pa.RecordBatch, text: str) -> NDArray[np.bool_]:
@@ -170,33 +143,36 @@ def _holding(batch: pa.RecordBatch, text: str) -> NDArray[np.bool_]:
 
 
 def read(index: Index, positions: NDArray[np.int64]) -> list[Answered]:
-    """The predictions at some positions.
+    """The predictions at some positions; no other file is opened than theirs.
 
     Raises:
         FlanlabError: a damaged file.
     """
-    try:
-        records = _dataset(index.files).take(pa.array(positions)).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(index.files, error) from error
-    return [answered(record, index.end_token) for record in records]
+    firsts = np.searchsorted(index.file_of, index.file_of[positions])
+    with _naming_damaged(index.files):
+        records = [
+            record
+            for file, place in zip(index.file_of[positions], positions - firsts, strict=True)
+            for record in _dataset(index.files[file : file + 1]).take(pa.array([place])).to_pylist()
+        ]
+    return [answered(record, index.metrics, index.end_token) for record in records]
 
 
 def _batches(files: tuple[str, ...], columns: list[str]) -> Iterator[pa.RecordBatch]:
-    try:
-        yield from (
-            _dataset(files).scanner(columns=columns, batch_size=4096, batch_readahead=2, fragment_readahead=1).to_batches()
-        )
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(files, error) from error
+    with _naming_damaged(files):
+        yield from _dataset(files).to_batches(columns=columns, batch_size=4096, batch_readahead=2)
 
 
 def _dataset(files: tuple[str, ...]) -> Any:
     return ds.dataset(list(files), format="parquet", schema=PREDICTION_SCHEMA)
 
 
-def _damaged(files: tuple[str, ...], error: Exception) -> FlanlabError:
-    return FlanlabError(
-        f"{Path(files[0]).parent}: a file of predictions is damaged ({error}).",
-        hint="Delete the file and run the command that wrote it again: it computes just that file.",
-    )
+@contextmanager
+def _naming_damaged(files: tuple[str, ...]) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise FlanlabError(
+            f"{Path(files[0]).parent}: a file of predictions is damaged ({error}).",
+            hint="Delete the file and run the command that wrote it again: it computes just that file.",
+        ) from error

@@ -151,10 +151,6 @@ def predictions_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
     here = positions[page * PAGE : (page + 1) * PAGE]
     asked = {"run": number, "task": task, "variant": variant, "text": text}
     asked |= {name: fields.get(name, "") for name in ("template", "right", "flipped")}
-    there: dict[tuple[int, int], bool] = {}
-    if flipped is not None:
-        keys = zip(flipped.templates.tolist(), flipped.rows.tolist(), strict=True)
-        there = dict(zip(keys, flipped.right.tolist(), strict=True))
     return show(
         "predictions",
         tab="results",
@@ -163,7 +159,7 @@ def predictions_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
         asked=asked,
         others=_others(workplace, number, variant, task),
         shown=read(index, here) if len(here) else [],
-        there=there,
+        there={} if flipped is None else flipped.outcomes,
         found=len(positions),
         total=len(index.rows),
         total_right=int(index.right.sum()),

@@ -11,10 +11,13 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import lru_cache
 
 from flanlab.evaluation.metrics.metric import Prediction
 
 NormalForm = Callable[[str], Hashable]
+_REMEMBERED = 2**16
+"""Normal forms: a reference comes again with every template."""
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _REMOVED = str.maketrans("", "", string.punctuation)
@@ -53,6 +56,7 @@ def composed(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
+@lru_cache(_REMEMBERED)
 def normalize_answer(text: str) -> str:
     """Lower case, without articles, extra space, and punctuation that says nothing.
 
@@ -72,11 +76,13 @@ def as_written(text: str) -> str:
     return " ".join(composed(text).lower().split())
 
 
+@lru_cache(_REMEMBERED)
 def squad_form(text: str) -> str:
     """Lower case, without ASCII punctuation, articles and extra space: the rule of the SQuAD, CoQA and QuAC programs."""
     return " ".join(_ARTICLES.sub(" ", composed(text).lower().translate(_REMOVED)).split())
 
 
+@lru_cache(_REMEMBERED)
 def trivia_qa_form(text: str) -> str:
     """As in SQuAD, but punctuation parts words instead of joining them, and curly and slanted quotes are punctuation."""
     return " ".join(_ARTICLES.sub(" ", composed(text).lower().translate(_SPACED)).split())
