@@ -332,6 +332,7 @@ class Result:
     """Mean width over 3.92 times the true standard error."""
     false_alarms: float | None
     """Share of p-values below 0.05 where there is no difference."""
+    repetitions: int
 
 
 def measure(
@@ -387,7 +388,7 @@ def _result(
     ideal = 2 * float(critical(np.inf)) * (one.value - one.truth).std()
     alarms = None if p_values is None else float((p_values < 1 - LEVEL).mean())
     width = float((interval.high - interval.low).mean() / ideal)
-    return Result(kind.name, design, templates, rows, name, float(held.mean()), width, alarms)
+    return Result(kind.name, design, templates, rows, name, float(held.mean()), width, alarms, len(held))
 
 
 def main() -> None:
@@ -436,21 +437,12 @@ def write(results: Sequence[Result], path: Path) -> None:
     """Write the table."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["metric", "design", "templates", "rows", "quantity", "coverage", "width_over_ideal", "false_alarms"])
+        columns = ("metric", "design", "templates", "rows", "quantity")
+        writer.writerow([*columns, "coverage", "width_over_ideal", "false_alarms", "repetitions"])
         for one in results:
             alarms = "" if one.false_alarms is None else f"{one.false_alarms:.4f}"
-            writer.writerow(
-                [
-                    one.metric,
-                    one.design,
-                    one.templates,
-                    one.rows,
-                    one.quantity,
-                    f"{one.coverage:.4f}",
-                    f"{one.width:.3f}",
-                    alarms,
-                ]
-            )
+            numbers = (f"{one.coverage:.4f}", f"{one.width:.3f}", alarms, one.repetitions)
+            writer.writerow([*(getattr(one, column) for column in columns), *numbers])
 
 
 if __name__ == "__main__":

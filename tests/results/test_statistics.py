@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 
 from flanlab.results.grids import Floats, ScoreGrid
-from flanlab.results.intervals import paired_binary_interval
-from flanlab.results.layout import template_unit_variance
+from flanlab.results.intervals import critical, paired_binary_interval
+from flanlab.results.layout import Variance, template_unit_variance, total
 from flanlab.results.statistics import (
     FEW_ROWS,
     FEW_SEEDS,
@@ -246,6 +246,21 @@ def test_several_seeds_are_a_sample_too() -> None:
     assert found.mean == pytest.approx(values.mean())
     assert found.standard_error == pytest.approx(values.mean(axis=(1, 2)).std(ddof=1) / 2, rel=0.1)
     assert found.standard_error > 3 * alone.standard_error
+
+
+@pytest.mark.parametrize("seed_variance", [0.0, 1.0, 10.0])
+def test_intervals_over_few_seeds_hold_95_percent_whatever_seeds_add(seed_variance: float) -> None:
+    """Three seeds over ten templates, each through rows of its own: the estimates are multiples of chi-squares."""
+    generator, count, rest = np.random.default_rng(0), 20_000, 0.4
+
+    def estimated(variance: float, freedom: int) -> Floats:
+        return variance * generator.chisquare(freedom, count) / freedom
+
+    together, between, own = estimated(1.0, 9), estimated(seed_variance + rest, 2), estimated(rest, 18)
+    few = np.full(count, 2.0)
+    whole, freedom = total(Variance(between, few, together - own, together / 3, together))
+    held = np.abs(np.sqrt(1 + seed_variance) * generator.standard_normal(count)) <= critical(freedom) * np.sqrt(whole)
+    assert 0.945 <= held.mean() <= 0.965
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 1)])

@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 
 
 FLOOR = 0.6
-"""Least width of an interval, in that over units alone; a higher floor makes those of few templates wider than need be."""
+"""Least width of an interval, in that by `Variance.floor`; a higher one makes those of few templates wider than need be."""
 
 
 class Variance(NamedTuple):
@@ -40,7 +40,7 @@ class Variance(NamedTuple):
     common_error: Floats
     """Square root of half the variance of `common`, as an estimate."""
     floor: Floats
-    """The variance over units alone, with these very templates and seeds."""
+    """What it is at least: the variance over units alone, with these very templates; of several seeds, with these seeds."""
 
 
 def template_unit_variance(values: Floats, shown: Floats) -> Variance:
@@ -84,7 +84,7 @@ def seed_variance(values: Floats, shown: Floats) -> Variance:
     sums = (seeds**2 * (together.between + together.common), (each.between + each.common).sum(axis=-1))
     common = (sums[0] - sums[1]) / (seeds * (seeds - 1))
     whole, freedom = total(together)
-    return Variance(between, np.full_like(between, seeds - 1), common, whole / np.sqrt(freedom), together.floor)
+    return Variance(between, np.full_like(between, seeds - 1), common, whole / np.sqrt(freedom), whole)
 
 
 def total(variance: Variance) -> tuple[Floats, Floats]:
@@ -95,12 +95,13 @@ def total(variance: Variance) -> tuple[Floats, Floats]:
     shares (`benchmarks/critical_values.py`).
 
     The variance is raised where an interval would be narrower than FLOOR times that over units alone: two templates whose
-    scores happen to agree are no proof.
+    scores happen to agree are no proof. Nor does a variance that came out below what it is at least make the other part
+    less certain.
     """
-    common = np.maximum(variance.common, 0.0)
-    whole = variance.between + common
+    whole = variance.between + np.maximum(variance.common, 0.0)
+    least = np.maximum(whole, variance.floor)
     share = np.divide(variance.between, whole, out=np.zeros_like(whole), where=whole > 0)
-    noise = np.divide(variance.common_error, whole, out=np.zeros_like(whole), where=whole > 0)
+    noise = np.divide(variance.common_error, least, out=np.zeros_like(whole), where=least > 0)
     few, many = critical(variance.between_freedom), critical(1 / np.clip(noise**2, 1e-9, 1.0))
     value = many + _weight(share, variance.between_freedom) * (few - many)
     whole = np.maximum(whole, variance.floor * (FLOOR * critical(np.inf) / value) ** 2)

@@ -211,7 +211,7 @@ def _variance_over_seeds(found: Components, shown: Floats, seeds: int) -> Varian
     each, shared = (_expected_variance(Parts(*parts), shown) for parts in (own, found.shared))
     between = (found.seed + each.between + each.common) / seeds
     whole, freedom = total(together)
-    return Variance(between, np.array(seeds - 1.0), shared.between + shared.common, whole / np.sqrt(freedom), together.floor)
+    return Variance(between, np.array(seeds - 1.0), shared.between + shared.common, whole / np.sqrt(freedom), whole)
 
 
 def _expected_variance(parts: Parts, shown: Floats) -> Variance:
