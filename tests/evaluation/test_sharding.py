@@ -6,22 +6,25 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flanlab.errors import FlanlabError
-from flanlab.evaluation import sharding
+from flanlab.evaluation import predict, sharding
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.sharding import Team, team_in
 from flanlab.experiments.evaluate_model import evaluate_model
 from flanlab.files import read_json
 from flanlab.models.completions import Endpoint
 from flanlab.processes import owners, world_size
+from tests.command import flan
 from tests.tiny import tiny_tasks, write_tasks
 
 pytestmark = pytest.mark.slow
@@ -64,19 +67,22 @@ def test_long_work_is_shared_out_first() -> None:
     assert owners([1, 1, 1, 1, 4], 2) == [1, 1, 1, 1, 0]
 
 
-def started(folder: Path, out: Path, model: Path, count: int, **changes: dict[int, dict[str, str]]) -> list[Any]:
-    """So many processes of `flan eval`, ended: (exit status, standard output, standard error) of each."""
-    command = [sys.executable, "-c", WORKER, "eval", "comments", "counting", "--tasks", str(folder), "--model", str(model)]
-    alike = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(count)}
+def command(folder: Path, out: Path, model: Path) -> list[str]:
+    return ["eval", "comments", "counting", "--tasks", str(folder), "--model", str(model), "--out", str(out)]
+
+
+def two(asked: list[str], *environments: dict[str, str]) -> list[Any]:
+    """Two processes of `flan eval`, ended: (exit status, standard output, standard error) of each."""
+    alike = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
     running = [
         subprocess.Popen(
-            [*command, "--out", str(out)],
-            env={**alike, "RANK": str(rank), "LOCAL_RANK": str(rank), **changes.get("environment", {}).get(rank, {})},
+            [sys.executable, "-c", WORKER, *asked],
+            env={**alike, "RANK": str(rank), "LOCAL_RANK": str(rank), **own},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(count)
+        for rank, own in enumerate(environments)
     ]
     outputs = [process.communicate() for process in running]
     return [(process.returncode, *output) for process, output in zip(running, outputs, strict=True)]
@@ -91,15 +97,29 @@ def contents(out: Path) -> dict[str, Any]:
     return found
 
 
-def test_any_number_of_processes_makes_the_same_predictions_whoever_dies(tmp_path: Path, tiny_folder: Path) -> None:
-    """One process; two; and two of which one is killed, gone on with by one."""
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums of another number of threads differ in their last digits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_any_number_of_processes_makes_the_same_predictions_whoever_dies(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process, which is this one; two; and two of which one is killed, gone on with by one."""
+    monkeypatch.setattr(predict, "_QUESTIONS_PER_SHARD", 4)
+    monkeypatch.setattr(predict, "_QUESTIONS_OF_FIRST_SHARD", 4)
     tasks = write_tasks(tmp_path / "tasks")
-    [(status, _, error)] = started(tasks, tmp_path / "one", tiny_folder, 1)
+    status, _, error = flan(*command(tasks, tmp_path / "one", tiny_folder))
     assert status == 0, error
     whole = contents(tmp_path / "one")
     assert len(whole) == 8 + 4
 
-    (first, printed, told), (second, *quiet) = started(tasks, tmp_path / "two", tiny_folder, 2)
+    (first, printed, told), (second, *quiet) = two(command(tasks, tmp_path / "two", tiny_folder), {}, {})
     assert (first, second) == (0, 0), (told, quiet)
     assert "Report:" in printed
     assert "46/46" in told, "it counts the other's questions too"
@@ -108,8 +128,7 @@ def test_any_number_of_processes_makes_the_same_predictions_whoever_dies(tmp_pat
     assert read_json(tmp_path / "two" / "results.json") == read_json(tmp_path / "one" / "results.json")
 
     out = tmp_path / "killed"
-    environment = {0: {"SILENCE": "10"}, 1: {"STOP_AFTER": "2"}}
-    (first, printed, told), (second, *_) = started(tasks, out, tiny_folder, 2, environment=environment)
+    (first, printed, told), (second, *_) = two(command(tasks, out, tiny_folder), {"SILENCE": "10"}, {"STOP_AFTER": "2"})
     assert first == 1
     assert second < 0
     assert "Of 2 processes (0 to 1), process 1 has given no sign of life for 10 s" in told
@@ -118,7 +137,7 @@ def test_any_number_of_processes_makes_the_same_predictions_whoever_dies(tmp_pat
     some = contents(out)
     assert 0 < len(some) < len(whole)
     before = {path: (out / path).stat().st_mtime_ns for path in some}
-    [(status, _, error)] = started(tasks, out, tiny_folder, 1)
+    status, _, error = flan(*command(tasks, out, tiny_folder))
     assert status == 0, error
     assert contents(out) == whole
     assert {path: (out / path).stat().st_mtime_ns for path in some} == before, "what was done is not done again"
