@@ -221,4 +221,4 @@ def _gigabytes(count: int) -> str:
 
 
 def _config(recipe: Recipe, model: LoadedModel | None) -> PreTrainedConfig:
-    return read_config(recipe.model) if model is None else model.model.config
+    return read_config(recipe.model, say) if model is None else model.model.config

@@ -14,6 +14,7 @@ from flanlab.experiments.checks import are_near, check_examples, check_folder, c
 from flanlab.experiments.recipe import Plan, Recipe, plan_rows
 from flanlab.models.loading import load_encoder
 from flanlab.models.skeleton import read_config
+from flanlab.progress import say
 from flanlab.training.estimate import Memory, estimate_training
 from flanlab.training.log import known_devices, peak_of
 from flanlab.training.precision import LEAST_GAIN, product_speed
@@ -132,7 +133,7 @@ def _matrix_product_speed(compute_dtype: str) -> tuple[float, str]:
 def _examples(plan: Plan) -> int | None:
     """Examples of the whole training; None where the tokenizer is not available."""
     try:
-        encoder = load_encoder(plan.recipe.model)
+        encoder = load_encoder(plan.recipe.model, say=say)
     except FlanlabError:
         return None
     return check_examples(plan, encoder, read_config(plan.recipe.model)) * plan.recipe.training.steps
