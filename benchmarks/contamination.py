@@ -19,8 +19,9 @@ from typing import Any
 import pyarrow as pa
 
 from flanlab.data.corpus import read_corpus
+from flanlab.data.mirror import mirror_from_environment
 from flanlab.data.ngrams import words
-from flanlab.data.sources import load_rows, mirror_from_environment
+from flanlab.data.sources import load_rows
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.contamination import SHORTEST, EvaluatedRow, evaluated_rows, find_overlaps
 from flanlab.evaluation.planning import EvaluationSettings, plan_task

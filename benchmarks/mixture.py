@@ -28,9 +28,10 @@ import numpy as np  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 
 from flanlab.data.encoding import TextEncoder  # noqa: E402
+from flanlab.data.mirror import MissingDataError, mirror_from_environment  # noqa: E402
 from flanlab.data.mixture import Mixture, MixtureSettings  # noqa: E402
 from flanlab.data.rendering import open_row, render  # noqa: E402
-from flanlab.data.sources import MissingDataError, Rows, load_rows, mirror_from_environment  # noqa: E402
+from flanlab.data.sources import Rows, load_rows  # noqa: E402
 from flanlab.models.built_in import SMOLLM2  # noqa: E402
 from flanlab.models.loading import base_source  # noqa: E402
 from flanlab.progress import say  # noqa: E402

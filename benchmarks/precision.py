@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from scoring import Question, chosen_tasks, make_questions
 
-from flanlab.data.sources import mirror_from_environment
+from flanlab.data.mirror import mirror_from_environment
 from flanlab.models import answering
 from flanlab.models.built_in import SMOLLM2
 from flanlab.models.loading import LoadedModel, load_model

@@ -22,9 +22,10 @@ import pyarrow as pa
 from transformers import AutoTokenizer
 
 from flanlab.data.encoding import TextEncoder
+from flanlab.data.mirror import mirror_from_environment
 from flanlab.data.mixture import EncodedExample, Mixture, MixtureSettings
 from flanlab.data.rendering import prepare_row, render
-from flanlab.data.sources import Rows, load_rows, mirror_from_environment
+from flanlab.data.sources import Rows, load_rows
 from flanlab.errors import FlanlabError
 from flanlab.models.built_in import SMOLLM2
 from flanlab.models.loading import base_source

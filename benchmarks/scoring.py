@@ -22,7 +22,8 @@ from typing import Any, cast
 
 from flanlab.data.choices import permutation
 from flanlab.data.encoding import TextEncoder
-from flanlab.data.sources import load_rows, mirror_from_environment
+from flanlab.data.mirror import mirror_from_environment
+from flanlab.data.sources import load_rows
 from flanlab.evaluation.planning import EvaluationSettings, plan_task
 from flanlab.evaluation.questions import ask
 from flanlab.evaluation.setup import Setup

@@ -25,9 +25,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from flanlab.data.encoding import ANSWER_SEPARATOR, TextEncoder
+from flanlab.data.mirror import mirror_from_environment
 from flanlab.data.mixture import EncodedExample, Mixture, MixtureSettings
 from flanlab.data.rendering import Example
-from flanlab.data.sources import load_rows, mirror_from_environment
+from flanlab.data.sources import load_rows
 from flanlab.models.built_in import SMOLLM2
 from flanlab.models.loading import base_source, load_model
 from flanlab.progress import say

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flanlab.data.sources import MIRROR_VARIABLE
+from flanlab.data.mirror import MIRROR_VARIABLE
 from flanlab.models.built_in import SMOLLM2, cached_folder
 from flanlab.tasks.schema import Baseline, Source, Task, Template
 from tests.command import flan

@@ -30,7 +30,7 @@ from flanlab.report.run import Run
 from flanlab.results.table import Table
 from flanlab.tasks.loading import find_tasks
 from flanlab.tasks.schema import Task
-from flanlab.yaml_files import did_you_mean
+from flanlab.yaml_files import faults_in_words
 
 Names = str | Path | Task | Sequence[str | Path | Task]
 """Tasks by name, cluster, YAML file or folder, or as objects. One or several."""
@@ -294,10 +294,10 @@ def mix(
         >>> card["planned_examples"], len(card["tasks"]) > 10
         (20, True)
     """
+    from flanlab.data.mirror import MissingDataError
     from flanlab.data.mixture_card import describe_mixture, export_mixture
-    from flanlab.data.sources import MissingDataError, NoRowsError
-    from flanlab.experiments.recipe import divide, plan_rows
-    from flanlab.experiments.run import make_mixture
+    from flanlab.data.sources import NoRowsError
+    from flanlab.experiments.recipe import divide, make_mixture, plan_rows
     from flanlab.models.loading import load_encoder
     from flanlab.progress import meter
     from flanlab.training.trainer import examples_per_step
@@ -364,8 +364,8 @@ def power(
     """
     from flanlab.experiments.cost import run_prices
     from flanlab.experiments.power import averaged, cheapest_designs, components_for, detectable_table
-    from flanlab.experiments.recipe import make_plan
-    from flanlab.experiments.run import make_mixture, plan_test_units, prompt_styles
+    from flanlab.experiments.recipe import make_mixture, make_plan, plan_test_units
+    from flanlab.experiments.run import prompt_styles
     from flanlab.training.trainer import examples_per_step
 
     if seeds < 1 or (detect is not None and not 0 < detect < 1):
@@ -399,13 +399,9 @@ def as_recipe(recipe: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
     try:
         return Recipe.model_validate(recipe)
     except ValidationError as error:
-        faults = "; ".join(
-            f"`{'.'.join(map(str, one['loc']))}`: {one['msg']}"
-            + (did_you_mean(one["loc"], Recipe, HABITS) if one["type"] == "extra_forbidden" else "")
-            for one in error.errors()
-        )
+        faults = " ".join(faults_in_words(error, Recipe, HABITS))
         raise FlanlabError(
-            f"This is not a valid recipe: {faults}.", hint="docs/reference/recipe.md lists the fields."
+            f"This is not a valid recipe: {faults}", hint="docs/reference/recipe.md lists the fields."
         ) from error
 
 
@@ -419,10 +415,8 @@ def changed_settings(settings: EvaluationSettings, changes: Mapping[str, Any]) -
     try:
         return EvaluationSettings(**(settings.model_dump() | given))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
         raise FlanlabError(
-            f"Evaluation settings: {f'`{place}`: ' if place else ''}{first['msg']}.",
+            f"Evaluation settings: {' '.join(faults_in_words(error, EvaluationSettings))}",
             hint=f"The fields are: {', '.join(EvaluationSettings.model_fields)}.",
         ) from error
 

@@ -65,11 +65,11 @@ def read_yaml_model(path: Path, model: type[Model], what: str, habits: Mapping[s
         ) from error
 
 
-def faults_in_words(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """The errors of a content that stands in no file: a sentence each, with the field that it is about."""
+def faults_in_words(error: ValidationError, model: type[BaseModel], habits: Mapping[str, str] | None = None) -> list[str]:
+    """The errors of a content that stands in no YAML file: a sentence each, with the field that it is about."""
     nowhere = yaml.compose("{}", Loader=_Loader)
     assert nowhere is not None
-    return [_describe(fault, nowhere, model, None)[1] for fault in _most_telling(error)]
+    return [_describe(fault, nowhere, model, habits)[1] for fault in _most_telling(error)]
 
 
 def _check_nodes(path: Path, tree: yaml.Node | None) -> None:

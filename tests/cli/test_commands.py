@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from typer.testing import CliRunner
 
 from flanlab.cli.main import app, main
-from flanlab.cli.tasks import _rows_within_reach
 from flanlab.data import sources
+from flanlab.data.reader import rows_within_reach
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.loading import load_task
 from tests.command import flan
@@ -73,7 +73,7 @@ def test_tasks_show_renders_every_template_of_a_row() -> None:
     ("arguments", "expected"),
     [
         (["tasks", "show", "product_revews"], "Did you mean product_reviews"),
-        (["tasks", "show", "sentiment"], "is a cluster"),
+        (["tasks", "show", "sentiment"], "Name one of them: "),
         (["tasks", "show", "product_reviews", "--row", "9999"], "not 9999"),
         (["tasks", "show", "product_reviews", "--split", "validation"], "Use train, dev or test"),
         (["tasks", "list", "--tasks", "no_such_folder"], "no folder of tasks"),
@@ -279,7 +279,7 @@ def test_lint_reads_no_rows_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     read: list[Path] = []
     original = sources.read_table
     monkeypatch.setattr(sources, "read_table", lambda path: read.append(path) or original(path))
-    rows, missing = _rows_within_reach(task, None)
+    rows, missing = rows_within_reach(task, None)
     assert len(rows["train"]) == 2 * len(REVIEWS)
     assert missing == []
     assert len(read) == 2

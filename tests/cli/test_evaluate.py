@@ -11,8 +11,7 @@ from typer.testing import CliRunner
 
 from flanlab import api
 from flanlab.cli.main import app
-from flanlab.experiments.recipe import make_plan, read_recipe
-from flanlab.experiments.run import plan_test_units
+from flanlab.experiments.recipe import make_plan, plan_test_units, read_recipe
 from flanlab.files import read_json
 from flanlab.results.files import read_results
 from flanlab.results.predictions import read_predictions

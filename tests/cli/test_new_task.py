@@ -13,7 +13,8 @@ from rich.console import Console
 
 from flanlab import progress
 from flanlab.cli.new_task import new_task
-from flanlab.data.sources import MIRROR_VARIABLE, load_rows
+from flanlab.data.mirror import MIRROR_VARIABLE
+from flanlab.data.sources import load_rows
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.loading import load_task
 from tests.command import flan

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flanlab.data.rendering import Example, PreparedRow, option_count, prepare_row, render, shorten_longest_field
+from flanlab.data.rendering import Example, PreparedRow, prepare_row, render, shorten_longest_field
 from flanlab.tasks.schema import Task
 from tests.task_files import generation_content, refusal, task_in_memory
 
@@ -72,7 +72,7 @@ def test_options_of_each_row_are_trimmed_text() -> None:
     assert found.options == ("one", "2")
     assert found.target == "2"
     assert found.prompt == "Which?\n\nOPTIONS:\n- 2\n- one"
-    assert option_count(task, prepare_row(task, {"choices": [1, 2, 3], "label": 1}, 0)) == 3
+    assert prepare_row(task, {"choices": [1, 2, 3], "label": 1}, 0).options == ("1", "2", "3")
 
 
 def test_lazy_expressions_give_options_to_every_template() -> None:

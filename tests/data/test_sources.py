@@ -14,16 +14,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flanlab.data import sources
+from flanlab.data.mirror import MIRROR_VARIABLE, MissingDataError
 from flanlab.data.rendering import prepare_row, render
-from flanlab.data.sources import (
-    CONVERSION,
-    MIRROR_VARIABLE,
-    MissingDataError,
-    Rows,
-    label_names,
-    load_rows,
-    load_splits,
-)
+from flanlab.data.sources import CONVERSION, Rows, label_names, load_rows, load_splits
 from flanlab.tasks.loading import load_task
 from flanlab.tasks.schema import Task
 from flanlab.tasks.templating import TemplatingError

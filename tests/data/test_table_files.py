@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flanlab.data.mirror import MissingDataError
 from flanlab.data.rendering import prepare_row, render
-from flanlab.data.sources import MissingDataError, load_rows, load_splits
+from flanlab.data.sources import load_rows, load_splits
 from flanlab.data.table_files import read_table
 from flanlab.data.written_numbers import WrittenFloat, WrittenInt, read_number
 from flanlab.errors import FlanlabError

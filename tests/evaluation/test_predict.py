@@ -452,10 +452,10 @@ def test_stamped_model_is_not_scored_on_what_it_has_seen(
 ) -> None:
     loaded = stamped(tiny_folder, tmp_path, trained)
     with pytest.raises(FlanlabError, match=reason) as caught:
-        refuse_seen(tasks, loaded, allow_seen=False)
+        refuse_seen(tasks, loaded.name, loaded.stamp, allow_seen=False)
     assert "counting" not in caught.value.message
     assert "--allow-seen" in caught.value.hint
-    seen = refuse_seen(tasks, loaded, allow_seen=True)
+    seen = refuse_seen(tasks, loaded.name, loaded.stamp, allow_seen=True)
     assert list(seen) == ["comments"]
     assert reason in seen["comments"]
 
@@ -463,9 +463,9 @@ def test_stamped_model_is_not_scored_on_what_it_has_seen(
 def test_unstamped_and_unrelated_models_may_be_scored(
     tasks: tuple[Task, Task], tiny: LoadedModel, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    assert refuse_seen(tasks, tiny, allow_seen=False) == {}
+    assert refuse_seen(tasks, tiny.name, tiny.stamp, allow_seen=False) == {}
     other = stamped(tiny_folder, tmp_path, {"wmt": {"clusters": ["translation"], "lineage": ["wmt"]}})
-    assert refuse_seen(tasks, other, allow_seen=False) == {}
+    assert refuse_seen(tasks, other.name, other.stamp, allow_seen=False) == {}
 
 
 def test_rows_are_read_one_by_one(tasks: tuple[Task, Task]) -> None:

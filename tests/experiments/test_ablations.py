@@ -190,6 +190,11 @@ def test_scale_draws_held_in_and_held_out_side_by_side(recipe: Recipe) -> None:
     ]
 
 
+def test_what_a_recipe_cannot_be_is_told_as_in_a_file(recipe: Recipe) -> None:
+    told = refusal(lambda: changed(recipe, mixture={"templates_per_tasks": 2})).message
+    assert "cannot be varied so: unknown field `mixture.templates_per_tasks`. Did you mean `templates_per_task`?" in told
+
+
 def test_seeds_repeat_trainings_and_ask_the_same(recipe: Recipe) -> None:
     base = changed(recipe, seed=5)
     once = ablate("prompt-tuning", base, ["8"])

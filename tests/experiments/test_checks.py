@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -13,11 +14,13 @@ import pytest
 import yaml
 
 from flanlab import api
+from flanlab.data.mirror import MissingDataError
 from flanlab.data.reader import RowReader
-from flanlab.data.sources import MissingDataError
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings
+from flanlab.experiments import checks
 from flanlab.experiments import run as run_module
+from flanlab.experiments.checks import check_run
 from flanlab.experiments.evaluate_model import evaluate_model
 from flanlab.experiments.recipe import Recipe
 from flanlab.experiments.run import run_recipe, train_recipe
@@ -32,6 +35,11 @@ FAR = {"hub": "nobody/nothing", "splits": {"train": "train", "test": "test"}}
 
 def plan(recipe: Recipe, out: Path, rows: RowReader) -> object:
     return plan_training(recipe, rows, device="cpu", speed=1e9, out=out)
+
+
+def check(recipe: Recipe, out: Path, rows: RowReader) -> object:
+    """As `flan recipe check` does."""
+    return check_run(recipe, out, rows)
 
 
 @pytest.fixture
@@ -84,6 +92,10 @@ def another_run(home: Path, model: Path) -> Recipe:
     return read(home, model)
 
 
+def too_long(home: Path, model: Path) -> Recipe:
+    return read(home, model, micro_batch_tokens=12)
+
+
 FAULTS: list[tuple[Callable[[Path, Path], Recipe], str]] = [
     (no_such_model, "There is no model folder at"),
     (no_dev_rows, "no task that is trained on has dev rows"),
@@ -92,10 +104,14 @@ FAULTS: list[tuple[Callable[[Path, Path], Recipe], str]] = [
     (no_rows, "does not have nobody/nothing"),
     (nothing_kept, "no row of the train split"),
     (another_run, "is not empty and holds no run"),
+    (too_long, "does not fit into a row of 12"),
 ]
 
 
-@pytest.mark.parametrize("do", [train_recipe, run_recipe, plan], ids=["train", "run", "plan"])
+EVERY_WAY = pytest.mark.parametrize("do", [train_recipe, run_recipe, plan, check], ids=["train", "run", "plan", "check"])
+
+
+@EVERY_WAY
 @pytest.mark.parametrize(("fault", "told"), FAULTS, ids=[fault.__name__ for fault, _ in FAULTS])
 def test_the_plan_refuses_what_training_refuses_and_no_model_is_loaded(
     do: Any, fault: Any, told: str, home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -108,11 +124,51 @@ def test_the_plan_refuses_what_training_refuses_and_no_model_is_loaded(
     assert caught.value.hint
 
 
-def test_a_full_disk_is_told_before_anything_is_asked(home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@EVERY_WAY
+@pytest.mark.parametrize(
+    ("kind", "told"), [("flan-t5", "does not fit into a batch of 12"), ("bart", "longer than the 8 that the model can read")]
+)
+def test_examples_too_long_for_an_encoder_decoder_model_are_told_before_it_is_loaded(
+    do: Any, kind: str, told: str, home: Path, encoder_decoders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "load_model", None)
+    model = shutil.copytree(encoder_decoders[kind], home / kind)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 8} if kind == "bart" else config))
+    with pytest.raises(FlanlabError, match=told):
+        do(read(home, model, micro_batch_tokens=128 if kind == "bart" else 12), home / "out", RowReader(home / "mirror"))
+
+
+@pytest.mark.parametrize("do", [run_recipe, check], ids=["run", "check"])
+def test_a_base_model_that_has_seen_what_is_held_out_is_told_before_it_is_loaded(
+    do: Any, home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "load_model", None)
+    model = shutil.copytree(tiny_folder, home / "tuned")
+    facts = {"clusters": ["sentiment"], "lineage": ["comments"]}
+    (model / "flanlab.json").write_text(json.dumps({"tasks": {"comments": facts}}))
+    with pytest.raises(FlanlabError, match="comments: the model was trained on its train rows") as caught:
+        do(read(home, model), home / "out", RowReader(home / "mirror"))
+    assert "hold_out.overlap: allow" in caught.value.hint
+
+
+def test_dev_rows_that_are_all_too_long_are_no_missing_ones(home: Path, tiny_folder: Path) -> None:
+    add_task(home, "counting", source={"files": "counting.jsonl", "splits": {"train": "all[:12]", "dev": "all[12:]"}})
+    recipe = read(home, tiny_folder, dev_every=2)
+    short = recipe.model_copy(update={"mixture": recipe.mixture.model_copy(update={"target_tokens": 1})})
+    with pytest.raises(FlanlabError, match="no dev example fits into the limits for prompt and target"):
+        check(short, home / "out", RowReader())
+    assert check(recipe, home / "out", RowReader())
+
+
+@pytest.mark.parametrize("do", [run_recipe, check], ids=["run", "check"])
+def test_a_full_disk_is_told_before_anything_is_asked(
+    do: Any, home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = shutil.disk_usage(home)
     monkeypatch.setattr("flanlab.experiments.checks.shutil.disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(FlanlabError, match=r"only 0\.00 GB are free") as caught:
-        run_recipe(read(home, tiny_folder), home / "out")
+        do(read(home, tiny_folder), home / "out", RowReader())
     assert "training.method: lora" in caught.value.hint
     assert not (home / "out").exists()
 
@@ -121,10 +177,8 @@ def test_what_is_needed_is_what_is_written(
     home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     needed: list[tuple[int, int]] = []
-    original = run_module.check_disk.__globals__["saved_bytes"]
-    monkeypatch.setitem(
-        run_module.check_disk.__globals__, "saved_bytes", lambda *given: needed.append(original(*given)) or needed[-1]
-    )
+    original = checks.saved_bytes
+    monkeypatch.setattr(checks, "saved_bytes", lambda *given: needed.append(original(*given)) or needed[-1])
     usage = shutil.disk_usage(home)
     monkeypatch.setattr("flanlab.experiments.checks.shutil.disk_usage", lambda _: usage._replace(free=sum(needed[-1])))
     train_recipe(read(home, tiny_folder), home / "out")

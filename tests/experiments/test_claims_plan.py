@@ -15,12 +15,11 @@ import pytest
 from typer.testing import CliRunner
 
 import flanlab as fl
-from flanlab.cli.claims import BASE_RECIPE
 from flanlab.cli.main import app
 from flanlab.experiments.ablations import make_ablation
 from flanlab.experiments.cells import with_seeds
 from flanlab.experiments.claims import claims
-from flanlab.experiments.claims_plan import base_recipe_text
+from flanlab.experiments.claims_plan import BASE_RECIPE, write_base_recipe
 from flanlab.experiments.claims_power import ClaimDesign
 from flanlab.experiments.paper_claims import CLAIMS, Claim
 from flanlab.experiments.power import Asked
@@ -130,14 +129,12 @@ def test_a_plan_is_printed_and_says_what_is_lacking(models: tuple[Path, Path], t
 
 
 def test_a_model_gets_a_base_recipe_that_can_be_read(tmp_path: Path) -> None:
-    from flanlab.cli.claims import _write_base_recipe
-
-    path = _write_base_recipe("some/model", tmp_path / "out")
+    path = write_base_recipe("some/model", tmp_path / "out")
     assert path == tmp_path / "out" / BASE_RECIPE
     assert read_recipe(path).model == "some/model"
-    path.write_text(base_recipe_text("some/model").replace("steps: 500", "steps: 7"), encoding="utf-8")
-    assert read_recipe(_write_base_recipe("some/model", tmp_path / "out")).training.steps == 7
-    assert "for some/model" in refusal(lambda: _write_base_recipe("another/model", tmp_path / "out")).message
+    path.write_text(path.read_text(encoding="utf-8").replace("steps: 500", "steps: 7"), encoding="utf-8")
+    assert read_recipe(write_base_recipe("some/model", tmp_path / "out")).training.steps == 7
+    assert "for some/model" in refusal(lambda: write_base_recipe("another/model", tmp_path / "out")).message
 
 
 def test_numbers_out_of_range_are_refused(models: tuple[Path, Path], tmp_path: Path) -> None:

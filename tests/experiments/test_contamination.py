@@ -16,8 +16,7 @@ from flanlab.data.ngrams import words
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments.contamination import ContaminationSettings, check_contamination, predicted_tasks
 from flanlab.experiments.evaluate_model import evaluate_model
-from flanlab.experiments.recipe import make_plan, read_recipe
-from flanlab.experiments.run import make_mixture
+from flanlab.experiments.recipe import make_mixture, make_plan, read_recipe
 from flanlab.models.loading import load_encoder
 from flanlab.progress import meter
 from flanlab.report.contamination import write_contamination_figure

@@ -22,7 +22,7 @@ SPEED = 2e8
 
 @pytest.fixture(autouse=True)
 def _known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(new_recipe, "assumed_speed", lambda device: (SPEED, "as tests say"))
+    monkeypatch.setattr(new_recipe, "assumed_speed", lambda *_: (SPEED, "as tests say"))
     monkeypatch.setattr(new_recipe, "this_device", lambda: "cpu")
 
 

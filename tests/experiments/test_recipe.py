@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from flanlab.data.mirror import MissingDataError
 from flanlab.data.reader import RowReader
-from flanlab.data.sources import MissingDataError
 from flanlab.errors import FlanlabError
 from flanlab.experiments.recipe import make_plan, read_recipe
 from flanlab.tasks.clusters import Cluster

@@ -21,7 +21,7 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation import predict as predict_module
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.experiments import run as module
-from flanlab.experiments.cost import scoring_speed
+from flanlab.experiments.cost import scoring_speed, training_speed
 from flanlab.experiments.recipe import Recipe, make_plan, read_recipe
 from flanlab.experiments.run import run_recipe, train_recipe
 from flanlab.experiments.stamp import make_stamp, training_key
@@ -34,6 +34,7 @@ from flanlab.results.predictions import read_predictions
 from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC
 from flanlab.tasks.loading import load_collection, load_task
 from flanlab.training import precision, trainer
+from flanlab.training.settings import TrainingSettings
 from tests.tiny import recipe_content, write_recipe, write_tasks
 
 Predictions = dict[str, list[dict[str, Any]]]
@@ -174,8 +175,8 @@ def test_tuned_model_is_a_plain_folder_with_its_stamp(done: Path, home: Path, ti
     assert (done / "model").stat().st_mode == (done / "training").stat().st_mode, "others may read it as they may the rest"
     tasks = load_collection(home / "tasks")
     with pytest.raises(FlanlabError, match="counting: the model was trained on its train rows"):
-        refuse_seen(tasks, loaded, allow_seen=False)
-    assert refuse_seen([task for task in tasks if task.name == "comments"], loaded, allow_seen=False) == {}
+        refuse_seen(tasks, loaded.name, loaded.stamp, allow_seen=False)
+    assert refuse_seen([task for task in tasks if task.name == "comments"], loaded.name, loaded.stamp, allow_seen=False) == {}
 
 
 def test_same_recipe_gives_the_same_results(done: Path, home: Path, tiny_folder: Path, tmp_path: Path) -> None:
@@ -508,6 +509,24 @@ def test_speed_is_measured_on_prompts_that_share_nothing(tiny_folder: Path, monk
     assert scoring_speed(load_model(str(tiny_folder), device="cpu")) > 0
     measured = prompts[: len(prompts) // 2]
     assert len({prompt[0] for prompt in measured}) == len(measured) > 1
+
+
+def test_training_is_timed_in_its_own_number_type(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounded: list[bool] = []
+    original = loading_module.answer_questions
+
+    def listening(*given: Any) -> Any:
+        rounded.append(torch.is_autocast_enabled("cpu"))
+        return original(*given)
+
+    monkeypatch.setattr(loading_module, "answer_questions", listening)
+    loaded = load_model(str(tiny_folder), device="cpu")
+    settings = TrainingSettings(steps=1, learning_rate=1, compute_dtype="float32")
+    assert training_speed(loaded, settings, 33.0) == pytest.approx(10.0)
+    assert rounded == []
+    assert training_speed(loaded, settings.model_copy(update={"compute_dtype": "bfloat16"}), 33.0) != 10.0
+    assert all(rounded)
+    assert rounded
 
 
 def test_precision_is_chosen_once_and_written_everywhere(

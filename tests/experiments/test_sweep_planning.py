@@ -13,7 +13,7 @@ import yaml
 
 from flanlab.experiments import steps as steps_module
 from flanlab.experiments.recipe import Recipe
-from flanlab.experiments.run import RECIPE_FILE
+from flanlab.experiments.run_folder import RECIPE_FILE
 from flanlab.experiments.steps import Step, carry_out
 from flanlab.experiments.sweep import Sweep, plan_sweep, run_sweep, sweep_folder
 from flanlab.experiments.sweep_file import is_done

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from typer.testing import CliRunner
 
 from flanlab.cli.main import app
 from flanlab.errors import FlanlabError
+from flanlab.experiments import training_plan
 from flanlab.experiments.recipe import Recipe, read_recipe
 from flanlab.experiments.training_plan import plan_training
 from flanlab.tasks.holdout import HoldOut
@@ -32,8 +34,8 @@ def configurations(encoder_decoders: dict[str, Path], tmp_path: Path) -> dict[st
     return made
 
 
-def flan_plan(path: Path, *more: str) -> Any:
-    return CliRunner().invoke(app, ["train", str(path), "--plan", *more])
+def flan_plan(path: Path, *more: str, command: str = "train") -> Any:
+    return CliRunner().invoke(app, [command, str(path), "--plan", *more])
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -98,6 +100,31 @@ def test_speed_is_stated_assumed_or_measured(recipe: Recipe) -> None:
     with pytest.raises(FlanlabError, match="How fast the device some new device is, is not known") as caught:
         plan_training(recipe, device="some new device")
     assert "--flops" in caught.value.hint
+
+
+def test_a_run_has_the_plan_of_its_training(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_plan, "product_speed", lambda *_: 1e9)
+    told = [flan_plan(tmp_path / "recipe.yaml", command=command).stdout for command in ("train", "run")]
+    assert told[0] == told[1]
+    assert "evaluation is not counted" in told[1]
+    as_json = [
+        json.loads(flan_plan(tmp_path / "recipe.yaml", "--json", command=command).stdout) for command in ("train", "run")
+    ]
+    assert as_json[0] == as_json[1]
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "gain", "found"), [("auto", 2.0, "bfloat16"), ("auto", 1.1, "float32"), ("float32", 2, "float32")]
+)
+def test_speed_on_a_processor_is_that_of_the_number_type(
+    dtype: str, gain: float, found: str, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_plan, "product_speed", lambda *given: 1e9 * (gain if torch.bfloat16 in given else 1))
+    training = recipe.training.model_copy(update={"compute_dtype": dtype})
+    plan = plan_training(recipe.model_copy(update={"training": training}), device="cpu")
+    assert f"a matrix product in {found}" in plan["speed_is"]
+    assert plan["operations_per_second"] == pytest.approx(0.6e9 * (gain if found == "bfloat16" else 1))
 
 
 def test_examples_are_counted_where_rows_and_tokenizer_are_at_hand(recipe: Recipe, tiny_folder: Path) -> None:

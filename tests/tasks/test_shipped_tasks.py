@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from flanlab.data.choices import permutation
-from flanlab.data.rendering import Example, option_count, prepare_row, render
-from flanlab.data.sources import MIRROR_VARIABLE, MissingDataError, Rows, load_rows
+from flanlab.data.mirror import MIRROR_VARIABLE, MissingDataError
+from flanlab.data.rendering import Example, prepare_row, render
+from flanlab.data.sources import Rows, load_rows
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.loading import load_collection, load_collections, load_task
 from flanlab.tasks.schema import Split, Task
@@ -39,8 +40,10 @@ def sampler_rows(path: Path) -> dict[Split, Rows]:
 
 def examples_of(task: Task, rows: Rows, index: int) -> list[Example]:
     row = prepare_row(task, rows[index], index)
-    order = list(range(option_count(task, row))) or None
-    return [render(task, number, row, order) for number in range(0 if task.baseline else 1, len(task.templates) + 1)]
+    return [
+        render(task, number, row, range(len(row.options)))
+        for number in range(0 if task.baseline else 1, len(task.templates) + 1)
+    ]
 
 
 PAPER_COUNTS = {

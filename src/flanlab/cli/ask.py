@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -11,7 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flanlab.cli.options import AcceptGemmaTerms, ApiKeyVariable, AsJson, Collections, RemoteTokenizer, endpoint_of, say_loading
+from flanlab.cli.options import (
+    AcceptGemmaTerms,
+    ApiKeyVariable,
+    AsJson,
+    Collections,
+    EndpointUrl,
+    ModelName,
+    RemoteTokenizer,
+    endpoint_of,
+    named_values,
+    say_loading,
+)
 from flanlab.models.names import check_model_name
 
 if TYPE_CHECKING:
@@ -22,12 +34,7 @@ _STOP = ("exit", "quit")
 
 
 def ask(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="A model folder, a GGUF file, a Hub id, one of `flan models`, or a name that the --endpoint knows."
-        ),
-    ],
+    model: ModelName,
     words: Annotated[
         list[str] | None,
         typer.Argument(metavar="[QUESTION | NAME=VALUE ...]", help="A text; or with --task the values its prompt shows."),
@@ -39,9 +46,7 @@ def ask(
     tasks: Collections = None,
     chat: Annotated[bool, typer.Option("--chat", help="Ask through the model's chat template.")] = False,
     new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer to a text, in tokens.")] = 256,
-    endpoint: Annotated[
-        str | None, typer.Option(help="Ask the MODEL of this OpenAI-compatible server instead: http://host:8000/v1.")
-    ] = None,
+    endpoint: EndpointUrl = None,
     tokenizer: RemoteTokenizer = None,
     api_key_variable: ApiKeyVariable = None,
     accept_gemma_terms: AcceptGemmaTerms = False,
@@ -89,19 +94,11 @@ def ask(
 
 def _values(words: list[str]) -> dict[str, Any]:
     """NAME=VALUE, the value as JSON where it is a list or an object, else a text."""
-    found: dict[str, Any] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or not name:
-            raise typer.BadParameter(f"{word!r} is not of the form NAME=VALUE.", param_hint="NAME=VALUE")
-        if name in found:
-            raise typer.BadParameter(f"{name} is given twice.", param_hint="NAME=VALUE")
-        found[name] = value
+    found: dict[str, Any] = dict(named_values(words, "NAME=VALUE"))
+    for name, value in found.items():
         if value[:1] in ("[", "{"):
-            try:
+            with contextlib.suppress(ValueError):  # else a text that begins with a bracket
                 found[name] = json.loads(value)
-            except ValueError:
-                continue  # a text that begins with a bracket
     return found
 
 

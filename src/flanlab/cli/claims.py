@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from flanlab.experiments.claims import Verdict
     from flanlab.results.table import Table
 
-BASE_RECIPE = "claims-base.yaml"
-"""In the folder of the sweeps: the base recipe that is written for a model."""
-
 
 def claims(
     folder: Annotated[Path, typer.Argument(help="Folder of the sweeps, as `flan ablate --out` was given.")] = Path(
@@ -87,11 +84,11 @@ def _plan(
     import json
 
     from flanlab.data.reader import RowReader
-    from flanlab.experiments.claims_plan import plan_claims
+    from flanlab.experiments.claims_plan import plan_claims, write_base_recipe
     from flanlab.experiments.recipe import QUICKSTART, read_recipe
 
     is_recipe = name == QUICKSTART or Path(name).suffix in (".yaml", ".yml")
-    path = Path(name) if is_recipe else _write_base_recipe(name, folder)
+    path = Path(name) if is_recipe else write_base_recipe(name, folder)
     table = plan_claims(
         read_recipe(path),
         RowReader(mirror),
@@ -106,25 +103,6 @@ def _plan(
         typer.echo(json.dumps(table.rows()))
     else:
         _print_plan(table, power, bool(pilot))
-
-
-def _write_base_recipe(model: str, folder: Path) -> Path:
-    """The base recipe for a model; one that is there already is kept if it is for this model."""
-    from flanlab.errors import FlanlabError
-    from flanlab.experiments.claims_plan import base_recipe_text
-    from flanlab.experiments.recipe import read_recipe
-    from flanlab.files import write_text
-    from flanlab.progress import say
-
-    path = folder / BASE_RECIPE
-    if path.exists():
-        if (before := read_recipe(path).model) != model:
-            raise FlanlabError(f"{path} is there already, for {before}.", hint="Name another FOLDER for another model.")
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(path, base_recipe_text(model))
-        say(f"The base recipe is {path}: change it as you like, and plan again.")
-    return path
 
 
 def _print_plan(table: Table, power: float, has_pilot: bool) -> None:

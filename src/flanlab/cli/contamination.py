@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flanlab.cli.options import AsJson, Collections, Mirror, folder_to_write, say_loading
+from flanlab.cli.options import AsJson, Collections, Mirror, as_split, folder_to_write, say_loading
 from flanlab.errors import FlanlabError
 
 
@@ -71,15 +71,13 @@ def contamination(
         raise FlanlabError("The rows are those that were predicted.", hint="Leave --rows and --split out.")
     if frequent_in not in ("evaluation", "corpus", "nowhere"):
         raise FlanlabError(f"Places cannot be counted in `{frequent_in}`.", hint="Use evaluation, corpus or nowhere.")
-    if split not in (None, "train", "dev", "test"):
-        raise FlanlabError(f"There is no split called `{split}`.", hint="Use train, dev or test.")
     try:
         summary = check_contamination(
             select_tasks(load_collections(tasks or list(BUILT_IN_COLLECTIONS)), wanted),
             corpus,
             out,
             ContaminationSettings(tuple(ngram or (13, 8)), frequent, frequent_in, tuple(column or ())),  # type: ignore[arg-type]
-            evaluation=EvaluationSettings(rows=rows or 200, split=split or "test"),
+            evaluation=EvaluationSettings(rows=rows or 200, split=as_split(split or "test")),
             predictions=predictions,
             reader=RowReader(mirror),
         )

@@ -13,6 +13,7 @@ from flanlab.cli.options import (
     ApiKeyVariable,
     AsJson,
     Collections,
+    EndpointUrl,
     Mirror,
     Parallel,
     RemoteTokenizer,
@@ -20,6 +21,7 @@ from flanlab.cli.options import (
     SkipMissing,
     endpoint_of,
     folder_to_write,
+    named_values,
     say_loading,
 )
 from flanlab.data.rendering import Truncation
@@ -104,9 +106,7 @@ def evaluate(
     allow_seen: Annotated[
         bool, typer.Option("--allow-seen", help="Score tasks the model was trained on; they are marked as seen.")
     ] = False,
-    endpoint: Annotated[
-        str | None, typer.Option(help="Ask the --model of this OpenAI-compatible server instead: http://host:8000/v1.")
-    ] = None,
+    endpoint: EndpointUrl = None,
     tokenizer: RemoteTokenizer = None,
     requests_per_minute: RequestsPerMinute = None,
     parallel: Parallel = None,
@@ -209,10 +209,7 @@ def _templates(text: str | None) -> int | str | None:
 def _template_args(given: list[str]) -> dict[str, Any]:
     """Arguments of a chat template as they were written: NAME=VALUE, the value as JSON has it, or else a text."""
     found = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not (equals and name.isidentifier()):
-            raise typer.BadParameter(f"{text!r} is not of the form NAME=VALUE.", param_hint="--chat-template-arg")
+    for name, value in named_values(given, "--chat-template-arg").items():
         try:
             content = json.loads(value)
         except ValueError:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flanlab.cli.options import AsJson, Collections, Mirror, folder_to_write, say_loading
+from flanlab.cli.options import AsJson, Collections, Mirror, as_split, folder_to_write, say_loading
 from flanlab.errors import FlanlabError
 
 app = typer.Typer(help="Write tasks and tuned models for other programs.", no_args_is_help=True)
@@ -54,15 +54,14 @@ def lm_eval(
 
     Example: flan export lm-eval sentiment --tasks sampler --out lm_eval_tasks
     """
-    from flanlab.data.sources import MissingDataError, load_rows
+    from flanlab.data.mirror import MissingDataError
+    from flanlab.data.sources import load_rows
     from flanlab.evaluation.lm_eval_export import export_lm_eval
     from flanlab.evaluation.planning import EvaluationSettings, plan_task
     from flanlab.progress import say
     from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections, select_tasks
 
-    if split not in ("train", "dev", "test"):
-        raise FlanlabError(f"There is no split called `{split}`.", hint="Use train, dev or test.")
-    settings = EvaluationSettings(rows=rows, split=split)
+    settings = EvaluationSettings(rows=rows, split=as_split(split))
     found = load_collections(tasks or list(BUILT_IN_COLLECTIONS))
     chosen = select_tasks(found, names) if names else [task for task in found if task.has_split(settings.split)]
     units = []

@@ -163,7 +163,8 @@ def _reads(task: Task, hub: str, config: str | None) -> bool:
 def _tables(
     path: Path | None, hub: str | None, config: str | None, revision: str | None, mirror: Path | None
 ) -> dict[str, pa.Table]:
-    from flanlab.data.sources import load_splits, shard_of
+    from flanlab.data.mirror import shard_of
+    from flanlab.data.sources import load_splits
     from flanlab.data.table_files import read_table
 
     if path is not None:

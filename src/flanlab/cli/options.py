@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flanlab.errors import FlanlabError
 from flanlab.files import check_writable
+from flanlab.tasks.schema import SPLITS, Split
 
 if TYPE_CHECKING:
     from flanlab.models.completions import Endpoint
+ModelName = Annotated[
+    str,
+    typer.Argument(help="A model folder, a GGUF file, a Hub id, one of `flan models`, or a name that the --endpoint knows."),
+]
+EndpointUrl = Annotated[
+    str | None, typer.Option("--endpoint", help="Ask the model of this OpenAI-compatible server instead: http://host:8000/v1.")
+]
 RemoteTokenizer = Annotated[
     str | None, typer.Option(help="Folder, GGUF file or Hub id of the remote model's tokenizer; else text is sent.")
 ]
@@ -31,6 +41,26 @@ def folder_to_write(folder: Path | None) -> Path | None:
     if folder is not None:
         check_writable(folder)
     return folder
+
+
+def as_split(name: str) -> Split:
+    """The split of this name."""
+    for split in SPLITS:
+        if split == name:
+            return split
+    raise FlanlabError(f"There is no split called `{name}`.", hint="Use train, dev or test.")
+
+
+def named_values(words: Sequence[str], option: str) -> dict[str, str]:
+    """NAME=VALUE, as it was typed: names to values."""
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name or name in found:
+            fault = f"{name} is given twice" if name in found else f"{word!r} is not of the form NAME=VALUE"
+            raise typer.BadParameter(f"{fault}.", param_hint=option)
+        found[name] = value
+    return found
 
 
 def say_loading() -> None:
@@ -90,5 +120,6 @@ AcceptGemmaTerms = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Plan = Annotated[bool, typer.Option("--plan", help="Only print what the training costs; nothing is loaded.")]
 Out = Annotated[Path | None, typer.Option(callback=folder_to_write, help="Folder of the run. An existing run is resumed.")]
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe file, or `quickstart` for the packaged one.")]

@@ -15,6 +15,8 @@ from flanlab.cli.options import (
     ApiKeyVariable,
     AsJson,
     Collections,
+    EndpointUrl,
+    ModelName,
     Parallel,
     RemoteTokenizer,
     RequestsPerMinute,
@@ -28,12 +30,7 @@ _INTERRUPTED = 130
 
 
 def predict(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="A model folder, a GGUF file, a Hub id, one of `flan models`, or a name that the --endpoint knows."
-        ),
-    ],
+    model: ModelName,
     task: Annotated[str, typer.Argument(help="A task, by name or file.")],
     input_file: Annotated[
         Path,
@@ -52,9 +49,7 @@ def predict(
     ] = None,
     tasks: Collections = None,
     chat: Annotated[bool, typer.Option("--chat", help="Ask through the model's chat template.")] = False,
-    endpoint: Annotated[
-        str | None, typer.Option(help="Ask the MODEL of this OpenAI-compatible server instead: http://host:8000/v1.")
-    ] = None,
+    endpoint: EndpointUrl = None,
     tokenizer: RemoteTokenizer = None,
     requests_per_minute: RequestsPerMinute = None,
     parallel: Parallel = None,

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from flanlab.cli.options import Collections, Mirror, RecipeFile
+from flanlab.cli.options import AcceptGemmaTerms, Collections, Mirror, Out, RecipeFile, say_loading
 from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
 
@@ -36,6 +36,7 @@ def new_recipe(
     tasks: Collections = None,
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("recipe.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    accept_gemma_terms: AcceptGemmaTerms = False,
 ) -> None:
     """Write a recipe whose training fits into some minutes. On a terminal, you are asked for what is not given.
 
@@ -52,6 +53,7 @@ def new_recipe(
     clusters = [_cluster(name) for name in hold_out or () if name != "none"]
     names = [name for name in names or () if name != "all"]
 
+    say_loading()
     from flanlab.experiments.new_recipe import write_recipe
     from flanlab.progress import clock
 
@@ -82,18 +84,17 @@ def _ask(question: str, default: str) -> str:
 
 
 @app.command("check")
-def check(recipe: RecipeFile, mirror: Mirror = None) -> None:
+def check(recipe: RecipeFile, out: Out = None, mirror: Mirror = None, accept_gemma_terms: AcceptGemmaTerms = False) -> None:
     """Check a recipe as `flan run` does before it loads the model. Rows are read only if that needs no download.
 
     Example: flan recipe check recipes/holdout-nli.yaml --mirror path/to/mirror
     """
+    say_loading()
     from flanlab.data.reader import RowReader
-    from flanlab.experiments.checks import check_recipe, plan_if_near
+    from flanlab.experiments.checks import check_run
     from flanlab.experiments.recipe import read_recipe
 
-    content = read_recipe(recipe)
-    split = check_recipe(content)
-    plan = plan_if_near(content, split, RowReader(mirror))
+    split, ready = check_run(read_recipe(recipe), out or Path("runs") / recipe.stem, RowReader(mirror))
     typer.echo(f"{recipe}: no errors.")
     typer.echo(f"  trains on  {', '.join(task.name for task in split.train)}")
     if split.test:
@@ -103,12 +104,11 @@ def check(recipe: RecipeFile, mirror: Mirror = None) -> None:
     for name, reason in split.left_out.items():
         if reason != "held out":
             typer.echo(f"  left out   {name}: {reason}")
-    if plan is None:
+    if ready is None:
         typer.echo("  rows       not read, because they come from the Hub; `flan mix` reads them")
     else:
-        typer.echo(
-            f"  rows       {sum(map(len, plan.train_rows.values())):,} train, {sum(map(len, plan.test_rows.values())):,} test"
-        )
+        train, test = (sum(map(len, rows.values())) for rows in (ready.plan.train_rows, ready.plan.test_rows))
+        typer.echo(f"  rows       {train:,} train, {test:,} test")
 
 
 @app.command("schema")

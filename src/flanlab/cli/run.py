@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from flanlab.cli.options import AcceptGemmaTerms, AsJson, Mirror, Out, RecipeFile, say_loading
+from flanlab.cli.options import AcceptGemmaTerms, AsJson, Mirror, Out, Plan, RecipeFile, say_loading
+from flanlab.cli.training_plan import show_training_plan
 from flanlab.errors import FlanlabError
 
 
@@ -33,6 +34,7 @@ def run(
         int, typer.Option(min=1, help="Train this many times, with another seed each time; scores are means over all of them.")
     ] = 1,
     mirror: Mirror = None,
+    plan: Plan = False,
     accept_gemma_terms: AcceptGemmaTerms = False,
     as_json: AsJson = False,
 ) -> None:
@@ -40,6 +42,9 @@ def run(
 
     Example: flan run recipes/holdout-nli.yaml --mirror path/to/mirror
     """
+    if plan:
+        show_training_plan(recipe, out or Path("runs") / recipe.stem, mirror, as_json)
+        return
     _run(recipe, out or Path("runs") / recipe.stem, mirror, None, as_json, seeds)
 
 
@@ -47,7 +52,7 @@ def train(
     recipe: RecipeFile,
     out: Out = None,
     mirror: Mirror = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Only print what it costs; nothing is loaded.")] = False,
+    plan: Plan = False,
     device: Annotated[str | None, typer.Option(help="With --plan: cpu, or a GPU such as H100.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="With --plan: processes that train together.")] = 1,
     flops: Annotated[
@@ -61,9 +66,8 @@ def train(
     Example: flan train recipes/holdout-nli.yaml --out runs/nli
     """
     if plan:
-        from flanlab.cli.training_plan import show_training_plan
-
-        show_training_plan(recipe, out or Path("runs") / recipe.stem, mirror, device, processes, flops, as_json)
+        place = out or Path("runs") / recipe.stem
+        show_training_plan(recipe, place, mirror, as_json, device=device, processes=processes, speed=flops)
         return
     if device is not None or processes != 1 or flops is not None or as_json:
         raise FlanlabError("--device, --processes, --flops and --json belong to --plan.", hint="Add --plan, or leave them out.")

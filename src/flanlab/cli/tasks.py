@@ -9,20 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flanlab.cli import new_task
-from flanlab.cli.options import AsJson, Collections, Mirror
+from flanlab.cli.options import AsJson, Collections, Mirror, as_split
 from flanlab.errors import FlanlabError
 from flanlab.tasks.facts import facts, lineage_in_words, markdown, origin
-from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, known_lineage, load_collections, load_named
-from flanlab.tasks.schema import Source, Split, Task, json_schema
+from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, find_task, known_lineage, load_collections, load_named
+from flanlab.tasks.schema import SPLITS, Source, Task, json_schema
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from flanlab.data.encoding import TextEncoder
     from flanlab.data.lint import TaskLint
-    from flanlab.data.sources import Rows
 
-_SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 app = typer.Typer(help="Tasks: data sets written as natural-language instructions.", no_args_is_help=True)
 app.command("new")(new_task.new_task)
 
@@ -86,10 +82,10 @@ def show_task(
     from rich.markup import escape
     from rich.panel import Panel
 
-    from flanlab.data.rendering import BASELINE, option_count, prepare_row, render
+    from flanlab.data.rendering import BASELINE, prepare_row, render
     from flanlab.data.sources import load_rows
 
-    task = _one(name, _load(tasks, [name]))
+    task = find_task(name, tasks)
     console = Console()
     console.print(f"[bold]{task.name}[/bold]  {', '.join(cluster.label for cluster in task.clusters)}")
     # Reads all task files, so the first line is printed before.
@@ -104,19 +100,18 @@ def show_task(
         ("file", str(task.path)),
     ):
         console.print(f"  [dim]{label:12}[/dim] {escape(value)}", soft_wrap=True)
-    split = _split(split) if split else next(name for name in _SPLITS if task.has_split(name))
-    rows = load_rows(task, split, mirror)
+    chosen = as_split(split) if split else next(filter(task.has_split, SPLITS))
+    rows = load_rows(task, chosen, mirror)
     if row >= len(rows):
         raise FlanlabError(
-            f"{task.name}: the {split} split has rows 0 to {len(rows) - 1}, not {row}.", hint="Use one of these numbers."
+            f"{task.name}: the {chosen} split has rows 0 to {len(rows) - 1}, not {row}.", hint="Use one of these numbers."
         )
     prepared = prepare_row(task, rows[row], row)
-    count = option_count(task, prepared)
     titles = {number: f"template {number}, {template.direction}" for number, template in enumerate(task.templates, start=1)}
     if task.baseline is not None:
         titles[BASELINE] = "baseline, for untuned models"
     for number, title in titles.items():
-        example = render(task, number, prepared, range(count) if count else None)
+        example = render(task, number, prepared, range(len(prepared.options)))
         # The answer follows a baseline prompt after one space.
         gap = " " if number == BASELINE else "\n\n"
         text = f"{escape(example.prompt)}{gap}[bold green]{escape(example.target)}[/bold green]"
@@ -143,6 +138,7 @@ def lint_tasks(
     """
     from flanlab.data.lint import TaskLint, lint_task
     from flanlab.data.lint_sample import Finding
+    from flanlab.data.reader import rows_within_reach
     from flanlab.progress import say
 
     chosen = _load(tasks, names)
@@ -152,10 +148,10 @@ def lint_tasks(
     for task in chosen:
         missing: list[str] = []
         try:
-            rows_by_split, missing = _rows_within_reach(task, mirror)
+            rows_by_split, missing = rows_within_reach(task, mirror)
         except FlanlabError as error:
             # The other tasks are still checked.
-            report = TaskLint(task.name, [Finding("error", "rows", None, None, error.message, error.hint)], {})
+            report = TaskLint(task.name, [Finding("error", "rows", error.message, error.hint)], {})
         else:
             if not rows_by_split:
                 say(f"{task.name}: not checked. {missing[0]}")
@@ -187,44 +183,6 @@ def _encoders(names: list[str]) -> dict[str, TextEncoder]:
     from flanlab.progress import say
 
     return {name: load_encoder(name, say=say) for name in names}
-
-
-def _rows_within_reach(task: Task, mirror: Path | None) -> tuple[dict[str, Rows], list[str]]:
-    """Rows of the available splits, without the subtasks that are missing, and messages about what is missing."""
-    from flanlab.data.sources import MissingDataError, load_rows
-
-    rows_by_split: dict[str, Rows] = {}
-    missing: dict[str, None] = {}
-    for split in _SPLITS:
-        if not task.has_split(split):
-            continue
-        try:
-            rows_by_split[split] = load_rows(task, split, mirror)
-        except MissingDataError as error:
-            at_hand, messages = _subtasks_within_reach(task, split, mirror) if task.subtasks else (None, [error.message])
-            missing |= dict.fromkeys(messages)
-            if at_hand is not None:
-                rows_by_split[split] = load_rows(at_hand, split, mirror)
-    return rows_by_split, list(missing)
-
-
-def _subtasks_within_reach(task: Task, split: Split, mirror: Path | None) -> tuple[Task | None, list[str]]:
-    """The task without the subtasks whose rows are missing (None if all are), and messages about what is missing."""
-    from flanlab.data.sources import MissingDataError, load_rows
-
-    missing: dict[str, str] = {}
-    subtasks = task.evaluated_subtasks(split)
-    for subtask in subtasks:
-        try:
-            load_rows(subtask, split, mirror)
-        except MissingDataError as error:
-            missing[subtask.name.partition(".")[2]] = error.message
-    if len(missing) == len(subtasks):
-        return None, list(missing.values())
-    at_hand = task
-    for name in missing:
-        at_hand = at_hand.without_subtask(name)
-    return at_hand, list(missing.values())
 
 
 @app.command("schema")
@@ -262,25 +220,9 @@ def _print_lint(task: Task, report: TaskLint) -> None:
 
 
 def _source(source: Source) -> str:
-    splits: tuple[Split, ...] = ("train", "dev", "test")
-    return f"{origin(source)}; " + ", ".join(f"{split}: {part}" for split in splits if (part := source.split_spec(split)))
+    return f"{origin(source)}; " + ", ".join(f"{split}: {part}" for split in SPLITS if (part := source.split_spec(split)))
 
 
 def _load(collections: list[str] | None, names: list[str] | None = None) -> list[Task]:
     collections = collections or list(BUILT_IN_COLLECTIONS)
     return load_named(collections, names) if names else load_collections(collections)
-
-
-def _one(name: str, found: list[Task]) -> Task:
-    if len(found) != 1:
-        raise FlanlabError(
-            f"`{name}` is a cluster of {len(found)} tasks.",
-            hint=f"Name one of them: {', '.join(task.name for task in found)}.",
-        )
-    return found[0]
-
-
-def _split(name: str) -> Split:
-    if name not in _SPLITS:
-        raise FlanlabError(f"There is no split called `{name}`.", hint="Use train, dev or test.")
-    return name

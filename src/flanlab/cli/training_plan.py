@@ -1,4 +1,4 @@
-"""`flan train --plan`: what training costs, printed."""
+"""`flan train --plan` and `flan run --plan`: what training costs, printed."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ def show_training_plan(
     recipe: Path,
     out: Path,
     mirror: Path | None,
-    device: str | None,
-    processes: int,
-    speed: float | None,
     as_json: bool,
+    *,
+    device: str | None = None,
+    processes: int = 1,
+    speed: float | None = None,
 ) -> None:
     """Print the plan of a recipe's training as tables or JSON."""
     say_loading()
@@ -80,7 +81,7 @@ def _print(plan: dict[str, Any]) -> None:
     table.add_row("at most at a time", _gib(plain["total"]), _gib(checkpointed["total"]), style="bold")
     console.print(table)
     line("micro-batch", f"{plan['micro_batch_tokens']:,} tokens of the longest examples that the recipe allows")
-    line("time", f"{clock(plan['seconds'])} for {plan['operations']:.3g} operations (6 N D)")
+    line("time", f"{clock(plan['seconds'])} for {plan['operations']:.3g} operations (6 N D); evaluation is not counted")
     line("", f"at {plan['operations_per_second']:.3g}/s a process, {plan['speed_is']}")
     disk = plan["disk"]
     line("disk", f"{_gib(disk['checkpoint'])} GiB a checkpoint, {_gib(disk['checkpoints_at_most'])} at most at a time;")

@@ -15,7 +15,7 @@ from flanlab.data.lint_answer_rules import ANSWER_RULES
 from flanlab.data.lint_file_rules import FILE_RULES
 from flanlab.data.lint_rules import ROW_RULES
 from flanlab.data.lint_sample import Answered, Finding, Sample, Shown, input_variables, numbered_prompts
-from flanlab.data.rendering import BASELINE, PreparedRow, option_count, prepare_row, render
+from flanlab.data.rendering import BASELINE, PreparedRow, prepare_row, render
 from flanlab.data.sources import Rows, label_names
 from flanlab.errors import FlanlabError
 from flanlab.tasks.schema import Task
@@ -139,7 +139,7 @@ class _Failures:
     def prepared(self, split: str, rows: Rows, index: int) -> PreparedRow | None:
         try:
             row = prepare_row(self._task, rows[index], index)
-            option_count(self._task, row)
+            _ = row.options
         except FlanlabError as error:
             self._found["unreadable-row", None].append((index, error))
             return None
@@ -165,7 +165,7 @@ class _Failures:
         for (rule, template), cases in self._found.items():
             row, fault = cases[0]
             message = f"{len(cases)} of {total} rows: {fault.message}"
-            findings.append(Finding("error", rule, template, row, message, fault.hint))
+            findings.append(Finding("error", rule, message, fault.hint, template=template, row=row))
         return findings
 
 

@@ -28,12 +28,12 @@ def answers_are_what_the_labels_mean(sample: Sample) -> Iterator[Finding]:
             yield Finding(
                 "error",
                 "wrong-label",
-                next(iter(wrong)) if len(wrong) == 1 else None,
-                first.row.index,
                 f"The answer is {first.example.target!r}, but the data's `{column}` is"
                 f" {_name_of(plain, first.row.columns[column])!r}, in {template_list(sorted(wrong))}"
                 f" (first: {first.split} row {first.row.index}).",
                 f"List the options in the order of the data's label ids: {', '.join(names)}.",
+                template=next(iter(wrong)) if len(wrong) == 1 else None,
+                row=first.row.index,
             )
 
 
@@ -84,8 +84,6 @@ def labels_stay_apart(sample: Sample) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 "merged-labels",
-                None,
-                None,
                 f"The answer is {answer!r} for each of the labels {several} in the column `{column}`.",
                 "Leave out the rows of a label that is not an answer with `filter`, or give it its own option.",
             )
@@ -108,10 +106,9 @@ def instructions_name_every_option(sample: Sample) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 "options-partly-named",
-                number,
-                None,
                 f"The prompt names {len(named)} of the {len(options)} options, but not {left_out}.",
                 "Name all of them, or none.",
+                template=number,
             )
 
 
@@ -142,10 +139,9 @@ def answers_begin_with_a_token(sample: Sample) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 "merged-boundary",
-                None,
-                hits[0].row.index,
                 f"With the tokenizer of {tokenizer} one token ends the prompt and begins the answer in {_places(hits, total)}.",
                 "Check how the answers begin: a space or a line break there merges with the separator.",
+                row=hits[0].row.index,
             )
 
 

@@ -19,8 +19,6 @@ def splits_are_there(sample: Sample) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "missing-split",
-            None,
-            None,
             f"The task has no {' and no '.join(missing)} split.",
             'Add it to source.splits. A slice of another split is fine, such as "train[-200:]".',
         )
@@ -31,20 +29,11 @@ def templates_are_enough(sample: Sample) -> Iterator[Finding]:
     task = sample.task
     count, forward = len(task.templates), len(task.forward_templates())
     if count < 10:
-        yield Finding(
-            "warning",
-            "few-templates",
-            None,
-            None,
-            f"The task has {count} templates, fewer than 10.",
-            "Write more templates.",
-        )
+        yield Finding("warning", "few-templates", f"The task has {count} templates, fewer than 10.", "Write more templates.")
     if count - forward > 3:
         yield Finding(
             "warning",
             "many-inverted",
-            None,
-            None,
             f"{count - forward} templates are inverted, more than 3.",
             "Replace some of the inverted templates with forward ones.",
         )
@@ -52,8 +41,6 @@ def templates_are_enough(sample: Sample) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "few-forward",
-            None,
-            None,
             f"Only {forward} of {count} templates are forward; the others are not scored.",
             "Write at least 7 forward templates.",
         )
@@ -73,10 +60,9 @@ def templates_differ(sample: Sample) -> Iterator[Finding]:
             yield Finding(
                 "error" if same else "warning",
                 "similar-templates",
-                second,
-                None,
                 f"Templates {first} and {second} are {how}.",
                 "Rewrite one of the two with other words and in another form.",
+                template=second,
             )
 
 
@@ -106,10 +92,9 @@ def templates_use_the_row(sample: Sample) -> Iterator[Finding]:
             yield Finding(
                 "error",
                 "no-field",
-                number,
-                None,
                 "The prompt uses no field: it is the same for every row.",
                 f"Use one of: {', '.join(sample.task.fields) or 'the columns of the data'}.",
+                template=number,
             )
 
 
@@ -123,7 +108,7 @@ def options_differ(sample: Sample) -> Iterator[Finding]:
         twice = [option for option, count in spelled.items() if count > 1]
         if twice:
             message = f"Two options are {twice[0]!r}, apart from capital letters."
-            yield Finding("error", "equal-options", number, None, message, "Use different words for each answer.")
+            yield Finding("error", "equal-options", message, "Use different words for each answer.", template=number)
 
 
 def prompts_are_finished(sample: Sample) -> Iterator[Finding]:
@@ -135,10 +120,9 @@ def prompts_are_finished(sample: Sample) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 "unfinished-prompt",
-                number,
-                None,
                 f"The prompt is incomplete: it ends with ...{last_line[-40:]!r}.",
                 "End with a question, an instruction, or a label such as `Answer:`. The answer starts on a new line.",
+                template=number,
             )
 
 
@@ -148,8 +132,6 @@ def baseline_is_there(sample: Sample) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "no-baseline",
-            None,
-            None,
             "The task has no baseline prompt, so an untuned model is only asked with instructions.",
             "Write `baseline`, for example labelled lines that end in `Answer:`. The answer follows after one space.",
         )
@@ -163,19 +145,17 @@ def separators_are_there(sample: Sample) -> Iterator[Finding]:
                 yield Finding(
                     "error",
                     "lost-newline",
-                    number,
-                    None,
                     f"A letter n seems to be a broken line break: ...{lost.group()!r}.",
                     "Use a | block in YAML and write a real line break.",
+                    template=number,
                 )
             elif fused := _FUSED.search(source):
                 yield Finding(
                     "warning",
                     "missing-separator",
-                    number,
-                    None,
                     f"A field runs into the words next to it: ...{fused.group()!r}.",
                     "Put a space or a line break between them.",
+                    template=number,
                 )
 
 

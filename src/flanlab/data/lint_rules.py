@@ -48,11 +48,11 @@ def fields_are_filled(sample: Sample) -> Iterator[Finding]:
             yield Finding(
                 "warning" if fault.endswith("in the data") else "error",
                 "empty-field" if fault == "is empty" else "null-field",
-                numbers[0] if len(numbers) == 1 else None,
-                row.index,
                 f"The field `{name}` {fault} in {count_of(len(hits), len(sample.rows), split, row.index)},"
                 f" and {template_list(numbers)} {'prints' if len(numbers) == 1 else 'print'} it anyway.",
                 "Leave such rows out with `filter`, or write {% if " + name + " %} ... {% endif %} around it.",
+                template=numbers[0] if len(numbers) == 1 else None,
+                row=row.index,
             )
 
 
@@ -221,10 +221,10 @@ def targets_vary(sample: Sample) -> Iterator[Finding]:
             yield Finding(
                 "error",
                 "constant-target",
-                number,
-                shown[0].row.index,
                 f"The target is {shown[0].example.target!r} in all of {len(shown)} rows.",
                 "Check `answer`, the template's target, and whether the data is sorted by label and cut.",
+                template=number,
+                row=shown[0].row.index,
             )
 
 
@@ -320,8 +320,6 @@ def labels_are_spread(sample: Sample) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 f"missing-label-{split}",
-                None,
-                None,
                 f"The answer is never {' nor '.join(map(repr, missing))} in {total} rows of the {split} split.",
                 "Check `answer` against the label ids of the data, and source.splits.",
             )
@@ -330,8 +328,6 @@ def labels_are_spread(sample: Sample) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 f"one-label-{split}",
-                None,
-                None,
                 f"The answer is {sample.task.options[position]!r} in {count} of {total} rows of the {split} split.",
                 "Check `answer` and source.splits; accuracy says little here.",
             )
@@ -351,8 +347,6 @@ def gold_changes_place(sample: Sample) -> Iterator[Finding]:
             yield Finding(
                 "error" if share == 1 else "warning",
                 f"gold-position-{split}",
-                None,
-                None,
                 f"The right option is at position {position + 1} in {count} of {answers.total()} {split} rows.",
                 "Take the order from the data, or sort the options. If the order must stay, shuffle the OPTIONS block.",
             )
@@ -367,8 +361,6 @@ def train_and_test_differ(sample: Sample) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "train-row-in-test",
-            None,
-            None,
             f"{len(hits)} of {len(test)} test rows have the inputs of a train row: {test[hits[0]].inputs[:80]}...",
             "Remove them from one of the two splits with `filter` or source.splits.",
         )
@@ -382,8 +374,6 @@ def texts_fit(sample: Sample) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "long-prompts",
-            None,
-            None,
             f"{long} of {len(lengths)} prompts ({long / len(lengths):.0%}) have more than {PROMPT_TOKENS} tokens"
             " and would be cut.",
             "Shorten a field in `fields`, or leave such rows out with `filter`.",
@@ -398,11 +388,10 @@ def texts_fit(sample: Sample) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 "long-targets",
-                numbers[0],
-                None,
                 f"{long} of {len(targets)} targets ({long / len(targets):.0%}) of {template_list(numbers)} have"
                 f" more than {TARGET_TOKENS} tokens and would be left out.",
                 "Ask for less in the template, or leave such rows out with `filter`.",
+                template=numbers[0],
             )
 
 

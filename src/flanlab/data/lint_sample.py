@@ -24,10 +24,10 @@ class Finding:
 
     level: Level
     rule: str
-    template: int | None
-    row: int | None
     message: str
     hint: str
+    template: int | None = None
+    row: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def rows_finding(level: Level, rule: str, template: int, hits: Sequence[Shown], 
     """A finding about rows of one template: how many of `total`, and the first one."""
     first = hits[0]
     where = count_of(len(hits), total, first.split, first.row.index)
-    return Finding(level, rule, template, first.row.index, f"{what} in {where}.", hint)
+    return Finding(level, rule, f"{what} in {where}.", hint, template=template, row=first.row.index)
 
 
 def count_of(hits: int, total: int, split: str, row: int) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +32,7 @@ EXPORT_SCHEMA = pa.schema(
 _EXAMPLES_PER_GROUP = 10_000
 
 
-@dataclass
-class _Counts:
-    examples: int = 0
-    tokens: int = 0
-    target_tokens: int = 0
-    shortened: int = 0
-    options_shown: int = 0
-    exemplars: Counter[int] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
+_SUMMED = ("examples", "tokens", "target_tokens", "shortened", "options_shown")
 
 
 def describe_mixture(
@@ -54,68 +45,57 @@ def describe_mixture(
         row of the task. Tokens include the end token.
     """
     measured = min(planned, mixture.cycle_length, most or planned)
-    counts = {task.name: _Counts() for task in mixture.tasks}
-    for found in mixture.stream(range(measured), encoder):
-        name = found.task if isinstance(found, Dropped) else found.example.task
-        count = counts[name]
-        if isinstance(found, Dropped):
-            count.dropped[found.reason] += 1
-        else:
-            count.examples += 1
-            count.tokens += found.length
-            count.target_tokens += len(found.target)
-            count.shortened += found.shortened
-            count.options_shown += found.options_shown
-            count.exemplars[len(found.exemplars.rows)] += 1
-        if bar:
-            bar.advance()
     rates = mixture.rates()
-    tasks: dict[str, dict[str, Any]] = {}
-    for task, rows in zip(mixture.tasks, mixture.row_counts, strict=True):
-        count = counts[task.name]
-        tasks[task.name] = {
+    tasks: dict[str, dict[str, Any]] = {
+        task.name: {
             "cluster": task.clusters[0].value,
             "licence": task.licence,
             "rows": rows,
             "rate": rates[task.name],
             "epochs": rates[task.name] * planned / rows,
-            "examples": count.examples,
-            "tokens": count.tokens,
-            "target_tokens": count.target_tokens,
-            "shortened": count.shortened,
-            "options_shown": count.options_shown,
-            "exemplars": _by_number([count]),
-            "dropped": dict(count.dropped),
+            **dict.fromkeys(_SUMMED, 0),
+            "exemplars": Counter(),
+            "dropped": Counter(),
         }
-    clusters: dict[str, dict[str, float]] = {}
+        for task, rows in zip(mixture.tasks, mixture.row_counts, strict=True)
+    }
+    for found in mixture.stream(range(measured), encoder):
+        if isinstance(found, Dropped):
+            tasks[found.task]["dropped"][found.reason] += 1
+        else:
+            entry = tasks[found.example.task]
+            numbers = (1, found.length, len(found.target), found.shortened, found.options_shown)
+            for name, number in zip(_SUMMED, numbers, strict=True):
+                entry[name] += number
+            entry["exemplars"][len(found.exemplars.rows)] += 1
+        if bar:
+            bar.advance()
+    clusters: dict[str, Counter[str]] = {}
     for entry in tasks.values():
-        totals = clusters.setdefault(
-            entry["cluster"], {"tasks": 0, "rate": 0.0, "examples": 0, "tokens": 0, "target_tokens": 0}
+        clusters.setdefault(entry["cluster"], Counter()).update(
+            {"tasks": 1, **{name: entry[name] for name in ("rate", "examples", "tokens", "target_tokens")}}
         )
-        totals["tasks"] += 1
-        for name in ("rate", "examples", "tokens", "target_tokens"):
-            totals[name] += entry[name]
+    exemplars: Counter[int] = sum((entry["exemplars"] for entry in tasks.values()), Counter())
     return {
         "planned_examples": planned,
         "measured_examples": measured,
         "cycle_length": mixture.cycle_length,
-        "tokens": sum(count.tokens for count in counts.values()),
-        "target_tokens": sum(count.target_tokens for count in counts.values()),
-        "shortened": sum(count.shortened for count in counts.values()),
-        "options_shown": sum(count.options_shown for count in counts.values()),
-        "exemplars": _by_number(counts.values()),
-        "dropped": sum(sum(count.dropped.values()) for count in counts.values()),
+        **{name: sum(entry[name] for entry in tasks.values()) for name in _SUMMED[1:]},
+        "exemplars": _by_number(exemplars),
+        "dropped": sum(entry["dropped"].total() for entry in tasks.values()),
         "settings": mixture.settings.model_dump(),
         "seed": mixture.seed,
-        "clusters": dict(sorted(clusters.items())),
-        "tasks": tasks,
+        "clusters": {cluster: dict(counts) for cluster, counts in sorted(clusters.items())},
+        "tasks": {
+            name: {**entry, "exemplars": _by_number(entry["exemplars"]), "dropped": dict(entry["dropped"])}
+            for name, entry in tasks.items()
+        },
     }
 
 
-def _by_number(counts: Iterable[_Counts]) -> dict[str, int]:
-    """Number of examples by number of exemplars."""
-    numbers: Counter[int] = sum((count.exemplars for count in counts), Counter())
-    return {str(number): numbers[number] for number in sorted(numbers)}
+def _by_number(counts: Mapping[int, int]) -> dict[str, int]:
+    """Number of examples by number of exemplars, as JSON has it."""
+    return {str(number): count for number, count in sorted(counts.items())}
 
 
 def export_mixture(mixture: Mixture, encoder: TextEncoder, examples: int, path: Path, bar: Meter) -> None:

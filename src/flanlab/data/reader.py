@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flanlab.data.rendering import BASELINE, Example, option_count, prepare_row, render
+from flanlab.data.mirror import MissingDataError
+from flanlab.data.rendering import BASELINE, Example, prepare_row, render
 from flanlab.data.sources import Rows, load_rows
 from flanlab.errors import FlanlabError
-from flanlab.tasks.schema import Split, Task
-
-_SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+from flanlab.tasks.schema import SPLITS, Split, Task
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,32 @@ class RowReader:
         return self._read[key]
 
 
+def rows_within_reach(task: Task, mirror: Path | None) -> tuple[dict[str, Rows], list[str]]:
+    """Rows of the available splits, without the subtasks that are missing, and messages about what is missing."""
+    found: dict[str, Rows] = {}
+    missing: dict[str, None] = {}
+    for split in filter(task.has_split, SPLITS):
+        try:
+            found[split] = load_rows(task, split, mirror)
+        except MissingDataError as error:
+            at_hand, subtasks = task, task.evaluated_subtasks(split) if task.subtasks else []
+            lacking = {one.name.partition(".")[2]: why for one in subtasks if (why := _why_missing(one, split, mirror))}
+            missing |= dict.fromkeys(lacking.values() or [error.message])
+            if len(lacking) < len(subtasks):
+                for name in lacking:
+                    at_hand = at_hand.without_subtask(name)
+                found[split] = load_rows(at_hand, split, mirror)
+    return found, list(missing)
+
+
+def _why_missing(task: Task, split: Split, mirror: Path | None) -> str:
+    try:
+        load_rows(task, split, mirror)
+    except MissingDataError as error:
+        return error.message
+    return ""
+
+
 def example_of(
     task: Task,
     row: int,
@@ -46,7 +71,7 @@ def example_of(
     mirror: str | Path | None = None,
 ) -> Example:
     """One row through one template. See `Task.render`."""
-    chosen = next(name for name in _SPLITS if task.has_split(name)) if split is None else split
+    chosen = next(filter(task.has_split, SPLITS)) if split is None else split
     rows = load_rows(task, chosen, None if mirror is None else Path(mirror))
     if not 0 <= row < len(rows):
         raise FlanlabError(
@@ -58,5 +83,4 @@ def example_of(
             hint="Use one of these numbers, or 0 for the baseline prompt.",
         )
     prepared = prepare_row(task, rows[row], row)
-    count = option_count(task, prepared)
-    return render(task, template, prepared, range(count) if count and options == "fixed" else None)
+    return render(task, template, prepared, range(len(prepared.options)) if options == "fixed" else None)

@@ -123,59 +123,50 @@ def render(task: Task, template_number: int, row: PreparedRow, option_order: Seq
     """
     template = _template(task, template_number)
     where = f"template {template_number}" if template_number else "baseline"
-    if not row.answered:
-        return _render_unanswered(task, template_number, row, option_order, where)
-    answer, right, options = _answers(task, template, row, where)
-    beside_fields: dict[str, Any] = {"answer": answer}
-    if options:
-        beside_fields["options"] = list(options)
-    prompt = _evaluate_text(task, row.index, f"{where}, prompt", template.prompt, beside_fields, row.cut, row.fields)
-    is_answer = template.target == _THE_ANSWER
-    target = (
-        answer if is_answer else _evaluate_text(task, row.index, f"{where}, target", template.target, beside_fields, row.fields)
-    )
-    for part, text in (("prompt", prompt), ("target", target)):
-        _refuse_empty(text, f"{task.path}, row {row.index}, {where}: the {part}")
+    place = f"{task.path}, row {row.index}, {where}"
     forward = isinstance(template, Baseline) or template.direction == "forward"
-    if forward and options:
-        if target not in options:
-            raise FlanlabError(
-                f"{task.path}, row {row.index}, {where}: the target {target!r} is not one of the options {list(options)!r}.",
-                hint="Leave out the template's `target`, or give the template its own `options`.",
-            )
-        return Example(
-            task.name,
-            task.clusters[0],
-            template_number,
-            row.index,
-            _with_options(prompt, template, options, option_order),
-            target,
-            options,
-            options.index(target),
-            tuple(dict.fromkeys((target, *right))),
-        )
-    references: tuple[str, ...] = (target,)
-    # A template with its own target (the other translation direction, an inverted one) has only that reference.
-    if forward and task.references is not None and is_answer:
-        references = _references(task, row, {"answer": answer}, row.fields, row.columns) or references
-    return Example(task.name, task.clusters[0], template_number, row.index, prompt, target, references=references)
-
-
-def _render_unanswered(
-    task: Task, template_number: int, row: PreparedRow, option_order: Sequence[int] | None, where: str
-) -> Example:
-    template = _template(task, template_number)
-    if isinstance(template, Template) and template.direction == "inverted":
+    known: dict[str, Any] = {}
+    right: Sequence[str] = ()
+    if row.answered:
+        known["answer"], right = answers_of(task, row, where)
+    elif not forward:
         raise FlanlabError(
             f"{task.path}, {where}: it is inverted: the answer stands in its prompt.",
             hint=f"Use a forward template: {', '.join(map(str, task.forward_templates()))}.",
         )
-    options = row.options if template.options is None else _other_words(task, template.options, row, where)
-    beside_fields = {"options": list(options)} if options else {}
-    prompt = _evaluate_text(task, row.index, f"{where}, prompt", template.prompt, beside_fields, row.cut, row.fields)
-    _refuse_empty(prompt, f"{task.path}, row {row.index}, {where}: the prompt")
+    options = row.options
+    if template.options is not None:
+        options = _other_words(task, template.options, row, where)
+        in_other_words = dict(zip(row.options, options, strict=True))
+        known = {name: in_other_words[text] for name, text in known.items()}
+        right = [in_other_words[text] for text in right]
+    if options:
+        known["options"] = list(options)
+    prompt = _evaluate_text(task, row.index, f"{where}, prompt", template.prompt, known, row.cut, row.fields)
+    _refuse_empty(prompt, f"{place}: the prompt")
+    is_answer = template.target == _THE_ANSWER
+    target = ""
+    if row.answered:
+        target = known["answer"]
+        if not is_answer:
+            target = _evaluate_text(task, row.index, f"{where}, target", template.target, known, row.fields)
+        _refuse_empty(target, f"{place}: the target")
+    position: int | None = None
+    references: tuple[str, ...] = (target,) if row.answered else ()
+    if not forward:
+        options = ()
+    elif options and row.answered:
+        if target not in options:
+            raise FlanlabError(
+                f"{place}: the target {target!r} is not one of the options {list(options)!r}.",
+                hint="Leave out the template's `target`, or give the template its own `options`.",
+            )
+        position, references = options.index(target), tuple(dict.fromkeys((target, *right)))
+    elif row.answered and task.references is not None and is_answer:
+        # A template with its own target (the other translation direction) has only that reference.
+        references = _references(task, row, {"answer": target}, row.fields, row.columns) or references
     shown = _with_options(prompt, template, options, option_order)
-    return Example(task.name, task.clusters[0], template_number, row.index, shown, "", options)
+    return Example(task.name, task.clusters[0], template_number, row.index, shown, target, options, position, references)
 
 
 def _with_options(
@@ -210,18 +201,6 @@ def answers_of(task: Task, row: PreparedRow, where: str = "answer") -> tuple[str
     return answer, right
 
 
-def _answers(
-    task: Task, template: Template | Baseline, row: PreparedRow, where: str
-) -> tuple[str, Sequence[str], tuple[str, ...]]:
-    """The answer, every right option (the answer alone for generation) and the options, in the template's words."""
-    answer, right = answers_of(task, row, where)
-    if template.options is None:
-        return answer, right, row.options
-    other_words = _other_words(task, template.options, row, where)
-    in_other_words = dict(zip(row.options, other_words, strict=True))
-    return in_other_words[answer], tuple(in_other_words[text] for text in right), other_words
-
-
 def _other_words(task: Task, source: Options, row: PreparedRow, where: str) -> tuple[str, ...]:
     """A template's own words for the options; they correspond by position."""
     words = _option_texts(task, row.index, source, *_variables(row))
@@ -237,11 +216,6 @@ def _variables(row: PreparedRow) -> tuple[Mapping[str, Any], ...]:
     """What the expressions of answers and options may use."""
     own: tuple[Mapping[str, Any], ...] = (row.fields, row.columns)
     return ({"options": _OptionList(row.options)}, *own) if row.options else own
-
-
-def option_count(task: Task, row: PreparedRow) -> int:
-    """How many options the row has; 0 for generation."""
-    return len(row.options)
 
 
 def group_of(task: Task, row: PreparedRow) -> str | None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +18,8 @@ import pyarrow as pa
 from flanlab.data.arrow_types import readable
 from flanlab.data.code import code_hash
 from flanlab.data.generators import generated_files
-from flanlab.data.table_files import read_table, table_name, table_suffix
+from flanlab.data.mirror import MissingDataError, mirror_files, mirror_from_environment
+from flanlab.data.table_files import read_table
 from flanlab.data.written_numbers import WrittenType, written_column
 from flanlab.errors import FlanlabError, one_line
 from flanlab.files import cache_folder, new_file
@@ -27,16 +27,11 @@ from flanlab.hub import may_have_rows, offline_hint, work_offline_if_unreachable
 from flanlab.tasks.schema import Source, Split, Task
 from flanlab.tasks.templating import TemplatingError, compile_source
 
-MIRROR_VARIABLE = "FLANLAB_MIRROR"
 CONVERSION = "refs/convert/parquet"
 """Revision with the Hub's own Parquet copy of a data set that has a loading script."""
 _MANY_ROWS = 20_000
 """From this number of rows on, a filter takes noticeable time (16 microseconds a row), and its result is cached."""
 Row = Mapping[str, Any]
-
-
-class MissingDataError(FlanlabError):
-    """The rows are not available: no such mirror folder, no network, no such file."""
 
 
 class NoRowsError(FlanlabError):
@@ -138,7 +133,7 @@ def load_splits(hub: str, config: str | None, revision: str | None = None, mirro
     """
     mirror = mirror or mirror_from_environment()
     if mirror is not None:
-        return {split: _read_files(files) for split, files in _mirror_files(hub, [hub], config, mirror, None).items()}
+        return {split: _read_files(files) for split, files in mirror_files(hub, [hub], config, mirror, None).items()}
     splits = _from_hub(hub, hub, {"name": config, "revision": revision})
     return {split: readable(rows.with_format("arrow")[:]) for split, rows in splits.items()}
 
@@ -188,14 +183,19 @@ def _read_source(task: Task, subtask: str | None, source: Source, split: Split, 
     specification = source.split_spec(split)
     assert specification is not None
     if source.files is not None:
-        return _read_local(task, source, specification)
-    if source.generator is not None:
-        return _generate(task, source, specification)
-    # Errors name the subtask, so that the user can leave it out and use the others.
-    name = task.name if subtask is None or "." in task.name else f"{task.name}.{subtask}"
-    if mirror is not None:
-        return _read_mirror(task, name, source, specification, mirror)
-    return _read_hub(name, source, specification)
+        assert task.path is not None
+        files = source.files if isinstance(source.files, dict) else {"all": source.files}
+        paths = {name: [task.path.parent / file] for name, file in files.items()}
+    elif source.generator is not None:
+        paths = {name: [file] for name, file in generated_files(source.generator, source.config).items()}
+    else:
+        # Errors name the subtask, so that the user can leave it out and use the others.
+        name = task.name if subtask is None or "." in task.name else f"{task.name}.{subtask}"
+        if mirror is None:
+            return _read_hub(name, source, specification)
+        hubs = [hub for hub in (source.hub, source.formerly) if hub is not None]
+        paths = mirror_files(name, hubs, source.config, mirror, _how_to_obtain(source))
+    return _read_slices(task, specification, paths)
 
 
 def _with_subtask(table: pa.Table, subtask: str) -> pa.Table:
@@ -237,12 +237,6 @@ def _number_kind(kind: pa.DataType) -> str:
     if pa.types.is_null(kind):
         return "null"
     return "whole" if pa.types.is_integer(kind) else "fraction" if pa.types.is_floating(kind) else "other"
-
-
-def mirror_from_environment() -> Path | None:
-    """The folder named by FLANLAB_MIRROR, if any."""
-    value = os.environ.get(MIRROR_VARIABLE)
-    return Path(value) if value else None
 
 
 def _filtered(task: Task, split: Split, rows: Rows) -> Rows:
@@ -297,99 +291,6 @@ def _each_row(task: Task, rows: Rows, what: str, source: str) -> Iterator[Any]:
             yield evaluate(row)
         except TemplatingError as error:
             raise TemplatingError(f"{task.path}, row {index}: {what}: {error.message}", hint=error.hint) from error
-
-
-def _read_local(task: Task, source: Source, specification: str) -> tuple[pa.Table, str]:
-    assert task.path is not None
-    assert source.files is not None
-    files = source.files if isinstance(source.files, dict) else {"all": source.files}
-    return _read_slices(task, specification, {name: [task.path.parent / file] for name, file in files.items()})
-
-
-def _generate(task: Task, source: Source, specification: str) -> tuple[pa.Table, str]:
-    assert source.generator is not None
-    files = generated_files(source.generator, source.config)
-    return _read_slices(task, specification, {name: [file] for name, file in files.items()})
-
-
-def _read_mirror(task: Task, name: str, source: Source, specification: str, mirror: Path) -> tuple[pa.Table, str]:
-    hubs = [hub for hub in (source.hub, source.formerly) if hub is not None]
-    paths = _mirror_files(name, hubs, source.config, mirror, _how_to_obtain(source))
-    return _read_slices(task, specification, paths)
-
-
-def _mirror_files(name: str, hubs: Sequence[str], config: str | None, mirror: Path, hint: str | None) -> dict[str, list[Path]]:
-    """Split to files of one configuration of a data set, under the first of its names that the mirror has."""
-    if not mirror.is_dir():
-        raise MissingDataError(
-            f"There is no mirror folder at {mirror}.",
-            hint=f"Correct --mirror or {MIRROR_VARIABLE}, or unset it to use the Hub.",
-        )
-    folders = [folder for hub in hubs if (folder := mirror / hub / (config or "default")).is_dir()]
-    if not folders:
-        others = sorted({path.parent.name for hub in hubs for path in (mirror / hub).glob("*/*") if table_suffix(path)})
-        if others:
-            hint = hint or f"It has the configurations {', '.join(others)}: name one (source.config, or --config)."
-        raise MissingDataError(
-            f"{name}: the mirror {mirror} does not have {hubs[0]}" + (f" ({config})." if config else "."),
-            hint=hint
-            or "Leave out the task, or add the data set to the mirror as <hub id>/<config or default>/<split>.parquet.",
-        )
-    return _splits_of(sorted(path for path in folders[0].iterdir() if table_suffix(path)))
-
-
-_SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d+)-of-(?P<count>\d+)")
-"""How the Hub names the shards of a split."""
-
-
-class Shard(NamedTuple):
-    """A file that holds a part of a split."""
-
-    split: str
-    number: int
-    total: int
-
-
-def shard_of(path: Path) -> Shard | None:
-    """Which shard a file is by its name; None for a whole split, also if it is its only shard."""
-    found = _named_shard(path)
-    return found if found and found.total > 1 else None
-
-
-def _named_shard(path: Path) -> Shard | None:
-    found = _SHARD.fullmatch(table_name(path))
-    return Shard(found["split"], int(found["number"]), int(found["count"])) if found else None
-
-
-def _splits_of(files: Sequence[Path]) -> dict[str, list[Path]]:
-    """Split to its file, or to its shards in order.
-
-    Raises:
-        MissingDataError: a shard is missing.
-        FlanlabError: a split has files of several kinds, or shards and a whole file.
-    """
-    shards = {path: _named_shard(path) for path in files}
-    splits: dict[str, list[Path]] = {}
-    for path, shard in shards.items():
-        splits.setdefault(shard.split if shard else table_name(path), []).append(path)
-    for split, paths in splits.items():
-        found = [shards[path] for path in paths]
-        if found == [None]:
-            continue
-        counts = {shard.total if shard else 0 for shard in found}
-        numbers = [shard.number if shard else -1 for shard in found]
-        if len(counts) > 1 or len(set(numbers)) < len(numbers):
-            raise FlanlabError(
-                f"{paths[0].parent}: the split {split} has the files {', '.join(path.name for path in paths)}.",
-                hint="Keep one whole file of it, or all of its shards, and move the other files away.",
-            )
-        if missing := sorted(set(range(counts.pop())) - set(numbers)):
-            raise MissingDataError(
-                f"{paths[0].parent}: the split {split} has {len(numbers)} of its {len(numbers) + len(missing)} shards;"
-                f" number {missing[0]:05} is missing.",
-                hint="Copy the missing files into the folder.",
-            )
-    return splits
 
 
 def _read_files(paths: Sequence[Path]) -> pa.Table:

@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flanlab.data.mirror import MissingDataError
 from flanlab.data.reader import RowReader
-from flanlab.data.sources import MissingDataError, NoRowsError
+from flanlab.data.sources import NoRowsError
 from flanlab.evaluation.best_template import DEV_FOLDER, dev_settings, plan_dev
 from flanlab.evaluation.kept import Kept
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,7 +19,7 @@ from flanlab.evaluation.planning import EvaluationUnit
 from flanlab.evaluation.questions import Asked, ask
 from flanlab.evaluation.setup import Setup
 from flanlab.files import new_file
-from flanlab.models.answering import Answer, Model, Question
+from flanlab.models.answering import Answer, Question
 from flanlab.results.predictions import PREDICTION_SCHEMA, shard_paths
 from flanlab.settings import PREDICTIONS, affecting
 from flanlab.tasks.holdout import seen_reason
@@ -32,20 +33,22 @@ _QUESTIONS_OF_FIRST_SHARD = 2
 """The first shards of a task are smaller, each twice as large as the one before, so that there is something to see at once."""
 
 
-def refuse_seen(tasks: Sequence[Task], loaded: Model, allow_seen: bool, *, way: str = "pass --allow-seen") -> dict[str, str]:
-    """Which tasks the model has seen, with the reason; an error unless allowed, which tells the `way` of allowing it.
+def refuse_seen(
+    tasks: Sequence[Task], model: str, stamp: Mapping[str, Any] | None, allow_seen: bool, *, way: str = "pass --allow-seen"
+) -> dict[str, str]:
+    """Which tasks a model with this stamp has seen, with the reason; an error unless allowed, which tells a `way` to allow it.
 
     Raises:
         FlanlabError: a stamped model would be scored on what it was trained on.
     """
-    if loaded.stamp is None:
+    if stamp is None:
         return {}
     ancestors = known_lineage(tasks)
-    reasons = {task.name: seen_reason(task, loaded.stamp, ancestors[task.name]) for task in tasks}
+    reasons = {task.name: seen_reason(task, stamp, ancestors[task.name]) for task in tasks}
     seen = {name: reason for name, reason in reasons.items() if reason is not None}
     if seen and not allow_seen:
         raise FlanlabError(
-            f"{loaded.name} is no zero-shot model for:\n" + "\n".join(f"  {name}: {why}" for name, why in seen.items()),
+            f"{model} is no zero-shot model for:\n" + "\n".join(f"  {name}: {why}" for name, why in seen.items()),
             hint=f"Evaluate other tasks, or {way}: the results are then marked as seen.",
         )
     return seen

@@ -11,7 +11,6 @@ from flanlab.data.rendering import (
     Example,
     PreparedRow,
     Truncation,
-    option_count,
     render,
     shorten_longest_field,
 )
@@ -96,9 +95,8 @@ def ask(setup: Setup, unit: EvaluationUnit, row_index: int, template: int) -> As
 
 def evaluation_order(task: Task, row: PreparedRow, settings: EvaluationSettings, seed: int) -> list[int] | None:
     """Order in which a row's options are shown, the same through every template; None shows none."""
-    count = option_count(task, row)
     # The epoch -1 keeps evaluation's orders apart from those of any training epoch.
-    return option_order(settings.order, count, (seed, task.name, row.index, -1)) if count else None
+    return option_order(settings.order, len(row.options), (seed, task.name, row.index, -1)) if row.options else None
 
 
 def _ever_shorter(

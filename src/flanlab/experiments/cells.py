@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from flanlab.errors import FlanlabError
 from flanlab.experiments.recipe import Recipe
+from flanlab.yaml_files import faults_in_words
 
 UNTUNED = "untuned"
 """Name of the cell of the model as it is."""
@@ -99,10 +100,8 @@ def changed(recipe: Recipe, **sections: Any) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
         raise FlanlabError(
-            f"The recipe {recipe.name} cannot be varied so: `{place}`: {first['msg']}.",
+            f"The recipe {recipe.name} cannot be varied so: {' '.join(faults_in_words(error, Recipe))}",
             hint="Use another ablation, or a base recipe that suits this one.",
         ) from error
 

@@ -1,39 +1,93 @@
-"""What is refused before it costs: by `flan train`, `flan run`, `flan train --plan` and `flan recipe check` alike."""
+"""What is checked before a model is loaded: by `flan run`, `flan train`, `flan train --plan` and `flan recipe check` alike."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+from transformers import PreTrainedConfig
+
+from flanlab.data.encoding import SeparateTextEncoder, TextEncoder
+from flanlab.data.mirror import mirror_from_environment
+from flanlab.data.mixture import EncodedExample
 from flanlab.data.reader import RowReader
-from flanlab.data.sources import mirror_from_environment
 from flanlab.errors import FlanlabError
-from flanlab.experiments.recipe import Plan, Recipe, divide, plan_rows
-from flanlab.experiments.run_folder import FINISHED_FILE
-from flanlab.files import existing_part
-from flanlab.models.loading import LoadedModel
+from flanlab.evaluation.evaluate import plan_dev_units
+from flanlab.evaluation.planning import EvaluationUnit
+from flanlab.evaluation.predict import refuse_seen
+from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, divide, make_mixture, plan_rows, plan_test_units
+from flanlab.experiments.run_folder import FINISHED_FILE, RECIPE_FILE
+from flanlab.files import check_writable, existing_part
+from flanlab.models.loading import LoadedModel, load_encoder, read_stamp
 from flanlab.models.names import check_model_name
+from flanlab.models.skeleton import read_config
+from flanlab.processes import is_first
 from flanlab.progress import say
+from flanlab.settings import PREDICTIONS, RESULTS, ROUNDING, TRAINING, changed_fields
 from flanlab.tasks.holdout import HoldOutSplit
+from flanlab.training.dev_loss import DevExamples, dev_examples
 from flanlab.training.estimate import saved_bytes
+from flanlab.training.loss import Objective, PackedObjective, PaddedObjective
 from flanlab.training.methods import check_method
 from flanlab.training.settings import TrainingSettings
 from flanlab.training.tracking import check_tracker
+from flanlab.training.trainer import examples_per_step
+
+ANOTHER_FOLDER = "Name another folder with --out, or delete that one."
+_CHECKED_EXAMPLES = 1_000
+"""Head of the stream whose lengths are checked."""
 
 
-def check_recipe(recipe: Recipe, *, in_memory: bool = False) -> HoldOutSplit:
-    """Refuse a recipe that cannot be carried out. No row is read, and nothing is loaded.
+@dataclass(frozen=True)
+class Prepared:
+    """All that a recipe needs but the model's weights."""
+
+    plan: Plan
+    per_step: int
+    """Examples of a step."""
+    dev: DevExamples
+    """What the loss is measured on while training."""
+    units: Sequence[EvaluationUnit]
+    dev_units: Sequence[EvaluationUnit]
+    """Both are empty where nothing is evaluated."""
+
+
+def check_run(recipe: Recipe, folder: Path, rows: RowReader) -> tuple[HoldOutSplit, Prepared | None]:
+    """Check a recipe as `run_recipe` does. Rows are read only if that needs no download; else the second value is None."""
+    split = check_recipe(recipe, folder, evaluates=True)
+    return split, prepare(recipe, split, rows, evaluates=True) if are_near(split, rows) else None
+
+
+def check_recipe(
+    recipe: Recipe, folder: Path | None = None, *, evaluates: bool = False, model: LoadedModel | None = None
+) -> HoldOutSplit:
+    """Refuse a recipe that cannot be carried out. No row is read. Of the model, only the configuration is.
 
     Args:
         recipe: the recipe.
-        in_memory: its model is not looked up by its name.
+        folder: of the run. It must be free or hold a part of the same run, and its disk must have room.
+        evaluates: whether the held-out tasks are evaluated, of which the model then must not have seen any.
+        model: a model in memory, in place of the recipe's. Only all of its weights can be tuned, since an adapter names its
+            base by a place.
 
     Raises:
         FlanlabError: there is no such model, the method does not fit it, a task or cluster is unknown, the hold-out leaves
             nothing to train on or to test on, or the recipe asks for what is not there (dev rows, a tracker).
     """
-    if not in_memory:
+    if model is None:
         check_model_name(recipe.model)
+    elif model.folder is None and recipe.training.method != "full":
+        raise FlanlabError(
+            f"A model in memory cannot be tuned with `method: {recipe.training.method}`: the adapter could not name its base.",
+            hint="Save the model with save_pretrained and give the folder's name, or tune all weights (method: full).",
+        )
+    # Of several processes the first one alone looks at the folder, in which it soon writes.
+    own_folder = folder if is_first() else None
+    if own_folder is not None:
+        check_folder(own_folder, recipe)
     check_method(recipe.model, recipe.training)
     check_tracker(recipe.training.track)
     split = divide(recipe)
@@ -41,23 +95,104 @@ def check_recipe(recipe: Recipe, *, in_memory: bool = False) -> HoldOutSplit:
         raise FlanlabError(
             "training.dev_every is set, but no task that is trained on has dev rows.", hint="Leave it out, or add a dev split."
         )
+    if evaluates:
+        stamp = read_stamp(Path(recipe.model)) if model is None else model.stamp
+        refuse_seen(split.test, recipe.model, stamp, recipe.allows_seen, way=ALLOW_OVERLAP)
+    if own_folder is not None:
+        check_disk(own_folder, recipe.model, _config(recipe, model), recipe.training)
     return split
 
 
-def plan_if_near(recipe: Recipe, split: HoldOutSplit, rows: RowReader) -> Plan | None:
-    """The plan with all rows, read if that needs no download; None if rows would have to come from the Hub.
+def prepare(
+    recipe: Recipe, split: HoldOutSplit, rows: RowReader, *, evaluates: bool, model: LoadedModel | None = None
+) -> Prepared:
+    """Read the rows of a recipe, and check what only they can show.
 
     Raises:
-        FlanlabError: as `plan_rows`.
+        FlanlabError: rows are not available, or examples are too long for the model or for a batch.
     """
-    tasks = (*split.train, *split.test)
-    from_hub = any(source.hub is not None for task in tasks for source in task.sources.values())
-    if from_hub and (rows.mirror or mirror_from_environment()) is None:
-        return None
-    return plan_rows(recipe, split, rows)
+    plan = plan_rows(recipe, split, rows)
+    encoder = load_encoder(recipe.model, say=say) if model is None else model.encoder
+    dev = make_dev_examples(plan, encoder, rows)
+    per_step = check_examples(plan, encoder, _config(recipe, model), dev)
+    units = plan_test_units(plan) if evaluates else []
+    return Prepared(plan, per_step, dev, units, plan_dev_units(units, recipe.evaluation, recipe.seed, rows))
 
 
-def check_disk(folder: Path, loaded: LoadedModel, training: TrainingSettings) -> None:
+def are_near(split: HoldOutSplit, rows: RowReader) -> bool:
+    """Whether the rows of all tasks can be read without the Hub."""
+    sources = [source for task in (*split.train, *split.test) for source in task.sources.values()]
+    return (rows.mirror or mirror_from_environment()) is not None or all(source.hub is None for source in sources)
+
+
+def check_examples(plan: Plan, encoder: TextEncoder, config: PreTrainedConfig, dev: DevExamples | None = None) -> int:
+    """Refuse examples that are longer than the model reads or than a batch: of dev rows, and of the head of the stream.
+
+    Returns:
+        How many examples a step has.
+    """
+    training, mixture = plan.recipe.training, make_mixture(plan)
+    per_step = examples_per_step(mixture, encoder, training)
+    head = mixture.examples(range(min(_CHECKED_EXAMPLES, mixture.cycle_length)), encoder)
+    examples = [found for found in head if isinstance(found, EncodedExample)]
+    examples += [example for some in (dev or {}).values() for example in some]
+    objective: Objective
+    if isinstance(encoder, SeparateTextEncoder):
+        objective = PaddedObjective(tuple(encoder.answer_start))
+    else:
+        objective = PackedObjective((0,) * training.prompt_length if training.method == "prompt" else ())
+    objective.check_reach(config, examples)
+    objective.batches(examples, training.micro_batch_tokens)
+    return per_step
+
+
+def make_dev_examples(plan: Plan, encoder: TextEncoder, rows: RowReader) -> DevExamples:
+    """What the loss is measured on while training, where the recipe asks for that; of the tasks that have a dev split.
+
+    Raises:
+        FlanlabError: rows are not available, or none fits into the mixture's limits.
+    """
+    recipe, training = plan.recipe, plan.recipe.training
+    if training.dev_every is None:
+        return {}
+    found_rows = {task.name: rows.read(task, "dev") for task in plan.split.train if task.has_split("dev")}
+    found = dev_examples(
+        plan.split.train, found_rows, plan.train_rows, recipe.mixture, recipe.seed, encoder, training.dev_examples
+    )
+    if not found:
+        raise FlanlabError(
+            "training.dev_every is set, but no dev example fits into the limits for prompt and target.",
+            hint="Raise mixture.prompt_tokens or mixture.target_tokens, or leave training.dev_every out.",
+        )
+    return found
+
+
+def check_folder(folder: Path, recipe: Recipe) -> None:
+    """Refuse a folder that holds anything but a run of this recipe, which may be another in what it evaluates.
+
+    Where the model and the tasks are found does not matter: what is found there is compared when the run begins.
+    """
+    check_writable(folder)
+    path = folder / RECIPE_FILE
+    if not path.exists():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise FlanlabError(f"{folder} is not empty and holds no run.", hint="Name another folder with --out.")
+        return
+    try:
+        earlier = Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (ValueError, yaml.YAMLError) as error:
+        raise FlanlabError(f"{path}: is damaged, or from another version of flanlab.", hint=ANOTHER_FOLDER) from error
+    changes = changed_fields(earlier, recipe)
+    if trained := [f"  {name}: {change}" for name, change in changes.items() if TRAINING in change.affects]:
+        raise FlanlabError("\n".join([f"{folder} holds a run of another recipe:", *trained]), hint=ANOTHER_FOLDER)
+    scored = [
+        f"{name}: {change}" for name, change in changes.items() if set(change.affects) & {*PREDICTIONS, RESULTS, ROUNDING}
+    ]
+    if scored:
+        say(f"{folder}: the recipe's evaluation has changed ({'; '.join(scored)}). Training is kept.")
+
+
+def check_disk(folder: Path, model: str, config: PreTrainedConfig, training: TrainingSettings) -> None:
     """Refuse a disk without room for one checkpoint and the tuned model; warn if three checkpoints have no room.
 
     What an earlier part of the run saved there counts as room, because it is replaced.
@@ -67,19 +202,23 @@ def check_disk(folder: Path, loaded: LoadedModel, training: TrainingSettings) ->
     """
     if (folder / "training" / FINISHED_FILE).is_file():
         return
-    checkpoint, model = saved_bytes(loaded.name, loaded.model.config, training)
+    checkpoint, tuned = saved_bytes(model, config, training)
     saved = sum(path.stat().st_size for path in folder.glob("training/step-*/*.safetensors"))
     free = shutil.disk_usage(existing_part(folder)).free + saved
-    needs = f"A checkpoint takes {_gigabytes(checkpoint)} and the tuned model {_gigabytes(model)}, but"
+    needs = f"A checkpoint takes {_gigabytes(checkpoint)} and the tuned model {_gigabytes(tuned)}, but"
     has = f"{_gigabytes(free)} are free for {folder}."
-    if free < checkpoint + model:
+    if free < checkpoint + tuned:
         raise FlanlabError(
             f"{needs} only {has}",
             hint="Free some space, name a folder on another disk with --out, or set training.method: lora, which saves less.",
         )
-    if free < 3 * checkpoint + model:
+    if free < 3 * checkpoint + tuned:
         say(f"Warning: {needs} {has} Two checkpoints are kept while a third is written, so a long training may fill the disk.")
 
 
 def _gigabytes(count: int) -> str:
     return f"{count / 1e9:,.2f} GB"
+
+
+def _config(recipe: Recipe, model: LoadedModel | None) -> PreTrainedConfig:
+    return read_config(recipe.model, say) if model is None else model.model.config

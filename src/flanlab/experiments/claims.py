@@ -15,7 +15,7 @@ nine, whether they could be tested or not.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -214,9 +214,7 @@ def _p_values(found: Verdict) -> tuple[float, float]:
 def _decided(found: Verdict, tests: tuple[float, float], p_value: float, p_holm: float) -> Verdict:
     if np.isnan(p_value):
         notes = next((part.mean.note for part in found.parts if part.mean.note), "no standard error can be estimated")
-        return Verdict(
-            found.claim, "too small a sample", found.ablation, found.parts, found.also, seeds=found.seeds, reason=notes
-        )
+        return replace(found, reason=notes)
     # What Holm's correction makes of the smaller p-value, it makes of both.
     factor = p_holm / p_value if 0 < p_value < 1 else float(len(CLAIMS))
     holds, fails = (min(1.0, 2 * factor * one) for one in tests)
@@ -227,9 +225,7 @@ def _decided(found: Verdict, tests: tuple[float, float], p_value: float, p_holm:
     elif holds < 1 - LEVEL and large_enough:
         verdict = "supported"
     detectable = max(detectable_effect(part.mean, found.claim.kind) for part in found.parts)
-    return Verdict(
-        found.claim, verdict, found.ablation, found.parts, found.also, p_value, p_holm, detectable, found.seeds, found.reason
-    )
+    return replace(found, verdict=verdict, p_value=p_value, p_holm=p_holm, detectable=detectable)
 
 
 def detectable_effect(found: Difference, kind: str, power: float = POWER) -> float:

@@ -19,13 +19,15 @@ from flanlab.experiments.cells import SEED_MARK, Ablation, Cell, with_seeds
 from flanlab.experiments.claims_power import ClaimDesign
 from flanlab.experiments.paper_claims import CLAIMS, Claim
 from flanlab.experiments.power import Asked, asked_of, components_for
-from flanlab.experiments.recipe import Plan, Recipe
-from flanlab.experiments.run import plan_test_units
+from flanlab.experiments.recipe import Plan, Recipe, plan_test_units, read_recipe
 from flanlab.experiments.sweep import Planner
 from flanlab.experiments.sweep_file import is_done
+from flanlab.files import write_text
+from flanlab.progress import say
 from flanlab.results.intervals import POWER
 from flanlab.results.table import Table
 
+BASE_RECIPE = "claims-base.yaml"
 _COLUMNS = (
     *("claim", "smallest_effect", "detectable", "rows", "rows_needed", "seeds"),
     *("ablation", "command", "cells", "trainings", "questions", "seconds", "note"),
@@ -97,10 +99,21 @@ def plan_claims(
     return Table.from_rows([{**dict.fromkeys(_COLUMNS), **row} for row in table])
 
 
-def base_recipe_text(model: str) -> str:
-    """The YAML of a base recipe for a model that has none."""
-    template = resources.files("flanlab.experiments") / "claims-base.yaml"
-    return template.read_text(encoding="utf-8").replace("MODEL", json.dumps(model))
+def write_base_recipe(model: str, folder: Path) -> Path:
+    """Write a base recipe for a model into the folder of the sweeps; one that is there already is kept if it is for this model.
+
+    Raises:
+        FlanlabError: it is for another model.
+    """
+    path = folder / BASE_RECIPE
+    if not path.exists():
+        template = (resources.files("flanlab.experiments") / BASE_RECIPE).read_text(encoding="utf-8")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(path, template.replace("MODEL", json.dumps(model)))
+        say(f"The base recipe is {path}: change it as you like, and plan again.")
+    elif (before := read_recipe(path).model) != model:
+        raise FlanlabError(f"{path} is there already, for {before}.", hint="Name another FOLDER for another model.")
+    return path
 
 
 def _grids(base: Plan, models: Sequence[str]) -> tuple[dict[str, Ablation], dict[str, str]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flanlab import __version__
@@ -27,8 +27,8 @@ from flanlab.evaluation.contamination import (
     summarize,
 )
 from flanlab.evaluation.planning import EvaluationSettings, plan_task, task_as_asked
-from flanlab.experiments.recipe import QUICKSTART, Plan, make_plan, read_recipe
-from flanlab.experiments.run import RECIPE_FILE, make_mixture
+from flanlab.experiments.recipe import QUICKSTART, Plan, make_mixture, make_plan, read_recipe
+from flanlab.experiments.run_folder import RECIPE_FILE
 from flanlab.files import new_file, write_json
 from flanlab.models.loading import load_encoder
 from flanlab.progress import meter, say
@@ -115,9 +115,10 @@ def check_contamination(
         chosen = _planned(tasks, evaluation, reader)
     rows = [row for one in chosen for row in one.rows]
     say(f"{len(rows)} rows of {len(chosen)} tasks are looked for")
+    mixtures = (piece for path, plan in plans.items() for piece in _mixture_pieces(path, plan))
     table, read = find_overlaps(
         rows,
-        _corpus_pieces(plans, files, settings.columns),
+        itertools.chain(mixtures, read_corpus(files, settings.columns) if files else ()),
         settings.sizes,
         frequent=settings.frequent,
         frequent_in=settings.frequent_in,
@@ -142,19 +143,15 @@ def check_contamination(
             if one.variants
         },
     }
-    _write(table, summary, folder)
+    with new_file(folder / TABLE_FILE) as temporary:
+        pq.write_table(table, temporary)
+    write_json(folder / SUMMARY_FILE, summary)
     return summary
 
 
 def predicted_tasks(folder: Path) -> list[str]:
     """Names of the tasks that a folder holds predictions of."""
     return sorted({place.name for place in folder.glob("predictions/*/*")})
-
-
-def _write(table: pa.Table, summary: Mapping[str, Any], folder: Path) -> None:
-    with new_file(folder / TABLE_FILE) as temporary:
-        pq.write_table(table, temporary)
-    write_json(folder / SUMMARY_FILE, summary)
 
 
 def _planned(tasks: Sequence[Task], settings: EvaluationSettings, reader: RowReader) -> list[_Evaluated]:
@@ -201,13 +198,6 @@ def _predicted_settings(folder: Path) -> EvaluationSettings:
         asked = next(iter(read_results(folder).variants.values()))
         return EvaluationSettings.model_validate(asked.settings)
     return read_recipe(recipe).evaluation if recipe.is_file() else EvaluationSettings()
-
-
-def _corpus_pieces(plans: Mapping[Path, Plan], files: Sequence[Path], columns: Sequence[str]) -> Iterator[Piece]:
-    for path, plan in plans.items():
-        yield from _mixture_pieces(path, plan)
-    if files:
-        yield from read_corpus(files, columns)
 
 
 def _mixture_pieces(path: Path, plan: Plan) -> Iterator[Piece]:

@@ -15,8 +15,10 @@ from flanlab.experiments.recipe import Plan, Recipe
 from flanlab.models.answering import Question
 from flanlab.models.loading import LoadedModel
 from flanlab.processes import world_size
+from flanlab.training.precision import computing, settle
+from flanlab.training.settings import TrainingSettings
 
-TRAINING_COST = 3.3
+_TRAINING_COST = 3.3
 """Computing a training token costs about this many times a scored one (forward, backward, update)."""
 ANSWERING_COST = 1.3
 """Answering a question, a generated answer with it, to scoring its tokens once."""
@@ -32,6 +34,18 @@ def scoring_speed(loaded: LoadedModel) -> float:
     started = time.monotonic()
     list(loaded.answer(questions, tokens))
     return tokens / (time.monotonic() - started)
+
+
+def training_speed(loaded: LoadedModel, settings: TrainingSettings, scoring: float) -> float:
+    """Tokens per second of training on this machine. `scoring` is the speed of a forward pass in the model's own number type;
+    training computes in the settings' one, which may be faster.
+    """
+    if settings.compute_dtype == "auto":
+        settings = settle(settings, loaded.model)
+    if settings.compute_dtype != loaded.dtype:
+        with computing(settings, loaded.model.device):
+            scoring = scoring_speed(loaded)
+    return scoring / _TRAINING_COST
 
 
 def mean_question_length(units: Sequence[EvaluationUnit], recipe: Recipe, loaded: LoadedModel) -> float:
@@ -62,10 +76,10 @@ def run_prices(
     styles: Sequence[PromptStyle],
 ) -> Prices:
     """What a recipe's training and questions cost, from a speed measured on the spot."""
-    recipe, speed = plan.recipe, scoring_speed(loaded) * world_size()
-    examples = per_step * recipe.training.steps
+    recipe, speed = plan.recipe, scoring_speed(loaded)
+    tokens = per_step * recipe.training.steps * mixture.mean_length(loaded.encoder, 200)
     return Prices(
-        examples * mixture.mean_length(loaded.encoder, 200) / speed * TRAINING_COST,
-        mean_question_length(units, recipe, loaded) * ANSWERING_COST / speed,
+        tokens / training_speed(loaded, recipe.training, speed) / world_size(),
+        mean_question_length(units, recipe, loaded) * ANSWERING_COST / speed / world_size(),
         {style: len(recipe.evaluation.arms(style)) for style in styles},
     )

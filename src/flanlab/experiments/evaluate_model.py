@@ -105,7 +105,7 @@ def evaluate_model(
             warn_of_slow_bfloat16(loaded.model)
     else:
         loaded = model
-    seen = refuse_seen([unit.task for unit in units], loaded, allow_seen)
+    seen = refuse_seen([unit.task for unit in units], loaded.name, loaded.stamp, allow_seen)
     loaded.encoder.chat_template_args = settings.chat_template_args
     for style in styles:
         loaded.encoder.encode("", [], style)  # refuses a style that the model lacks, before anything is computed

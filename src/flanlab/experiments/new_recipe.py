@@ -78,7 +78,7 @@ def write_recipe(
     recipe = Recipe.model_validate(content)
     split = check_recipe(recipe)
     estimate = estimate_training(model, recipe.training, recipe.mixture, on_gpu=device != "cpu")
-    seconds = estimate.operations / assumed_speed(device)[0]
+    seconds = estimate.operations / assumed_speed(device, recipe.training.compute_dtype)[0]
     steps = int(60 * minutes / seconds)
     if not steps:
         raise FlanlabError(

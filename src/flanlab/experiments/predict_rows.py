@@ -181,7 +181,7 @@ def _resumed_answers(path: Path, setup: Setup, unit: GivenUnit) -> list[dict[str
         if answers:
             say(f"{len(answers)} of {total} rows are answered already.")
         if setup.model.stamp is not None and any(unit.gold(row) is not None for row in range(total)):
-            for reason in refuse_seen([unit.task], setup.model, allow_seen=True).values():
+            for reason in refuse_seen([unit.task], setup.model.name, setup.model.stamp, allow_seen=True).values():
                 say(f"Accuracy on these rows is not zero-shot: {reason}.")
         with meter(f"{setup.model.name} on {unit.task.name}", total, len(answers)) as bar:
             for some in _answers(setup, unit, len(answers)):

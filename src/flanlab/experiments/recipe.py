@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flanlab.data.mixture import MixtureSettings
+from flanlab.data.mirror import MissingDataError
+from flanlab.data.mixture import Mixture, MixtureSettings
 from flanlab.data.reader import RowReader
-from flanlab.data.sources import MissingDataError, NoRowsError, Rows
+from flanlab.data.sources import NoRowsError, Rows
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.planning import EvaluationSettings
+from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
 from flanlab.settings import NOTHING, PLACE, QUESTIONS, SAMPLE, TRAINING, Settings
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.holdout import HoldOut, HoldOutSplit, OverlapPolicy
@@ -23,8 +24,6 @@ from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, leave_out, load_collecti
 from flanlab.tasks.schema import Split, Task
 from flanlab.training.settings import TrainingSettings
 from flanlab.yaml_files import read_yaml_model
-
-TasksReader = Callable[[Sequence[str]], list[Task]]
 
 QUICKSTART = "quickstart"
 """Name under which `flan run` finds the packaged recipe."""
@@ -106,6 +105,11 @@ class Recipe(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
 
     @property
+    def allows_seen(self) -> bool:
+        """Whether it asks for results of what a model has seen, which are then marked."""
+        return self.hold_out.overlap == "allow" or bool(self.hold_out.supervised)
+
+    @property
     def training_seed(self) -> int:
         """The seed of the mixture and of initial weights."""
         return self.seed if self.training.seed is None else self.training.seed
@@ -144,19 +148,14 @@ def read_recipe(path: Path) -> Recipe:
     return recipe.model_copy(update={"tasks": recipe.tasks.model_copy(update={"collections": collections})})
 
 
-def make_plan(recipe: Recipe, rows: RowReader | None = None, *, read_tasks: TasksReader = load_collections) -> Plan:
+def make_plan(recipe: Recipe, rows: RowReader | None = None) -> Plan:
     """Find the tasks, divide them by the hold-out, and read every row needed.
-
-    Args:
-        recipe: what is planned.
-        rows: where rows come from.
-        read_tasks: for the planner of many recipes, who remembers the tasks it has read.
 
     Raises:
         FlanlabError: unknown names, an overlap under the policy `error`, nothing to train on or to test on.
         MissingDataError: lists every task whose rows are not available.
     """
-    return plan_rows(recipe, divide(recipe, read_tasks), rows or RowReader())
+    return plan_rows(recipe, divide(recipe), rows or RowReader())
 
 
 def plan_rows(recipe: Recipe, split: HoldOutSplit, rows: RowReader, skip: tuple[type[FlanlabError], ...] = ()) -> Plan:
@@ -198,14 +197,28 @@ def plan_rows(recipe: Recipe, split: HoldOutSplit, rows: RowReader, skip: tuple[
     )
 
 
-def divide(recipe: Recipe, read_tasks: TasksReader = load_collections) -> HoldOutSplit:
+def make_mixture(plan: Plan) -> Mixture:
+    """The training stream of a plan."""
+    return Mixture(plan.split.train, plan.train_rows, plan.recipe.mixture, plan.recipe.training_seed)
+
+
+def plan_test_units(plan: Plan) -> list[EvaluationUnit]:
+    """What is evaluated of each held-out task, and of each trained one that is scored in-domain."""
+    recipe = plan.recipe
+    return [
+        plan_task(task, plan.test_rows[task.name], recipe.evaluation, recipe.seed, plan.exemplar_rows.get(task.whole.name))
+        for task in (*plan.split.test, *plan.split.in_domain)
+    ]
+
+
+def divide(recipe: Recipe) -> HoldOutSplit:
     """Find a recipe's tasks and divide them by its hold-out; rows are not needed.
 
     Raises:
         FlanlabError: as `make_plan`.
     """
-    tasks = read_tasks(recipe.tasks.collections)
-    known = [*read_tasks(BUILT_IN_COLLECTIONS), *tasks]
+    tasks = load_collections(recipe.tasks.collections)
+    known = [*load_collections(BUILT_IN_COLLECTIONS), *tasks]
     named: list[str] = []
     if recipe.tasks.include != "all":
         found = [resolve_name(tasks, name) for name in recipe.tasks.include]

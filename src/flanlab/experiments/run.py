@@ -20,36 +20,34 @@ from flanlab.data.mixture import Mixture
 from flanlab.data.mixture_card import describe_mixture
 from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.evaluate import evaluate, plan_dev_units, score_units
-from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task, variant_of
+from flanlab.evaluation.evaluate import evaluate, score_units
+from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, variant_of
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.setup import Setup
 from flanlab.experiments.announcement import announce, announce_training
-from flanlab.experiments.checks import check_disk, check_recipe
-from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, plan_rows
-from flanlab.experiments.run_folder import FINISHED_FILE, SECONDS_FILE, seconds_of
+from flanlab.experiments.checks import ANOTHER_FOLDER, Prepared, check_recipe, prepare
+from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_mixture
+from flanlab.experiments.run_folder import FINISHED_FILE, RECIPE_FILE, SECONDS_FILE, seconds_of
 from flanlab.experiments.stamp import make_stamp, training_facts, training_key
-from flanlab.files import check_writable, new_folder, read_json, write_json, write_text
+from flanlab.files import new_folder, read_json, write_json, write_text
 from flanlab.models.built_in import BUILT_IN_MODELS
 from flanlab.models.loading import STAMP_FILE, LoadedModel, load_model
 from flanlab.processes import first_before_others, from_first, is_first, together
 from flanlab.progress import say
 from flanlab.results.files import RESULTS_FILE, read_results, write_results
 from flanlab.results.schema import Results
-from flanlab.settings import PREDICTIONS, RESULTS, ROUNDING, TRAINING, changed_fields, flattened
+from flanlab.settings import flattened
 from flanlab.tasks.loading import own_versions
 from flanlab.tasks.schema import Task
-from flanlab.training.dev_loss import DevExamples, dev_examples
+from flanlab.training.dev_loss import DevExamples
 from flanlab.training.methods import save_trained
 from flanlab.training.parallel import whole_weights
 from flanlab.training.precision import settle
-from flanlab.training.trainer import examples_per_step, train
+from flanlab.training.trainer import train
 
-RECIPE_FILE = "recipe.yaml"
 _SETTLED_FILE = "settled.json"
 """What `auto` came to when the run began, which stays so on another machine; and what the run trains on, by content."""
 _SETTLED = {"compute_dtype", "train_embeddings"}
-_ANOTHER_FOLDER = "Name another folder with --out, or delete that one."
 TUNED = "tuned"
 _DESCRIBED_EXAMPLES = 10_000
 """Head of the stream whose tokens a run counts before it begins; `flan mix` counts a whole cycle."""
@@ -72,18 +70,13 @@ def run_recipe(recipe: Recipe, folder: Path, rows: RowReader | None = None, mode
 
 def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | None) -> Results:
     started = time.monotonic()
-    plan, loaded = _plan(recipe, folder, rows, model)
-    # Who lets overlapping tasks train has asked for results that are marked as seen; anyone else is told before it costs.
-    allow_seen = recipe.hold_out.overlap == "allow" or bool(recipe.hold_out.supervised)
-    refuse_seen(plan.split.test, loaded, allow_seen, way=ALLOW_OVERLAP)
-    units = plan_test_units(plan)
-    dev_units = plan_dev_units(units, recipe.evaluation, recipe.seed, rows)
+    ready = _prepare(recipe, folder, rows, model, evaluates=True)
+    units, dev_units, per_step = ready.units, ready.dev_units, ready.per_step
+    plan, loaded = _load(ready, folder, model)
     mixture = make_mixture(plan)
-    per_step = examples_per_step(mixture, loaded.encoder, recipe.training)
     styles = prompt_styles(loaded, [unit.task for unit in units])
     stamp = make_stamp(plan, loaded)
     from_first(lambda: _check_contents(folder, stamp))
-    dev = make_dev_examples(plan, loaded, rows)
     settings, seed = recipe.evaluation, recipe.seed
     # Training begins from weights that are not rounded.
     scored = loaded
@@ -108,8 +101,8 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
     with counted_seconds(folder, started) as seconds:
         for setup in untuned:
             evaluate(setup, units, dev_units, folder)
-        model = _tune(loaded, mixture, plan, stamp, folder, dev)
-        seen = refuse_seen(plan.split.test, model, allow_seen, way=ALLOW_OVERLAP)
+        model = _tune(loaded, mixture, plan, stamp, folder, ready.dev)
+        seen = refuse_seen(plan.split.test, model.name, model.stamp, recipe.allows_seen, way=ALLOW_OVERLAP)
         for arm in settings.arms():
             setup = Setup(model, arm, seed, "instruction", *tuned_variant(arm, settings))
             evaluate(setup, units, dev_units, folder)
@@ -163,74 +156,35 @@ def train_recipe(recipe: Recipe, folder: Path, rows: RowReader | None = None, mo
         FlanlabError: as `run_recipe`.
     """
     with together():
-        rows = rows or RowReader()
-        plan, loaded = _plan(recipe, folder, rows, model)
+        ready = _prepare(recipe, folder, rows or RowReader(), model, evaluates=False)
+        plan, loaded = _load(ready, folder, model)
         mixture, stamp = make_mixture(plan), make_stamp(plan, loaded)
-        dev = make_dev_examples(plan, loaded, rows)
         from_first(lambda: _check_contents(folder, stamp))
         from_first(lambda: _claim(folder, recipe, plan, stamp))
         announce_training(plan, loaded)
-        return _tune(loaded, mixture, plan, stamp, folder, dev)
+        return _tune(loaded, mixture, plan, stamp, folder, ready.dev)
 
 
-def _plan(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | None) -> tuple[Plan, LoadedModel]:
-    """The plan and the model, unless the folder holds something else or the model cannot be tuned so.
-
-    A model in memory is taken as it is; only all of its weights can be tuned, since an adapter names its base by a place.
-    """
-    if model is not None and model.folder is None and recipe.training.method != "full":
-        raise FlanlabError(
-            f"A model in memory cannot be tuned with `method: {recipe.training.method}`: the adapter could not name its base.",
-            hint="Save the model with save_pretrained and give the folder's name, or tune all weights (method: full).",
-        )
-    from_first(lambda: check_folder(folder, recipe))
+def _load(ready: Prepared, folder: Path, model: LoadedModel | None) -> tuple[Plan, LoadedModel]:
+    """The model, and the plan with what `auto` comes to for it."""
+    recipe = ready.plan.recipe
     with first_before_others():
-        plan = plan_rows(recipe, check_recipe(recipe, in_memory=model is not None), rows)
         loaded = model or load_model(recipe.model, say=say)
     settled = from_first(lambda: settled_earlier(folder))
     training = settle(recipe.training.model_copy(update={"seed": recipe.training_seed, **settled}), loaded.model)
-    from_first(lambda: check_disk(folder, loaded, training))
-    return plan.model_copy(update={"recipe": recipe.model_copy(update={"training": training})}), loaded
+    return ready.plan.model_copy(update={"recipe": recipe.model_copy(update={"training": training})}), loaded
+
+
+def _prepare(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | None, *, evaluates: bool) -> Prepared:
+    with first_before_others():
+        split = check_recipe(recipe, folder, evaluates=evaluates, model=model)
+        return prepare(recipe, split, rows, evaluates=evaluates, model=model)
 
 
 def settled_earlier(folder: Path) -> dict[str, Any]:
     """The settings of training that this run was begun with, in place of `auto`; none for a new run."""
     path = folder / _SETTLED_FILE
     return {name: value for name, value in read_json(path).items() if name in _SETTLED} if path.exists() else {}
-
-
-def plan_test_units(plan: Plan) -> list[EvaluationUnit]:
-    """What is evaluated of each held-out task, and of each trained one that is scored in-domain."""
-    recipe = plan.recipe
-    return [
-        plan_task(task, plan.test_rows[task.name], recipe.evaluation, recipe.seed, plan.exemplar_rows.get(task.whole.name))
-        for task in (*plan.split.test, *plan.split.in_domain)
-    ]
-
-
-def make_mixture(plan: Plan) -> Mixture:
-    """The training stream of a plan."""
-    return Mixture(plan.split.train, plan.train_rows, plan.recipe.mixture, plan.recipe.training_seed)
-
-
-def make_dev_examples(plan: Plan, loaded: LoadedModel, rows: RowReader) -> DevExamples:
-    """What the loss is measured on while training, where the recipe asks for that; of the tasks that have a dev split.
-
-    Raises:
-        FlanlabError: rows cannot be reached, or there are none.
-    """
-    recipe, training = plan.recipe, plan.recipe.training
-    if training.dev_every is None:
-        return {}
-    found_rows = {task.name: rows.read(task, "dev") for task in plan.split.train if task.has_split("dev")}
-    found = dev_examples(
-        plan.split.train, found_rows, plan.train_rows, recipe.mixture, recipe.seed, loaded.encoder, training.dev_examples
-    )
-    if not found:
-        raise FlanlabError(
-            "training.dev_every is set, but no task that is trained on has dev rows.", hint="Leave it out, or add a dev split."
-        )
-    return found
 
 
 def prompt_styles(loaded: LoadedModel, tasks: Sequence[Task]) -> list[PromptStyle]:
@@ -291,34 +245,6 @@ def kept_model(folder: Path, step: int) -> Path:
     return folder / "models" / f"step-{step}"
 
 
-def check_folder(folder: Path, recipe: Recipe) -> None:
-    """Refuse a folder that holds anything but a run of this recipe, which may be another in what it evaluates.
-
-    Where the model and the tasks are found does not matter: `_check_contents` compares what is found there.
-    """
-    check_writable(folder)
-    path = folder / RECIPE_FILE
-    if not path.exists():
-        if folder.is_dir() and any(folder.iterdir()):
-            raise FlanlabError(f"{folder} is not empty and holds no run.", hint="Name another folder with --out.")
-        return
-    changes = changed_fields(_recipe_in(path), recipe)
-    if trained := [f"  {name}: {change}" for name, change in changes.items() if TRAINING in change.affects]:
-        raise FlanlabError("\n".join([f"{folder} holds a run of another recipe:", *trained]), hint=_ANOTHER_FOLDER)
-    scored = [
-        f"{name}: {change}" for name, change in changes.items() if set(change.affects) & {*PREDICTIONS, RESULTS, ROUNDING}
-    ]
-    if scored:
-        say(f"{folder}: the recipe's evaluation has changed ({'; '.join(scored)}). Training is kept.")
-
-
-def _recipe_in(path: Path) -> Recipe:
-    try:
-        return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (ValueError, yaml.YAMLError) as error:
-        raise FlanlabError(f"{path}: is damaged, or from another version of flanlab.", hint=_ANOTHER_FOLDER) from error
-
-
 def _check_contents(folder: Path, stamp: Mapping[str, Any]) -> None:
     """Refuse to go on with a training that began with another model, other tasks or other rows."""
     path = folder / _SETTLED_FILE
@@ -329,7 +255,7 @@ def _check_contents(folder: Path, stamp: Mapping[str, Any]) -> None:
     changes = [f"  {name}: {old.get(name)} -> {new.get(name)}" for name in {**old, **new} if old.get(name) != new.get(name)]
     if changes:
         raise FlanlabError(
-            "\n".join([f"{folder} holds a run that was trained on something else:", *changes]), hint=_ANOTHER_FOLDER
+            "\n".join([f"{folder} holds a run that was trained on something else:", *changes]), hint=ANOTHER_FOLDER
         )
 
 

@@ -1,4 +1,4 @@
-"""Files that training leaves in a run's or a step's folder, for those who only look whether and how long it ran."""
+"""Files of a run's or a step's folder, for those who only look whether and how long it ran."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flanlab.files import read_json
 
+RECIPE_FILE = "recipe.yaml"
 FINISHED_FILE = "finished.json"
 """In `training`: there once the tuned model is saved."""
 SECONDS_FILE = "seconds.json"

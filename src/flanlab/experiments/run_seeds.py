@@ -9,11 +9,10 @@ from flanlab.data.reader import RowReader
 from flanlab.evaluation.evaluate import evaluate
 from flanlab.evaluation.seeds import results_over_seeds, variance_told
 from flanlab.evaluation.setup import Setup
-from flanlab.experiments.recipe import Recipe, make_plan
+from flanlab.experiments.recipe import Recipe, make_plan, plan_test_units
 from flanlab.experiments.run import (
     TUNED,
     counted_seconds,
-    plan_test_units,
     run_recipe,
     settled_earlier,
     train_recipe,

@@ -20,16 +20,16 @@ from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.experiments.ablations import make_ablation
 from flanlab.experiments.cells import Cell, Training, changed, with_seeds, with_tasks
-from flanlab.experiments.cost import ANSWERING_COST, TRAINING_COST, mean_question_length, scoring_speed
-from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_plan
-from flanlab.experiments.run import make_mixture, plan_test_units, prompt_styles
+from flanlab.experiments.cost import ANSWERING_COST, mean_question_length, scoring_speed, training_speed
+from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_mixture, make_plan, plan_test_units
+from flanlab.experiments.run import prompt_styles
 from flanlab.experiments.steps import Step, in_this_process
 from flanlab.experiments.sweep_file import SWEEP_FILE, CellFacts, SweepFacts, is_done, state_of
 from flanlab.files import alone_in, read_json, write_json
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.progress import clock, meter, say
 from flanlab.settings import PREDICTIONS, RESULTS, ROUNDING, TRAINING, affecting
-from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections
+from flanlab.tasks.loading import BUILT_IN_COLLECTIONS
 
 Engine = Callable[[Sequence[Step]], Iterator[tuple[Step, str]]]
 """Does steps, each after the one that it needs. Yields each with its outcome, as `carry_out` returns it."""
@@ -178,15 +178,15 @@ class Planner:
         self._steps: dict[Path, Step] = {}
         self._plans: dict[str, Plan] = {}
         self._lengths: dict[str, float] = {}
-        self._tasks = cache(load_collections)
         self._model = cache(lambda name: load_model(name, say=say))
-        self._speed = cache(self._measured_speed)
+        self._speed = cache(lambda name: scoring_speed(self._model(name)))
+        self._training_speeds: dict[tuple[str, str], float] = {}
 
     def plan(self, recipe: Recipe) -> Plan:
         """The recipe's tasks and rows, found once."""
         text = recipe.model_dump_json(exclude={"name", "description", "model", "training", "mixture"})
         if text not in self._plans:
-            self._plans[text] = make_plan(recipe, self._rows, read_tasks=lambda names: self._tasks(tuple(names)))
+            self._plans[text] = make_plan(recipe, self._rows)
         return self._plans[text].model_copy(update={"recipe": recipe})
 
     def steps(self, cell: Cell) -> list[Step]:
@@ -211,7 +211,7 @@ class Planner:
             if not is_done(folder):
                 length = make_mixture(plan).mean_length(self._model(recipe.model).encoder, _MEASURED_EXAMPLES)
                 examples = recipe.training.steps * max(1, round(recipe.training.tokens_per_step / length))
-                seconds = examples * length / self._speed(recipe.model) * TRAINING_COST
+                seconds = examples * length / self._training_speed(recipe)
             self._add("train", folder, title, alike, recipe.model, model, start, count=examples, seconds=seconds)
         return [*earlier, self._steps[folder]]
 
@@ -222,7 +222,7 @@ class Planner:
         units = [unit for unit in plan_test_units(plan) if unit.task.name in {task.name for task in tasks}]
         seen = cell.scope == "held_in" or recipe.hold_out.overlap == "allow"
         # What the first model has seen. What a cell itself trains on is marked in its results.
-        refuse_seen(tasks, loaded, seen, way=ALLOW_OVERLAP)
+        refuse_seen(tasks, loaded.name, loaded.stamp, seen, way=ALLOW_OVERLAP)
         seen = seen or bool(recipe.hold_out.supervised)
         styles: tuple[PromptStyle, ...] = ("instruction",) if training else tuple(prompt_styles(loaded, tasks))
         asked = {unit.task.name: self._asked(unit, recipe.evaluation) for unit in units}
@@ -235,7 +235,7 @@ class Planner:
             seconds = 0.0
             if not is_done(folder):
                 length = self._length(units, recipe, loaded, _key(loaded.encoder.hash, settings, asked, recipe.seed))
-                seconds = questions * length / self._speed(recipe.model) * ANSWERING_COST
+                seconds = questions * length / self._speed(recipe.model) * ANSWERING_COST / self._at_once(loaded)
             told = changed(recipe, tasks=_places(recipe)) if training is None else training.recipe
             told = changed(told, name=cell.name, seed=recipe.seed, evaluation=recipe.evaluation.model_dump(mode="json"))
             model = _place(recipe.model) if training is None else str(training.folder / "model")
@@ -266,10 +266,15 @@ class Planner:
             self._lengths[key] = mean_question_length(units, recipe, loaded)
         return self._lengths[key]
 
-    def _measured_speed(self, name: str) -> float:
-        loaded = self._model(name)
+    def _training_speed(self, recipe: Recipe) -> float:
+        key, loaded = (recipe.model, recipe.training.compute_dtype), self._model(recipe.model)
+        if key not in self._training_speeds:
+            self._training_speeds[key] = training_speed(loaded, recipe.training, self._speed(recipe.model))
+        return self._training_speeds[key] * self._at_once(loaded)
+
+    def _at_once(self, loaded: LoadedModel) -> int:
         # Each process has a GPU of its own, but processes without a GPU share the cores.
-        return scoring_speed(loaded) * (self._processes if loaded.model.device.type == "cuda" else 1)
+        return self._processes if loaded.model.device.type == "cuda" else 1
 
 
 def _trained_alike(recipe: Recipe, plan: Plan, model: str) -> Recipe:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
 from flanlab.experiments.cells import Comparison, Panel
 from flanlab.experiments.run_folder import FINISHED_FILE
@@ -61,7 +61,7 @@ def read_sweep_facts(folder: Path) -> SweepFacts:
     Raises:
         FlanlabError: it is missing or damaged.
     """
-    return with_states(parse(TypeAdapter(SweepFacts), folder / SWEEP_FILE, read_json(folder / SWEEP_FILE)), folder)
+    return with_states(parse(SweepFacts, folder / SWEEP_FILE, read_json(folder / SWEEP_FILE)), folder)
 
 
 def with_states(facts: SweepFacts, folder: Path) -> SweepFacts:

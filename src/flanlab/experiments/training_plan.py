@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,14 @@ import torch
 
 from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
-from flanlab.experiments.checks import check_recipe, plan_if_near
-from flanlab.experiments.recipe import Plan, Recipe
-from flanlab.experiments.run import check_folder, make_mixture
+from flanlab.experiments.checks import are_near, check_examples, check_folder, check_recipe
+from flanlab.experiments.recipe import Plan, Recipe, plan_rows
 from flanlab.models.loading import load_encoder
+from flanlab.models.skeleton import read_config
+from flanlab.progress import say
 from flanlab.training.estimate import Memory, estimate_training
 from flanlab.training.log import known_devices, peak_of
-from flanlab.training.trainer import examples_per_step
+from flanlab.training.precision import LEAST_GAIN, product_speed
 
 ASSUMED_SHARE = {"gpu": 0.35, "cpu": 0.6}
 """Share of the best speed that training reaches: of the peak in a GPU's data sheet, or of a plain matrix product on a CPU."""
@@ -61,10 +61,11 @@ def plan_training(
     if out is not None:
         check_folder(out, recipe)
     rows = rows or RowReader()
-    plan = plan_if_near(recipe, check_recipe(recipe), rows)
+    split = check_recipe(recipe)
+    examples = _examples(plan_rows(recipe, split, rows)) if are_near(split, rows) else None
     device = device or this_device()
     estimate = estimate_training(recipe.model, training, recipe.mixture, on_gpu=device != "cpu", processes=processes)
-    speed, speed_is = (speed, "as stated") if speed is not None else assumed_speed(device)
+    speed, speed_is = (speed, "as stated") if speed is not None else assumed_speed(device, training.compute_dtype)
     return {
         "name": recipe.name,
         "model": recipe.model,
@@ -77,7 +78,7 @@ def plan_training(
         "parallel": training.parallel if processes > 1 else None,
         "steps": training.steps,
         "tokens": estimate.tokens,
-        "examples": None if plan is None else _examples(plan),
+        "examples": examples,
         "gradient_checkpointing": training.gradient_checkpointing,
         "micro_batch_tokens": training.micro_batch_tokens,
         "memory": {"plain": _by_part(estimate.plain), "gradient_checkpointing": _by_part(estimate.checkpointed)},
@@ -99,15 +100,22 @@ def this_device() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
-def assumed_speed(device: str) -> tuple[float, str]:
-    """Operations a second that training probably reaches on a device, and how that was found.
+def assumed_speed(device: str, compute_dtype: str = "auto") -> tuple[float, str]:
+    """Operations a second that training in a number type probably reaches on a device, and how that was found.
 
     Raises:
         FlanlabError: an unknown device.
     """
-    peak = _best_speed(device)
-    share = ASSUMED_SHARE["cpu" if device == "cpu" else "gpu"]
-    of_what = "a matrix product in float32, measured now" if device == "cpu" else "the bfloat16 peak in its data sheet"
+    if device == "cpu":
+        peak, dtype = _matrix_product_speed(compute_dtype)
+        share, of_what = ASSUMED_SHARE["cpu"], f"a matrix product in {dtype}, measured now"
+    elif (known := peak_of(device)) is not None:
+        peak, share, of_what = known, ASSUMED_SHARE["gpu"], "the bfloat16 peak in its data sheet"
+    else:
+        raise FlanlabError(
+            f"How fast the device {device} is, is not known.",
+            hint=f"Name cpu or one of: {', '.join(known_devices())}; or give what it reaches with --flops.",
+        )
     return share * peak, f"assumed: {share:.0%} of {of_what} ({peak:.3g})"
 
 
@@ -115,35 +123,17 @@ def _by_part(memory: Memory) -> dict[str, int]:
     return {**dataclasses.asdict(memory), "total": memory.total}
 
 
-def _best_speed(device: str) -> float:
-    """Operations a second that a device of this name can do at best."""
-    if device == "cpu":
-        return _matrix_product_speed()
-    peak = peak_of(device)
-    if peak is None:
-        raise FlanlabError(
-            f"How fast the device {device} is, is not known.",
-            hint=f"Name cpu or one of: {', '.join(known_devices())}; or give what it reaches with --flops.",
-        )
-    return peak
-
-
-def _matrix_product_speed() -> float:
-    """Operations a second of a matrix product in float32 on this machine's CPU; the best of some."""
-    size = 1024
-    left, right = torch.ones(size, size), torch.ones(size, size)
-    seconds = []
-    for _ in range(4):
-        started = time.perf_counter()
-        torch.mm(left, right)
-        seconds.append(time.perf_counter() - started)
-    return 2.0 * size**3 / min(seconds)
+def _matrix_product_speed(compute_dtype: str) -> tuple[float, str]:
+    """Operations a second of a matrix product on this machine's CPU in the number type that it trains in, and that type."""
+    single, half = (product_speed(1024, 1024, dtype) for dtype in (torch.float32, torch.bfloat16))
+    rounded = compute_dtype == "bfloat16" or (compute_dtype == "auto" and half >= LEAST_GAIN * single)
+    return (half, "bfloat16") if rounded else (single, "float32")
 
 
 def _examples(plan: Plan) -> int | None:
     """Examples of the whole training; None where the tokenizer is not available."""
     try:
-        encoder = load_encoder(plan.recipe.model)
+        encoder = load_encoder(plan.recipe.model, say=say)
     except FlanlabError:
         return None
-    return examples_per_step(make_mixture(plan), encoder, plan.recipe.training) * plan.recipe.training.steps
+    return check_examples(plan, encoder, read_config(plan.recipe.model)) * plan.recipe.training.steps

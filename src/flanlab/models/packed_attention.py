@@ -446,13 +446,13 @@ def packed_forward(model: nn.Module, batch: PackedBatch, positions: Tensor | Non
     return output.logits[0], cache
 
 
-def check_reach(model: nn.Module, longest: int) -> None:
-    """Refuse texts that are longer than a model's table of learned positions. Rotary models have none.
+def check_reach(config: Any, longest: int) -> None:
+    """Refuse texts that are longer than the table of learned positions of a model with this configuration. Rotary models have
+    none.
 
     Raises:
         FlanlabError: the text is too long. A model such as GPT-2 would end with an index error, on a GPU with an unclear one.
     """
-    config: Any = getattr(getattr(model, "module", model), "config", None)
     if getattr(config, "model_type", None) not in _LEARNED_POSITIONS or longest <= config.max_position_embeddings:
         return
     reach = config.max_position_embeddings

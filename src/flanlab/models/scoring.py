@@ -130,7 +130,7 @@ def _batches(questions: Sequence[Question], positions: Sequence[int], token_budg
 
 @torch.inference_mode()
 def _answer_batch(model: PreTrainedModel, questions: Sequence[Question]) -> list[TokenAnswer]:
-    check_reach(model, max(question.reach for question in questions))
+    check_reach(model.config, max(question.reach for question in questions))
     packed, places = pack_sharing([(question.prompt, [option[:-1] for option in question.options]) for question in questions])
     packed = packed.to(model.device)
     positions, first_rows, targets = _answer_positions(places, questions)

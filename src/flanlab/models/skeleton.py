@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,14 +14,14 @@ from flanlab.models.loading import base_source
 from flanlab.models.packed_attention import ATTENTION_NAME
 
 
-def read_config(name: str) -> PreTrainedConfig:
+def read_config(name: str, say: Callable[[str], None] = lambda _: None) -> PreTrainedConfig:
     """A model's configuration; for an adapter, its base's.
 
     Raises:
         FlanlabError: it is not available.
     """
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(base_source(name), trust_remote_code=False)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(base_source(name, say), trust_remote_code=False)
     except FlanlabError:
         raise
     except Exception as error:

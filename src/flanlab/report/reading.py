@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, RootModel
 
 from flanlab.errors import FlanlabError
 from flanlab.files import read_json
@@ -48,6 +48,10 @@ class MixtureCard(BaseModel):
     tasks: dict[str, MixtureTask]
 
 
+class _Facts(RootModel[dict[str, Any]]):
+    """run.json."""
+
+
 class TrainingStep(BaseModel):
     """One line of training/log.jsonl; the loss is natural-log, per target token."""
 
@@ -84,8 +88,8 @@ def read_run(folder: Path) -> RunFiles:
     return RunFiles(
         folder,
         read_results(folder),
-        parse(TypeAdapter(MixtureCard), mixture, read_json(mixture)) if mixture.exists() else None,
-        parse(TypeAdapter(dict[str, Any]), facts, read_json(facts)) if facts.exists() else {},
+        parse(MixtureCard, mixture, read_json(mixture)) if mixture.exists() else None,
+        parse(_Facts, facts, read_json(facts)).root if facts.exists() else {},
         recipe.read_text(encoding="utf-8", errors="replace") if recipe.exists() else None,
         _read_log(folder / "training" / "log.jsonl"),
     )

@@ -9,15 +9,16 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from flanlab.errors import FlanlabError
 from flanlab.files import new_file, read_json, write_text
 from flanlab.results.schema import FORMAT, Difference, Results
+from flanlab.yaml_files import faults_in_words
 
 RESULTS_FILE = "results.json"
 SCORES_FILE = "scores.parquet"
-Content = TypeVar("Content")
+Content = TypeVar("Content", bound=BaseModel)
 
 _SCORE_COLUMNS = pa.schema(
     [
@@ -86,7 +87,7 @@ def read_results(folder: Path) -> Results:
             if found < FORMAT
             else "Update flanlab.",
         )
-    return parse(TypeAdapter(Results), path, content)
+    return parse(Results, path, content)
 
 
 def score_table(results: Results) -> pa.Table:
@@ -121,19 +122,17 @@ def difference_table(results: Results) -> pa.Table:
     return pa.table({name: pa.array([getattr(row, name) for row in results.differences], kinds[name]) for name in names})
 
 
-def parse(kind: TypeAdapter[Content], path: Path, content: Any) -> Content:
+def parse(kind: type[Content], path: Path, content: Any) -> Content:
     """The content of a file, checked.
 
     Raises:
         FlanlabError: it is not what it should be.
     """
     try:
-        return kind.validate_python(content)
+        return kind.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
         raise FlanlabError(
-            f"{path}: is damaged, or from another version of flanlab ({f'{place}: ' if place else ''}{first['msg']}).",
+            f"{path}: is damaged, or from another version of flanlab: {faults_in_words(error, kind)[0]}",
             hint="Run the command that wrote it again; predictions that are there are kept.",
         ) from error
 

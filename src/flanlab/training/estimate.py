@@ -19,6 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from flanlab.data.mixture import EncodedExample, MixtureSettings
 from flanlab.data.rendering import Example
 from flanlab.models.skeleton import build_skeleton, read_config
+from flanlab.progress import say
 from flanlab.training.loss import Objective, PackedObjective, PaddedObjective
 from flanlab.training.methods import make_trainable
 from flanlab.training.settings import TrainingSettings
@@ -100,7 +101,7 @@ def estimate_training(
     Raises:
         FlanlabError: the configuration is not within reach, or the model cannot be built from it.
     """
-    config = read_config(model)
+    config = read_config(model, say)
     # What is trained is float32 everywhere.
     dtype = torch.bfloat16 if on_gpu and settings.method != "full" else torch.float32
     with torch.device("meta"):

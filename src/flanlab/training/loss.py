@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,9 @@ class Objective(Protocol):
     def padding(self, examples: Sequence[EncodedExample]) -> int:
         """Number of padding tokens of a batch."""
 
+    def check_reach(self, config: Any, examples: Sequence[EncodedExample]) -> None:
+        """Refuse examples that are longer than a model with this configuration reads."""
+
 
 @dataclass(frozen=True)
 class PackedObjective:
@@ -62,6 +65,10 @@ class PackedObjective:
     def padding(self, examples: Sequence[EncodedExample]) -> int:
         """There is none."""
         return 0
+
+    def check_reach(self, config: Any, examples: Sequence[EncodedExample]) -> None:
+        """See `Objective`."""
+        check_reach(config, max((len(self.virtual) + example.length for example in examples), default=0))
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,18 @@ class PaddedObjective:
         sides = ([len(example.prompt) for example in examples], [len(example.target) for example in examples])
         return sum(max(lengths) * len(lengths) - sum(lengths) for lengths in sides)
 
+    def check_reach(self, config: Any, examples: Sequence[EncodedExample]) -> None:
+        """See `Objective`."""
+        # T5 has no such number: its positions are relative.
+        reach = getattr(config, "max_position_embeddings", None)
+        read = (max(len(one.prompt), len(self.answer_start) + len(one.target) - 1) for one in examples)
+        longest = max(read, default=0)
+        if reach is not None and longest > reach:
+            raise FlanlabError(
+                f"An example of {longest} tokens is longer than the {reach} that the model can read.",
+                hint=f"Set mixture.prompt_tokens and mixture.target_tokens to {reach - 1} or less.",
+            )
+
 
 def objective_for(model: nn.Module, encoder: TextEncoder) -> Objective:
     """The objective for a model that is ready for training."""
@@ -120,7 +139,7 @@ _EXPONENTS = {"tokens": 0.0, "sqrt": 0.5, "examples": 1.0}
 
 def packed_loss(model: nn.Module, examples: Sequence[EncodedExample], weights: Weights = None) -> Tensor:
     """Sum of the cross-entropy of all target tokens (natural log), the examples packed into one row."""
-    check_reach(model, max((len(example.prompt) + len(example.target) for example in examples), default=0))
+    PackedObjective().check_reach(_config(model), examples)
     device = next(model.parameters()).device
     batch = pack_segments([(example.prompt, [example.target]) for example in examples]).to(device)
     positions, targets = _target_positions(batch, examples)
@@ -145,7 +164,7 @@ def padded_loss(
     device = next(model.parameters()).device
     prompts = [example.prompt for example in examples]
     read = [[*answer_start, *example.target[:-1]] for example in examples]
-    _check_reach(model, prompts, read)
+    PaddedObjective(tuple(answer_start)).check_reach(_config(model), examples)
     time = max(map(len, read))
     places = [
         row * time + len(answer_start) - 1 + offset
@@ -172,16 +191,8 @@ def _cross_entropy(logits: Tensor, targets: Tensor, examples: Sequence[EncodedEx
     return (losses * torch.tensor(by_token, device=losses.device)).sum()
 
 
-def _check_reach(model: nn.Module, prompts: Sequence[Sequence[int]], read: Sequence[Sequence[int]]) -> None:
-    # T5 has no such number: its positions are relative.
-    config = getattr(getattr(model, "module", model), "config", None)
-    reach = getattr(config, "max_position_embeddings", None)
-    longest = max(map(len, [*prompts, *read]))
-    if reach is not None and longest > reach:
-        raise FlanlabError(
-            f"An example of {longest} tokens is longer than the {reach} that the model can read.",
-            hint=f"Set mixture.prompt_tokens and mixture.target_tokens to {reach - 1} or less.",
-        )
+def _config(model: nn.Module) -> Any:
+    return getattr(getattr(model, "module", model), "config", None)
 
 
 def _target_positions(batch: PackedBatch, examples: Sequence[EncodedExample]) -> tuple[Tensor, Tensor]:

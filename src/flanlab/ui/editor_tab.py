@@ -10,7 +10,7 @@ from typing import Any
 from flanlab.data.encoding import TextEncoder
 from flanlab.data.lint import lint_task
 from flanlab.data.lint_sample import Finding
-from flanlab.data.rendering import option_count, render
+from flanlab.data.rendering import render
 from flanlab.data.sources import Rows
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
@@ -61,8 +61,7 @@ def previews(task: Task, number: int, rows: Rows, first: int, encoder: TextEncod
     for index in range(first, min(first + PREVIEWED_ROWS, len(rows))):
         try:
             row = chosen_row(task, rows, index)
-            count = option_count(task, row)
-            example = render(task, number, row, range(count) if count else None)
+            example = render(task, number, row, range(len(row.options)))
         except FlanlabError as error:
             shown.append(Preview(index, fault=error))
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from flanlab.data.rendering import BASELINE, PreparedRow, option_count, prepare_row, render
+from flanlab.data.rendering import BASELINE, PreparedRow, prepare_row, render
 from flanlab.data.sources import Rows
 from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
@@ -45,8 +45,7 @@ def through_all_templates(task: Task, row: PreparedRow) -> list[ShownTemplate]:
     shown = []
     for number, title in numbered:
         try:
-            count = option_count(task, row)
-            example = render(task, number, row, range(count) if count else None)
+            example = render(task, number, row, range(len(row.options)))
             shown.append(ShownTemplate(number, title, example.prompt, example.target))
         except FlanlabError as error:
             shown.append(ShownTemplate(number, title, fault=error))
