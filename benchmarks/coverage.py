@@ -344,7 +344,11 @@ def measure(
     results = []
     for name, one in found.items():
         binary = name == DIFFERENCE and kind.binary and templates == 1
-        held = _binary_difference(one, rows) if binary else _interval(kind, name, one, rows)
+        held: tuple[Interval, Floats | None]
+        if binary:
+            held = paired_binary_interval(one.wins, one.losses, rows), paired_binary_p_value(one.wins, one.losses)
+        else:
+            held = _interval(kind, name, one, rows)
         results.append(_result(kind, templates, rows, design, name, one, *held))
         if name in (ONE_MODEL, DIFFERENCE):
             # Several tasks at a time, out of all that were simulated.
@@ -368,10 +372,6 @@ def _interval(kind: Kind, name: str, one: Simulated, units: int) -> tuple[Interv
     found = difference_interval(one.value / width, variance / width**2, freedom, units)
     p_values = difference_p_value(one.value / width, found.error, found.freedom)
     return found._replace(low=width * found.low, high=width * found.high), p_values
-
-
-def _binary_difference(one: Simulated, rows: int) -> tuple[Interval, Floats]:
-    return paired_binary_interval(one.wins, one.losses, rows), paired_binary_p_value(one.wins, one.losses)
 
 
 def _result(

@@ -22,9 +22,17 @@ from flanlab.experiments.recipe import read_recipe
 from flanlab.results.power import pooled
 
 RECIPE = Path(__file__).with_name("power-pilot.yaml")
-TASKS = ("copa", "sst2", "common_gen", "arc.easy", "trivia_qa")
+TASKS = ("copa", "sst2", "snli", "trivia_qa", "squad.v1", "common_gen", "wmt16_de_en", "stsb")
 SEEDS = 2
-ASKED: dict[str, Any] = {"rows": 30, "templates_per_row": 4, "generate": False, "pmi": False, "dtype": "float32"}
+ASKED: dict[str, Any] = {
+    "rows": 16,
+    "templates_per_row": 4,
+    "generate": False,
+    "pmi": False,
+    "dtype": "bfloat16",
+    "prompt_tokens": 256,
+    "new_tokens": 32,
+}
 
 
 def predict(folder: Path, mirror: Path | None, tasks: Sequence[str]) -> None:

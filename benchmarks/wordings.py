@@ -6,10 +6,11 @@ quantiles are estimated from these answers: by each template's mean over its row
 right and wrong answers ("model"), and, where options were ranked, by the model of margins ("margins"), as flanlab does it.
 Printed are mean absolute errors, in points.
 
-    python benchmarks/wordings.py runs/all-templates --repetitions 200
+    python benchmarks/wordings.py runs/all-templates --rows 1000 --repetitions 200
     python benchmarks/wordings.py --simulate --repetitions 200
 
-A folder is that of `flan eval TASK ... --out FOLDER` or of `fl.evaluate`, with all templates for each row. With --simulate
+A folder is that of `flan eval TASK ... --out FOLDER` or of `fl.evaluate`, with all templates for each row. With --rows so many
+are drawn from its rows each time, with replacement: a table of real answers to more rows than were asked. With --simulate
 answers are made by a normal variable for each template, label and row; then the share of 95 % intervals (by margins) that
 hold the quantile over all rows there could be is printed too.
 """
@@ -73,7 +74,7 @@ def simulate(templates: int, rows: int, generator: np.random.Generator) -> Known
 
 
 def errors(known: Known, budget: float, number: int) -> dict[str, Floats]:
-    """What each way is off by [quantiles]; and, as `held`, whether intervals hold the truth over all rows there could be."""
+    """The truth, what each way is off by [quantiles], and as `held` whether intervals hold the truth over all rows."""
     generator = np.random.default_rng(number)
     templates, rows = known.answers.scores.shape
     order = generator.permutation(rows)
@@ -83,7 +84,7 @@ def errors(known: Known, budget: float, number: int) -> dict[str, Floats]:
     for row, turns in enumerate(balanced_turns(range(templates), counts, (number, "benchmark"))):
         shown[turns, row] = 1
     truth = np.quantile(right.mean(axis=1), SHARES)
-    found = {"means": np.quantile((right * shown).sum(axis=1) / shown.sum(axis=1), SHARES) - truth}
+    found = {"truth": truth, "means": np.quantile((right * shown).sum(axis=1) / shown.sum(axis=1), SHARES) - truth}
     for name, margins in (("model", None), ("margins", known.answers.margins)):
         if name == "model" or margins is not None:
             margins = None if margins is None else margins[:, order] * shown
@@ -96,8 +97,14 @@ def errors(known: Known, budget: float, number: int) -> dict[str, Floats]:
     return found
 
 
-def _known(known: Known, _generator: np.random.Generator) -> Known:
-    return known
+def drawn(known: Known, rows: int | None, generator: np.random.Generator) -> Known:
+    """The same answers to some of the rows, drawn with replacement; to all of them once, where no number is given."""
+    if rows is None:
+        return known
+    scores, shown, labels, margins = known.answers.scores, known.answers.shown, known.answers.labels, known.answers.margins
+    picks = generator.integers(len(labels), size=rows)
+    some = None if margins is None else margins[:, picks]
+    return Known(known.name, Answers(scores[:, picks], shown[:, picks], labels[picks], some))
 
 
 def main() -> None:
@@ -105,24 +112,23 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--simulate", action="store_true")
     parser.add_argument("--budgets", nargs="+", type=float, default=[2.0], help="answers to each row")
+    parser.add_argument("--rows", type=int, help="draw so many of the rows")
     parser.add_argument("--repetitions", type=int, default=200)
     parser.add_argument("--csv", type=Path)
     options = parser.parse_args()
     makers: list[Callable[[np.random.Generator], Known]] = [
-        partial(_known, known) for folder in options.folders for known in read_known(folder)
+        partial(drawn, known, options.rows) for folder in options.folders for known in read_known(folder)
     ]
     if options.simulate:
         makers += [partial(simulate, templates, rows) for templates, rows in SIMULATED]
-    ways = ("means", "model", "margins", "held")
-    lines = [
-        ["task", "templates", "rows", "answers a row", *(f"{what} {name}" for what in ("truth", *ways) for name in QUANTILES)]
-    ]
+    ways = ("truth", "means", "model", "margins", "held")
+    lines = [["task", "templates", "rows", "answers a row", *(f"{way} {name}" for way in ways for name in QUANTILES)]]
     print("  ".join(lines[0]), flush=True)
     for make in makers:
         for budget in options.budgets:
             one = make(np.random.default_rng(0))
             found = [errors(make(np.random.default_rng(number)), budget, number) for number in range(options.repetitions)]
-            numbers = list(100 * np.quantile(one.answers.scores.mean(axis=1), SHARES)) if one.whole is None else [None] * 3
+            numbers: list[float | None] = []
             for way in ways:
                 numbers += list(100 * np.abs([each[way] for each in found]).mean(axis=0)) if way in found[0] else [None] * 3
             texts = ["-" if number is None else f"{number:.1f}" for number in numbers]

@@ -140,16 +140,12 @@ def _components(name: str, pairs: Sequence[tuple[Side, Side]]) -> Components:
 
 def _default(task: Task) -> Components:
     """The mean of the measured tasks that have its main metric."""
-    rows = [row for row in _table() if row["metric"] == task.metrics[0]]
+    with (resources.files("flanlab.experiments") / DEFAULTS).open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["metric"] == task.metrics[0]]
     if not rows:
         return Components(UNKNOWN, why=f"nothing is known of {task.metrics[0]} without a pilot")
     numbers = np.array([[float(row[column]) for column in COLUMNS] for row in rows]).mean(axis=0)
     return Components(Parts(*numbers[:3]), Parts(*numbers[3:6]), float(numbers[6]))
-
-
-def _table() -> list[dict[str, str]]:
-    with (resources.files("flanlab.experiments") / DEFAULTS).open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def detectable_table(asked: Sequence[Asked], known: Mapping[str, Components], seeds: int) -> Table:

@@ -163,7 +163,7 @@ def _possible(found: Components, ratio: float, share: float, seed: float) -> Com
 def _lacking(found: Components, shown: Floats, seeds: int) -> str:
     if len(shown) > 1 and np.isnan(found.one.template):
         return "the pilot has one template, which says nothing of others"
-    if _overlap(shown) > 0 and np.isnan(found.one.row):
+    if row_overlap(shown) > 0 and np.isnan(found.one.row):
         return "the pilot shows each row through one template, the design through several"
     if seeds > 1 and np.isnan(found.seed):
         return "the pilot has one training seed, which says nothing of others"
@@ -180,12 +180,12 @@ def _parts(values: Floats, shown: Floats) -> Floats:
     within = float((((values - means[:, None]) * shown) ** 2).sum() / spare)
     if len(counts) == 1:
         return np.array([_NAN, within, _NAN])
-    common, overlap = float(common_part(values, shown)[0]), _overlap(shown)
+    common, overlap = float(common_part(values, shown)[0]), row_overlap(shown)
     template = means.var(ddof=1) - within * float((1 / counts).mean()) + common
     return np.array([template, within, common / overlap if overlap > 0 else _NAN])
 
 
-def _overlap(shown: Floats) -> float:
+def row_overlap(shown: Floats) -> float:
     """Covariance of two templates' scores, in units of what a row adds to both; the mean over pairs of templates."""
     templates = len(shown)
     if templates == 1:
@@ -198,7 +198,7 @@ def _overlap(shown: Floats) -> float:
 
 def _noise(parts: Parts, shown: Floats) -> tuple[float, float]:
     """Variance of a template's score over its units, and what two templates' scores have in common of it."""
-    overlap = _overlap(shown)
+    overlap = row_overlap(shown)
     return parts.within * float((1 / shown.sum(axis=1)).mean()), parts.row * overlap if overlap > 0 else 0.0
 
 
@@ -223,7 +223,7 @@ def _expected_variance(parts: Parts, shown: Floats) -> Variance:
     if templates == 1:
         over_units = np.array(parts.within / units)
         return Variance(np.array(0.0), np.array(np.inf), over_units, over_units / np.sqrt(units - 1), over_units)
-    overlap, (spread, common), error = _overlap(shown), _noise(parts, shown), 0.0
+    overlap, (spread, common), error = row_overlap(shown), _noise(parts, shown), 0.0
     if overlap > 0:
         row, cell = parts.row, parts.within - parts.row
         # Variance of what a unit adds to the sum of products, for normal effects.

@@ -280,11 +280,7 @@ def mean_of(estimates: Sequence[Estimate], weights: Sequence[float] | None = Non
 
     The tasks are taken as they are, not as a sample of tasks.
     """
-    mean = _weighted(weights, [one.mean for one in estimates])
-    variance = _mean_variance(weights, [one.variance for one in estimates])
-    low, high = (_weighted(weights, [one.bounds[end] for one in estimates]) for end in (0, 1))
-    note = next((one.note for one in estimates if np.isnan(one.standard_error)), "")
-    found = _bounded(mean, variance, (low, high), sum(one.units for one in estimates), note)
+    found = _bounded(_weighted(weights, [one.mean for one in estimates]), *_together(weights, estimates))
     if not all(one.parts for one in estimates):
         return found
     squares = _shares(weights, len(estimates)) ** 2
@@ -294,11 +290,7 @@ def mean_of(estimates: Sequence[Estimate], weights: Sequence[float] | None = Non
 
 def mean_difference(differences: Sequence[Difference], weights: Sequence[float] | None = None) -> Difference:
     """Weighted mean of independent differences, as `mean_of`."""
-    mean = _weighted(weights, [one.difference for one in differences])
-    variance = _mean_variance(weights, [one.variance for one in differences])
-    low, high = (_weighted(weights, [one.bounds[end] for one in differences]) for end in (0, 1))
-    note = next((one.note for one in differences if np.isnan(one.standard_error)), "")
-    return difference_of(mean, variance, (low, high), sum(one.units for one in differences), note)
+    return difference_of(_weighted(weights, [one.difference for one in differences]), *_together(weights, differences))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -396,9 +388,14 @@ def _left_out(firsts: Sequence[ScoreGrid], seconds: Sequence[ScoreGrid], shown: 
     return f"over the {shown.shape[1]} rows or groups that both have, of {most}" if shown.shape[1] < most else ""
 
 
-def _mean_variance(weights: Sequence[float] | None, variances: Sequence[Variance]) -> Variance:
-    together = Variance(*(np.array(part) for part in zip(*variances, strict=True)))
-    return mean_variance(together, _shares(weights, len(variances)))
+def _together(
+    weights: Sequence[float] | None, parts: Sequence[Estimate] | Sequence[Difference]
+) -> tuple[Variance, tuple[float, float], int, str]:
+    """Of a weighted mean: its variance, bounds, units, and the note of a part that cannot be estimated."""
+    variances = Variance(*(np.array(part) for part in zip(*(one.variance for one in parts), strict=True)))
+    low, high = (_weighted(weights, [one.bounds[end] for one in parts]) for end in (0, 1))
+    note = next((one.note for one in parts if np.isnan(one.standard_error)), "")
+    return mean_variance(variances, _shares(weights, len(parts))), (low, high), sum(one.units for one in parts), note
 
 
 def _weighted(weights: Sequence[float] | None, numbers: Sequence[float]) -> float:
