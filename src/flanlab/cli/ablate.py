@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from flanlab.cli.options import AcceptGemmaTerms, AsJson, Mirror, RecipeFile, folder_to_write, say_loading
+from flanlab.cli.options import AcceptGemmaTerms, AsJson, Mirror, RecipeFile, folder_to_write, load_pytorch
 from flanlab.errors import FlanlabError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def ablate(
             hint="Start it without torchrun: --processes N starts it for each cell; --engine ray does several cells at once.",
         )
 
-    say_loading()
+    load_pytorch()
     from flanlab.data.reader import RowReader
     from flanlab.experiments.on_ray import on_ray
     from flanlab.experiments.recipe import read_recipe

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flanlab.cli.options import AcceptGemmaTerms, ApiKeyVariable, AsJson, Collections, RemoteTokenizer, endpoint_of, say_loading
+from flanlab.cli.options import (
+    AcceptGemmaTerms,
+    ApiKeyVariable,
+    AsJson,
+    Collections,
+    RemoteTokenizer,
+    endpoint_of,
+    load_pytorch,
+)
 from flanlab.models.names import check_model_name
 
 if TYPE_CHECKING:
@@ -58,7 +66,7 @@ def ask(
     if server is None:
         check_model_name(model)
 
-    say_loading()
+    load_pytorch()
     from flanlab.data.encoding import PromptStyle
     from flanlab.evaluation.planning import EvaluationSettings
     from flanlab.experiments.ask import ask as ask_model

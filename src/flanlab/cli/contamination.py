@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flanlab.cli.options import AsJson, Collections, Mirror, folder_to_write, say_loading
+from flanlab.cli.options import AsJson, Collections, Mirror, folder_to_write, load_pytorch
 from flanlab.errors import FlanlabError
 
 
@@ -54,7 +54,7 @@ def contamination(
 
     Example: flan contamination natural_language_inference --corpus recipes/holdout-nli.yaml --out runs/contamination
     """
-    say_loading()
+    load_pytorch()
     from flanlab.data.reader import RowReader
     from flanlab.evaluation.planning import EvaluationSettings
     from flanlab.experiments.contamination import ContaminationSettings, check_contamination, predicted_tasks

@@ -20,7 +20,7 @@ from flanlab.cli.options import (
     SkipMissing,
     endpoint_of,
     folder_to_write,
-    say_loading,
+    load_pytorch,
 )
 from flanlab.data.rendering import Truncation
 from flanlab.errors import FlanlabError
@@ -140,7 +140,7 @@ def evaluate(
     if server is None:
         check_model_name(model)
 
-    say_loading()
+    load_pytorch()
     from flanlab import api
     from flanlab.cli.tables import present_results
     from flanlab.data.encoding import PromptStyle

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flanlab.cli.options import AsJson, Collections, Mirror, folder_to_write, say_loading
+from flanlab.cli.options import AsJson, Collections, Mirror, folder_to_write, load_pytorch
 from flanlab.errors import FlanlabError
 
 app = typer.Typer(help="Write tasks and tuned models for other programs.", no_args_is_help=True)
@@ -29,7 +29,7 @@ def model(
 
     Example: flan export model runs/holdout-nli --out exported
     """
-    say_loading()
+    load_pytorch()
     from flanlab.experiments.export_model import export_model, push_model
 
     typer.echo(str(export_model(run, out, merge=merge)))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flanlab.cli.options import AsJson, Mirror, RecipeFile, SkipMissing, say_loading
+from flanlab.cli.options import AsJson, Mirror, RecipeFile, SkipMissing, load_pytorch
 
 
 def mix(
@@ -26,7 +26,7 @@ def mix(
 
     Example: flan mix recipes/holdout-nli.yaml --out mixture.parquet
     """
-    say_loading()
+    load_pytorch()
     from flanlab import api
 
     card = api.mix(recipe, out, examples=examples, mirror=mirror, skip_missing=skip_missing)

@@ -19,7 +19,7 @@ from flanlab.cli.options import (
     RemoteTokenizer,
     RequestsPerMinute,
     endpoint_of,
-    say_loading,
+    load_pytorch,
 )
 from flanlab.models.names import check_model_name
 
@@ -72,7 +72,7 @@ def predict(
     if server is None:
         check_model_name(model)
 
-    say_loading()
+    load_pytorch()
     from flanlab.data.table_files import read_table
     from flanlab.experiments.predict_rows import predict as predict_rows
     from flanlab.progress import say

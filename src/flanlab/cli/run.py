@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flanlab.cli.options import AcceptGemmaTerms, AsJson, Mirror, Out, RecipeFile, say_loading
+from flanlab.cli.options import AcceptGemmaTerms, AsJson, Mirror, Out, RecipeFile, load_pytorch
 from flanlab.errors import FlanlabError
 
 
@@ -67,7 +67,7 @@ def train(
         return
     if device is not None or processes != 1 or flops is not None or as_json:
         raise FlanlabError("--device, --processes, --flops and --json belong to --plan.", hint="Add --plan, or leave them out.")
-    say_loading()
+    load_pytorch()
     from flanlab import api
     from flanlab.processes import is_first
 
@@ -78,7 +78,7 @@ def train(
 
 
 def _run(path: Path, folder: Path, mirror: Path | None, model: str | None, as_json: bool, seeds: int = 1) -> None:
-    say_loading()
+    load_pytorch()
     from flanlab import api
     from flanlab.cli.tables import present_results
     from flanlab.progress import say

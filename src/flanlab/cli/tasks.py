@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flanlab.cli import new_task
-from flanlab.cli.options import AsJson, Collections, Mirror
+from flanlab.cli.options import AsJson, Collections, Mirror, say_reading
 from flanlab.errors import FlanlabError
 from flanlab.tasks.facts import facts, lineage_in_words, markdown, origin
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, known_lineage, load_collections, load_named
@@ -141,6 +141,7 @@ def lint_tasks(
 
     Exits with status 1 if there is an error. Example: flan tasks lint --tasks my_tasks
     """
+    say_reading(", ".join(names or ["all tasks"]))
     from flanlab.data.lint import TaskLint, lint_task
     from flanlab.data.lint_sample import Finding
     from flanlab.progress import say

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from flanlab.cli.options import say_loading
+from flanlab.cli.options import load_pytorch
 
 _PARTS = {
     "weights": "weights",
@@ -35,7 +35,7 @@ def show_training_plan(
     as_json: bool,
 ) -> None:
     """Print the plan of a recipe's training as tables or JSON."""
-    say_loading()
+    load_pytorch()
     from flanlab.data.reader import RowReader
     from flanlab.experiments.recipe import read_recipe
     from flanlab.experiments.training_plan import plan_training
