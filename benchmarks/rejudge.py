@@ -44,7 +44,7 @@ def main() -> None:
             lines = [line for line in csv.DictReader(file) if line["level"] == "task"]
         for metric in ("valid_answers", "exact_match", "accuracy"):
             tasks: dict[tuple[str, str], dict[str, Means]] = {}
-            rows = {}
+            rows: dict[tuple[str, str], int] = {}
             for line in lines:
                 task = line["task"], line["subtask"]
                 if line["metric"] == metric:

@@ -63,7 +63,7 @@ def test_the_command_prints_and_writes_what_it_found(root: Path) -> None:
     assert "Few-shot adds: supported" in page
     assert "+50.0" in page
     assert page.count("<svg") >= 2
-    printed = json.loads(CliRunner().invoke(app, ["claims", str(root), "--json"]).output)
+    printed = json.loads(CliRunner().invoke(app, ["claims", str(root), "--json"]).stdout)
     found = {row["claim"]: row for row in printed["claims"]}
     assert found["few-shot adds"]["parts"][0]["clusters"]["sentiment"]["difference"] == pytest.approx(0.5)
     assert printed == json.loads((root / "claims.json").read_text(encoding="utf-8"))
@@ -97,7 +97,7 @@ def test_seeds_of_a_cell_are_one_cell(tmp_path: Path) -> None:
     assert found["effect"] == pytest.approx((0.5 + 0.2) / 2)
     assert found["seeds"] == 2
     done = CliRunner().invoke(app, ["claims", str(tmp_path), "--json"])
-    table = {one["cell"]: one for one in json.loads(done.output)["variance"]}
+    table = {one["cell"]: one for one in json.loads(done.stdout)["variance"]}
     assert set(table) == set(SHOTS)
     shares = table["tuned-with-exemplars-16-shot"]
     assert sum(shares[f"{of}_share"] for of in ("rows", "templates", "seeds")) == pytest.approx(1)

@@ -71,6 +71,13 @@ def say_loading() -> None:
         say("Loading PyTorch and transformers ...")
 
 
+def say_reading(what: str) -> None:
+    """Say that the command has begun, before it imports what takes a second."""
+    from flanlab.progress import say
+
+    say(f"Reading {what} ...")
+
+
 def endpoint_of(
     url: str | None,
     tokenizer: str | None,

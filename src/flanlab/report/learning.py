@@ -24,8 +24,8 @@ def score_curve(results: Results, steps: int) -> Iterable[Block]:
     kept = {step: variant for variant in results.variants if (step := kept_step(variant)) is not None}
     if not kept:
         return
-    variants = {0: "untuned_instruction", **dict(sorted(kept.items())), steps: TUNED}
-    curves: dict[str, Mapping[int, Score]] = {}
+    variants: dict[float, str] = {0: "untuned_instruction", **dict(sorted(kept.items())), steps: TUNED}
+    curves: dict[str, Mapping[float, Score]] = {}
     for kind, level in _KINDS:
         scores = next((found for metric in _metrics(results) if (found := results.scored(level, None, metric))), {})
         if curve := {step: scores[variant] for step, variant in variants.items() if variant in scores}:

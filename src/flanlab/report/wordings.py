@@ -260,7 +260,7 @@ def _flip(flip: Flip) -> Group:
     )
     answers = Facts({"Answer in A": flip.a.answer, "Answer in B": flip.b.answer, "Right answer": " / ".join(flip.references)})
     kind = "right" if flip.b.score > flip.a.score else "wrong"
-    asked = ["Prompt in A:", Verbatim(flip.a.prompt), "Prompt in B:", Verbatim(flip.b.prompt)]
+    asked: list[Block] = ["Prompt in A:", Verbatim(flip.a.prompt), "Prompt in B:", Verbatim(flip.b.prompt)]
     return Group(title, [*asked, answers], f"fold example {kind}")
 
 
