@@ -11,6 +11,7 @@ import flanlab as fl
 from flanlab.errors import FlanlabError
 from flanlab.experiments.run import run_recipe
 from flanlab.experiments.run_seeds import run_seeds
+from flanlab.files import write_json
 from flanlab.models.loading import load_model
 from flanlab.report.html import write_report
 from flanlab.results.files import read_results
@@ -25,6 +26,8 @@ def test_several_seeds_are_trained_and_asked_the_same(method: str, home: Path, t
     recipe = read(home, tiny_folder, method=method)
     folder = tmp_path / "run"
     alone = run_recipe(recipe, folder)
+    # As if the second training had been stopped while its model was loaded.
+    write_json(folder / "seed-1" / "seconds.json", {"seconds": 1.0})
     run_seeds(recipe, folder, seeds=3)
     results = read_results(folder)
     tuned = [predictions_of(folder)["tuned"]]

@@ -19,7 +19,7 @@ from flanlab.evaluation.evaluate import plan_dev_units
 from flanlab.evaluation.planning import EvaluationUnit
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, divide, make_mixture, plan_rows, plan_test_units
-from flanlab.experiments.run_folder import FINISHED_FILE, RECIPE_FILE
+from flanlab.experiments.run_folder import FINISHED_FILE, RECIPE_FILE, SECONDS_FILE
 from flanlab.files import check_writable, existing_part
 from flanlab.models.loading import LoadedModel, load_encoder, read_stamp
 from flanlab.models.names import check_model_name
@@ -175,7 +175,8 @@ def check_folder(folder: Path, recipe: Recipe) -> None:
     check_writable(folder)
     path = folder / RECIPE_FILE
     if not path.exists():
-        if folder.is_dir() and any(folder.iterdir()):
+        # A further training that is stopped while its model is loaded leaves the time that it took.
+        if folder.is_dir() and any(one.name != SECONDS_FILE for one in folder.iterdir()):
             raise FlanlabError(f"{folder} is not empty and holds no run.", hint="Name another folder with --out.")
         return
     try:
