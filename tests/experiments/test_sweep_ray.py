@@ -16,7 +16,7 @@ import torch
 from flanlab.errors import FlanlabError
 from flanlab.experiments.on_ray import on_ray
 from flanlab.experiments.steps import Step
-from flanlab.experiments.sweep import Sweep, plan_sweep
+from flanlab.experiments.sweep import plan_sweep
 from flanlab.experiments.sweep_file import LOG_FILE
 from tests.experiments.test_sweep import base_recipe, carry_through, scores, states
 
@@ -40,10 +40,6 @@ def quiet_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ray.shutdown()
 
 
-def carry_out_on_ray(sweep: Sweep) -> dict[str, str]:
-    return {step.title: error for step, error in on_ray(sweep.to_do())}
-
-
 def kill_first_worker(step: Step, killed: list[int]) -> None:
     """Signal 9 to the process that has the step's lock, once its first checkpoint is there."""
     lock = str(step.folder / ".lock")
@@ -57,7 +53,7 @@ def kill_first_worker(step: Step, killed: list[int]) -> None:
         time.sleep(0.02)
 
 
-def test_a_worker_is_killed_and_the_sweep_ends_complete_and_equal(tmp_path: Path, tiny_folder: Path) -> None:
+def test_a_worker_is_killed_and_a_job_fails_and_all_else_ends_complete_and_equal(tmp_path: Path, tiny_folder: Path) -> None:
     training = {
         "steps": 200, "compute_dtype": "float32", "tokens_per_step": 200,
         "micro_batch_tokens": 2048, "learning_rate": 1e-3, "checkpoint_minutes": 1e-9,
@@ -66,25 +62,24 @@ def test_a_worker_is_killed_and_the_sweep_ends_complete_and_equal(tmp_path: Path
     alone = plan_sweep("clusters", recipe, tmp_path / "alone", points=["1"])
     carry_through(alone)
     sweep = plan_sweep("clusters", recipe, tmp_path / "ray", points=["1"])
+    fails = base_recipe(tmp_path, tiny_folder, training=training | {"micro_batch_tokens": 20})
+    failing = plan_sweep("clusters", fails, tmp_path / "failing", points=["1"])
     step = sweep.cells["clusters-1"][0]
     killed: list[int] = []
     watcher = threading.Thread(target=kill_first_worker, args=(step, killed), daemon=True)
     watcher.start()
-    told = carry_out_on_ray(sweep)
+    # One cluster does both.
+    told = {step.folder: error for step, error in on_ray([*sweep.to_do(), *failing.to_do()])}
     assert set(states(sweep).values()) == {"done"}, told
     assert killed
     assert scores(sweep) == scores(alone)
     # The second worker went on from a checkpoint of the first.
     assert "Resuming from step" in (step.folder / LOG_FILE).read_text(encoding="utf-8")
-
-
-def test_a_job_that_fails_is_told_with_its_error_and_stops_what_needs_it(tmp_path: Path, tiny_folder: Path) -> None:
-    training = {"steps": 2, "compute_dtype": "float32", "tokens_per_step": 200, "micro_batch_tokens": 20, "learning_rate": 1e-3}
-    sweep = plan_sweep("clusters", base_recipe(tmp_path, tiny_folder, training=training), tmp_path / "out", points=["1"])
-    told = carry_out_on_ray(sweep)
-    assert states(sweep) == {"untuned": "done", "clusters-1": "failed"}
-    assert "micro_batch_tokens" in told["train on 2 tasks"]
-    assert told["evaluate 1 training cluster, 2 tasks"] == "its training failed"
+    # A job that fails is told with its error, and stops what needs it.
+    assert states(failing) == {"untuned": "done", "clusters-1": "failed"}
+    trained, evaluated = failing.cells["clusters-1"]
+    assert "micro_batch_tokens" in told[trained.folder]
+    assert told[evaluated.folder] == "its training failed"
 
 
 def test_no_cluster_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,14 +14,12 @@ from typing import Any
 import psutil
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
-from flanlab.experiments.recipe import read_recipe
+from flanlab.experiments.recipe import Recipe
 from flanlab.experiments.run import run_recipe, train_recipe
 from flanlab.results.files import read_results
-from tests.experiments.test_run import recipe_content
-from tests.tiny import write_tasks
+from tests.tiny import recipe_content, write_recipe
 from tests.training.stream import read_log
 
 pytestmark = pytest.mark.slow
@@ -29,19 +27,8 @@ pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def home(tiny_folder: Path, tmp_path: Path) -> Path:
-    """A folder with tasks; recipes go beside them."""
-    write_tasks(tmp_path / "tasks")
-    return tmp_path
-
-
-def write_recipe(home: Path, model: Path, **training: Any) -> Path:
-    content = recipe_content(model)
-    content["training"].update(training)
-    path = home / "recipe.yaml"
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    return path
+def recipe_of(home: Path, model: Path, **training: Any) -> Recipe:
+    return write_recipe(home, recipe_content(model, **{"checkpoint_minutes": 1e-9, **training}))
 
 
 def torchrun(command: str, recipe: Path, out: Path) -> subprocess.Popen[str]:
@@ -56,15 +43,15 @@ def torchrun(command: str, recipe: Path, out: Path) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_run_by_two_processes_is_the_run_by_one(parallel: str, home: Path, tiny_folder: Path) -> None:
-    recipe = write_recipe(home, tiny_folder, parallel=parallel)
-    run = torchrun("run", recipe, home / "two")
+def test_run_by_two_processes_is_the_run_by_one(tmp_path: Path, tiny_folder: Path) -> None:
+    """By FSDP, whose weights must be put together; that of DDP is a sweep's (test_sweep_processes)."""
+    home, recipe = tmp_path, recipe_of(tmp_path, tiny_folder, parallel="fsdp")
+    run = torchrun("run", home / "recipe.yaml", home / "two")
     output, errors = run.communicate()
     assert run.returncode == 0, errors
     assert output.count("Report: ") == 1
     assert errors.count("to train and") == 1
-    expected = run_recipe(read_recipe(recipe), home / "one")
+    expected = run_recipe(recipe, home / "one")
     found = read_results(home / "two")
     for variant, score in expected.main_scores("comments").items():
         assert found.main_scores("comments")[variant].mean == pytest.approx(score.mean, abs=1e-3)
@@ -76,9 +63,9 @@ def test_run_by_two_processes_is_the_run_by_one(parallel: str, home: Path, tiny_
     assert json.loads((home / "two/model/config.json").read_text()) == json.loads((home / "one/model/config.json").read_text())
 
 
-def test_killed_process_ends_the_job_with_one_message_and_the_run_goes_on(home: Path, tiny_folder: Path) -> None:
-    recipe = write_recipe(home, tiny_folder, steps=60, checkpoint_minutes=1e-9)
-    run = torchrun("train", recipe, home / "killed")
+def test_killed_process_ends_the_job_with_one_message_and_the_run_goes_on(tmp_path: Path, tiny_folder: Path) -> None:
+    home, recipe = tmp_path, recipe_of(tmp_path, tiny_folder, steps=60)
+    run = torchrun("train", home / "recipe.yaml", home / "killed")
     log = home / "killed" / "training" / "log.jsonl"
     while run.poll() is None and not (log.exists() and len(log.read_text().splitlines()) >= 5):
         time.sleep(0.05)
@@ -91,17 +78,17 @@ def test_killed_process_ends_the_job_with_one_message_and_the_run_goes_on(home: 
     done = len(log.read_text().splitlines())
     assert 5 <= done < 60, "it was still under way"
     # By one process, for a change.
-    train_recipe(read_recipe(recipe), home / "killed")
-    train_recipe(read_recipe(recipe), home / "whole")
+    train_recipe(recipe, home / "killed")
+    train_recipe(recipe, home / "whole")
     # Two processes add up in another order; over sixty steps what that rounds grows.
     assert_near(home / "killed" / "training", home / "whole" / "training", within=1e-3)
 
 
-def test_sigterm_saves_though_workers_render(home: Path, tiny_folder: Path) -> None:
+def test_sigterm_saves_though_workers_render(tmp_path: Path, tiny_folder: Path) -> None:
     """torchrun passes it on to each process's whole group, the rendering workers among it."""
-    recipe = write_recipe(home, tiny_folder, steps=100_000, workers=2)
-    run = torchrun("train", recipe, home / "ended")
-    log = home / "ended" / "training" / "log.jsonl"
+    recipe_of(tmp_path, tiny_folder, steps=100_000, workers=2)
+    run = torchrun("train", tmp_path / "recipe.yaml", tmp_path / "ended")
+    log = tmp_path / "ended" / "training" / "log.jsonl"
     while run.poll() is None and not (log.exists() and len(log.read_text().splitlines()) >= 5):
         time.sleep(0.05)
     run.terminate()
@@ -110,9 +97,9 @@ def test_sigterm_saves_though_workers_render(home: Path, tiny_folder: Path) -> N
     assert "Saved after step" in errors
 
 
-def test_refusal_is_told_once(home: Path, tiny_folder: Path) -> None:
-    recipe = write_recipe(home, home / "no-such-model")
-    run = torchrun("train", recipe, home / "out")
+def test_refusal_is_told_once(tmp_path: Path) -> None:
+    recipe_of(tmp_path, tmp_path / "no-such-model")
+    run = torchrun("train", tmp_path / "recipe.yaml", tmp_path / "out")
     _, errors = run.communicate()
     assert run.returncode != 0
     assert errors.count("There is no model folder") == 1

@@ -22,16 +22,13 @@ from random import Random
 
 import pyarrow.parquet as pq
 import torch
-import yaml
 
 from flanlab import api
-from flanlab.data.reader import RowReader
 from flanlab.experiments.predict_rows import predict
-from flanlab.experiments.recipe import read_recipe
 from flanlab.experiments.run import run_recipe
 from flanlab.models.loading import load_model
 from flanlab.progress import console
-from tests.tiny import save_tiny, write_tasks
+from tests.tiny import recipe_content, save_tiny, write_recipe
 
 _VARYING = ("seconds", "date", "created")
 Work = Callable[[Path], object]
@@ -40,25 +37,10 @@ Work = Callable[[Path], object]
 def works(home: Path) -> dict[str, Work]:
     """What is killed, by name; each takes the folder that it writes into."""
     model = save_tiny(home / "model", "llama")
-    tasks = write_tasks(home / "tasks")
-    recipe = {
-        "name": "tiny",
-        "model": str(model),
-        "tasks": {"collections": ["tasks"]},
-        "hold_out": {"clusters": ["sentiment"]},
-        "training": {
-            "steps": 6,
-            "tokens_per_step": 160,
-            "compute_dtype": "float32",
-            "learning_rate": 5e-3,
-            "checkpoint_minutes": 1e-9,
-        },
-        "evaluation": {"rows": 6, "templates_per_row": 2, "new_tokens": 4},
-    }
-    (home / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    settings = {"rows": 12, "new_tokens": 4}
+    recipe = write_recipe(home, recipe_content(model, steps=6, checkpoint_minutes=1e-9))
+    tasks, settings = home / "tasks", {"rows": 12, "new_tokens": 4}
     return {
-        "run": lambda out: run_recipe(read_recipe(home / "recipe.yaml"), out, RowReader()),
+        "run": lambda out: run_recipe(recipe, out),
         "evaluate": lambda out: api.evaluate(str(model), tasks / "comments.yaml", out=out, **settings),
         "predict": lambda out: predict(str(model), tasks / "comments.yaml", tasks / "comments.jsonl", out / "answers.jsonl"),
     }

@@ -19,7 +19,7 @@ from flanlab.data.mixture import Mixture
 from flanlab.models.loading import LoadedModel, load_model
 from tests.training.stream import make_settings, read_mixture, train_tiny
 
-STEPS = 150
+STEPS = 80
 
 
 def sitting(loaded: LoadedModel, mixture: Mixture, folder: Path, waits: bool) -> int:

@@ -16,11 +16,11 @@ from tests.training.stream import assert_same_training
 
 pytestmark = pytest.mark.slow
 
-KILLS = 20
+KILLS = 10
 
 
 @pytest.mark.parametrize("seed", [1])
-def test_killed_twenty_times_ends_bit_for_bit_as_never(seed: int, tiny_folder: Path, tmp_path: Path) -> None:
+def test_killed_ten_times_ends_bit_for_bit_as_never(seed: int, tiny_folder: Path, tmp_path: Path) -> None:
     write_tasks(tmp_path / "tasks")
     arguments = [tiny_folder, tmp_path / "tasks", tmp_path / "killed", seed, KILLS]
     paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "src")])
