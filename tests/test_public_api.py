@@ -124,7 +124,7 @@ def test_every_number_of_exemplars_is_recorded_with_its_variant(model: Any, tmp_
         (lambda: fl.load_task("visitor_comments").render(row=99_999), "rows 0 to"),
         (lambda: fl.load_task("visitor_comments").render(template=99), "templates 1 to"),
         (lambda: fl.load_model(3), "must be a transformers model with its tokenizer, not int"),
-        (lambda: fl.run({"name": "broken"}), "`model`: Field required"),
+        (lambda: fl.run({"name": "broken"}), "the field `model` is missing"),
         (lambda: fl.open_run("nowhere"), "there is no such file"),
     ],
 )

@@ -17,6 +17,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 # libyaml's reader if PyYAML has it: the same content, many times faster.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_MOST_FAULTS = 100
 _PRINTABLE = re.compile(r"[\t\r\x20-\x7e\x85\xa0-\ufffd\U00010000-\U0010ffff]*\Z")
 
 
@@ -109,7 +110,8 @@ def _check_nodes(path: Path, tree: yaml.Node | None) -> None:
 def _most_telling(error: ValidationError) -> list[Any]:
     """One error per place. Of the alternatives of a union, the deepest error counts, and of these the first."""
     faults: dict[tuple[int | str, ...], Any] = {}
-    for fault in error.errors():
+    # A table of results may have thousands, and comparing each with all others would take long.
+    for fault in error.errors()[:_MOST_FAULTS]:
         # The last part of an unknown field is its name, whatever it looks like.
         whole, last = (fault["loc"][:-1], fault["loc"][-1:]) if fault["type"] == "extra_forbidden" else (fault["loc"], ())
         place = (*(part for part in whole if not _is_union_arm(part)), *last)

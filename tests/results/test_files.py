@@ -88,13 +88,13 @@ def test_another_format_is_refused(tmp_path: Path, number: int, hint: str) -> No
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda found: found["scores"][0].update(mean=float("nan")), "scores.0.mean"),
+        (lambda found: found["scores"][0].update(mean=float("nan")), "`scores.1.mean`"),
         (lambda found: found["scores"].pop(0), "expected plain, two, found two"),
-        (lambda found: found["scores"][0].update(variant="../up"), "scores.0.variant"),
+        (lambda found: found["scores"][0].update(variant="../up"), "`scores.1.variant`"),
         (lambda found: found["scores"][0].update(metric="bleu"), "anli.r1, bleu: the task or its metric has no facts"),
         (lambda found: found["tasks"]["anli.r1"].update(main_metric="bleu"), "bleu has no scores"),
         (lambda found: found["differences"][0].update(after="gone"), "compares what has no scores"),
-        (lambda found: found.pop("variants"), "variants: Field required"),
+        (lambda found: found.pop("variants"), "the field `variants` is missing"),
     ],
 )
 def test_damage_is_named(tmp_path: Path, change: Any, message: str) -> None:
