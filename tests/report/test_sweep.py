@@ -19,7 +19,7 @@ from flanlab.files import write_json, write_text
 from flanlab.report.sweep import is_sweep, read_sweep, told, verdict
 from flanlab.report.sweep_page import write_sweep_page
 from flanlab.results.schema import Results
-from tests.report.synthetic import HOSTILE, change, make_run, mark_seen
+from tests.report.synthetic import HOSTILE, change, make_run, mark_seen, rows_of
 
 KEYS = {"untuned": "aa", "clusters-1": "bb", "clusters-2": "cc"}
 SEEDS = {"clusters-1-seed-1": "dd", "clusters-2-seed-1": "ee", "clusters-2-seed-2": "ff"}
@@ -124,6 +124,37 @@ def test_there_is_no_spread_over_templates_where_the_results_have_none(done: Pat
     for key in KEYS.values():
         change(done.parent / "cells" / key, lambda r: [row.pop("std", None) for row in r["scores"]])
     assert title not in write_sweep_page(read_sweep(done)).read_text(encoding="utf-8")
+
+
+def test_the_best_template_on_dev_stands_beside_the_mean(done: Path) -> None:
+    def choose(content: dict[str, Any], tasks: Sequence[str], variant: str) -> None:
+        for place, task in enumerate(tasks):
+            (row,) = rows_of(content, task=task, metric="accuracy", variant=variant)
+            content["scores"].append({**row, "template": "best on dev", "mean": 0.825 + place / 10})
+
+    both = ("product_reviews", "visitor_comments")
+    assert "best template on dev" not in plain(write_sweep_page(read_sweep(done)))
+    change(done.parent / "cells" / "bb", lambda content: choose(content, both, "instruction"))
+    change(done.parent / "cells" / "aa", lambda content: choose(content, both[:1], "chat"))
+    page = plain(write_sweep_page(read_sweep(done)))
+    # Of the mean over both tasks; the untuned cell lacks one.
+    assert re.findall(r"best template on dev ([\d.]+)", page) == ["87.5"]
+    assert "“Best template on dev” is" in page
+    lines = list(csv.DictReader(io.StringIO((done / "scores.csv").read_text(encoding="utf-8"))))
+    found = {(one["cell"], one["variant"], one["of"], one["task"]): one["best_on_dev"] for one in lines if one["best_on_dev"]}
+    assert {key: float(score) for key, score in found.items()} == pytest.approx(
+        {
+            ("clusters-1", "instruction", "task", "product_reviews"): 0.825,
+            ("clusters-1", "instruction", "task", "visitor_comments"): 0.925,
+            ("clusters-1", "instruction", "cluster", ""): 0.875,
+            ("clusters-1", "instruction", "mean over clusters", ""): 0.875,
+            ("untuned", "chat", "task", "product_reviews"): 0.825,
+        }
+    )
+
+
+def plain(page: Path) -> str:
+    return re.sub(r"</?data[^>]*>", "", page.read_text(encoding="utf-8"))
 
 
 def test_a_cell_of_several_seeds_is_their_mean(tmp_path: Path) -> None:
@@ -249,11 +280,11 @@ def test_columns_gathered_from_several_cells_are_told_by_task(tmp_path: Path) ->
     assert "product_<wbr>reviews" in page
     # A drawing for each cluster, with a mean where it has several tasks.
     inference, sentiment = re.findall(r'role="img" aria-label="Dots, ([^"]+)"', page)
-    assert sentiment.startswith("sentiment, main metric times 100, with 95 % intervals. product_reviews: untuned")
+    assert sentiment.startswith("sentiment, main metric, times 100, with 95 % intervals. product_reviews: untuned")
     assert "visitor_comments" in sentiment
     assert "mean over tasks: untuned" in sentiment
     assert inference.startswith(
-        "natural language inference, main metric times 100, with 95 % intervals. everyday_entailment: untuned"
+        "natural language inference, main metric, times 100, with 95 % intervals. everyday_entailment: untuned"
     )
     assert "mean over tasks" not in inference
     assert len(list(folder.glob("figure-*.svg"))) == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from flanlab.experiments.claims import claims as test_claims
 from flanlab.experiments.paper_claims import CLAIMS
 from flanlab.experiments.sweep_file import SWEEP_FILE, SweepFacts, read_sweep_facts
 from flanlab.files import write_json
-from flanlab.report.page import Block, Cell, Drawing, Figure, Group, Page, Row, Table, Verbatim, text, write_page
-from flanlab.report.plots import DifferenceRow, difference_panel
+from flanlab.report.page import Block, Cell, Drawing, Figure, Group, Page, Row, Table, Verbatim, plain, text, write_page
+from flanlab.report.plots import difference_panel
 from flanlab.report.sweep import SweepCell
 from flanlab.report.wording import MEAN_OVER_CLUSTERS, capital, cluster_title, count, number, probability, signed
 from flanlab.results.files import read_results
@@ -58,17 +58,12 @@ def claims(folder: str | Path, *, recipe: str | None = None) -> Rows:
     flanlab.errors.FlanlabError: nowhere: there is no sweep here.
     Hint: Make one: flan ablate few-shot RECIPE --out nowhere
     """
-    return as_table(verdicts(Path(folder), recipe))
+    return Rows.from_rows([_row(one) for one in verdicts(Path(folder), recipe)])
 
 
 def verdicts(folder: Path, recipe: str | None = None) -> list[Verdict]:
     """The verdict on each claim; see `claims`."""
     return test_claims(read_cells(folder, recipe))
-
-
-def as_table(found: Sequence[Verdict]) -> Rows:
-    """A row for each claim."""
-    return Rows.from_rows([_row(one) for one in found])
 
 
 def command_for(verdict: Verdict, folder: Path) -> str:
@@ -109,11 +104,12 @@ def read_cells(folder: Path, recipe: str | None = None) -> Cells:
 
 def _cells_of(path: Path, sweep: SweepFacts) -> dict[str, ScoredCell | None]:
     """A sweep's cells; those trained with further seeds are one with the first."""
-    trained: dict[str, list[ScoredCell | None]] = {}
+    trained: dict[str, list[ScoredCell]] = {}
     for facts in sweep.cells:
-        done = SweepCell(facts, path / facts.folder, read_results(path / facts.folder)) if facts.state == "done" else None
-        trained.setdefault(facts.name.partition(SEED_MARK)[0], []).append(None if done is None else _scored(done))
-    return {name: _together([one for one in seeds if one is not None]) for name, seeds in trained.items()}
+        seeds, place = trained.setdefault(facts.name.partition(SEED_MARK)[0], []), path / facts.folder
+        if facts.state == "done":
+            seeds.append(_scored(SweepCell(facts, place, read_results(place))))
+    return {name: _together(seeds) for name, seeds in trained.items()}
 
 
 def _together(seeds: Sequence[ScoredCell]) -> ScoredCell | None:
@@ -125,7 +121,6 @@ def _together(seeds: Sequence[ScoredCell]) -> ScoredCell | None:
 
 def _scored(cell: SweepCell) -> ScoredCell:
     results = cell.results
-    assert results is not None
     side = Side(cell.folder, cell.variant, results)
     variant = side.variant
     facts = {"flanlab": results.flanlab, "seed": str(variant.seed)}
@@ -173,18 +168,14 @@ def summary(found: Sequence[Verdict]) -> str:
 
 def verdict_table(found: Sequence[Verdict]) -> Table:
     """The verdict on each claim."""
-
-    def cell(value: float | None, shown: Callable[[float], str] = number) -> Cell:
-        return Cell() if value is None else Cell(value, shown, kind="level")
-
     rows = []
     for place, one in enumerate(found, 1):
         row = _row(one)
         interval = None if row["low"] is None else (row["low"], row["high"])
         effect = Cell() if row["effect"] is None else Cell(row["effect"], signed, interval, kind="score")
-        cells = [Cell(text=row["verdict"]), effect, cell(row["smallest_effect"]), cell(row["detectable"])]
+        cells = [Cell(text=row["verdict"]), effect, plain(row["smallest_effect"]), plain(row["detectable"], missing=Cell())]
         name = Markup('<a href="#claim-{}">{}</a>').format(place, row["claim"])
-        rows.append(Row(name, [*cells, cell(row["p_holm"], probability)], [f"section {row['section']}"]))
+        rows.append(Row(name, [*cells, plain(row["p_holm"], probability, Cell())], [f"section {row['section']}"]))
     columns = ["verdict", "effect\n[95 % interval]", "smallest\neffect", "detectable", "p by\nHolm"]
     return Table("The paper's claims", columns, rows, "claim", "verdicts")
 
@@ -207,39 +198,33 @@ def _claim(found: Verdict, place: int, command: str) -> Group:
 
 
 def _share_table(shares: Sequence[Mapping[str, Any]]) -> Table:
-    rows = []
-    for one in shares:
-        cells = [Cell(one[of], count, kind="level") for of in ("seeds", "tasks")]
-        cells += [Cell(one[f"{of}_share"], kind="level") for of in ("rows", "templates", "seeds")]
-        rows.append(Row(f"{one['ablation']}: {one['cell']}", cells))
+    shown = {"seeds": count, "tasks": count, "rows_share": number, "templates_share": number, "seeds_share": number}
+    rows = [Row(f"{one['ablation']}: {one['cell']}", [plain(one[of], how) for of, how in shown.items()]) for one in shares]
     return Table("Shares of the variance", ["seeds", "tasks", "rows, %", "templates, %", "seeds, %"], rows, "cell")
 
 
 def _figures(found: Verdict) -> Iterable[Any]:
     for part in (*found.parts, *found.also):
-        rows = [_drawn(cluster_title(name), one) for name, one in part.clusters.items() if not math.isnan(one.difference)]
-        if len(rows) > 1 and not math.isnan(part.mean.difference):
-            rows.append(_drawn(MEAN_OVER_CLUSTERS, part.mean, strong=True))
-        if rows:
-            yield difference_panel(capital(part.title), rows, f"{found.claim.name}: {part.title}, by cluster")
-
-
-def _drawn(name: str, found: Difference, strong: bool = False) -> DifferenceRow:
-    low, high = found.bounds if math.isnan(found.low) else (found.low, found.high)
-    return DifferenceRow(name, found.difference, (low, high), strong)
+        shown = {cluster_title(name): one for name, one in part.clusters.items() if not math.isnan(one.difference)}
+        if len(shown) > 1:
+            shown[MEAN_OVER_CLUSTERS] = part.mean
+        if shown:
+            rows = {
+                name: (one.difference, one.bounds if math.isnan(one.low) else (one.low, one.high))
+                for name, one in shown.items()
+            }
+            about = f"{found.claim.name}: {part.title}, by cluster"
+            yield difference_panel(capital(part.title), rows, about, [MEAN_OVER_CLUSTERS])
 
 
 def _row(found: Verdict) -> dict[str, Any]:
     effect = found.effect
     return {
         "claim": found.claim.name,
-        "section": found.claim.section,
-        "statement": found.claim.statement,
-        "comparison": found.claim.comparison,
+        **{name: getattr(found.claim, name) for name in ("section", "statement", "comparison")},
         "verdict": found.verdict,
         "effect": _known(effect.difference if effect else None),
-        "low": _known(effect.low if effect else None),
-        "high": _known(effect.high if effect else None),
+        **{name: _known(getattr(effect, name, None)) for name in ("low", "high")},
         "smallest_effect": found.claim.smallest,
         "detectable": _known(found.detectable),
         "p_value": _known(found.p_value),

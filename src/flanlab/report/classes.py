@@ -8,7 +8,7 @@ from typing import Any
 
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.classification import calibration, calibration_error, confusion, per_class
-from flanlab.report.page import MISSING, Block, Cell, Group, Row, Table, text
+from flanlab.report.page import Block, Cell, Group, Row, Table, plain, text
 from flanlab.report.wording import count, number
 from flanlab.results.schema import Results
 
@@ -38,7 +38,7 @@ def _task_blocks(name: str, predictions: Sequence[Mapping[str, Any]]) -> Iterabl
     columns = ["predictions", "mean probability", "right"]
     rows = []
     for one in calibration(predictions):
-        cells = [Cell(one["rows"], count, kind="level"), *(Cell(one[of], kind="level") for of in ("confidence", "accuracy"))]
+        cells = [plain(one["rows"], count), plain(one["confidence"]), plain(one["accuracy"])]
         rows.append(Row(f"{number(one['low'])} to {number(one['high'])} %", cells))
     yield Table(f"{name}, calibration", columns, rows, "probability of the answer")
 
@@ -52,7 +52,7 @@ def _classes(name: str, predictions: Sequence[Mapping[str, Any]]) -> Table:
     for one in classes:
         counts = [cell for cell in matrix if cell["gold"] == one["class"]]
         cells = [Cell(cell["count"], count, kind="hit" if cell["prediction"] == one["class"] else "level") for cell in counts]
-        cells += [MISSING if one[of] is None else Cell(one[of], kind="level") for of in ("precision", "recall")]
-        rows.append(Row(str(one["class"]), [*cells, Cell(one["rows"], count, kind="level")]))
+        cells += [plain(one["precision"]), plain(one["recall"]), plain(one["rows"], count)]
+        rows.append(Row(str(one["class"]), cells))
     columns = [*(f"said\n{'none of these' if one is None else one}" for one in said), "precision", "recall", "in all"]
     return Table(f"{name}, right answers against predictions", columns, rows, "right answer")

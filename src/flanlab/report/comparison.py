@@ -8,20 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from flanlab.evaluation.comparison import SIDES
-from flanlab.report.page import Cell, Drawing, Figure, Group, Page, Row, Table, text, write_page
-from flanlab.report.plots import DifferenceRow, difference_panel
+from flanlab.report.page import Block, Cell, Drawing, Figure, Group, Page, Row, Table, plain, text, write_page
+from flanlab.report.plots import difference_panel
 from flanlab.report.summary import numbers
 from flanlab.report.views import cluster_lines, difference_cell, metric_lines, table, task_line
 from flanlab.report.wording import (
+    all_metrics,
     count,
     counted,
     explanation,
-    headline_metrics,
+    interval_told,
     listed,
     metric_title,
     number,
-    probability,
     signed,
+    unclear_told,
     without_stamp,
 )
 from flanlab.results.intervals import LEVEL
@@ -31,17 +32,13 @@ from flanlab.results.schema import MAIN_METRIC, Difference, Results
 def write_comparison(results: Results, path: Path) -> None:
     """Write the page of `compare_sides`' result to `path`, whole or not at all."""
     sides = results.variants
-    lines = [
-        replace(line, marks=[metric_title(results, line.metric), *line.marks])
-        for line in (task_line(results, name, task.main_metric) for name, task in results.tasks.items())
-    ]
+    tasks = [task_line(results, name, task.main_metric) for name, task in results.tasks.items()]
+    lines = [replace(line, marks=[metric_title(results, line.metric), *line.marks]) for line in tasks]
     means = cluster_lines(results)
     shown = [*lines, *means]
-    drawn = [
-        DifferenceRow(line.name, one.difference, one.interval, not line.task) for line in shown if (one := line.difference)
-    ]
+    drawn = {line.name: (one.difference, one.interval) for line in shown if (one := line.difference)}
     first, *sentences = verdict(results)
-    told = " ".join(f"{row.name}: {signed(row.difference)}." for row in drawn[-6:])
+    told = " ".join(f"{name}: {signed(value)}." for name, (value, _) in list(drawn.items())[-6:])
     label = f"B minus A by each task's main metric, points, with 95 % intervals. {told} All numbers stand in the tables below."
     page = Page(
         "comparison",
@@ -57,19 +54,12 @@ def write_comparison(results: Results, path: Path) -> None:
                     text("compared", family=counted(len(results.tasks), "test")),
                 ],
             ),
-            Group(
-                "Metric by metric",
-                [
-                    _counts_table(results),
-                    text("each_metric"),
-                    *(_metric(results, metric) for metric in _metrics(results)),
-                ],
-            ),
+            Group("Metric by metric", list(_by_metric(results))),
             Group("What was compared", [_sides_table(results), _asked(results)]),
         ],
         numbers=numbers(results),
         picture=Figure(
-            [Drawing(difference_panel("B minus A, points", drawn, label))],
+            [Drawing(difference_panel("B minus A, points", drawn, label, [line.name for line in means]))],
             text("compared_picture"),
             kind="single",
         ),
@@ -82,7 +72,7 @@ def write_comparison(results: Results, path: Path) -> None:
 def counts_told(results: Results) -> str:
     """On how many tasks B is clearly better and worse, by every metric."""
     alike: dict[str, list[str]] = {}
-    for metric in _metrics(results):
+    for metric in all_metrics(results):
         counts, total = outcomes(results, metric), len(_differences(results, metric))
         told = f"clearly better on {counts['better']} and worse on {counts['worse']} of {counted(total, 'task')}"
         alike.setdefault(told, []).append(_lower(metric_title(results, metric)))
@@ -94,38 +84,29 @@ def _lower(title: str) -> str:
     return title if title[1:2].isupper() or title[1:2].isdigit() else title[:1].lower() + title[1:]
 
 
-def _metrics(results: Results) -> list[str]:
-    """All metrics, the ones that tasks are judged by first."""
-    others = (metric for task in results.tasks.values() for metric in task.metrics)
-    return list(dict.fromkeys([*headline_metrics(results), *others]))
-
-
-def _counts_table(results: Results) -> Table:
-    rows = []
-    for metric in _metrics(results):
+def _by_metric(results: Results) -> Iterable[Block]:
+    rows, tables = [], []
+    for metric in all_metrics(results):
+        title = metric_title(results, metric)
         counts, total = outcomes(results, metric), len(_differences(results, metric))
         found = [counts["better"], counts["worse"], total - counts["better"] - counts["worse"]]
-        cells = [difference_cell(results.difference("tasks", None, metric)), *(Cell(one, count, kind="level") for one in found)]
-        rows.append(Row(metric_title(results, metric), cells))
+        cells = [difference_cell(results.difference("tasks", None, metric)), *(plain(one, count) for one in found)]
+        rows.append(Row(title, cells))
+        shown = table(f"{title}, all tasks", metric_lines(results, metric), results, p_values=["p_value"])
+        tables.append(Group(title, [explanation(results, metric), shown], "fold"))
     columns = ["mean of B minus A\n[95 % interval]", "B clearly\nbetter", "B clearly\nworse", "no clear\ndifference"]
-    return Table("Tasks by outcome, all metrics", columns, rows, "metric")
-
-
-def _metric(results: Results, metric: str) -> Group:
-    title = metric_title(results, metric)
-    shown = table(f"{title}, all tasks", metric_lines(results, metric), results, p_values=["p_value"])
-    return Group(title, [explanation(results, metric), shown], "fold")
+    yield Table("Tasks by outcome, all metrics", columns, rows, "metric")
+    yield text("each_metric")
+    yield from tables
 
 
 def _sides_table(results: Results) -> Table:
     sides = results.variants
-    facts = {title: [str(getattr(side, of)) for side in sides.values()] for of, title in _FACTS.items()}
+    told = {"run": "run", "model": "model", "title": "asked as", "folder": "folder"}
+    facts = {title: [str(getattr(side, of)) for side in sides.values()] for of, title in told.items()}
     facts["tasks only it has"] = [listed(results.only.get(name, [])) or "none" for name in sides]
     rows = [Row(title, [Cell(text=value) for value in values]) for title, values in facts.items()]
     return Table("The two sides", [name.upper() for name in sides], rows, kind="plain")
-
-
-_FACTS = {"run": "run", "model": "model", "title": "asked as", "folder": "folder"}
 
 
 def _asked(results: Results) -> str:
@@ -187,15 +168,7 @@ def _differences_told(results: Results) -> Iterable[str]:
     clusters = results.members("clusters")
     members = f"the {clusters} clusters" if clusters > 1 else "the tasks"
     told = f"On average over {members}, B minus A is {signed(over.difference)} points of the main metric"
-    told += f" (95 % interval {signed(over.low)} to {signed(over.high)}{'' if over.is_clear else ', which includes zero'})."
-    if not over.is_clear and over.detectable is not None:
-        told += f" A difference of {number(over.detectable)} points would have been detected with 80 % power."
-    if over.margin is not None:
-        shown = "equivalent" if over.is_equivalent else "not shown to be equivalent"
-        told += (
-            f" On average the two are {shown} within {number(over.margin)} points (p = {probability(over.p_equivalence or 0)})."
-        )
-    yield told
+    yield f"{told} ({interval_told(over)}).{unclear_told(over)}"
 
 
 def _detectable_told(rows: Sequence[Difference]) -> Iterable[str]:

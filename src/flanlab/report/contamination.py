@@ -8,7 +8,7 @@ from typing import Any
 
 from flanlab.files import write_text
 from flanlab.report.page import Drawing
-from flanlab.report.plots import DifferenceRow, difference_panel
+from flanlab.report.plots import difference_panel
 
 FIGURE_FILE = "contamination.svg"
 _PREFERRED = ("tuned", "instruction")
@@ -34,13 +34,13 @@ def write_contamination_figure(summary: Mapping[str, Any], folder: Path) -> Path
         # An earlier one would be of other predictions.
         path.unlink(missing_ok=True)
         return None
-    rows = []
+    rows: dict[str, tuple[float, tuple[float, float]]] = {}
     for task, variants in found.items():
         if one := variants.get(variant):
             counts = [summary["scores"][task][size][subset]["rows"] for subset in ("clean", "all")]
             interval = (-1.0, 1.0) if one["low"] is None else (one["low"], one["high"])
-            rows.append(DifferenceRow(f"{task} ({counts[0]} of {counts[1]} rows clean)", one["difference"], interval))
-    rows.sort(key=lambda row: row.difference)
+            rows[f"{task} ({counts[0]} of {counts[1]} rows clean)"] = (one["difference"], interval)
+    rows = dict(sorted(rows.items(), key=lambda row: row[1][0]))
     title = f"Clean minus all rows, n = {size}: {variant}"
     write_text(path, Drawing(difference_panel(title, rows, f"{title}, by task")).file)
     return path

@@ -14,7 +14,6 @@ from flanlab.report.classes import classification_blocks
 from flanlab.report.examples import example_blocks, read_records
 from flanlab.report.learning import score_curve
 from flanlab.report.page import (
-    MISSING,
     Block,
     Cell,
     Drawing,
@@ -27,11 +26,12 @@ from flanlab.report.page import (
     Table,
     Verbatim,
     exact,
+    plain,
     text,
     write_page,
 )
-from flanlab.report.plots import PanelRow, dev_curves, learning_curve, running_mean, score_panel, window
-from flanlab.report.published import figures, published, shown_models
+from flanlab.report.plots import dev_curves, learning_curve, running_mean, score_panel, window
+from flanlab.report.published import beside, figures, published
 from flanlab.report.reading import TUNED, MixtureCard, MixtureTask, RunFiles, read_run
 from flanlab.report.summary import numbers, summary, verdict
 from flanlab.report.views import (
@@ -41,12 +41,12 @@ from flanlab.report.views import (
     headlines,
     legend,
     metric_lines,
-    picture_label,
     quantile_lines,
     table,
     titles,
 )
 from flanlab.report.wording import (
+    all_metrics,
     cluster_title,
     count,
     counted,
@@ -124,19 +124,17 @@ def _picture(results: Results) -> Figure:
 
 
 def _panel(title: str, lines: Sequence[Line], results: Results, percent: bool) -> Drawing:
-    rows = [
-        PanelRow(
-            line.name,
-            line.scores,
-            line.outsiders,
-            _chance(line),
-            not line.task and any(one.task for one in lines),
-        )
-        for line in lines
-    ]
-    about = title.removesuffix(", %").removesuffix(", times 100")
-    label = f"{about}, times 100, with 95 % intervals. {picture_label(results, lines)} All numbers stand in the tables below."
-    return Drawing(score_panel(title, rows, drawn(results), percent, label))
+    svg = score_panel(
+        title,
+        {line.name: line.scores for line in lines},
+        drawn(results),
+        title.removesuffix(", %").removesuffix(", times 100"),
+        percent=percent,
+        strong=[line.name for line in lines if not line.task and any(one.task for one in lines)],
+        hollow={line.name: line.outsiders for line in lines},
+        chance={line.name: _chance(line) for line in lines},
+    )
+    return Drawing(svg)
 
 
 def _chance(line: Line) -> float | None:
@@ -169,11 +167,10 @@ def _tasks(results: Results) -> Iterable[Block]:
     told += [text("difference")] if results.differences else []
     told += [text("before")] if results.differences and len(results.variants) > 2 else []
     yield " ".join([*told, unknown_models(results.variants)])
-    others = [metric for task in results.tasks.values() for metric in task.metrics if metric not in headline]
-    metrics = [*headline, *dict.fromkeys(others)]
-    models = {model: facts for metric in metrics for model, facts in shown_models(results, metric).items()}
-    if models:
-        yield f"{text('published', sources=_sources(models))} {published().not_found}"
+    metrics = all_metrics(results)
+    others = beside({(name, one): figures(task, one) for name, task in results.tasks.items() for one in metrics})
+    if others.columns:
+        yield f"{text('published', sources=others.sources)} {published().not_found}"
     for metric in metrics:
         levels = ["rows"]
         levels += ["chance"] if metric.startswith("accuracy") or metric == "answer_probability" else []
@@ -200,32 +197,27 @@ def _over_wordings(results: Results) -> Iterable[Block]:
 def _best_templates(results: Results) -> Iterable[Block]:
     if all(task.best_on_dev is None for task in results.tasks.values()):
         return
-    known = {name: figures(task, task.main_metric, "best dev template") for name, task in results.tasks.items()}
-    models = {model: facts for model, facts in published().models.items() if any(model in one for one in known.values())}
-    yield text("best") + (f" {text('best_published', sources=_sources(models))}" if models else "")
-    columns = [*titles(results).values(), *(f"other model:\n{model.title}" for model in models.values())]
+    others = beside({name: figures(task, task.main_metric, "best dev template") for name, task in results.tasks.items()})
+    yield text("best") + (f" {text('best_published', sources=others.sources)}" if others.columns else "")
+    columns = [*titles(results).values(), *others.columns]
     rows = []
     for name, task in results.tasks.items():
         cells = [_best(results, name, task, variant) for variant in results.variants]
-        cells += [Cell(known[name][model]) if model in known[name] else Cell() for model in models]
+        cells += others.of(name)
         marks = [metric_title(results, task.main_metric), "seen in training" if task.seen else ""]
         rows.append(Row(name, cells if task.best_on_dev else [Cell(text="no dev split")], marks))
-    yield Table("Best template on dev, all tasks", columns, rows, "task", beside=len(models))
+    yield Table("Best template on dev, all tasks", columns, rows, "task", beside=len(others.columns))
 
 
 def _best(results: Results, name: str, task: TaskFacts, variant: str) -> Cell:
     best = (task.best_on_dev or {}).get(variant)
     if best is None:
         return Cell(text="one prompt")
-    score = results.scored("task", name, task.main_metric, BEST_ON_DEV)[variant]
-    mean = results.scored("task", name, task.main_metric)[variant].mean
+    score = results.main_scores(name, BEST_ON_DEV)[variant]
+    mean = results.main_scores(name)[variant].mean
     below = [Markup("mean over templates {}").format(exact(mean))]
     below += [Markup("template {}, {} on {}").format(best.template, exact(best.dev_score), counted(best.dev_rows, "dev row"))]
     return Cell(score.mean, interval=score.interval, below=below, kind="score")
-
-
-def _sources(models: Mapping[str, Any]) -> str:
-    return " ".join(f"{model.title}: {model.source}." for model in models.values())
 
 
 def _templates(results: Results) -> Iterable[Block]:
@@ -248,7 +240,7 @@ def _template_table(results: Results, name: str, task: TaskFacts) -> Table:
 
     def cells(template: str) -> list[Cell]:
         scores = (results.scored("task", name, metric, template).get(variant) for metric, variant in places)
-        return [MISSING if score is None else Cell(score.mean, kind="level") for score in scores]
+        return [plain(score.mean if score else None) for score in scores]
 
     rows = []
     for one in task.templates:
@@ -265,23 +257,15 @@ def _learning(run: RunFiles) -> Iterable[Block]:
     means = running_mean(steps)
     first, last = means[window(steps) - 1], means[-1]
     label = f"Loss per target token by step: {first:.2f} in the first tenth of the steps, {last:.2f} in the last."
-    yield Figure(
-        [Drawing(learning_curve(steps, label))],
-        text("learning"),
-        kind="single",
-    )
-
-    def loss(value: float) -> Markup:
-        return exact(value, "{:.3f}".format)
-
+    yield Figure([Drawing(learning_curve(steps, label))], text("learning"), kind="single")
     yield Facts(
         {
             "steps": count(len(steps)),
             "examples": count(sum(step.examples for step in steps)),
             "tokens read": count(sum(step.tokens for step in steps)),
             "target tokens": count(sum(step.target_tokens for step in steps)),
-            "loss, first tenth": loss(first),
-            "loss, last tenth": loss(last),
+            "loss, first tenth": exact(first, "{:.3f}".format),
+            "loss, last tenth": exact(last, "{:.3f}".format),
             "time": clock(sum(step.seconds for step in steps)),
         }
     )
@@ -324,25 +308,23 @@ def _mixture_table(mixture: MixtureCard) -> Table:
         sums = [sum(getattr(task, name) for task in tasks) for name in _COUNTS]
         dropped = sum(sum(task.dropped.values()) for task in tasks)
         shortened = sum(task.shortened for task in tasks)
-        return Row(title, [*map(_counted, sums), Cell(), _counted(shortened), _counted(dropped)], kind=kind)
+        return Row(
+            title, [*(plain(one, count) for one in sums), Cell(), plain(shortened, count), plain(dropped, count)], kind=kind
+        )
 
     rows = []
     for cluster in sorted({task.cluster for task in mixture.tasks.values()}):
         own = {name: task for name, task in mixture.tasks.items() if task.cluster == cluster}
         rows.append(total(cluster_title(cluster), own.values(), "cluster"))
-        for name, task in own.items():
-            cells = [_counted(getattr(task, count_of)) for count_of in _COUNTS]
-            cells += [Cell(task.epochs, "{:.2f}".format, kind="level"), _counted(task.shortened)]
+        for title, task in own.items():
+            cells = [plain(getattr(task, name), count) for name in _COUNTS]
+            cells += [plain(task.epochs, "{:.2f}".format), plain(task.shortened, count)]
             reasons = [f"{reason}: {count(times)}" for reason, times in task.dropped.items()]
             cells.append(Cell(sum(task.dropped.values()), count, below=reasons, kind="level"))
-            rows.append(Row(name, cells, kind="member"))
+            rows.append(Row(title, cells, kind="member"))
     rows.append(total("total", mixture.tasks.values(), "total"))
     columns = ["rows", "examples", "tokens", "target tokens", "epochs", "shortened", "dropped"]
     return Table("Training mixture", columns, rows, "cluster, task")
-
-
-def _counted(value: int) -> Cell:
-    return Cell(value, count, kind="level")
 
 
 def _examples(results: Results, shown: str, records: Mapping[str, Any] | None) -> Iterable[Block]:
@@ -367,22 +349,16 @@ def _notes(run: RunFiles) -> Iterable[Block]:
     if facts and run.results.seconds is not None:
         facts["time of the whole run"] = clock(run.results.seconds)
     if facts:
-        yield Group("Versions and hashes", [_plain("Versions and hashes", facts)], "part")
+        yield Group("Versions and hashes", [Facts(facts)], "part")
     tasks = run.facts.get("tasks")
     if isinstance(tasks, Mapping):
         told = {
             name: ", ".join(f"{kind} {one}" for kind, one in hashes.items()) if isinstance(hashes, Mapping) else str(hashes)
             for name, hashes in tasks.items()
         }
-        yield Group(
-            f"Hashes of {counted(len(tasks), 'task')} and their rows", [_plain("Hashes of tasks and rows", told)], "fold"
-        )
+        yield Group(f"Hashes of {counted(len(tasks), 'task')} and their rows", [Facts(told)], "fold")
     if run.recipe:
         yield Group("The recipe", [Verbatim(run.recipe)], "fold")
-
-
-def _plain(title: str, facts: Mapping[str, str]) -> Table:
-    return Table(title, [""], [Row(name, [Cell(text=value)]) for name, value in facts.items()], kind="plain")
 
 
 def _flattened(facts: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:

@@ -148,22 +148,18 @@ def _columns(sources: Sequence[Source], sides: Mapping[str, Side]) -> list[Colum
     for letter, source in zip(sides, sources, strict=True):
         side, label = source.side, label_of(source, sources)
         variant = side.variant
+        same = ("model", "title", "stamped", "trained_on", "seed", "settings")
         columns.append(
             Column(
                 letter=letter,
                 label=f"{label}, {variant.title}" if len(side.results.variants) > 1 else label,
                 folder=source.folder,
                 name=source.name,
-                model=variant.model,
                 variant=side.name,
-                title=variant.title,
-                stamped=variant.stamped,
-                trained_on=variant.trained_on,
                 # Only a run says what was held out: an evaluation names there what it asked.
                 held_out=side.results.hold_out if side.name.startswith(TUNED) else None,
-                seed=variant.seed,
-                settings=variant.settings,
                 asked_otherwise=_asked_otherwise(side, first),
+                **{name: getattr(variant, name) for name in same},
             )
         )
     return columns
@@ -177,12 +173,9 @@ def _asked_otherwise(side: Side, first: Side) -> dict[str, str]:
     for name in fields_affecting(EvaluationSettings, QUESTIONS, PROMPT):
         here, there = ours.settings.get(name), theirs.settings.get(name)
         if here != there:
-            found[name.replace("_", " ")] = f"{_said(here)}, in A {_said(there)}"
+            said = ["not given" if value is None else value for value in (here, there)]
+            found[name.replace("_", " ")] = f"{said[0]}, in A {said[1]}"
     return found
-
-
-def _said(value: Any) -> str:
-    return "not given" if value is None else str(value)
 
 
 def _differs(name: str, side: Side, first: Side) -> list[str]:
@@ -208,7 +201,7 @@ def _task(name: str, sides: Mapping[str, Side], first: Side) -> list[Entry]:
         Entry(
             column=letter,
             score=side.results.main_scores(name)[side.name],
-            best_on_dev=side.results.scored("task", name, side.results.tasks[name].main_metric, BEST_ON_DEV).get(side.name),
+            best_on_dev=side.results.main_scores(name, BEST_ON_DEV).get(side.name),
             chance=task.chance if with_chance else None,
             seen=side.seen(name),
             differs=_differs(name, side, first),

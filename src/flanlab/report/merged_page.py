@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from flanlab.files import write_text
 from flanlab.report.merged import Column, Entry, Merged, verdict
 from flanlab.report.page import (
@@ -23,11 +21,11 @@ from flanlab.report.page import (
     Row,
     Table,
     csv_text,
-    exact,
     text,
     write_page,
 )
-from flanlab.report.views import AVERAGE, dots, score_facts
+from flanlab.report.plots import score_panel
+from flanlab.report.views import AVERAGE, best_told, score_facts
 from flanlab.report.wording import MEAN_OVER_CLUSTERS, capital, cluster_title, counted, is_percent, listed, number
 from flanlab.results.schema import MAIN_METRIC
 
@@ -98,8 +96,7 @@ def _cell(entry: Entry | None) -> Cell:
         return Cell(text="not asked")
     marks = ["" if not entry.seen else "seen" if entry.score.level == "task" else entry.seen]
     marks.append(f"≠ {', '.join(entry.differs)}" if entry.differs else "")
-    best = entry.best_on_dev
-    below = [Markup("best template on dev {}").format(exact(best.mean))] if best else []
+    below = best_told(entry.best_on_dev.mean if entry.best_on_dev else None)
     marks = [mark for mark in marks if mark]
     return Cell(entry.score.mean, interval=entry.score.interval, marks=marks, below=below, kind="score")
 
@@ -188,14 +185,14 @@ def _drawing(merged: Merged, name: str, title: str, rows: Mapping[str, Mapping[s
     metrics = {entry.score.metric for entry in entries if entry.score.metric != MAIN_METRIC} or {
         entry.score.metric for entry in merged.scores if entry.score.level == "task"
     }
-    marked = {row: [letter for letter, one in own.items() if one.differs or one.seen] for row, own in rows.items()}
-    drawn = dots(
+    drawn = score_panel(
         title,
         {row: {letter: entry.score for letter, entry in own.items()} for row, own in rows.items()},
         {column.letter: column.letter for column in merged.columns},
-        title,
+        f"{title}, main metric",
         percent=all(map(is_percent, metrics)),
-        hollow={row: frozenset(letters) for row, letters in marked.items()},
+        strong=(AVERAGE, MEAN_OVER_CLUSTERS),
+        hollow={row: [letter for letter, one in own.items() if one.differs or one.seen] for row, own in rows.items()},
         chance={row: next(iter(own.values())).chance for row, own in rows.items()},
         named=True,
     )

@@ -54,6 +54,11 @@ class Cell:
 MISSING = Cell(text="\N{EN DASH}")
 
 
+def plain(value: float | None, shown: Callable[[float], str] = wording.number, missing: Cell = MISSING) -> Cell:
+    """A number without an interval."""
+    return missing if value is None else Cell(value, shown, kind="level")
+
+
 @dataclass(frozen=True)
 class Row:
     """A line of a table. A single cell reaches across all columns."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
@@ -40,135 +41,123 @@ _TITLE_CHARACTERS, _TITLE_LINE = 36, 18.0
 
 
 @dataclass(frozen=True)
-class PanelRow:
-    """A task, or the average, in one panel: scores by variant, and which count neither as before nor after."""
-
-    name: str
-    scores: Mapping[str, Score]
-    hollow: frozenset[str]
-    chance: float | None = None
-    strong: bool = False
-
-
-@dataclass(frozen=True)
-class DifferenceRow:
-    """A task, or an average, with a difference and its interval."""
-
-    name: str
-    difference: float
-    interval: tuple[float, float]
-    strong: bool = False
-
-
-@dataclass(frozen=True)
 class Line:
     """Scores by place on the axis, with the score that they are held against, if any."""
 
     title: str
-    scores: Mapping[float, Score]
+    scores: Mapping[int, Score] | Mapping[float, Score]
     reference: Score | None = None
     dashed: bool = False
     strong: bool = False
 
 
 def score_panel(
-    title: str, rows: Sequence[PanelRow], variants: Sequence[str], percent: bool, label: str, *, named: bool = False
+    title: str,
+    rows: Mapping[str, Mapping[str, Score]],
+    columns: Mapping[str, str],
+    about: str,
+    *,
+    percent: bool = False,
+    strong: Collection[str] = (),
+    hollow: Mapping[str, Collection[str]] | None = None,
+    chance: Mapping[str, float | None] | None = None,
+    named: bool = False,
 ) -> Markup:
-    """Dots with 95 % intervals, one line per variant, rows from top to bottom; chance as a dashed tick.
+    """Dots with 95 % intervals, one line for each column, rows from top to bottom; chance as a dashed tick.
 
     Args:
-        title: the metric.
-        rows: tasks and the average; scores are 0 to 1 and drawn times 100. A row may lack some of the variants.
-        variants: order of the lines; colours and markers go by it.
+        title: what stands above it.
+        rows: scores by the key of the column, which a row may lack; they are 0 to 1 and drawn times 100. Others are not drawn.
+        columns: key to title, in the order of the lines; colours and markers go by it.
+        about: what a screen reader says first.
         percent: whether the axis reaches from 0 to 100 whatever the scores.
-        label: what a screen reader says.
-        named: write each variant's name, a letter or two, before its score: colours come again after the sixth.
+        strong: rows of means.
+        hollow: by row, the columns that do not count like the others.
+        chance: by row, the level of guessing.
+        named: write each column's key, a letter or two, before its score: colours come again after the sixth.
     """
-    limit = 100.0 if percent else _round_limit(rows)
-    figure, axes, tops = _dots(title, rows, len(variants), (0.0, limit), _NAME if named else 0.0)
+    rows = {name: {key: row[key] for key in columns if key in row} for name, row in rows.items()}
+    told = [name for name in rows if name in strong] if len(rows) > 4 else []
+    heard = " ".join(
+        f"{name}: {', '.join(f'{columns[key]} {number(score.mean)}' for key, score in rows[name].items())}."
+        for name in told or rows
+    )
+    limit = 100.0 if percent else _round_limit([score for row in rows.values() for score in row.values()])
+    figure, axes, tops = _dot_axes(title, rows, len(columns), (0.0, limit), strong, _NAME if named else 0.0)
     axes.set_xticks([limit * quarter / 4 for quarter in range(5)])
-    height = _LABEL + _LINE * len(variants)
-    for top, row in zip(tops, rows, strict=True):
-        if row.chance is not None:
-            reach = [top + _LABEL - 3, top + height + 1]
-            axes.plot([row.chance * 100] * 2, reach, "--", color=_SOFT, linewidth=1.5)
-        for line, variant in enumerate(variants):
-            middle = top + _LABEL + _LINE * (line + 0.5)
-            if (score := row.scores.get(variant)) is None:
-                continue
-            colour = _SERIES[line % len(_SERIES)]
-            axes.plot([bound * 100 for bound in score.interval], [middle] * 2, color=colour, linewidth=2)
-            axes.plot(
-                score.mean * 100,
-                middle,
-                MARKERS[line % len(MARKERS)],
-                color=colour,
-                markersize=7 if line % len(MARKERS) != 2 else 6.5,
-                markerfacecolor=_PAPER if variant in row.hollow else colour,
-                markeredgewidth=1.6,
-                clip_on=False,
-            )
-            told = f"{variant} {number(score.mean)}" if named else number(score.mean)
-            axes.text(1.04 * limit, middle, told, va="center_baseline", fontsize=11, color=_SOFT)
-    return _svg(figure, label)
+    for name, top in tops.items():
+        if (level := (chance or {}).get(name)) is not None:
+            axes.plot([level * 100] * 2, [top - 3, top + _LINE * len(columns) + 1], "--", color=_SOFT, linewidth=1.5)
+        for place, key in enumerate(columns):
+            if (score := rows[name].get(key)) is not None:
+                middle = top + _LINE * (place + 0.5)
+                _dot(axes, middle, score.mean, score.interval, place, hollow=key in (hollow or {}).get(name, ()))
+                told_at = f"{key} {number(score.mean)}" if named else number(score.mean)
+                axes.text(1.04 * limit, middle, told_at, va="center_baseline", fontsize=11, color=_SOFT)
+    return _svg(figure, f"{about}, times 100, with 95 % intervals. {heard} All numbers stand in the tables.")
 
 
-def difference_panel(title: str, rows: Sequence[DifferenceRow], label: str) -> Markup:
+def difference_panel(
+    title: str, rows: Mapping[str, tuple[float, tuple[float, float]]], label: str, strong: Collection[str] = ()
+) -> Markup:
     """Dots with 95 % intervals about zero, filled where the interval excludes it, rows from top to bottom.
 
     Args:
         title: what the axis shows.
-        rows: tasks and averages; differences are -1 to 1 and drawn times 100.
+        rows: differences with their intervals; they are -1 to 1 and drawn times 100.
         label: what a screen reader says.
+        strong: rows of means.
     """
-    limit = 100 * max((abs(end) for row in rows for end in (row.difference, *row.interval)), default=0.0)
+    limit = 100 * max((abs(end) for value, interval in rows.values() for end in (value, *interval)), default=0.0)
     limit = next((bound for bound in (2.0, 5.0, 10.0, 20.0, 50.0) if limit <= bound), 100.0)
-    figure, axes, tops = _dots(title, rows, 1, (-limit, limit), 0.0)
+    figure, axes, tops = _dot_axes(title, rows, 1, (-limit, limit), strong)
     ticks = [limit * half / 2 for half in range(-2, 3)]
     axes.set_xticks(ticks, [signed(tick / 100).removesuffix(".0") for tick in ticks])
     axes.axvline(0, color=_SOFT, linewidth=1.2)
-    for top, row in zip(tops, rows, strict=True):
-        middle = top + _LABEL + _LINE / 2
-        axes.plot([end * 100 for end in row.interval], [middle] * 2, color=_SINGLE, linewidth=2)
-        clear = row.interval[0] > 0 or row.interval[1] < 0
-        axes.plot(
-            row.difference * 100,
-            middle,
-            MARKERS[0],
-            color=_SINGLE,
-            markersize=7,
-            markerfacecolor=_SINGLE if clear else _PAPER,
-            markeredgewidth=1.6,
-        )
-        axes.text(1.08 * limit, middle, signed(row.difference), va="center_baseline", fontsize=11, color=_SOFT)
+    for name, top in tops.items():
+        value, interval = rows[name]
+        middle = top + _LINE / 2
+        _dot(axes, middle, value, interval, hollow=not (interval[0] > 0 or interval[1] < 0))
+        axes.text(1.08 * limit, middle, signed(value), va="center_baseline", fontsize=11, color=_SOFT)
     return _svg(figure, label)
 
 
-def _dots(
-    title: str, rows: Sequence[PanelRow | DifferenceRow], lines: int, ends: tuple[float, float], right: float
-) -> tuple[Figure, Axes, list[float]]:
-    """Axes with the rows' names over room for so many lines of dots each, and where each row begins."""
-    row_height = _LABEL + _LINE * lines + _GAP
+def _dot(
+    axes: Axes, middle: float, value: float, interval: tuple[float, float], place: int | None = None, *, hollow: bool
+) -> None:
+    """A mark with its interval; colour and marker go by its place among others."""
+    colour = _SINGLE if place is None else _SERIES[place % len(_SERIES)]
+    marker = MARKERS[(place or 0) % len(MARKERS)]
+    axes.plot([bound * 100 for bound in interval], [middle] * 2, color=colour, linewidth=2)
+    style: dict[str, Any] = {"markerfacecolor": _PAPER if hollow else colour, "markeredgewidth": 1.6, "clip_on": False}
+    axes.plot(value * 100, middle, marker, color=colour, markersize=6.5 if marker == "D" else 7, **style)
+
+
+def _dot_axes(
+    title: str, names: Collection[str], lines: int, ends: tuple[float, float], strong: Collection[str], right: float = 0.0
+) -> tuple[Figure, Axes, dict[str, float]]:
+    """Axes with the rows' names, each over room for so many lines of dots, and where that room begins."""
+    height = _LABEL + _LINE * lines + _GAP
     head = wrap(title, _TITLE_CHARACTERS)
     top = _TOP + _TITLE_LINE * (len(head) - 1)
-    figure = _figure(_PANEL_WIDTH, top + row_height * len(rows) + _BOTTOM)
+    figure = _figure(_PANEL_WIDTH, top + height * len(names) + _BOTTOM)
     axes = _axes(figure, _LEFT, _RIGHT + right, top, _BOTTOM)
     spare = 0.02 * (ends[1] - ends[0])
     axes.set_xlim(ends[0] - spare, ends[1] + spare)
-    axes.set_ylim(row_height * len(rows), 0)
+    axes.set_ylim(height * len(names), 0)
     axes.set_yticks([])
     axes.grid(axis="x", color=_RULE, linewidth=1)
-    axes.set_axisbelow(True)
     axes.set_title("\n".join(head), loc="left", fontweight="bold", fontsize=14, color=_INK, pad=9, parse_math=False)
-    tops = [place * row_height for place in range(len(rows))]
-    for place, (top, row) in enumerate(zip(tops, rows, strict=True)):
-        if row.strong and not (place and rows[place - 1].strong):
-            axes.axhline(top + 1, color=_SOFT, linewidth=1)
-        # On paper of its own, since a long name crosses lines.
-        paper = {"facecolor": _PAPER, "edgecolor": "none", "pad": 1.0}
-        style: dict[str, Any] = {"color": _INK, "fontsize": 12, "parse_math": False, "bbox": paper}
-        axes.text(ends[0], top + _LABEL - 6, row.name, fontweight="bold" if row.strong else "normal", **style)
-    return figure, axes, tops
+    # On paper of its own, since a long name crosses lines.
+    paper = {"facecolor": _PAPER, "edgecolor": "none", "pad": 1.0}
+    style: dict[str, Any] = {"color": _INK, "fontsize": 12, "parse_math": False, "bbox": paper}
+    before = False
+    for place, name in enumerate(names):
+        if name in strong and not before:
+            axes.axhline(place * height + 1, color=_SOFT, linewidth=1)
+        before = name in strong
+        axes.text(ends[0], place * height + _LABEL - 6, name, fontweight="bold" if before else "normal", **style)
+    return figure, axes, {name: place * height + _LABEL for place, name in enumerate(names)}
 
 
 def line_panel(lines: Sequence[Line], places: Mapping[float, str], axis: str, label: str) -> Markup:
@@ -192,7 +181,6 @@ def line_panel(lines: Sequence[Line], places: Mapping[float, str], axis: str, la
     axes.set_xticks(list(places), list(places.values()))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
     axes.grid(axis="y", color=_RULE, linewidth=1)
-    axes.set_axisbelow(True)
     axes.set_xlabel(axis, color=_SOFT, fontsize=12)
     for turn, line in enumerate(lines):
         colour = _INK if line.strong else _SERIES[turn % len(_SERIES)]
@@ -227,7 +215,6 @@ def learning_curve(steps: Sequence[TrainingStep], label: str) -> Markup:
     axes.set_xlim(min(numbers) - 0.5, max(numbers) + 0.5)
     axes.set_ylim(0, max(losses) * 1.05 or 1)
     axes.grid(axis="y", color=_RULE, linewidth=1)
-    axes.set_axisbelow(True)
     axes.set_xlabel("step", color=_SOFT, fontsize=12)
     for text, side, place in (("loss per target token", "left", (0, 1)), ("examples seen", "right", (1, 1))):
         offset = (-34 if side == "left" else 8, 26)
@@ -290,16 +277,12 @@ def running_mean(steps: Sequence[TrainingStep]) -> list[float]:
 
 
 def _examples_seen(steps: Sequence[TrainingStep]) -> dict[int, int]:
-    total, seen = 0, {}
-    for step in steps:
-        total += step.examples
-        seen[step.step] = total
-    return seen
+    return dict(zip((step.step for step in steps), accumulate(step.examples for step in steps), strict=True))
 
 
-def _round_limit(rows: Sequence[PanelRow]) -> float:
+def _round_limit(scores: Sequence[Score]) -> float:
     """The first of 10, 20, 40, 60, 80, 100 that no interval passes."""
-    highest = max(max(score.mean, *score.interval) * 100 for row in rows for score in row.scores.values())
+    highest = max(max(score.mean, *score.interval) * 100 for score in scores)
     return next((limit for limit in (10.0, 20.0, 40.0, 60.0, 80.0) if highest <= limit), 100.0)
 
 
@@ -314,6 +297,7 @@ def _axes(figure: Figure, left: float, right: float, top: float, bottom: float) 
     """Axes with margins in pixels, without a frame."""
     width, height = (float(side) * _PIXELS for side in figure.get_size_inches())
     axes = figure.add_axes((left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height))
+    axes.set_axisbelow(True)
     _quiet(axes)
     return axes
 

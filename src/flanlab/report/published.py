@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from flanlab.results.schema import Results, TaskFacts
+from flanlab.report.page import Cell
+from flanlab.results.schema import TaskFacts
 from flanlab.yaml_files import read_yaml_model
 
 Kind = Literal["mean", "best dev template"]
@@ -79,7 +81,25 @@ def figures(task: TaskFacts, metric: str, kind: Kind = "mean") -> dict[str, floa
     return {}
 
 
-def shown_models(results: Results, metric: str) -> Mapping[str, PublishedModel]:
-    """The models that have a published figure for some task of these results by this metric."""
-    found: Iterable[str] = {model for task in results.tasks.values() for model in figures(task, metric)}
-    return {model: facts for model, facts in published().models.items() if model in found}
+@dataclass(frozen=True)
+class Beside:
+    """Columns of figures beside a table."""
+
+    columns: list[str]
+    cells: dict[Any, list[Cell]]
+    """By row; those of a row that is not here are empty."""
+    sources: str
+
+    def of(self, row: Any) -> list[Cell]:
+        """A row's cells."""
+        return self.cells.get(row, [Cell()] * len(self.columns))
+
+
+def beside(known: Mapping[Any, Mapping[str, float]]) -> Beside:
+    """Columns for the models that have a figure in some row, from the rows' figures."""
+    models = {name: facts for name, facts in published().models.items() if any(name in row for row in known.values())}
+    return Beside(
+        [f"other model:\n{model.title}" for model in models.values()],
+        {key: [Cell(row.get(name)) for name in models] for key, row in known.items()},
+        " ".join(f"{model.title}: {model.source}." for model in models.values()),
+    )

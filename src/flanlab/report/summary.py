@@ -24,8 +24,13 @@ _POWER = "80\N{NARROW NO-BREAK SPACE}%"
 
 
 def _first(results: Results) -> list[Line]:
-    """The first three headlines; where trained tasks stand beside held-out ones, also the last, by which they differ most."""
+    """The first three headlines; where trained tasks stand beside held-out ones, also the last, by which they differ most.
+
+    Of many clusters, the mean alone: which of them come first says nothing.
+    """
     lines = headlines(results)
+    if is_mixed(results) and len(lines) > _NUMBERS:
+        return lines[:1]
     both = 0 < len(results.in_domain) < len(results.tasks)
     return [*lines[:_NUMBERS], *(lines[_NUMBERS:][-1:] if both else [])]
 
@@ -68,8 +73,9 @@ def summary(run: RunFiles) -> list[str]:
     if seen := [name for name, task in results.tasks.items() if task.seen]:
         sentences.append(f"This is no zero-shot result: the model was trained on {_some(seen)}, or on something close to it.")
     lines = headlines(results)
-    if is_mixed(results) and len(results.averaged) <= _FEW:
-        lines = [task_line(results, name, task.main_metric) for name, task in results.averaged.items()]
+    if is_mixed(results):
+        told = results.averaged if len(results.averaged) <= _FEW else {}
+        lines = [task_line(results, name, task.main_metric) for name, task in told.items()] or lines[:1]
     sentences += [_sentence(results, line) for line in lines]
     sentences += _tally(results)
     untuned = [name for name in results.variants if not name.startswith(TUNED)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.comparison import compare_sides, open_side
@@ -12,47 +13,42 @@ from flanlab.evaluation.seeds import results_over_seeds
 from flanlab.experiments.cells import SEED_MARK
 from flanlab.experiments.sweep_file import SWEEP_FILE, CellFacts, SweepFacts, read_sweep_facts
 from flanlab.report.comparison import outcomes
-from flanlab.report.wording import counted, listed, signed
+from flanlab.report.wording import counted, interval_told, listed, signed
 from flanlab.results.files import read_results
-from flanlab.results.schema import MAIN_METRIC, Difference, Results, Score
+from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC, Difference, Level, Results, Score
 
 _TOLD_FAILURES = 3
 
 
 @dataclass(frozen=True)
 class SweepCell:
-    """A cell with its results, where it is done."""
+    """A cell that is done."""
 
     facts: CellFacts
     folder: Path
-    results: Results | None
+    results: Results
     others: Sequence[Path] = ()
     """Folders of the same cell with other training seeds; `results` are over all of them."""
 
     @property
     def variant(self) -> str:
         """The variant that stands for the cell: of an untuned model's prompts the one that does best on average."""
-        assert self.results is not None
         return max(self.results.variants, key=lambda variant: self.mean(variant).mean)
 
     def mean(self, variant: str) -> Score:
         """The main metric, over clusters."""
-        assert self.results is not None
         return self.results.scored("clusters", None, MAIN_METRIC)[variant]
 
     def clusters(self, variant: str) -> dict[str, Score]:
         """The main metric, by cluster."""
-        assert self.results is not None
         return {name: self.results.scored("cluster", name, MAIN_METRIC)[variant] for name in self.results.clusters}
 
     def tasks(self, variant: str) -> dict[str, Score]:
         """Each task by its main metric."""
-        assert self.results is not None
         return {name: self.results.main_scores(name)[variant] for name in self.results.tasks}
 
     def tasks_by_cluster(self, variant: str) -> dict[str, tuple[dict[str, Score], Score]]:
         """By cluster its tasks, each by its main metric, and their mean."""
-        assert self.results is not None
         scores = self.tasks(variant)
         members = {name: task.clusters for name, task in self.results.tasks.items()}
         return {
@@ -60,16 +56,30 @@ class SweepCell:
             for cluster, mean in self.clusters(variant).items()
         }
 
+    def best_on_dev(self, variant: str) -> dict[tuple[Level, str | None], float]:
+        """By level and name the score of the template that is best on dev: of tasks that have one, and the means over clusters'
+        tasks, and over clusters, all of which have one. Subtasks count as one task, as in other means."""
+        found: dict[tuple[Level, str | None], float] = {}
+        for name in self.results.tasks:
+            if score := self.results.main_scores(name, BEST_ON_DEV).get(variant):
+                found["task", name] = score.mean
+        for cluster, names in self.results.clusters.items():
+            wholes = [name.partition(".")[0] for name in names]
+            if all(("task", name) in found for name in names):
+                shares = (found["task", name] / wholes.count(whole) for name, whole in zip(names, wholes, strict=True))
+                found["cluster", cluster] = sum(shares) / len(set(wholes))
+        if all(("cluster", cluster) in found for cluster in self.results.clusters):
+            found["clusters", None] = fmean(found["cluster", cluster] for cluster in self.results.clusters)
+        return found
+
     @property
     def seen(self) -> dict[str, str]:
         """Tasks that its model has seen, with the reason: their scores are no zero-shot results."""
-        assert self.results is not None
         return {name: task.seen for name, task in self.results.tasks.items() if task.seen is not None}
 
     @property
     def seen_mark(self) -> str:
         """How its scores are marked; empty where it has seen no task."""
-        assert self.results is not None
         if not self.seen:
             return ""
         return "seen" if len(self.seen) == len(self.results.tasks) else f"{', '.join(self.seen)} seen"
@@ -86,15 +96,12 @@ class Pair:
 
     before: SweepCell
     after: SweepCell
-    found: Results | None
-    """As `compare_sides` gives it; None where they cannot be paired."""
-    reason: str = ""
-    """Why not."""
+    found: Results
+    """As `compare_sides` gives it."""
 
     @property
     def over_clusters(self) -> Difference:
         """The difference of the means over clusters."""
-        assert self.found is not None
         difference = self.found.difference("clusters", None, MAIN_METRIC)
         assert difference is not None
         return difference
@@ -102,7 +109,6 @@ class Pair:
     @property
     def outcomes(self) -> Mapping[str, int]:
         """How many tasks came out how; `tests` is how many there are."""
-        assert self.found is not None
         return {"tests": len(self.found.tasks), **outcomes(self.found)}
 
 
@@ -113,13 +119,10 @@ class SweepRead:
     folder: Path
     facts: SweepFacts
     cells: Mapping[str, SweepCell]
-    """By name, in order."""
+    """Those that are done, by name, in order."""
     pairs: list[Pair]
-
-    def done(self, name: str | None) -> SweepCell | None:
-        """A cell, if it is one of this sweep and done."""
-        cell = None if name is None else self.cells.get(name)
-        return cell if cell is not None and cell.results is not None else None
+    unpaired: list[str]
+    """Why cells that are done cannot be compared, in sentences."""
 
 
 def is_sweep(folder: Path) -> bool:
@@ -134,24 +137,26 @@ def read_sweep(folder: Path) -> SweepRead:
         FlanlabError: a file is missing or damaged.
     """
     facts = read_sweep_facts(folder)
+    done = [cell for cell in facts.cells if cell.state == "done"]
     seeds: dict[str, list[Path]] = {}
-    for cell in facts.cells:
-        if cell.state == "done":
-            seeds.setdefault(cell.name.partition(SEED_MARK)[0], []).append(folder / cell.folder)
+    for cell in done:
+        seeds.setdefault(cell.name.partition(SEED_MARK)[0], []).append(folder / cell.folder)
     cells = {}
-    for cell in facts.cells:
+    for cell in done:
         place = folder / cell.folder
         others = [other for other in seeds.get(cell.name, ()) if other != place]
-        results = None
-        if cell.state == "done":
-            results = results_over_seeds(place, others) if others else read_results(place)
-        cells[cell.name] = SweepCell(cell, place, results, others)
-    pairs = []
+        cells[cell.name] = SweepCell(cell, place, results_over_seeds(place, others) if others else read_results(place), others)
+    pairs, unpaired = [], []
     for pair in facts.comparisons:
         before, after = cells.get(pair.before), cells.get(pair.after)
-        if before and after and before.results and after.results and before.folder != after.folder:
-            pairs.append(_paired(before, after))
-    return SweepRead(folder, facts, cells, pairs)
+        if before and after and before.folder != after.folder:
+            sides = [replace(open_side(f"{cell.folder}:{cell.variant}"), others=cell.others) for cell in (before, after)]
+            try:
+                pairs.append(Pair(before, after, compare_sides(*sides)))
+            except FlanlabError as error:
+                titles = f"“{after.facts.title}” against “{before.facts.title}”"
+                unpaired.append(f"{titles} cannot be paired: {error.message}")
+    return SweepRead(folder, facts, cells, pairs, unpaired)
 
 
 def verdict(sweep: SweepRead) -> list[str]:
@@ -161,10 +166,7 @@ def verdict(sweep: SweepRead) -> list[str]:
 
 def told(pair: Pair) -> str:
     """A comparison as a sentence."""
-    assert pair.found is not None
     counts, over = pair.outcomes, pair.over_clusters
-    low, high = signed(over.low), signed(over.high)
-    includes = "" if over.is_clear else ", which includes zero"
     members = pair.found.members("clusters")
     clusters = f"the mean over {members} clusters" if members > 1 else "the mean over tasks"
     tasks = counted(counts["tests"], "task")
@@ -173,13 +175,12 @@ def told(pair: Pair) -> str:
         outcome = f"no clear difference on any of {tasks}" if counts["tests"] > 1 else "no clear difference on the one task"
     return (
         f"{_named(pair.after)} against {_named(pair.before)}: {outcome}; {clusters} differs by"
-        f" {signed(over.difference)} points (95 % interval {low} to {high}{includes}).{_seen(pair)}"
+        f" {signed(over.difference)} points ({interval_told(over)}).{_seen(pair)}"
     )
 
 
 def _named(cell: SweepCell) -> str:
     """A cell by its title, and by the prompt that stands for it where it has several."""
-    assert cell.results is not None
     variants = cell.results.variants
     return f"“{cell.facts.title}”" + (f" (by its best, {variants[cell.variant].title})" if len(variants) > 1 else "")
 
@@ -191,18 +192,18 @@ def _seen(pair: Pair) -> str:
 
 
 def _unfinished(sweep: SweepRead) -> Iterable[str]:
-    failed = [cell.facts.title for cell in sweep.cells.values() if cell.facts.state == "failed"]
+    failed = [cell.title for cell in sweep.facts.cells if cell.state == "failed"]
     if failed:
         named = listed([f"“{title}”" for title in failed[:_TOLD_FAILURES]])
         more = f" and {len(failed) - _TOLD_FAILURES} more" if len(failed) > _TOLD_FAILURES else ""
         yield f"{counted(len(failed), 'cell')} failed ({named}{more}): the figure lacks {'it' if len(failed) == 1 else 'them'}."
-    waiting = sum(cell.facts.state in ("waiting", "running") for cell in sweep.cells.values())
+    waiting = sum(cell.state in ("waiting", "running") for cell in sweep.facts.cells)
     if waiting:
-        yield f"{counted(waiting, 'cell')} of {len(sweep.cells)} {'is' if waiting == 1 else 'are'} not done yet."
+        yield f"{counted(waiting, 'cell')} of {len(sweep.facts.cells)} {'is' if waiting == 1 else 'are'} not done yet."
 
 
 def _differences(sweep: SweepRead) -> Iterable[str]:
-    pairs = [pair for pair in sweep.pairs if pair.found is not None]
+    pairs = sweep.pairs
     if not pairs:
         yield "No two cells can be compared yet."
         return
@@ -228,7 +229,6 @@ def _apart_by_task(pairs: list[Pair]) -> list[list[Pair]]:
     groups: list[list[Pair]] = []
     met: set[str] = set()
     for pair in pairs:
-        assert pair.found is not None
         names = set(pair.found.tasks)
         if not groups or met & names:
             groups.append([])
@@ -254,11 +254,3 @@ def _together(pairs: list[Pair], name_one: bool) -> str:
     return (
         f"{told}; the mean over a comparison's tasks is clearly higher in {higher} and clearly lower in {len(clear) - higher}."
     )
-
-
-def _paired(before: SweepCell, after: SweepCell) -> Pair:
-    sides = [replace(open_side(f"{cell.folder}:{cell.variant}"), others=cell.others) for cell in (before, after)]
-    try:
-        return Pair(before, after, compare_sides(*sides))
-    except FlanlabError as error:
-        return Pair(before, after, None, error.message)

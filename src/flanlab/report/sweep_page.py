@@ -14,7 +14,7 @@ from markupsafe import Markup
 from flanlab.evaluation.seeds import variance_told
 from flanlab.experiments.cells import SEED_MARK, Panel, Series
 from flanlab.experiments.run_folder import seconds_of
-from flanlab.experiments.sweep_file import LOG_FILE
+from flanlab.experiments.sweep_file import LOG_FILE, CellFacts
 from flanlab.files import write_text
 from flanlab.progress import clock
 from flanlab.report.html import write_report
@@ -33,15 +33,16 @@ from flanlab.report.page import (
     Table,
     Verbatim,
     csv_text,
+    plain,
     text,
     write_page,
 )
-from flanlab.report.plots import Line, line_panel
-from flanlab.report.published import PublishedModel, figures, published
+from flanlab.report.plots import Line, line_panel, score_panel
+from flanlab.report.published import beside, figures
 from flanlab.report.sweep import SweepCell, SweepRead, read_sweep, told, verdict
-from flanlab.report.views import MEAN_OVER_TASKS, difference_cell, dots, score_cell, score_facts
+from flanlab.report.views import MEAN_OVER_TASKS, difference_cell, score_cell, score_facts
 from flanlab.report.wording import MEAN_OVER_CLUSTERS, cluster_title, listed, number
-from flanlab.results.schema import MAIN_METRIC, MEAN, Score
+from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC, MEAN, Score
 
 PAGE_FILE = "report.html"
 CSV_FILE = "scores.csv"
@@ -76,9 +77,8 @@ def write_sweep_page(sweep: SweepRead) -> Path:
         f"{facts.question} Base recipe: {facts.recipe['name']}, model{'s' if len(models) > 1 else ''} {listed(models)}.",
         numbers=[
             Headline(f"{pair.after.facts.title} against {pair.before.facts.title}", difference_cell(pair.over_clusters))
-            for pair in sweep.pairs
-            if pair.found is not None
-        ][:3],
+            for pair in sweep.pairs[:3]
+        ],
         picture=drawn[0][1] if drawn else None,
         sentences=sentences,
         footer=f"Made by flanlab {facts.flanlab} from the results files of the cells alone.",
@@ -94,7 +94,7 @@ def write_pages(folder: Path) -> SweepRead:
     """Write the reports of a sweep's finished cells that have none yet, and the sweep's page. Returns what was read for it."""
     sweep = read_sweep(folder)
     for cell in sweep.cells.values():
-        if cell.results is not None and not (cell.folder / PAGE_FILE).exists():
+        if not (cell.folder / PAGE_FILE).exists():
             write_report(cell.folder)
     write_sweep_page(sweep)
     return sweep
@@ -113,9 +113,9 @@ def _figures(sweep: SweepRead) -> list[tuple[str, Figure]]:
 
 
 def _line_figure(sweep: SweepRead, panel: Panel) -> Figure | None:
-    reference = sweep.done(panel.reference)
+    reference = sweep.cells.get(panel.reference or "")
     lines = [line for series in panel.series for line in _lines(sweep, panel, series, reference)]
-    places = {place: f"{place:g}" for series in panel.series for place, name in series.points if sweep.done(name) is not None}
+    places = {place: f"{place:g}" for series in panel.series for place, name in series.points if name in sweep.cells}
     if not lines:
         return None
     heard = [
@@ -134,7 +134,7 @@ def _line_figure(sweep: SweepRead, panel: Panel) -> Figure | None:
 
 def _lines(sweep: SweepRead, panel: Panel, series: Series, reference: SweepCell | None) -> list[Line]:
     """A line for each cluster and their mean, or the mean alone."""
-    cells = {place: cell for place, name in series.points if (cell := sweep.done(name)) is not None}
+    cells = {place: sweep.cells[name] for place, name in series.points if name in sweep.cells}
     if not cells:
         return []
     means = {place: cell.mean(cell.variant) for place, cell in cells.items()}
@@ -165,7 +165,7 @@ def _dots_figure(sweep: SweepRead, panel: Panel) -> Figure | None:
     titles: dict[str, str] = {}
     for series in panel.series:
         for _, name in series.points:
-            if (cell := sweep.done(name)) is None:
+            if (cell := sweep.cells.get(name)) is None:
                 continue
             key = series.title if gathered else name
             titles[key] = series.title if gathered else cell.facts.title
@@ -183,8 +183,9 @@ def _dots_figure(sweep: SweepRead, panel: Panel) -> Figure | None:
             rows[MEAN_OVER_TASKS] = means[title]
         elif not gathered and len(rows) > 1:
             rows[MEAN_OVER_CLUSTERS] = means[title]
-    abouts = {title: f"{panel.title}, {title}" if gathered else panel.title for title in drawn}
-    drawings = [Drawing(dots(title, rows, titles, abouts[title])) for title, rows in drawn.items()]
+    means_of = (MEAN_OVER_TASKS, MEAN_OVER_CLUSTERS)
+    abouts = {title: f"{panel.title}, {title}, main metric" if gathered else f"{panel.title}, main metric" for title in drawn}
+    drawings = [Drawing(score_panel(title, rows, titles, abouts[title], strong=means_of)) for title, rows in drawn.items()]
     keys = [Key(title) for title in titles.values()]
     return Figure(drawings, text("sweep_picture"), keys, "" if gathered else "single") if drawings else None
 
@@ -193,25 +194,27 @@ def _scores(sweep: SweepRead) -> Iterable[Block]:
     """One table of all cells and variants, or one by task where columns gather the cells of several."""
     gathered = [panel for panel in sweep.facts.panels if panel.kind == "dots" and len(panel.series) > 1]
     yield from [_task_table(sweep, panel) for panel in gathered] or [_cell_table(sweep)]
-    seen = any(cell.seen for cell in sweep.cells.values() if cell.results)
-    models = _published(sweep) if gathered else []
-    sources = " ".join(f"{model.title}: {model.source}." for model in models)
-    notes = [text("sweep"), text("seen") if seen else "", text("published", sources=sources) if models else ""]
+    seen = any(cell.seen for cell in sweep.cells.values())
+    done = sweep.cells.values()
+    known = {(cell.folder, name): figures(task, task.main_metric) for cell in done for name, task in cell.results.tasks.items()}
+    sources = beside(known).sources if gathered else ""
+    best = any(score.template == BEST_ON_DEV for cell in sweep.cells.values() for score in cell.results.scores)
+    notes = [text("sweep"), text("sweep_best") if best else "", text("seen") if seen else ""]
+    notes += [text("published", sources=sources)] if sources else []
     yield " ".join(filter(None, notes))
 
 
 def _cell_table(sweep: SweepRead) -> Table:
-    done = [cell for name, cell in sweep.cells.items() if cell.results is not None and SEED_MARK not in name]
-    clusters = list(dict.fromkeys(name for cell in done if cell.results for name in cell.results.clusters))
+    done = [cell for name, cell in sweep.cells.items() if SEED_MARK not in name]
+    clusters = list(dict.fromkeys(name for cell in done for name in cell.results.clusters))
     lines: list[tuple[str, list[Cell], list[Cell], list[str]]] = []
     for cell in done:
-        assert cell.results is not None
         for variant, facts in cell.results.variants.items():
-            own = cell.clusters(variant)
-            cells = [score_cell(own[name]) if name in own else Cell() for name in clusters]
-            cells += [score_cell(cell.mean(variant))] if len(clusters) > 1 else []
+            own, best = cell.clusters(variant), cell.best_on_dev(variant)
+            cells = [score_cell(own[name], best.get(("cluster", name))) if name in own else Cell() for name in clusters]
+            cells += [score_cell(cell.mean(variant), best.get(("clusters", None)))] if len(clusters) > 1 else []
             spread = cell.spread(variant)
-            extra = [Cell() if spread is None else Cell(spread, kind="level"), Cell(text=variance_told(cell.results, variant))]
+            extra = [plain(spread, missing=Cell()), Cell(text=variance_told(cell.results, variant))]
             seeds = f"{len(cell.others) + 1} seeds" if cell.others else ""
             notes = [facts.title if len(cell.results.variants) > 1 else "", cell.seen_mark, seeds]
             lines.append((cell.facts.title, cells, extra, notes))
@@ -224,64 +227,41 @@ def _cell_table(sweep: SweepRead) -> Table:
 
 def _task_table(sweep: SweepRead, panel: Panel) -> Table:
     columns: dict[tuple[str, str], str] = {}
-    scores: dict[str, dict[tuple[str, str], Score]] = {}
-    beside: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[tuple[str, str], Cell]] = {}
+    known: dict[str, dict[str, float]] = {}
     seen: set[tuple[str, str]] = set()
     for series in panel.series:
         for _, name in series.points:
-            cell = sweep.done(name)
-            if cell is None or cell.results is None:
+            if (cell := sweep.cells.get(name)) is None:
                 continue
             for variant, facts in cell.results.variants.items():
                 several = len(cell.results.variants) > 1
                 columns[(series.title, variant)] = f"{series.title}, {facts.title}" if several else series.title
                 seen |= {(series.title, variant)} if cell.seen else set()
+                best = cell.best_on_dev(variant)
                 for task, score in cell.tasks(variant).items():
-                    scores.setdefault(task, {})[(series.title, variant)] = score
+                    scores.setdefault(task, {})[(series.title, variant)] = score_cell(score, best.get(("task", task)))
             for task, result in cell.results.tasks.items():
-                beside[task] = figures(result, result.main_metric)
-    models = [model for model in published().models if any(model in known for known in beside.values())]
+                known[task] = figures(result, result.main_metric)
+    others = beside(known)
     titles = [f"{title} (seen)" if key in seen else title for key, title in columns.items()]
-    titles += [f"{published().models[model].title},\nas published" for model in models]
-    rows = []
-    for task, found in scores.items():
-        cells = [score_cell(found[key]) if key in found else Cell() for key in columns]
-        cells += [Cell(beside[task][model]) if model in beside[task] else Cell() for model in models]
-        rows.append(Row(task, cells))
-    return Table(panel.title, titles, rows, "task", beside=len(models))
+    rows = [Row(task, [*(found.get(key, Cell()) for key in columns), *others.of(task)]) for task, found in scores.items()]
+    return Table(panel.title, [*titles, *others.columns], rows, "task", beside=len(others.columns))
 
 
 def _models(sweep: SweepRead) -> list[str]:
     """The models that the cells began with, which may vary with the cell; the base recipe's while no cell is done."""
-    found = [
-        next(iter(cell.results.variants.values())).model.removesuffix(", tuned")
-        for cell in sweep.cells.values()
-        if cell.results
-    ]
+    found = (next(iter(cell.results.variants.values())).model.removesuffix(", tuned") for cell in sweep.cells.values())
     return list(dict.fromkeys(found)) or [sweep.facts.recipe["model"]]
-
-
-def _published(sweep: SweepRead) -> list[PublishedModel]:
-    """The models of whose published figures some are shown."""
-    found = {
-        model
-        for cell in sweep.cells.values()
-        if cell.results
-        for task in cell.results.tasks.values()
-        for model in figures(task, task.main_metric)
-    }
-    return [facts for model, facts in published().models.items() if model in found]
 
 
 def _comparisons(sweep: SweepRead) -> Iterable[Block]:
     lines = []
     for pair in sweep.pairs:
-        if pair.found is None:
-            lines.append(f"“{pair.after.facts.title}” against “{pair.before.facts.title}” cannot be paired: {pair.reason}")
-            continue
         counts = pair.outcomes
         corrected = f" After Holm's correction over the {counts['tests']} tasks: better on {counts['better_holm']}, worse on"
         lines.append(told(pair) + (f"{corrected} {counts['worse_holm']}." if counts["tests"] > 1 else ""))
+    lines += sweep.unpaired
     if not lines:
         yield "No two cells that are compared are done."
         return
@@ -291,53 +271,46 @@ def _comparisons(sweep: SweepRead) -> Iterable[Block]:
 
 
 def _cells(sweep: SweepRead) -> Iterable[Block]:
-    seconds = _seconds(sweep)
+    took = {place: seconds_of(sweep.folder / place) for cell in sweep.facts.cells for place in cell.folders}
     rows = []
-    for name, cell in sweep.cells.items():
-        state = Cell(text=cell.facts.state, kind="failed" if cell.facts.state == "failed" else "")
-        took = clock(seconds[name]) if seconds[name] else ""
-        rows.append(Row(cell.facts.title, [state, Cell(text=took), Cell(text=_links(sweep.folder, cell))], [name]))
-    rows.append(Row("together", [Cell(), Cell(text=clock(seconds[""])), Cell()], kind="total"))
+    for cell in sweep.facts.cells:
+        seconds = sum(took[place] for place in cell.folders)
+        state = Cell(text=cell.state, kind="failed" if cell.state == "failed" else "")
+        cells = [state, Cell(text=clock(seconds) if seconds else ""), Cell(text=_links(sweep.folder, cell))]
+        rows.append(Row(cell.title, cells, [cell.name]))
+    rows.append(Row("together", [Cell(), Cell(text=clock(sum(took.values()))), Cell()], kind="total"))
     yield Table("All cells, with their cost", ["state", "took", "see"], rows, "cell", "plain")
     yield text("sweep_cells")
-    for cell in sweep.cells.values():
-        if cell.facts.error:
-            yield Group(f"{cell.facts.title} failed", [Verbatim(cell.facts.error)], "fold open")
+    for cell in sweep.facts.cells:
+        if cell.error:
+            yield Group(f"{cell.title} failed", [Verbatim(cell.error)], "fold open")
 
 
-def _links(folder: Path, cell: SweepCell) -> Markup:
+def _links(folder: Path, cell: CellFacts) -> Markup:
     """What there is to see of a cell, with addresses seen from the sweep's folder."""
     links = []
-    for place in cell.facts.folders:
+    for place in cell.folders:
         files = [("report", PAGE_FILE), ("log", LOG_FILE)]
-        if place != cell.facts.folder:
+        if place != cell.folder:
             files = [("recipe", "recipe.yaml"), ("training log", LOG_FILE)]
         links += [(title, f"{place}/{name}") for title, name in files]
     found = [(title, address) for title, address in links if (folder / address).is_file()]
     return Markup(" ").join(Markup('<a href="{}">{}</a>').format(address, title) for title, address in found)
 
 
-def _seconds(sweep: SweepRead) -> dict[str, float]:
-    """What a cell took, by name: shared work counts in each; and under the empty name everything once."""
-    places = {place for cell in sweep.cells.values() for place in cell.facts.folders}
-    took = {place: seconds_of(sweep.folder / place) for place in places}
-    return {"": sum(took.values())} | {
-        name: sum(took[place] for place in cell.facts.folders) for name, cell in sweep.cells.items()
-    }
-
-
 def _csv(sweep: SweepRead) -> str:
     """Every score: a line for each cell, variant, and task, cluster or mean."""
     lines: list[dict[str, Any]] = []
-    unscored: list[dict[str, Any]] = []
-    for name, cell in sweep.cells.items():
-        facts = {"cell": name, "title": cell.facts.title, "state": cell.facts.state}
-        if cell.results is None:
-            unscored.append(facts)
+    for one in sweep.facts.cells:
+        facts = {"cell": one.name, "title": one.title, "state": one.state}
+        if (cell := sweep.cells.get(one.name)) is None:
+            lines.append(facts)
             continue
+        best = {variant: cell.best_on_dev(variant) for variant in cell.results.variants}
         for score in cell.results.scores:
             main = MAIN_METRIC if score.level != "task" else cell.results.tasks[score.name or ""].main_metric
             if score.template == MEAN and score.metric == main and score.level in ("task", "cluster", "clusters"):
                 seen = {"task": cell.seen.get(score.name or "", ""), "clusters": cell.seen_mark}.get(score.level, "")
-                lines.append({**facts, "variant": score.variant, **score_facts(score), "seen": seen})
-    return csv_text([*lines, *unscored])
+                beside = {"best_on_dev": best[score.variant].get((score.level, score.name)), "seen": seen}
+                lines.append({**facts, "variant": score.variant, **score_facts(score), **beside})
+    return csv_text(sorted(lines, key=len, reverse=True))

@@ -8,9 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from flanlab.report.page import MISSING, Cell, Key, Row, Table, exact
-from flanlab.report.plots import PanelRow, score_panel
-from flanlab.report.published import figures, shown_models
+from flanlab.report.page import MISSING, Cell, Key, Row, Table, exact, plain
+from flanlab.report.published import beside, figures
 from flanlab.report.reading import TUNED, kept_step
 from flanlab.report.wording import (
     CLASSIFICATION_METRICS,
@@ -171,14 +170,19 @@ def clear(difference: Difference) -> str:
     return "clearly higher" if difference.difference > 0 else "clearly lower"
 
 
-def score_cell(score: Score | None, marks: Sequence[str] = ()) -> Cell:
-    """A score with its interval, and its spread over templates."""
+def score_cell(score: Score | None, best_on_dev: float | None = None) -> Cell:
+    """A score with its interval, its spread over templates, and the score of the template that is best on dev."""
     if score is None:
         return MISSING
-    spread = []
+    below = best_told(best_on_dev)
     if score.std is not None and score.min is not None and score.max is not None:
-        spread.append(Markup("std {}, {}\N{EN DASH}{}").format(exact(score.std), exact(score.min), exact(score.max)))
-    return Cell(score.mean, interval=score.interval, marks=marks, below=spread, kind="score")
+        below.append(Markup("std {}, {}\N{EN DASH}{}").format(exact(score.std), exact(score.min), exact(score.max)))
+    return Cell(score.mean, interval=score.interval, below=below, kind="score")
+
+
+def best_told(best_on_dev: float | None) -> list[str | Markup]:
+    """The score of the template that is best on dev, as a cell tells it; empty where there is none."""
+    return [] if best_on_dev is None else [Markup("best template on dev {}").format(exact(best_on_dev))]
 
 
 def difference_cell(one: Difference | None, more: Sequence[str] = ()) -> Cell:
@@ -220,8 +224,8 @@ def table(
         columns.insert(1, "B minus A\n[95 % interval]" if is_comparison(results) else "difference\n[95 % interval]")
     columns += [{"p_value": "p", "p_holm": "p by\nHolm"}[name] for name in p_values]
     columns += [{"rows": "rows", "chance": "guessing", "majority": "commonest\nanswer"}[name] for name in levels]
-    models = shown_models(results, lines[0].metric) if published and lines else {}
-    columns += [f"other model:\n{model.title}" for model in models.values()]
+    others = beside({line.name: figures(results.tasks[line.task], line.metric) for line in lines if published and line.task})
+    columns += others.columns
     rows = []
     for line in lines:
         cells = [score_cell(line.scores.get(name)) for name in order]
@@ -230,37 +234,25 @@ def table(
             before = f"before: {names[one.before].removeprefix('untuned, ')}" if one and len(names) > 2 else ""
             cells.insert(1, difference_cell(one, [before] if before else []))
         for name in p_values:
-            value = getattr(line.difference, name) if line.difference else None
-            cells.append(Cell() if value is None else Cell(value, probability, kind="level"))
+            cells.append(plain(getattr(line.difference, name, None), probability, Cell()))
         for level in levels:
-            number_of = {"rows": next(iter(line.scores.values())).rows, "chance": line.chance, "majority": line.majority}[level]
-            shown = count if level == "rows" else number
-            cells.append(MISSING if number_of is None else Cell(number_of, shown, kind="level"))
-        known = figures(results.tasks[line.task], line.metric) if line.task and models else {}
-        cells += [Cell(known[model]) if model in known else Cell() for model in models]
+            asked = next(iter(line.scores.values())).rows
+            cells.append(
+                plain(asked, count) if level == "rows" else plain({"chance": line.chance, "majority": line.majority}[level])
+            )
+        cells += others.of(line.name)
         rows.append(Row(line.name, cells, line.marks, "" if line.task else "total"))
-    return Table(title, columns, rows, corner, "pinned" if compared else "", len(models))
+    return Table(title, columns, rows, corner, "pinned" if compared else "", len(others.columns))
+
+
+def drawn(results: Results) -> dict[str, str]:
+    """The variants in pictures of before and after, with titles. Models kept while one was tuned have a curve of their own."""
+    return {name: title for name, title in titles(results).items() if kept_step(name) is None}
 
 
 def legend(results: Results) -> list[Key]:
     """The variants that are drawn, in the order of colours."""
-    names = titles(results)
-    return [Key(names[name]) for name in drawn(results)]
-
-
-def drawn(results: Results) -> list[str]:
-    """The variants in pictures of before and after. Models kept while one was tuned have a curve of their own."""
-    return [name for name in results.variants if kept_step(name) is None]
-
-
-def picture_label(results: Results, lines: Sequence[Line]) -> str:
-    """What a screen reader says of a picture: of many lines the means alone."""
-    names = titles(results)
-    told = lines if len(lines) <= 4 else [line for line in lines if not line.task]
-    return " ".join(
-        f"{line.name}: " + ", ".join(f"{names[name]} {number(score.mean)}" for name, score in line.scores.items()) + "."
-        for line in told
-    )
+    return [Key(title) for title in drawn(results).values()]
 
 
 def overview(results: Results) -> Table:
@@ -308,48 +300,12 @@ def quantile_lines(results: Results, name: str) -> list[Line]:
 def _best_line(results: Results, name: str) -> list[Line]:
     """The template that is best on dev, where it was asked for."""
     task = results.tasks[name]
-    scores = results.scored("task", name, task.main_metric, BEST_ON_DEV)
+    scores = results.main_scores(name, BEST_ON_DEV)
     if not scores:
         return []
     chosen = sorted({best.template for best in (task.best_on_dev or {}).values()})
     title = f"best on dev ({listed([str(one) for one in chosen])})"
     return [Line(title, task.main_metric, scores, None, task=name)]
-
-
-def dots(
-    title: str,
-    rows: Mapping[str, Mapping[str, Score]],
-    columns: Mapping[str, str],
-    about: str,
-    *,
-    percent: bool = False,
-    hollow: Mapping[str, frozenset[str]] | None = None,
-    chance: Mapping[str, float | None] | None = None,
-    named: bool = False,
-) -> Markup:
-    """Main metrics by row and column, as dots with intervals; see `score_panel`.
-
-    Args:
-        title: what stands above it.
-        rows: scores by the key of the column, which a row may lack.
-        columns: key to title.
-        about: what a screen reader says first.
-        percent: see `score_panel`.
-        hollow: by row, the columns that do not count like the others.
-        chance: by row, the level of guessing.
-        named: see `score_panel`.
-    """
-    means = (MEAN_OVER_CLUSTERS, MEAN_OVER_TASKS, AVERAGE)
-    panel = [
-        PanelRow(name, scores, (hollow or {}).get(name, frozenset()), (chance or {}).get(name), name in means)
-        for name, scores in rows.items()
-    ]
-    heard = " ".join(
-        f"{row.name}: " + ", ".join(f"{columns[key]} {number(score.mean)}" for key, score in row.scores.items()) + "."
-        for row in (panel if len(panel) <= 4 else panel[-1:])
-    )
-    label = f"{about}, main metric times 100, with 95 % intervals. {heard} All numbers stand in the tables."
-    return score_panel(title, panel, list(columns), percent, label, named=named)
 
 
 def score_facts(score: Score) -> dict[str, Any]:

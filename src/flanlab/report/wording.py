@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from flanlab.results.schema import Results, TaskFacts, Variant
+from flanlab.results.schema import Difference, Results, TaskFacts, Variant
 
 CLASSIFICATION_METRICS = ("valid_answers", "exact_match", "accuracy")
 """What is told of a task with options: does it answer at all, is the answer right, is the right option ranked first."""
@@ -109,6 +109,23 @@ def probability(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else "<0.001"
 
 
+def interval_told(one: Difference) -> str:
+    """The interval of a difference."""
+    return f"95 % interval {signed(one.low)} to {signed(one.high)}{'' if one.is_clear else ', which includes zero'}"
+
+
+def unclear_told(one: Difference) -> str:
+    """What a difference that is not clear leaves open, each sentence after a space: how large a one would have been seen, and,
+    where that was asked, whether the two are the same. Empty for a clear one, unless it is too small to matter."""
+    told = ""
+    if not one.is_clear and one.detectable is not None:
+        told += f" A difference of {number(one.detectable)} points would have been detected with 80 % power."
+    if one.margin is not None and one.p_equivalence is not None and (one.is_equivalent or not one.is_clear):
+        shown = "equivalent" if one.is_equivalent else "not shown to be equivalent"
+        told += f" The two are {shown} within {number(one.margin)} points (p = {probability(one.p_equivalence)})."
+    return told
+
+
 def unknown_models(variants: Mapping[str, Variant]) -> str:
     """Says of which models nothing tells what they have seen; empty where all carry a stamp."""
     stamped = [variant.stamped for variant in variants.values()]
@@ -136,6 +153,11 @@ def headline_metrics(results: Results) -> list[str]:
         metric for metric in CLASSIFICATION_METRICS if any(task.is_classification and metric in task.metrics for task in tasks)
     ]
     return list(dict.fromkeys([*choices, *(task.main_metric for task in tasks)]))
+
+
+def all_metrics(results: Results) -> list[str]:
+    """All metrics, the ones that tasks are judged by first."""
+    return list(dict.fromkeys([*headline_metrics(results), *(one for task in results.tasks.values() for one in task.metrics)]))
 
 
 def task_headlines(task: TaskFacts) -> list[str]:

@@ -16,11 +16,11 @@ from flanlab.evaluation.wordings import WordingSide, compare_wordings, open_word
 from flanlab.report.comparison import cautions
 from flanlab.report.page import Block, Drawing, Facts, Figure, Group, Headline, Page, Verbatim, text, write_page
 from flanlab.report.page import Table as PageTable
-from flanlab.report.plots import DifferenceRow, difference_panel
+from flanlab.report.plots import difference_panel
 from flanlab.report.run import Run
 from flanlab.report.views import Line, difference_cell, table
-from flanlab.report.wording import capital, counted, listed, number, probability, signed, task_headlines
-from flanlab.results.schema import Difference, Results
+from flanlab.report.wording import capital, counted, interval_told, listed, number, signed, task_headlines, unclear_told
+from flanlab.results.schema import Results
 from flanlab.results.table import Table
 from flanlab.results.wordings import Flip, TemplatePair, Wordings
 from flanlab.settings import PROMPT, fields_affecting
@@ -152,24 +152,13 @@ def pair_told(pair: TemplatePair) -> str:
     """One pair in a sentence."""
     main = pair.main
     title = pair_title(pair)
-    interval = f"95 % interval {signed(main.low)} to {signed(main.high)}"
     if main.is_clear:
-        told = f"B is {number(abs(main.difference))} points {'higher' if main.difference > 0 else 'lower'} ({interval})"
+        told = f"B is {number(abs(main.difference))} points {'higher' if main.difference > 0 else 'lower'}"
     else:
-        told = f"no clear difference: B minus A is {signed(main.difference)} points ({interval}, which includes zero)"
-    flips = (
-        f"; of {counted(pair.rows, 'row')}, {len(pair.better)} got better and {len(pair.worse)} worse"
-        if pair.flip_metric
-        else ""
-    )
-    detectable = ""
-    if not main.is_clear and main.detectable is not None:
-        detectable = f" A difference of {number(main.detectable)} points would have been detected with 80 % power."
-    equivalent = ""
-    if main.margin is not None and main.p_equivalence is not None and (main.is_equivalent or not main.is_clear):
-        shown = "equivalent" if main.is_equivalent else "not shown to be equivalent"
-        equivalent = f" The two are {shown} within {number(main.margin)} points (p = {probability(main.p_equivalence)})."
-    return f"{title}, {pair.main_metric.replace('_', ' ')}: {told}{flips}.{detectable}{equivalent}"
+        told = f"no clear difference: B minus A is {signed(main.difference)} points"
+    flips = f"; of {counted(pair.rows, 'row')}, {len(pair.better)} got better and {len(pair.worse)} worse"
+    metric = pair.main_metric.replace("_", " ")
+    return f"{title}, {metric}: {told} ({interval_told(main)}){flips if pair.flip_metric else ''}.{unclear_told(main)}"
 
 
 def pair_title(pair: TemplatePair) -> str:
@@ -185,8 +174,8 @@ def _together_told(found: Wordings) -> Iterable[str]:
         row = found.results.difference("task", name, task.main_metric)
         if len(own) > 1 and row is not None:
             yield (
-                f"{name}, over the {len(own)} pairs together: {signed(row.difference)} points (95 % interval {signed(row.low)}"
-                f" to {signed(row.high)}, over rows and templates)."
+                f"{name}, over the {len(own)} pairs together: {signed(row.difference)} points ({interval_told(row)};"
+                " over rows and templates)."
             )
 
 
@@ -220,24 +209,24 @@ def write_wordings(found: Wordings, path: Path) -> None:
     """Write the page of a comparison of wordings, whole or not at all."""
     sides = found.results.variants.items()
     first, *sentences = verdict(found)
-    main = [(pair, pair.main) for pair in found.pairs]
+    main = {pair_title(pair): pair.main for pair in found.pairs}
+    drawn = difference_panel(
+        "B minus A, points",
+        {title: (row.difference, row.interval) for title, row in main.items()},
+        "B minus A by each pair's main metric; all numbers stand in the tables.",
+    )
     page = Page(
         "comparison of wordings",
         f"{listed(list(found.results.tasks))}: {counted(len(found.pairs), 'template')}, B against A",
         first,
         [Group(pair_title(pair), list(_pair_blocks(found, pair))) for pair in found.pairs],
         "; ".join(f"{name.upper()} is {side.folder} ({side.title}), {side.model}" for name, side in sides) + ".",
-        numbers=[Headline(f"{pair_title(pair)}, points", difference_cell(row)) for pair, row in main[:3]],
-        picture=Figure([Drawing(_plot(main))], text("wordings_picture"), kind="single") if len(main) > 1 else None,
+        numbers=[Headline(f"{title}, points", difference_cell(row)) for title, row in list(main.items())[:3]],
+        picture=Figure([Drawing(drawn)], text("wordings_picture"), kind="single") if len(main) > 1 else None,
         sentences=sentences,
         footer="Made by flanlab from the files of the two folders alone.",
     )
     write_page(page, path)
-
-
-def _plot(main: Sequence[tuple[TemplatePair, Difference]]) -> Markup:
-    rows = [DifferenceRow(pair_title(pair), row.difference, row.interval) for pair, row in main]
-    return difference_panel("B minus A, points", rows, "B minus A by each pair's main metric; all numbers stand in the tables.")
 
 
 def _pair_blocks(found: Wordings, pair: TemplatePair) -> Iterable[Block]:

@@ -268,9 +268,9 @@ class Results(_Frozen):
         """Scores by variant; empty where there are none."""
         return self._index.get((level, name, metric, template), {})
 
-    def main_scores(self, name: str) -> Mapping[str, Score]:
+    def main_scores(self, name: str, template: str = MEAN) -> Mapping[str, Score]:
         """Scores of a task's main metric by variant."""
-        return self.scored("task", name, self.tasks[name].main_metric)
+        return self.scored("task", name, self.tasks[name].main_metric, template)
 
     def over_wordings(self, name: str) -> dict[str, list[Score]]:
         """A task's estimated QUANTILES by variant, in order; empty where they were not asked for."""
