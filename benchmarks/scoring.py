@@ -1,7 +1,7 @@
 """Rank classification side by side: lm-evaluation-harness and flanlab on the same requests, one run, one machine.
 
-Both get the same texts (rows through flanlab's templates, every row through each) and the same weights in float32, and each
-tokenizes for itself within the time measured. Each is a process of its own, so that its memory is its own (scoring_sides.py),
+Both get the same texts (rows through flanlab's templates, every row through each) and the same weights in the same number type.
+Each tokenizes for itself within the time measured. Each is a process of its own (scoring_sides.py), so its memory is its own,
 and they take turns task by task, so that whatever else the machine does strikes both.
 """
 
@@ -64,14 +64,16 @@ def main() -> None:
     }
     trial: dict[int, float] = {}
     if len(arguments.batch_sizes) > 1:
-        trial = {size: try_batch_size(folder, asked, size) for size in arguments.batch_sizes}
+        trial = {size: try_batch_size(folder, arguments.dtype, asked, size) for size in arguments.batch_sizes}
         say("lm-eval, processor seconds by batch size: " + ", ".join(f"{size}: {time:.1f}" for size, time in trial.items()))
     batch_size = min(trial, key=lambda size: trial[size]) if trial else arguments.batch_sizes[0]
-    with side("harness", folder, batch_size) as harness, side("flanlab", folder) as flanlab:
+    dtype = arguments.dtype
+    with side("harness", folder, dtype, batch_size) as harness, side("flanlab", folder, dtype) as flanlab:
         measured = measure(asked, harness, flanlab, arguments.rounds, arguments.with_end)
         result = {
             **totals(measured),
             **memory(harness, flanlab),
+            "dtype": dtype,
             "batch_size": batch_size,
             "batch_size_trial": trial,
             "threads": {"harness": harness.facts["threads"], "flanlab": flanlab.facts["threads"]},
@@ -100,6 +102,7 @@ def parse_arguments() -> argparse.Namespace:
         default=[1],
         help="lm-eval's batch size (1 is its default); of several, the fastest",
     )
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="numbers of both sides")
     parser.add_argument("--with-end", action="store_true", help="also let lm-eval score every option with the end token")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     return parser.parse_args()
@@ -151,9 +154,9 @@ class Side:
 
 
 @contextmanager
-def side(name: str, folder: str, batch_size: int = 0) -> Iterator[Side]:
+def side(name: str, folder: str, dtype: str, batch_size: int = 0) -> Iterator[Side]:
     """A side's process, its model loaded."""
-    command = [sys.executable, str(Path(__file__).with_name("scoring_sides.py")), name, folder, str(batch_size)]
+    command = [sys.executable, str(Path(__file__).with_name("scoring_sides.py")), name, folder, dtype, str(batch_size)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             started = Side(process)
@@ -164,9 +167,9 @@ def side(name: str, folder: str, batch_size: int = 0) -> Iterator[Side]:
             process.stdin.close()
 
 
-def try_batch_size(folder: str, asked: dict[str, list[Question]], batch_size: int) -> float:
+def try_batch_size(folder: str, dtype: str, asked: dict[str, list[Question]], batch_size: int) -> float:
     """Processor seconds of lm-eval for a few questions of each task."""
-    with side("harness", folder, batch_size) as harness:
+    with side("harness", folder, dtype, batch_size) as harness:
         harness.ask("score", next(iter(asked.values()))[:1])
         return sum(float(harness.ask("score", questions[:6])["processor_seconds"]) for questions in asked.values())
 
@@ -303,8 +306,8 @@ def memory(harness: Side, flanlab: Side) -> dict[str, Any]:
 
 def print_table(result: dict[str, Any]) -> None:
     print(
-        f"lm-eval {result['versions']['lm-eval']}, batch size {result['batch_size']}, torch {result['versions']['torch']}, "
-        f"threads {result['threads']}, rows of the {result['rows']}"
+        f"lm-eval {result['versions']['lm-eval']}, batch size {result['batch_size']}, {result['dtype']}, "
+        f"torch {result['versions']['torch']}, threads {result['threads']}, rows of the {result['rows']}"
     )
     print(
         f"{'':14}{'questions':>10}{'one-token':>10}{'options':>9}{'other tokens':>13}{'lm-eval q/s':>13}{'flanlab q/s':>13}"

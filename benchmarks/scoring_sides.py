@@ -22,10 +22,10 @@ Tokens = list[tuple[list[int], list[list[int]]]]
 
 
 def main() -> None:
-    side, folder, batch_size = sys.argv[1:]
+    side, folder, dtype, batch_size = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # What libraries print is no answer.
-    asked, facts = {"flanlab": flanlab_side, "harness": harness_side}[side](folder, int(batch_size))
+    asked, facts = {"flanlab": flanlab_side, "harness": harness_side}[side](folder, dtype, int(batch_size))
 
     def reply(content: Any) -> None:
         answers.write(json.dumps(content) + "\n")
@@ -45,14 +45,14 @@ Side = tuple[Callable[[str, Texts, str], Any], dict[str, Any]]
 """What does the work ("score" or "encode") on questions, and what is to be known of it."""
 
 
-def flanlab_side(folder: str, _: int) -> Side:
+def flanlab_side(folder: str, dtype: Any, _: int) -> Side:
     import torch
 
     from flanlab.models.answering import Question
     from flanlab.models.loading import load_model
     from flanlab.models.scoring import answer_questions
 
-    loaded = load_model(folder, device="cpu")
+    loaded = load_model(folder, device="cpu", dtype=dtype)
 
     def encode(questions: Texts) -> Tokens:
         encoded = loaded.encoder.encode_batch([(prompt, options) for prompt, options in questions])
@@ -69,7 +69,7 @@ def flanlab_side(folder: str, _: int) -> Side:
     return lambda work, questions, _: encode(questions) if work == "encode" else score(questions), facts
 
 
-def harness_side(folder: str, batch_size: int) -> Side:
+def harness_side(folder: str, dtype: str, batch_size: int) -> Side:
     import torch
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
@@ -77,7 +77,7 @@ def harness_side(folder: str, batch_size: int) -> Side:
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     separator = "\n"  # flanlab.data.encoding.ANSWER_SEPARATOR
-    weights = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
+    weights = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation="sdpa").eval()
     model: Any = HFLM(pretrained=weights, tokenizer=AutoTokenizer.from_pretrained(folder), batch_size=batch_size)
 
     def encode(questions: Texts, end: str) -> Tokens:

@@ -1,58 +1,58 @@
-"""How long commands take to their first output, to their end, and (`flan eval`) to their first saved answers.
+"""How long commands take to their first output, to their end, and (`flan eval`, `flan run`) to their first saved answers.
 
     python benchmarks/startup.py --mirror DIR        # DIR: a mirror with glue/rte
 
-Each command runs as a process of its own. Processor time (user) is printed beside the clock, because it depends less on what
-else the machine does.
+Each command runs as a process of its own. Processor time is printed beside the clock, because it depends less on what else the
+machine does.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 
-@dataclass
-class Times:
-    """Seconds since the start of the process; NaN for what did not happen."""
-
-    first_output: float = float("nan")
-    first_answers: float = float("nan")
-    end: float = float("nan")
-    user: float = float("nan")
+COLUMNS = ("first output", "first answers", "end")
 
 
-def measure(command: list[str], answers: Path | None = None) -> Times:
-    """Run a command; `answers` is the folder in which its first predictions appear."""
-    times = Times()
+def measure(command: list[str], folder: Path, *, only_first: bool) -> dict[str, tuple[float, float]]:
+    """Seconds on the clock and of processor time to each event.
+
+    `folder` is where predictions appear. `only_first` ends the command with the first of them.
+    """
+    times: dict[str, tuple[float, float]] = {}
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert process.stdout is not None
+    process = psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def note(event: str) -> None:
+        used = process.cpu_times()
+        times[event] = time.perf_counter() - start, used.user + used.system
 
     def watch() -> None:
-        while answers is not None and times.end != times.end:
-            if next(answers.rglob("shard-*.parquet"), None):
-                times.first_answers = time.perf_counter() - start
-                return
-            time.sleep(0.02)
+        # A process that has ended but is not waited for still has its times.
+        while process.status() != psutil.STATUS_ZOMBIE:
+            if "first answers" not in times and next(folder.rglob("shard-*.parquet"), None):
+                note("first answers")
+                if only_first:
+                    process.terminate()
+                    return
+            time.sleep(0.01)
+        note("end")
 
     watching = threading.Thread(target=watch)
     watching.start()
     output = process.stdout.read(1)
-    times.first_output = time.perf_counter() - start
+    note("first output")
     output += process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    times.end, times.user = time.perf_counter() - start, usage.ru_utime
     watching.join()
-    if status:
+    if process.wait() and not only_first:
         sys.exit(f"{shlex.join(command)} failed:\n{output.decode(errors='replace')}")
     return times
 
@@ -61,32 +61,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--mirror", required=True, help="a mirror folder that has the rows of RTE")
     parser.add_argument("--model", default="smollm2-135m-instruct", help="should be in the cache already")
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rows", default="8", help="rows to evaluate")
+    parser.add_argument("--only", help="only the command of this name")
     given = parser.parse_args()
-    flan = [sys.executable, "-m", "flanlab"]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "eval"
         rows = ["--mirror", given.mirror]
-        evaluation = ["eval", "rte", "--model", given.model, "--rows", "8", "--out", str(folder), *rows]
         commands = {
             "--help": ["--help"],
             "tasks list": ["tasks", "list"],
             "tasks show rte": ["tasks", "show", "rte", *rows],
             "tasks lint rte": ["tasks", "lint", "rte", *rows],
-            "eval rte, 8 rows": evaluation,
+            "eval rte": ["eval", "rte", "--model", given.model, "--rows", given.rows, "--out", str(folder), *rows],
             "report": ["report", str(folder)],
             "compare": ["compare", str(folder), str(folder)],
+            "run": ["run", "quickstart", "--model", given.model, "--out", str(folder.with_name("run"))],
         }
-        print("| command | first output, s | first answers, s | end, s | processor (user), s |\n|---|---|---|---|---|")
+        print(f"| command | {', s | '.join(f'{one}, clock, s | processor' for one in COLUMNS)}, s |")
+        print("|---" * (1 + 2 * len(COLUMNS)) + "|")
         for name, arguments in commands.items():
-            for number in range(given.rounds):
-                out = folder
-                if arguments is evaluation and number:
-                    out = folder.with_name(f"eval{number}")
-                    arguments = [str(out) if part == str(folder) else part for part in evaluation]
-                times = measure([*flan, *arguments], out / "predictions" if "eval" in name else None)
-                answers = "" if times.first_answers != times.first_answers else f"{times.first_answers:.1f}"
-                print(f"| {name} | {times.first_output:.1f} | {answers} | {times.end:.1f} | {times.user:.1f} |", flush=True)
+            if given.only in (None, name) or (name == "eval rte" and given.only in ("report", "compare")):
+                started = [sys.executable, "-m", "flanlab", *arguments]
+                times = measure(started, Path(place) / name.partition(" ")[0], only_first=name == "run")
+                cells = [f"{times[one][0]:.1f} | {times[one][1]:.1f}" if one in times else " | " for one in COLUMNS]
+                print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -33,8 +33,11 @@ from flanlab.models.built_in import SMOLLM2
 from flanlab.models.loading import base_source, load_model
 from flanlab.progress import say
 from flanlab.tasks.loading import load_collection, select_tasks
+from flanlab.training.log import operations_per_token
 from flanlab.training.loss import PackedObjective
+from flanlab.training.memory import kept_memory
 from flanlab.training.methods import make_optimizer, prepare_for_training
+from flanlab.training.precision import computing, vocabulary_weights
 from flanlab.training.settings import TrainingSettings
 from flanlab.training.trainer import share_out, train_step
 
@@ -66,7 +69,7 @@ REFERENCE = "unpacked"
 def main() -> None:
     arguments = parse_arguments()
     if arguments.kind:
-        print(json.dumps(run_turn(arguments.kind, arguments.model_folder, arguments.examples_file)))
+        print(json.dumps(run_turn(arguments.kind, arguments.model_folder, arguments.examples_file, arguments.dtype)))
         return
     mirror: Path | None = arguments.mirror or mirror_from_environment()
     folder = base_source(arguments.model, say)
@@ -76,7 +79,7 @@ def main() -> None:
         turns: dict[str, list[dict[str, Any]]] = {}
         for number in range(arguments.rounds):
             for kind in KINDS if number else (*KINDS, REFERENCE):
-                turns.setdefault(kind, []).append(turn_in_own_process(kind, folder, path, arguments.core))
+                turns.setdefault(kind, []).append(turn_in_own_process(kind, folder, path, arguments.dtype, arguments.core))
                 result = turns[kind][-1]
                 say(f"round {number + 1}, {kind}: {result['seconds']:.1f} s (processor {result['processor_seconds']:.1f} s)")
     summary = summarize(turns)
@@ -92,6 +95,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", default=SMOLLM2, help="folder or Hub id of the model")
     parser.add_argument("--examples", type=int, default=24, help="how many examples are trained on")
     parser.add_argument("--rounds", type=int, default=2, help="how often the three take turns")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="numbers that all compute in")
     parser.add_argument("--core", type=int, help="the one core that every turn runs on (Linux)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument("--kind", choices=(*KINDS, REFERENCE), help=argparse.SUPPRESS)
@@ -118,56 +122,78 @@ def make_examples(folder: str, mirror: Path | None, count: int) -> list[dict[str
     return examples
 
 
-def turn_in_own_process(kind: str, folder: str, examples: Path, core: int | None) -> dict[str, Any]:
+def turn_in_own_process(kind: str, folder: str, examples: Path, dtype: str, core: int | None) -> dict[str, Any]:
     command = [sys.executable, __file__, "--kind", kind, "--model-folder", folder, "--examples-file", str(examples)]
+    command += ["--dtype", dtype]
     pin = None if core is None else lambda: os.sched_setaffinity(0, {core})
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, preexec_fn=pin).stdout
     result: dict[str, Any] = json.loads(output.splitlines()[-1])
     return result
 
 
-def run_turn(kind: str, folder: str, path: Path) -> dict[str, Any]:
+def run_turn(kind: str, folder: str, path: Path, dtype: Any) -> dict[str, Any]:
     examples = json.loads(path.read_text(encoding="utf-8"))
     if kind == "flanlab":
-        result = train_with_flanlab(folder, examples)
+        result = train_with_flanlab(folder, examples, dtype)
     elif kind == REFERENCE:
-        result = train_unpacked(folder, examples)
+        result = train_unpacked(folder, examples, dtype)
     else:
-        result = train_with_trl(folder, examples, packed=kind == "trl_packed")
+        result = train_with_trl(folder, examples, dtype, packed=kind == "trl_packed")
     # Linux counts in kibibytes, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     return {**result, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
 
 
-def train_with_flanlab(folder: str, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def train_with_flanlab(folder: str, examples: Sequence[dict[str, Any]], dtype: Any) -> dict[str, Any]:
     loaded = load_model(folder, device="cpu")
     encoded = [
         EncodedExample(Example("", "", 1, 0, one["prompt_text"], one["target_text"]), one["prompt"], one["target"], False)
         for one in examples
     ]
     steps = [encoded[start : start + EXAMPLES_PER_STEP] for start in range(0, len(encoded), EXAMPLES_PER_STEP)]
-    settings = settings_for(len(steps))
+    settings = settings_for(len(steps), dtype)
     model = prepare_for_training(loaded, settings).train()
     optimizer = make_optimizer(model, settings)
+    product = product_rate(settings.compute_dtype)
     started, processor_started = time.perf_counter(), time.process_time()
     losses = []
-    for step in steps:
-        shares = share_out(PackedObjective(), step, settings)
-        losses.append(train_step(model, optimizer, PackedObjective(), shares, settings, LEARNING_RATE)[0])
+    with kept_memory(torch.device("cpu")):
+        for step in steps:
+            shares = share_out(PackedObjective(), step, settings)
+            losses.append(train_step(model, optimizer, PackedObjective(), shares, settings, LEARNING_RATE)[0])
+    processor_seconds = time.process_time() - processor_started
+    product = (product + product_rate(settings.compute_dtype)) / 2
+    tokens = sum(one.length for one in encoded)
+    # The output layer computes target positions only, and the input embedding no product.
+    vocabulary = 6 * sum(weight.numel() for weight in vocabulary_weights(model))
+    targets = sum(len(one.target) for one in encoded)
+    operations = tokens * (operations_per_token(model) - vocabulary) + targets * vocabulary
     return {
+        "share_of_product": operations / processor_seconds / product,
         "seconds": time.perf_counter() - started,
-        "processor_seconds": time.process_time() - processor_started,
-        "tokens": sum(one.length for one in encoded),
+        "processor_seconds": processor_seconds,
+        "tokens": tokens,
         "steps": len(steps),
         "losses": losses,
     }
 
 
-def train_unpacked(folder: str, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def product_rate(dtype: str) -> float:
+    """Operations of a matrix product in a second of processor time."""
+    side, times = 1024, 10
+    first, second = torch.ones(2, side, side, dtype=getattr(torch, dtype))
+    first @ second  # the first one takes longer
+    started = time.process_time()
+    for _ in range(times):
+        first @ second
+    return 2 * side**3 * times / (time.process_time() - started)
+
+
+def train_unpacked(folder: str, examples: Sequence[dict[str, Any]], dtype: Any) -> dict[str, Any]:
     """The same steps, written as plainly as can be: nothing packed, nothing batched, transformers' own attention."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
     steps = [examples[start : start + EXAMPLES_PER_STEP] for start in range(0, len(examples), EXAMPLES_PER_STEP)]
-    settings = settings_for(len(steps))
+    settings = settings_for(len(steps), dtype)
     optimizer = make_optimizer(model, settings)
     losses = []
     started, processor_started = time.perf_counter(), time.process_time()
@@ -176,7 +202,9 @@ def train_unpacked(folder: str, examples: Sequence[dict[str, Any]]) -> dict[str,
         target_tokens = sum(len(one["target"]) for one in step)
         losses.append(0.0)
         for one in step:
-            logits = model(input_ids=torch.tensor([one["prompt"] + one["target"]])).logits[0, len(one["prompt"]) - 1 : -1]
+            with computing(settings, torch.device("cpu")):
+                logits = model(input_ids=torch.tensor([one["prompt"] + one["target"]])).logits[0, len(one["prompt"]) - 1 : -1]
+            logits = logits.float()
             loss = torch.nn.functional.cross_entropy(logits, torch.tensor(one["target"]), reduction="sum") / target_tokens
             loss.backward()
             losses[-1] += loss.item()
@@ -189,13 +217,18 @@ def train_unpacked(folder: str, examples: Sequence[dict[str, Any]]) -> dict[str,
     }
 
 
-def settings_for(steps: int) -> TrainingSettings:
+def settings_for(steps: int, dtype: Literal["float32", "bfloat16"]) -> TrainingSettings:
     return TrainingSettings(
-        steps=steps, micro_batch_tokens=ROW_TOKENS, learning_rate=LEARNING_RATE, schedule="constant", compute_dtype="float32"
+        steps=steps,
+        micro_batch_tokens=ROW_TOKENS,
+        learning_rate=LEARNING_RATE,
+        schedule="constant",
+        compute_dtype=dtype,
+        train_embeddings=True,  # as TRL does
     )
 
 
-def train_with_trl(folder: str, examples: Sequence[dict[str, Any]], packed: bool) -> dict[str, Any]:
+def train_with_trl(folder: str, examples: Sequence[dict[str, Any]], dtype: str, packed: bool) -> dict[str, Any]:
     """SFTTrainer over prompts with completions. Of its defaults only what must be is changed: see README.md."""
     from datasets import Dataset, disable_progress_bars
     from transformers.utils.logging import disable_progress_bar
@@ -212,7 +245,7 @@ def train_with_trl(folder: str, examples: Sequence[dict[str, Any]], packed: bool
         config = SFTConfig(
             output_dir=output,
             use_cpu=True,
-            bf16=False,
+            bf16=dtype == "bfloat16",
             gradient_checkpointing=False,
             # A packed row holds about as many examples as a padded batch, so both make as many updates.
             per_device_train_batch_size=1 if packed else EXAMPLES_PER_STEP,
@@ -295,6 +328,7 @@ def summarize(turns: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         "steps": {kind: turns[kind][0]["steps"] for kind in KINDS},
         "seconds": {kind: [round(turn["seconds"], 2) for turn in turns[kind]] for kind in KINDS},
         "tokens_per_second": {kind: rate(kind) for kind in KINDS},
+        "share_of_product": max(turn["share_of_product"] for turn in turns["flanlab"]),
         "peak_gigabytes": {kind: peak(kind) / 1e9 for kind in KINDS},
         "vs_trl_padded": rate("flanlab") / rate("trl_padded"),
         "vs_trl_packed": rate("flanlab") / rate("trl_packed"),
@@ -322,6 +356,7 @@ def print_table(summary: dict[str, Any]) -> None:
             f"{summary['processor_vs'][kind]:>8.2f}x"
             f"{summary['peak_gigabytes'][kind]:>9.2f}"
         )
+    print(f"flanlab's share of the speed of a matrix product: {summary['share_of_product']:.2f}")
     difference = summary["largest_loss_difference_to_unpacked"]
     print(f"loss per token of a step: at most {difference:.1e} from that of unpacked training")
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.report.synthetic import make_run
+from tests.tiny import save_tiny
 
 HEAVY = ("torch", "transformers", "datasets", "scipy.stats", "pyarrow.dataset")
 PROGRAM = """
@@ -34,3 +35,21 @@ def test_light_commands_import_nothing_heavy(tmp_path: Path) -> None:
     done = subprocess.run(asked, capture_output=True, text=True, check=True)
     imported = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[") and line.endswith("]")]
     assert imported == [[]] * len(commands), dict(zip(map(str, commands), imported, strict=False))
+
+
+PROGRAM_WITH_A_MODEL = """
+import json, sys
+from flanlab.cli.options import load_pytorch
+load_pytorch()
+import torch
+from flanlab import api
+print(len(api.score(api.load_model(sys.argv[1]), "Yes or no?", ["yes", "no"])))
+print(json.dumps([name for name in ("torch._dynamo", "torch.distributed.tensor", "scipy.optimize") if name in sys.modules]))
+print(torch.compile(lambda number: number + 1, backend="eager")(torch.ones(1)).item())
+"""
+
+
+def test_models_are_asked_without_the_compiler_which_still_works(tmp_path: Path) -> None:
+    asked = [sys.executable, "-c", PROGRAM_WITH_A_MODEL, str(save_tiny(tmp_path / "tiny"))]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["2", "[]", "2.0"]

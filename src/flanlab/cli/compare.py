@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flanlab.cli.options import AsJson
+from flanlab.cli.options import AsJson, say_reading
 
 if TYPE_CHECKING:
     from flanlab.report.wordings import TemplateComparison
@@ -42,6 +42,7 @@ def compare(
 
     Example: flan compare --templates runs/eval:rte:3 runs/eval:rte:7
     """
+    say_reading(f"{first} and {second}")
     share = None if margin is None else margin / 100
     if templates:
         from flanlab.report.wordings import compare_templates

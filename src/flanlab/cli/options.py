@@ -64,11 +64,21 @@ def named_values(words: Sequence[str], option: str) -> dict[str, str]:
 
 
 def say_loading() -> None:
-    """Say that the command has begun, before it imports PyTorch: that takes seconds and prints nothing."""
+    """Say that the command has begun, and import PyTorch and transformers: that takes seconds and prints nothing."""
     if "torch" not in sys.modules and os.environ.get("RANK", "0") == "0":
         from flanlab.progress import say
 
         say("Loading PyTorch and transformers ...")
+    from flanlab.models.quick_import import import_transformers
+
+    import_transformers()
+
+
+def say_reading(what: str) -> None:
+    """Say that the command has begun, before it imports what takes a second."""
+    from flanlab.progress import say
+
+    say(f"Reading {what} ...")
 
 
 def endpoint_of(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flanlab.cli.options import AsJson
+from flanlab.cli.options import AsJson, say_reading
 
 
 def report(
@@ -40,6 +40,7 @@ def report(
 
     Example: flan report --merge runs/first:tuned runs/second runs/ablations/clusters-base --out all.html
     """
+    say_reading(", ".join(runs))
     if merge:
         _merge(runs, out, as_json)
         return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flanlab.cli import new_task
-from flanlab.cli.options import AsJson, Collections, Mirror, as_split
+from flanlab.cli.options import AsJson, Collections, Mirror, as_split, say_reading
 from flanlab.errors import FlanlabError
 from flanlab.tasks.facts import facts, lineage_in_words, markdown, origin
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, find_task, known_lineage, load_collections, load_named
@@ -136,6 +136,7 @@ def lint_tasks(
 
     Exits with status 1 if there is an error. Example: flan tasks lint --tasks my_tasks
     """
+    say_reading(", ".join(names or ["all tasks"]))
     from flanlab.data.lint import TaskLint, lint_task
     from flanlab.data.lint_sample import Finding
     from flanlab.data.reader import rows_within_reach

@@ -22,7 +22,7 @@ class Question:
     max_new_tokens: int = 0
     """Largest number of generated tokens, with the end token. 0 generates nothing."""
     stop_tokens: frozenset[int] = frozenset()
-    """Tokens that end a generated answer. They are not shard of it."""
+    """Tokens that end a generated answer. They are not part of it."""
     line_breaks: frozenset[int] = frozenset()
     """Tokens that are skipped before an answer and end it after its beginning: the answer is the first line with text."""
 

@@ -38,6 +38,7 @@ from flanlab.models.encoder_decoder import answer_from_encoder, check_padding
 from flanlab.models.gguf import gguf_model_folder, is_gguf
 from flanlab.models.names import model_hint, names_a_folder, suggestion
 from flanlab.models.packed_attention import ATTENTION_NAME, check_isolation
+from flanlab.models.quick_import import without_compiler
 from flanlab.models.scoring import TokenAnswer, answer_questions
 from flanlab.models.soft_prompt import add_soft_prompt, read_soft_prompt, soft_prompt_of, virtual_tokens
 from flanlab.processes import own_gpu
@@ -439,15 +440,17 @@ def _read_whole_model(source: str, revision: str | None, dtype: torch.dtype) -> 
             )
         kind, attention = AutoModelForSeq2SeqLM, {}
     try:
-        model_and_report: Any = kind.from_pretrained(
-            source,
-            output_loading_info=True,
-            revision=revision,
-            dtype=dtype,
-            **attention,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
+        kind._model_mapping.get(type(config), None)  # imports the model's code, which may need the compiler
+        with without_compiler():
+            model_and_report: Any = kind.from_pretrained(
+                source,
+                output_loading_info=True,
+                revision=revision,
+                dtype=dtype,
+                **attention,
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
     except KeyError as error:
         # The error of a model whose own table of attention functions does not have this one.
         if error.args == (ATTENTION_NAME,):

@@ -12,7 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from flanlab.errors import FlanlabError
 from flanlab.models.loading import LoadedModel, is_encoder_decoder, is_prompt_tuned
-from flanlab.models.packed_attention import check_isolation
+from flanlab.models.packed_attention import PackedBatch, check_isolation
 from flanlab.models.soft_prompt import add_soft_prompt, first_soft_prompt, save_soft_prompt, soft_prompt_of
 from flanlab.training.precision import keep_rounded_output, trains_embeddings, vocabulary_weights
 from flanlab.training.settings import TrainingSettings
@@ -46,6 +46,8 @@ def prepare_for_training(loaded: LoadedModel, settings: TrainingSettings) -> nn.
     if settings.gradient_checkpointing:
         loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
     if settings.compile:
+        # Masks are made once for all layers, outside of compiled code.
+        PackedBatch.masks_within = torch.compiler.disable(PackedBatch.masks_within)  # type: ignore[method-assign]
         # Layer by layer: they are all the same, so the compiler works once.
         for layer in model.modules():
             if isinstance(layer, GradientCheckpointingLayer):
