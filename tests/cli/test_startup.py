@@ -39,8 +39,8 @@ def test_light_commands_import_nothing_heavy(tmp_path: Path) -> None:
 
 PROGRAM_WITH_A_MODEL = """
 import json, sys
-from flanlab.cli.options import load_pytorch
-load_pytorch()
+from flanlab.cli.options import say_loading
+say_loading()
 import torch
 from flanlab import api
 print(len(api.score(api.load_model(sys.argv[1]), "Yes or no?", ["yes", "no"])))
