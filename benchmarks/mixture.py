@@ -33,7 +33,7 @@ from flanlab.data.mixture import Mixture, MixtureSettings  # noqa: E402
 from flanlab.data.rendering import open_row, render  # noqa: E402
 from flanlab.data.sources import Rows, load_rows  # noqa: E402
 from flanlab.models.built_in import SMOLLM2  # noqa: E402
-from flanlab.models.loading import base_source  # noqa: E402
+from flanlab.models.sources import base_source  # noqa: E402
 from flanlab.progress import say  # noqa: E402
 from flanlab.tasks.loading import load_collection  # noqa: E402
 from flanlab.tasks.schema import Task  # noqa: E402

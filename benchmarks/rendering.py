@@ -28,7 +28,7 @@ from flanlab.data.rendering import prepare_row, render
 from flanlab.data.sources import Rows, load_rows
 from flanlab.errors import FlanlabError
 from flanlab.models.built_in import SMOLLM2
-from flanlab.models.loading import base_source
+from flanlab.models.sources import base_source
 from flanlab.progress import say
 from flanlab.tasks.loading import load_collection, select_tasks
 from flanlab.tasks.schema import Task, Template

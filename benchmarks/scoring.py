@@ -29,7 +29,8 @@ from flanlab.evaluation.questions import ask
 from flanlab.evaluation.setup import Setup
 from flanlab.models.answering import Model
 from flanlab.models.built_in import SMOLLM2
-from flanlab.models.loading import base_source, load_encoder
+from flanlab.models.loading import load_encoder
+from flanlab.models.sources import base_source
 from flanlab.progress import say
 from flanlab.tasks.loading import load_collection, select_tasks
 from flanlab.tasks.schema import Task

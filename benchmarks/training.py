@@ -30,7 +30,8 @@ from flanlab.data.mixture import EncodedExample, Mixture, MixtureSettings
 from flanlab.data.rendering import Example
 from flanlab.data.sources import load_rows
 from flanlab.models.built_in import SMOLLM2
-from flanlab.models.loading import base_source, load_model
+from flanlab.models.loading import load_model
+from flanlab.models.sources import base_source
 from flanlab.progress import say
 from flanlab.tasks.loading import load_collection, select_tasks
 from flanlab.training.log import operations_per_token

@@ -16,7 +16,8 @@ from flanlab.cli.main import app
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments.evaluate_model import evaluate_model
-from flanlab.models.loading import STAMP_FILE, load_encoder
+from flanlab.models.loading import load_encoder
+from flanlab.models.sources import STAMP_FILE
 from flanlab.results.files import read_results
 from tests.tiny import tiny_tasks, write_tasks
 from tests.tiny_encoder_decoder import KINDS, stock_encoder_decoder

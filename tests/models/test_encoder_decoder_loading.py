@@ -15,8 +15,9 @@ from transformers import WhisperConfig
 from flanlab.data.encoding import SeparateTextEncoder, TextEncoder
 from flanlab.models.answering import Question
 from flanlab.models.completions import Endpoint
-from flanlab.models.loading import STAMP_FILE, LoadedEncoderDecoder, is_encoder_decoder, load_encoder, load_model
+from flanlab.models.loading import LoadedEncoderDecoder, load_encoder, load_model
 from flanlab.models.remote import open_remote_model
+from flanlab.models.sources import STAMP_FILE, is_encoder_decoder
 from tests.task_files import refusal
 from tests.tiny_encoder_decoder import KINDS, make_unigram_tokenizer, stock_encoder_decoder
 

@@ -9,8 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from flanlab.models.answering import Question
+from flanlab.models.attention_features import check_isolation
 from flanlab.models.loading import load_model
-from flanlab.models.packed_attention import ATTENTION_NAME, check_isolation, pack_segments, packed_attention, packed_logits
+from flanlab.models.packed_attention import ATTENTION_NAME, pack_segments, packed_attention, packed_logits
 from flanlab.models.scoring import answer_questions
 from flanlab.training.loss import PackedObjective, packed_loss
 from flanlab.training.methods import make_optimizer, prepare_for_training

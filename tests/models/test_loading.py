@@ -16,7 +16,8 @@ from transformers.models.llama import modeling_llama
 
 from flanlab.errors import FlanlabError
 from flanlab.models.answering import Question
-from flanlab.models.loading import STAMP_FILE, load_encoder, load_model, read_stamp
+from flanlab.models.loading import load_encoder, load_model
+from flanlab.models.sources import STAMP_FILE, read_stamp
 from tests.tiny import make_tokenizer, save_tiny, stock_model
 
 

@@ -13,14 +13,8 @@ from transformers.models.llama import modeling_llama
 from flanlab.data.mixture import EncodedExample
 from flanlab.data.rendering import Example
 from flanlab.errors import FlanlabError
-from flanlab.models.packed_attention import (
-    ATTENTION_NAME,
-    check_isolation,
-    pack_segments,
-    pack_sharing,
-    packed_attention,
-    packed_logits,
-)
+from flanlab.models.attention_features import check_isolation
+from flanlab.models.packed_attention import ATTENTION_NAME, pack_segments, pack_sharing, packed_attention, packed_logits
 from flanlab.training.loss import PackedObjective, packed_loss
 from flanlab.training.settings import TrainingSettings
 from flanlab.training.trainer import share_out, train_step

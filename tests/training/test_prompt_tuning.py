@@ -16,8 +16,9 @@ from flanlab.data.mixture import EncodedExample
 from flanlab.errors import FlanlabError
 from flanlab.experiments.run import save_tuned
 from flanlab.models.answering import Question
-from flanlab.models.loading import STAMP_FILE, LoadedModel, LoadedPromptTuned, load_model
+from flanlab.models.loading import LoadedModel, LoadedPromptTuned, load_model
 from flanlab.models.soft_prompt import soft_prompt_of
+from flanlab.models.sources import STAMP_FILE
 from flanlab.training.loss import PackedObjective, objective_for
 from flanlab.training.methods import check_method, prepare_for_training
 from tests.tiny import stock_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -85,16 +85,8 @@ class _Member:
 
     def with_main(self, metric: str) -> _Member:
         """The same, with its main metric under the name MAIN_METRIC too."""
-        return _Member(
-            self.name,
-            self.cluster,
-            self.level,
-            {**self.estimates, MAIN_METRIC: self.estimates[metric]},
-            {**self.differences, **({MAIN_METRIC: self.differences[metric]} if self.differences else {})},
-            self.rows,
-            self.members,
-            self.seen,
-        )
+        differences = {**self.differences, MAIN_METRIC: self.differences[metric]} if self.differences else {}
+        return replace(self, estimates={**self.estimates, MAIN_METRIC: self.estimates[metric]}, differences=differences)
 
 
 def score_task(

@@ -21,9 +21,10 @@ from flanlab.evaluation.predict import refuse_seen
 from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, divide, make_mixture, plan_rows, plan_test_units
 from flanlab.experiments.run_folder import FINISHED_FILE, RECIPE_FILE, SECONDS_FILE
 from flanlab.files import check_writable, existing_part
-from flanlab.models.loading import LoadedModel, load_encoder, read_stamp
+from flanlab.models.loading import LoadedModel, load_encoder
 from flanlab.models.names import check_model_name
 from flanlab.models.skeleton import read_config
+from flanlab.models.sources import read_stamp
 from flanlab.processes import is_first
 from flanlab.progress import say
 from flanlab.settings import PREDICTIONS, RESULTS, ROUNDING, TRAINING, changed_fields

@@ -12,7 +12,8 @@ from flanlab.experiments.model_card import Kind, model_card
 from flanlab.files import new_folder, read_json, write_json, write_text
 from flanlab.models.built_in import BUILT_IN_MODELS, GEMMA_TERMS_URL
 from flanlab.models.gguf import is_gguf
-from flanlab.models.loading import STAMP_FILE, is_encoder_decoder, is_gemma, is_prompt_tuned, load_model, read_stamp
+from flanlab.models.loading import load_model
+from flanlab.models.sources import STAMP_FILE, is_encoder_decoder, is_gemma, is_prompt_tuned, read_stamp
 from flanlab.results.files import RESULTS_FILE, read_results
 
 CARD_FILE = "README.md"

@@ -31,7 +31,8 @@ from flanlab.experiments.run_folder import FINISHED_FILE, RECIPE_FILE, SECONDS_F
 from flanlab.experiments.stamp import make_stamp, training_facts, training_key
 from flanlab.files import new_folder, read_json, write_json, write_text
 from flanlab.models.built_in import BUILT_IN_MODELS
-from flanlab.models.loading import STAMP_FILE, LoadedModel, load_model
+from flanlab.models.loading import LoadedModel, load_model
+from flanlab.models.sources import STAMP_FILE
 from flanlab.processes import first_before_others, from_first, is_first, together
 from flanlab.progress import say
 from flanlab.results.files import RESULTS_FILE, read_results, write_results

@@ -1,14 +1,13 @@
-"""Find out which attention a model uses, and refuse what packed attention does not compute.
+"""Find out which attention a model uses, and refuse what packed attention does not compute, and models that leak.
 
 transformers' models say what a token may see in two ways: in a mask, and in the arguments of their attention function
 (`sliding_window`, `softcap`, ...). Packed attention makes its own masks from the arguments. So each model is first tried on a
-few
-tokens: each layer's mask must be the one that follows from its arguments.
+few tokens: each layer's mask must be the one that follows from its arguments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from flanlab.errors import FlanlabError
+from flanlab.models.packed_attention import pack_segments, packed_logits
 
 _PROBE = "flanlab_probe"
 _FAR = 1_000_003
@@ -105,3 +105,58 @@ def _look(
 
 
 AttentionMaskInterface.register(_PROBE, _visible)
+
+
+@torch.inference_mode()
+def check_isolation(model: PreTrainedModel) -> None:
+    """Refuse a model in which one packed segment or branch sees another.
+
+    Changes the tokens of segments and branches and compares the logits of the others. Logits of tokens that may not see a
+    change must stay the same, and logits of tokens that may see it must change. Tried with and without branches, which may
+    use different kernels.
+
+    Raises:
+        FlanlabError: the architecture does not pass the layout to attention, or mixes tokens elsewhere.
+    """
+    was_training = model.training
+    model.eval()
+    first, second, third = list(range(5, 11)), list(range(12, 17)), list(range(25, 30))
+    branches = ([20, 21], [22, 23, 24])
+    plain = _logits(model, [(first, []), (second, [])])
+    other_plain = _logits(model, [(first[::-1], []), (second, [])])
+    # Changed: the first segment, a branch of the second, and the prompt of the third.
+    base = _logits(model, [(first, []), (second, branches), (third, branches)])
+    other = _logits(model, [(first[::-1], []), (second, ([21, 20], branches[1])), (third[::-1], branches)])
+    model.train(was_training)
+    refuse_no_numbers(model, plain)
+    # Tokens: 6 of the first segment, 5 + 2 + 3 of the second, 5 + 2 + 3 of the third.
+    unchanged = torch.cat([plain[6:] - other_plain[6:], base[6:11] - other[6:11], base[13:16] - other[13:16]])
+    isolated, reads_prompt = unchanged.abs().max() <= 1e-4, (base[-3:] - other[-3:]).abs().max() > 1e-6
+    if not (isolated and reads_prompt):
+        raise FlanlabError(
+            f"{_named(model)} cannot separate packed sequences: a change in one changes the other.",
+            hint="Use a model whose attention uses transformers' attention interface (Llama, Qwen, Mistral, ...).",
+        )
+
+
+def _named(model: nn.Module) -> str:
+    """The architecture, and where the model was loaded from, if it was."""
+    place = getattr(model, "name_or_path", "")
+    return f"{type(model).__name__} ({place})" if place else type(model).__name__
+
+
+def refuse_no_numbers(model: nn.Module, logits: Tensor) -> None:
+    """Refuse a model that computes NaN or infinity for plain tokens.
+
+    Raises:
+        FlanlabError: its weights are damaged, or overflow.
+    """
+    if not logits.isfinite().all():
+        raise FlanlabError(
+            f"{_named(model)} computes NaN or infinity: its weights are damaged, or training diverged.",
+            hint="Download the model again, or use an earlier checkpoint.",
+        )
+
+
+def _logits(model: PreTrainedModel, segments: Sequence[tuple[list[int], Sequence[list[int]]]]) -> Tensor:
+    return packed_logits(model, pack_segments(segments).to(model.device)).float()

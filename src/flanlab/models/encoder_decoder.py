@@ -25,7 +25,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from flanlab.errors import FlanlabError
 from flanlab.models.answering import Question
-from flanlab.models.packed_attention import refuse_no_numbers
+from flanlab.models.attention_features import refuse_no_numbers
 from flanlab.models.scoring import LOGIT_ROWS_PER_BATCH, TokenAnswer, answer_in_batches, goes_on, likeliest
 
 

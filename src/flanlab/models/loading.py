@@ -29,23 +29,25 @@ from transformers.utils import logging as transformers_logging
 
 from flanlab.data.encoding import SeparateTextEncoder, TextEncoder
 from flanlab.errors import FlanlabError, one_line
-from flanlab.files import read_json
-from flanlab.hub import work_offline_if_unreachable
 from flanlab.models.answering import Answer, Question, Scoring
-from flanlab.models.attention_features import NOT_THROUGH_THE_INTERFACE, check_features, unsupported_attention
-from flanlab.models.built_in import BUILT_IN_MODELS, built_in_model_folder
+from flanlab.models.attention_features import NOT_THROUGH_THE_INTERFACE, check_features, check_isolation, unsupported_attention
 from flanlab.models.encoder_decoder import answer_from_encoder, check_padding
-from flanlab.models.gguf import gguf_model_folder, is_gguf
 from flanlab.models.names import model_hint, names_a_folder, suggestion
-from flanlab.models.packed_attention import ATTENTION_NAME, check_isolation
+from flanlab.models.packed_attention import ATTENTION_NAME
 from flanlab.models.scoring import TokenAnswer, answer_questions
 from flanlab.models.soft_prompt import add_soft_prompt, read_soft_prompt, soft_prompt_of, virtual_tokens
+from flanlab.models.sources import (
+    base_of,
+    config_if_any,
+    generation_config_if_any,
+    is_prompt_tuned,
+    kind_of_adapter,
+    read_stamp,
+    source_of,
+)
 from flanlab.processes import own_gpu
 
 Dtype = Literal["auto", "float32", "bfloat16"]
-GEMMA_TYPES = ("gemma", "gemma2", "gemma3", "gemma3_text", "gemma3n", "gemma3n_text", "recurrent_gemma", "t5gemma")
-STAMP_FILE = "flanlab.json"
-"""File next to the weights of each tuned model: what it was trained on, and what was held out."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 _EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight", "wte.weight", "embed_in.weight", "embed_out.weight", "shared.weight")
 """Suffixes of the names of token embeddings and output layers in a file of weights."""
@@ -138,7 +140,7 @@ def load_model(
     """
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    source = _source(name, say)
+    source = source_of(name, say)
     place = Path(source)
     folder = place if place.is_dir() else None
     if folder is None and names_a_folder(name):
@@ -249,7 +251,7 @@ def _own_device() -> torch.device:
 def load_encoder(name: str, *, say: Callable[[str], None] = lambda _: None) -> TextEncoder:
     """Only a model's tokenizer, for work that needs no weights."""
     try:
-        tokenizer = _read_tokenizer(_source(name, say), None, say)
+        tokenizer = _read_tokenizer(source_of(name, say), None, say)
     except FlanlabError:
         raise
     except Exception as error:
@@ -257,57 +259,7 @@ def load_encoder(name: str, *, say: Callable[[str], None] = lambda _: None) -> T
             f"The tokenizer of {name} could not be loaded: {one_line(error, 400)}",
             hint=model_hint(name),
         ) from error
-    return _encoder(tokenizer, _config_if_any(name), _generation_config_if_any(name, say))
-
-
-def is_encoder_decoder(name: str) -> bool:
-    """Whether a model is known to have an encoder and a decoder. Only its configuration is read."""
-    config = _config_if_any(name)
-    return config is not None and bool(config.is_encoder_decoder)
-
-
-def is_gemma(name: str) -> bool:
-    """Whether a model, or an adapter's base, is known to be a Gemma that Google's Gemma Terms of Use cover."""
-    config = _config_if_any(name)
-    return config is not None and config.model_type in GEMMA_TYPES
-
-
-def is_prompt_tuned(name: str) -> bool:
-    """Whether a model is a soft prompt of another model."""
-    return _adapted(Path(name)) is not None and _kind_of_adapter(Path(name)) == "PROMPT_TUNING"
-
-
-def _config_if_any(name: str) -> PreTrainedConfig | None:
-    """A model's configuration (for an adapter, its base's). None if it is not available.
-
-    Built-in models and GGUF files would have to be converted first. They are never encoder-decoder models.
-    """
-    try:
-        while (base := _adapted(Path(name))) is not None:
-            name = base
-        if name in BUILT_IN_MODELS or is_gguf(name):
-            return None
-        work_offline_if_unreachable(name)
-        config: PreTrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except Exception:
-        # A folder with only a tokenizer. Any other problem is reported when the model is loaded.
-        return None
-    return config
-
-
-def _generation_config_if_any(name: str, say: Callable[[str], None]) -> GenerationConfig | None:
-    """A model's generation configuration, if its files have one."""
-    try:
-        return GenerationConfig.from_pretrained(base_source(name, say))
-    except (OSError, ValueError):
-        return None
-
-
-def base_source(name: str, say: Callable[[str], None] = lambda _: None) -> str:
-    """The name or folder of a model for transformers; for an adapter, of its whole base model."""
-    while (base := _adapted(Path(name))) is not None:
-        name = base
-    return _source(name, say)
+    return _encoder(tokenizer, config_if_any(name), generation_config_if_any(name, say))
 
 
 def _encoder(
@@ -329,57 +281,19 @@ def _encoder(
 
 def _read_tokenizer(source: str, revision: str | None, say: Callable[[str], None]) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or Hub id. For an adapter without one, its base's, as is usual with peft."""
-    base = _adapted(Path(source))
+    base = base_of(Path(source))
     if base is not None and not any((Path(source) / file).is_file() for file in _TOKENIZER_FILES):
-        return _read_tokenizer(_source(base, say), None, say)
+        return _read_tokenizer(source_of(base, say), None, say)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     return tokenizer
 
 
-def _source(name: str, say: Callable[[str], None]) -> str:
-    """The name of a model for transformers: a folder in the cache for built-in models and GGUF files, else the name."""
-    if name in BUILT_IN_MODELS:
-        return str(built_in_model_folder(name, say))
-    if is_gguf(name):
-        return str(gguf_model_folder(Path(name), say))
-    work_offline_if_unreachable(name)
-    return name
-
-
-def _adapted(folder: Path) -> str | None:
-    """Name of an adapter's base model; None for a model that is not an adapter."""
-    if not (folder / "adapter_config.json").is_file():
-        return None
-    # The stamp names the base model as the user did. The adapter's file may contain a path of another machine.
-    stamp = read_stamp(folder)
-    base = str(stamp["base_model"] if stamp else _adapter_facts(folder)["base_model_name_or_path"])
-    if names_a_folder(base) and not Path(base).exists():
-        raise FlanlabError(
-            f"{folder} is an adapter of the base model {base}, but there is no such folder.",
-            hint=f"Write its folder or Hub id into base_model_name_or_path of {folder / 'adapter_config.json'}"
-            + (f", and into base_model of {folder / STAMP_FILE}." if stamp else "."),
-        )
-    return base
-
-
-def _kind_of_adapter(folder: Path) -> str:
-    return str(_adapter_facts(folder).get("peft_type"))
-
-
-def _adapter_facts(folder: Path) -> Mapping[str, Any]:
-    path = folder / "adapter_config.json"
-    content = read_json(path)
-    if not isinstance(content, dict) or not content.get("base_model_name_or_path"):
-        raise FlanlabError(f"{path}: has no base model.", hint="Write base_model_name_or_path into it: a folder or a Hub id.")
-    return content
-
-
 def _read_weights(source: str, revision: str | None, dtype: torch.dtype, say: Callable[[str], None]) -> Any:
     """The model of a folder or Hub id. An adapter is merged into its base, which may be an adapter too."""
-    base = _adapted(Path(source))
+    base = base_of(Path(source))
     if base is None:
         return _read_whole_model(source, revision, dtype)
-    model = _read_weights(_source(base, say), revision, dtype, say)
+    model = _read_weights(source_of(base, say), revision, dtype, say)
     if soft_prompt_of(model) is not None:
         raise FlanlabError(
             f"{source} is an adapter of {base}, which is a soft prompt.", hint="Use an adapter whose base is a whole model."
@@ -395,7 +309,7 @@ def _read_weights(source: str, revision: str | None, dtype: torch.dtype, say: Ca
     adapted = PeftModel.from_pretrained(model, source)
     if adapted.active_peft_config.is_prompt_learning:
         raise FlanlabError(
-            f"{source} is an adapter of the type {_kind_of_adapter(Path(source))}, which is not supported.",
+            f"{source} is an adapter of the type {kind_of_adapter(Path(source))}, which is not supported.",
             hint="Use one that can be merged, such as LoRA, or a soft prompt (PROMPT_TUNING).",
         )
     # peft would silently ignore weights that the file lacks or names differently.
@@ -461,23 +375,3 @@ def _read_whole_model(source: str, revision: str | None, dtype: torch.dtype) -> 
             hint="Download the model again. It must be a language model with all its weights.",
         )
     return model
-
-
-def read_stamp(folder: Path) -> Mapping[str, Any] | None:
-    """The stamp of a model folder, or None if there is none.
-
-    Raises:
-        FlanlabError: the stamp cannot be read, so the hold-out could not be enforced.
-    """
-    path = folder / STAMP_FILE
-    if not path.is_file():
-        return None
-    try:
-        content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        content["tasks"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise FlanlabError(
-            f"{path}: the stamp is damaged, so it is unknown what the model was trained on.",
-            hint="Restore the file from its run folder. If you delete it, what the model has seen counts as unknown.",
-        ) from error
-    return content

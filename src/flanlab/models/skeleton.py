@@ -10,8 +10,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig
 
 from flanlab.errors import FlanlabError, one_line
-from flanlab.models.loading import base_source
 from flanlab.models.packed_attention import ATTENTION_NAME
+from flanlab.models.sources import base_source
 
 
 def read_config(name: str, say: Callable[[str], None] = lambda _: None) -> PreTrainedConfig:

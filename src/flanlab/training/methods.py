@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from flanlab.errors import FlanlabError
-from flanlab.models.loading import LoadedModel, is_encoder_decoder, is_prompt_tuned
-from flanlab.models.packed_attention import check_isolation
+from flanlab.models.attention_features import check_isolation
+from flanlab.models.loading import LoadedModel
 from flanlab.models.soft_prompt import add_soft_prompt, first_soft_prompt, save_soft_prompt, soft_prompt_of
+from flanlab.models.sources import is_encoder_decoder, is_prompt_tuned
 from flanlab.training.precision import keep_rounded_output, trains_embeddings, vocabulary_weights
 from flanlab.training.settings import TrainingSettings
 
