@@ -90,3 +90,18 @@ def test_on_a_terminal_it_asks(tmp_path: Path, tiny_folder: Path, monkeypatch: p
     recipe = read_recipe(Path("asked.yaml"))
     assert (recipe.model, recipe.tasks.include) == (str(tiny_folder), "all")
     assert recipe.hold_out.clusters == [Cluster.SENTIMENT]
+
+
+@pytest.mark.parametrize(
+    "command", ["recipe check no.yaml", "recipe new --model no --minutes 1", "power no.yaml", "claims --plan no.yaml"]
+)
+def test_commands_say_that_they_load_torch_before_they_do(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class SaidError(Exception):
+        pass
+
+    def say() -> None:
+        raise SaidError
+
+    words = command.split()
+    monkeypatch.setattr(f"flanlab.cli.{words[0]}.say_loading", say)
+    assert isinstance(CliRunner().invoke(app, words).exception, SaidError)

@@ -161,6 +161,6 @@ def test_command_that_accepts_the_terms_and_lists_the_models(small_gemma: list[l
     assert "Gemma Terms of Use" in runner.invoke(app, ["models"]).stdout
 
 
-@pytest.mark.parametrize("command", ["quickstart", "run", "train", "eval", "ablate"])
+@pytest.mark.parametrize("command", ["quickstart", "run", "train", "eval", "ablate", "recipe new", "recipe check"])
 def test_commands_that_load_a_model_take_the_option(command: str) -> None:
-    assert "--accept-gemma-terms" in CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
+    assert "--accept-gemma-terms" in CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"}).stdout

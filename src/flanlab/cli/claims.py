@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flanlab.cli.options import AcceptGemmaTerms, AsJson, Mirror
+from flanlab.cli.options import AcceptGemmaTerms, AsJson, Mirror, say_loading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,6 +83,7 @@ def _plan(
 ) -> None:
     import json
 
+    say_loading()
     from flanlab.data.reader import RowReader
     from flanlab.experiments.claims_plan import plan_claims, write_base_recipe
     from flanlab.experiments.recipe import QUICKSTART, read_recipe

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flanlab.cli.options import AcceptGemmaTerms, AsJson, Mirror, RecipeFile
+from flanlab.cli.options import AcceptGemmaTerms, AsJson, Mirror, RecipeFile, say_loading
 
 if TYPE_CHECKING:
     from flanlab.results.table import Table
@@ -36,10 +36,11 @@ def power(
     """
     import json
 
-    from flanlab import api
-
     if detect is not None and seeds != 1:
         raise typer.BadParameter("belongs to a single design; --detect tries several numbers of seeds.", param_hint="--seeds")
+    say_loading()
+    from flanlab import api
+
     table = api.power(recipe, pilot=pilot or (), seeds=seeds, detect=None if detect is None else detect / 100, mirror=mirror)
     if as_json:
         typer.echo(json.dumps(table.rows()))
