@@ -4,6 +4,12 @@ SmolLM2-135M is tuned by `power-pilot.yaml` with two seeds, and each tuned model
 rows through the same templates. A folder that has a part of that is resumed.
 
     python benchmarks/power_pilot.py runs/power-pilot --mirror path/to/mirror
+
+With --run the folder is that of a run, and its tasks are printed; what it does not tell (of one seed: what seeds add) is
+left empty.
+
+    flan run benchmarks/power-pilot-gemma.yaml --out runs/power-pilot-gemma --mirror path/to/mirror --accept-gemma-terms
+    python benchmarks/power_pilot.py runs/power-pilot-gemma --run
 """
 
 from __future__ import annotations
@@ -12,14 +18,16 @@ import argparse
 import csv
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import flanlab as fl
 from flanlab.experiments.power import COLUMNS, read_pilot
 from flanlab.experiments.recipe import read_recipe
-from flanlab.results.power import pooled
+from flanlab.results.power import Components, pooled
 
 RECIPE = Path(__file__).with_name("power-pilot.yaml")
 TASKS = ("copa", "sst2", "snli", "trivia_qa", "squad.v1", "common_gen", "wmt16_de_en", "stsb")
@@ -48,16 +56,13 @@ def predict(folder: Path, mirror: Path | None, tasks: Sequence[str]) -> None:
         fl.evaluate(model_name, task, out=folder / task / name, mirror=mirror, **ASKED)
 
 
-def table(folder: Path, tasks: Sequence[str]) -> list[dict[str, Any]]:
-    """The measured components of each task, pooled as those of any pilot."""
-    names = ["untuned", *(f"tuned-{seed}" for seed in range(SEEDS))]
-    raw = {task: read_pilot([str(folder / task / name) for name in names])[task] for task in tasks}
+def table(found: Mapping[str, Components]) -> list[dict[str, Any]]:
+    """The components of each task, pooled as those of any pilot."""
     rows = []
-    for name, found in pooled(raw).items():
-        task = fl.load_task(name)
-        numbers = (*found.one, *found.shared, found.seed)
-        about = {"task": name, "metric": task.metrics[0]}
-        rows.append(about | {column: f"{number:.5f}" for column, number in zip(COLUMNS, numbers, strict=True)})
+    for name, one in pooled(found).items():
+        numbers = (*one.one, *one.shared, one.seed)
+        texts = ("" if np.isnan(number) else f"{number:.5f}" for number in numbers)
+        rows.append({"task": name, "metric": fl.load_task(name).metrics[0], **dict(zip(COLUMNS, texts, strict=True))})
     return rows
 
 
@@ -66,9 +71,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--mirror", type=Path)
     parser.add_argument("--tasks", nargs="*", default=TASKS)
+    parser.add_argument("--run", action="store_true", help="print the tasks of a run")
     arguments = parser.parse_args()
-    predict(arguments.folder, arguments.mirror, arguments.tasks)
-    rows = table(arguments.folder, arguments.tasks)
+    if arguments.run:
+        found = read_pilot([str(arguments.folder)])
+    else:
+        predict(arguments.folder, arguments.mirror, arguments.tasks)
+        names = ["untuned", *(f"tuned-{seed}" for seed in range(SEEDS))]
+        found = {task: read_pilot([str(arguments.folder / task / name) for name in names])[task] for task in arguments.tasks}
+    rows = table(found)
     writer = csv.DictWriter(sys.stdout, rows[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

@@ -68,9 +68,13 @@ def test_without_a_pilot_defaults_by_metric_are_taken() -> None:
     few, many = fl.power(changed(rows=10)), fl.power(RECIPE)
     assert 1 > smallest(few) > smallest(many) > 0.01
     assert smallest(many) < smallest(many, "task")
-    unknown = fl.power({**RECIPE, "hold_out": {"clusters": ["translation"]}, "tasks": {"collections": ["sampler"]}})
-    assert unknown.where(level="task").column("detectable")[0] is None
-    assert "nothing is known of bleu" in unknown.rows()[0]["note"]
+    tasks = {"collections": ["sampler"]}
+    one_seed = fl.power({**RECIPE, "hold_out": {"clusters": ["translation"]}, "tasks": tasks}, seeds=3)
+    assert 1 > smallest(one_seed, "task") > 0, "what its pilot of one seed lacks is filled in by others"
+    unknown = fl.power({**RECIPE, "hold_out": {"clusters": ["closed_book_qa"]}, "tasks": tasks})
+    (short,) = unknown.where(task="short_facts").rows()
+    assert short["detectable"] is None
+    assert "nothing is known of exact_match" in short["note"]
 
 
 def test_what_a_pilot_lacks_is_never_zero(tmp_path: Path) -> None:

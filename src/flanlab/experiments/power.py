@@ -35,6 +35,8 @@ from flanlab.tasks.schema import Task
 DEFAULTS = "power.csv"
 """Measured components by task, with its main metric."""
 COLUMNS = ("template", "within", "row", "shared_template", "shared_within", "shared_row", "seed")
+SHARES_OF = {"row": "within", "shared_template": "template", "shared_within": "within", "shared_row": "row", "seed": "within"}
+"""What a pilot of one seed and one template a row does not tell, and what it is a share of."""
 SEED_COUNTS = (1, 3, 5)
 """Numbers of training seeds that designs are sought for."""
 
@@ -139,13 +141,22 @@ def _components(name: str, pairs: Sequence[tuple[Side, Side]]) -> Components:
 
 
 def _default(task: Task) -> Components:
-    """The mean of the measured tasks that have its main metric."""
+    """The mean of the measured tasks that have its main metric.
+
+    What was not measured of a task is taken as the share of a whole (SHARES_OF) that it is in the others.
+    """
     with (resources.files("flanlab.experiments") / DEFAULTS).open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["metric"] == task.metrics[0]]
-    if not rows:
+        rows = list(csv.DictReader(file))
+    alike = [row["metric"] == task.metrics[0] for row in rows]
+    if not any(alike):
         return Components(UNKNOWN, why=f"nothing is known of {task.metrics[0]} without a pilot")
-    numbers = np.array([[float(row[column]) for column in COLUMNS] for row in rows]).mean(axis=0)
-    return Components(Parts(*numbers[:3]), Parts(*numbers[3:6]), float(numbers[6]))
+    numbers = {column: np.array([float(row[column] or "nan") for row in rows]) for column in COLUMNS}
+    for column, whole in SHARES_OF.items():
+        known = ~np.isnan(numbers[column])
+        share = numbers[column][known].sum() / numbers[whole][known].sum()
+        numbers[column] = np.where(known, numbers[column], share * numbers[whole])
+    means = [float(numbers[column][alike].mean()) for column in COLUMNS]
+    return Components(Parts(*means[:3]), Parts(*means[3:6]), means[6])
 
 
 def detectable_table(asked: Sequence[Asked], known: Mapping[str, Components], seeds: int) -> Table:
