@@ -226,7 +226,7 @@ def test_command_prints_a_table_or_json(folders: tuple[Path, Path], tmp_path: Pa
     assert "B is clearly better on 3 of 3 tasks" in " ".join(result.output.split())
     assert (tmp_path / "page.html").exists()
     result = CliRunner().invoke(app, ["compare", first, second, "--json"])
-    assert Results.model_validate(json.loads(result.output)) == compared(*folders)
+    assert Results.model_validate(json.loads(result.stdout)) == compared(*folders)
     assert CliRunner().invoke(app, ["compare", first]).exit_code == 2
     assert CliRunner().invoke(app, ["report", first, "--json"]).exit_code == 2
 

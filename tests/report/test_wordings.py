@@ -165,7 +165,7 @@ def test_command_in_text_json_and_as_a_safe_page(folders: tuple[Path, Path], tmp
     found = fl.compare_templates(*folders).wordings
     assert {found.pairs[0].main.difference, *found.pairs[0].main.interval} <= set(shown.values)
     result = CliRunner().invoke(app, ["compare", "--templates", *map(str, folders), "--json"])
-    assert Wordings.model_validate(json.loads(result.output)) == found
+    assert Wordings.model_validate(json.loads(result.stdout)) == found
 
 
 def test_word_diff_and_prompt_ends() -> None:

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -355,7 +356,8 @@ def _read_whole_model(source: str, revision: str | None, dtype: torch.dtype) -> 
         kind, attention = AutoModelForSeq2SeqLM, {}
     try:
         kind._model_mapping.get(type(config), None)  # imports the model's code, which may need the compiler
-        with without_compiler():
+        # Code that reads quantized weights may need it too.
+        with nullcontext() if getattr(config, "quantization_config", None) else without_compiler():
             model_and_report: Any = kind.from_pretrained(
                 source,
                 output_loading_info=True,
