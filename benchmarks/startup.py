@@ -17,7 +17,7 @@ import threading
 import time
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 COLUMNS = ("first output", "first answers", "end")
 
