@@ -82,24 +82,24 @@ def write_report(folder: Path, *, examples: bool = True) -> Path:
     results = run.results
     shown = TUNED if TUNED in results.variants else next(iter(results.variants))
     records = {name: read_records(folder, shown, name, results) for name in results.tasks}
-    sections = [
-        Group("Task by task", list(_tasks(results))),
-        Group("Cluster by cluster", list(_clusters(results))),
-        Group("Over wordings", list(_over_wordings(results))),
-        Group("The template that is best on dev", list(_best_templates(results))),
-        Group("Template by template", list(_templates(results))),
-        Group("Right and wrong by class", list(classification_blocks(results, shown, records))),
-        Group("Learning curve", list(_learning(run))),
-        Group("What it was trained on", list(_mixture(run))),
-        Group("Example predictions", list(_examples(results, shown, records if examples else None))),
-        Group("Notes", list(_notes(run))),
-    ]
+    sections = {
+        "Task by task": _tasks(results),
+        "Cluster by cluster": _clusters(results),
+        "Over wordings": _over_wordings(results),
+        "The template that is best on dev": _best_templates(results),
+        "Template by template": _templates(results),
+        "Right and wrong by class": classification_blocks(results, shown, records),
+        "Learning curve": _learning(run),
+        "What it was trained on": _mixture(run),
+        "Example predictions": _examples(results, shown, records if examples else None),
+        "Notes": _notes(run),
+    }
     made_by = f" {run.facts['flanlab']}" if "flanlab" in run.facts else ""
     page = Page(
         "report",
         results.name,
         verdict(results),
-        [section for section in sections if section.blocks],
+        [Group(title, blocks) for title, made in sections.items() if (blocks := list(made))],
         results.description or "",
         numbers(results),
         _picture(results),

@@ -8,7 +8,7 @@ from flanlab.report.page import Block, Drawing, Figure, Group, Key, Row, Table, 
 from flanlab.report.plots import Line, line_panel
 from flanlab.report.reading import TUNED, kept_step
 from flanlab.report.views import score_cell
-from flanlab.report.wording import count, number
+from flanlab.report.wording import count
 from flanlab.results.schema import MAIN_METRIC, Level, Results, Score
 
 _KINDS: tuple[tuple[str, Level], ...] = (("zero-shot", "tasks"), ("in-domain", "in_domain"))
@@ -30,15 +30,11 @@ def score_curve(results: Results, steps: int) -> Iterable[Block]:
         scores = next((found for metric in _metrics(results) if (found := results.scored(level, None, metric))), {})
         if curve := {step: scores[variant] for step, variant in variants.items() if variant in scores}:
             curves[kind] = curve
-    heard = [
-        f"{kind}: {', '.join(f'{number(one.mean)} at {step}' for step, one in curve.items())}."
-        for kind, curve in curves.items()
-    ]
     drawing = line_panel(
         [Line(kind, curve) for kind, curve in curves.items()],
         {step: count(step) for step in variants},
         "steps of training",
-        f"Mean main metric times 100 against steps of training. {' '.join(heard)}",
+        "Scores while it was tuned",
     )
     rows = [Row(kind, [score_cell(curve.get(step)) for step in variants]) for kind, curve in curves.items()]
     columns = ["untuned,\ninstruction", *(f"{count(step)} step{'s' if step > 1 else ''}" for step in variants if step)]

@@ -160,14 +160,14 @@ def _dot_axes(
     return figure, axes, {name: place * height + _LABEL for place, name in enumerate(names)}
 
 
-def line_panel(lines: Sequence[Line], places: Mapping[float, str], axis: str, label: str) -> Markup:
+def line_panel(lines: Sequence[Line], places: Mapping[float, str], axis: str, about: str) -> Markup:
     """Scores with 95 % intervals against a number, a line for each; dashed across where a line has a reference.
 
     Args:
         lines: scores are 0 to 1 and drawn times 100.
         places: ticks of the axis, with what is written there.
         axis: what the number is.
-        label: what a screen reader says.
+        about: what a screen reader says first.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -197,7 +197,11 @@ def line_panel(lines: Sequence[Line], places: Mapping[float, str], axis: str, la
         axes.plot(at, means, marker=marker, **style)
         if line.reference is not None:
             axes.axhline(line.reference.mean * 100, color=colour, linestyle="--", linewidth=1.4)
-    return _svg(figure, label)
+    heard = []
+    for line in lines:
+        told = ", ".join(f"{number(score.mean)} at {places[place]}" for place, score in line.scores.items())
+        heard.append(f"{line.title}: {told}{f'; {number(line.reference.mean)} dashed' if line.reference else ''}.")
+    return _svg(figure, f"{about}, main metric times 100 against {axis}. {' '.join(heard)}")
 
 
 def learning_curve(steps: Sequence[TrainingStep], label: str) -> Markup:

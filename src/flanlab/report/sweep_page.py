@@ -41,7 +41,7 @@ from flanlab.report.plots import Line, line_panel, score_panel
 from flanlab.report.published import beside, figures
 from flanlab.report.sweep import SweepCell, SweepRead, read_sweep, told, verdict
 from flanlab.report.views import MEAN_OVER_TASKS, difference_cell, score_cell, score_facts
-from flanlab.report.wording import MEAN_OVER_CLUSTERS, cluster_title, listed, number
+from flanlab.report.wording import MEAN_OVER_CLUSTERS, cluster_title, listed
 from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC, MEAN, Score
 
 PAGE_FILE = "report.html"
@@ -118,17 +118,9 @@ def _line_figure(sweep: SweepRead, panel: Panel) -> Figure | None:
     places = {place: f"{place:g}" for series in panel.series for place, name in series.points if name in sweep.cells}
     if not lines:
         return None
-    heard = [
-        f"{line.title}: "
-        + ", ".join(f"{number(score.mean)} at {places[place]}" for place, score in line.scores.items())
-        + (f"; {number(line.reference.mean)} dashed" if line.reference else "")
-        + "."
-        for line in lines
-    ]
-    label = f"{panel.title}, main metric times 100 against {panel.axis}. {' '.join(heard)}"
     dashes = f" Dashed: {reference.facts.title}, by its best prompt." if reference else ""
     keys = [Key(line.title, line.dashed, line.dashed, "ink" if line.strong else "") for line in lines]
-    drawing = Drawing(line_panel(lines, places, panel.axis, label))
+    drawing = Drawing(line_panel(lines, places, panel.axis, panel.title))
     return Figure([drawing], text("sweep_picture") + dashes, keys, "single")
 
 
