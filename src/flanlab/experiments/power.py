@@ -1,7 +1,7 @@
 """Power before the run: the smallest difference that a recipe will detect, and the cheapest design for a wanted one.
 
 Everything is computed from what the cells of a pilot vary by (`flanlab.results.power`): any earlier run, or evaluations of two
-models; without one, a small table measured with SmolLM2-135M (`benchmarks/power_pilot.py`).
+models; without one, a small table measured with two small models (`benchmarks/power_pilot.py`).
 """
 
 from __future__ import annotations
