@@ -78,7 +78,7 @@ def test_tasks_show_renders_every_template_of_a_row() -> None:
         (["tasks", "show", "product_reviews", "--split", "validation"], "Use train, dev or test"),
         (["tasks", "list", "--tasks", "no_such_folder"], "no folder of tasks"),
         (["run", "no_such_recipe.yaml"], "cannot be read"),
-        (["report", "no_such_run"], "no_such_run"),
+        (["report", "no_such_run"], "no_such_run/results.json"),
         (["mix", "quickstart", "--out", "mixture.xlsx"], ".parquet or .jsonl"),
         (["contamination", "--corpus", "quickstart", "--out", "out"], "whose rows"),
         (["contamination", "rte", "--corpus", "nothing.txt", "--out", "out"], "nothing.txt"),
