@@ -113,7 +113,7 @@ def test_results_pages_compare_two_runs(workplace: Workplace) -> None:
     assert "first: tuned" in page
     assert "second: tuned" in page
     flipped = results_tab.predictions_page(workplace, {"run": "0", "task": TASK, "flipped": "1:tuned"})
-    assert "right; there: wrong" in flipped
+    assert "right; in the other run wrong" in flipped
 
 
 def test_rows_of_other_templates_than_numbers_are_shown_and_filtered(tmp_path: Path) -> None:
