@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from flanlab.report.page import Block, Drawing, Figure, Group, Key, Row, Table, text
 from flanlab.report.plots import Line, line_panel
@@ -11,7 +11,8 @@ from flanlab.report.views import score_cell
 from flanlab.report.wording import count
 from flanlab.results.schema import MAIN_METRIC, Level, Results, Score
 
-_KINDS: tuple[tuple[str, Level], ...] = (("zero-shot", "tasks"), ("in-domain", "in_domain"))
+_KINDS: Mapping[str, Sequence[Level]] = {"zero-shot": ("clusters", "tasks"), "in-domain": ("in_domain",)}
+"""Means of each kind of tasks, the first that there is."""
 
 
 def score_curve(results: Results, steps: int) -> Iterable[Block]:
@@ -26,8 +27,9 @@ def score_curve(results: Results, steps: int) -> Iterable[Block]:
         return
     variants: dict[float, str] = {0: "untuned_instruction", **dict(sorted(kept.items())), steps: TUNED}
     curves: dict[str, Mapping[float, Score]] = {}
-    for kind, level in _KINDS:
-        scores = next((found for metric in _metrics(results) if (found := results.scored(level, None, metric))), {})
+    for kind, levels in _KINDS.items():
+        means = (results.scored(level, None, metric) for level in levels for metric in _metrics(results))
+        scores = next(filter(None, means), {})
         if curve := {step: scores[variant] for step, variant in variants.items() if variant in scores}:
             curves[kind] = curve
     drawing = line_panel(

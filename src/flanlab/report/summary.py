@@ -29,10 +29,9 @@ def _first(results: Results) -> list[Line]:
     Of many clusters, the mean alone: which of them come first says nothing.
     """
     lines = headlines(results)
-    if is_mixed(results) and len(lines) > _NUMBERS:
-        return lines[:1]
+    most = 1 if is_mixed(results) and len(lines) > _NUMBERS else _NUMBERS
     both = 0 < len(results.in_domain) < len(results.tasks)
-    return [*lines[:_NUMBERS], *(lines[_NUMBERS:][-1:] if both else [])]
+    return [*lines[:most], *(line for line in lines[most:][-1:] if both and line.in_domain)]
 
 
 def verdict(results: Results) -> str:
@@ -75,7 +74,7 @@ def summary(run: RunFiles) -> list[str]:
     lines = headlines(results)
     if is_mixed(results):
         told = results.averaged if len(results.averaged) <= _FEW else {}
-        lines = [task_line(results, name, task.main_metric) for name, task in told.items()] or lines[:1]
+        lines = [task_line(results, name, task.main_metric) for name, task in told.items()] or _first(results)
     sentences += [_sentence(results, line) for line in lines]
     sentences += _tally(results)
     untuned = [name for name in results.variants if not name.startswith(TUNED)]

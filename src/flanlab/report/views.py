@@ -140,13 +140,18 @@ def is_mixed(results: Results) -> bool:
 def headlines(results: Results) -> list[Line]:
     """What a reader wants to know first: means of the metrics that tasks are judged by, of both kinds of tasks.
 
-    Where tasks have several main metrics, the mean of these over clusters, then by cluster.
+    Where tasks have several main metrics, the mean of these over clusters, then by cluster, then over the in-domain tasks.
     """
     tasks = list(results.averaged.values())
     mains = [tasks[0].main_metric]
     if is_mixed(results):
         lines = cluster_lines(results)
-        return [*lines[-1:], *lines[:-1]]
+        in_domain = [
+            _line(results, "in_domain", None, metric, "in-domain mean", results.in_domain)
+            for metric in (MAIN_METRIC, *dict.fromkeys(results.tasks[name].main_metric for name in results.in_domain))
+            if results.scored("in_domain", None, metric)
+        ]
+        return [*lines[-1:], *lines[:-1], *in_domain[:1]]
     choices = [metric for metric in ("accuracy", *CLASSIFICATION_METRICS) if all(task.is_classification for task in tasks)]
     kinds: list[tuple[Level, str]] = [("tasks", ""), ("in_domain", "in-domain ")]
     if len(results.in_domain) == len(results.tasks):
