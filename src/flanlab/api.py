@@ -341,7 +341,7 @@ def power(
     Args:
         recipe: as for `run`.
         pilot: folder of an earlier run with the same tasks; or `folder` or `folder:variant` of a model before and of one after,
-            and of further ones after that were trained with other seeds. Default: figures measured with SmolLM2-135M.
+            and of further ones after that were trained with other seeds. Default: figures measured with two small models.
         seeds: trainings that the mean is over. With 1, nothing is said of other seeds.
         detect: a difference between 0 and 1 (0.03: three points) for which the cheapest designs are sought instead.
         mirror: as for `run`.

@@ -119,7 +119,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     told = runner.invoke(app, ["power", str(recipe)])
     assert told.exit_code == 0, told.output
     assert f"{100 * smallest(fl.power(RECIPE)):.1f}" in told.output
-    assert "SmolLM2" in told.output
+    assert "two small models" in told.output
     pilot = make_run(tmp_path / "run", {"untuned_instruction": 5, "tuned": 8}, tasks=HELD_OUT[:1])
     assert "can't be estimated" in runner.invoke(app, ["power", str(recipe), "--pilot", str(pilot)]).output
     designs = runner.invoke(app, ["power", str(recipe), "--detect", "20", "--json"])

@@ -442,3 +442,18 @@ def test_dev_losses_are_drawn_where_they_were_measured(folder: Path, page: Page,
     (drawing,) = re.findall(r'<figure class="wide">.*?</figure>', text, flags=re.DOTALL)
     assert "closed-book QA 5.25, then 0.38, commonsense 2.12, then 2.12" in drawing
     assert drawing.count(">0.38<") == drawing.count(">2.12<") == 1
+
+
+def test_cautions_about_intervals_stand_in_the_notes(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", {"tuned": 7}, trained=False)
+
+    def add(content: dict[str, Any]) -> None:
+        for one in content["scores"]:
+            one["note"] = ""
+        means = [one for one in content["scores"] if one["template"] == "mean"]
+        means[0]["note"], means[1]["note"] = "odd rows; few seeds", "few seeds"
+
+    change(folder, add)
+    text = write_report(folder).read_text(encoding="utf-8")
+    assert "2 intervals: few seeds." in text
+    assert "1 interval: odd rows." in text

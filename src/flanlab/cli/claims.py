@@ -135,4 +135,4 @@ def _print_plan(table: Table, power: float, has_pilot: bool) -> None:
     trainings, seconds = (sum(table.column(name)) for name in ("trainings", "seconds"))
     typer.echo(f"In all {counted(trainings, 'training')}, about {clock(seconds)} on this machine, one step after another.")
     if not has_pilot:
-        typer.echo("Detectable by figures measured with SmolLM2-135M on a few tasks; a pilot of your own (--pilot) is better.")
+        typer.echo("Detectable by figures of two small models on a few tasks; a pilot of your own (--pilot) is better.")

@@ -18,7 +18,7 @@ def power(
         list[str] | None,
         typer.Option(
             help="An earlier run with the same tasks; or, given twice, FOLDER or FOLDER:VARIANT of a model before and of one"
-            " after (more often: after training with other seeds). Without it, figures measured with SmolLM2-135M.",
+            " after (more often: after training with other seeds). Without it, figures measured with two small models.",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings that the mean is over; 1 says nothing of other seeds.")] = 1,
@@ -50,7 +50,7 @@ def power(
     else:
         _print_designs(table, detect)
     if not pilot:
-        typer.echo("By figures measured with SmolLM2-135M on a few tasks; an earlier run of your own (--pilot) is better.")
+        typer.echo("By figures measured with two small models on a few tasks; an earlier run of your own (--pilot) is better.")
 
 
 def _print_detectable(table: Table) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +59,7 @@ from flanlab.report.wording import (
     task_headlines,
     unknown_models,
 )
-from flanlab.results.schema import BEST_ON_DEV, Results, TaskFacts
+from flanlab.results.schema import BEST_ON_DEV, MEAN, Results, TaskFacts
 
 REPORT_FILE = "report.html"
 _FEW_TASKS = 3
@@ -343,8 +344,8 @@ def _examples(results: Results, shown: str, records: Mapping[str, Any] | None) -
 
 
 def _notes(run: RunFiles) -> Iterable[Block]:
-    if run.results.notes:
-        yield Items(run.results.notes)
+    if notes := [*run.results.notes, *_cautions(run.results)]:
+        yield Items(notes)
     facts = dict(_flattened({name: value for name, value in run.facts.items() if name != "tasks"}))
     if facts and run.results.seconds is not None:
         facts["time of the whole run"] = clock(run.results.seconds)
@@ -359,6 +360,14 @@ def _notes(run: RunFiles) -> Iterable[Block]:
         yield Group(f"Hashes of {counted(len(tasks), 'task')} and their rows", [Facts(told)], "fold")
     if run.recipe:
         yield Group("The recipe", [Verbatim(run.recipe)], "fold")
+
+
+def _cautions(results: Results) -> Iterable[str]:
+    """What must be known of intervals, and of how many."""
+    notes = [row.note for row in results.scores if row.template == MEAN] + [row.note for row in results.differences]
+    found = Counter(caution for note in notes for caution in note.split("; ") if caution)
+    for caution, times in found.most_common():
+        yield f"{counted(times, 'interval')}: {caution}. The column note of scores.parquet says which."
 
 
 def _flattened(facts: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
