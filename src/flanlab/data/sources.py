@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -311,7 +312,7 @@ def _how_to_obtain(source: Source) -> str | None:
 def _read_slices(task: Task, specification: str, paths: Mapping[str, Sequence[Path]]) -> tuple[pa.Table, str]:
     """Read the files of a slicing expression such as `train[:90%]+validation`, and slice them."""
     names = _split_names(specification)
-    if absent := [name for name in names if name not in paths or not paths[name][0].is_file()]:
+    if absent := [name for name in names if name not in paths or not os.path.isfile(paths[name][0])]:
         what = "there is no such file" if absent[0] in paths else f"there are no rows of the split `{absent[0]}`"
         place = f": {paths[absent[0]][0]}" if absent[0] in paths else ""
         raise MissingDataError(
