@@ -288,9 +288,11 @@ def test_two_commands_do_each_step_once(recipe: Recipe, tmp_path: Path, capsys: 
     with alone_in(step.folder):
         assert states(first) == {"untuned": "running"}
         other.start()
-        # Until the other has seen the lock.
-        while "Waiting for another command that does the same: evaluate untuned." not in capsys.readouterr().err:
-            pass
+        # Until the other has seen the lock. A line may be read in pieces.
+        told = ""
+        while "Waiting for another command that does the same: evaluate untuned." not in told:
+            assert other.is_alive(), told
+            told += capsys.readouterr().err
         steps_module._evaluate(step)
         written = (step.folder / "results.json").stat()
     other.join()

@@ -125,7 +125,7 @@ def test_results(seen: Seen) -> None:
     page.select_option("[name=flipped]", "1:tuned")
     page.select_option("[name=right]", "right")
     page.click("button:text-is('Show')")
-    assert "right; there: wrong" in page.locator(".card h3").first.inner_text()
+    assert "right; in the other run wrong" in page.locator(".card h3").first.inner_text()
     seen.check("predictions")
     seen.open("/predictions?run=1&text=question+1")
     page.click("text=Next page")
