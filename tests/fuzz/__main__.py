@@ -19,6 +19,8 @@ from typing import Any
 from tests.fuzz.oracle import Case, begin, fault_of
 
 Target = Callable[[Random, Path], Case]
+_CASES = 20_000
+"""So many are carried out by one child."""
 
 
 def run(targets: dict[str, Target], *, seed: int, count: int | None, seconds: float, keep: Path) -> tuple[dict, dict]:
@@ -45,9 +47,11 @@ def _outcomes(
     most = sys.maxsize if count is None else count * len(names)
     fork = multiprocessing.get_context("fork")
     done = -1
-    while True:
+    while done + 1 < most and time.monotonic() < end:
         ours, theirs = fork.Pipe(duplex=False)
-        child = fork.Process(target=_carry_out, args=(targets, seed, range(done + 1, most), end, place, theirs))
+        # A new child now and then: the address space of one grows, and it is limited.
+        cases = range(done + 1, min(most, done + 1 + _CASES))
+        child = fork.Process(target=_carry_out, args=(targets, seed, cases, end, place, theirs))
         child.start()
         theirs.close()
         try:
@@ -56,10 +60,9 @@ def _outcomes(
                 yield names[done % len(names)], done // len(names), fault
         except EOFError:
             child.join()
-        if child.exitcode == 0:
-            return
-        done += 1
-        yield names[done % len(names)], done // len(names), f"ends the process with status {child.exitcode}"
+        if child.exitcode:
+            done += 1
+            yield names[done % len(names)], done // len(names), f"ends the process with status {child.exitcode}"
 
 
 def _carry_out(
