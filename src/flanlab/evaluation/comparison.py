@@ -16,13 +16,11 @@ from flanlab.evaluation.scores import ScoredTask, build_results, score_predictio
 from flanlab.evaluation.seeds import seed_folders
 from flanlab.results.files import read_results
 from flanlab.results.predictions import PREDICTIONS, read_predictions
-from flanlab.results.schema import Difference, MetricFacts, Results, TaskFacts, Variant
+from flanlab.results.schema import TUNED, Difference, MetricFacts, Results, TaskFacts, Variant
 from flanlab.results.statistics import holm
 from flanlab.settings import QUESTIONS, fields_affecting
 
 SIDES = ("a", "b")
-TUNED = "tuned"
-"""Name of the variant of a run's tuned model."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import numpy as np
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.comparison import (
     SIDES,
-    TUNED,
     Side,
     compare_scored,
     open_sides,
@@ -23,7 +22,7 @@ from flanlab.evaluation.comparison import (
 from flanlab.evaluation.metrics.declared import metrics_for
 from flanlab.evaluation.metrics.metric import Metric, Prediction
 from flanlab.evaluation.metrics.options import chosen_option
-from flanlab.results.schema import TaskFacts
+from flanlab.results.schema import TUNED, TaskFacts
 from flanlab.results.statistics import holm
 from flanlab.results.wordings import Flip, ShownAnswer, TemplatePair, Wordings
 from flanlab.settings import flattened

@@ -36,7 +36,7 @@ from flanlab.models.sources import STAMP_FILE
 from flanlab.processes import first_before_others, from_first, is_first, together
 from flanlab.progress import say
 from flanlab.results.files import RESULTS_FILE, read_results, write_results
-from flanlab.results.schema import Results
+from flanlab.results.schema import TUNED, Results, kept_variant
 from flanlab.settings import flattened
 from flanlab.tasks.loading import own_versions
 from flanlab.tasks.schema import Task
@@ -49,7 +49,6 @@ from flanlab.training.trainer import train
 _SETTLED_FILE = "settled.json"
 """What `auto` came to when the run began, which stays so on another machine; and what the run trains on, by content."""
 _SETTLED = {"compute_dtype", "train_embeddings"}
-TUNED = "tuned"
 _DESCRIBED_EXAMPLES = 10_000
 """Head of the stream whose tokens a run counts before it begins; `flan mix` counts a whole cycle."""
 
@@ -119,7 +118,7 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
                 settings.arms()[0],
                 seed,
                 "instruction",
-                f"{TUNED}_step_{step}",
+                kept_variant(step),
                 f"tuned for {step} step{'' if step == 1 else 's'}",
             )
             evaluate(setup, units, [], folder)

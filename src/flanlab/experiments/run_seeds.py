@@ -11,7 +11,6 @@ from flanlab.evaluation.seeds import results_over_seeds, variance_told
 from flanlab.evaluation.setup import Setup
 from flanlab.experiments.recipe import Recipe, make_plan, plan_test_units
 from flanlab.experiments.run import (
-    TUNED,
     counted_seconds,
     run_recipe,
     settled_earlier,
@@ -21,6 +20,7 @@ from flanlab.experiments.run import (
 from flanlab.processes import is_first
 from flanlab.progress import say
 from flanlab.results.files import write_results
+from flanlab.results.schema import TUNED
 
 
 def run_seeds(recipe: Recipe, folder: Path, rows: RowReader | None = None, *, seeds: int) -> None:

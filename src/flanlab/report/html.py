@@ -33,7 +33,7 @@ from flanlab.report.page import (
 )
 from flanlab.report.plots import dev_curves, learning_curve, running_mean, score_panel, window
 from flanlab.report.published import beside, figures, published
-from flanlab.report.reading import TUNED, MixtureCard, MixtureTask, RunFiles, read_run
+from flanlab.report.reading import MixtureCard, MixtureTask, RunFiles, read_run
 from flanlab.report.summary import numbers, summary, verdict
 from flanlab.report.views import (
     Line,
@@ -59,7 +59,7 @@ from flanlab.report.wording import (
     task_headlines,
     unknown_models,
 )
-from flanlab.results.schema import BEST_ON_DEV, MEAN, Results, TaskFacts
+from flanlab.results.schema import BEST_ON_DEV, MEAN, TUNED, Results, TaskFacts
 
 REPORT_FILE = "report.html"
 _FEW_TASKS = 3

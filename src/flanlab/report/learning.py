@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from flanlab.report.page import Block, Drawing, Figure, Group, Key, Row, Table, text
 from flanlab.report.plots import Line, line_panel
-from flanlab.report.reading import TUNED, kept_step
 from flanlab.report.views import score_cell
-from flanlab.report.wording import count
-from flanlab.results.schema import MAIN_METRIC, Level, Results, Score
+from flanlab.report.wording import count, counted
+from flanlab.results.schema import MAIN_METRIC, TUNED, Level, Results, Score, kept_step
 
 _KINDS: Mapping[str, Sequence[Level]] = {"zero-shot": ("clusters", "tasks"), "in-domain": ("in_domain",)}
 """Means of each kind of tasks, the first that there is."""
@@ -39,7 +38,7 @@ def score_curve(results: Results, steps: int) -> Iterable[Block]:
         "Scores while it was tuned",
     )
     rows = [Row(kind, [score_cell(curve.get(step)) for step in variants]) for kind, curve in curves.items()]
-    columns = ["untuned,\ninstruction", *(f"{count(step)} step{'s' if step > 1 else ''}" for step in variants if step)]
+    columns = ["untuned,\ninstruction", *(counted(int(step), "step") for step in variants if step)]
     yield Group(
         "Scores while it was tuned",
         [

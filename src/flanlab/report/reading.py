@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +14,6 @@ from flanlab.errors import FlanlabError
 from flanlab.files import read_json
 from flanlab.results.files import parse, read_results
 from flanlab.results.schema import Number, Results
-
-TUNED = "tuned"
-"""Name of the variant of a run's tuned model."""
-
-
-def kept_step(variant: str) -> int | None:
-    """The step after which a variant's model was kept (`training.keep_steps`); None for any other variant."""
-    found = re.fullmatch(rf"{TUNED}_step_(\d+)", variant)
-    return int(found[1]) if found else None
 
 
 class MixtureTask(BaseModel):

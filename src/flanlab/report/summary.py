@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flanlab.report.page import Cell, Headline
-from flanlab.report.reading import TUNED, RunFiles
+from flanlab.report.reading import RunFiles
 from flanlab.report.views import Line, clear, headlines, is_mixed, task_line
 from flanlab.report.wording import amount, capital, cluster_title, counted, listed, metric_title, number, parameters, signed
-from flanlab.results.schema import MAIN_METRIC, Results, Score
+from flanlab.results.schema import MAIN_METRIC, TUNED, Results, Score
 
 _NUMBERS = 3
 _FEW = 3

@@ -10,7 +10,6 @@ from markupsafe import Markup
 
 from flanlab.report.page import MISSING, Cell, Key, Row, Table, exact, plain
 from flanlab.report.published import beside, figures
-from flanlab.report.reading import TUNED, kept_step
 from flanlab.report.wording import (
     CLASSIFICATION_METRICS,
     MEAN_OVER_CLUSTERS,
@@ -23,7 +22,7 @@ from flanlab.report.wording import (
     probability,
     signed,
 )
-from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC, Difference, Level, Results, Score
+from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC, TUNED, Difference, Level, Results, Score, kept_step
 
 AVERAGE = "average"
 MEAN_OVER_TASKS = "mean over tasks"

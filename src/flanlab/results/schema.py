@@ -13,6 +13,9 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 FORMAT: Final = 2
+TUNED = "tuned"
+"""Name of the variant of a run's tuned model."""
+_KEPT = f"{TUNED}_step_"
 MAIN_METRIC = "main_metric"
 """In means over clusters: the main metric of each task, whichever that is."""
 MEAN = "mean"
@@ -30,6 +33,17 @@ Level = Literal["task", "cluster", "tasks", "clusters", "in_domain"]
 
 Where there are both zero-shot and in-domain tasks, these means are over the zero-shot ones; `in_domain` is over the others.
 """
+
+
+def kept_variant(step: int) -> str:
+    """Name of the variant of a model that was kept after a step of training (`training.keep_steps`)."""
+    return f"{_KEPT}{step}"
+
+
+def kept_step(variant: str) -> int | None:
+    """The step after which a variant's model was kept; None for any other variant."""
+    step = variant.removeprefix(_KEPT)
+    return int(step) if step != variant and step.isdecimal() else None
 
 
 class _Frozen(BaseModel):
