@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
+import platform
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,8 +117,7 @@ def in_use(folder: Path) -> bool:
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """A temporary path next to `path`. It replaces `path` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -126,9 +128,8 @@ def new_file(path: Path) -> Iterator[Path]:
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder next to `path`. It replaces `path` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     # By `mkdir`, so that it has the usual permissions: `mkdtemp` makes private folders.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
@@ -138,3 +139,23 @@ def new_folder(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    """A path next to `path` for this process. What killed processes of this machine have left there is deleted."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    machine = f"{zlib.crc32(platform.node().encode()):08x}"
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{machine}.*.tmp"):
+        if not _is_running(leftover.name.split(".")[-2]):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{machine}.{os.getpid()}.tmp")
+
+
+def _is_running(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError, OverflowError):  # another user's, or no process's number
+        return True
+    return True

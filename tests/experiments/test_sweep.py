@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -279,6 +280,21 @@ def test_a_killed_sweep_resumes(recipe: Recipe, tmp_path: Path, monkeypatch: pyt
     carry_through(sweep)
     assert set(states(sweep).values()) == {"done"}
     assert scores(sweep) == scores(whole)
+
+
+def test_the_checkpoints_of_a_training_go_though_it_was_killed_when_it_was_done(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = plan_sweep("clusters", recipe, tmp_path, points=["1"], only=["clusters-1"])
+    [training, _] = sweep.to_do()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(steps_module, "_delete_checkpoints", Mock(side_effect=Killed))
+        carry_through(sweep)
+    assert is_done(training.folder)
+    assert list((training.folder / "training").glob("step-*"))
+    carry_through(sweep)
+    assert states(sweep) == {"clusters-1": "done"}
+    assert not list((training.folder / "training").glob("step-*"))
 
 
 def test_two_commands_do_each_step_once(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -131,14 +131,20 @@ def _train(step: Step) -> None:
         write_text(step.folder / RECIPE_FILE, recipe_text(step.recipe))
     train_recipe(step.recipe, step.folder, RowReader(step.mirror))
     if is_first():
-        # Three times the size of the model, and of no more use.
-        for checkpoint in (step.folder / "training").glob("step-*"):
-            shutil.rmtree(checkpoint)
+        _delete_checkpoints(step.folder)
+
+
+def _delete_checkpoints(folder: Path) -> None:
+    """Of a training that is done: three times the size of the model, and of no more use."""
+    for checkpoint in (folder / "training").glob("step-*"):
+        shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def _evaluate(step: Step) -> None:
     recipe = step.recipe
     if step.needs is not None and is_first():
+        # The training may have been killed just before it did this.
+        _delete_checkpoints(step.needs)
         # With these the evaluation's report shows how the model was trained.
         write_text(step.folder / RECIPE_FILE, recipe_text(recipe))
         (step.folder / "training").mkdir(exist_ok=True)
