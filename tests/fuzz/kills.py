@@ -116,7 +116,8 @@ def _edit(tasks: Path, out: Path) -> None:
         status, text, _ = fetch(f"{address}/editor/save", form, Origin=address)
         if status != 200:
             raise RuntimeError(text)
-        told.write_text("\n" * (number + 1))
+        with told.open("a") as file:
+            file.write("\n")
 
 
 def left(folder: Path) -> dict[str, object]:
@@ -217,6 +218,7 @@ def _serve(model: Path, answered: Path, address: Connection[Any, Any]) -> None:
             with answered.open("a") as file:
                 file.write(request + "\n")
 
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # connections break when clients are killed
     with serve(model, answered=Told()) as served:
         address.send(served.url)
         signal.pause()

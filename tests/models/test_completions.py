@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+import time
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ import pytest
 from flanlab.errors import FlanlabError
 from flanlab.models import completions as module
 from flanlab.models.completions import Completions, Endpoint, RefusedError
-from tests.completions_server import Served, drops, fails, serve
+from tests.completions_server import Fault, Served, drops, fails, serve
 
 PAYLOAD = {"prompt": "The soup was", "max_tokens": 2, "temperature": 0}
 KEY = "sk-very-secret-0123456789"
@@ -89,6 +92,53 @@ def test_refusals_are_not_repeated(status: int, hint: str, served: Served, tmp_p
     assert len(served.asked) == 1
 
 
+def test_redirects_are_not_followed(served: Served, tmp_path: Path) -> None:
+    """Nobody but the server that is named gets the prompts, and the key."""
+    served.faults = [fails(307, "moved", Location=f"{served.url}/elsewhere")]
+    with pytest.raises(RefusedError, match="answers 307: moved") as caught:
+        client(served, tmp_path).complete(PAYLOAD)
+    assert f"without /completions: {served.url}/elsewhere" in caught.value.hint
+    assert len(served.asked) == 1
+
+
+def sends(*pieces: bytes, length: int, wait: float = 0.0) -> Fault:
+    """Send the beginning of a reply of some length, piece by piece; then hang up."""
+
+    def fault(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(length))
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            for piece in pieces:
+                handler.wfile.write(piece)
+                time.sleep(wait)
+        handler.close_connection = True
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (sends(b'{"choices": [', length=1000), "could not be reached"),
+        (sends(*[b" " * 500] * 100, length=10**9), "not a completion"),
+        (sends(*[b"."] * 100, length=100, wait=0.02), "not a completion"),
+    ],
+    ids=["cut", "endless", "slow"],
+)
+def test_cut_and_endless_and_slow_replies_are_tried_again(
+    fault: Fault, message: str, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Completions, "_pause", lambda *_: None)
+    monkeypatch.setattr(module, "_MOST_BYTES", 10_000)
+    monkeypatch.setattr(module, "_LONGEST_REPLY", 0.5)
+    served.faults = [fault]
+    assert client(served, tmp_path).complete(PAYLOAD)["model"] == "tiny"
+    served.faults = [fault] * 8
+    with pytest.raises(FlanlabError, match=message):
+        client(served, tmp_path).complete(PAYLOAD | {"max_tokens": 3})
+
+
 def test_unreachable_server(tmp_path: Path, waits: list[float]) -> None:
     nowhere = Completions(Endpoint("http://127.0.0.1:9/v1"), "tiny", tmp_path / "kept.sqlite")
     with pytest.raises(FlanlabError, match=r"127\.0\.0\.1:9/v1 could not be reached") as caught:
@@ -145,6 +195,21 @@ def test_a_response_that_cannot_be_kept_is_no_damage(served: Served, tmp_path: P
     with pytest.raises(FlanlabError, match="a response could not be saved") as caught:
         full.complete(PAYLOAD)
     assert "Delete" not in caught.value.hint
+
+
+def test_a_file_of_responses_that_another_program_holds_is_no_damage(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite3.connect
+    holder = connect(tmp_path / "kept.sqlite", isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    monkeypatch.setattr(
+        module.sqlite3, "connect", lambda *arguments, **options: connect(*arguments, **options | {"timeout": 0})
+    )
+    with pytest.raises(FlanlabError, match="database is locked") as caught:
+        client(served, tmp_path)
+    assert "Delete" not in caught.value.hint
+    holder.close()
 
 
 def test_stopped_requests_fail(served: Served, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -174,18 +176,30 @@ def test_tokenizer_of_another_model_is_noticed(served: Served, tmp_path: Path) -
         open_remote_model("tiny", Endpoint(served.url, str(tmp_path / "other")), tmp_path / "kept.sqlite")
 
 
-def test_missing_log_probability_is_an_error(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    remote = opened(tokenizer=True)
-    original = Completions.complete
+@pytest.mark.parametrize("value", [None, math.nan, -math.inf, 2.0, 10**400, -(10**400)], ids=lambda value: str(value)[:9])
+@pytest.mark.parametrize("by_ids", [False, True], ids=["text", "ids"])
+def test_what_is_no_log_probability_is_refused_and_asked_for_again(
+    value: Any, by_ids: bool, served: Served, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = Endpoint(served.url, str(tiny_folder) if by_ids else None)
+    remote = open_remote_model("tiny", endpoint, tmp_path / "kept.sqlite")
+    send = Completions._send
 
-    def spoiled(self: Completions, *arguments: Any) -> dict[str, Any]:
-        response = original(self, *arguments)
-        response["choices"][0]["logprobs"]["token_logprobs"][-2] = None
-        return response
+    def spoiled(self: Completions, *arguments: Any) -> str:
+        content = json.loads(send(self, *arguments))
+        if content["choices"][0]["logprobs"]:
+            content["choices"][0]["logprobs"]["token_logprobs"][-2] = value
+        return json.dumps(content)
 
-    monkeypatch.setattr(Completions, "complete", spoiled)
-    with pytest.raises(FlanlabError, match="did not return the log-probability"):
-        list(remote.answer([Question(question.prompt, question.options) for question in questions(remote.encoder)], 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(Completions, "_send", spoiled)
+        with pytest.raises(FlanlabError, match=r"did not return the log-prob|not found among|returned 0 log-prob"):
+            replies(remote)
+    again = open_remote_model("tiny", endpoint, tmp_path / "kept.sqlite")
+    assert all(math.isfinite(score) for answer in replies(again) for score in answer.scores)
+    asked = len(served.asked)
+    replies(open_remote_model("tiny", endpoint, tmp_path / "kept.sqlite"))
+    assert len(served.asked) == asked, "all is kept"
 
 
 def test_count_of_log_probabilities_is_checked(served: Served, opened: Any) -> None:

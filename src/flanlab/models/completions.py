@@ -15,7 +15,7 @@ import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,6 +30,10 @@ from flanlab.errors import FlanlabError
 _KEY_VARIABLE = "OPENAI_API_KEY"
 _TIMEOUT = httpx2.Timeout(300, connect=20)
 """Seconds. A busy server queues requests before answering them."""
+_LONGEST_REPLY = 1800.0
+"""Seconds. The time-out above begins again with each byte."""
+_MOST_BYTES = 1 << 28
+"""Of a reply. Those of long prompts with log-probabilities have some millions."""
 _ATTEMPTS = 8
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
 """Seconds between attempts: doubled each time, then a random share between half and all of it, so that clients spread out."""
@@ -91,18 +95,22 @@ class Completions:
         self._lock = threading.Lock()
         kept.parent.mkdir(parents=True, exist_ok=True)
         self._file = kept
-        try:
+        with self._keeping():
             self._kept = sqlite3.connect(kept, check_same_thread=False, isolation_level=None, timeout=60)
             # A killed process loses nothing. Only a crash of the machine could lose the last responses.
             self._kept.execute("PRAGMA synchronous=OFF")
             self._kept.execute("CREATE TABLE IF NOT EXISTS responses (request TEXT PRIMARY KEY, response BLOB NOT NULL)")
-        except sqlite3.DatabaseError as error:
-            raise _damaged(kept, error) from error
 
-    def complete(self, payload: Mapping[str, Any], attempts_at_500: int = _ATTEMPTS) -> dict[str, Any]:
+    def complete(
+        self,
+        payload: Mapping[str, Any],
+        attempts_at_500: int = _ATTEMPTS,
+        check: Callable[[dict[str, Any]], object] = lambda _: None,
+    ) -> dict[str, Any]:
         """The response to a payload (without `model`), from the file of responses if it is there.
 
-        `attempts_at_500` limits the attempts when the server answers 500, which may mean that it cannot do this.
+        `attempts_at_500` limits the attempts when the server answers 500, which may mean that it cannot do this. `check` raises
+        an error for a new response that cannot be used. It is not kept, so that the same command asks again.
 
         Raises:
             RefusedError: the server answers with an error, at once or after all retries.
@@ -115,10 +123,12 @@ class Completions:
             response = zlib.decompress(found[0]).decode() if found else ""
         if not found:
             response = self._hidden(self._send(body, attempts_at_500))
+        content: dict[str, Any] = json.loads(response)
+        if not found:
+            check(content)
             packed = zlib.compress(response.encode())
             with self._lock, self._keeping():
                 self._kept.execute("INSERT OR REPLACE INTO responses VALUES (?, ?)", (request, packed))
-        content: dict[str, Any] = json.loads(response)
         return content
 
     @contextmanager
@@ -151,9 +161,7 @@ class Completions:
                 self._pause(random.uniform(longest / 2, longest))
             self._await_turn()
             try:
-                response = self._client.post(
-                    f"{self._url}/completions", content=body.encode(), headers={"Content-Type": "application/json"}
-                )
+                response, text = self._post(body)
             except (httpx2.TransportError, httpx2.DecodingError) as error:
                 failure = FlanlabError(
                     f"{self._url} could not be reached: {self._hidden(str(error)) or type(error).__name__}",
@@ -161,14 +169,14 @@ class Completions:
                 )
                 continue
             if response.status_code == 200:
-                if _is_completion(response.text):
-                    return response.text
+                if _is_completion(text):
+                    return text
                 failure = FlanlabError(
-                    f"{self._url}/completions sent something that is not a completion: {self._hidden(response.text[:200])}",
+                    f"{self._url}/completions sent something that is not a completion: {self._hidden(text[:200])}",
                     hint="Give the address of an OpenAI-compatible server, which usually ends in /v1.",
                 )
                 continue
-            failure = self._refusal(response)
+            failure = self._refusal(response, text)
             if response.status_code not in _PASSING or (response.status_code == 500 and attempt + 1 >= attempts_at_500):
                 break
             if wait := _retry_after(response.headers.get("Retry-After")):
@@ -177,6 +185,18 @@ class Completions:
         assert failure is not None
         # Raised here, so that no chained exception contains the request, and with it the key.
         raise failure
+
+    def _post(self, body: str) -> tuple[httpx2.Response, str]:
+        """A response and its text. One that is too long, or comes too slowly, is cut."""
+        started = time.monotonic()
+        content = bytearray()
+        headers = {"Content-Type": "application/json"}
+        with self._client.stream("POST", f"{self._url}/completions", content=body.encode(), headers=headers) as response:
+            for piece in response.iter_bytes():
+                content += piece
+                if len(content) > _MOST_BYTES or time.monotonic() - started > _LONGEST_REPLY:
+                    break
+        return response, content.decode(errors="replace")
 
     def _await_turn(self) -> None:
         """Wait for the rate limit, and for the time that the server asked for."""
@@ -190,12 +210,15 @@ class Completions:
         if self._stopped.wait(max(seconds, 0.0)):
             raise FlanlabError("The evaluation was stopped.", hint="The same command resumes it.")
 
-    def _refusal(self, response: httpx2.Response) -> RefusedError:
-        message = f"{self._url}/completions answers {response.status_code}: {self._hidden(_error_message(response.text))}"
+    def _refusal(self, response: httpx2.Response, text: str) -> RefusedError:
+        message = f"{self._url}/completions answers {response.status_code}: {self._hidden(_error_message(text))}"
         if response.status_code in (401, 403):
             hint = f"Put a key that the server accepts into the environment variable {self._key_variable}."
         elif response.status_code == 404:
             hint = "Compare --model with the names that the server serves, and check the end of --endpoint, usually /v1."
+        elif 300 <= response.status_code < 400:
+            moved = self._hidden(response.headers.get("Location", "")[:200]) or "it does not say where"
+            hint = f"Give the address to which the server has moved with --endpoint, without /completions: {moved}."
         else:
             hint = "See the server's message. The same command resumes and sends only what is missing."
         return RefusedError(message, hint=hint, status=response.status_code)

@@ -18,7 +18,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +40,8 @@ _TAIL = 40
 """Number of characters before the boundary that are used to find a text among its tokens."""
 _TOLERANCE = 0.05
 """Largest difference, in natural logs, between two computations of the same log-probability on a server."""
+_LEAST = -1e6
+"""Least log-probability that a server may return for a token."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,7 @@ class RemoteModel:
         # The end token counts in option_tokens, whether it was scored or not.
         without = [math.fsum(option[:-1]) for option in scores] if self.knows_tokens else with_end
         lengths = [len(option) + (not self.knows_tokens) for option in scores]
-        failed = not all(map(math.isfinite, with_end))
-        return Answer(with_end, without, lengths or [len(option) for option in question.options], text, failed)
+        return Answer(with_end, without, lengths or [len(option) for option in question.options], text)
 
     def _generate(self, question: Question) -> str:
         """Greedily generated text. If the answer is one line: the first line with text."""
@@ -184,7 +185,7 @@ def _text(response: Mapping[str, Any]) -> str:
 def _log_probabilities(response: Mapping[str, Any]) -> list[float | None] | None:
     found = _logprobs(response).get("token_logprobs")
     is_usable = isinstance(found, list) and all(
-        value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in found
+        value is None or isinstance(value, float) or (type(value) is int and abs(value) <= -_LEAST) for value in found
     )
     return found if is_usable else None
 
@@ -200,18 +201,23 @@ def _score_ids(completions: Completions, question: Question) -> list[list[float]
     scores = []
     for option in question.options:
         sent = question.prompt + option
-        response = completions.complete(_echo_request(sent))
-        found = _log_probabilities(response) or []
-        usage = response.get("usage")
-        counted = usage.get("completion_tokens") if isinstance(usage, dict) else None
-        generated = counted if isinstance(counted, int) else 1
-        if len(found) != len(sent) + generated:
-            raise FlanlabError(
-                f"The server returned {len(found)} log-probabilities for {len(sent)} tokens sent and {generated} generated.",
-                hint="Leave out --tokenizer: text is then sent, and tokens are found by their positions in it.",
-            )
-        scores.append(_numbers(found[len(question.prompt) : len(sent)]))
+        read = partial(_counted_tokens, sent=len(sent), join=len(question.prompt))
+        scores.append(read(completions.complete(_echo_request(sent), check=read)))
     return scores
+
+
+def _counted_tokens(response: Mapping[str, Any], sent: int, join: int) -> list[float]:
+    """The log-probabilities of a response after those of the prompt, if there are as many as tokens were sent and generated."""
+    found = _log_probabilities(response) or []
+    usage = response.get("usage")
+    counted = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    generated = counted if isinstance(counted, int) else 1
+    if len(found) != sent + generated:
+        raise FlanlabError(
+            f"The server returned {len(found)} log-probabilities for {sent} tokens sent and {generated} generated.",
+            hint="Leave out --tokenizer: text is then sent, and tokens are found by their positions in it.",
+        )
+    return _numbers(found[join:sent])
 
 
 def _score_text(completions: Completions, question: Question) -> list[list[float]]:
@@ -223,7 +229,8 @@ def _score_text(completions: Completions, question: Question) -> list[list[float
     found = []
     for option in question.options:
         text = CharacterEncoder().decode(question.prompt + option)
-        placed = _placed_tokens(completions.complete(_echo_request(text)), text, join)
+        read = partial(_placed_tokens, text=text, join=join)
+        placed = read(completions.complete(_echo_request(text), check=read))
         found.append([token for token in placed if token.start < len(text)])
     begin = min((token.start for tokens in found for token in tokens if token.stop > join), default=join)
     return [_numbers([token.value for token in tokens if token.start >= begin]) for tokens in found]
@@ -254,6 +261,7 @@ def _placed_tokens(response: Mapping[str, Any], text: str, join: int) -> list[_T
             placed = [_Token(*one) for one in zip(starts, [*starts[1:], len(text)], values, strict=True)]
             share = [number for number, place in enumerate(placed) if place.stop > join and place.start < len(text)]
             if "".join(tokens[number] for number in share) == text[placed[share[0]].start if share else join :]:
+                _numbers([placed[number].value for number in share])
                 return placed
     raise FlanlabError(
         f"The answer {text[join:]!r} was not found among the tokens that the server returned.",
@@ -266,6 +274,11 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _numbers(values: Sequence[float | None]) -> list[float]:
-    if None in values:
-        raise FlanlabError("The server did not return the log-probability of an answer's token.", hint="Use another server.")
+    for value in values:
+        # None, NaN, infinity, or what is no logarithm of a probability.
+        if value is None or not _LEAST <= value <= _TOLERANCE:
+            raise FlanlabError(
+                f"The server did not return the log-probability of an answer's token, but {value}.",
+                hint="Run the same command again, which asks anew. If it returns that again, use another server.",
+            )
     return [float(value) for value in values if value is not None]
