@@ -518,6 +518,13 @@ def test_baseline_prompt_is_held_against_rows_too() -> None:
 LABELLED = {"text": "{{ text }}", "label": "{{ label }}"}
 
 
+def test_one_shard_of_several() -> None:
+    files = {"train": "data/train-00000-of-00002.parquet", "dev": "dev-00000-of-00001.parquet", "test": "test.jsonl"}
+    finding = only(lint(make_task(source={"files": files})))
+    assert about(finding) == ("warning", "one-shard", None)
+    assert "one of 2 files of the split train" in finding.message
+
+
 @pytest.mark.parametrize(
     ("prompt", "rule"),
     [

@@ -27,6 +27,10 @@ def test_words_are_lower_case_and_without_punctuation(text: str, expected: list[
     assert words(text) == expected
 
 
+def test_an_accent_is_written_either_way() -> None:
+    assert words("caf\u00e9 ni\u00f1o") == words("cafe\u0301 nin\u0303o") == ["caf\u00e9", "ni\u00f1o"]
+
+
 def test_punctuation_goes_whether_or_not_there_is_other_than_ascii() -> None:
     text = "a!b\"c#d$e%f&g'h(i)j*k+l,m-n.o/p:q;r<s=t>u?v@w[x\\y]z^a_b`c{d|e}f~g"
     assert words(text + " é") == [*words(text), "é"]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from flanlab.cli.ask import _values
 from flanlab.cli.main import app
 from flanlab.data.sources import load_rows
 from flanlab.errors import FlanlabError
@@ -98,6 +99,10 @@ def test_fields_and_columns_are_both_taken_by_name(tiny: LoadedModel, make_task:
     with pytest.raises(FlanlabError, match=r"show shown, text, which is not given") as told:
         ask(tiny, task=task, row={"label": 1})
     assert "columns: sentence, shown" in told.value.hint
+
+
+def test_numbers_in_a_list_stay_as_they_are_typed() -> None:
+    assert str(_values(["sizes=[1.10, 2]", "size=1.10"])) == "{'sizes': [1.10, 2], 'size': '1.10'}"
 
 
 def flan(*arguments: str, typed: str | None = None) -> Any:

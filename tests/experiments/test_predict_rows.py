@@ -16,6 +16,7 @@ import torch
 
 from flanlab.data.sources import load_rows
 from flanlab.errors import FlanlabError
+from flanlab.evaluation.given import table_of
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments import predict_rows as module
 from flanlab.experiments.evaluate_model import evaluate_model
@@ -53,6 +54,20 @@ class Counted(LoadedModel):
 
 def without(rows: Sequence[dict[str, Any]], column: str) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != column} for row in rows]
+
+
+def test_numbers_stay_as_they_are_written(tiny: LoadedModel, counting: Task, tmp_path: Path) -> None:
+    assert [str(row["n"]) for row in table_of([{"n": 3}, {"n": 2.5}, {"n": None}]).to_pylist()] == ["3", "2.5", "None"]
+    rows = '{"number": 3, "version": 1.10, "parts": [1e5, 2]}\n{"number": 2.5, "version": 2, "parts": []}\n'
+    (tmp_path / "rows.jsonl").write_text(rows, encoding="utf-8")
+    for name in ("out.jsonl", "out.csv"):
+        predict(tiny, counting, tmp_path / "rows.jsonl", tmp_path / name)
+    lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert '"number": 3, "version": 1.10, "parts": [1e5, 2]' in lines[0]
+    assert '"number": 2.5, "version": 2, "parts": []' in lines[1]
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+        found = [[row["number"], row["version"], row["parts"]] for row in csv.DictReader(file)]
+    assert found == [["3", "1.10", "[1e5, 2]"], ["2.5", "2", "[]"]]
 
 
 def test_options_are_ranked_as_in_an_evaluation(tiny: LoadedModel, comments: Task, tmp_path: Path) -> None:

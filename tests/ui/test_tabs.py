@@ -11,6 +11,7 @@ import torch
 
 import flanlab as fl
 from flanlab.data.rendering import prepare_row
+from flanlab.data.sources import load_rows
 from flanlab.errors import FlanlabError
 from flanlab.experiments.ask import ask
 from flanlab.tasks.loading import load_collections, load_task
@@ -325,6 +326,15 @@ def test_columns_are_given_with_a_rows_values_and_may_be_changed(workplace: Work
     assert try_tab.given_values({"column:a": "x", "column:b": "[1]", "json:b": "yes", "other": "y"}) == {"a": "x", "b": [1]}
     with pytest.raises(FlanlabError, match="`b` is not valid JSON"):
         try_tab.given_values({"column:b": "[1", "json:b": "yes"})
+
+
+def test_a_rows_numbers_stay_as_they_are_written(tmp_path: Path) -> None:
+    task = load_task(write_task_file(tmp_path, task_content()))
+    (tmp_path / "reviews.jsonl").write_text('{"text": 1.10, "label": 1}\n{"text": 3, "label": 0}\n', encoding="utf-8")
+    for index, shown in enumerate(("1.10", "3")):
+        row = prepare_row(task, load_rows(task, "train")[index], index)
+        assert try_tab.needed_columns(task, 1, row) == [try_tab.Given("text", shown, True)]
+        assert str(try_tab.given_values({"column:text": shown, "json:text": "yes"})["text"]) == shown
 
 
 @pytest.mark.parametrize("model", ["", "some/other"])

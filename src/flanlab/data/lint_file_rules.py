@@ -7,8 +7,10 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 from flanlab.data.lint_sample import Finding, Rule, Sample, input_variables, numbered_prompts
+from flanlab.data.mirror import shard_of
 from flanlab.tasks.templating import variables_in
 
 
@@ -22,6 +24,20 @@ def splits_are_there(sample: Sample) -> Iterator[Finding]:
             f"The task has no {' and no '.join(missing)} split.",
             'Add it to source.splits. A slice of another split is fine, such as "train[-200:]".',
         )
+
+
+def files_are_whole(sample: Sample) -> Iterator[Finding]:
+    """A file of the task is a whole split, and not one of several files that a split was cut into."""
+    for source in sample.task.sources.values():
+        files = source.files.values() if isinstance(source.files, dict) else [source.files]
+        for shard, file in ((shard_of(Path(file)), file) for file in files if file):
+            if shard is not None:
+                yield Finding(
+                    "warning",
+                    "one-shard",
+                    f"{file} is one of {shard.total} files of the split {shard.split}; the others are not read.",
+                    "Join the files into one, and name it.",
+                )
 
 
 def templates_are_enough(sample: Sample) -> Iterator[Finding]:
@@ -167,6 +183,7 @@ _FUSED = re.compile(r"\{\{-?\s*[a-z_]\w*\s*-?\}\}(?!(?:s|es|th|ly)\b)\w+|\w+\{\{
 
 FILE_RULES: tuple[Rule, ...] = (
     splits_are_there,
+    files_are_whole,
     templates_are_enough,
     templates_differ,
     templates_use_the_row,

@@ -40,7 +40,10 @@ _PUNCTUATION = re.compile(
 def words(text: str) -> list[str]:
     """The words of a text: lower case, split at white space, without punctuation and symbols."""
     text = text.lower()
-    return (text.translate(_ASCII_PUNCTUATION) if text.isascii() else _PUNCTUATION.sub("", text)).split()
+    if text.isascii():
+        return text.translate(_ASCII_PUNCTUATION).split()
+    # A letter and its accent may be one character or two.
+    return _PUNCTUATION.sub("", unicodedata.normalize("NFC", text)).split()
 
 
 def ngram_hashes(sequence: Sequence[str], lengths: Iterable[int]) -> Iterator[tuple[int, Hashes]]:

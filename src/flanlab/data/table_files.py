@@ -17,12 +17,11 @@ import pyarrow.parquet as pq
 from flanlab.data.arrow_types import readable
 from flanlab.data.written_numbers import (
     KeyTwiceError,
-    change_as_arrow,
+    column_of,
     number_column,
     read_json,
     read_json_at,
     with_floats,
-    written_column,
 )
 from flanlab.errors import FlanlabError, one_line
 from flanlab.progress import say
@@ -240,10 +239,7 @@ def _table_of_objects(path: Path, rows: Sequence[tuple[str, Any]]) -> pa.Table:
 def _column(path: Path, name: str, cells: Sequence[tuple[str, Any]]) -> pa.Array:
     values = [value for _, value in cells]
     try:
-        if change_as_arrow(values):
-            pa.array(with_floats(values))  # so that a column has one type, as in other formats
-            return written_column(values)
-        return pa.array(values)
+        return column_of(values)
     except _UNREADABLE as error:
         first = bisect.bisect_left(range(1, len(cells)), True, key=lambda count: not _of_one_type(values[:count]))
         where, value = cells[first]

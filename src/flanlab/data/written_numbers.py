@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -144,6 +144,18 @@ def number_column(texts: Iterable[str | None]) -> pa.Array | None:
     return written_column(numbers) if change_as_arrow(numbers) else pa.array(numbers)
 
 
+def column_of(values: Sequence[Any]) -> pa.Array:
+    """Values as a column of one type, in which numbers keep their text.
+
+    Raises:
+        pa.ArrowException, TypeError, ValueError, OverflowError: they have several types.
+    """
+    if not change_as_arrow(values):
+        return pa.array(values)
+    pa.array(with_floats(values))
+    return written_column(values)
+
+
 def change_as_arrow(values: Iterable[Any]) -> bool:
     """Whether a number in a column of such values would change its text in Arrow, because of its form or of other values."""
     kinds: dict[tuple[str, ...], set[type]] = {}
@@ -166,15 +178,18 @@ def _number_kinds(value: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[st
 
 def written_column(values: Iterable[Any]) -> pa.Array:
     """Values that contain numbers, as a column that keeps each number's text."""
-    return pa.array([None if value is None else _as_json(value) for value in values], pa.string()).cast(WrittenType())
+    texts = [None if value is None else as_json(value, ensure_ascii=True) for value in values]
+    return pa.array(texts, pa.string()).cast(WrittenType())
 
 
-def _as_json(value: Any) -> str:
+def as_json(value: Any, *, ensure_ascii: bool = False) -> str:
+    """A value as JSON with its numbers as they were written. What JSON does not know becomes a text."""
     if isinstance(value, dict):
-        return "{" + ",".join(f"{json.dumps(name)}:{_as_json(part)}" for name, part in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(_as_json, value)) + "]"
-    return value.text if isinstance(value, _Written) else json.dumps(value)
+        parts = ((json.dumps(str(name), ensure_ascii=ensure_ascii), part) for name, part in value.items())
+        return "{" + ", ".join(f"{name}: {as_json(part, ensure_ascii=ensure_ascii)}" for name, part in parts) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(as_json(part, ensure_ascii=ensure_ascii) for part in value) + "]"
+    return value.text if isinstance(value, _Written) else json.dumps(value, ensure_ascii=ensure_ascii, default=str)
 
 
 def with_floats(value: Any) -> Any:

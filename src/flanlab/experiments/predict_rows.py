@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.rendering import render
 from flanlab.data.table_files import read_table
+from flanlab.data.written_numbers import as_json
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.answering_rows import answer_row, ask_rows
 from flanlab.evaluation.given import GivenUnit, given_unit, table_of
@@ -271,13 +272,13 @@ def _write_csv(joined: pa.Table, path: Path) -> None:
 
 def _cell(value: Any) -> Any:
     """A value as a CSV file has it: lists and dicts as JSON, nothing for None."""
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else value
+    return as_json(value) if isinstance(value, list | dict) else value
 
 
 def _write_jsonl(joined: pa.Table, path: Path) -> None:
     with path.open("w", encoding="utf-8") as file:
         for record in _records(joined):
-            file.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
+            file.write(as_json(record) + "\n")
 
 
 _WRITERS: Mapping[str, Callable[[pa.Table, Path], None]] = {

@@ -30,6 +30,11 @@ from tests.evaluation.predictions import in_rows, named, ranked, said, score, to
         ("three", None),
         ("", None),
         ("B2", None),
+        ("1e-3", 0.001),
+        ("2.5E+2 m", 250.0),
+        ("7e, or 3e4x", 7.0),
+        ("1e999", None),
+        ("\uff13\uff0e\uff18", 3.8),
         ("9" * 200, None),
     ],
 )

@@ -41,14 +41,14 @@ ARTICLES = r"\b(?:(?:an|a|the)\s+)+(?=(?!(?:an|a|the)\b)(?:\w|[-.]+\d))"
 """Articles are dropped before a word: the A of "vitamin A" or "a > b" is none."""
 _DROPPED = re.compile(DROPPED)
 _ARTICLES_BEFORE_WORDS = re.compile(ARTICLES, re.IGNORECASE)
-_HALF_WIDTH = {0xFF01 + place: 0x21 + place for place in range(94)} | {0x3000: " "}
+HALF_WIDTH = {0xFF01 + place: 0x21 + place for place in range(94)} | {0x3000: " "}
 _LIKE_ASCII = {"\N{MINUS SIGN}": "-", "\N{FRACTION SLASH}": "/", "\N{DIVISION SLASH}": "/", "\N{EN DASH}": "-"}
 _INVISIBLE = dict.fromkeys(
     map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 )
 _FRACTIONS = {code: " " + unicodedata.normalize("NFKD", chr(code)) for code in (*range(0xBC, 0xBF), *range(0x2150, 0x215F))}
 _FRACTIONS = {code: text.replace("\N{FRACTION SLASH}", "/") for code, text in _FRACTIONS.items()}
-_TO_ASCII = _HALF_WIDTH | _FRACTIONS | {ord(sign): plain for sign, plain in _LIKE_ASCII.items()} | _INVISIBLE
+_TO_ASCII = HALF_WIDTH | _FRACTIONS | {ord(sign): plain for sign, plain in _LIKE_ASCII.items()} | _INVISIBLE
 
 
 def composed(text: str) -> str:

@@ -7,16 +7,19 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from flanlab.evaluation.metrics.answers import HALF_WIDTH
 from flanlab.evaluation.metrics.metric import Floats, Metric, Prediction
 
-_NUMBER = re.compile(r"(?<![\w.])[-\N{MINUS SIGN}]?(?:\d+(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)")
+_NUMBER = re.compile(
+    r"(?<![\w.])[-\N{MINUS SIGN}]?(?:\d+(?:,\d{3})+(?:\.\d+)?|(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+\N{MINUS SIGN}]?\d+\b)?)"
+)
 _LARGEST = 1e100
 """A string of more than a hundred digits is babble, and its square would overflow."""
 
 
 def read_number(text: str) -> float | None:
-    """The first number in a text: `about 3.8 of 5` reads as 3.8, `1,200` as 1200; None where there is none."""
-    found = _NUMBER.search(text)
+    """The first number in a text: `about 3.8 of 5` reads as 3.8, `1,200` as 1200, `1e-3` as 0.001; None where there is none."""
+    found = _NUMBER.search(text.translate(HALF_WIDTH))
     if found is None:
         return None
     number = float(found.group().replace(",", "").replace("\N{MINUS SIGN}", "-"))
