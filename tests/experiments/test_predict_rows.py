@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -68,6 +69,15 @@ def test_numbers_stay_as_they_are_written(tiny: LoadedModel, counting: Task, tmp
     with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
         found = [[row["number"], row["version"], row["parts"]] for row in csv.DictReader(file)]
     assert found == [["3", "1.10", "[1e5, 2]"], ["2.5", "2", "[]"]]
+
+
+@pytest.mark.parametrize(
+    "rows", [{"text": "Good"}, ["Good"], [3], pd.DataFrame({"text": ["Good"]})], ids=lambda rows: str(type(rows))
+)
+def test_rows_that_are_no_dicts_are_refused(rows: Any) -> None:
+    with pytest.raises(FlanlabError, match="must be a dict") as raised:
+        table_of(rows)
+    assert 'to_dict("records")' in raised.value.hint
 
 
 def test_options_are_ranked_as_in_an_evaluation(tiny: LoadedModel, comments: Task, tmp_path: Path) -> None:

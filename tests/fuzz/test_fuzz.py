@@ -102,6 +102,6 @@ def test_some_thousand_inputs_of_everything_find_nothing(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_kills_lose_nothing() -> None:
-    command = [sys.executable, "-m", "tests.fuzz.kills", "--minutes", "0.5", "--seed", "0"]
+    command = [sys.executable, "-m", "tests.fuzz.kills", "--rounds", "1", "--minutes", "9", "--seed", "0"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]

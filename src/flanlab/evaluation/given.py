@@ -195,9 +195,15 @@ def table_of(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     """Rows as a table, with every column that one of them has.
 
     Raises:
-        FlanlabError: no rows, or a column with values of several types.
+        FlanlabError: no rows, rows that are no mappings, or a column with values of several types.
     """
-    listed = [dict(row) for row in rows]
+    try:
+        listed = [dict(row) for row in rows]
+    except (TypeError, ValueError) as error:
+        raise FlanlabError(
+            "Each row must be a dict of its columns.",
+            hint='Give a list of dicts; of a pandas DataFrame, frame.to_dict("records").',
+        ) from error
     if not listed:
         raise FlanlabError("There are no rows to answer.", hint="Give one or more rows.")
     names = dict.fromkeys(name for row in listed for name in row)
