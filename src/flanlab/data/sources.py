@@ -20,8 +20,8 @@ from flanlab.data.arrow_types import readable
 from flanlab.data.code import code_hash
 from flanlab.data.generators import generated_files
 from flanlab.data.mirror import MissingDataError, mirror_files, mirror_from_environment
-from flanlab.data.table_files import read_table
-from flanlab.data.written_numbers import WrittenType, written_column
+from flanlab.data.table_files import UNREADABLE, read_table
+from flanlab.data.written_numbers import WrittenType, column_of
 from flanlab.errors import FlanlabError, one_line
 from flanlab.files import cache_folder, new_file
 from flanlab.hub import may_have_rows, offline_hint, work_offline_if_unreachable
@@ -117,13 +117,12 @@ class _TableRow(Mapping[str, Any]):
 
 def label_names(table: pa.Table) -> dict[str, list[str]]:
     """Columns whose integers are named labels, by the Hub's features: column to the names of 0, 1, and so on."""
-    metadata = (table.schema.metadata or {}).get(b"huggingface")
-    features = json.loads(metadata)["info"]["features"] if metadata else {}
-    return {
-        column: list(feature["names"])
-        for column, feature in features.items()
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
-    }
+    try:
+        features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+        labels = {column: feature for column, feature in features.items() if feature.get("_type") == "ClassLabel"}
+        return {column: list(map(str, label["names"])) for column, label in labels.items() if label.get("names")}
+    except (ValueError, LookupError, TypeError, AttributeError):  # written by another program
+        return {}
 
 
 def load_splits(hub: str, config: str | None, revision: str | None = None, mirror: Path | None = None) -> dict[str, pa.Table]:
@@ -162,7 +161,7 @@ def load_rows(task: Task, split: Split, mirror: Path | None = None) -> Rows:
     mirror = mirror or mirror_from_environment()
     read = {subtask: _read_source(task, subtask, source, split, mirror) for subtask, source in sources.items()}
     tables = [table if subtask is None else _with_subtask(table, subtask) for subtask, (table, _) in read.items()]
-    table = _joined(tables, f"{task.path}: the {split} splits of its subtasks {', '.join(map(str, read))}")
+    table = joined(tables, f"{task.path}: the {split} splits of its subtasks {', '.join(map(str, read))}")
     hashes = [source_hash for _, source_hash in read.values()]
     source_hash = hashes[0] if len(hashes) == 1 else hashlib.blake2b("".join(hashes).encode(), digest_size=16).hexdigest()
     rows = Rows(table, range(table.num_rows), source_hash)
@@ -205,39 +204,42 @@ def _with_subtask(table: pa.Table, subtask: str) -> pa.Table:
     return table.append_column("subtask", pa.repeat(pa.scalar(subtask), table.num_rows))
 
 
-def _joined(tables: Sequence[pa.Table], what: str) -> pa.Table:
+def joined(tables: Sequence[pa.Table], what: str) -> pa.Table:
+    """The rows of tables one after the other; `what` names them in an error.
+
+    Raises:
+        FlanlabError: a column has values of different types.
+    """
     if len(tables) == 1:
         return tables[0]
     try:
-        return pa.concat_tables(_with_numbers_of_one_kind(tables), promote_options="permissive")
-    except pa.ArrowException as error:
+        return pa.concat_tables(_with_written_numbers(tables), promote_options="permissive")
+    except UNREADABLE as error:
         raise FlanlabError(
             f"{what} cannot be joined: {one_line(error)}", hint="Give a column the same type everywhere."
         ) from error
 
 
-def _with_numbers_of_one_kind(tables: Sequence[pa.Table]) -> list[pa.Table]:
-    """The tables with numbers as they are written, where Arrow would turn the 7 of one table into 7.0 because of another."""
-    kinds: dict[str, set[str]] = {}
-    for field in (field for table in tables for field in table.schema):
-        kinds.setdefault(field.name, set()).add(_number_kind(field.type))
-    mixed = {name for name, found in kinds.items() if len(found) > 1 and found <= {"whole", "fraction", "written", "null"}}
-    mixed -= {name for name in mixed if len(kinds[name] - {"null"}) == 1}
-    changed = []
-    for table in tables:
-        for position, field in enumerate(table.schema):
-            if field.name in mixed and not isinstance(field.type, WrittenType):
-                table = table.set_column(position, field.name, written_column(table.column(position).to_pylist()))
-        changed.append(table)
+def _with_written_numbers(tables: Sequence[pa.Table]) -> list[pa.Table]:
+    """The tables with numbers as they are written, where Arrow would change those of one table because of another: 7 to 7.0."""
+    changed = list(tables)
+    for name in dict.fromkeys(name for table in tables for name in table.column_names):
+        having = [place for place, table in enumerate(tables) if name in table.column_names]
+        kinds = [kind for place in having if (kind := tables[place].schema.field(name).type) != pa.null()]
+        if any(kind != kinds[0] for kind in kinds) and any(map(_may_change, kinds)):
+            cells = [tables[place][name].to_pylist() for place in having]
+            column_of([cell for own in cells for cell in own], as_written=True)  # they must go together
+            for place, own in zip(having, cells, strict=True):
+                position = changed[place].column_names.index(name)
+                changed[place] = changed[place].set_column(position, name, column_of(own, as_written=True))
     return changed
 
 
-def _number_kind(kind: pa.DataType) -> str:
-    if isinstance(kind, WrittenType):
-        return "written"
-    if pa.types.is_null(kind):
-        return "null"
-    return "whole" if pa.types.is_integer(kind) else "fraction" if pa.types.is_floating(kind) else "other"
+def _may_change(kind: pa.DataType) -> bool:
+    """Whether a type has numbers that another column's type may change, or is one that does."""
+    if isinstance(kind, WrittenType) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return True
+    return any(_may_change(kind.field(position).type) for position in range(kind.num_fields))
 
 
 def _filtered(task: Task, split: Split, rows: Rows) -> Rows:
@@ -295,7 +297,7 @@ def _each_row(task: Task, rows: Rows, what: str, source: str) -> Iterator[Any]:
 
 
 def _read_files(paths: Sequence[Path]) -> pa.Table:
-    return _joined([read_table(path) for path in paths], f"{paths[0].parent}: {', '.join(path.name for path in paths)}")
+    return joined([read_table(path) for path in paths], f"{paths[0].parent}: {', '.join(path.name for path in paths)}")
 
 
 def _how_to_obtain(source: Source) -> str | None:
@@ -331,7 +333,7 @@ def _read_slices(task: Task, specification: str, paths: Mapping[str, Sequence[Pa
             f"{task.path}: source.splits: {specification!r} leaves no row for {task.name} ({there}).",
             hint="Take a smaller slice, or provide more rows.",
         )
-    return _joined(cuts, f"{task.path}: source.splits: the slices of {specification!r}"), digest.hexdigest()
+    return joined(cuts, f"{task.path}: source.splits: the slices of {specification!r}"), digest.hexdigest()
 
 
 _SLICE = re.compile(

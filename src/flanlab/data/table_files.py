@@ -17,18 +17,18 @@ import pyarrow.parquet as pq
 from flanlab.data.arrow_types import readable
 from flanlab.data.written_numbers import (
     KeyTwiceError,
-    change_as_arrow,
+    column_of,
     number_column,
     read_json,
     read_json_at,
-    with_floats,
-    written_column,
 )
 from flanlab.errors import FlanlabError, one_line
+from flanlab.files import reading
 from flanlab.progress import say
 
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
-_UNREADABLE = (pa.ArrowException, ValueError, OverflowError, TypeError, RecursionError)
+UNREADABLE = (pa.ArrowException, ValueError, OverflowError, TypeError, RecursionError)
+"""What values that are not of one type may raise."""
 _INNER_LINES = 3
 _Lines = list[tuple[int, list[str]]]
 """Rows of a text file, each with its first line number."""
@@ -60,35 +60,39 @@ def read_table(path: Path) -> pa.Table:
     kind, compression = next(
         ((suffix.removesuffix(end), how) for end, how in _COMPRESSED.items() if suffix.endswith(end)), (suffix, None)
     )
-    try:
+    with reading(path, "Fix this error, or write the file again."):
         if kind in _BINARY:
             table = _BINARY[kind](path)
             # A damaged Arrow file may have offsets that end the whole process when a cell is read.
             table.validate(full=True)
             table = readable(table)
         else:
-            table = _TEXT[kind](path, pa.input_stream(str(path), compression=compression).read().decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise FlanlabError(f"{path}, line {line}: is not UTF-8.", hint="Save the file with UTF-8 encoding.") from error
-    except FlanlabError:
-        raise
-    # A damaged file may claim to be larger than the memory.
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise FlanlabError(f"{path}: {one_line(error)}", hint="Fix this error, or write the file again.") from error
+            table = _TEXT[kind](path, decoded(path, pa.input_stream(str(path), compression=compression).read()))
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if twice:
         raise FlanlabError(f"{path}: the column {twice[0] or repr('')} occurs twice.", hint="Rename or remove one of the two.")
     return table
 
 
+def decoded(path: Path, content: bytes, line: int = 1, *, first: bool = True) -> str:
+    """The text of a file, or of a part that begins in a line; `first` if it is the beginning, where a byte order mark may be.
+
+    Raises:
+        FlanlabError: names the line that is not UTF-8.
+    """
+    try:
+        return content.decode("utf-8-sig" if first else "utf-8")
+    except UnicodeDecodeError as error:
+        line += content.count(b"\n", 0, error.start)
+        raise FlanlabError(
+            f"{path}, line {line}: is not UTF-8.", hint="Save the file with UTF-8 encoding, for example with iconv."
+        ) from error
+
+
 def _read_parquet(path: Path) -> pa.Table:
     # `read_table` would import pyarrow.dataset, which takes longer than most files.
-    try:
-        with pq.ParquetFile(path) as file:
-            return file.read()
-    except (pa.ArrowException, OSError, MemoryError) as error:
-        raise FlanlabError(f"{path}: is not valid Parquet: {one_line(error)}", hint="Write the file again.") from error
+    with pq.ParquetFile(path) as file:
+        return file.read()
 
 
 def _read_arrow(path: Path) -> pa.Table:
@@ -187,14 +191,26 @@ def _table(path: Path, rows: _Lines) -> pa.Table:
 
 def _read_json_lines(path: Path, text: str) -> pa.Table:
     """Read by Python's parser: pyarrow's turns texts that look like dates into times, and crashes on a line `null`."""
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                rows.append((f"line {number}", read_json(line)))
-            except (ValueError, RecursionError) as error:
-                raise _not_json(f"{path}, line {number}", error) from error
-    return _table_of_objects(path, rows)
+    lines = [(f"line {number}", line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    return _table_of_objects(path, [(where, json_object(f"{path}, {where}", line)) for where, line in lines])
+
+
+def json_object(where: str, text: str) -> dict[str, Any]:
+    """A row that is one line of JSON.
+
+    Raises:
+        FlanlabError: it is no JSON object. The message begins with `where`.
+    """
+    try:
+        return _checked_object(where, read_json(text))
+    except (ValueError, RecursionError) as error:
+        raise _not_json(where, error) from error
+
+
+def _checked_object(where: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise FlanlabError(f"{where}: is not a JSON object.", hint=_ONE_OBJECT)
+    return value
 
 
 def _read_json(path: Path, text: str) -> pa.Table:
@@ -212,25 +228,20 @@ def _read_json(path: Path, text: str) -> pa.Table:
         raise _not_json(f"{path}, row {len(values)}" if isinstance(error, KeyTwiceError) else str(path), error) from error
     if len(values) == 1 and isinstance(values[0], list):
         values = values[0]
-    return _table_of_objects(path, [(f"row {number}", value) for number, value in enumerate(values)])
+    numbered = [(f"row {number}", value) for number, value in enumerate(values)]
+    return _table_of_objects(path, [(where, _checked_object(f"{path}, {where}", value)) for where, value in numbered])
 
 
 def _not_json(where: str, error: Exception) -> FlanlabError:
     if isinstance(error, KeyTwiceError):
         return FlanlabError(f"{where}: {error}.", hint="Remove one of the two, or give it another name.")
-    return FlanlabError(
-        f"{where}: not valid JSON: {one_line(error)}",
-        hint='Each row is one complete object in braces: {"column": value, ...}.',
-    )
+    return FlanlabError(f"{where}: not valid JSON: {one_line(error)}", hint=_ONE_OBJECT)
 
 
-def _table_of_objects(path: Path, rows: Sequence[tuple[str, Any]]) -> pa.Table:
-    for where, row in rows:
-        if not isinstance(row, dict):
-            raise FlanlabError(
-                f"{path}, {where}: is not a JSON object.",
-                hint='Each row is one complete object in braces: {"column": value, ...}.',
-            )
+_ONE_OBJECT = 'Each row is one complete object in braces: {"column": value, ...}.'
+
+
+def _table_of_objects(path: Path, rows: Sequence[tuple[str, dict[str, Any]]]) -> pa.Table:
     if not rows:
         raise FlanlabError(f"{path}: holds no rows.", hint="Write one JSON object for each row.")
     names = dict.fromkeys(name for _, row in rows for name in row)
@@ -240,11 +251,8 @@ def _table_of_objects(path: Path, rows: Sequence[tuple[str, Any]]) -> pa.Table:
 def _column(path: Path, name: str, cells: Sequence[tuple[str, Any]]) -> pa.Array:
     values = [value for _, value in cells]
     try:
-        if change_as_arrow(values):
-            pa.array(with_floats(values))  # so that a column has one type, as in other formats
-            return written_column(values)
-        return pa.array(values)
-    except _UNREADABLE as error:
+        return column_of(values)
+    except UNREADABLE as error:
         first = bisect.bisect_left(range(1, len(cells)), True, key=lambda count: not _of_one_type(values[:count]))
         where, value = cells[first]
         raise FlanlabError(
@@ -255,8 +263,8 @@ def _column(path: Path, name: str, cells: Sequence[tuple[str, Any]]) -> pa.Array
 
 def _of_one_type(values: Sequence[Any]) -> bool:
     try:
-        pa.array(with_floats(values))
-    except _UNREADABLE:
+        column_of(values)
+    except UNREADABLE:
         return False
     return True
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -139,22 +140,34 @@ def number_column(texts: Iterable[str | None]) -> pa.Array | None:
         if number is None and text is not None:
             return None
         numbers.append(number)
-    if all(number is None for number in numbers):
-        return None
-    return written_column(numbers) if change_as_arrow(numbers) else pa.array(numbers)
+    return None if all(number is None for number in numbers) else column_of(numbers)
 
 
-def change_as_arrow(values: Iterable[Any]) -> bool:
+def column_of(values: Sequence[Any], *, as_written: bool = False) -> pa.Array:
+    """Values as a column that keeps the text of each number. With `as_written`, it keeps it also beside other columns.
+
+    Raises:
+        ArrowException, ValueError, OverflowError, TypeError, RecursionError: the values are not of one type.
+    """
+    if not (_change_as_arrow(values) or as_written):
+        return pa.array(values)
+    pa.array(with_floats(values))  # so that a column has one type, as in other formats
+    return pa.array([None if value is None else _as_json(value) for value in values], pa.string()).cast(WrittenType())
+
+
+def _change_as_arrow(values: Iterable[Any]) -> bool:
     """Whether a number in a column of such values would change its text in Arrow, because of its form or of other values."""
     kinds: dict[tuple[str, ...], set[type]] = {}
     for value in values:
         for place, kind in _number_kinds(value, ()):
             kinds.setdefault(place, set()).add(kind)
+    if any(bool in found and len(found) > 1 for found in kinds.values()):
+        raise TypeError("true and false are no numbers")  # Arrow would read them as 1.0 and 0.0
     return any(len(found) > 1 or issubclass(next(iter(found)), _Written) for found in kinds.values())
 
 
 def _number_kinds(value: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], type]]:
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float | Decimal):
         yield place, type(value)
     elif isinstance(value, dict):
         for name, part in value.items():
@@ -164,17 +177,12 @@ def _number_kinds(value: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[st
             yield from _number_kinds(part, (*place, "[]"))
 
 
-def written_column(values: Iterable[Any]) -> pa.Array:
-    """Values that contain numbers, as a column that keeps each number's text."""
-    return pa.array([None if value is None else _as_json(value) for value in values], pa.string()).cast(WrittenType())
-
-
 def _as_json(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ",".join(f"{json.dumps(name)}:{_as_json(part)}" for name, part in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(_as_json, value)) + "]"
-    return value.text if isinstance(value, _Written) else json.dumps(value)
+    return str(value) if isinstance(value, _Written | Decimal) else json.dumps(value)
 
 
 def with_floats(value: Any) -> Any:
@@ -183,4 +191,4 @@ def with_floats(value: Any) -> Any:
         return {name: with_floats(part) for name, part in value.items()}
     if isinstance(value, list):
         return [with_floats(part) for part in value]
-    return float(str(value)) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    return float(str(value)) if isinstance(value, int | float | Decimal) and not isinstance(value, bool) else value
