@@ -215,7 +215,7 @@ def _other_words(task: Task, source: Options, row: PreparedRow, where: str) -> t
 def _variables(row: PreparedRow) -> tuple[Mapping[str, Any], ...]:
     """What the expressions of answers and options may use."""
     own: tuple[Mapping[str, Any], ...] = (row.fields, row.columns)
-    return ({"options": _OptionList(row.options)}, *own) if row.options else own
+    return ({"options": OptionList(row.options)}, *own) if row.options else own
 
 
 def group_of(task: Task, row: PreparedRow) -> str | None:
@@ -294,7 +294,7 @@ _SHORTEST_FIELD = 40
 _THE_ANSWER: str = Template.model_fields["target"].default
 
 
-class _OptionList(list[str]):
+class OptionList(list[str]):
     """Options for expressions: a label of -1 ("no label") is an error, not the last option."""
 
     def __getitem__(self, index: Any) -> Any:

@@ -46,27 +46,17 @@ class Column:
         if pa.types.is_integer(kind):
             return "whole"
         if pa.types.is_floating(kind):
-            present = self._present
-            return "whole" if len(present) and pc.all(pc.equal(pc.floor(present), present)).as_py() else "number"
+            has_fractions = pc.any(pc.not_equal(pc.floor(self._present), self._present)).as_py()
+            return "whole" if has_fractions is False else "number"
         return "nested" if pa.types.is_nested(kind) else "other"
 
     @cached_property
-    def holds_something(self) -> pa.ChunkedArray:
-        """For each cell whether it is neither null, nor not a number, nor blank."""
-        valid = pc.is_valid(self.cells)
-        if is_text(self.cells.type):
-            filled = pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(self.cells)), 0)
-        elif pa.types.is_floating(self.cells.type):
-            filled = pc.is_finite(self.cells)
-        else:
-            return valid
-        return pc.and_(valid, pc.fill_null(filled, False))
-
-    @cached_property
     def _present(self) -> pa.ChunkedArray:
-        """The cells that hold something; texts without the blank space around them."""
-        cells = pc.utf8_trim_whitespace(self.cells) if is_text(self.cells.type) else self.cells
-        return cells.filter(self.holds_something)
+        """The cells that are neither null, nor not a number, nor blank; texts without the blank space around them."""
+        if is_text(self.cells.type):
+            texts = pc.utf8_trim_whitespace(self.cells)
+            return texts.filter(pc.not_equal(texts, ""))
+        return self.cells.filter(pc.is_finite(self.cells)) if pa.types.is_floating(self.cells.type) else self.cells.drop_null()
 
     @cached_property
     def missing(self) -> int:
@@ -125,23 +115,18 @@ class Column:
 
 
 def describe_columns(table: pa.Table, label_names: Mapping[str, Sequence[str]]) -> list[Column]:
-    """The columns of a table in order; categories count as the texts they are.
+    """The columns of a table in order.
 
     Raises:
         FlanlabError: a column whose name cannot be written in a template.
     """
-    columns = []
-    out_of_reach = [name for name in table.column_names if "row" in table.column_names and reach(name).startswith("row[")]
-    if out_of_reach:
+    out_of_reach = [name for name in table.column_names if reach(name).startswith("row[")]
+    if out_of_reach and "row" in table.column_names:
         raise FlanlabError(
             f"The column {out_of_reach[0]!r} can only be written row['...'] in a template, but a column is called row too.",
             hint="Rename one of the two.",
         )
-    for name, cells in zip(table.column_names, table.columns, strict=True):
-        if pa.types.is_dictionary(cells.type):
-            cells = cells.cast(cells.type.value_type)
-        columns.append(Column(name, cells, label_names.get(name)))
-    return columns
+    return [Column(name, table[name], label_names.get(name)) for name in table.column_names]
 
 
 def spoken(name: str) -> str:
@@ -158,16 +143,17 @@ def reach(name: str) -> str:
         FlanlabError: there is no way to write the name in a template.
     """
     # In expressions of a task these stand for something else.
-    if name not in ("options", "answer", "references") and _gives_the_cell(name, name):
+    if name not in ("options", "answer", "references") and gives_the_cell(name, name):
         return name
     plain = name.isprintable() and "'" not in name and "\\" not in name
     source = f"row['{name}']" if plain else f"row[{json.dumps(name)}]"
-    if not _gives_the_cell(source, name):
+    if not gives_the_cell(source, name):
         raise FlanlabError(f"The column {name!r} has a name that templates cannot use.", hint="Rename the column.")
     return source
 
 
-def _gives_the_cell(source: str, name: str) -> bool:
+def gives_the_cell(source: str, name: str) -> bool:
+    """Whether an expression gives the cell of a column."""
     cell = object()
     try:
         return compile_source("{{ " + source + " }}")({name: cell, "row": cell if name == "row" else {name: cell}}) is cell
@@ -180,11 +166,8 @@ def leaves(kind: pa.DataType, source: str) -> Iterator[tuple[str, pa.DataType]]:
     if pa.types.is_struct(kind):
         for field in kind:
             yield from leaves(field.type, _member(source, field.name))
-    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        if pa.types.is_nested(kind.value_type):
-            yield from leaves(kind.value_type, f"{source}[0]")
-        else:
-            yield source, kind
+    elif _is_list(kind) and pa.types.is_nested(kind.value_type):
+        yield from leaves(kind.value_type, f"{source}[0]")
     else:
         yield source, kind
 
@@ -199,7 +182,7 @@ def shape(kind: pa.DataType) -> str:
     """A nested type in words: `{text: [text], start: [whole number]}`."""
     if pa.types.is_struct(kind):
         return "{" + ", ".join(f"{field.name}: {shape(field.type)}" for field in kind) + "}"
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if _is_list(kind):
         return f"[{shape(kind.value_type)}]"
     if is_text(kind):
         return "text"
@@ -213,4 +196,8 @@ def is_text(kind: pa.DataType) -> bool:
 
 def is_list_of_texts(kind: pa.DataType) -> bool:
     """Whether cells of this type are lists of texts."""
-    return bool((pa.types.is_list(kind) or pa.types.is_large_list(kind)) and is_text(kind.value_type))
+    return _is_list(kind) and is_text(kind.value_type)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
