@@ -138,6 +138,8 @@ def test_slices_of_two_files_keep_the_text_of_their_numbers(make_task: MakeTask)
         ([Decimal("2.5")], [Decimal("2.50")], ["2.5", "2.50"]),
         ([7.5], [Decimal("2.50")], ["7.5", "2.50"]),
         ([None], [2.5], ["None", "2.5"]),
+        ([{"b": 7, "c": 0.5}], [{"b": 0.5, "c": 7}], ["{'b': 7, 'c': 0.5}", "{'b': 0.5, 'c': 7}"]),
+        ([{"b": 7}], [{"c": 7}], ["{'b': 7, 'c': None}", "{'b': None, 'c': 7}"]),
     ],
 )
 def test_shards_of_different_number_types_keep_the_text_of_their_numbers(

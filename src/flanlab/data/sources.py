@@ -86,7 +86,7 @@ class _TableRow(Mapping[str, Any]):
         self._cells = cells
 
     def __getitem__(self, name: str) -> Any:
-        if name == "row" and not self._has_column(name):
+        if name == "row" and name not in self._columns:
             return self
         if name not in self._cells:
             cell = self._columns[name][self._position]
@@ -100,10 +100,7 @@ class _TableRow(Mapping[str, Any]):
         return self._cells[name]
 
     def __contains__(self, name: object) -> bool:
-        return name == "row" or self._has_column(name)
-
-    def _has_column(self, name: object) -> bool:
-        return name in self._columns or name in self._cells
+        return name == "row" or name in self._columns or name in self._cells
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys((*self._columns, *self._cells)))
@@ -160,7 +157,12 @@ def load_rows(task: Task, split: Split, mirror: Path | None = None) -> Rows:
         )
     mirror = mirror or mirror_from_environment()
     read = {subtask: _read_source(task, subtask, source, split, mirror) for subtask, source in sources.items()}
-    tables = [table if subtask is None else _with_subtask(table, subtask) for subtask, (table, _) in read.items()]
+    tables = [
+        table
+        if subtask is None or "subtask" in table.column_names
+        else table.append_column("subtask", pa.repeat(subtask, table.num_rows))
+        for subtask, (table, _) in read.items()
+    ]
     table = joined(tables, f"{task.path}: the {split} splits of its subtasks {', '.join(map(str, read))}")
     hashes = [source_hash for _, source_hash in read.values()]
     source_hash = hashes[0] if len(hashes) == 1 else hashlib.blake2b("".join(hashes).encode(), digest_size=16).hexdigest()
@@ -198,12 +200,6 @@ def _read_source(task: Task, subtask: str | None, source: Source, split: Split, 
     return _read_slices(task, specification, paths)
 
 
-def _with_subtask(table: pa.Table, subtask: str) -> pa.Table:
-    if "subtask" in table.column_names:
-        return table
-    return table.append_column("subtask", pa.repeat(pa.scalar(subtask), table.num_rows))
-
-
 def joined(tables: Sequence[pa.Table], what: str) -> pa.Table:
     """The rows of tables one after the other; `what` names them in an error.
 
@@ -225,8 +221,7 @@ def _with_written_numbers(tables: Sequence[pa.Table]) -> list[pa.Table]:
     changed = list(tables)
     for name in dict.fromkeys(name for table in tables for name in table.column_names):
         having = [place for place, table in enumerate(tables) if name in table.column_names]
-        kinds = [kind for place in having if (kind := tables[place].schema.field(name).type) != pa.null()]
-        if any(kind != kinds[0] for kind in kinds) and any(map(_may_change, kinds)):
+        if _numbers_differ([tables[place].schema.field(name).type for place in having]):
             cells = [tables[place][name].to_pylist() for place in having]
             column_of([cell for own in cells for cell in own], as_written=True)  # they must go together
             for place, own in zip(having, cells, strict=True):
@@ -235,11 +230,25 @@ def _with_written_numbers(tables: Sequence[pa.Table]) -> list[pa.Table]:
     return changed
 
 
-def _may_change(kind: pa.DataType) -> bool:
-    """Whether a type has numbers that another column's type may change, or is one that does."""
-    if isinstance(kind, WrittenType) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        return True
-    return any(_may_change(kind.field(position).type) for position in range(kind.num_fields))
+def _numbers_differ(kinds: Sequence[pa.DataType]) -> bool:
+    """Whether types have numbers of different kinds in the same place."""
+    found: dict[tuple[str | int, ...], set[str]] = {}
+    for kind in kinds:
+        for place, number in _numbers(kind, ()):
+            found.setdefault(place, set()).add(number)
+    are_written = {isinstance(kind, WrittenType) for kind in kinds if not pa.types.is_null(kind)}
+    return len(are_written) > 1 or any(len(numbers) > 1 for numbers in found.values())
+
+
+def _numbers(kind: pa.DataType, place: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Where a type has numbers, and of which kind."""
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        yield place, "whole" if pa.types.is_integer(kind) else "fraction"
+    elif pa.types.is_decimal(kind):
+        yield place, str(kind)
+    for position in range(kind.num_fields):
+        part = kind.field(position)
+        yield from _numbers(part.type, (*place, part.name if pa.types.is_struct(kind) else position))
 
 
 def _filtered(task: Task, split: Split, rows: Rows) -> Rows:
@@ -366,6 +375,7 @@ def _split_names(specification: str) -> list[str]:
 
 
 def _read_hub(name: str, source: Source, specification: str) -> tuple[pa.Table, str]:
+    assert source.hub is not None
     if source.obtain is not None:
         raise MissingDataError(f"{name}: the Hub has no copy that can be loaded.", hint=str(_how_to_obtain(source)))
     where: dict[str, Any] = {"name": source.config}
@@ -376,27 +386,19 @@ def _read_hub(name: str, source: Source, specification: str) -> tuple[pa.Table, 
     return readable(dataset.with_format("arrow")[:]), str(dataset._fingerprint)
 
 
-def _offline(hub: str) -> str:
-    return f"{offline_hint(hub)} Or name a folder with the data with --mirror DIR."
-
-
-def _from_hub(name: str, hub: str | None, options: Mapping[str, Any]) -> Any:
-    if hub is not None:
-        work_offline_if_unreachable(hub)
-        if not may_have_rows(hub):
-            raise MissingDataError(f"{name}: {hub} could not be read from the Hugging Face Hub.", hint=_offline(hub))
+def _from_hub(name: str, hub: str, options: Mapping[str, Any]) -> Any:
+    work_offline_if_unreachable(hub)
+    message = f"{name}: {hub} could not be read from the Hugging Face Hub"
+    hint = f"{offline_hint(hub) or 'Check the network.'} Or name a folder with the data with --mirror DIR."
+    if not may_have_rows(hub):
+        raise MissingDataError(f"{message}.", hint=hint)
     from datasets import load_dataset
 
     try:
         return load_dataset(hub, **options)
     except Exception as error:  # the Hub's client raises many kinds of errors
-        hint = "Check the network, or name a folder with the data with --mirror DIR."
-        if hub is not None and offline_hint(hub):
-            hint = _offline(hub)
         if "scripts are no longer supported" in str(error):
             hint = f"Set source.revision: {CONVERSION}, the Hub's own conversion, or use a --mirror DIR with its rows."
         elif "Config name is missing" in str(error):
             hint = "Name one of its configurations (source.config, or --config)."
-        raise MissingDataError(
-            f"{name}: {hub} could not be read from the Hugging Face Hub: {one_line(error)}", hint=hint
-        ) from error
+        raise MissingDataError(f"{message}: {one_line(error)}", hint=hint) from error
