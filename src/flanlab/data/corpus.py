@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from flanlab.data.ngrams import Piece
-from flanlab.data.table_files import decoded, json_object
+from flanlab.data.table_files import decoded, json_object, table_suffix
 from flanlab.errors import FlanlabError
 from flanlab.files import reading
 from flanlab.progress import meter
@@ -35,13 +35,13 @@ def corpus_files(paths: Sequence[Path]) -> list[Path]:
     files: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
-            inside = [file for file in sorted(path.rglob("*")) if file.is_file() and _suffix(file)]
+            inside = [file for file in sorted(path.rglob("*")) if file.is_file() and table_suffix(file, SUFFIXES)]
             if not inside:
                 raise FlanlabError(f"{path}: has no files of text.", hint=f"Readable files end in: {', '.join(SUFFIXES)}.")
             files.update(dict.fromkeys(inside))
         elif not path.is_file():
             raise FlanlabError(f"{path}: there is no such file or folder.", hint="Correct the path of the corpus.")
-        elif not _suffix(path):
+        elif not table_suffix(path, SUFFIXES):
             raise FlanlabError(f"{path}: this file type cannot be read.", hint=f"Use: {', '.join(SUFFIXES)}.")
         else:
             files[path] = None
@@ -73,18 +73,15 @@ def read_corpus(files: Sequence[Path], columns: Sequence[str] = ()) -> Iterator[
 
 def _pieces(path: Path, columns: Sequence[str]) -> Iterator[tuple[Piece, int]]:
     """Pieces of a file, each with the bytes of the file read so far."""
+    suffix = table_suffix(path, SUFFIXES) or ""
     with reading(path, "Download the file again, or leave it out."):
-        if _suffix(path) == ".parquet":
+        if suffix == ".parquet":
             yield from _parquet_pieces(path, columns)
             return
-        with path.open("rb") as raw, gzip.open(raw) if _suffix(path).endswith(".gz") else raw as file:
-            is_text = _suffix(path).startswith(".txt")
+        with path.open("rb") as raw, gzip.open(raw) if suffix.endswith(".gz") else raw as file:
+            is_text = suffix.startswith(".txt")
             for piece in _text_pieces(path, file) if is_text else _json_pieces(path, file, columns):
                 yield piece, raw.tell()
-
-
-def _suffix(path: Path) -> str:
-    return next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
 
 
 def _text_pieces(path: Path, file: _Bytes) -> Iterator[Piece]:

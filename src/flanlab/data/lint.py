@@ -45,16 +45,6 @@ class TaskLint:
     """Including the OPTIONS block; None without a tokenizer."""
     target_tokens: Lengths | None = None
 
-    @property
-    def errors(self) -> list[Finding]:
-        """Findings that make examples wrong."""
-        return [finding for finding in self.findings if finding.level == "error"]
-
-    @property
-    def warnings(self) -> list[Finding]:
-        """Findings that may be intended."""
-        return [finding for finding in self.findings if finding.level == "warning"]
-
 
 COUNTED_ROWS = 20_000
 """Rows of a split whose answers and inputs are counted. Histograms and repeated rows need more than a sample."""

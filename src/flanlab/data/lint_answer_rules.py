@@ -58,9 +58,7 @@ def _plain(text: str) -> str:
 
 
 @rule(
-    "warning",
-    "merged-labels",
-    "Leave out the rows of a label that is not an answer with `filter`, or give it its own option.",
+    "warning", "merged-labels", "Leave out the rows of a label that is not an answer with `filter`, or give it its own option."
 )
 def labels_stay_apart(sample: Sample) -> Iterator[Problem]:
     """No two labels of the data have the same answer, such as neutral tweets that count as negative."""
@@ -112,11 +110,7 @@ def answers_are_words(sample: Sample) -> Iterator[Problem]:
 _MARK = re.compile(r"[\[(](?:\d{1,2}|[A-Za-z])[\])][.:]?|(?:\d{1,2}|[A-Za-z])\)")
 
 
-@rule(
-    "warning",
-    "merged-boundary",
-    "Check how the answers begin: a space or a line break there merges with the separator.",
-)
+@rule("warning", "merged-boundary", "Check how the answers begin: a space or a line break there merges with the separator.")
 def answers_begin_with_a_token(sample: Sample) -> Iterator[Problem]:
     """No token spans the end of the prompt and the beginning of the answer."""
     total = sum(map(len, sample.lengths.values()))

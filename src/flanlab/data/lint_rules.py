@@ -121,9 +121,7 @@ def nothing_is_python_code(sample: Sample) -> Iterator[Problem]:
 
 
 @rule(
-    "warning",
-    "gold-in-prompt",
-    "Remove the field that gives the answer away from the prompt, or make the template inverted.",
+    "warning", "gold-in-prompt", "Remove the field that gives the answer away from the prompt, or make the template inverted."
 )
 def gold_is_hidden(sample: Sample) -> Iterator[Problem]:
     """A forward prompt does not show the right answer more often than the wrong ones.
@@ -135,24 +133,21 @@ def gold_is_hidden(sample: Sample) -> Iterator[Problem]:
         choices = [item for item in shown if item.example.answer is not None]
         if len(choices) < 10:
             continue
-        right, wrong = Counter[str](), Counter[str]()
-        right_shown, wrong_shown = Counter[str](), Counter[str]()
+        # By option and whether it is the right one.
+        counts, counts_shown = Counter[tuple[str, bool]](), Counter[tuple[str, bool]]()
         per_row = isinstance(sample.task.options, str)
         leaking = []
         for item in choices:
             found = _options_in(item.example)
             for position in range(len(item.example.options)):
-                key = "" if per_row else str(position)
-                is_right = position == item.example.answer
-                (right if is_right else wrong)[key] += 1
-                (right_shown if is_right else wrong_shown)[key] += position in found
+                key = ("" if per_row else str(position), position == item.example.answer)
+                counts[key] += 1
+                counts_shown[key] += position in found
             if item.example.answer in found and len(found) < len(item.example.options):
                 leaking.append(item)
-        keys = [key for key in right if right[key] >= 5 and wrong[key] >= 5]
-        if not keys or not leaking:
-            continue
-        excess = sum(right_shown[key] / right[key] - wrong_shown[key] / wrong[key] for key in keys) / len(keys)
-        if excess > 0.4:
+        often = {key: counts_shown[key] / count for key, count in counts.items() if count >= 5}
+        more = [often[option, True] - often[option, False] for option, right in often if right and (option, False) in often]
+        if more and leaking and (excess := sum(more) / len(more)) > 0.4:
             what = f"The prompt contains the right answer {excess:.0%} more often than a wrong one; it is there"
             yield problem_of(what, number, leaking, len(choices), level="error" if excess > 0.8 else None)
 
@@ -186,11 +181,7 @@ def target_is_hidden(sample: Sample) -> Iterator[Problem]:
             yield problem_of("The prompt contains the target word for word", number, hits, len(texts))
 
 
-@rule(
-    "error",
-    "constant-target",
-    "Check `answer`, the template's target, and whether the data is sorted by label and cut.",
-)
+@rule("error", "constant-target", "Check `answer`, the template's target, and whether the data is sorted by label and cut.")
 def targets_vary(sample: Sample) -> Iterator[Problem]:
     """A template whose target is always the same teaches to answer without reading."""
     for number, shown in sample.by_template.items():
@@ -200,9 +191,7 @@ def targets_vary(sample: Sample) -> Iterator[Problem]:
 
 
 @rule(
-    "warning",
-    "literal-newline",
-    r'Use a | block in YAML, or replace it in the field: "{{ text | replace(\'\\n\', \'\n\') }}".',
+    "warning", "literal-newline", r'Use a | block in YAML, or replace it in the field: "{{ text | replace(\'\\n\', \'\n\') }}".'
 )
 def line_breaks_are_line_breaks(sample: Sample) -> Iterator[Problem]:
     """No line break is written as backslash and n."""
@@ -225,11 +214,7 @@ def _in_text(sample: Sample, pattern: re.Pattern[str], what: str) -> Iterator[Pr
     )
 
 
-@rule(
-    "warning",
-    "doubled-punctuation",
-    "Put the field on its own line or in quotes, or end the sentence before it.",
-)
+@rule("warning", "doubled-punctuation", "Put the field on its own line or in quotes, or end the sentence before it.")
 def punctuation_is_single(sample: Sample) -> Iterator[Problem]:
     """A field that ends with its own full stop or question mark is not followed by another one from the template."""
     answers = _plain_answers(sample)

@@ -15,13 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flanlab.data.arrow_types import readable
-from flanlab.data.written_numbers import (
-    KeyTwiceError,
-    column_of,
-    number_column,
-    read_json,
-    read_json_at,
-)
+from flanlab.data.written_numbers import DECODER, KeyTwiceError, column_of, number_column
 from flanlab.errors import FlanlabError, one_line
 from flanlab.files import reading
 from flanlab.progress import say
@@ -34,10 +28,9 @@ _Lines = list[tuple[int, list[str]]]
 """Rows of a text file, each with its first line number."""
 
 
-def table_suffix(path: Path) -> str | None:
-    """The suffix of a file of rows (`.jsonl.gz`), which says its format; None for other files."""
-    name = path.name.lower()
-    return next((name[-len(suffix) :] for suffix in TABLE_SUFFIXES if name.endswith(suffix)), None)
+def table_suffix(path: Path, known: Sequence[str] = ()) -> str | None:
+    """The suffix of a file of rows (`.jsonl.gz`), which says its format; None for other files. `known`: others than usual."""
+    return next((suffix for suffix in known or TABLE_SUFFIXES if path.name.lower().endswith(suffix)), None)
 
 
 def table_name(path: Path) -> str:
@@ -57,9 +50,7 @@ def read_table(path: Path) -> pa.Table:
     suffix = table_suffix(path)
     if suffix is None:
         raise FlanlabError(f"{path}: this file type cannot be read.", hint=f"Use one of: {', '.join(TABLE_SUFFIXES)}.")
-    kind, compression = next(
-        ((suffix.removesuffix(end), how) for end, how in _COMPRESSED.items() if suffix.endswith(end)), (suffix, None)
-    )
+    kind, *packed = re.findall(r"\.\w+", suffix)
     with reading(path, "Fix this error, or write the file again."):
         if kind in _BINARY:
             table = _BINARY[kind](path)
@@ -67,6 +58,7 @@ def read_table(path: Path) -> pa.Table:
             table.validate(full=True)
             table = readable(table)
         else:
+            compression = _COMPRESSED[packed[0]] if packed else None
             table = _TEXT[kind](path, decoded(path, pa.input_stream(str(path), compression=compression).read()))
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if twice:
@@ -104,10 +96,6 @@ def _read_arrow(path: Path) -> pa.Table:
             return stream.read_all()
 
 
-def _read_csv(path: Path, text: str) -> pa.Table:
-    return _table(path, _quoted_rows(path, text, ","))
-
-
 def _read_tsv(path: Path, text: str) -> pa.Table:
     """Quotation marks enclose cells, as in CSV, or are part of the text, as in data sets without quoting.
 
@@ -140,39 +128,35 @@ def _quoted_rows(path: Path, text: str, delimiter: str) -> _Lines:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows: _Lines = []
     begins = 1
-    swallows = False
-    while True:
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return rows
-        except csv.Error as error:
-            end = " and never closes" if "end of data" in str(error) else f"; in line {reader.line_num} more text follows it"
-            raise FlanlabError(
-                f"{path}, line {begins}: a quotation mark opens a cell in the row that begins here{end}.",
-                hint="Close the quotation mark. Inside a quoted cell, write it twice, and quote the whole cell.",
-            ) from error
-        if cells:
-            if rows and len(cells) != len(rows[0][1]):
+    is_told = False
+    try:
+        for cells in reader:
+            if rows and cells and len(cells) != len(rows[0][1]):
                 raise FlanlabError(
                     f"{path}, line {begins}: has {len(cells)} cells, but the header has {len(rows[0][1])}.",
                     hint="Give each row as many cells as the header. Quote a cell that contains the separator.",
                 )
-            if not swallows and len(cells) > 1:
-                swallows = any("\n" in cell and _swallows_rows(cell, delimiter, len(cells)) for cell in cells)
-                if swallows:
-                    say(
-                        f"{path}, line {begins}: a quoted cell of this row continues to line {reader.line_num}, and the lines"
-                        f" inside have {len(cells)} cells each. Is a quotation mark missing? Those lines are read as text."
-                    )
-            rows.append((begins, cells))
-        begins = reader.line_num + 1
+            if not is_told and any(_swallows_rows(cell, delimiter, len(cells)) for cell in cells):
+                is_told = True
+                say(
+                    f"{path}, line {begins}: a quoted cell of this row continues to line {reader.line_num}, and the lines"
+                    f" inside have {len(cells)} cells each. Is a quotation mark missing? Those lines are read as text."
+                )
+            rows += [(begins, cells)] if cells else []
+            begins = reader.line_num + 1
+    except csv.Error as error:
+        end = " and never closes" if "end of data" in str(error) else f"; in line {reader.line_num} more text follows it"
+        raise FlanlabError(
+            f"{path}, line {begins}: a quotation mark opens a cell in the row that begins here{end}.",
+            hint="Close the quotation mark. Inside a quoted cell, write it twice, and quote the whole cell.",
+        ) from error
+    return rows
 
 
 def _swallows_rows(cell: str, delimiter: str, width: int) -> bool:
     """Whether a cell looks as if an unclosed quotation mark had made text of rows: all its inner lines, three or more, have as
     many cells as a row."""
-    inner = cell.splitlines()[1:-1]
+    inner = cell.splitlines()[1:-1] if width > 1 and "\n" in cell else []
     return len(inner) >= _INNER_LINES and all(line.count(delimiter) == width - 1 for line in inner)
 
 
@@ -180,13 +164,10 @@ def _table(path: Path, rows: _Lines) -> pa.Table:
     if not rows:
         raise FlanlabError(f"{path}: holds no rows.", hint="Write the column names, then a line for each row.")
     (_, header), *body = rows
-    columns = []
-    for position in range(len(header)):
-        # Text such as "None" or "NA" is a normal answer. Only an empty cell is a missing value.
-        cells = [row[position] or None for _, row in body]
-        numbers = number_column(cells)
-        columns.append(pa.array(cells, pa.string()) if numbers is None else numbers)
-    return pa.Table.from_arrays(columns, [name.strip() for name in header])
+    # Text such as "None" or "NA" is a normal answer. Only an empty cell is a missing value.
+    columns = ([row[position] or None for _, row in body] for position in range(len(header)))
+    arrays = [number_column(cells) or pa.array(cells, pa.string()) for cells in columns]
+    return pa.Table.from_arrays(arrays, [name.strip() for name in header])
 
 
 def _read_json_lines(path: Path, text: str) -> pa.Table:
@@ -202,7 +183,7 @@ def json_object(where: str, text: str) -> dict[str, Any]:
         FlanlabError: it is no JSON object. The message begins with `where`.
     """
     try:
-        return _checked_object(where, read_json(text))
+        return _checked_object(where, DECODER.decode(text))
     except (ValueError, RecursionError) as error:
         raise _not_json(where, error) from error
 
@@ -215,15 +196,12 @@ def _checked_object(where: str, value: Any) -> dict[str, Any]:
 
 def _read_json(path: Path, text: str) -> pa.Table:
     """A JSON array of objects, or objects one after the other."""
-    values = []
-    place = 0
+    values, place = [], len(text) - len(text.lstrip())
     try:
         while place < len(text):
-            if text[place].isspace():
-                place += 1
-            else:
-                value, place = read_json_at(text, place)
-                values.append(value)
+            value, end = DECODER.raw_decode(text, place)
+            values.append(value)
+            place = re.compile(r"\s*").match(text, end).end()
     except (ValueError, RecursionError) as error:
         raise _not_json(f"{path}, row {len(values)}" if isinstance(error, KeyTwiceError) else str(path), error) from error
     if len(values) == 1 and isinstance(values[0], list):
@@ -269,15 +247,11 @@ def _of_one_type(values: Sequence[Any]) -> bool:
     return True
 
 
-_BINARY: Mapping[str, Callable[[Path], pa.Table]] = {
-    ".parquet": _read_parquet,
-    ".arrow": _read_arrow,
-    ".feather": _read_arrow,
-}
+_BINARY: Mapping[str, Callable[[Path], pa.Table]] = {".parquet": _read_parquet, ".arrow": _read_arrow, ".feather": _read_arrow}
 _TEXT: Mapping[str, Callable[[Path, str], pa.Table]] = {
     ".json": _read_json,
     ".jsonl": _read_json_lines,
-    ".csv": _read_csv,
+    ".csv": lambda path, text: _table(path, _quoted_rows(path, text, ",")),
     ".tsv": _read_tsv,
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -88,7 +88,7 @@ class _Cell(pa.ExtensionScalar):  # type: ignore[misc]
         if text is None:
             return None
         number = read_number(text)
-        return _DECODER.decode(text) if number is None else number
+        return DECODER.decode(text) if number is None else number
 
 
 pa.register_extension_type(WrittenType())
@@ -106,30 +106,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _json_number(make: Callable[[str], int | float]) -> Callable[[str], int | float]:
-    def read(text: str) -> int | float:
-        number = read_number(text)
-        return make(text) if number is None else number
-
-    return read
+def _number(text: str) -> int | float:
+    if (number := read_number(text)) is not None:
+        return number
+    return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_json_number(int), parse_float=_json_number(float))
-
-
-def read_json(text: str) -> Any:
-    """A JSON value whose numbers are printed as they were written.
-
-    Raises:
-        ValueError: it is not valid JSON, or (KeyTwiceError) a key occurs twice in an object.
-        RecursionError: it is too deeply nested.
-    """
-    return _DECODER.decode(text)
-
-
-def read_json_at(text: str, position: int) -> tuple[Any, int]:
-    """Like `read_json`, for the value that begins at a position. Also returns the position where it ends."""
-    return _DECODER.raw_decode(text, position)
+DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_number, parse_float=_number)
+"""Reads JSON whose numbers are printed as they were written. A key that occurs twice in an object raises KeyTwiceError."""
 
 
 def number_column(texts: Iterable[str | None]) -> pa.Array | None:

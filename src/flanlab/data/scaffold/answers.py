@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,20 +55,13 @@ class Answer:
     """What a person must still see to."""
 
 
-def guess_answer(
-    columns: Sequence[Column],
-    wanted: str | None,
-    cluster: Cluster,
-    unlabelled: Collection[str],
-    ask: Ask | None = None,
-) -> Answer:
+def guess_answer(columns: Sequence[Column], wanted: str | None, cluster: Cluster, ask: Ask | None = None) -> Answer:
     """The answer of the task that the columns make.
 
     Args:
         columns: all of them, over all splits.
         wanted: the column that the user says it is.
         cluster: the task's cluster, which decides the metrics of text.
-        unlabelled: columns in which -1 stands for a missing label, beside those whose labels have names.
         ask: called where neither label names nor one column's name settle it.
 
     Raises:
@@ -79,8 +72,8 @@ def guess_answer(
     most = MOST_NUMBERS if column.kind == "whole" else MOST_CLASSES
     if choices := find_choices(column, others):
         answer = _of_choices(column, choices)
-    elif column.label_names or 2 <= _classes(column, unlabelled) <= most:
-        answer = _of_labels(column, others, column.label_names is not None or column.name in unlabelled)
+    elif column.label_names or 2 <= _classes(column) <= most:
+        answer = _of_labels(column, others)
     else:
         answer = _of_nested(column, cluster) if column.kind == "nested" else _of_text(column, cluster)
     return replace(answer, why=f"`{column.name}` ({reason}): {answer.why}")
@@ -147,7 +140,7 @@ def _words(column: Column) -> list[str]:
     return [word if word in _NAMES else word.removesuffix("s") for word in spoken(column.name).split()]
 
 
-def _classes(column: Column, unlabelled: Collection[str]) -> int:
+def _classes(column: Column) -> int:
     """How many labels the values of a column would make; 0 where they are no labels."""
     if column.kind not in ("text", "whole", "truth") or any(len(str(value)) > 60 for value in column.values):
         return 0
@@ -156,7 +149,7 @@ def _classes(column: Column, unlabelled: Collection[str]) -> int:
     times = 1 if words & set(_LABEL_NAMES) else 4 if words & set(_TEXT_NAMES) else 2
     if column.distinct > 2 and (present < times * column.distinct or present == column.distinct):
         return 0
-    return len(column.values) - (column.name in unlabelled and -1 in column.values)
+    return len(column.values) - (column.lacks_labels and -1 in column.values)
 
 
 def lack_of(column: Column) -> list[str]:
@@ -171,12 +164,11 @@ def lack_of(column: Column) -> list[str]:
     return [f"{x} is number and {x} == {x}" if pa.types.is_floating(column.cells.type) else f"{x} is not none"]
 
 
-def _of_labels(column: Column, others: Sequence[Column], minus_one_is_missing: bool) -> Answer:
+def _of_labels(column: Column, others: Sequence[Column]) -> Answer:
     x, filters = column.reach, lack_of(column)
-    if minus_one_is_missing and -1 in column.values:
-        filters.append(f"{x} >= 0")
-    left_out = {-1} if minus_one_is_missing else set[int]()
-    values = sorted(set(column.values) - left_out, key=str if column.kind == "text" else None)
+    missing = column.values & {-1} if column.lacks_labels else frozenset()
+    filters += [f"{x} >= 0"] if missing else []
+    values = sorted(column.values - missing, key=str if column.kind == "text" else None)
     partner, words = _words_of_labels(column, others)
     to_do = "see that the labels are words a person would answer with"
     if column.label_names:

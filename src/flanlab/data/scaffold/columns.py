@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flanlab.data.sources import label_names
 from flanlab.errors import FlanlabError
 from flanlab.tasks.templating import TemplatingError, compile_source
 
@@ -34,6 +34,8 @@ class Column:
     name: str
     cells: pa.ChunkedArray
     label_names: Sequence[str] | None = None
+    lacks_labels: bool = False
+    """Whether it is known that -1 stands for a missing label."""
 
     @cached_property
     def kind(self) -> Kind:
@@ -69,12 +71,10 @@ class Column:
         return 0 if self.kind == "nested" or not len(self._present) else int(pc.count_distinct(self._present).as_py())
 
     @cached_property
-    def values(self) -> Counter[Value]:
-        """How often each value occurs; empty where there are more than MANY_VALUES."""
-        if not 0 < self.distinct <= MANY_VALUES:
-            return Counter()
-        counts = Counter({cell["values"]: cell["counts"] for cell in pc.value_counts(self._present).to_pylist()})
-        return Counter({int(value): n for value, n in counts.items()}) if self.kind == "whole" else counts
+    def values(self) -> frozenset[Value]:
+        """The different values; empty where there are more than MANY_VALUES."""
+        found = pc.unique(self._present).to_pylist() if 0 < self.distinct <= MANY_VALUES else []
+        return frozenset(map(int, found) if self.kind == "whole" else found)
 
     @cached_property
     def sample(self) -> list[Any]:
@@ -114,19 +114,30 @@ class Column:
         return len(self.cells)
 
 
-def describe_columns(table: pa.Table, label_names: Mapping[str, Sequence[str]]) -> list[Column]:
-    """The columns of a table in order.
+def describe_columns(splits: Mapping[str, pa.Table], whole: pa.Table) -> list[Column]:
+    """The columns of all splits together, in order.
 
     Raises:
         FlanlabError: a column whose name cannot be written in a template.
     """
-    out_of_reach = [name for name in table.column_names if reach(name).startswith("row[")]
-    if out_of_reach and "row" in table.column_names:
+    out_of_reach = [name for name in whole.column_names if reach(name).startswith("row[")]
+    if out_of_reach and "row" in whole.column_names:
         raise FlanlabError(
             f"The column {out_of_reach[0]!r} can only be written row['...'] in a template, but a column is called row too.",
             hint="Rename one of the two.",
         )
-    return [Column(name, table[name], label_names.get(name)) for name in table.column_names]
+    names = {column: names for table in splits.values() for column, names in label_names(table).items()}
+    return [
+        Column(name, whole[name], names.get(name), name in names or _never_labelled(splits, name))
+        for name in whole.column_names
+    ]
+
+
+def _never_labelled(splits: Mapping[str, pa.Table], name: str) -> bool:
+    """Whether a whole split has -1 in place of labels."""
+    cells = [table[name] for table in splits.values() if name in table.column_names]
+    numbers = [own for own in cells if pa.types.is_integer(own.type) or pa.types.is_floating(own.type)]
+    return len(splits) > 1 and any(pc.all(pc.equal(own, -1)).as_py() is True for own in numbers)
 
 
 def spoken(name: str) -> str:

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import yaml
 
 from flanlab.data.scaffold.answers import Answer, Ask, guess_answer
 from flanlab.data.scaffold.columns import describe_columns, spoken
 from flanlab.data.scaffold.inputs import Input, Inputs, guess_inputs
 from flanlab.data.scaffold.splits import guess_splits
-from flanlab.data.sources import Rows, joined, label_names
+from flanlab.data.sources import Rows, joined
 from flanlab.data.written_numbers import WrittenType, with_floats
 from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
@@ -59,16 +58,14 @@ def scaffold_task(
     if not tables:
         raise FlanlabError("There are column names but no rows.", hint="Put the rows below the line with the column names.")
     whole = joined(list(tables.values()), f"The splits {', '.join(tables)}")
-    names = {column: names for table in tables.values() for column, names in label_names(table).items()}
-    columns = describe_columns(_with_plain_numbers(whole), names)
+    columns = describe_columns(tables, _with_plain_numbers(whole))
     if len(columns) == 1 and columns[0].kind != "nested":
         separator = next((mark for mark in (";", "\t", "|") if mark in columns[0].name), None)
         raise FlanlabError(
             f"There is one column alone, {columns[0].name!r}: a task needs an answer and something it is asked about.",
             hint="Separate columns by commas (by tabs in a .tsv file)." if separator else "Add the other column.",
         )
-    unlabelled = {column.name for column in columns if column.kind == "whole" and _never_labelled(tables, column.name)}
-    found = guess_answer(columns, answer, cluster, unlabelled, ask)
+    found = guess_answer(columns, answer, cluster, ask)
     inputs = guess_inputs(columns, found)
     filters = list(dict.fromkeys([*found.filters, *inputs.filters]))
     splits, how = guess_splits(_usable_rows(whole, tables, filters))
@@ -94,37 +91,24 @@ def scaffold_task(
 def _with_plain_numbers(table: pa.Table) -> pa.Table:
     """The table with every number as a float or a whole number, which can be counted and compared in bulk."""
     for position, field in enumerate(table.schema):
-        if isinstance(field.type, WrittenType):
+        if isinstance(field.type, WrittenType) or pa.types.is_decimal(field.type):
             table = table.set_column(position, field.name, pa.array(with_floats(table.column(position).to_pylist())))
-        elif pa.types.is_decimal(field.type):
-            table = table.set_column(position, field.name, table.column(position).cast(pa.float64()))
     return table
-
-
-def _never_labelled(tables: Mapping[str, pa.Table], column: str) -> bool:
-    """Whether a whole split has -1 in place of labels."""
-    found = (table[column] for table in tables.values() if column in table.column_names)
-    return len(tables) > 1 and any(pc.all(pc.equal(cells, -1)).as_py() is True for cells in found)
 
 
 def _usable_rows(whole: pa.Table, tables: Mapping[str, pa.Table], filters: Sequence[str]) -> dict[str, tuple[list[int], int]]:
     """Split to the numbers of the rows that the filters keep, and the number of all rows. `whole` has all splits in order."""
-    keeps = [compile_source(_braced(source)) for source in filters]
-    kept = [not keeps or all(keep(row) for keep in keeps) for row in Rows(whole, range(whole.num_rows), "")]
+    keeps = compile_source(_braced(" and ".join(filters))) if filters else None
+    kept = None if keeps is None else list(map(keeps, Rows(whole, range(whole.num_rows), "")))
     usable, start = {}, 0
     for split, table in tables.items():
-        usable[split] = [row for row in range(table.num_rows) if kept[start + row]], table.num_rows
+        usable[split] = [row for row in range(table.num_rows) if kept is None or kept[start + row]], table.num_rows
         start += table.num_rows
     return usable
 
 
 def _head(
-    name: str,
-    cluster: Cluster,
-    place: Mapping[str, str],
-    splits: Mapping[Split, str],
-    how: str,
-    same_rows: Sequence[str],
+    name: str, cluster: Cluster, place: Mapping[str, str], splits: Mapping[Split, str], how: str, same_rows: Sequence[str]
 ) -> list[str]:
     """The lines that say what the task is and where its rows are."""
     lines = [

@@ -102,5 +102,4 @@ def _field_name(column: str, taken: Sequence[str]) -> str:
         name = f"column_{name}"
     if name in ("options", "answer", "references") or not gives_the_cell(name, name) or not variables_in("{{ " + name + " }}"):
         name = f"{name}_text"
-    numbered = (name if number == 1 else f"{name}_{number}" for number in itertools.count(1))
-    return next(found for found in numbered if found not in taken)
+    return next(found for n in itertools.count(1) if (found := name if n == 1 else f"{name}_{n}") not in taken)
