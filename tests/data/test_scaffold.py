@@ -303,6 +303,8 @@ def choices(number: int) -> list[str]:
         ),
         lambda n: {**{f"choice{c}": text for c, text in enumerate(choices(n), start=1)}, "label": n % 3},
         lambda n: {**{f"answer {c}": text for c, text in zip("abc", choices(n), strict=True)}, "label": n % 3},
+        lambda n: {**{f"choice{c}": text for c, text in enumerate(choices(n))}, "answer": choices(n)[n % 3]},
+        lambda n: {**{f"choice{c}": text for c, text in enumerate(choices(n))}, "label": n % 3 if n != 7 else -1},
     ],
 )
 def test_choices_of_each_row(row: Any, draft: Any) -> None:

@@ -201,7 +201,7 @@ def _read_json(path: Path, text: str) -> pa.Table:
         while place < len(text):
             value, end = DECODER.raw_decode(text, place)
             values.append(value)
-            place = re.compile(r"\s*").match(text, end).end()
+            place = next((at for at in range(end, len(text)) if not text[at].isspace()), len(text))
     except (ValueError, RecursionError) as error:
         raise _not_json(f"{path}, row {len(values)}" if isinstance(error, KeyTwiceError) else str(path), error) from error
     if len(values) == 1 and isinstance(values[0], list):
