@@ -115,7 +115,7 @@ def make_examples(folder: str, mirror: Path | None, count: int) -> list[dict[str
     examples: list[dict[str, Any]] = []
     position = 0
     while len(examples) < count:
-        found = mixture.example(position, encoder)
+        found = mixture.examples([position], encoder)[0]
         position += 1
         if isinstance(found, EncodedExample):
             texts = {"prompt_text": found.example.prompt, "target_text": found.example.target}

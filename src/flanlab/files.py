@@ -17,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from flanlab.errors import FlanlabError
+from flanlab.errors import FlanlabError, one_line
 
 _LOCK_FILE = ".lock"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -55,6 +55,20 @@ def read_json(path: Path) -> Any:
         ) from error
     except ValueError as error:
         raise FlanlabError(f"{path}: is damaged ({error}).", hint="Delete the file and run the command again.") from error
+
+
+@contextmanager
+def reading(path: Path, hint: str) -> Iterator[None]:
+    """Turn what reading a damaged file of rows, packed or not, may raise into an error that names it."""
+    import zlib
+
+    import pyarrow as pa
+
+    try:
+        yield
+    # A damaged file may claim to be larger than the memory.
+    except (pa.ArrowException, OSError, EOFError, ValueError, MemoryError, zlib.error) as error:
+        raise FlanlabError(f"{path}: cannot be read: {one_line(error)}", hint=hint) from error
 
 
 def check_writable(folder: Path) -> None:

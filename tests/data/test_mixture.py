@@ -36,14 +36,14 @@ def mixture(seed: int = 0, sizes: dict[str, int] = SIZES, **settings: Any) -> Mi
 
 
 def stream(found: Mixture, encoder: TextEncoder, positions: list[int]) -> dict[int, EncodedExample | Dropped]:
-    return {position: found.example(position, encoder) for position in positions}
+    return {position: found.examples([position], encoder)[0] for position in positions}
 
 
 def drawn(found: Mixture, cycles: int) -> dict[str, list[tuple[int, int]]]:
     """For each task the (epoch, row) pairs of the first cycles, in order."""
     pairs: dict[str, list[tuple[int, int]]] = {task.name: [] for task in found.tasks}
     for position in range(cycles * found.cycle_length):
-        address = found.address(position)
+        address = found.addresses([position])[0]
         pairs[found.tasks[address.task].name].append((address.epoch, address.row))
     return pairs
 
@@ -53,9 +53,9 @@ def test_the_stream_is_pinned(encoder: TextEncoder) -> None:
     found = mixture(seed=7)
     shown = []
     for position in (0, 1, 2, 20, 21, 5_000, 1_000_000):
-        at = found.example(position, encoder)
+        at = found.examples([position], encoder)[0]
         assert isinstance(at, EncodedExample)
-        epoch = found.address(position).epoch
+        epoch = found.addresses([position])[0].epoch
         shown.append((at.example.task, at.example.row, epoch, at.example.template, at.example.prompt.splitlines()[-1]))
     assert shown == [
         ("many", 0, 0, 1, "- positive"),
@@ -74,7 +74,7 @@ def test_the_same_for_any_order_of_access(encoder: TextEncoder) -> None:
     assert stream(mixture(), encoder, positions[::-1]) == sequential
     shuffled = random.Random(3).sample(positions, len(positions))
     assert stream(mixture(), encoder, shuffled) == sequential
-    assert all(mixture().example(position, encoder) == sequential[position] for position in shuffled[:10])
+    assert all(mixture().examples([position], encoder)[0] == sequential[position] for position in shuffled[:10])
 
 
 def test_workers_that_share_the_stream_see_what_one_would(encoder: TextEncoder) -> None:
@@ -88,14 +88,15 @@ def test_another_seed_gives_another_stream(encoder: TextEncoder) -> None:
     streams = [stream(mixture(seed), encoder, positions) for seed in (0, 1, 0)]
     assert streams[0] == streams[2]
     assert sum(streams[0][position] != streams[1][position] for position in positions) > 10
-    orders = [[mixture(seed).address(position).task for position in positions] for seed in (0, 1)]
+    orders = [[mixture(seed).addresses([position])[0].task for position in positions] for seed in (0, 1)]
     assert orders[0] != orders[1]
 
 
 def test_each_cycle_has_its_own_order() -> None:
     found = mixture()
     cycles = [
-        [found.address(cycle * found.cycle_length + slot).task for slot in range(found.cycle_length)] for cycle in range(3)
+        [found.addresses([cycle * found.cycle_length + slot])[0].task for slot in range(found.cycle_length)]
+        for cycle in range(3)
     ]
     assert cycles[0] != cycles[1] != cycles[2]
     assert sorted(cycles[0]) == sorted(cycles[1]) == sorted(cycles[2])
@@ -105,7 +106,7 @@ def test_each_cycle_has_its_own_order() -> None:
 def test_a_cycle_holds_exactly_min_of_rows_and_maximum(sizes: list[int], maximum: int, cycle: int) -> None:
     found = mixture(sizes={f"task{number}": size for number, size in enumerate(sizes)}, maximum=maximum)
     start = cycle * found.cycle_length
-    counts = Counter(found.address(start + slot).task for slot in range(found.cycle_length))
+    counts = Counter(found.addresses([start + slot])[0].task for slot in range(found.cycle_length))
     assert [counts[number] for number in range(len(sizes))] == [min(size, maximum) for size in sizes]
     assert found.rates() == {f"task{number}": min(size, maximum) / found.cycle_length for number, size in enumerate(sizes)}
 
@@ -137,9 +138,9 @@ def test_consecutive_epochs_show_a_row_through_other_templates(encoder: TextEnco
     found = mixture(sizes={"few": 4, "some": 6})
     seen: dict[tuple[str, int], dict[int, int]] = {}
     for position in range(9 * found.cycle_length):
-        at = found.example(position, encoder)
+        at = found.examples([position], encoder)[0]
         assert isinstance(at, EncodedExample)
-        seen.setdefault((at.example.task, at.example.row), {})[found.address(position).epoch] = at.example.template
+        seen.setdefault((at.example.task, at.example.row), {})[found.addresses([position])[0].epoch] = at.example.template
     assert len(seen) == 10
     for templates in seen.values():
         for first in (0, 3, 6):
@@ -151,7 +152,9 @@ def test_consecutive_epochs_show_a_row_through_other_templates(encoder: TextEnco
 def test_without_inverted_templates_only_forward_ones_are_shown(encoder: TextEncoder) -> None:
     found = mixture(inverted=False)
     templates = {
-        at.example.template for position in range(60) if isinstance(at := found.example(position, encoder), EncodedExample)
+        at.example.template
+        for position in range(60)
+        if isinstance(at := found.examples([position], encoder)[0], EncodedExample)
     }
     assert templates == {1, 2}
 
@@ -174,10 +177,10 @@ def test_templates_per_task_counts_forward_ones_and_leaves_inverted_ones_alone(c
 def test_instructions_leave_the_stream_but_for_the_templates(encoder: TextEncoder) -> None:
     full, bare = mixture(), mixture(instructions="none", options="none")
     for position in range(full.cycle_length):
-        ours, theirs = full.example(position, encoder), bare.example(position, encoder)
+        ours, theirs = full.examples([position], encoder)[0], bare.examples([position], encoder)[0]
         assert isinstance(ours, EncodedExample)
         assert isinstance(theirs, EncodedExample)
-        assert full.address(position) == bare.address(position)
+        assert full.addresses([position])[0] == bare.addresses([position])[0]
         assert theirs.example.prompt == f"{theirs.example.task} {theirs.example.row}"
 
 
@@ -229,7 +232,7 @@ def test_the_options_setting_reaches_the_prompt(mode: str, blocks: dict[int, int
     found = mixture(options=mode, inverted=False, sizes={"one": 20})
     endings = set()
     for position in range(100):
-        at = found.example(position, encoder)
+        at = found.examples([position], encoder)[0]
         assert isinstance(at, EncodedExample)
         assert at.example.prompt.count("OPTIONS:") == next(iter(blocks))
         if at.example.template == 1:
@@ -239,7 +242,7 @@ def test_the_options_setting_reaches_the_prompt(mode: str, blocks: dict[int, int
 
 def test_the_tokens_are_those_of_the_encoder(encoder: TextEncoder) -> None:
     for position in range(20):
-        at = mixture().example(position, encoder)
+        at = mixture().examples([position], encoder)[0]
         assert isinstance(at, EncodedExample)
         assert (at.prompt, at.target) == encoder.encode_pair(at.example.prompt, at.example.target)
         assert at.length == len(at.prompt) + len(at.target)

@@ -70,7 +70,7 @@ def test_numbers_of_exemplars_have_their_shares(encoder: TextEncoder) -> None:
 def test_arms_follow_from_the_position_alone(encoder: TextEncoder) -> None:
     found = mixture(shots=SHOTS, options="mixed")
     in_order = found.examples(range(60), encoder)
-    backwards = [found.example(position, encoder) for position in reversed(range(60))]
+    backwards = [found.examples([position], encoder)[0] for position in reversed(range(60))]
     assert in_order == backwards[::-1]
 
 

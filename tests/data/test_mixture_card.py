@@ -28,7 +28,7 @@ def mixture() -> Mixture:
 
 
 def examples(mixture: Mixture, encoder: TextEncoder, count: int) -> list[EncodedExample]:
-    found = [mixture.example(position, encoder) for position in range(count)]
+    found = [mixture.examples([position], encoder)[0] for position in range(count)]
     return [each for each in found if isinstance(each, EncodedExample)]
 
 

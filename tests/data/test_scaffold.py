@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from flanlab.data.arrow_types import readable
 from flanlab.data.lint import TaskLint, lint_task
 from flanlab.data.rendering import Example, prepare_row, render
 from flanlab.data.scaffold.columns import Column, reach, spoken
@@ -67,7 +68,9 @@ def draft(tmp_path: Path) -> Any:
 
     def make(rows: Any, cluster: str = "sentiment", answer: str | None = None) -> Draft:
         splits = rows if isinstance(rows, dict) else {"all": rows}
-        tables = {name: part if isinstance(part, pa.Table) else pa.Table.from_pylist(part) for name, part in splits.items()}
+        tables = {
+            name: readable(part if isinstance(part, pa.Table) else pa.Table.from_pylist(part)) for name, part in splits.items()
+        }
         found = Draft(tmp_path, tables, cluster, answer)
         assert [finding for finding in found.lint.findings if finding.level == "error"] == []
         assert len(found.task.templates) == 3
@@ -101,6 +104,7 @@ def with_features(table: pa.Table, **names: list[str]) -> pa.Table:
         ([4, 0, 2], ["0", "2", "4"], ["4", "0", "2"], "{{ options[[0, 2, 4].index(label)] }}"),
         ([-1, 1, 0], ["-1", "0", "1"], ["-1", "1", "0"], "{{ options[[-1, 0, 1].index(label)] }}"),
         ([1.0, 0.0], ["0", "1"], ["1", "0"], "{{ options[(label | int)] }}"),
+        (["a\x85b", "é\u2028"], ["a\x85b", "é"], ["a\x85b", "é"], "{{ label | trim }}"),
         (["no", 'Sci: "new"', "null"], ['Sci: "new"', "no", "null"], ["no", 'Sci: "new"', "null"], "{{ label | trim }}"),
     ],
 )
@@ -299,6 +303,8 @@ def choices(number: int) -> list[str]:
         ),
         lambda n: {**{f"choice{c}": text for c, text in enumerate(choices(n), start=1)}, "label": n % 3},
         lambda n: {**{f"answer {c}": text for c, text in zip("abc", choices(n), strict=True)}, "label": n % 3},
+        lambda n: {**{f"choice{c}": text for c, text in enumerate(choices(n))}, "answer": choices(n)[n % 3]},
+        lambda n: {**{f"choice{c}": text for c, text in enumerate(choices(n))}, "label": n % 3 if n != 7 else -1},
     ],
 )
 def test_choices_of_each_row(row: Any, draft: Any) -> None:
@@ -491,7 +497,7 @@ def test_tasks_with_the_same_rows_are_named_in_its_lineage() -> None:
         same_rows=["sst2"],
     )
     assert "derived_from:\n  sst2: the same rows\n" in made.text
-    assert '  config: "yes"\n' in made.text
+    assert "  config: 'yes'\n" in made.text
 
 
 def test_names_in_words() -> None:

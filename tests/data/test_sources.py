@@ -100,7 +100,9 @@ def test_files_are_read_as_they_are_written(name: str, content: str, rows: list[
         ("a.csv.gz", b"no gzip", "a.csv.gz"),
         ("a.arrow", b"no arrow", "a.arrow"),
         ("a.parquet", b"", "Parquet"),
-        ("a.parquet", b"PAR1" + b"\x15\x04" * 50 + b"\x10\x00\x00\x00PAR1", "Parquet"),
+        ("a.parquet", b"PAR1" + b"\x15\x04" * 50 + b"\x10\x00\x00\x00PAR1", "a.parquet: cannot be read"),
+        ("a.jsonl", b'{"a": 1.5}\n{"a": true}\n', "line 2: the column a has the value True"),
+        ("a.jsonl", b'{"a": [{"b": 2}]}\n{"a": [{"b": 1.0}, {"b": false}]}\n', "line 2: the column a"),
         ("a.txt", b"a", "this file type cannot be read"),
     ],
 )
@@ -459,3 +461,8 @@ def test_all_splits_of_a_data_set_come_from_the_hub_with_their_label_names(monke
         "test": [{"text": "b", "label": 0}],
     }
     assert label_names(tables["test"]) == {"label": ["bad", "good"]}
+
+
+@pytest.mark.parametrize("metadata", ["{}", "not json", '{"info": {}}', "[]", '{"info": {"features": []}}'])
+def test_other_metadata_names_no_labels(metadata: str) -> None:
+    assert label_names(pa.table({"a": [1]}, metadata={"huggingface": metadata})) == {}

@@ -129,6 +129,37 @@ def test_slices_of_two_files_keep_the_text_of_their_numbers(make_task: MakeTask)
     assert [str(row["a"]) for row in load_rows(task, "train")] == ["7", "2.5", "1.10"]
 
 
+@pytest.mark.parametrize(
+    ("one", "two", "joined"),
+    [
+        ([[7]], [[2.5]], ["[7]", "[2.5]"]),
+        ([{"b": 7}], [{"b": 2.5}], ["{'b': 7}", "{'b': 2.5}"]),
+        ([7], [Decimal("2.50")], ["7", "2.50"]),
+        ([Decimal("2.5")], [Decimal("2.50")], ["2.5", "2.50"]),
+        ([7.5], [Decimal("2.50")], ["7.5", "2.50"]),
+        ([None], [2.5], ["None", "2.5"]),
+        ([{"b": 7, "c": 0.5}], [{"b": 0.5, "c": 7}], ["{'b': 7, 'c': 0.5}", "{'b': 0.5, 'c': 7}"]),
+        ([{"b": 7}], [{"c": 7}], ["{'b': 7, 'c': None}", "{'b': None, 'c': 7}"]),
+    ],
+)
+def test_shards_of_different_number_types_keep_the_text_of_their_numbers(
+    one: list[Any], two: list[Any], joined: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "some" / "data" / "default"
+    folder.mkdir(parents=True)
+    for number, cells in enumerate((one, two)):
+        pq.write_table(pa.table({"a": cells}), folder / f"train-{number:05}-of-00002.parquet")
+    assert [str(cell) for cell in load_splits("some/data", None, mirror=tmp_path)["train"]["a"].to_pylist()] == joined
+
+
+def test_lists_of_numbers_in_two_json_files_go_together(make_task: MakeTask) -> None:
+    task = make_task(source={"files": {"one": "one.jsonl", "two": "two.jsonl"}, "splits": {"train": "one+two"}})
+    assert task.path is not None
+    (task.path.parent / "one.jsonl").write_text('{"a": [1.10, 2]}\n')
+    (task.path.parent / "two.jsonl").write_text('{"a": [3]}\n')
+    assert [str(row["a"]) for row in load_rows(task, "train")] == ["[1.10, 2]", "[3]"]
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".parquet", ".arrow"])
 def test_cells_of_several_megabytes(suffix: str, tmp_path: Path) -> None:
     text = "a sentence, of many\n" * 250_000

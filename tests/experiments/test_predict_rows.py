@@ -296,3 +296,9 @@ def test_rows_of_a_task_with_options_of_their_own(tiny: LoadedModel, make_task: 
 def test_a_file_of_rows_is_read(tiny: LoadedModel, comments: Task, tmp_path: Path) -> None:
     write_rows(tmp_path / "in.jsonl", MANY[:3])
     assert predict(tiny, comments, tmp_path / "in.jsonl").rows() == predict(tiny, comments, MANY[:3]).rows()
+
+
+def test_numbers_of_rows_in_memory_keep_their_text() -> None:
+    assert [str(row["n"]) for row in table_of([{"n": 7}, {"n": 2.5}]).to_pylist()] == ["7", "2.5"]
+    with pytest.raises(FlanlabError, match="do not go together"):
+        table_of([{"n": 2.5}, {"n": True}])

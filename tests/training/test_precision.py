@@ -104,7 +104,7 @@ def test_gradients_of_the_rest_are_those_of_whole_training(tiny_folder: Path, tm
     for trains in (True, False):
         loaded = load_model(str(tiny_folder), device="cpu")
         model = prepare_for_training(loaded, make_settings(train_embeddings=trains))
-        example = make_mixture(tmp_path / "tasks").example(0, loaded.encoder)
+        example = make_mixture(tmp_path / "tasks").examples([0], loaded.encoder)[0]
         assert isinstance(example, EncodedExample)
         packed_loss(model, [example]).backward()
         found[trains] = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
@@ -128,7 +128,7 @@ def test_other_methods_do_not_train_embeddings(tiny: LoadedModel) -> None:
 
 
 def test_a_frozen_output_layer_computes_as_under_autocast(tiny: LoadedModel, tmp_path: Path) -> None:
-    example = make_mixture(tmp_path / "tasks").example(0, tiny.encoder)
+    example = make_mixture(tmp_path / "tasks").examples([0], tiny.encoder)[0]
     assert isinstance(example, EncodedExample)
     settings = make_settings(train_embeddings=False, compute_dtype="bfloat16")
     head, states = tiny.model.get_output_embeddings(), torch.randn(5, 32)
@@ -144,7 +144,7 @@ def test_a_frozen_output_layer_computes_as_under_autocast(tiny: LoadedModel, tmp
 def test_weights_are_cast_once_a_step(tiny: LoadedModel, tmp_path: Path) -> None:
     """Many micro-batches cost no more casts of weights than one, and give the same update."""
     mixture = make_mixture(tmp_path / "tasks")
-    examples = [found for place in range(8) if isinstance(found := mixture.example(place, tiny.encoder), EncodedExample)]
+    examples = [found for place in range(8) if isinstance(found := mixture.examples([place], tiny.encoder)[0], EncodedExample)]
     weight = next(value for name, value in tiny.model.named_parameters() if name.endswith("gate_proj.weight"))
     casts = []
 

@@ -19,7 +19,7 @@ from tests.training.stream import make_mixture
 def test_steps_hold_the_stream_in_order(tiny: LoadedModel, tmp_path: Path) -> None:
     mixture = make_mixture(tmp_path)
     steps = list(steps_of_examples(mixture, tiny.encoder, 3, 2, 6, workers=0))
-    expected = [mixture.example(position, tiny.encoder) for position in range(6, 18)]
+    expected = [mixture.examples([position], tiny.encoder)[0] for position in range(6, 18)]
     assert [example for step in steps for example in step] == [one for one in expected if isinstance(one, EncodedExample)]
     assert len(steps) == 4
 

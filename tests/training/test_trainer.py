@@ -75,7 +75,7 @@ def test_log_counts_and_learning_rates(go: Any, tiny: LoadedModel, tmp_path: Pat
     assert [record["learning_rate"] for record in log] == [settings.learning_rate_at(step) for step in range(8)]
     per_step = examples_per_step(mixture, tiny.encoder, settings)
     assert per_step == round(160 / mixture.mean_length(tiny.encoder))
-    third = [mixture.example(position, tiny.encoder) for position in range(2 * per_step, 3 * per_step)]
+    third = [mixture.examples([position], tiny.encoder)[0] for position in range(2 * per_step, 3 * per_step)]
     encoded = [found for found in third if isinstance(found, EncodedExample)]
     assert len(encoded) == per_step
     assert log[2]["examples"] == per_step
@@ -88,7 +88,7 @@ def test_first_loss_is_the_mean_over_target_tokens(go: Any, tiny: LoadedModel, t
     per_step = examples_per_step(mixture, tiny.encoder, make_settings())
     reference, total, count = stock_model(tiny_folder), 0.0, 0
     for position in range(per_step):
-        found = mixture.example(position, tiny.encoder)
+        found = mixture.examples([position], tiny.encoder)[0]
         assert isinstance(found, EncodedExample)
         ids = torch.tensor([found.prompt + found.target])
         labels = torch.tensor([[-100] * len(found.prompt) + found.target])
@@ -320,7 +320,7 @@ def test_optimizers_take_their_settings(tiny: LoadedModel) -> None:
 def test_gradient_is_clipped(tiny: LoadedModel, tmp_path: Path) -> None:
     """One step of plain gradient descent moves the weights by the learning rate times the clipped norm."""
     mixture = make_mixture(tmp_path / "tasks")
-    found = [mixture.example(position, tiny.encoder) for position in range(4)]
+    found = [mixture.examples([position], tiny.encoder)[0] for position in range(4)]
     examples = [one for one in found if isinstance(one, EncodedExample)]
     settings = make_settings(gradient_clip=0.125)
     model = prepare_for_training(tiny, settings)
@@ -360,7 +360,7 @@ def test_saved_adapter_is_loaded_merged(tiny_folder: Path, tmp_path: Path) -> No
 def test_step_with_a_non_finite_loss_changes_no_weight(
     tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = make_mixture(tmp_path / "tasks").example(0, tiny.encoder)
+    found = make_mixture(tmp_path / "tasks").examples([0], tiny.encoder)[0]
     assert isinstance(found, EncodedExample)
     model = prepare_for_training(tiny, make_settings())
     before = [value.detach().clone() for value in model.parameters()]

@@ -168,7 +168,7 @@ def _tables(
     from flanlab.data.table_files import read_table
 
     if path is not None:
-        if shard := shard_of(path):
+        if (shard := shard_of(path)) and shard.total > 1:
             raise FlanlabError(
                 f"{path}: is one of {shard.total} shards of the split {shard.split}, and a task file reads one file.",
                 hint="Write all shards to one file. If this shard is enough, rename it so that its name does not end in"

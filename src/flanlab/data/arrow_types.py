@@ -38,10 +38,8 @@ def _plain(kind: pa.DataType, float32: pa.DataType) -> pa.DataType:
         return _plain(kind.value_type, float32)
     if isinstance(kind, pa.JsonType):
         return _plain(kind.storage_type, float32)
-    if types.is_large_binary(kind):
-        return pa.large_string()
-    if types.is_string_view(kind) or types.is_binary(kind) or types.is_binary_view(kind) or types.is_fixed_size_binary(kind):
-        return pa.string()
+    if types.is_string_view(kind) or _is_bytes(kind):
+        return pa.large_string() if types.is_large_binary(kind) else pa.string()
     if types.is_float32(kind):
         return float32
     if types.is_decimal(kind) and kind.scale == 0:
@@ -79,9 +77,8 @@ def _converted(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
 
 def _is_bytes(kind: pa.DataType) -> bool:
     types = pa.types
-    return bool(
-        types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind) or types.is_fixed_size_binary(kind)
-    )
+    are_bytes = (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)
+    return any(check(kind) for check in are_bytes)
 
 
 def _rebuilt(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import gzip
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flanlab.data.ngrams import Piece
-from flanlab.data.written_numbers import read_json
+from flanlab.data.table_files import decoded, json_object, table_suffix
 from flanlab.errors import FlanlabError
+from flanlab.files import reading
 from flanlab.progress import meter
 
 _Bytes = BufferedReader | gzip.GzipFile
@@ -36,13 +35,13 @@ def corpus_files(paths: Sequence[Path]) -> list[Path]:
     files: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
-            inside = [file for file in sorted(path.rglob("*")) if file.is_file() and _suffix(file)]
+            inside = [file for file in sorted(path.rglob("*")) if file.is_file() and table_suffix(file, SUFFIXES)]
             if not inside:
                 raise FlanlabError(f"{path}: has no files of text.", hint=f"Readable files end in: {', '.join(SUFFIXES)}.")
             files.update(dict.fromkeys(inside))
         elif not path.is_file():
             raise FlanlabError(f"{path}: there is no such file or folder.", hint="Correct the path of the corpus.")
-        elif not _suffix(path):
+        elif not table_suffix(path, SUFFIXES):
             raise FlanlabError(f"{path}: this file type cannot be read.", hint=f"Use: {', '.join(SUFFIXES)}.")
         else:
             files[path] = None
@@ -74,20 +73,15 @@ def read_corpus(files: Sequence[Path], columns: Sequence[str] = ()) -> Iterator[
 
 def _pieces(path: Path, columns: Sequence[str]) -> Iterator[tuple[Piece, int]]:
     """Pieces of a file, each with the bytes of the file read so far."""
-    try:
-        if _suffix(path) == ".parquet":
+    suffix = table_suffix(path, SUFFIXES) or ""
+    with reading(path, "Download the file again, or leave it out."):
+        if suffix == ".parquet":
             yield from _parquet_pieces(path, columns)
             return
-        with path.open("rb") as raw, gzip.open(raw) if _suffix(path).endswith(".gz") else raw as file:
-            is_text = _suffix(path).startswith(".txt")
+        with path.open("rb") as raw, gzip.open(raw) if suffix.endswith(".gz") else raw as file:
+            is_text = suffix.startswith(".txt")
             for piece in _text_pieces(path, file) if is_text else _json_pieces(path, file, columns):
                 yield piece, raw.tell()
-    except (OSError, EOFError, UnicodeError, zlib.error, pa.ArrowException) as error:
-        raise FlanlabError(f"{path}: {error}", hint="The file is damaged: download it again, or leave it out.") from error
-
-
-def _suffix(path: Path) -> str:
-    return next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
 
 
 def _text_pieces(path: Path, file: _Bytes) -> Iterator[Piece]:
@@ -99,8 +93,7 @@ def _text_pieces(path: Path, file: _Bytes) -> Iterator[Piece]:
         cut = max(text.rfind(space) for space in (b"\n", b" ", b"\t", b"\r")) + 1 if block else len(text)
         text, rest = text[:cut], text[cut:]
         if text:
-            decoded = _decoded(path, line, text, first=not begun)
-            yield Piece(str(path), "", decoded, continues=begun, first_line=line)
+            yield Piece(str(path), "", decoded(path, text, line, first=not begun), continues=begun, first_line=line)
             line += text.count(b"\n")
             begun = True
         if not block:
@@ -109,21 +102,10 @@ def _text_pieces(path: Path, file: _Bytes) -> Iterator[Piece]:
 
 def _json_pieces(path: Path, file: _Bytes, columns: Sequence[str]) -> Iterator[Piece]:
     for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = read_json(_decoded(path, number, line, first=number == 1))
-        except (ValueError, RecursionError) as error:
-            raise FlanlabError(
-                f"{path}, line {number}: not valid JSON: {error}", hint='Each line is one object: {"text": "...", ...}.'
-            ) from error
-        if not isinstance(record, dict):
-            raise FlanlabError(
-                f"{path}, line {number}: is not a JSON object.", hint='Each line is one object: {"text": "...", ...}.'
-            )
-        where = f"line {number}"
-        chosen = _chosen_columns(f"{path}, {where}", list(record), columns)
-        yield Piece(str(path), where, _text_of(f"{path}, {where}", record, chosen))
+        if line.strip():
+            place = f"{path}, line {number}"
+            record = json_object(place, decoded(path, line, number, first=number == 1))
+            yield Piece(str(path), f"line {number}", _text_of(place, record, _chosen_columns(place, list(record), columns)))
 
 
 def _parquet_pieces(path: Path, columns: Sequence[str]) -> Iterator[tuple[Piece, int]]:
@@ -137,16 +119,6 @@ def _parquet_pieces(path: Path, columns: Sequence[str]) -> Iterator[tuple[Piece,
                 number += 1
                 piece = Piece(str(path), where, _text_of(f"{path}, {where}", record, chosen))
                 yield piece, size * number // file.metadata.num_rows
-
-
-def _decoded(path: Path, line: int, content: bytes, *, first: bool) -> str:
-    try:
-        return content.decode("utf-8-sig" if first else "utf-8")
-    except UnicodeDecodeError as error:
-        line += content.count(b"\n", 0, error.start)
-        raise FlanlabError(
-            f"{path}, line {line}: is not UTF-8.", hint="Save the file with UTF-8 encoding, for example with iconv."
-        ) from error
 
 
 def _chosen_columns(where: str, there: Sequence[str], wanted: Sequence[str]) -> Sequence[str]:

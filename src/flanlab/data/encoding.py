@@ -96,11 +96,7 @@ class Encoder(ABC):
         """Text of tokens, without special tokens."""
 
     def encode(
-        self,
-        prompt: str,
-        answers: Sequence[str],
-        style: PromptStyle = "instruction",
-        exemplars: Sequence[tuple[str, str]] = (),
+        self, prompt: str, answers: Sequence[str], style: PromptStyle = "instruction", exemplars: Sequence[tuple[str, str]] = ()
     ) -> EncodedQuestion:
         """Encode a prompt with each of its answers, after exemplars (each with prompt and target) in the given order.
 
@@ -119,18 +115,15 @@ class Encoder(ABC):
     def _encode(self, questions: Sequence[tuple[str, Sequence[str]]], style: PromptStyle) -> list[EncodedQuestion]:
         # The space belongs to the answer, because most tokenizers make one token of a space and a word.
         glue = " " if style == "baseline" else ""
-        places: dict[str, int] = {}  # a text that occurs again, as options do, is encoded once
-        plans = []
-        for context, answers in questions:
-            apart = not glue and self._joins_cleanly(context, answers)
+        are_apart = [not glue and self._joins_cleanly(context, answers) for context, answers in questions]
+        texts = []
+        for apart, (context, answers) in zip(are_apart, questions, strict=True):
             before = "\n" if apart else context + glue
-            texts = (context, *(before + as_text(answer) for answer in answers))
-            plans.append((apart, [places.setdefault(text, len(places)) for text in texts]))
-        tokens = self._tokens(list(places))
+            texts.append([context, *(before + as_text(answer) for answer in answers)])
         start, end = ([], self.turn_end) if style == "chat" else (self._start, self.end)
         encoded = []
-        for apart, at in plans:
-            context_ids, *answer_ids = (start + tokens[place] for place in at)
+        for apart, tokens in zip(are_apart, self._tokens_of_each(texts), strict=True):
+            context_ids, *answer_ids = (start + ids for ids in tokens)
             if apart:
                 boundary, answers_begin = len(context_ids), len(start) + len(self._line_break)
             else:
@@ -139,6 +132,13 @@ class Encoder(ABC):
             answers_ids = [[*ids[answers_begin:], end] for ids in answer_ids]
             encoded.append(EncodedQuestion(context_ids[:boundary], answers_ids))
         return encoded
+
+    def _tokens_of_each(self, texts: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+        """Tokens of the texts of each question. A text that occurs again, as options do, is encoded once."""
+        places: dict[str, int] = {}
+        at = [[places.setdefault(text, len(places)) for text in own] for own in texts]
+        tokens = self._tokens(list(places))
+        return [[tokens[place] for place in own] for own in at]
 
     def encode_pair(self, prompt: str, target: str) -> tuple[list[int], list[int]]:
         """Prompt and target of one training example. The target ends with the end token."""
@@ -186,6 +186,7 @@ class TextEncoder(Encoder):
                 hint="Use a model whose tokenizer defines eos_token.",
             )
         self.tokenizer = tokenizer
+        self._backend: Any = getattr(tokenizer, "backend_tokenizer", None)
         self.end: int = tokenizer.eos_token_id
         try:
             starts = tokenizer("a")["input_ids"][:1]
@@ -224,7 +225,7 @@ class TextEncoder(Encoder):
     @property
     def hash(self) -> str:
         """Hash of the tokenizer: vocabulary, merges, special tokens and chat template."""
-        backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
+        backend = self._backend
         content = backend.to_str() if backend is not None else repr(sorted(self.tokenizer.get_vocab().items()))
         return hashlib.blake2b(
             f"{content}{getattr(self.tokenizer, 'chat_template', '')}{self.end}{self._start}{sorted(self._ends)}".encode(),
@@ -235,9 +236,9 @@ class TextEncoder(Encoder):
     def newline_tokens(self) -> frozenset[int]:
         """Tokens that contain a line break."""
         tokens = [[token] for token in range(len(self.tokenizer))]
-        backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
         # Without transformers' wrapper, which takes most of the time and does not change line breaks.
-        texts = backend.decode_batch(tokens, False) if backend is not None else self.tokenizer.batch_decode(tokens)
+        by_backend = self._backend is not None
+        texts = self._backend.decode_batch(tokens, False) if by_backend else self.tokenizer.batch_decode(tokens)
         return frozenset(token for token, text in enumerate(texts) if "\n" in text)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -258,17 +259,11 @@ class TextEncoder(Encoder):
         """A dialogue as transformers writes it with the chat template, but always with the same date."""
         from transformers.utils.chat_template_utils import _compile_jinja_template
 
+        given = {"messages": list(messages), "add_generation_prompt": answer_follows, "strftime_now": CHAT_DATE.strftime}
+        usual = {**self.tokenizer.special_tokens_map, "tools": None, "documents": None}
         try:
             template = _compile_jinja_template(self.tokenizer.get_chat_template())
-            given = {**self.tokenizer.special_tokens_map, "tools": None, "documents": None, **self.chat_template_args}
-            return str(
-                template.render(
-                    messages=list(messages),
-                    add_generation_prompt=answer_follows,
-                    strftime_now=CHAT_DATE.strftime,
-                    **given,
-                )
-            )
+            return str(template.render({**usual, **self.chat_template_args, **given}))
         # A template is a program and may fail in any way.
         except Exception as error:
             raise FlanlabError(
@@ -279,8 +274,8 @@ class TextEncoder(Encoder):
     @cached_property
     def _line_break(self) -> list[int]:
         """The tokens of a line break, if the tokenizer always splits after one; else none."""
-        backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
-        return self._tokens(["\n"])[0] if backend is not None and cuts_after_line_breaks(backend.to_str()) else []
+        is_known = self._backend is not None and cuts_after_line_breaks(self._backend.to_str())
+        return self._tokens(["\n"])[0] if is_known else []
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
         return self._special.tokens(texts)
@@ -323,17 +318,12 @@ class SeparateTextEncoder(TextEncoder):
         )
 
     def _encode(self, questions: Sequence[tuple[str, Sequence[str]]], style: PromptStyle) -> list[EncodedQuestion]:
-        places: dict[str, int] = {}  # a text that occurs again, as options do, is encoded once
-        plans = [
-            [places.setdefault(text, len(places)) for text in (context, *map(as_text, answers))]
-            for context, answers in questions
-        ]
-        tokens = self._tokens(list(places))
+        texts = [[context, *map(as_text, answers)] for context, answers in questions]
         before, after = self._around
         # The encoder needs at least one token.
         return [
-            EncodedQuestion([*before, *tokens[prompt], *after] or [self.end], [[*tokens[place], self.end] for place in answers])
-            for prompt, *answers in plans
+            EncodedQuestion([*before, *prompt, *after] or [self.end], [[*ids, self.end] for ids in answers])
+            for prompt, *answers in self._tokens_of_each(texts)
         ]
 
 
@@ -365,8 +355,5 @@ class CharacterEncoder(Encoder):
 
 
 def _common_prefix_length(sequences: Sequence[Sequence[int]]) -> int:
-    shortest = min(sequences, key=len)
-    for position, tokens in enumerate(zip(*sequences, strict=False)):
-        if any(token != tokens[0] for token in tokens):
-            return position
-    return len(shortest)
+    beside = enumerate(zip(*sequences, strict=False))
+    return next((place for place, tokens in beside if tokens.count(tokens[0]) < len(tokens)), min(map(len, sequences)))

@@ -9,12 +9,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from flanlab.data import lint_answer_rules, lint_file_rules, lint_rules  # noqa: F401  (declare the rules)
 from flanlab.data.choices import choose, permutation
 from flanlab.data.encoding import TextEncoder
-from flanlab.data.lint_answer_rules import ANSWER_RULES
-from flanlab.data.lint_file_rules import FILE_RULES
-from flanlab.data.lint_rules import ROW_RULES
-from flanlab.data.lint_sample import Answered, Finding, Sample, Shown, input_variables, numbered_prompts
+from flanlab.data.lint_sample import RULES, Answered, Finding, Sample, Shown, input_variables, numbered_prompts
 from flanlab.data.rendering import BASELINE, PreparedRow, prepare_row, render
 from flanlab.data.sources import Rows, label_names
 from flanlab.errors import FlanlabError
@@ -47,16 +45,6 @@ class TaskLint:
     """Including the OPTIONS block; None without a tokenizer."""
     target_tokens: Lengths | None = None
 
-    @property
-    def errors(self) -> list[Finding]:
-        """Findings that make examples wrong."""
-        return [finding for finding in self.findings if finding.level == "error"]
-
-    @property
-    def warnings(self) -> list[Finding]:
-        """Findings that may be intended."""
-        return [finding for finding in self.findings if finding.level == "warning"]
-
 
 COUNTED_ROWS = 20_000
 """Rows of a split whose answers and inputs are counted. Histograms and repeated rows need more than a sample."""
@@ -76,18 +64,21 @@ def lint_task(
 
     Errors of the task or its rows become findings and are not raised.
     """
-    failures = _Failures(task)
+    failures: _Failures = defaultdict(list)
     rows: list[tuple[str, PreparedRow]] = []
     by_template: dict[int, list[Shown]] = defaultdict(list)
     lengths: dict[int, list[tuple[int, int]]] = defaultdict(list)
     merged: dict[str, list[Shown]] = defaultdict(list)
     for split, split_rows in rows_by_split.items():
         for index in _chosen(task, split, len(split_rows), rows_per_split):
-            row = failures.prepared(split, split_rows, index)
-            if row is None:
+            try:
+                row = prepare_row(task, split_rows[index], index)
+                _ = row.options
+            except FlanlabError as error:
+                failures["unreadable-row", None].append((index, error))
                 continue
             rows.append((split, row))
-            shown = failures.rendered(split, row)
+            shown = _shown(task, split, row, failures)
             for item in shown:
                 by_template[item.example.template].append(item)
             templates = [item for item in shown if item.example.template != BASELINE]
@@ -102,9 +93,14 @@ def lint_task(
     names = {column: names for split_rows in rows_by_split.values() for column, names in label_names(split_rows.table).items()}
     sample = Sample(task, rows, by_template, answered, lengths, merged, names)
     findings = [
-        *failures.findings(len(rows)),
-        *(finding for rule in (*FILE_RULES, *ROW_RULES, *ANSWER_RULES) for finding in rule(sample)),
+        Finding("error", name, f"{len(cases)} of {len(rows)} rows: {error.message}", error.hint, template, index)
+        for (name, template), cases in failures.items()
+        for index, error in cases[:1]
     ]
+    for rule in RULES:
+        for found in rule.check(sample):
+            level, name, hint = found.level or rule.level, found.rule or rule.name, found.hint or rule.hint
+            findings.append(Finding(level, name, found.message, hint, found.template, found.row))
     findings = _told_once(findings, len(numbered_prompts(task)))
     findings.sort(key=lambda finding: (finding.level != "error", finding.rule, finding.template or 0))
     pairs = [pair for template_pairs in lengths.values() for pair in template_pairs]
@@ -129,44 +125,22 @@ def _told_once(findings: list[Finding], prompts: int) -> list[Finding]:
     return reported
 
 
-class _Failures:
-    """Rows that cannot be rendered. An error in all templates of a row is reported once."""
+_Failures = dict[tuple[str, int | None], list[tuple[int, FlanlabError]]]
+"""Rule and template (None: all of them) to the rows that cannot be rendered, each with its error."""
 
-    def __init__(self, task: Task) -> None:
-        self._task = task
-        self._found: dict[tuple[str, int | None], list[tuple[int, FlanlabError]]] = defaultdict(list)
 
-    def prepared(self, split: str, rows: Rows, index: int) -> PreparedRow | None:
+def _shown(task: Task, split: str, row: PreparedRow, failures: _Failures) -> list[Shown]:
+    """The row through each template that can render it, and the baseline prompt. An error in all of them is reported once."""
+    shown: list[Shown] = []
+    failed: dict[int | None, tuple[int, FlanlabError]] = {}
+    for number, _ in numbered_prompts(task):
         try:
-            row = prepare_row(self._task, rows[index], index)
-            _ = row.options
+            shown.append(Shown(split, row, render(task, number, row)))
         except FlanlabError as error:
-            self._found["unreadable-row", None].append((index, error))
-            return None
-        return row
-
-    def rendered(self, split: str, row: PreparedRow) -> list[Shown]:
-        """The row through each template that can render it, and the baseline prompt."""
-        shown, failed = [], []
-        for number, _ in numbered_prompts(self._task):
-            try:
-                shown.append(Shown(split, row, render(self._task, number, row)))
-            except FlanlabError as error:
-                failed.append((number, error))
-        if not shown:
-            self._found["not-renderable", None].append((row.index, failed[0][1]))
-        else:
-            for number, fault in failed:
-                self._found["not-renderable", number].append((row.index, fault))
-        return shown
-
-    def findings(self, total: int) -> list[Finding]:
-        findings = []
-        for (rule, template), cases in self._found.items():
-            row, fault = cases[0]
-            message = f"{len(cases)} of {total} rows: {fault.message}"
-            findings.append(Finding("error", rule, message, fault.hint, template=template, row=row))
-        return findings
+            failed[number] = row.index, error
+    for number, case in failed.items() if shown else [(None, next(iter(failed.values())))]:
+        failures["not-renderable", number].append(case)
+    return shown
 
 
 def _chosen(task: Task, split: str, length: int, count: int) -> list[int]:

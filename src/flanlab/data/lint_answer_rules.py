@@ -4,36 +4,35 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from flanlab.data.lint_rules import FEW
-from flanlab.data.lint_sample import Finding, Rule, Sample, Shown, count_of, rows_finding, template_list
+from flanlab.data.lint_sample import FEW, Problem, Sample, Shown, count_of, in_rows, rule, template_list
 from flanlab.tasks.templating import variables_in
 
 
-def answers_are_what_the_labels_mean(sample: Sample) -> Iterator[Finding]:
+@rule("error", "wrong-label", "")
+def answers_are_what_the_labels_mean(sample: Sample) -> Iterator[Problem]:
     """If an answer is the name of a label in the data, it is the name of the row's own label.
 
     Label ids have the order that the data set declares, which may be unexpected: CB's is entailment, contradiction, neutral.
     """
-    for column, names in _answer_columns(sample).items():
+    used = _columns_of_the_answer(sample)
+    for column, names in sample.label_names.items():
         plain = [_plain(name) for name in names]
         wrong = {
             number: hits
             for number, shown in sample.by_template.items()
-            if (hits := [item for item in shown if _is_wrong(item, plain, column)])
+            if column in used and (hits := [item for item in shown if _is_wrong(item, plain, column)])
         }
         if wrong:
-            first = next(iter(wrong.values()))[0]
-            yield Finding(
-                "error",
-                "wrong-label",
+            number, (first, *_) = next(iter(wrong.items()))
+            yield Problem(
                 f"The answer is {first.example.target!r}, but the data's `{column}` is"
                 f" {_name_of(plain, first.row.columns[column])!r}, in {template_list(sorted(wrong))}"
                 f" (first: {first.split} row {first.row.index}).",
-                f"List the options in the order of the data's label ids: {', '.join(names)}.",
-                template=next(iter(wrong)) if len(wrong) == 1 else None,
-                row=first.row.index,
+                number if len(wrong) == 1 else None,
+                first.row.index,
+                hint=f"List the options in the order of the data's label ids: {', '.join(names)}.",
             )
 
 
@@ -41,12 +40,6 @@ def _is_wrong(item: Shown, names: list[str], column: str) -> bool:
     """Whether the answer is the name of a label other than the row's."""
     answer = _plain(item.example.target)
     return bool(item.example.options) and answer in names and answer != _name_of(names, item.row.columns.get(column))
-
-
-def _answer_columns(sample: Sample) -> dict[str, list[str]]:
-    """The columns with named labels that the answer uses, directly or through a field."""
-    used = _columns_of_the_answer(sample)
-    return {column: list(names) for column, names in sample.label_names.items() if column in used}
 
 
 def _columns_of_the_answer(sample: Sample) -> frozenset[str]:
@@ -64,95 +57,67 @@ def _plain(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.casefold().replace("_", " ")))
 
 
-def labels_stay_apart(sample: Sample) -> Iterator[Finding]:
+@rule(
+    "warning", "merged-labels", "Leave out the rows of a label that is not an answer with `filter`, or give it its own option."
+)
+def labels_stay_apart(sample: Sample) -> Iterator[Problem]:
     """No two labels of the data have the same answer, such as neutral tweets that count as negative."""
-    if not isinstance(sample.task.options, list):
-        return
     columns = _columns_of_the_answer(sample)
-    shown = sample.by_template.get(next(iter(sample.task.forward_templates())), ())
-    if len(columns) != 1:
+    if not isinstance(sample.task.options, list) or len(columns) != 1:
         return
     (column,) = columns
     labels: dict[str, set[object]] = defaultdict(set)
-    for item in shown:
+    for item in sample.by_template.get(next(iter(sample.task.forward_templates())), ()):
         label = item.row.columns.get(column)
         if isinstance(label, int | str):
             labels[item.example.target].add(label)
     for answer, found in labels.items():
         if 1 < len(found) <= _MOST_LABELS:
             several = ", ".join(map(repr, sorted(found, key=str)))
-            yield Finding(
-                "warning",
-                "merged-labels",
-                f"The answer is {answer!r} for each of the labels {several} in the column `{column}`.",
-                "Leave out the rows of a label that is not an answer with `filter`, or give it its own option.",
-            )
+            yield Problem(f"The answer is {answer!r} for each of the labels {several} in the column `{column}`.")
 
 
 _MOST_LABELS = 20
 """A column with more different values is text or a number, not a label."""
 
 
-def instructions_name_every_option(sample: Sample) -> Iterator[Finding]:
+@rule("warning", "options-partly-named", "Name all of them, or none.")
+def instructions_name_every_option(sample: Sample) -> Iterator[Problem]:
     """An instruction that names answers names all of them: "yes or no" does not ask for one of three."""
     for number, template in enumerate(sample.task.templates, 1):
         options = template.options or sample.task.options
         if template.direction != "forward" or not isinstance(options, list) or len(options) < 3:
             continue
         written = f" {_plain(re.sub(r'{[{%].*?[%}]}', ' | ', template.prompt, flags=re.DOTALL))} "
-        named = [option for option in options if f" {_plain(option)} " in written]
-        if 1 < len(named) < len(options):
-            left_out = ", ".join(repr(option) for option in options if option not in named)
-            yield Finding(
-                "warning",
-                "options-partly-named",
-                f"The prompt names {len(named)} of the {len(options)} options, but not {left_out}.",
-                "Name all of them, or none.",
-                template=number,
+        left_out = [option for option in options if f" {_plain(option)} " not in written]
+        if 1 < (named := len(options) - len(left_out)) < len(options):
+            yield Problem(
+                f"The prompt names {named} of the {len(options)} options, but not {', '.join(map(repr, left_out))}.", number
             )
 
 
-def answers_are_words(sample: Sample) -> Iterator[Finding]:
+@rule("warning", "mark-for-answer", "Answer with the words of the item. The renderer lists the options itself.")
+def answers_are_words(sample: Sample) -> Iterator[Problem]:
     """An answer is not the label of a list item, such as [4] or (b), which would mean nothing without the list."""
-    for number, shown in sample.by_template.items():
-        hits = [item for item in shown if _MARK.fullmatch(item.example.target)]
-        if len(hits) > len(shown) / 2:
-            yield rows_finding(
-                "warning",
-                "mark-for-answer",
-                number,
-                hits,
-                len(shown),
-                f"The answer is the label of a list item ({hits[0].example.target!r})",
-                "Answer with the words of the item. The renderer lists the options itself.",
-            )
+    return in_rows(
+        sample,
+        lambda item: _MARK.fullmatch(item.example.target),
+        lambda mark: f"The answer is the label of a list item ({mark.group()!r})",
+        more_than=0.5,
+    )
 
 
 _MARK = re.compile(r"[\[(](?:\d{1,2}|[A-Za-z])[\])][.:]?|(?:\d{1,2}|[A-Za-z])\)")
 
 
-def answers_begin_with_a_token(sample: Sample) -> Iterator[Finding]:
+@rule("warning", "merged-boundary", "Check how the answers begin: a space or a line break there merges with the separator.")
+def answers_begin_with_a_token(sample: Sample) -> Iterator[Problem]:
     """No token spans the end of the prompt and the beginning of the answer."""
     total = sum(map(len, sample.lengths.values()))
     for tokenizer, hits in sample.merged.items():
         if len(hits) > FEW * total:
-            yield Finding(
-                "warning",
-                "merged-boundary",
-                f"With the tokenizer of {tokenizer} one token ends the prompt and begins the answer in {_places(hits, total)}.",
-                "Check how the answers begin: a space or a line break there merges with the separator.",
+            where = count_of(len(hits), total, hits[0].split, hits[0].row.index)
+            yield Problem(
+                f"With the tokenizer of {tokenizer} one token ends the prompt and begins the answer in {where}.",
                 row=hits[0].row.index,
             )
-
-
-def _places(hits: Sequence[Shown], total: int) -> str:
-    return count_of(len(hits), total, hits[0].split, hits[0].row.index)
-
-
-ANSWER_RULES: tuple[Rule, ...] = (
-    answers_are_what_the_labels_mean,
-    labels_stay_apart,
-    instructions_name_every_option,
-    answers_are_words,
-    answers_begin_with_a_token,
-)

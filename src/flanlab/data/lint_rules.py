@@ -12,13 +12,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flanlab.data.lint_sample import (
-    Finding,
-    Rule,
+    FEW,
+    Problem,
     Sample,
+    Shown,
     count_of,
+    in_rows,
     input_variables,
     numbered_prompts,
-    rows_finding,
+    problem_of,
+    rule,
     template_list,
     unguarded_variables_in,
 )
@@ -27,7 +30,8 @@ from flanlab.tasks.schema import Task
 from flanlab.tasks.templating import variables_in
 
 
-def fields_are_filled(sample: Sample) -> Iterator[Finding]:
+@rule("error", "null-field", "")
+def fields_are_filled(sample: Sample) -> Iterator[Problem]:
     """No template prints a field that is null or empty. A template with `{% if field %}` around it is fine."""
     printed: dict[str, list[int]] = defaultdict(list)
     for number, template in numbered_prompts(sample.task):
@@ -39,20 +43,19 @@ def fields_are_filled(sample: Sample) -> Iterator[Finding]:
     for name, numbers in sorted(printed.items()):
         found: dict[str, list[tuple[str, PreparedRow]]] = defaultdict(list)
         for split, row in sample.rows:
-            if not any((number, split, row.index) in rendered for number in numbers):
-                continue
-            if fault := _lack(sample.task, name, row):
+            is_rendered = any((number, split, row.index) in rendered for number in numbers)
+            if is_rendered and (fault := _lack(sample.task, name, row)):
                 found[fault].append((split, row))
         for fault, hits in found.items():
             split, row = hits[0]
-            yield Finding(
-                "warning" if fault.endswith("in the data") else "error",
-                "empty-field" if fault == "is empty" else "null-field",
+            yield Problem(
                 f"The field `{name}` {fault} in {count_of(len(hits), len(sample.rows), split, row.index)},"
                 f" and {template_list(numbers)} {'prints' if len(numbers) == 1 else 'print'} it anyway.",
-                "Leave such rows out with `filter`, or write {% if " + name + " %} ... {% endif %} around it.",
-                template=numbers[0] if len(numbers) == 1 else None,
-                row=row.index,
+                numbers[0] if len(numbers) == 1 else None,
+                row.index,
+                level="warning" if fault.endswith("in the data") else None,
+                rule="empty-field" if fault == "is empty" else None,
+                hint=f"Leave such rows out with `filter`, or write {{% if {name} %}} ... {{% endif %}} around it.",
             )
 
 
@@ -80,28 +83,18 @@ def _is_null(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def nothing_is_left_unfilled(sample: Sample) -> Iterator[Finding]:
+@rule("error", "unfilled", "Write fields as {{ name }}, outside of quotes.")
+def nothing_is_left_unfilled(sample: Sample) -> Iterator[Problem]:
     """No expression is left unrendered: `{{ name }}` from a quoted text, or `{name}` with one brace."""
     names = "|".join(map(re.escape, sample.task.fields)) or "answer"
     left = re.compile(r"\{\{|\}\}|\{%|%\}|\{\s*(?:" + names + r")\s*\}")
-    for number, shown in sample.by_template.items():
-        hits = [
-            (item, found)
-            for item in shown
-            if (found := left.search(item.example.prompt) or left.search(item.example.target))
-            # Texts about templates or formulas may contain braces.
-            and not any(found.group() in text for text in _texts(item.row.columns))
-        ]
-        if hits:
-            yield rows_finding(
-                "error",
-                "unfilled",
-                number,
-                [item for item, _ in hits],
-                len(shown),
-                f"{hits[0][1].group()!r} is left in the text",
-                "Write fields as {{ name }}, outside of quotes.",
-            )
+
+    def find(item: Shown) -> str | None:
+        found = left.search(item.example.prompt) or left.search(item.example.target)
+        # Texts about templates or formulas may contain braces.
+        return None if not found or any(found.group() in text for text in _texts(item.row.columns)) else found.group()
+
+    return in_rows(sample, find, lambda left: f"{left!r} is left in the text")
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -115,28 +108,22 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(part)
 
 
-def nothing_is_python_code(sample: Sample) -> Iterator[Finding]:
+@rule("error", "python-code", "Choose a part of the value, or write {{ name | join(', ') }} or {{ name | tojson }}.")
+def nothing_is_python_code(sample: Sample) -> Iterator[Problem]:
     """No list, mapping or bytes are printed as Python code, such as `['a', 'b']` after `| trim`."""
-    for number, shown in sample.by_template.items():
-        hits = []
-        for item in shown:
-            codes = [repr(value) for value in item.row.columns.values() if isinstance(value, list | dict | bytes)]
-            # Without texts in it, a list such as [1] looks as a person would write it.
-            if any("'" in code and (code in item.example.prompt or code in item.example.target) for code in codes):
-                hits.append(item)
-        if hits:
-            yield rows_finding(
-                "error",
-                "python-code",
-                number,
-                hits,
-                len(shown),
-                "The text contains a list, a mapping or bytes as Python code",
-                "Choose a part of the value, or write {{ name | join(', ') }} or {{ name | tojson }}.",
-            )
+
+    def find(item: Shown) -> bool:
+        codes = [repr(value) for value in item.row.columns.values() if isinstance(value, list | dict | bytes)]
+        # Without texts in it, a list such as [1] looks as a person would write it.
+        return any("'" in code and (code in item.example.prompt or code in item.example.target) for code in codes)
+
+    return in_rows(sample, find, lambda _: "The text contains a list, a mapping or bytes as Python code")
 
 
-def gold_is_hidden(sample: Sample) -> Iterator[Finding]:
+@rule(
+    "warning", "gold-in-prompt", "Remove the field that gives the answer away from the prompt, or make the template inverted."
+)
+def gold_is_hidden(sample: Sample) -> Iterator[Problem]:
     """A forward prompt does not show the right answer more often than the wrong ones.
 
     It counts how much more often an option occurs in the prompt when it is right than when it is wrong. An instruction that
@@ -146,36 +133,23 @@ def gold_is_hidden(sample: Sample) -> Iterator[Finding]:
         choices = [item for item in shown if item.example.answer is not None]
         if len(choices) < 10:
             continue
-        right, wrong = Counter[str](), Counter[str]()
-        right_shown, wrong_shown = Counter[str](), Counter[str]()
+        # By option and whether it is the right one.
+        counts, counts_shown = Counter[tuple[str, bool]](), Counter[tuple[str, bool]]()
         per_row = isinstance(sample.task.options, str)
         leaking = []
         for item in choices:
             found = _options_in(item.example)
             for position in range(len(item.example.options)):
-                key = "" if per_row else str(position)
-                is_right = position == item.example.answer
-                (right if is_right else wrong)[key] += 1
-                (right_shown if is_right else wrong_shown)[key] += position in found
+                key = ("" if per_row else str(position), position == item.example.answer)
+                counts[key] += 1
+                counts_shown[key] += position in found
             if item.example.answer in found and len(found) < len(item.example.options):
                 leaking.append(item)
-        keys = [key for key in right if right[key] >= 5 and wrong[key] >= 5]
-        if not keys or not leaking:
-            continue
-        excess = sum(right_shown[key] / right[key] - wrong_shown[key] / wrong[key] for key in keys) / len(keys)
-        if excess > 0.4:
-            yield rows_finding(
-                "error" if excess > 0.8 else "warning",
-                "gold-in-prompt",
-                number,
-                leaking,
-                len(choices),
-                f"The prompt contains the right answer {excess:.0%} more often than a wrong one; it is there",
-                _HIDE_GOLD,
-            )
-
-
-_HIDE_GOLD = "Remove the field that gives the answer away from the prompt, or make the template inverted."
+        often = {key: counts_shown[key] / count for key, count in counts.items() if count >= 5}
+        more = [often[option, True] - often[option, False] for option, right in often if right and (option, False) in often]
+        if more and leaking and (excess := sum(more) / len(more)) > 0.4:
+            what = f"The prompt contains the right answer {excess:.0%} more often than a wrong one; it is there"
+            yield problem_of(what, number, leaking, len(choices), level="error" if excess > 0.8 else None)
 
 
 def _options_in(example: Example) -> set[int]:
@@ -193,7 +167,8 @@ def _words(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
-def target_is_hidden(sample: Sample) -> Iterator[Finding]:
+@rule("warning", "target-in-prompt", "Remove the field with the target from the prompt.")
+def target_is_hidden(sample: Sample) -> Iterator[Problem]:
     """The prompt does not already contain the text to write. It may contain an answer that is taken from a long passage."""
     for number, shown in sample.by_template.items():
         texts = [item for item in shown if item.example.answer is None]
@@ -203,87 +178,58 @@ def target_is_hidden(sample: Sample) -> Iterator[Finding]:
             if item.example.target in item.example.prompt and len(item.example.prompt) < 3 * len(item.example.target)
         ]
         if len(texts) >= 10 and len(hits) > 0.9 * len(texts):
-            yield rows_finding(
-                "warning",
-                "target-in-prompt",
-                number,
-                hits,
-                len(texts),
-                "The prompt contains the target word for word",
-                "Remove the field with the target from the prompt.",
-            )
+            yield problem_of("The prompt contains the target word for word", number, hits, len(texts))
 
 
-def targets_vary(sample: Sample) -> Iterator[Finding]:
+@rule("error", "constant-target", "Check `answer`, the template's target, and whether the data is sorted by label and cut.")
+def targets_vary(sample: Sample) -> Iterator[Problem]:
     """A template whose target is always the same teaches to answer without reading."""
     for number, shown in sample.by_template.items():
         if len(shown) >= 10 and len({item.example.target for item in shown}) == 1:
-            yield Finding(
-                "error",
-                "constant-target",
-                f"The target is {shown[0].example.target!r} in all of {len(shown)} rows.",
-                "Check `answer`, the template's target, and whether the data is sorted by label and cut.",
-                template=number,
-                row=shown[0].row.index,
-            )
+            message = f"The target is {shown[0].example.target!r} in all of {len(shown)} rows."
+            yield Problem(message, number, shown[0].row.index)
 
 
-def layout_is_sound(sample: Sample) -> Iterator[Finding]:
-    """No line break is written as backslash and n, and there are no three blank lines in a row."""
-    for number, shown in sample.by_template.items():
-        for rule, pattern, what, hint in _LAYOUT:
-            hits = [item for item in shown if pattern.search(f"{item.example.prompt}\0{item.example.target}")]
-            if len(hits) > FEW * len(shown):
-                yield rows_finding("warning", rule, number, hits, len(shown), what, hint)
-
-
-FEW = 0.02
-"""Up to this share of rows, such a case is part of the text (abbreviations, gaps left by its author)."""
-
-
-_LAYOUT = (
-    (
-        "literal-newline",
-        # Not the TeX commands that begin with n.
-        re.compile(r"\\n(?!(u|e|eq|abla|eg|ot|otin|i|mid|earrow|olimits|oindent|ewline|ewcommand)\b)"),
-        "The text contains a backslash and an n instead of a line break",
-        r'Use a | block in YAML, or replace it in the field: "{{ text | replace(\'\\n\', \'\n\') }}".',
-    ),
-    (
-        "blank-lines",
-        re.compile(r"\n[ \t]*\n[ \t]*\n[ \t]*\n"),
-        "The text has three or more blank lines in a row",
-        "Trim the field, or put {%- ... -%} around blocks.",
-    ),
+@rule(
+    "warning", "literal-newline", r'Use a | block in YAML, or replace it in the field: "{{ text | replace(\'\\n\', \'\n\') }}".'
 )
+def line_breaks_are_line_breaks(sample: Sample) -> Iterator[Problem]:
+    """No line break is written as backslash and n."""
+    return _in_text(sample, _BACKSLASH_N, "The text contains a backslash and an n instead of a line break")
 
 
-def punctuation_is_single(sample: Sample) -> Iterator[Finding]:
+@rule("warning", "blank-lines", "Trim the field, or put {%- ... -%} around blocks.")
+def layout_is_sound(sample: Sample) -> Iterator[Problem]:
+    """There are no three blank lines in a row."""
+    return _in_text(sample, re.compile(r"\n[ \t]*\n[ \t]*\n[ \t]*\n"), "The text has three or more blank lines in a row")
+
+
+# Not the TeX commands that begin with n.
+_BACKSLASH_N = re.compile(r"\\n(?!(u|e|eq|abla|eg|ot|otin|i|mid|earrow|olimits|oindent|ewline|ewcommand)\b)")
+
+
+def _in_text(sample: Sample, pattern: re.Pattern[str], what: str) -> Iterator[Problem]:
+    return in_rows(
+        sample, lambda item: pattern.search(f"{item.example.prompt}\0{item.example.target}"), lambda _: what, more_than=FEW
+    )
+
+
+@rule("warning", "doubled-punctuation", "Put the field on its own line or in quotes, or end the sentence before it.")
+def punctuation_is_single(sample: Sample) -> Iterator[Problem]:
     """A field that ends with its own full stop or question mark is not followed by another one from the template."""
     answers = _plain_answers(sample)
     sources = {number: prompt.prompt for number, prompt in numbered_prompts(sample.task)}
-    for number, shown in sample.by_template.items():
-        source = sources[number]
-        names = input_variables(sample.task, source)
-        hits = []
-        for item in shown:
-            values = [item.row.fields.get(name) for name in names]
-            if "answer" in variables_in(source):
-                values.append(answers.get((item.split, item.row.index)))
-            texts = [value.strip() for value in values if isinstance(value, str)]
-            doubled = (_doubled_after(text, item.example.prompt, texts) for text in texts)
-            if found := next(filter(None, doubled), None):
-                hits.append((item, found))
-        if len(hits) > FEW * len(shown):
-            yield rows_finding(
-                "warning",
-                "doubled-punctuation",
-                number,
-                [item for item, _ in hits],
-                len(shown),
-                f"The template adds punctuation to a field that has its own (...{hits[0][1]!r})",
-                "Put the field on its own line or in quotes, or end the sentence before it.",
-            )
+
+    def find(item: Shown) -> str | None:
+        source = sources[item.example.template]
+        values = [item.row.fields.get(name) for name in input_variables(sample.task, source)]
+        if "answer" in variables_in(source):
+            values.append(answers.get((item.split, item.row.index)))
+        texts = [value.strip() for value in values if isinstance(value, str)]
+        return next(filter(None, (_doubled_after(text, item.example.prompt, texts) for text in texts)), None)
+
+    message = "The template adds punctuation to a field that has its own"
+    return in_rows(sample, find, lambda doubled: f"{message} (...{doubled!r})", more_than=FEW)
 
 
 def _plain_answers(sample: Sample) -> dict[tuple[str, int], str]:
@@ -308,107 +254,83 @@ def _doubled_after(text: str, prompt: str, texts: Sequence[str]) -> str | None:
     return text[-15:] + after
 
 
-def labels_are_spread(sample: Sample) -> Iterator[Finding]:
+@rule("warning", "label", "Check `answer` against the label ids of the data, and source.splits.")
+def labels_are_spread(sample: Sample) -> Iterator[Problem]:
     """Fixed options: each is the answer at least once in train and test, and none is nearly always the answer."""
-    if not isinstance(sample.task.options, list):
-        return
+    options = sample.task.options
     for split in ("train", "test"):
         answers = Counter(item.option for item in sample.answered.get(split, ()))
         total = answers.total()
-        missing = [option for position, option in enumerate(sample.task.options) if not answers[position]]
-        if total and missing:
-            yield Finding(
-                "warning",
-                f"missing-label-{split}",
-                f"The answer is never {' nor '.join(map(repr, missing))} in {total} rows of the {split} split.",
-                "Check `answer` against the label ids of the data, and source.splits.",
-            )
-        position, count = answers.most_common(1)[0] if answers else (None, 0)
+        if not isinstance(options, list) or not total:
+            continue
+        where = f"rows of the {split} split."
+        if missing := [option for position, option in enumerate(options) if not answers[position]]:
+            never = " nor ".join(map(repr, missing))
+            yield Problem(f"The answer is never {never} in {total} {where}", rule=f"missing-label-{split}")
+        position, count = answers.most_common(1)[0]
         if position is not None and count > 0.9 * total:
-            yield Finding(
-                "warning",
-                f"one-label-{split}",
-                f"The answer is {sample.task.options[position]!r} in {count} of {total} rows of the {split} split.",
-                "Check `answer` and source.splits; accuracy says little here.",
+            yield Problem(
+                f"The answer is {options[position]!r} in {count} of {total} {where}",
+                rule=f"one-label-{split}",
+                hint="Check `answer` and source.splits; accuracy says little here.",
             )
 
 
-def gold_changes_place(sample: Sample) -> Iterator[Finding]:
+@rule(
+    "warning",
+    "gold-position",
+    "Take the order from the data, or sort the options. If the order must stay, shuffle the OPTIONS block.",
+)
+def gold_changes_place(sample: Sample) -> Iterator[Problem]:
     """Options of each row: the right one is not always at the same position."""
-    if not isinstance(sample.task.options, str):
-        return
     for split, items in sample.answered.items():
         answers = Counter(item.option for item in items)
-        if answers.total() < 10:
+        if not isinstance(sample.task.options, str) or answers.total() < 10:
             continue
         position, count = answers.most_common(1)[0]
         share = count / answers.total()
         if position is not None and (share == 1 or (share > 0.7 and answers.total() >= 50)):
-            yield Finding(
-                "error" if share == 1 else "warning",
-                f"gold-position-{split}",
+            yield Problem(
                 f"The right option is at position {position + 1} in {count} of {answers.total()} {split} rows.",
-                "Take the order from the data, or sort the options. If the order must stay, shuffle the OPTIONS block.",
+                level="error" if share == 1 else None,
+                rule=f"gold-position-{split}",
             )
 
 
-def train_and_test_differ(sample: Sample) -> Iterator[Finding]:
+@rule("warning", "train-row-in-test", "Remove them from one of the two splits with `filter` or source.splits.")
+def train_and_test_differ(sample: Sample) -> Iterator[Problem]:
     """No row of the test split was trained on."""
     train = {item.inputs for item in sample.answered.get("train", ())}
     test = sample.answered.get("test", ())
-    hits = [position for position, item in enumerate(test) if item.inputs in train]
-    if hits:
-        yield Finding(
-            "warning",
-            "train-row-in-test",
-            f"{len(hits)} of {len(test)} test rows have the inputs of a train row: {test[hits[0]].inputs[:80]}...",
-            "Remove them from one of the two splits with `filter` or source.splits.",
-        )
-
-
-def texts_fit(sample: Sample) -> Iterator[Finding]:
-    """Few prompts and targets are longer than a mixture's default limits."""
-    lengths = [pair for pairs in sample.lengths.values() for pair in pairs]
-    long = sum(prompt > PROMPT_TOKENS for prompt, _ in lengths)
-    if long > 0.05 * len(lengths):
-        yield Finding(
-            "warning",
-            "long-prompts",
-            f"{long} of {len(lengths)} prompts ({long / len(lengths):.0%}) have more than {PROMPT_TOKENS} tokens"
-            " and would be cut.",
-            "Shorten a field in `fields`, or leave such rows out with `filter`.",
-        )
-    by_target: dict[str, list[int]] = defaultdict(list)
-    for number in sorted(sample.lengths):
-        by_target[sample.task.templates[number - 1].target].append(number)
-    for numbers in by_target.values():
-        targets = [target for number in numbers for _, target in sample.lengths[number]]
-        long = sum(target > TARGET_TOKENS for target in targets)
-        if long > 0.05 * len(targets):
-            yield Finding(
-                "warning",
-                "long-targets",
-                f"{long} of {len(targets)} targets ({long / len(targets):.0%}) of {template_list(numbers)} have"
-                f" more than {TARGET_TOKENS} tokens and would be left out.",
-                "Ask for less in the template, or leave such rows out with `filter`.",
-                template=numbers[0],
-            )
+    if hits := [item.inputs for item in test if item.inputs in train]:
+        yield Problem(f"{len(hits)} of {len(test)} test rows have the inputs of a train row: {hits[0][:80]}...")
 
 
 PROMPT_TOKENS, TARGET_TOKENS = 1024, 256
 
 
-ROW_RULES: tuple[Rule, ...] = (
-    fields_are_filled,
-    nothing_is_left_unfilled,
-    nothing_is_python_code,
-    gold_is_hidden,
-    target_is_hidden,
-    targets_vary,
-    layout_is_sound,
-    punctuation_is_single,
-    labels_are_spread,
-    gold_changes_place,
-    train_and_test_differ,
-    texts_fit,
-)
+@rule("warning", "long-prompts", "Shorten a field in `fields`, or leave such rows out with `filter`.")
+def prompts_fit(sample: Sample) -> Iterator[Problem]:
+    """Few prompts are longer than a mixture's default limit."""
+    prompts = [prompt for pairs in sample.lengths.values() for prompt, _ in pairs]
+    if told := _too_long(prompts, PROMPT_TOKENS):
+        yield Problem(f"{told.format('prompts')} and would be cut.")
+
+
+@rule("warning", "long-targets", "Ask for less in the template, or leave such rows out with `filter`.")
+def targets_fit(sample: Sample) -> Iterator[Problem]:
+    """Few targets are longer than a mixture's default limit."""
+    by_target: dict[str, list[int]] = defaultdict(list)
+    for number in sorted(sample.lengths):
+        by_target[sample.task.templates[number - 1].target].append(number)
+    for numbers in by_target.values():
+        targets = [target for number in numbers for _, target in sample.lengths[number]]
+        if told := _too_long(targets, TARGET_TOKENS):
+            yield Problem(f"{told.format(f'targets of {template_list(numbers)}')} and would be left out.", numbers[0])
+
+
+def _too_long(lengths: Sequence[int], limit: int) -> str | None:
+    """How many texts have more tokens than the limit, if that is more than a few."""
+    long = sum(length > limit for length in lengths)
+    share = f"({long / max(1, len(lengths)):.0%})"
+    return f"{long} of {len(lengths)} {{}} {share} have more than {limit} tokens" if long > 0.05 * len(lengths) else None

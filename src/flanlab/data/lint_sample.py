@@ -1,11 +1,11 @@
-"""What the linter's rules check, and how they report findings."""
+"""What the linter's rules check, how they are declared, and how they report findings."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from jinja2 import Environment, nodes
 
@@ -66,7 +66,76 @@ class Sample:
     """Column to the names of its label ids, if the data has them."""
 
 
-Rule = Callable[[Sample], Iterator[Finding]]
+class Problem(NamedTuple):
+    """What a rule has found, and where. `level`, `rule` and `hint` are the rule's own unless they are given."""
+
+    message: str
+    template: int | None = None
+    row: int | None = None
+    level: Level | None = None
+    rule: str | None = None
+    hint: str | None = None
+
+
+Check = Callable[[Sample], Iterator[Problem]]
+
+
+class Rule(NamedTuple):
+    """A check, and the level, name and hint of its findings."""
+
+    level: Level
+    name: str
+    hint: str
+    check: Check
+
+
+RULES: list[Rule] = []
+"""All rules. Their modules declare them."""
+
+
+def rule(level: Level, name: str, hint: str) -> Callable[[Check], Check]:
+    """Declare a function to be the check of a rule."""
+
+    def declare(check: Check) -> Check:
+        RULES.append(Rule(level, name, hint, check))
+        return check
+
+    return declare
+
+
+FEW = 0.02
+"""Up to this share of rows, some problems are part of the text (abbreviations, gaps left by its author)."""
+
+
+def in_rows(
+    sample: Sample, find: Callable[[Shown], Any], message: Callable[[Any], str], *, more_than: float = 0
+) -> Iterator[Problem]:
+    """A problem for each template in which `find` finds something in more than a share of the rows.
+
+    `message` says what is wrong, from what was found first.
+    """
+    for number, shown in sample.by_template.items():
+        hits = [(item, found) for item in shown if (found := find(item))]
+        if len(hits) > more_than * len(shown):
+            yield problem_of(message(hits[0][1]), number, [item for item, _ in hits], len(shown))
+
+
+def problem_of(what: str, template: int, hits: Sequence[Shown], total: int, level: Level | None = None) -> Problem:
+    """A problem in rows of one template: in how many of `total`, and in which one first."""
+    first = hits[0]
+    return Problem(f"{what} in {count_of(len(hits), total, first.split, first.row.index)}.", template, first.row.index, level)
+
+
+def count_of(hits: int, total: int, split: str, row: int) -> str:
+    """A phrase with the number of rows, and one of them."""
+    return f"{hits} of {total} rows (first: {split} row {row})"
+
+
+def template_list(numbers: Sequence[int]) -> str:
+    """A phrase such as "template 1" or "templates 1, 3"."""
+    templates = [str(number) for number in numbers if number != BASELINE]
+    parts = [f"template{'s' if len(templates) > 1 else ''} {', '.join(templates)}"] if templates else []
+    return " and ".join([*parts, *(["the baseline"] if BASELINE in numbers else [])])
 
 
 def numbered_prompts(task: Task) -> list[tuple[int, Template | Baseline]]:
@@ -101,22 +170,3 @@ def _printed(node: nodes.Node, asked: frozenset[str]) -> Iterator[str]:
         return
     for child in node.iter_child_nodes():
         yield from _printed(child, asked)
-
-
-def rows_finding(level: Level, rule: str, template: int, hits: Sequence[Shown], total: int, what: str, hint: str) -> Finding:
-    """A finding about rows of one template: how many of `total`, and the first one."""
-    first = hits[0]
-    where = count_of(len(hits), total, first.split, first.row.index)
-    return Finding(level, rule, f"{what} in {where}.", hint, template=template, row=first.row.index)
-
-
-def count_of(hits: int, total: int, split: str, row: int) -> str:
-    """A phrase with the number of rows, and one of them."""
-    return f"{hits} of {total} rows (first: {split} row {row})"
-
-
-def template_list(numbers: Sequence[int]) -> str:
-    """A phrase such as "template 1" or "templates 1, 3"."""
-    templates = [str(number) for number in numbers if number != BASELINE]
-    parts = [f"template{'s' if len(templates) > 1 else ''} {', '.join(templates)}"] if templates else []
-    return " and ".join([*parts, *(["the baseline"] if BASELINE in numbers else [])])

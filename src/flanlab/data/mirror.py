@@ -62,12 +62,7 @@ class Shard(NamedTuple):
 
 
 def shard_of(path: Path) -> Shard | None:
-    """Which shard a file is by its name; None for a whole split, also if it is its only shard."""
-    found = _named_shard(path)
-    return found if found and found.total > 1 else None
-
-
-def _named_shard(path: Path) -> Shard | None:
+    """Which shard a file is by its name, which may be the only one; None for a whole split."""
     found = _SHARD.fullmatch(table_name(path))
     return Shard(found["split"], int(found["number"]), int(found["count"])) if found else None
 
@@ -79,7 +74,7 @@ def _splits_of(files: Sequence[Path]) -> dict[str, list[Path]]:
         MissingDataError: a shard is missing.
         FlanlabError: a split has files of several kinds, or shards and a whole file.
     """
-    shards = {path: _named_shard(path) for path in files}
+    shards = {path: shard_of(path) for path in files}
     splits: dict[str, list[Path]] = {}
     for path, shard in shards.items():
         splits.setdefault(shard.split if shard else table_name(path), []).append(path)

@@ -22,13 +22,7 @@ from pydantic import Field, field_validator
 from flanlab.data.choices import Key, fraction, permutation, rotating_choice, short_permutation
 from flanlab.data.encoding import EncodedQuestion, TextEncoder
 from flanlab.data.exemplars import MOST_SHOTS, NO_EXEMPLARS, Exemplars, Pool, put_exemplars_before
-from flanlab.data.rendering import (
-    Example,
-    PreparedRow,
-    open_row,
-    render,
-    shorten_longest_field,
-)
+from flanlab.data.rendering import Example, PreparedRow, open_row, render, shorten_longest_field
 from flanlab.data.sources import Rows
 from flanlab.errors import FlanlabError
 from flanlab.settings import TRAINING, Settings
@@ -164,17 +158,12 @@ class Mixture:
         self.tasks = tuple(phrased(task, settings.instructions) for task in tasks)
         self.settings = settings
         self.seed = seed
-        self._rows = rows
+        self.rows = rows
         self.exemplar_rows = rows if exemplar_rows is None else exemplar_rows
         self._templates = [self._training_templates(task) for task in self.tasks]
         self.row_counts = [min(len(rows[task.name]), settings.train_cap) for task in tasks]
         self.cycle_counts = examples_per_cycle(self.row_counts, settings.maximum, settings.temperature)
         self._bounds = np.cumsum(self.cycle_counts)
-
-    @property
-    def rows(self) -> Mapping[str, Rows]:
-        """The rows of each task, by its name."""
-        return self._rows
 
     @property
     def cycle_length(self) -> int:
@@ -184,10 +173,6 @@ class Mixture:
     def rates(self) -> dict[str, float]:
         """Share of each task among the examples."""
         return {task.name: count / self.cycle_length for task, count in zip(self.tasks, self.cycle_counts, strict=True)}
-
-    def address(self, position: int) -> Address:
-        """Task, row and epoch at a position of the stream."""
-        return self.addresses([position])[0]
 
     def addresses(self, positions: Sequence[int]) -> list[Address]:
         """Task, row and epoch at each of the positions."""
@@ -205,12 +190,8 @@ class Mixture:
             for task, epoch, turn in zip(tasks.tolist(), epochs.tolist(), turns.tolist(), strict=True)
         ]
 
-    def example(self, position: int, encoder: TextEncoder) -> EncodedExample | Dropped:
-        """The rendered and encoded example at a position, or why it is left out."""
-        return self.examples([position], encoder)[0]
-
     def examples(self, positions: Sequence[int], encoder: TextEncoder) -> list[EncodedExample | Dropped]:
-        """The example at each of the positions. Many at once are several times as fast as one by one."""
+        """The rendered and encoded example at each of the positions, or why it is left out. Many at once are much faster."""
         with _garbage_collection_paused():
             choices = [self._choice(address) for address in self.addresses(positions)]
             found = encode_within(choices, encoder, self.settings.prompt_tokens, self.settings.target_tokens)
@@ -239,7 +220,7 @@ class Mixture:
         row_key = (self.seed, task.name, address.row)
         templates = self._templates[address.task]
         template = templates[rotating_choice(len(templates), address.epoch, (*row_key, "template"))]
-        row = open_row(task, self._rows[task.name][address.row], address.row)
+        row = open_row(task, self.rows[task.name][address.row], address.row)
         key = (*row_key, address.epoch)
         order = option_order(self.settings.option_order_of(key), len(row.options), key) if row.options else None
         return Choice(task, template, row, order, key)
@@ -287,7 +268,7 @@ class Mixture:
     def _row_at(self, task: int, epoch: int, turn: int) -> int:
         name, count = self.tasks[task].name, self.row_counts[task]
         place = _remembered_permutation(count, (self.seed, name, "rows", epoch))[turn]
-        return int(self._capped(name, len(self._rows[name]))[place])
+        return int(self._capped(name, len(self.rows[name]))[place])
 
     def _capped(self, name: str, count: int) -> NDArray[np.int64]:
         # A random sample, because many data sets are sorted by label.

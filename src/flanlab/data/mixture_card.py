@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -45,51 +46,46 @@ def describe_mixture(
         row of the task. Tokens include the end token.
     """
     measured = min(planned, mixture.cycle_length, most or planned)
+    counts, exemplars, dropped = ({task.name: Counter[Any]() for task in mixture.tasks} for _ in range(3))
+    for found in mixture.stream(range(measured), encoder):
+        if isinstance(found, Dropped):
+            dropped[found.task][found.reason] += 1
+        else:
+            numbers = (1, found.length, len(found.target), int(found.shortened), int(found.options_shown))
+            counts[found.example.task].update(dict(zip(_SUMMED, numbers, strict=True)))
+            exemplars[found.example.task][len(found.exemplars.rows)] += 1
+        if bar:
+            bar.advance()
     rates = mixture.rates()
-    tasks: dict[str, dict[str, Any]] = {
+    tasks = {
         task.name: {
             "cluster": task.clusters[0].value,
             "licence": task.licence,
             "rows": rows,
             "rate": rates[task.name],
             "epochs": rates[task.name] * planned / rows,
-            **dict.fromkeys(_SUMMED, 0),
-            "exemplars": Counter(),
-            "dropped": Counter(),
+            **{name: counts[task.name][name] for name in _SUMMED},
+            "exemplars": _by_number(exemplars[task.name]),
+            "dropped": dict(dropped[task.name]),
         }
         for task, rows in zip(mixture.tasks, mixture.row_counts, strict=True)
     }
-    for found in mixture.stream(range(measured), encoder):
-        if isinstance(found, Dropped):
-            tasks[found.task]["dropped"][found.reason] += 1
-        else:
-            entry = tasks[found.example.task]
-            numbers = (1, found.length, len(found.target), found.shortened, found.options_shown)
-            for name, number in zip(_SUMMED, numbers, strict=True):
-                entry[name] += number
-            entry["exemplars"][len(found.exemplars.rows)] += 1
-        if bar:
-            bar.advance()
     clusters: dict[str, Counter[str]] = {}
     for entry in tasks.values():
         clusters.setdefault(entry["cluster"], Counter()).update(
             {"tasks": 1, **{name: entry[name] for name in ("rate", "examples", "tokens", "target_tokens")}}
         )
-    exemplars: Counter[int] = sum((entry["exemplars"] for entry in tasks.values()), Counter())
     return {
         "planned_examples": planned,
         "measured_examples": measured,
         "cycle_length": mixture.cycle_length,
         **{name: sum(entry[name] for entry in tasks.values()) for name in _SUMMED[1:]},
-        "exemplars": _by_number(exemplars),
-        "dropped": sum(entry["dropped"].total() for entry in tasks.values()),
+        "exemplars": _by_number(sum(exemplars.values(), Counter())),
+        "dropped": sum(own.total() for own in dropped.values()),
         "settings": mixture.settings.model_dump(),
         "seed": mixture.seed,
-        "clusters": {cluster: dict(counts) for cluster, counts in sorted(clusters.items())},
-        "tasks": {
-            name: {**entry, "exemplars": _by_number(entry["exemplars"]), "dropped": dict(entry["dropped"])}
-            for name, entry in tasks.items()
-        },
+        "clusters": {cluster: dict(own) for cluster, own in sorted(clusters.items())},
+        "tasks": tasks,
     }
 
 
@@ -100,20 +96,15 @@ def _by_number(counts: Mapping[int, int]) -> dict[str, int]:
 
 def export_mixture(mixture: Mixture, encoder: TextEncoder, examples: int, path: Path, bar: Meter) -> None:
     """Write the first `examples` of the stream, in order, as .parquet or .jsonl for any other trainer."""
+    records = _records(mixture, encoder, examples, bar)
     with new_file(path) as temporary:
         if path.suffix == ".jsonl":
             with temporary.open("w", encoding="utf-8") as file:
-                for record in _records(mixture, encoder, examples, bar):
-                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
-            return
-        with pq.ParquetWriter(temporary, EXPORT_SCHEMA) as writer:
-            group: list[dict[str, Any]] = []
-            for record in _records(mixture, encoder, examples, bar):
-                group.append(record)
-                if len(group) == _EXAMPLES_PER_GROUP:
+                file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        else:
+            with pq.ParquetWriter(temporary, EXPORT_SCHEMA) as writer:
+                while group := list(itertools.islice(records, _EXAMPLES_PER_GROUP)):
                     writer.write_table(pa.Table.from_pylist(group, schema=EXPORT_SCHEMA))
-                    group.clear()
-            writer.write_table(pa.Table.from_pylist(group, schema=EXPORT_SCHEMA))
 
 
 def _records(mixture: Mixture, encoder: TextEncoder, examples: int, bar: Meter) -> Iterator[dict[str, Any]]:

@@ -19,6 +19,7 @@ import string
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,19 +82,46 @@ class Piece:
         return [f"line {line}" for line in self.first_line + np.searchsorted(ends, numbers, side="right")]
 
 
-@dataclass(frozen=True)
 class Found:
-    """The n-grams of one length that a corpus contains. All arrays are [n-grams], in the order of `hashes`, which is sorted."""
+    """The wanted n-grams of one length that a corpus contains. All arrays are [n-grams], in the order of `hashes`."""
 
-    hashes: Hashes
-    documents: Integers
-    """In how many documents of the corpus the n-gram occurs."""
-    first: list[tuple[str, str] | None]
-    """File and place of its first occurrence."""
+    def __init__(self, length: int, hashes: Hashes) -> None:
+        self.length = length
+        self.hashes = hashes
+        """Sorted."""
+        self.documents = np.zeros(len(hashes), dtype=np.int64)
+        """In how many documents of the corpus the n-gram occurs."""
+        self.first: list[tuple[str, str] | None] = [None] * len(hashes)
+        """File and place of its first occurrence."""
+        self._last_document = np.full(len(hashes), -1)
+        self._filter = np.zeros(1 << _FILTER_BITS, dtype=np.bool_)
+        self._filter[self._short(hashes)] = True
 
     def positions(self, hashes: Hashes) -> Integers:
         """Positions in the arrays of hashes that are all among the wanted ones."""
         return np.searchsorted(self.hashes, hashes)
+
+    def matches(self, grams: Hashes, document: Integers) -> tuple[Integers, Integers]:
+        """Positions in `grams` of wanted n-grams within one document, and their numbers, both [matches]."""
+        begin, end = document[: len(grams)], document[self.length - 1 :]
+        at = np.flatnonzero(self._filter[self._short(grams)] & (begin == end))
+        number = np.minimum(np.searchsorted(self.hashes, grams[at]), len(self.hashes) - 1)
+        same = self.hashes[number] == grams[at]
+        return at[same], number[same]
+
+    def count(self, number: Integers, document: Integers) -> None:
+        """Record the documents, in ascending order, that contain n-grams."""
+        first = document[0]
+        width = document[-1] - first + 1
+        number, offset = np.divmod(np.unique(number * width + document - first), width)
+        new = first + offset > self._last_document[number]
+        np.add.at(self.documents, number[new], 1)
+        # Sorted by n-gram, then document, so the last of several documents is written last.
+        self._last_document[number] = first + offset
+
+    @staticmethod
+    def _short(hashes: Hashes) -> Hashes:
+        return hashes >> np.uint64(64 - _FILTER_BITS)
 
 
 @dataclass(frozen=True)
@@ -113,110 +141,59 @@ def search(wanted: Mapping[int, Hashes], pieces: Iterable[Piece]) -> Search:
         wanted: for each length the hashes of the wanted n-grams, in any order, from `ngram_hashes` in this process.
         pieces: the corpus. An n-gram never spans two documents.
     """
-    lookups = [_Lookup(length, np.unique(hashes)) for length, hashes in sorted(wanted.items()) if len(hashes)]
-    overlap = max((lookup.length for lookup in lookups), default=1) - 1
-    batch = _Batch()
-    document, total = -1, 0
+    found = {length: Found(length, np.unique(hashes)) for length, hashes in sorted(wanted.items()) if len(hashes)}
+    batch: list[_Run] = []
+    document, total, waiting = -1, 0, 0
     for piece in pieces:
         document += not piece.continues
-        found = words(piece.text)
-        total += len(found)
-        batch.add(piece, document, found)
-        if len(batch.words) >= _WORDS_AT_ONCE:
-            _look_up(batch, lookups)
-            batch = batch.tail(overlap)
-    _look_up(batch, lookups)
-    return Search({lookup.length: lookup.found() for lookup in lookups}, document + 1, total)
+        batch.append(_Run(words(piece.text), piece, document))
+        total += len(batch[-1].words)
+        waiting += len(batch[-1].words)
+        if waiting >= _WORDS_AT_ONCE:
+            _look_up(batch, found)
+            batch, waiting = _tail(batch, max(found, default=1) - 1), 0
+    _look_up(batch, found)
+    return Search(found, document + 1, total)
 
 
-class _Batch:
-    """The words of several consecutive pieces, and which piece and document each begins with."""
+class _Run(NamedTuple):
+    """Words of a piece that follow each other."""
 
-    def __init__(self) -> None:
-        self.words: list[str] = []
-        self.pieces: list[Piece] = []
-        self.starts: list[int] = []
-        """Number in `words` of each piece's first word; negative if the piece began in the batch before."""
-        self.documents: list[int] = []
-
-    def add(self, piece: Piece, document: int, found: list[str]) -> None:
-        self.pieces.append(piece)
-        self.starts.append(len(self.words))
-        self.documents.append(document)
-        self.words.extend(found)
-
-    def tail(self, count: int) -> _Batch:
-        """A batch that begins with the last `count` words of this one, for n-grams that span both."""
-        rest = _Batch()
-        begin = max(len(self.words) - count, 0)
-        rest.words = self.words[begin:]
-        ends = [*self.starts[1:], len(self.words)]
-        for piece, start, end, document in zip(self.pieces, self.starts, ends, self.documents, strict=True):
-            if end > begin:
-                rest.pieces.append(piece)
-                rest.starts.append(start - begin)
-                rest.documents.append(document)
-        return rest
-
-    def piece_numbers(self) -> Integers:
-        """For each word the number of its piece, [words]."""
-        starts = np.maximum(np.array(self.starts), 0)
-        return np.repeat(np.arange(len(starts)), np.diff(starts, append=len(self.words)))
+    words: list[str]
+    piece: Piece
+    document: int
+    first: int = 0
+    """The number of the first of them in the piece."""
 
 
-class _Lookup:
-    """The wanted n-grams of one length, and what has been found so far."""
-
-    def __init__(self, length: int, hashes: Hashes) -> None:
-        self.length = length
-        self.hashes = hashes
-        self.documents = np.zeros(len(hashes), dtype=np.int64)
-        self.last_document = np.full(len(hashes), -1)
-        self.first: list[tuple[str, str] | None] = [None] * len(hashes)
-        self._filter = np.zeros(1 << _FILTER_BITS, dtype=np.bool_)
-        self._filter[self._short(hashes)] = True
-
-    def matches(self, grams: Hashes, document: Integers) -> tuple[Integers, Integers]:
-        """Positions in `grams` of wanted n-grams within one document, and their numbers, both [matches]."""
-        begin, end = document[: len(grams)], document[self.length - 1 :]
-        at = np.flatnonzero(self._filter[self._short(grams)] & (begin == end))
-        number = np.minimum(np.searchsorted(self.hashes, grams[at]), len(self.hashes) - 1)
-        same = self.hashes[number] == grams[at]
-        return at[same], number[same]
-
-    def count(self, number: Integers, document: Integers) -> None:
-        """Record the documents, in ascending order, that contain n-grams."""
-        first = document[0]
-        width = document[-1] - first + 1
-        number, offset = np.divmod(np.unique(number * width + document - first), width)
-        new = first + offset > self.last_document[number]
-        np.add.at(self.documents, number[new], 1)
-        # Sorted by n-gram, then document, so the last of several documents is written last.
-        self.last_document[number] = first + offset
-
-    def found(self) -> Found:
-        return Found(self.hashes, self.documents, self.first)
-
-    @staticmethod
-    def _short(hashes: Hashes) -> Hashes:
-        return hashes >> np.uint64(64 - _FILTER_BITS)
+def _tail(batch: Sequence[_Run], count: int) -> list[_Run]:
+    """The last `count` words of a batch, for n-grams that span two batches."""
+    kept: list[_Run] = []
+    for run in reversed(batch):
+        skipped = max(len(run.words) - count, 0)
+        kept.insert(0, run._replace(words=run.words[skipped:], first=run.first + skipped))
+        count -= len(run.words) - skipped
+        if not count:
+            break
+    return kept
 
 
-def _look_up(batch: _Batch, lookups: Sequence[_Lookup]) -> None:
-    if not batch.words:
-        return
-    piece_of = batch.piece_numbers()
-    document_of = np.array(batch.documents)[piece_of]
-    hashes = ngram_hashes(batch.words, (lookup.length for lookup in lookups))
-    for lookup, (_, grams) in zip(lookups, hashes, strict=True):
-        at, number = lookup.matches(grams, document_of)
+def _look_up(batch: Sequence[_Run], wanted: Mapping[int, Found]) -> None:
+    sizes = np.array([len(run.words) for run in batch], dtype=np.int64)
+    starts = np.cumsum(sizes) - sizes
+    run_of = np.repeat(np.arange(len(batch)), sizes)
+    document_of = np.array([run.document for run in batch], dtype=np.int64)[run_of]
+    for length, grams in ngram_hashes([word for run in batch for word in run.words], wanted):
+        found = wanted[length]
+        at, number = found.matches(grams, document_of)
         if not len(at):
             continue
-        lookup.count(number, document_of[at])
+        found.count(number, document_of[at])
         new, where = np.unique(number, return_index=True)
-        unseen = np.array([lookup.first[gram] is None for gram in new])
+        unseen = np.array([found.first[gram] is None for gram in new])
         new, words_at = new[unseen], at[where[unseen]]
-        for place in np.unique(piece_of[words_at]):
-            piece, here = batch.pieces[place], piece_of[words_at] == place
-            for gram, where_first in zip(new[here], piece.places(words_at[here] - batch.starts[place]), strict=True):
-                lookup.first[gram] = piece.file, where_first
+        for place in np.unique(run_of[words_at]):
+            run, here = batch[place], run_of[words_at] == place
+            places = run.piece.places(words_at[here] - starts[place] + run.first)
+            for gram, where_first in zip(new[here], places, strict=True):
+                found.first[gram] = run.piece.file, where_first

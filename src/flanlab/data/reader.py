@@ -62,13 +62,7 @@ def _why_missing(task: Task, split: Split, mirror: Path | None) -> str:
 
 
 def example_of(
-    task: Task,
-    row: int,
-    template: int,
-    *,
-    split: Split | None = None,
-    options: str = "fixed",
-    mirror: str | Path | None = None,
+    task: Task, row: int, template: int, *, split: Split | None = None, options: str = "fixed", mirror: str | Path | None = None
 ) -> Example:
     """One row through one template. See `Task.render`."""
     chosen = next(filter(task.has_split, SPLITS)) if split is None else split

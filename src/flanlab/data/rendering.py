@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from jinja2 import Undefined
@@ -37,7 +38,7 @@ class Example:
     """All acceptable answers, including the target. Only the target unless the task lists more."""
 
 
-@dataclass(slots=True)
+@dataclass
 class PreparedRow:
     """A row with its fields, so that ten templates do not compute them ten times."""
 
@@ -49,20 +50,17 @@ class PreparedRow:
     """Fields that a prompt shows shortened. Options, answer and target always use the whole fields."""
     answered: bool = True
     """Whether the row says its answer. Examples of a row without an answer have no target."""
-    _options: tuple[str, ...] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def shown(self) -> Mapping[str, Any]:
         """The fields as a prompt shows them."""
         return {**self.fields, **self.cut}
 
-    @property
+    @cached_property
     def options(self) -> tuple[str, ...]:
         """The possible answers in the task's own words; empty for generation."""
-        if self._options is None:
-            source = self.task.options
-            self._options = () if source is None else _option_texts(self.task, self.index, source, self.fields, self.columns)
-        return self._options
+        source = self.task.options
+        return () if source is None else _option_texts(self.task, self.index, source, self.fields, self.columns)
 
 
 def prepare_row(task: Task, row: Mapping[str, Any], index: int) -> PreparedRow:
@@ -136,7 +134,12 @@ def render(task: Task, template_number: int, row: PreparedRow, option_order: Seq
         )
     options = row.options
     if template.options is not None:
-        options = _other_words(task, template.options, row, where)
+        options = _option_texts(task, row.index, template.options, *_variables(row))
+        if len(options) != len(row.options):
+            raise FlanlabError(
+                f"{place}: it has {len(options)} options, but the task has {len(row.options)}.",
+                hint="Give as many options as the task has, in the same order.",
+            )
         in_other_words = dict(zip(row.options, options, strict=True))
         known = {name: in_other_words[text] for name, text in known.items()}
         right = [in_other_words[text] for text in right]
@@ -165,17 +168,9 @@ def render(task: Task, template_number: int, row: PreparedRow, option_order: Seq
     elif row.answered and task.references is not None and is_answer:
         # A template with its own target (the other translation direction) has only that reference.
         references = _references(task, row, {"answer": target}, row.fields, row.columns) or references
-    shown = _with_options(prompt, template, options, option_order)
-    return Example(task.name, task.clusters[0], template_number, row.index, shown, target, options, position, references)
-
-
-def _with_options(
-    prompt: str, template: Template | Baseline, options: Sequence[str], option_order: Sequence[int] | None
-) -> str:
-    """The prompt with its OPTIONS block, where there is anything to choose from; a baseline prompt shows none."""
-    if not options or option_order is None or isinstance(template, Baseline):
-        return prompt
-    return f"{prompt}\n\n{template.listed([options[position] for position in option_order])}"
+    if options and option_order is not None and isinstance(template, Template):
+        prompt = f"{prompt}\n\n{template.listed([options[place] for place in option_order])}"
+    return Example(task.name, task.clusters[0], template_number, row.index, prompt, target, options, position, references)
 
 
 def _refuse_empty(text: str, what: str) -> None:
@@ -201,21 +196,10 @@ def answers_of(task: Task, row: PreparedRow, where: str = "answer") -> tuple[str
     return answer, right
 
 
-def _other_words(task: Task, source: Options, row: PreparedRow, where: str) -> tuple[str, ...]:
-    """A template's own words for the options; they correspond by position."""
-    words = _option_texts(task, row.index, source, *_variables(row))
-    if len(words) != len(row.options):
-        raise FlanlabError(
-            f"{task.path}, row {row.index}, {where}: it has {len(words)} options, but the task has {len(row.options)}.",
-            hint="Give as many options as the task has, in the same order.",
-        )
-    return words
-
-
 def _variables(row: PreparedRow) -> tuple[Mapping[str, Any], ...]:
     """What the expressions of answers and options may use."""
     own: tuple[Mapping[str, Any], ...] = (row.fields, row.columns)
-    return ({"options": _OptionList(row.options)}, *own) if row.options else own
+    return ({"options": OptionList(row.options)}, *own) if row.options else own
 
 
 def group_of(task: Task, row: PreparedRow) -> str | None:
@@ -294,7 +278,7 @@ _SHORTEST_FIELD = 40
 _THE_ANSWER: str = Template.model_fields["target"].default
 
 
-class _OptionList(list[str]):
+class OptionList(list[str]):
     """Options for expressions: a label of -1 ("no label") is an error, not the last option."""
 
     def __getitem__(self, index: Any) -> Any:

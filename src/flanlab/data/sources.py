@@ -20,8 +20,8 @@ from flanlab.data.arrow_types import readable
 from flanlab.data.code import code_hash
 from flanlab.data.generators import generated_files
 from flanlab.data.mirror import MissingDataError, mirror_files, mirror_from_environment
-from flanlab.data.table_files import read_table
-from flanlab.data.written_numbers import WrittenType, written_column
+from flanlab.data.table_files import UNREADABLE, read_table
+from flanlab.data.written_numbers import WrittenType, column_of
 from flanlab.errors import FlanlabError, one_line
 from flanlab.files import cache_folder, new_file
 from flanlab.hub import may_have_rows, offline_hint, work_offline_if_unreachable
@@ -86,7 +86,7 @@ class _TableRow(Mapping[str, Any]):
         self._cells = cells
 
     def __getitem__(self, name: str) -> Any:
-        if name == "row" and not self._has_column(name):
+        if name == "row" and name not in self._columns:
             return self
         if name not in self._cells:
             cell = self._columns[name][self._position]
@@ -100,10 +100,7 @@ class _TableRow(Mapping[str, Any]):
         return self._cells[name]
 
     def __contains__(self, name: object) -> bool:
-        return name == "row" or self._has_column(name)
-
-    def _has_column(self, name: object) -> bool:
-        return name in self._columns or name in self._cells
+        return name == "row" or name in self._columns or name in self._cells
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys((*self._columns, *self._cells)))
@@ -117,13 +114,12 @@ class _TableRow(Mapping[str, Any]):
 
 def label_names(table: pa.Table) -> dict[str, list[str]]:
     """Columns whose integers are named labels, by the Hub's features: column to the names of 0, 1, and so on."""
-    metadata = (table.schema.metadata or {}).get(b"huggingface")
-    features = json.loads(metadata)["info"]["features"] if metadata else {}
-    return {
-        column: list(feature["names"])
-        for column, feature in features.items()
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
-    }
+    try:
+        features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+        labels = {column: feature for column, feature in features.items() if feature.get("_type") == "ClassLabel"}
+        return {column: list(map(str, label["names"])) for column, label in labels.items() if label.get("names")}
+    except (ValueError, LookupError, TypeError, AttributeError):  # written by another program
+        return {}
 
 
 def load_splits(hub: str, config: str | None, revision: str | None = None, mirror: Path | None = None) -> dict[str, pa.Table]:
@@ -161,8 +157,13 @@ def load_rows(task: Task, split: Split, mirror: Path | None = None) -> Rows:
         )
     mirror = mirror or mirror_from_environment()
     read = {subtask: _read_source(task, subtask, source, split, mirror) for subtask, source in sources.items()}
-    tables = [table if subtask is None else _with_subtask(table, subtask) for subtask, (table, _) in read.items()]
-    table = _joined(tables, f"{task.path}: the {split} splits of its subtasks {', '.join(map(str, read))}")
+    tables = [
+        table
+        if subtask is None or "subtask" in table.column_names
+        else table.append_column("subtask", pa.repeat(subtask, table.num_rows))
+        for subtask, (table, _) in read.items()
+    ]
+    table = joined(tables, f"{task.path}: the {split} splits of its subtasks {', '.join(map(str, read))}")
     hashes = [source_hash for _, source_hash in read.values()]
     source_hash = hashes[0] if len(hashes) == 1 else hashlib.blake2b("".join(hashes).encode(), digest_size=16).hexdigest()
     rows = Rows(table, range(table.num_rows), source_hash)
@@ -199,45 +200,55 @@ def _read_source(task: Task, subtask: str | None, source: Source, split: Split, 
     return _read_slices(task, specification, paths)
 
 
-def _with_subtask(table: pa.Table, subtask: str) -> pa.Table:
-    if "subtask" in table.column_names:
-        return table
-    return table.append_column("subtask", pa.repeat(pa.scalar(subtask), table.num_rows))
+def joined(tables: Sequence[pa.Table], what: str) -> pa.Table:
+    """The rows of tables one after the other; `what` names them in an error.
 
-
-def _joined(tables: Sequence[pa.Table], what: str) -> pa.Table:
+    Raises:
+        FlanlabError: a column has values of different types.
+    """
     if len(tables) == 1:
         return tables[0]
     try:
-        return pa.concat_tables(_with_numbers_of_one_kind(tables), promote_options="permissive")
-    except pa.ArrowException as error:
+        return pa.concat_tables(_with_written_numbers(tables), promote_options="permissive")
+    except UNREADABLE as error:
         raise FlanlabError(
             f"{what} cannot be joined: {one_line(error)}", hint="Give a column the same type everywhere."
         ) from error
 
 
-def _with_numbers_of_one_kind(tables: Sequence[pa.Table]) -> list[pa.Table]:
-    """The tables with numbers as they are written, where Arrow would turn the 7 of one table into 7.0 because of another."""
-    kinds: dict[str, set[str]] = {}
-    for field in (field for table in tables for field in table.schema):
-        kinds.setdefault(field.name, set()).add(_number_kind(field.type))
-    mixed = {name for name, found in kinds.items() if len(found) > 1 and found <= {"whole", "fraction", "written", "null"}}
-    mixed -= {name for name in mixed if len(kinds[name] - {"null"}) == 1}
-    changed = []
-    for table in tables:
-        for position, field in enumerate(table.schema):
-            if field.name in mixed and not isinstance(field.type, WrittenType):
-                table = table.set_column(position, field.name, written_column(table.column(position).to_pylist()))
-        changed.append(table)
+def _with_written_numbers(tables: Sequence[pa.Table]) -> list[pa.Table]:
+    """The tables with numbers as they are written, where Arrow would change those of one table because of another: 7 to 7.0."""
+    changed = list(tables)
+    for name in dict.fromkeys(name for table in tables for name in table.column_names):
+        having = [place for place, table in enumerate(tables) if name in table.column_names]
+        if _numbers_differ([tables[place].schema.field(name).type for place in having]):
+            cells = [tables[place][name].to_pylist() for place in having]
+            column_of([cell for own in cells for cell in own], as_written=True)  # they must go together
+            for place, own in zip(having, cells, strict=True):
+                position = changed[place].column_names.index(name)
+                changed[place] = changed[place].set_column(position, name, column_of(own, as_written=True))
     return changed
 
 
-def _number_kind(kind: pa.DataType) -> str:
-    if isinstance(kind, WrittenType):
-        return "written"
-    if pa.types.is_null(kind):
-        return "null"
-    return "whole" if pa.types.is_integer(kind) else "fraction" if pa.types.is_floating(kind) else "other"
+def _numbers_differ(kinds: Sequence[pa.DataType]) -> bool:
+    """Whether types have numbers of different kinds in the same place."""
+    found: dict[tuple[str | int, ...], set[str]] = {}
+    for kind in kinds:
+        for place, number in _numbers(kind, ()):
+            found.setdefault(place, set()).add(number)
+    are_written = {isinstance(kind, WrittenType) for kind in kinds if not pa.types.is_null(kind)}
+    return len(are_written) > 1 or any(len(numbers) > 1 for numbers in found.values())
+
+
+def _numbers(kind: pa.DataType, place: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Where a type has numbers, and of which kind."""
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        yield place, "whole" if pa.types.is_integer(kind) else "fraction"
+    elif pa.types.is_decimal(kind):
+        yield place, str(kind)
+    for position in range(kind.num_fields):
+        part = kind.field(position)
+        yield from _numbers(part.type, (*place, part.name if pa.types.is_struct(kind) else position))
 
 
 def _filtered(task: Task, split: Split, rows: Rows) -> Rows:
@@ -295,7 +306,7 @@ def _each_row(task: Task, rows: Rows, what: str, source: str) -> Iterator[Any]:
 
 
 def _read_files(paths: Sequence[Path]) -> pa.Table:
-    return _joined([read_table(path) for path in paths], f"{paths[0].parent}: {', '.join(path.name for path in paths)}")
+    return joined([read_table(path) for path in paths], f"{paths[0].parent}: {', '.join(path.name for path in paths)}")
 
 
 def _how_to_obtain(source: Source) -> str | None:
@@ -331,7 +342,7 @@ def _read_slices(task: Task, specification: str, paths: Mapping[str, Sequence[Pa
             f"{task.path}: source.splits: {specification!r} leaves no row for {task.name} ({there}).",
             hint="Take a smaller slice, or provide more rows.",
         )
-    return _joined(cuts, f"{task.path}: source.splits: the slices of {specification!r}"), digest.hexdigest()
+    return joined(cuts, f"{task.path}: source.splits: the slices of {specification!r}"), digest.hexdigest()
 
 
 _SLICE = re.compile(
@@ -364,6 +375,7 @@ def _split_names(specification: str) -> list[str]:
 
 
 def _read_hub(name: str, source: Source, specification: str) -> tuple[pa.Table, str]:
+    assert source.hub is not None
     if source.obtain is not None:
         raise MissingDataError(f"{name}: the Hub has no copy that can be loaded.", hint=str(_how_to_obtain(source)))
     where: dict[str, Any] = {"name": source.config}
@@ -374,27 +386,19 @@ def _read_hub(name: str, source: Source, specification: str) -> tuple[pa.Table, 
     return readable(dataset.with_format("arrow")[:]), str(dataset._fingerprint)
 
 
-def _offline(hub: str) -> str:
-    return f"{offline_hint(hub)} Or name a folder with the data with --mirror DIR."
-
-
-def _from_hub(name: str, hub: str | None, options: Mapping[str, Any]) -> Any:
-    if hub is not None:
-        work_offline_if_unreachable(hub)
-        if not may_have_rows(hub):
-            raise MissingDataError(f"{name}: {hub} could not be read from the Hugging Face Hub.", hint=_offline(hub))
+def _from_hub(name: str, hub: str, options: Mapping[str, Any]) -> Any:
+    work_offline_if_unreachable(hub)
+    message = f"{name}: {hub} could not be read from the Hugging Face Hub"
+    hint = f"{offline_hint(hub) or 'Check the network.'} Or name a folder with the data with --mirror DIR."
+    if not may_have_rows(hub):
+        raise MissingDataError(f"{message}.", hint=hint)
     from datasets import load_dataset
 
     try:
         return load_dataset(hub, **options)
     except Exception as error:  # the Hub's client raises many kinds of errors
-        hint = "Check the network, or name a folder with the data with --mirror DIR."
-        if hub is not None and offline_hint(hub):
-            hint = _offline(hub)
         if "scripts are no longer supported" in str(error):
             hint = f"Set source.revision: {CONVERSION}, the Hub's own conversion, or use a --mirror DIR with its rows."
         elif "Config name is missing" in str(error):
             hint = "Name one of its configurations (source.config, or --config)."
-        raise MissingDataError(
-            f"{name}: {hub} could not be read from the Hugging Face Hub: {one_line(error)}", hint=hint
-        ) from error
+        raise MissingDataError(f"{message}: {one_line(error)}", hint=hint) from error

@@ -74,31 +74,25 @@ class SpecialTokens:
             FlanlabError: the tokenizer always reads the characters of a special token as the token.
         """
         # Rare, and slow: texts that hold the characters of a special token, as text.
-        odd = [self.stand_in(text) for text in texts]
-        odd_ones = iter(self._tokens_as_text([text for text, is_odd in zip(texts, odd, strict=True) if is_odd]))
-        others = iter(self._tokens([self.unnamed(text) for text, is_odd in zip(texts, odd, strict=True) if not is_odd]))
-        return [next(odd_ones if is_odd else others) for is_odd in odd]
+        found = self._tokens([self.unnamed(text) for text in texts])
+        return [self._tokens_as_text(text) if self.stand_in(text) else ids for text, ids in zip(texts, found, strict=True)]
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
         """Token ids of texts in which every special token is meant as such."""
         if not texts:
             return []
         if not self._tokenizer.is_fast:
-            encoded = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)
-            return list(encoded["input_ids"])
+            return list(self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"])
         # An ordinary call sets truncation, padding and the like to their defaults.
         self._tokenizer("", add_special_tokens=False)
         # Straight from the backend, as transformers would ask it, but without the offsets that nobody reads here.
         backend: Any = self._tokenizer.backend_tokenizer
         return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
-    def _tokens_as_text(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of texts in which special tokens are meant only where they are named."""
-        if not texts:
-            return []
-        if not self._tokenizer.is_fast:
-            return [self._slow_tokens(text) for text in texts]
-        return [encoding.ids for encoding in self._renamed.encode_batch_fast(texts, add_special_tokens=False)]
+    def _tokens_as_text(self, text: str) -> list[int]:
+        """Token ids of a text in which special tokens are meant only where they are named."""
+        is_fast = self._tokenizer.is_fast
+        return self._renamed.encode(text, add_special_tokens=False).ids if is_fast else self._slow_tokens(text)
 
     @cached_property
     def _renamed(self) -> Tokenizer:

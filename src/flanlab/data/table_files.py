@@ -15,28 +15,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flanlab.data.arrow_types import readable
-from flanlab.data.written_numbers import (
-    KeyTwiceError,
-    column_of,
-    number_column,
-    read_json,
-    read_json_at,
-    with_floats,
-)
+from flanlab.data.written_numbers import DECODER, KeyTwiceError, column_of, number_column
 from flanlab.errors import FlanlabError, one_line
+from flanlab.files import reading
 from flanlab.progress import say
 
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
-_UNREADABLE = (pa.ArrowException, ValueError, OverflowError, TypeError, RecursionError)
+UNREADABLE = (pa.ArrowException, ValueError, OverflowError, TypeError, RecursionError)
+"""What values that are not of one type may raise."""
 _INNER_LINES = 3
 _Lines = list[tuple[int, list[str]]]
 """Rows of a text file, each with its first line number."""
 
 
-def table_suffix(path: Path) -> str | None:
-    """The suffix of a file of rows (`.jsonl.gz`), which says its format; None for other files."""
-    name = path.name.lower()
-    return next((name[-len(suffix) :] for suffix in TABLE_SUFFIXES if name.endswith(suffix)), None)
+def table_suffix(path: Path, known: Sequence[str] = ()) -> str | None:
+    """The suffix of a file of rows (`.jsonl.gz`), which says its format; None for other files. `known`: others than usual."""
+    return next((suffix for suffix in known or TABLE_SUFFIXES if path.name.lower().endswith(suffix)), None)
 
 
 def table_name(path: Path) -> str:
@@ -56,38 +50,41 @@ def read_table(path: Path) -> pa.Table:
     suffix = table_suffix(path)
     if suffix is None:
         raise FlanlabError(f"{path}: this file type cannot be read.", hint=f"Use one of: {', '.join(TABLE_SUFFIXES)}.")
-    kind, compression = next(
-        ((suffix.removesuffix(end), how) for end, how in _COMPRESSED.items() if suffix.endswith(end)), (suffix, None)
-    )
-    try:
+    kind, *packed = re.findall(r"\.\w+", suffix)
+    with reading(path, "Fix this error, or write the file again."):
         if kind in _BINARY:
             table = _BINARY[kind](path)
             # A damaged Arrow file may have offsets that end the whole process when a cell is read.
             table.validate(full=True)
             table = readable(table)
         else:
-            table = _TEXT[kind](path, pa.input_stream(str(path), compression=compression).read().decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise FlanlabError(f"{path}, line {line}: is not UTF-8.", hint="Save the file with UTF-8 encoding.") from error
-    except FlanlabError:
-        raise
-    # A damaged file may claim to be larger than the memory.
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise FlanlabError(f"{path}: {one_line(error)}", hint="Fix this error, or write the file again.") from error
+            compression = _COMPRESSED[packed[0]] if packed else None
+            table = _TEXT[kind](path, decoded(path, pa.input_stream(str(path), compression=compression).read()))
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if twice:
         raise FlanlabError(f"{path}: the column {twice[0] or repr('')} occurs twice.", hint="Rename or remove one of the two.")
     return table
 
 
+def decoded(path: Path, content: bytes, line: int = 1, *, first: bool = True) -> str:
+    """The text of a file, or of a part that begins in a line; `first` if it is the beginning, where a byte order mark may be.
+
+    Raises:
+        FlanlabError: names the line that is not UTF-8.
+    """
+    try:
+        return content.decode("utf-8-sig" if first else "utf-8")
+    except UnicodeDecodeError as error:
+        line += content.count(b"\n", 0, error.start)
+        raise FlanlabError(
+            f"{path}, line {line}: is not UTF-8.", hint="Save the file with UTF-8 encoding, for example with iconv."
+        ) from error
+
+
 def _read_parquet(path: Path) -> pa.Table:
     # `read_table` would import pyarrow.dataset, which takes longer than most files.
-    try:
-        with pq.ParquetFile(path) as file:
-            return file.read()
-    except (pa.ArrowException, OSError, MemoryError) as error:
-        raise FlanlabError(f"{path}: is not valid Parquet: {one_line(error)}", hint="Write the file again.") from error
+    with pq.ParquetFile(path) as file:
+        return file.read()
 
 
 def _read_arrow(path: Path) -> pa.Table:
@@ -97,10 +94,6 @@ def _read_arrow(path: Path) -> pa.Table:
     except pa.ArrowInvalid:  # the other kind of Arrow file, which Hugging Face's datasets write
         with path.open("rb") as raw, pa.ipc.open_stream(raw) as stream:
             return stream.read_all()
-
-
-def _read_csv(path: Path, text: str) -> pa.Table:
-    return _table(path, _quoted_rows(path, text, ","))
 
 
 def _read_tsv(path: Path, text: str) -> pa.Table:
@@ -135,39 +128,35 @@ def _quoted_rows(path: Path, text: str, delimiter: str) -> _Lines:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows: _Lines = []
     begins = 1
-    swallows = False
-    while True:
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return rows
-        except csv.Error as error:
-            end = " and never closes" if "end of data" in str(error) else f"; in line {reader.line_num} more text follows it"
-            raise FlanlabError(
-                f"{path}, line {begins}: a quotation mark opens a cell in the row that begins here{end}.",
-                hint="Close the quotation mark. Inside a quoted cell, write it twice, and quote the whole cell.",
-            ) from error
-        if cells:
-            if rows and len(cells) != len(rows[0][1]):
+    is_told = False
+    try:
+        for cells in reader:
+            if rows and cells and len(cells) != len(rows[0][1]):
                 raise FlanlabError(
                     f"{path}, line {begins}: has {len(cells)} cells, but the header has {len(rows[0][1])}.",
                     hint="Give each row as many cells as the header. Quote a cell that contains the separator.",
                 )
-            if not swallows and len(cells) > 1:
-                swallows = any("\n" in cell and _swallows_rows(cell, delimiter, len(cells)) for cell in cells)
-                if swallows:
-                    say(
-                        f"{path}, line {begins}: a quoted cell of this row continues to line {reader.line_num}, and the lines"
-                        f" inside have {len(cells)} cells each. Is a quotation mark missing? Those lines are read as text."
-                    )
-            rows.append((begins, cells))
-        begins = reader.line_num + 1
+            if not is_told and any(_swallows_rows(cell, delimiter, len(cells)) for cell in cells):
+                is_told = True
+                say(
+                    f"{path}, line {begins}: a quoted cell of this row continues to line {reader.line_num}, and the lines"
+                    f" inside have {len(cells)} cells each. Is a quotation mark missing? Those lines are read as text."
+                )
+            rows += [(begins, cells)] if cells else []
+            begins = reader.line_num + 1
+    except csv.Error as error:
+        end = " and never closes" if "end of data" in str(error) else f"; in line {reader.line_num} more text follows it"
+        raise FlanlabError(
+            f"{path}, line {begins}: a quotation mark opens a cell in the row that begins here{end}.",
+            hint="Close the quotation mark. Inside a quoted cell, write it twice, and quote the whole cell.",
+        ) from error
+    return rows
 
 
 def _swallows_rows(cell: str, delimiter: str, width: int) -> bool:
     """Whether a cell looks as if an unclosed quotation mark had made text of rows: all its inner lines, three or more, have as
     many cells as a row."""
-    inner = cell.splitlines()[1:-1]
+    inner = cell.splitlines()[1:-1] if width > 1 and "\n" in cell else []
     return len(inner) >= _INNER_LINES and all(line.count(delimiter) == width - 1 for line in inner)
 
 
@@ -175,61 +164,62 @@ def _table(path: Path, rows: _Lines) -> pa.Table:
     if not rows:
         raise FlanlabError(f"{path}: holds no rows.", hint="Write the column names, then a line for each row.")
     (_, header), *body = rows
-    columns = []
-    for position in range(len(header)):
-        # Text such as "None" or "NA" is a normal answer. Only an empty cell is a missing value.
-        cells = [row[position] or None for _, row in body]
-        numbers = number_column(cells)
-        columns.append(pa.array(cells, pa.string()) if numbers is None else numbers)
-    return pa.Table.from_arrays(columns, [name.strip() for name in header])
+    # Text such as "None" or "NA" is a normal answer. Only an empty cell is a missing value.
+    columns = ([row[position] or None for _, row in body] for position in range(len(header)))
+    arrays = [number_column(cells) or pa.array(cells, pa.string()) for cells in columns]
+    return pa.Table.from_arrays(arrays, [name.strip() for name in header])
 
 
 def _read_json_lines(path: Path, text: str) -> pa.Table:
     """Read by Python's parser: pyarrow's turns texts that look like dates into times, and crashes on a line `null`."""
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                rows.append((f"line {number}", read_json(line)))
-            except (ValueError, RecursionError) as error:
-                raise _not_json(f"{path}, line {number}", error) from error
-    return _table_of_objects(path, rows)
+    lines = [(f"line {number}", line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    return _table_of_objects(path, [(where, json_object(f"{path}, {where}", line)) for where, line in lines])
+
+
+def json_object(where: str, text: str) -> dict[str, Any]:
+    """A row that is one line of JSON.
+
+    Raises:
+        FlanlabError: it is no JSON object. The message begins with `where`.
+    """
+    try:
+        return _checked_object(where, DECODER.decode(text))
+    except (ValueError, RecursionError) as error:
+        raise _not_json(where, error) from error
+
+
+def _checked_object(where: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise FlanlabError(f"{where}: is not a JSON object.", hint=_ONE_OBJECT)
+    return value
 
 
 def _read_json(path: Path, text: str) -> pa.Table:
     """A JSON array of objects, or objects one after the other."""
-    values = []
-    place = 0
+    values, place = [], len(text) - len(text.lstrip())
     try:
         while place < len(text):
-            if text[place].isspace():
-                place += 1
-            else:
-                value, place = read_json_at(text, place)
-                values.append(value)
+            value, end = DECODER.raw_decode(text, place)
+            values.append(value)
+            place = next((at for at in range(end, len(text)) if not text[at].isspace()), len(text))
     except (ValueError, RecursionError) as error:
         raise _not_json(f"{path}, row {len(values)}" if isinstance(error, KeyTwiceError) else str(path), error) from error
     if len(values) == 1 and isinstance(values[0], list):
         values = values[0]
-    return _table_of_objects(path, [(f"row {number}", value) for number, value in enumerate(values)])
+    numbered = [(f"row {number}", value) for number, value in enumerate(values)]
+    return _table_of_objects(path, [(where, _checked_object(f"{path}, {where}", value)) for where, value in numbered])
 
 
 def _not_json(where: str, error: Exception) -> FlanlabError:
     if isinstance(error, KeyTwiceError):
         return FlanlabError(f"{where}: {error}.", hint="Remove one of the two, or give it another name.")
-    return FlanlabError(
-        f"{where}: not valid JSON: {one_line(error)}",
-        hint='Each row is one complete object in braces: {"column": value, ...}.',
-    )
+    return FlanlabError(f"{where}: not valid JSON: {one_line(error)}", hint=_ONE_OBJECT)
 
 
-def _table_of_objects(path: Path, rows: Sequence[tuple[str, Any]]) -> pa.Table:
-    for where, row in rows:
-        if not isinstance(row, dict):
-            raise FlanlabError(
-                f"{path}, {where}: is not a JSON object.",
-                hint='Each row is one complete object in braces: {"column": value, ...}.',
-            )
+_ONE_OBJECT = 'Each row is one complete object in braces: {"column": value, ...}.'
+
+
+def _table_of_objects(path: Path, rows: Sequence[tuple[str, dict[str, Any]]]) -> pa.Table:
     if not rows:
         raise FlanlabError(f"{path}: holds no rows.", hint="Write one JSON object for each row.")
     names = dict.fromkeys(name for _, row in rows for name in row)
@@ -240,7 +230,7 @@ def _column(path: Path, name: str, cells: Sequence[tuple[str, Any]]) -> pa.Array
     values = [value for _, value in cells]
     try:
         return column_of(values)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         first = bisect.bisect_left(range(1, len(cells)), True, key=lambda count: not _of_one_type(values[:count]))
         where, value = cells[first]
         raise FlanlabError(
@@ -251,21 +241,17 @@ def _column(path: Path, name: str, cells: Sequence[tuple[str, Any]]) -> pa.Array
 
 def _of_one_type(values: Sequence[Any]) -> bool:
     try:
-        pa.array(with_floats(values))
-    except _UNREADABLE:
+        column_of(values)
+    except UNREADABLE:
         return False
     return True
 
 
-_BINARY: Mapping[str, Callable[[Path], pa.Table]] = {
-    ".parquet": _read_parquet,
-    ".arrow": _read_arrow,
-    ".feather": _read_arrow,
-}
+_BINARY: Mapping[str, Callable[[Path], pa.Table]] = {".parquet": _read_parquet, ".arrow": _read_arrow, ".feather": _read_arrow}
 _TEXT: Mapping[str, Callable[[Path, str], pa.Table]] = {
     ".json": _read_json,
     ".jsonl": _read_json_lines,
-    ".csv": _read_csv,
+    ".csv": lambda path, text: _table(path, _quoted_rows(path, text, ",")),
     ".tsv": _read_tsv,
 }
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -87,7 +88,7 @@ class _Cell(pa.ExtensionScalar):  # type: ignore[misc]
         if text is None:
             return None
         number = read_number(text)
-        return _DECODER.decode(text) if number is None else number
+        return DECODER.decode(text) if number is None else number
 
 
 pa.register_extension_type(WrittenType())
@@ -105,30 +106,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _json_number(make: Callable[[str], int | float]) -> Callable[[str], int | float]:
-    def read(text: str) -> int | float:
-        number = read_number(text)
-        return make(text) if number is None else number
-
-    return read
+def _number(text: str) -> int | float:
+    if (number := read_number(text)) is not None:
+        return number
+    return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_json_number(int), parse_float=_json_number(float))
-
-
-def read_json(text: str) -> Any:
-    """A JSON value whose numbers are printed as they were written.
-
-    Raises:
-        ValueError: it is not valid JSON, or (KeyTwiceError) a key occurs twice in an object.
-        RecursionError: it is too deeply nested.
-    """
-    return _DECODER.decode(text)
-
-
-def read_json_at(text: str, position: int) -> tuple[Any, int]:
-    """Like `read_json`, for the value that begins at a position. Also returns the position where it ends."""
-    return _DECODER.raw_decode(text, position)
+DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_number, parse_float=_number)
+"""Reads JSON whose numbers are printed as they were written. A key that occurs twice in an object raises KeyTwiceError."""
 
 
 def number_column(texts: Iterable[str | None]) -> pa.Array | None:
@@ -139,34 +124,35 @@ def number_column(texts: Iterable[str | None]) -> pa.Array | None:
         if number is None and text is not None:
             return None
         numbers.append(number)
-    if all(number is None for number in numbers):
-        return None
-    return written_column(numbers) if change_as_arrow(numbers) else pa.array(numbers)
+    return None if all(number is None for number in numbers) else column_of(numbers)
 
 
-def column_of(values: Sequence[Any]) -> pa.Array:
-    """Values as a column of one type, in which numbers keep their text.
+def column_of(values: Sequence[Any], *, as_written: bool = False) -> pa.Array:
+    """Values as a column that keeps the text of each number. With `as_written`, it keeps it also beside other columns.
 
     Raises:
-        pa.ArrowException, TypeError, ValueError, OverflowError: they have several types.
+        ArrowException, ValueError, OverflowError, TypeError, RecursionError: the values are not of one type.
     """
-    if not change_as_arrow(values):
+    if not (_change_as_arrow(values) or as_written):
         return pa.array(values)
-    pa.array(with_floats(values))
-    return written_column(values)
+    pa.array(with_floats(values))  # so that a column has one type, as in other formats
+    texts = [None if value is None else as_json(value, ensure_ascii=True) for value in values]
+    return pa.array(texts, pa.string()).cast(WrittenType())
 
 
-def change_as_arrow(values: Iterable[Any]) -> bool:
+def _change_as_arrow(values: Iterable[Any]) -> bool:
     """Whether a number in a column of such values would change its text in Arrow, because of its form or of other values."""
     kinds: dict[tuple[str, ...], set[type]] = {}
     for value in values:
         for place, kind in _number_kinds(value, ()):
             kinds.setdefault(place, set()).add(kind)
+    if any(bool in found and len(found) > 1 for found in kinds.values()):
+        raise TypeError("true and false are no numbers")  # Arrow would read them as 1.0 and 0.0
     return any(len(found) > 1 or issubclass(next(iter(found)), _Written) for found in kinds.values())
 
 
 def _number_kinds(value: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], type]]:
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float | Decimal):
         yield place, type(value)
     elif isinstance(value, dict):
         for name, part in value.items():
@@ -176,12 +162,6 @@ def _number_kinds(value: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[st
             yield from _number_kinds(part, (*place, "[]"))
 
 
-def written_column(values: Iterable[Any]) -> pa.Array:
-    """Values that contain numbers, as a column that keeps each number's text."""
-    texts = [None if value is None else as_json(value, ensure_ascii=True) for value in values]
-    return pa.array(texts, pa.string()).cast(WrittenType())
-
-
 def as_json(value: Any, *, ensure_ascii: bool = False) -> str:
     """A value as JSON with its numbers as they were written. What JSON does not know becomes a text."""
     if isinstance(value, dict):
@@ -189,7 +169,9 @@ def as_json(value: Any, *, ensure_ascii: bool = False) -> str:
         return "{" + ", ".join(f"{name}: {as_json(part, ensure_ascii=ensure_ascii)}" for name, part in parts) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(as_json(part, ensure_ascii=ensure_ascii) for part in value) + "]"
-    return value.text if isinstance(value, _Written) else json.dumps(value, ensure_ascii=ensure_ascii, default=str)
+    if isinstance(value, _Written | Decimal):
+        return str(value)
+    return json.dumps(value, ensure_ascii=ensure_ascii, default=str)
 
 
 def with_floats(value: Any) -> Any:
@@ -198,4 +180,4 @@ def with_floats(value: Any) -> Any:
         return {name: with_floats(part) for name, part in value.items()}
     if isinstance(value, list):
         return [with_floats(part) for part in value]
-    return float(str(value)) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    return float(str(value)) if isinstance(value, int | float | Decimal) and not isinstance(value, bool) else value

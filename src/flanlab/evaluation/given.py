@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from flanlab.data.rendering import PreparedRow, answers_of, open_row
 from flanlab.data.sources import Rows
+from flanlab.data.table_files import UNREADABLE
 from flanlab.data.written_numbers import column_of
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationUnit
@@ -209,7 +210,7 @@ def table_of(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     names = dict.fromkeys(name for row in listed for name in row)
     try:
         return pa.table({name: column_of([row.get(name) for row in listed]) for name in names})
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+    except UNREADABLE as error:
         raise FlanlabError(
             f"The rows do not go together: {error}",
             hint="Give a column values of one type in all rows; a missing value is None.",

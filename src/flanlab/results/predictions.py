@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flanlab.errors import FlanlabError
+from flanlab.files import reading
 
 PREDICTIONS = "predictions"
 """Folder of predictions within that of a run or an evaluation: `predictions/<variant>/<task>`."""
@@ -41,10 +42,17 @@ trained on, null for generation; `references` are all right options, or all righ
 split. `generated` is null where nothing was generated, `group` and `gold_value` where the task has none."""
 
 
+_AGAIN = "Delete the file and run the command that wrote it again: it computes just that shard."
+
+
 def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """One file of predictions, or some of its columns."""
+    """One file of predictions, or some of its columns.
+
+    Raises:
+        FlanlabError: the file is damaged.
+    """
     # pyarrow's `read_table` would import pyarrow.dataset, which takes longer than reading.
-    with pq.ParquetFile(path) as file:
+    with reading(path, _AGAIN), pq.ParquetFile(path) as file:
         return file.read(columns)
 
 
@@ -62,20 +70,9 @@ def read_predictions(folder: Path) -> pa.Table:
     shards = shard_paths(folder)
     if not shards:
         raise FlanlabError(f"{folder}: holds no predictions.", hint="Run the evaluation first.")
-    tables = []
-    for shard in shards:
-        try:
-            tables.append(read_shard(shard).replace_schema_metadata(None))
-        except (OSError, UnicodeError, pa.ArrowException) as error:
-            raise FlanlabError(
-                f"{shard}: is damaged ({error}).",
-                hint="Delete the file and run the command that wrote it again: it computes just that shard.",
-            ) from error
+    tables = [read_shard(shard).replace_schema_metadata(None) for shard in shards]
     try:
         return pa.concat_tables(tables)
     except pa.ArrowException as error:
         other = next(shard for shard, table in zip(shards, tables, strict=True) if not table.schema.equals(PREDICTION_SCHEMA))
-        raise FlanlabError(
-            f"{other}: does not have the columns of predictions.",
-            hint="Delete the file and run the command that wrote it again: it computes just that shard.",
-        ) from error
+        raise FlanlabError(f"{other}: does not have the columns of predictions.", hint=_AGAIN) from error

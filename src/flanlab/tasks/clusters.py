@@ -49,13 +49,7 @@ def related_clusters(cluster: Cluster) -> frozenset[Cluster]:
     The others are the paper's two exceptions (section 2.2). Inference and paraphrase exclude each other. Reading comprehension
     with commonsense and each of its two parents (reading comprehension, commonsense) exclude each other.
     """
-    related = {cluster}
-    for first, second in _EXCLUDE_EACH_OTHER:
-        if cluster == first:
-            related.add(second)
-        if cluster == second:
-            related.add(first)
-    return frozenset(related)
+    return frozenset({cluster}.union(*(pair for pair in _EXCLUDE_EACH_OTHER if cluster in pair)))
 
 
 _ABBREVIATIONS = {"nli": "natural_language_inference", "summarisation": "summarization"}

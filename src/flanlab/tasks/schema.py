@@ -8,7 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
@@ -37,6 +46,44 @@ Metric = Literal[
 ]
 Options = list[str] | str
 """A list of answers, or one expression that gives a list for each row."""
+
+
+def _checked_jinja(value: str) -> str:
+    try:
+        check_syntax(value)
+    except FlanlabError as error:
+        raise ValueError(error.message) from error
+    if not value.strip():
+        raise ValueError("is empty")
+    return value
+
+
+def _checked_expression(value: str) -> str:
+    if not is_expression(value):
+        raise ValueError("write one expression with nothing around it, such as {{ label >= 0 }}")
+    return value
+
+
+def _checked_options(value: Options | None) -> Options | None:
+    if not isinstance(value, list):
+        return None if value is None else _checked_expression(_checked_jinja(value))
+    if len(value) < 2 or len(set(value)) != len(value):
+        raise ValueError("give at least two options, all different")
+    for option in value:
+        if not option.strip():
+            raise ValueError("an option is empty")
+        if option != option.strip():
+            raise ValueError(f"the option {option!r} begins or ends with blank space")
+    return value
+
+
+def _as_the_answer(target: str) -> str:
+    """Write a target that is only the answer, with any spacing, as `{{ answer }}`, which also allows all references."""
+    return "{{ answer }}" if re.fullmatch(r"\s*\{\{-?\s*answer\s*-?\}\}\s*", target) else target
+
+
+Jinja = Annotated[str, AfterValidator(_checked_jinja)]
+Expression = Annotated[str, AfterValidator(_checked_jinja), AfterValidator(_checked_expression)]
 
 
 class _Strict(BaseModel):
@@ -88,18 +135,8 @@ class Source(_Strict):
 class _Prompt(_Strict):
     """Jinja sources of a prompt and of the target that follows it."""
 
-    prompt: str
-    target: str = "{{ answer }}"
-
-    @field_validator("prompt", "target")
-    @classmethod
-    def _valid_jinja(cls, value: str) -> str:
-        return _checked_jinja(value)
-
-    @field_validator("target")
-    @classmethod
-    def _the_answer(cls, value: str) -> str:
-        return _as_the_answer(value)
+    prompt: Jinja
+    target: Annotated[Jinja, AfterValidator(_as_the_answer)] = "{{ answer }}"
 
 
 class Template(_Prompt):
@@ -108,14 +145,9 @@ class Template(_Prompt):
     direction: Literal["forward", "inverted"] = Field(
         "forward", description="inverted: the prompt contains the answer and the target is an input (section 2.1)."
     )
-    options: list[str] | None = Field(
+    options: Annotated[list[str] | None, AfterValidator(_checked_options)] = Field(
         None, description="Other words for the task's options in this template: same number, same order."
     )
-
-    @field_validator("options")
-    @classmethod
-    def _valid_options(cls, value: list[str] | None) -> list[str] | None:
-        return None if value is None else _checked_options(value)
 
     def listed(self, options: Sequence[str]) -> str:
         """The OPTIONS block."""
@@ -130,12 +162,9 @@ class Template(_Prompt):
 class Baseline(_Prompt):
     """A prompt without an instruction, for untuned models: a text that the answer continues, after one space."""
 
-    options: Options | None = Field(None, description="Other words for the task's options: same number, same order.")
-
-    @field_validator("options")
-    @classmethod
-    def _valid_options(cls, value: Options | None) -> Options | None:
-        return _checked_options_source(value)
+    options: Annotated[Options | None, AfterValidator(_checked_options)] = Field(
+        None, description="Other words for the task's options: same number, same order."
+    )
 
 
 class Task(_Strict):
@@ -163,23 +192,25 @@ class Task(_Strict):
         default_factory=dict,
         description="Data sets whose rows or texts this one reuses, each with the evidence. The hold-out follows them.",
     )
-    turns: str | None = Field(
+    turns: Expression | None = Field(
         None,
         description="Expression: how many examples a row holds, such as the turns of a dialogue. The row is used once for"
         " each of them. A column `turn` counts from 0.",
     )
-    filter: str | None = Field(None, description="Expression. Rows for which it is false are left out.")
+    filter: Expression | None = Field(None, description="Expression. Rows for which it is false are left out.")
     fields: dict[str, str] = Field(
         default_factory=dict,
         description="Names that templates may use, with their expressions. If empty: the columns under their own names.",
     )
-    options: Options | None = Field(None, description="Classification only: the possible answers.")
-    answer: str
-    references: str | None = Field(
+    options: Annotated[Options | None, AfterValidator(_checked_options)] = Field(
+        None, description="Classification only: the possible answers."
+    )
+    answer: Jinja
+    references: Expression | None = Field(
         None, description="Expression: all acceptable answers. With `options`: the options that are right."
     )
-    gold_value: str | None = Field(None, description="Expression: the number that a numeric answer is compared with.")
-    group: str | None = Field(
+    gold_value: Expression | None = Field(None, description="Expression: the number that a numeric answer is compared with.")
+    group: Jinja | None = Field(
         None, description="Text. Rows with the same text belong together: either all of them are evaluated or none."
     )
     metrics: list[Metric] = Field(min_length=1)
@@ -188,16 +219,6 @@ class Task(_Strict):
 
     _path: Path | None = PrivateAttr(None)
     _whole: Task | None = PrivateAttr(None)
-
-    @field_validator("answer", "filter", "references", "turns", "gold_value", "group")
-    @classmethod
-    def _valid_jinja(cls, value: str | None) -> str | None:
-        return None if value is None else _checked_jinja(value)
-
-    @field_validator("filter", "references", "turns", "gold_value")
-    @classmethod
-    def _one_expression(cls, value: str | None) -> str | None:
-        return None if value is None else _checked_expression(value)
 
     @field_validator("fields")
     @classmethod
@@ -210,11 +231,6 @@ class Task(_Strict):
             except FlanlabError as error:
                 raise ValueError(f"field {name}: {error.message}") from error
         return value
-
-    @field_validator("options")
-    @classmethod
-    def _valid_options(cls, value: Options | None) -> Options | None:
-        return _checked_options_source(value)
 
     @field_validator("derived_from")
     @classmethod
@@ -398,44 +414,6 @@ _METRICS_THAT_NEED: Mapping[str, frozenset[str]] = {
     "group": frozenset({"multirc_exact_match"}),
 }
 _JINJA_GLOBALS = frozenset({"range", "dict", "cycler", "joiner", "namespace"})
-
-
-def _checked_jinja(value: str) -> str:
-    try:
-        check_syntax(value)
-    except FlanlabError as error:
-        raise ValueError(error.message) from error
-    if not value.strip():
-        raise ValueError("is empty")
-    return value
-
-
-def _checked_expression(value: str) -> str:
-    if not is_expression(value):
-        raise ValueError("write one expression with nothing around it, such as {{ label >= 0 }}")
-    return value
-
-
-def _checked_options_source(value: Options | None) -> Options | None:
-    if isinstance(value, list):
-        return _checked_options(value)
-    return None if value is None else _checked_expression(_checked_jinja(value))
-
-
-def _checked_options(value: list[str]) -> list[str]:
-    if len(value) < 2 or len(set(value)) != len(value):
-        raise ValueError("give at least two options, all different")
-    for option in value:
-        if not option.strip():
-            raise ValueError("an option is empty")
-        if option != option.strip():
-            raise ValueError(f"the option {option!r} begins or ends with blank space")
-    return value
-
-
-def _as_the_answer(target: str) -> str:
-    """Write a target that is only the answer, with any spacing, as `{{ answer }}`, which also allows all references."""
-    return "{{ answer }}" if re.fullmatch(r"\s*\{\{-?\s*answer\s*-?\}\}\s*", target) else target
 
 
 def _digest(text: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,17 +27,6 @@ def generated_files(name: str, config: str | None) -> dict[str, Path]:
     Raises:
         FlanlabError: no such generator is installed, or it lacks a package or the configuration.
     """
-    entry = _entry_point(name)
-    folder = cache_folder() / "generated" / f"{name}-{_version_of(entry)}" / (config or "default")
-    if not folder.is_dir():
-        tables: Mapping[str, pa.Table] = entry.load()(config)
-        with new_folder(folder) as temporary:
-            for split, table in tables.items():
-                pq.write_table(table, temporary / f"{split}.parquet")
-    return {path.stem: path for path in sorted(folder.glob("*.parquet"))}
-
-
-def _entry_point(name: str) -> EntryPoint:
     installed = {entry.name: entry for entry in entry_points(group=GROUP)}
     if name not in installed:
         raise FlanlabError(
@@ -45,10 +34,14 @@ def _entry_point(name: str) -> EntryPoint:
             hint=f"Installed generators: {', '.join(sorted(installed)) or 'none'}. A package offers one as an entry point"
             f" of the group {GROUP}.",
         )
-    return installed[name]
-
-
-def _version_of(entry: EntryPoint) -> str:
-    """Identifies the generator's code: rows of another version are not reused."""
+    entry = installed[name]
+    # Identifies the generator's code: rows of another version are not reused.
     distribution = f"{entry.dist.name} {entry.dist.version}" if entry.dist else ""
-    return hashlib.blake2b(f"{entry.value} {distribution}".encode(), digest_size=6).hexdigest()
+    version = hashlib.blake2b(f"{entry.value} {distribution}".encode(), digest_size=6).hexdigest()
+    folder = cache_folder() / "generated" / f"{name}-{version}" / (config or "default")
+    if not folder.is_dir():
+        tables: Mapping[str, pa.Table] = entry.load()(config)
+        with new_folder(folder) as temporary:
+            for split, table in tables.items():
+                pq.write_table(table, temporary / f"{split}.parquet")
+    return {path.stem: path for path in sorted(folder.glob("*.parquet"))}

@@ -39,11 +39,10 @@ def generate(config: str | None) -> dict[str, pa.Table]:
     with meter(f"Generating {config}", TRAIN_ROWS + TEST_ROWS) as bar:
         train = _sample(train_modules, TRAIN_ROWS, frozenset(), 0, bar)
         test = _sample([_module(config, "test")], TEST_ROWS, frozenset(question for question, _ in train), 1, bar)
-    return {"train": _table(train), "test": _table(test)}
-
-
-def _table(pairs: Sequence[tuple[str, str]]) -> pa.Table:
-    return pa.table({"question": [question for question, _ in pairs], "answer": [answer for _, answer in pairs]})
+    return {
+        split: pa.table([*zip(*pairs, strict=True)], ["question", "answer"])
+        for split, pairs in (("train", train), ("test", test))
+    }
 
 
 def _sample(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flanlab.data.sources import label_names
 from flanlab.errors import FlanlabError
 from flanlab.tasks.templating import TemplatingError, compile_source
 
@@ -34,6 +34,8 @@ class Column:
     name: str
     cells: pa.ChunkedArray
     label_names: Sequence[str] | None = None
+    lacks_labels: bool = False
+    """Whether it is known that -1 stands for a missing label."""
 
     @cached_property
     def kind(self) -> Kind:
@@ -46,27 +48,17 @@ class Column:
         if pa.types.is_integer(kind):
             return "whole"
         if pa.types.is_floating(kind):
-            present = self._present
-            return "whole" if len(present) and pc.all(pc.equal(pc.floor(present), present)).as_py() else "number"
+            has_fractions = pc.any(pc.not_equal(pc.floor(self._present), self._present)).as_py()
+            return "whole" if has_fractions is False else "number"
         return "nested" if pa.types.is_nested(kind) else "other"
 
     @cached_property
-    def holds_something(self) -> pa.ChunkedArray:
-        """For each cell whether it is neither null, nor not a number, nor blank."""
-        valid = pc.is_valid(self.cells)
-        if is_text(self.cells.type):
-            filled = pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(self.cells)), 0)
-        elif pa.types.is_floating(self.cells.type):
-            filled = pc.is_finite(self.cells)
-        else:
-            return valid
-        return pc.and_(valid, pc.fill_null(filled, False))
-
-    @cached_property
     def _present(self) -> pa.ChunkedArray:
-        """The cells that hold something; texts without the blank space around them."""
-        cells = pc.utf8_trim_whitespace(self.cells) if is_text(self.cells.type) else self.cells
-        return cells.filter(self.holds_something)
+        """The cells that are neither null, nor not a number, nor blank; texts without the blank space around them."""
+        if is_text(self.cells.type):
+            texts = pc.utf8_trim_whitespace(self.cells)
+            return texts.filter(pc.not_equal(texts, ""))
+        return self.cells.filter(pc.is_finite(self.cells)) if pa.types.is_floating(self.cells.type) else self.cells.drop_null()
 
     @cached_property
     def missing(self) -> int:
@@ -79,12 +71,10 @@ class Column:
         return 0 if self.kind == "nested" or not len(self._present) else int(pc.count_distinct(self._present).as_py())
 
     @cached_property
-    def values(self) -> Counter[Value]:
-        """How often each value occurs; empty where there are more than MANY_VALUES."""
-        if not 0 < self.distinct <= MANY_VALUES:
-            return Counter()
-        counts = Counter({cell["values"]: cell["counts"] for cell in pc.value_counts(self._present).to_pylist()})
-        return Counter({int(value): n for value, n in counts.items()}) if self.kind == "whole" else counts
+    def values(self) -> frozenset[Value]:
+        """The different values; empty where there are more than MANY_VALUES."""
+        found = pc.unique(self._present).to_pylist() if 0 < self.distinct <= MANY_VALUES else []
+        return frozenset(map(int, found) if self.kind == "whole" else found)
 
     @cached_property
     def sample(self) -> list[Any]:
@@ -124,24 +114,30 @@ class Column:
         return len(self.cells)
 
 
-def describe_columns(table: pa.Table, label_names: Mapping[str, Sequence[str]]) -> list[Column]:
-    """The columns of a table in order; categories count as the texts they are.
+def describe_columns(splits: Mapping[str, pa.Table], whole: pa.Table) -> list[Column]:
+    """The columns of all splits together, in order.
 
     Raises:
         FlanlabError: a column whose name cannot be written in a template.
     """
-    columns = []
-    out_of_reach = [name for name in table.column_names if "row" in table.column_names and reach(name).startswith("row[")]
-    if out_of_reach:
+    out_of_reach = [name for name in whole.column_names if reach(name).startswith("row[")]
+    if out_of_reach and "row" in whole.column_names:
         raise FlanlabError(
             f"The column {out_of_reach[0]!r} can only be written row['...'] in a template, but a column is called row too.",
             hint="Rename one of the two.",
         )
-    for name, cells in zip(table.column_names, table.columns, strict=True):
-        if pa.types.is_dictionary(cells.type):
-            cells = cells.cast(cells.type.value_type)
-        columns.append(Column(name, cells, label_names.get(name)))
-    return columns
+    names = {column: names for table in splits.values() for column, names in label_names(table).items()}
+    return [
+        Column(name, whole[name], names.get(name), name in names or _never_labelled(splits, name))
+        for name in whole.column_names
+    ]
+
+
+def _never_labelled(splits: Mapping[str, pa.Table], name: str) -> bool:
+    """Whether a whole split has -1 in place of labels."""
+    cells = [table[name] for table in splits.values() if name in table.column_names]
+    numbers = [own for own in cells if pa.types.is_integer(own.type) or pa.types.is_floating(own.type)]
+    return len(splits) > 1 and any(pc.all(pc.equal(own, -1)).as_py() is True for own in numbers)
 
 
 def spoken(name: str) -> str:
@@ -158,16 +154,17 @@ def reach(name: str) -> str:
         FlanlabError: there is no way to write the name in a template.
     """
     # In expressions of a task these stand for something else.
-    if name not in ("options", "answer", "references") and _gives_the_cell(name, name):
+    if name not in ("options", "answer", "references") and gives_the_cell(name, name):
         return name
     plain = name.isprintable() and "'" not in name and "\\" not in name
     source = f"row['{name}']" if plain else f"row[{json.dumps(name)}]"
-    if not _gives_the_cell(source, name):
+    if not gives_the_cell(source, name):
         raise FlanlabError(f"The column {name!r} has a name that templates cannot use.", hint="Rename the column.")
     return source
 
 
-def _gives_the_cell(source: str, name: str) -> bool:
+def gives_the_cell(source: str, name: str) -> bool:
+    """Whether an expression gives the cell of a column."""
     cell = object()
     try:
         return compile_source("{{ " + source + " }}")({name: cell, "row": cell if name == "row" else {name: cell}}) is cell
@@ -180,11 +177,8 @@ def leaves(kind: pa.DataType, source: str) -> Iterator[tuple[str, pa.DataType]]:
     if pa.types.is_struct(kind):
         for field in kind:
             yield from leaves(field.type, _member(source, field.name))
-    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        if pa.types.is_nested(kind.value_type):
-            yield from leaves(kind.value_type, f"{source}[0]")
-        else:
-            yield source, kind
+    elif _is_list(kind) and pa.types.is_nested(kind.value_type):
+        yield from leaves(kind.value_type, f"{source}[0]")
     else:
         yield source, kind
 
@@ -199,7 +193,7 @@ def shape(kind: pa.DataType) -> str:
     """A nested type in words: `{text: [text], start: [whole number]}`."""
     if pa.types.is_struct(kind):
         return "{" + ", ".join(f"{field.name}: {shape(field.type)}" for field in kind) + "}"
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if _is_list(kind):
         return f"[{shape(kind.value_type)}]"
     if is_text(kind):
         return "text"
@@ -213,4 +207,8 @@ def is_text(kind: pa.DataType) -> bool:
 
 def is_list_of_texts(kind: pa.DataType) -> bool:
     """Whether cells of this type are lists of texts."""
-    return bool((pa.types.is_list(kind) or pa.types.is_large_list(kind)) and is_text(kind.value_type))
+    return _is_list(kind) and is_text(kind.value_type)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import re
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
+import yaml
 
 from flanlab.data.scaffold.answers import Answer, Ask, guess_answer
 from flanlab.data.scaffold.columns import describe_columns, spoken
 from flanlab.data.scaffold.inputs import Input, Inputs, guess_inputs
-from flanlab.data.scaffold.splits import guess_splits, usable_rows
-from flanlab.data.sources import label_names
+from flanlab.data.scaffold.splits import guess_splits
+from flanlab.data.sources import Rows, joined
 from flanlab.data.written_numbers import WrittenType, with_floats
-from flanlab.errors import FlanlabError, one_line
+from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.schema import Split
+from flanlab.tasks.templating import compile_source
 
 
 @dataclass(frozen=True)
@@ -53,22 +54,21 @@ def scaffold_task(
     Raises:
         FlanlabError: no rows, no column that could be the answer, or none that could be an input.
     """
-    tables = {split: _with_plain_numbers(table) for split, table in tables.items() if table.num_rows}
+    tables = {split: table for split, table in tables.items() if table.num_rows}
     if not tables:
         raise FlanlabError("There are column names but no rows.", hint="Put the rows below the line with the column names.")
-    whole = _together(tables)
-    columns = describe_columns(whole, {name: names for table in tables.values() for name, names in label_names(table).items()})
+    whole = joined(list(tables.values()), f"The splits {', '.join(tables)}")
+    columns = describe_columns(tables, _with_plain_numbers(whole))
     if len(columns) == 1 and columns[0].kind != "nested":
         separator = next((mark for mark in (";", "\t", "|") if mark in columns[0].name), None)
         raise FlanlabError(
             f"There is one column alone, {columns[0].name!r}: a task needs an answer and something it is asked about.",
             hint="Separate columns by commas (by tabs in a .tsv file)." if separator else "Add the other column.",
         )
-    unlabelled = {column.name for column in columns if column.kind == "whole" and _never_labelled(tables, column.name)}
-    found = guess_answer(columns, answer, cluster, unlabelled, ask)
+    found = guess_answer(columns, answer, cluster, ask)
     inputs = guess_inputs(columns, found)
     filters = list(dict.fromkeys([*found.filters, *inputs.filters]))
-    splits, how = guess_splits({split: (usable_rows(table, found, inputs), table.num_rows) for split, table in tables.items()})
+    splits, how = guess_splits(_usable_rows(whole, tables, filters))
     guesses = [
         ("rows", ", ".join(f"{table.num_rows} in `{split}`" for split, table in tables.items())),
         ("answer", found.why),
@@ -77,91 +77,76 @@ def scaffold_task(
         ("splits", f"{', '.join(f'{split}: {part}' for split, part in splits.items())} ({how})"),
         *([("filter", f"rows are left out unless {' and '.join(filters)}")] if filters else []),
         *(("not used", comment) for comment in inputs.comments),
-        *(("not used", f"the split {split}") for split in tables if not any(_is_of(part, split) for part in splits.values())),
+        *(
+            ("not used", f"the split {split}")
+            for split in tables
+            if split not in {p.partition("[")[0] for p in splits.values()}
+        ),
         *(("same rows", f"the task {other} has them too: `derived_from` says so") for other in same_rows),
     ]
     head = _head(name, cluster, place, splits, how, same_rows)
     return Scaffold("\n".join([*head, *_body(found, inputs, filters), *_templates(found, inputs)]) + "\n", guesses)
 
 
-def _is_of(part: str, split: str) -> bool:
-    return part.partition("[")[0] == split
-
-
 def _with_plain_numbers(table: pa.Table) -> pa.Table:
     """The table with every number as a float or a whole number, which can be counted and compared in bulk."""
     for position, field in enumerate(table.schema):
-        if isinstance(field.type, WrittenType):
+        if isinstance(field.type, WrittenType) or pa.types.is_decimal(field.type):
             table = table.set_column(position, field.name, pa.array(with_floats(table.column(position).to_pylist())))
-        elif pa.types.is_decimal(field.type):
-            table = table.set_column(position, field.name, table.column(position).cast(pa.float64()))
     return table
 
 
-def _together(tables: Mapping[str, pa.Table]) -> pa.Table:
-    try:
-        return pa.concat_tables(tables.values(), promote_options="permissive")
-    except pa.ArrowException as error:
-        raise FlanlabError(
-            f"The splits {', '.join(tables)} do not go together: {one_line(error)}",
-            hint="Give a column the same type everywhere.",
-        ) from error
-
-
-def _never_labelled(tables: Mapping[str, pa.Table], column: str) -> bool:
-    """Whether a whole split has -1 in place of labels."""
-    found = (table[column] for table in tables.values() if column in table.column_names)
-    return len(tables) > 1 and any(pc.all(pc.equal(cells, -1)).as_py() is True for cells in found)
+def _usable_rows(whole: pa.Table, tables: Mapping[str, pa.Table], filters: Sequence[str]) -> dict[str, tuple[list[int], int]]:
+    """Split to the numbers of the rows that the filters keep, and the number of all rows. `whole` has all splits in order."""
+    keeps = compile_source(_braced(" and ".join(filters))) if filters else None
+    kept = None if keeps is None else list(map(keeps, Rows(whole, range(whole.num_rows), "")))
+    usable, start = {}, 0
+    for split, table in tables.items():
+        usable[split] = [row for row in range(table.num_rows) if kept is None or kept[start + row]], table.num_rows
+        start += table.num_rows
+    return usable
 
 
 def _head(
-    name: str,
-    cluster: Cluster,
-    place: Mapping[str, str],
-    splits: Mapping[Split, str],
-    how: str,
-    same_rows: Sequence[str],
+    name: str, cluster: Cluster, place: Mapping[str, str], splits: Mapping[Split, str], how: str, same_rows: Sequence[str]
 ) -> list[str]:
     """The lines that say what the task is and where its rows are."""
     lines = [
         "# A first draft by `flan tasks new`: what it could not know is marked TODO. docs/add-a-task.md explains every field.",
-        f"name: {name}",
-        f"cluster: {cluster}",
+        *_yaml({"name": name, "cluster": cluster.value}),
         'description: ""  # TODO: one sentence: what does somebody do who solves this task?',
-        "source:",
-        *(f"  {key}: {_scalar(value)}" for key, value in place.items()),
+        *_yaml({"source": dict(place)}),
     ]
     if "hub" in place and "revision" not in place:
         lines.append("  # TODO: revision: the commit of the data set, so that its rows stay the same")
-    lines.append(f"  # {how[:1].upper()}{how[1:]}.")
-    lines.append("  splits: {" + ", ".join(f"{split}: {_scalar(part)}" for split, part in splits.items()) + "}")
-    lines.append("licence: unknown  # TODO: what the owner of the rows allows, such as CC BY 4.0")
-    lines.append('citation: ""  # TODO: the paper or page to cite, or delete this line')
+    lines += [
+        f"  # {how[:1].upper()}{how[1:]}.",
+        *(f"  {line}" for line in _yaml({"splits": dict(splits)}, in_a_line=True)),
+        "licence: unknown  # TODO: what the owner of the rows allows, such as CC BY 4.0",
+        'citation: ""  # TODO: the paper or page to cite, or delete this line',
+    ]
     if same_rows:
-        lines += ["derived_from:", *(f"  {other}: the same rows" for other in same_rows)]
-    else:
-        lines.append("# TODO: data sets whose rows or texts these are, each with the evidence; a hold-out follows them")
-        lines.append("# derived_from: {squad: as the paper states}")
-    return lines
+        return [*lines, *_yaml({"derived_from": dict.fromkeys(same_rows, "the same rows")})]
+    return [
+        *lines,
+        "# TODO: data sets whose rows or texts these are, each with the evidence; a hold-out follows them",
+        "# derived_from: {squad: as the paper states}",
+    ]
 
 
 def _body(answer: Answer, inputs: Inputs, filters: Sequence[str]) -> list[str]:
     """The lines that say what is asked and what the answer is."""
-    lines = [f"filter: {_expression(' and '.join(filters))}"] if filters else []
-    lines += ["fields:", *(f"  {item.name}: {_expression(item.source)}" for item in inputs.used)]
-    lines += [f"  # not used: {comment}" for comment in inputs.comments]
-    if answer.to_do:
-        lines.append(f"# TODO: {answer.to_do}")
-    if isinstance(answer.options, str):
-        lines.append(f"options: {_expression(answer.options)}")
-    elif answer.options is not None:
-        quoted = [json.dumps(option, ensure_ascii=False) for option in answer.options]
-        in_a_line = f"options: [{', '.join(quoted)}]"
-        lines += [in_a_line] if len(in_a_line) <= 120 else ["options:", *(f"  - {option}" for option in quoted)]
-    lines.append(f"answer: {_expression(answer.source)}")
-    for key, source in (("references", answer.references), ("gold_value", answer.gold_value)):
-        lines += [f"{key}: {_expression(source)}"] if source else []
-    return [*lines, f"metrics: [{', '.join(answer.metrics)}]"]
+    expressions = {"answer": answer.source, "references": answer.references, "gold_value": answer.gold_value}
+    return [
+        *(_yaml({"filter": _braced(" and ".join(filters))}) if filters else []),
+        *_yaml({"fields": {item.name: _braced(item.source) for item in inputs.used}}),
+        *(f"  # not used: {comment}" for comment in inputs.comments),
+        *([f"# TODO: {answer.to_do}"] if answer.to_do else []),
+        *(_yaml({"options": _braced(answer.options)}) if isinstance(answer.options, str) else []),
+        *(_yaml({"options": answer.options}, in_a_line=True) if isinstance(answer.options, list) else []),
+        *_yaml({key: _braced(source) for key, source in expressions.items() if source}),
+        *_yaml({"metrics": answer.metrics}, in_a_line=True),
+    ]
 
 
 def _templates(answer: Answer, inputs: Inputs) -> list[str]:
@@ -196,13 +181,15 @@ def _shown(inputs: Sequence[Input], *, labelled: bool) -> str:
     return shown
 
 
-def _expression(source: str) -> str:
-    return _scalar("{{ " + source + " }}")
+def _braced(source: str) -> str:
+    return "{{ " + source + " }}"
 
 
-def _scalar(value: str) -> str:
-    """Text as YAML writes it on one line; in quotes wherever it might be read as something else."""
-    if re.fullmatch(r"[A-Za-z][\w/.-]*", value) and value.casefold() not in ("yes", "no", "on", "off", "true", "false", "null"):
-        return value
-    quoted = json.dumps(value, ensure_ascii=False)
-    return re.sub(r"[\x7f-\x9f\u2028\u2029\ufeff]", lambda match: f"\\u{ord(match.group()):04x}", quoted)
+def _yaml(content: Mapping[str, Any], *, in_a_line: bool = False) -> list[str]:
+    """Lines of YAML: an entry on each line, or lists and mappings within brackets."""
+    dump = functools.partial(
+        yaml.safe_dump, content, sort_keys=False, width=120, default_flow_style=None if in_a_line else False
+    )
+    text = dump(allow_unicode=True)
+    # PyYAML would not read some of the line breaks that it writes.
+    return (text if text.replace("\n", "").isprintable() else dump()).splitlines()

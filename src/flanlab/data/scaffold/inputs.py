@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from flanlab.data.scaffold.answers import Answer, lack_of
-from flanlab.data.scaffold.columns import Column, is_list_of_texts, leaves, shape
+from flanlab.data.scaffold.columns import Column, gives_the_cell, is_list_of_texts, leaves, shape
 from flanlab.errors import FlanlabError
-from flanlab.tasks.templating import TemplatingError, compile_source, variables_in
+from flanlab.tasks.templating import variables_in
 
 MOST_FIELDS = 6
 """Inputs that the starter templates show; further ones are left in a comment."""
@@ -21,8 +22,6 @@ class Input:
 
     name: str
     source: str
-    column: Column | None = None
-    """Where it comes from; None where that is the answer's own column."""
     guarded: bool = False
     """Some rows lack it, so prompts ask for it first."""
 
@@ -57,7 +56,7 @@ def guess_inputs(columns: Sequence[Column], answer: Answer) -> Inputs:
         name = _field_name(column.name, [item.name for item in inputs.used])
         source = _within(column)[0] if column.kind == "nested" else column.reach
         guarded = column is not main and column.kind == "text" and column.missing > 0
-        inputs.used.append(Input(name, source, column, guarded))
+        inputs.used.append(Input(name, source, guarded))
         if column.words_for_missing:
             words = ", ".join(f"'{word}'" for word in ["", *column.words_for_missing])
             inputs.filters.append(f"({column.reach} or '') | trim | lower not in [{words}]")
@@ -68,10 +67,9 @@ def guess_inputs(columns: Sequence[Column], answer: Answer) -> Inputs:
             f"Beside the answer `{answer.column.name}` no column could be an input.",
             hint="Name another answer with --answer COLUMN, or add a column with what is asked about.",
         )
-    for column in left:
-        if column not in chosen[:MOST_FIELDS]:
-            inputs.comments.append(f"{_on_one_line(column.name)}: {_why_not(column)}")
-    inputs.comments.extend(f"{_on_one_line(name)}: it says the answer or the choices" for name in answer.used)
+    unused = {column.name: _why_not(column) for column in left if column not in chosen[:MOST_FIELDS]}
+    unused |= dict.fromkeys(answer.used, "it says the answer or the choices")
+    inputs.comments = [f"{' '.join(name.split()) or '(no name)'}: {why}" for name, why in unused.items()]
     return inputs
 
 
@@ -102,18 +100,6 @@ def _field_name(column: str, taken: Sequence[str]) -> str:
     name = re.sub(r"\W+", "_", column).strip("_").casefold() or "column"
     if name[0].isdigit():
         name = f"column_{name}"
-    if name in ("options", "answer", "references") or not _is_name(name):
+    if name in ("options", "answer", "references") or not gives_the_cell(name, name) or not variables_in("{{ " + name + " }}"):
         name = f"{name}_text"
-    return next(found for number in range(1, 1000) if (found := name if number == 1 else f"{name}_{number}") not in taken)
-
-
-def _is_name(name: str) -> bool:
-    source = "{{ " + name + " }}"
-    try:
-        return compile_source(source)({name: name}) == name and variables_in(source) == {name}
-    except TemplatingError:
-        return False
-
-
-def _on_one_line(name: str) -> str:
-    return " ".join(name.split()) or "(no name)"
+    return next(found for n in itertools.count(1) if (found := name if n == 1 else f"{name}_{n}") not in taken)

@@ -4,12 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from flanlab.data.scaffold.answers import Answer
-from flanlab.data.scaffold.columns import describe_columns
-from flanlab.data.scaffold.inputs import Inputs
 from flanlab.errors import FlanlabError
 from flanlab.tasks.schema import Split
 
@@ -17,17 +11,6 @@ DEV_ROWS = 200
 """Rows held back from a train split where there is no dev split."""
 FEW_ROWS = 50
 """Rows from which on a single split is cut 80, 10 and 10 in a hundred."""
-
-
-def usable_rows(table: pa.Table, answer: Answer, inputs: Inputs) -> list[int]:
-    """Numbers of the rows that have an answer and the inputs that every prompt shows."""
-    needed = [answer.column, *(item.column for item in inputs.used if item.column is not None and not item.guarded)]
-    if not {column.name for column in needed} <= set(table.column_names):
-        return []
-    kept = [column.holds_something for column in describe_columns(table.select([c.name for c in needed]), {})]
-    if answer.minus_one:
-        kept.append(pc.fill_null(pc.not_equal(table[answer.column.name], -1), False))
-    return [row for row, keep in enumerate(zip(*(mask.to_pylist() for mask in kept), strict=True)) if all(keep)]
 
 
 def guess_splits(usable: Mapping[str, tuple[list[int], int]]) -> tuple[dict[Split, str], str]:
