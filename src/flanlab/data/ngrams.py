@@ -78,19 +78,46 @@ class Piece:
         return [f"line {line}" for line in self.first_line + np.searchsorted(ends, numbers, side="right")]
 
 
-@dataclass(frozen=True)
 class Found:
-    """The n-grams of one length that a corpus contains. All arrays are [n-grams], in the order of `hashes`, which is sorted."""
+    """The wanted n-grams of one length, and what a corpus holds of them. Arrays are [n-grams], in the order of `hashes`."""
 
-    hashes: Hashes
-    documents: Integers
-    """In how many documents of the corpus the n-gram occurs."""
-    first: list[tuple[str, str] | None]
-    """File and place of its first occurrence."""
+    def __init__(self, length: int, hashes: Hashes) -> None:
+        self.length = length
+        self.hashes = hashes
+        """Sorted."""
+        self.documents = np.zeros(len(hashes), dtype=np.int64)
+        """In how many documents of the corpus the n-gram occurs."""
+        self.first: list[tuple[str, str] | None] = [None] * len(hashes)
+        """File and place of its first occurrence."""
+        self._last_document = np.full(len(hashes), -1)
+        self._filter = np.zeros(1 << _FILTER_BITS, dtype=np.bool_)
+        self._filter[self._short(hashes)] = True
 
     def positions(self, hashes: Hashes) -> Integers:
         """Positions in the arrays of hashes that are all among the wanted ones."""
         return np.searchsorted(self.hashes, hashes)
+
+    def matches(self, grams: Hashes, document: Integers) -> tuple[Integers, Integers]:
+        """Positions in `grams` of wanted n-grams within one document, and their numbers, both [matches]."""
+        begin, end = document[: len(grams)], document[self.length - 1 :]
+        at = np.flatnonzero(self._filter[self._short(grams)] & (begin == end))
+        number = np.minimum(np.searchsorted(self.hashes, grams[at]), len(self.hashes) - 1)
+        same = self.hashes[number] == grams[at]
+        return at[same], number[same]
+
+    def count(self, number: Integers, document: Integers) -> None:
+        """Record the documents, in ascending order, that contain n-grams."""
+        first = document[0]
+        width = document[-1] - first + 1
+        number, offset = np.divmod(np.unique(number * width + document - first), width)
+        new = first + offset > self._last_document[number]
+        np.add.at(self.documents, number[new], 1)
+        # Sorted by n-gram, then document, so the last of several documents is written last.
+        self._last_document[number] = first + offset
+
+    @staticmethod
+    def _short(hashes: Hashes) -> Hashes:
+        return hashes >> np.uint64(64 - _FILTER_BITS)
 
 
 @dataclass(frozen=True)
@@ -110,8 +137,8 @@ def search(wanted: Mapping[int, Hashes], pieces: Iterable[Piece]) -> Search:
         wanted: for each length the hashes of the wanted n-grams, in any order, from `ngram_hashes` in this process.
         pieces: the corpus. An n-gram never spans two documents.
     """
-    lookups = [_Lookup(length, np.unique(hashes)) for length, hashes in sorted(wanted.items()) if len(hashes)]
-    overlap = max((lookup.length for lookup in lookups), default=1) - 1
+    sought = {length: Found(length, np.unique(hashes)) for length, hashes in sorted(wanted.items()) if len(hashes)}
+    overlap = max(sought, default=1) - 1
     batch = _Batch()
     document, total = -1, 0
     for piece in pieces:
@@ -120,10 +147,10 @@ def search(wanted: Mapping[int, Hashes], pieces: Iterable[Piece]) -> Search:
         total += len(found)
         batch.add(piece, document, found)
         if len(batch.words) >= _WORDS_AT_ONCE:
-            _look_up(batch, lookups)
+            _look_up(batch, sought)
             batch = batch.tail(overlap)
-    _look_up(batch, lookups)
-    return Search({lookup.length: lookup.found() for lookup in lookups}, document + 1, total)
+    _look_up(batch, sought)
+    return Search(sought, document + 1, total)
 
 
 class _Batch:
@@ -161,59 +188,21 @@ class _Batch:
         return np.repeat(np.arange(len(starts)), np.diff(starts, append=len(self.words)))
 
 
-class _Lookup:
-    """The wanted n-grams of one length, and what has been found so far."""
-
-    def __init__(self, length: int, hashes: Hashes) -> None:
-        self.length = length
-        self.hashes = hashes
-        self.documents = np.zeros(len(hashes), dtype=np.int64)
-        self.last_document = np.full(len(hashes), -1)
-        self.first: list[tuple[str, str] | None] = [None] * len(hashes)
-        self._filter = np.zeros(1 << _FILTER_BITS, dtype=np.bool_)
-        self._filter[self._short(hashes)] = True
-
-    def matches(self, grams: Hashes, document: Integers) -> tuple[Integers, Integers]:
-        """Positions in `grams` of wanted n-grams within one document, and their numbers, both [matches]."""
-        begin, end = document[: len(grams)], document[self.length - 1 :]
-        at = np.flatnonzero(self._filter[self._short(grams)] & (begin == end))
-        number = np.minimum(np.searchsorted(self.hashes, grams[at]), len(self.hashes) - 1)
-        same = self.hashes[number] == grams[at]
-        return at[same], number[same]
-
-    def count(self, number: Integers, document: Integers) -> None:
-        """Record the documents, in ascending order, that contain n-grams."""
-        first = document[0]
-        width = document[-1] - first + 1
-        number, offset = np.divmod(np.unique(number * width + document - first), width)
-        new = first + offset > self.last_document[number]
-        np.add.at(self.documents, number[new], 1)
-        # Sorted by n-gram, then document, so the last of several documents is written last.
-        self.last_document[number] = first + offset
-
-    def found(self) -> Found:
-        return Found(self.hashes, self.documents, self.first)
-
-    @staticmethod
-    def _short(hashes: Hashes) -> Hashes:
-        return hashes >> np.uint64(64 - _FILTER_BITS)
-
-
-def _look_up(batch: _Batch, lookups: Sequence[_Lookup]) -> None:
+def _look_up(batch: _Batch, sought: Mapping[int, Found]) -> None:
     if not batch.words:
         return
     piece_of = batch.piece_numbers()
     document_of = np.array(batch.documents)[piece_of]
-    hashes = ngram_hashes(batch.words, (lookup.length for lookup in lookups))
-    for lookup, (_, grams) in zip(lookups, hashes, strict=True):
-        at, number = lookup.matches(grams, document_of)
+    for length, grams in ngram_hashes(batch.words, sought):
+        found = sought[length]
+        at, number = found.matches(grams, document_of)
         if not len(at):
             continue
-        lookup.count(number, document_of[at])
+        found.count(number, document_of[at])
         new, where = np.unique(number, return_index=True)
-        unseen = np.array([lookup.first[gram] is None for gram in new])
+        unseen = np.array([found.first[gram] is None for gram in new])
         new, words_at = new[unseen], at[where[unseen]]
         for place in np.unique(piece_of[words_at]):
             piece, here = batch.pieces[place], piece_of[words_at] == place
             for gram, where_first in zip(new[here], piece.places(words_at[here] - batch.starts[place]), strict=True):
-                lookup.first[gram] = piece.file, where_first
+                found.first[gram] = piece.file, where_first

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.mixture import Mixture
-from flanlab.evaluation.planning import EvaluationUnit
+from flanlab.evaluation.planning import PlannedTask
 from flanlab.experiments.cost import run_prices
 from flanlab.experiments.power import averaged, detects
 from flanlab.experiments.recipe import Plan
@@ -18,8 +18,8 @@ from flanlab.training.precision import vocabulary_share
 def announce(
     plan: Plan,
     loaded: LoadedModel,
-    units: Sequence[EvaluationUnit],
-    dev_units: Sequence[EvaluationUnit],
+    units: Sequence[PlannedTask],
+    dev_units: Sequence[PlannedTask],
     mixture: Mixture,
     per_step: int,
     styles: Sequence[PromptStyle],

@@ -11,8 +11,8 @@ from typing import Any
 
 from flanlab.data.encoding import CharacterEncoder, PromptStyle
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.answering_rows import ask_rows, probabilities
-from flanlab.evaluation.given import GivenUnit, given_unit, table_of
+from flanlab.evaluation.given import GivenTask, ask_rows, counted_scores, given_task, table_of
+from flanlab.evaluation.metrics.options import option_shares
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.setup import Setup
 from flanlab.experiments.evaluate_model import CHARACTERS_PER_TOKEN, remote_settings
@@ -146,22 +146,21 @@ def opened(
             found.completions.close()
 
 
-def row_unit(task: Task, row: Mapping[str, Any], template: int | None) -> GivenUnit:
+def row_unit(task: Task, row: Mapping[str, Any], template: int | None) -> GivenTask:
     """One row of a task, ready to be asked: looked at before a model is loaded.
 
     Raises:
         FlanlabError: a name that the task does not know, a value that its prompt shows and that is not given, no such template.
     """
-    return given_unit(task, table_of([row]), [] if template is None else [template], only_known=True)
+    return given_task(task, table_of([row]), [] if template is None else [template], only_known=True)
 
 
-def _ask_unit(setup: Setup, unit: GivenUnit) -> ModelAnswer:
+def _ask_unit(setup: Setup, unit: GivenTask) -> ModelAnswer:
     [[(asked, answer)]] = ask_rows(setup, unit, [0])
-    end_token = setup.settings.end_token
     ranked = []
     if asked.example.options and answer.scores:
-        scores = answer.scores if end_token else answer.scores_without_end
-        shares = probabilities(answer, end_token)
+        scores = counted_scores(setup, answer)
+        shares = option_shares(scores).tolist()
         ranked = [RankedOption(*one) for one in zip(asked.example.options, shares, scores, strict=True)]
     # Stable, so that of equals the first in the task's order stays the first, as in an evaluation.
     return ModelAnswer(asked.example.prompt, answer.text, tuple(sorted(ranked, key=lambda one: -one.log_probability)))

@@ -8,9 +8,9 @@ from pathlib import Path
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.evaluate import evaluate, plan_dev_units, plan_units, score_units, with_rows
+from flanlab.evaluation.evaluate import evaluate, plan_dev_tasks, plan_tasks, score_tasks, with_rows
 from flanlab.evaluation.kept import keep_earlier
-from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, variant_of
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, variant_of
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.setup import Setup
 from flanlab.evaluation.sharding import team_in
@@ -91,8 +91,8 @@ def evaluate_model(
         tasks, skipped = with_rows(tasks, settings, rows)
         for name, reason in skipped.items():
             say(f"Skipped {name}: {reason}")
-    units = plan_units(tasks, settings, seed, rows)
-    dev_units = plan_dev_units(units, settings, seed, rows)
+    units = plan_tasks(tasks, settings, seed, rows)
+    dev_units = plan_dev_tasks(units, settings, seed, rows)
     loaded: Model
     if endpoint is not None:
         if settings.dtype != "auto":
@@ -130,7 +130,7 @@ def evaluate_model(
         gone = ", ".join(name for name, reason in kept.dropped.items() if reason == why)
         say(f"No longer in the results: {gone} ({why}). Name another --out folder to keep both.")
     clusters = {cluster.value for unit in units for cluster in unit.task.clusters}
-    results = score_units(
+    results = score_tasks(
         units,
         settings,
         {**variants, **kept.variants},
@@ -170,7 +170,7 @@ def remote_settings(settings: EvaluationSettings, model: RemoteModel) -> Evaluat
     return settings.model_copy(update={**in_characters, "end_token": False})
 
 
-def _notes(model: Model, units: Sequence[EvaluationUnit]) -> list[str]:
+def _notes(model: Model, units: Sequence[PlannedTask]) -> list[str]:
     """What a reader must know to judge the numbers."""
     notes = own_versions([unit.task for unit in units])
     if isinstance(model, RemoteModel):

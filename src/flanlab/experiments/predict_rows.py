@@ -25,8 +25,7 @@ from flanlab.data.encoding import PromptStyle
 from flanlab.data.rendering import render
 from flanlab.data.table_files import read_table
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.answering_rows import answer_row, ask_rows
-from flanlab.evaluation.given import GivenUnit, given_unit, table_of
+from flanlab.evaluation.given import GivenTask, answer_row, ask_rows, given_task, table_of
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.questions import evaluation_order
@@ -117,7 +116,7 @@ def predict(
     return Table(joined)
 
 
-def _checked_unit(task: Task, table: pa.Table, templates: Sequence[int], settings: EvaluationSettings, seed: int) -> GivenUnit:
+def _checked_unit(task: Task, table: pa.Table, templates: Sequence[int], settings: EvaluationSettings, seed: int) -> GivenTask:
     """The rows, each of which can be asked: looked at before a model is loaded."""
     if not table.num_rows:
         raise FlanlabError("The input holds no rows.", hint="Write a line for each row after the names of the columns.")
@@ -125,7 +124,7 @@ def _checked_unit(task: Task, table: pa.Table, templates: Sequence[int], setting
         raise FlanlabError(
             f"The input has a column `{clash[0]}`, and so has the output.", hint="Rename the column, or leave it out."
         )
-    unit = given_unit(task, table, templates)
+    unit = given_task(task, table, templates)
     for row, template in unit.pairs:
         prepared = unit.prepare(row)
         render(task, template, prepared, evaluation_order(task, prepared, settings, seed))
@@ -156,24 +155,22 @@ def _work_folder(out: Path) -> Iterator[Path]:
         ) from error
 
 
-def _ranking(setup: Setup, unit: GivenUnit) -> Setup:
+def _ranking(setup: Setup, unit: GivenTask) -> Setup:
     """Without generation, where options are ranked: it would cost time and change nothing."""
     if not unit.task.is_classification or setup.model.scoring == "generation":
         return setup
     return setup.with_settings(setup.settings.model_copy(update={"generate": False}))
 
 
-def _answers(setup: Setup, unit: GivenUnit, start: int) -> Iterator[list[dict[str, Any]]]:
+def _answers(setup: Setup, unit: GivenTask, start: int) -> Iterator[list[dict[str, Any]]]:
     """The answers to the rows from `start` on; those that are asked together at a time."""
     for first in range(start, len(unit.rows), _ROWS_AT_ONCE):
         rows = range(first, min(first + _ROWS_AT_ONCE, len(unit.rows)))
         answers = ask_rows(setup, unit, rows)
-        yield [
-            {"row": row, **answer_row(unit, row, one, setup.settings.end_token)} for row, one in zip(rows, answers, strict=True)
-        ]
+        yield [{"row": row, **answer_row(setup, unit, row, one)} for row, one in zip(rows, answers, strict=True)]
 
 
-def _resumed_answers(path: Path, setup: Setup, unit: GivenUnit) -> list[dict[str, Any]]:
+def _resumed_answers(path: Path, setup: Setup, unit: GivenTask) -> list[dict[str, Any]]:
     """The answers to all rows: those that the file holds, and the others, which are added to it as they come."""
     total = len(unit.rows)
     with path.open("ab+") as file:
@@ -192,7 +189,7 @@ def _resumed_answers(path: Path, setup: Setup, unit: GivenUnit) -> list[dict[str
     return answers
 
 
-def _facts(setup: Setup, unit: GivenUnit) -> dict[str, Any]:
+def _facts(setup: Setup, unit: GivenTask) -> dict[str, Any]:
     """What decides the answers."""
     return {
         "version of flanlab": _PROTOCOL,

@@ -20,8 +20,8 @@ from flanlab.data.mixture import Mixture
 from flanlab.data.mixture_card import describe_mixture
 from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.evaluate import evaluate, score_units
-from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, variant_of
+from flanlab.evaluation.evaluate import evaluate, score_tasks
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, variant_of
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.setup import Setup
 from flanlab.experiments.announcement import announce, announce_training
@@ -125,7 +125,7 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
             variants[setup.name] = setup.variant(model=f"{loaded.name}, tuned")
 
         def finish() -> None:
-            results = score_units(
+            results = score_tasks(
                 units,
                 settings,
                 variants,
@@ -312,7 +312,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _notes(plan: Plan, loaded: LoadedModel, units: Sequence[EvaluationUnit]) -> list[str]:
+def _notes(plan: Plan, loaded: LoadedModel, units: Sequence[PlannedTask]) -> list[str]:
     """What a reader must know to judge the numbers."""
     notes = own_versions([*plan.split.train, *plan.split.test])
     if built_in := BUILT_IN_MODELS.get(loaded.name):

@@ -16,7 +16,7 @@ from flanlab import __version__
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.experiments.ablations import make_ablation
 from flanlab.experiments.cells import Cell, Training, changed, with_seeds, with_tasks
@@ -254,14 +254,14 @@ class Planner:
         """Hash of a model's weights, or of the training that makes them."""
         return self._model(base).identity if training is None else training.folder.name
 
-    def _asked(self, unit: EvaluationUnit, settings: EvaluationSettings) -> list[str | None]:
+    def _asked(self, unit: PlannedTask, settings: EvaluationSettings) -> list[str | None]:
         """Hashes of everything that is read of a task to evaluate it."""
         read = [unit.task.hash, unit.rows.source_hash, unit.exemplars.source_hash if unit.exemplars else None]
         if settings.choose_template and unit.task.has_split("dev"):
             read.append(self._rows.read(unit.task, "dev").source_hash)
         return read
 
-    def _length(self, units: Sequence[EvaluationUnit], recipe: Recipe, loaded: LoadedModel, key: str) -> float:
+    def _length(self, units: Sequence[PlannedTask], recipe: Recipe, loaded: LoadedModel, key: str) -> float:
         if key not in self._lengths:
             self._lengths[key] = mean_question_length(units, recipe, loaded)
         return self._lengths[key]
