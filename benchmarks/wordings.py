@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from flanlab.evaluation.metrics.declared import metrics_for
-from flanlab.evaluation.over_wordings import Answers, answers_of
 from flanlab.evaluation.planning import balanced_turns
+from flanlab.evaluation.scores import Answers, answers_of
 from flanlab.results.item_response import quantiles_over_wordings
 from flanlab.results.predictions import read_predictions
 from flanlab.results.schema import QUANTILES
@@ -58,8 +58,8 @@ def read_known(folder: Path) -> Iterator[Known]:
         predictions = read_predictions(path).to_pylist()
         asked = Counter(prediction["row"] for prediction in predictions)
         full = [prediction for prediction in predictions if asked[prediction["row"]] == max(asked.values())]
-        metric = metrics_for(["accuracy" if full[0]["option_scores"] else "exact_match"], full, end_token=True)[0]
-        yield Known(path.name, answers_of(metric, full, end_token=True))
+        metric = metrics_for(["accuracy" if full[0]["option_scores"] else "exact_match"], full)[0]
+        yield Known(path.name, answers_of(metric, full))
 
 
 def simulate(templates: int, rows: int, generator: np.random.Generator) -> Known:

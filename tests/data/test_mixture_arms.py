@@ -16,7 +16,7 @@ from flanlab.data.encoding import TextEncoder
 from flanlab.data.mixture import EncodedExample, Mixture, MixtureSettings
 from flanlab.data.mixture_card import describe_mixture, export_mixture
 from flanlab.data.sources import Rows
-from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask
 from flanlab.evaluation.questions import ask
 from flanlab.evaluation.setup import Setup
 from flanlab.progress import meter
@@ -139,16 +139,16 @@ def test_training_writes_exemplars_as_evaluation_does(
     found = mixture(shots={4: 1.0}, options=options, inverted=False)
     setup = Setup(cast(Any, SimpleNamespace(encoder=encoder)), EvaluationSettings(shots=4, options=options), 0)
     units = {
-        task.name: EvaluationUnit(task, found.rows[task.name], [(row, 1) for row in range(40)], _in_drawing_order(found, task))
+        task.name: PlannedTask(task, found.rows[task.name], [(row, 1) for row in range(40)], _in_drawing_order(found, task))
         for task in found.tasks
     }
     for one in examples(found, encoder, 80):
         name = one.example.task
         asked = ask(setup, units[name], one.example.row, one.example.template)
         assert len(asked.exemplars) == 4
-        assert asked.question.prompt == one.prompt
+        assert asked.prompt == one.prompt
         if one.example.answer is not None:
-            assert asked.question.options[one.example.answer] == one.target
+            assert asked.options[one.example.answer] == one.target
 
 
 def _in_drawing_order(found: Mixture, task: Task) -> Rows:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from flanlab.evaluation.groups import groups_of
 from flanlab.evaluation.metrics.declared import metrics_for
-from flanlab.evaluation.metrics.metric import Metric
+from flanlab.evaluation.metrics.options import with_counted_scores
+from flanlab.results.grids import Metric, Prediction, groups_of
 
 
 def ranked(
@@ -59,13 +59,13 @@ def in_rows(predictions: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**prediction, "row": row} for row, prediction in enumerate(predictions)]
 
 
-def named(name: str, *declared: str, of: Sequence[dict[str, Any]], end_token: bool = True) -> Metric:
+def named(name: str, *declared: str, of: Sequence[Prediction]) -> Metric:
     """The metric of this name, of a task that declares these (or just it)."""
-    (found,) = [metric for metric in metrics_for(declared or (name,), of, end_token=end_token) if metric.name == name]
+    (found,) = [metric for metric in metrics_for(declared or (name,), of) if metric.name == name]
     return found
 
 
-def total(metric: Metric, predictions: Iterable[dict[str, Any]], weights: Sequence[float] | None = None) -> float:
+def total(metric: Metric, predictions: Iterable[Prediction], weights: Sequence[float] | None = None) -> float:
     """Score of a metric over rows, or groups of rows, each as often as `weights` says."""
     statistics = np.asarray([metric.statistics(unit) for unit in groups_of(predictions).values()], float)
     counts = np.ones(len(statistics)) if weights is None else np.asarray(weights, float)
@@ -74,5 +74,5 @@ def total(metric: Metric, predictions: Iterable[dict[str, Any]], weights: Sequen
 
 def score(name: str, predictions: Sequence[dict[str, Any]], *declared: str, end_token: bool = True) -> float:
     """Score by the metric of this name over the predictions, each of a row of its own unless it has a group."""
-    rows = in_rows(predictions)
-    return total(named(name, *declared, of=rows, end_token=end_token), rows)
+    rows = with_counted_scores(in_rows(predictions), end_token)
+    return total(named(name, *declared, of=rows), rows)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flanlab.evaluation.grids import score_grid
-from flanlab.evaluation.metrics.metric import Floats, Prediction, grouped_metric, mean_metric
+from flanlab.evaluation.metrics.metric import mean_metric
+from flanlab.results.grids import Metric, Prediction, score_grid
+from flanlab.results.intervals import Floats
 
 MEAN = mean_metric("value", "value", "The mean.", lambda prediction: float(prediction["value"]))
 
@@ -73,7 +74,7 @@ def test_a_metric_of_groups_sees_each_group_whole_and_by_template() -> None:
         seen.append((unit[0]["template"], [row["value"] for row in unit]))
         return (float(len(unit)), 1.0)
 
-    metric = grouped_metric("size", "size", "Mean size.", statistics, lambda sums: sums[..., 0] / sums[..., 1])
+    metric = Metric("size", "size", "Mean size.", statistics, lambda sums: sums[..., 0] / sums[..., 1])
     predictions = [{**one, "group": "x" if one["row"] < 20 else "y"} for one in rows_of(np.arange(6.0).reshape(2, 3))]
     assert score_grid(metric, predictions[::-1]).by_template().tolist() == [1.5, 1.5]
     assert seen == [(1, [0.0, 1.0]), (1, [2.0]), (2, [3.0, 4.0]), (2, [5.0])]

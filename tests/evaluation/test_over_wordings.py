@@ -13,7 +13,7 @@ import pytest
 import flanlab as fl
 from flanlab.data.sources import load_rows
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, balanced_turns, plan_task
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, balanced_turns, plan_task
 from flanlab.evaluation.scores import build_results, score_task
 from flanlab.models.loading import LoadedModel
 from flanlab.results.schema import QUANTILES, Variant
@@ -29,7 +29,7 @@ def comments(tmp_path: Path) -> Task:
     return tiny_tasks(tmp_path / "tasks")[0]
 
 
-def planned(task: Task, seed: int = 0, **settings: Any) -> EvaluationUnit:
+def planned(task: Task, seed: int = 0, **settings: Any) -> PlannedTask:
     return plan_task(task, load_rows(task, "test"), EvaluationSettings(templates_per_row="adaptive", **settings), seed)
 
 
@@ -84,7 +84,7 @@ def test_quantiles_stand_in_the_table(comments: Task) -> None:
     half = set(np.random.default_rng(0).permutation(60)[:30])
     right = [prediction(row, template, template == 1 or (template == 3 and row in half)) for row, template in asked]
     one_prompt = [prediction(row, 0, True) for row in range(60)]
-    scored = score_task(comments, {"tuned": right, "baseline": one_prompt}, end_token=True, over_wordings=True)
+    scored = score_task(comments, {"tuned": right, "baseline": one_prompt}, over_wordings=True)
     variants = {name: Variant(title=name, model="m") for name in ("tuned", "baseline")}
     found = build_results([scored], variants, name="test").over_wordings("comments")
     assert set(found) == {"tuned"}, "a baseline is one prompt"
@@ -92,7 +92,7 @@ def test_quantiles_stand_in_the_table(comments: Task) -> None:
     assert {(one.metric, one.rows) for one in found["tuned"]} == {("accuracy", 60)}
     assert [one.mean for one in found["tuned"]] == pytest.approx([0.05, 0.5, 0.95], abs=0.15)
     assert all(0 <= one.interval[0] < one.mean < one.interval[1] <= 1 for one in found["tuned"])
-    assert score_task(comments, {"tuned": right}, end_token=True).scores[-1].template not in QUANTILES, "not asked for"
+    assert score_task(comments, {"tuned": right}).scores[-1].template not in QUANTILES, "not asked for"
 
 
 def test_evaluation_with_wordings_made_by_rule(tiny: LoadedModel, comments: Task, tmp_path: Path) -> None:

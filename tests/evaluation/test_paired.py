@@ -10,8 +10,9 @@ import pytest
 
 from flanlab.data.rendering import BASELINE
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.comparison import compare_sides, open_side, paired
+from flanlab.evaluation.comparison import compare_sides, paired
 from flanlab.evaluation.scores import build_results, score_task
+from flanlab.evaluation.sides import open_side
 from flanlab.results.files import write_results
 from flanlab.results.schema import Hashes, Results, Variant
 from tests.evaluation.test_results import is_right, prediction, random_predictions, write
@@ -24,7 +25,7 @@ def compared(tmp_path: Path, first: list[dict[str, Any]], second: list[dict[str,
     for name, predictions in (("first", first), ("second", second)):
         write(tmp_path / name / "predictions" / "plain" / "comments", predictions)
         hashes = Hashes(task="task", rows="rows")
-        scored = score_task(task, {"plain": predictions}, end_token=True, hashes=hashes)
+        scored = score_task(task, {"plain": predictions}, hashes=hashes)
         write_results(build_results([scored], {"plain": Variant(title="plain", model=name)}, name=name), tmp_path / name)
     first_side, second_side = (open_side(str(tmp_path / name)) for name in ("first", "second"))
     return compare_sides(first_side, second_side, margin=margin)

@@ -19,13 +19,12 @@ from safetensors.torch import load_file, save_file
 from flanlab.data.sources import Rows, load_rows
 from flanlab.errors import FlanlabError
 from flanlab.evaluation import predict as module
-from flanlab.evaluation.neutral import NeutralScores
-from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
-from flanlab.evaluation.predict import predict_shard, refuse_seen, shards_of
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, plan_task
+from flanlab.evaluation.predict import NEUTRAL_PROMPT, neutral_questions, predict_shard, refuse_seen, shards_of
 from flanlab.evaluation.scores import score_task
 from flanlab.evaluation.setup import Setup
 from flanlab.evaluation.sharding import Team
-from flanlab.evaluation.stage import predict_units
+from flanlab.evaluation.stage import predict_tasks
 from flanlab.models import loading
 from flanlab.models.answering import Question
 from flanlab.models.loading import LoadedModel, load_model
@@ -57,14 +56,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Question]:
     return questions
 
 
-def unit_of(task: Task, settings: EvaluationSettings = SETTINGS, seed: int = 0) -> EvaluationUnit:
+def unit_of(task: Task, settings: EvaluationSettings = SETTINGS, seed: int = 0) -> PlannedTask:
     return plan_task(task, load_rows(task, "test"), settings, seed)
 
 
 def run(
-    loaded: LoadedModel, unit: EvaluationUnit, folder: Path, settings: EvaluationSettings = SETTINGS, style: Any = "instruction"
+    loaded: LoadedModel, unit: PlannedTask, folder: Path, settings: EvaluationSettings = SETTINGS, style: Any = "instruction"
 ) -> list[dict[str, Any]]:
-    predict_units(Setup(loaded, settings, 0, style), [unit], folder, Team(folder), "test")
+    predict_tasks(Setup(loaded, settings, 0, style), [unit], folder, Team(folder), "test")
     table = read_predictions(folder / unit.task.name)
     assert table.schema.equals(PREDICTION_SCHEMA)
     rows: list[dict[str, Any]] = table.to_pylist()
@@ -260,9 +259,9 @@ def test_options_alone_are_asked_once_for_a_part(
 
 
 def test_a_row_with_options_of_its_own_asks_only_for_new_ones(tiny: LoadedModel) -> None:
-    neutral = NeutralScores(tiny.encoder, "instruction")
-    sets = [("yes", "no"), ("no", "maybe"), ("yes", "no"), ("maybe", "yes")]
-    assert [len(question.options) for question in neutral.questions(sets)] == [2, 1]
+    sets = [("yes", "no"), ("no", "maybe"), ("maybe", "yes")]
+    encoded = [tiny.encoder.encode(NEUTRAL_PROMPT, options, "instruction") for options in sets]
+    assert [len(question.options) for question in neutral_questions(encoded)] == [2, 1]
 
 
 @pytest.mark.parametrize("options", ["fixed", "none"])
@@ -301,7 +300,7 @@ def test_long_prompts_may_lose_the_middle_of_their_text(tasks: tuple[Task, Task]
         assert re.search(r"At first word .* \[\.\.\.\] .* word *at last\.", row["prompt"])
         assert row["prompt"].count("[...]") == 1
         assert row["prompt"].count("OPTIONS:") == 1
-    assert score_task(task, {"v": found}, end_token=True).facts.shortened == sum(row["shortened"] for row in found) > 0
+    assert score_task(task, {"v": found}).facts.shortened == sum(row["shortened"] for row in found) > 0
 
 
 def test_prompt_that_cannot_be_shortened_is_named(tasks: tuple[Task, Task], tiny: LoadedModel, tmp_path: Path) -> None:
@@ -415,7 +414,7 @@ def test_whatever_shapes_predictions_makes_them_anew(
         seed = 1
     else:
         settings = EvaluationSettings(**{**SETTINGS.model_dump(), "options": "none"})
-    predict_units(Setup(loaded, settings, seed, style), [unit], folder, Team(folder), "test")  # type: ignore[arg-type]
+    predict_tasks(Setup(loaded, settings, seed, style), [unit], folder, Team(folder), "test")  # type: ignore[arg-type]
     assert len(asked) == 18 + len(unit.pairs)
     assert read_predictions(folder / "comments").to_pylist() != first
 

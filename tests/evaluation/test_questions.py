@@ -10,8 +10,8 @@ import pytest
 
 from flanlab.data.encoding import Encoder
 from flanlab.data.sources import load_rows
-from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
-from flanlab.evaluation.questions import Asked, ask
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, plan_task
+from flanlab.evaluation.questions import TaskQuestion, ask
 from flanlab.evaluation.setup import Setup
 from flanlab.models.answering import Model
 from flanlab.tasks.schema import Split, Task
@@ -23,21 +23,21 @@ def tasks(tmp_path: Path) -> tuple[Task, Task]:
     return tiny_tasks(tmp_path / "tasks")
 
 
-def unit_of(task: Task, settings: EvaluationSettings, split: Split = "test") -> EvaluationUnit:
+def unit_of(task: Task, settings: EvaluationSettings, split: Split = "test") -> PlannedTask:
     return plan_task(task, load_rows(task, split), settings, 0, load_rows(task.whole, "train"))
 
 
 def asked(
     task: Task, encoder: Encoder, shots: int, style: Any = "instruction", split: Split = "test", **more: Any
-) -> list[Asked]:
+) -> list[TaskQuestion]:
     settings = EvaluationSettings(rows=5, shots=shots, **more)
     unit = unit_of(task, settings, split)
     setup = Setup(cast(Model, SimpleNamespace(encoder=encoder)), settings, 0, style)
     return [ask(setup, unit, row, template) for row, template in unit.pairs]
 
 
-def text_of(one: Asked, encoder: Encoder) -> str:
-    return encoder.decode(one.question.prompt)
+def text_of(one: TaskQuestion, encoder: Encoder) -> str:
+    return encoder.decode(one.prompt)
 
 
 def test_exemplars_stand_before_the_question_through_its_own_template(tasks: tuple[Task, Task], encoder: Encoder) -> None:
@@ -76,7 +76,7 @@ def test_exemplars_stay_within_their_tokens_in_the_order_drawn(tasks: tuple[Task
     comments, _ = tasks
     free = asked(comments, encoder, 8, shot_tokens=960)
     for all_of_them, one in zip(free, asked(comments, encoder, 8, shot_tokens=200), strict=True):
-        assert len(one.question.prompt) <= 200
+        assert len(one.prompt) <= 200
         assert one.exemplars == all_of_them.exemplars[: len(one.exemplars)]
         assert 0 < len(one.exemplars) < len(all_of_them.exemplars)
 
@@ -91,5 +91,5 @@ def test_in_a_dialogue_exemplars_are_turns(tasks: tuple[Task, Task], encoder: En
 
 def test_a_generated_answer_is_bounded_by_the_longest_reference(tasks: tuple[Task, Task], encoder: Encoder) -> None:
     [longest] = encoder.encode("", ["10"]).answers
-    assert {one.question.max_new_tokens for one in asked(tasks[1], encoder, 0)} == {len(longest) * 3 // 2 + 4}
-    assert {one.question.max_new_tokens for one in asked(tasks[1], encoder, 0, new_tokens=2)} == {2}
+    assert {one.max_new_tokens for one in asked(tasks[1], encoder, 0)} == {len(longest) * 3 // 2 + 4}
+    assert {one.max_new_tokens for one in asked(tasks[1], encoder, 0, new_tokens=2)} == {2}

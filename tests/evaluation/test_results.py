@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from flanlab.evaluation.metrics.options import with_counted_scores
 from flanlab.evaluation.scores import ScoredTask, build_results, score_task
 from flanlab.results.predictions import PREDICTION_SCHEMA
 from flanlab.results.schema import MAIN_METRIC, Level, Results, Score, Variant
@@ -82,7 +83,8 @@ def random_predictions(seed: int, rows: int = 40, chance: float = 0.6) -> list[d
 
 
 def scored(task: Task, end_token: bool = True, seen: str | None = None, **predictions: list[dict[str, Any]]) -> ScoredTask:
-    return score_task(task, predictions, end_token=end_token, seen=seen)
+    counted = {name: with_counted_scores(rows, end_token) for name, rows in predictions.items()}
+    return score_task(task, counted, seen=seen)
 
 
 def built(*tasks: ScoredTask, before: Sequence[str] = (), after: str = "", stamped: Sequence[str] = ()) -> Results:

@@ -10,11 +10,10 @@ import pytest
 from flanlab.data.sources import load_rows
 from flanlab.evaluation import predict, stage
 from flanlab.evaluation.planning import EvaluationSettings, plan_task
-from flanlab.evaluation.running import RunningScores
 from flanlab.evaluation.scores import score_task
 from flanlab.evaluation.setup import Setup
 from flanlab.evaluation.sharding import Team
-from flanlab.evaluation.stage import predict_units
+from flanlab.evaluation.stage import RunningScores, predict_tasks
 from flanlab.models.loading import LoadedModel
 from flanlab.progress import Meter
 from flanlab.results.predictions import read_predictions
@@ -48,12 +47,12 @@ def test_scores_are_told_part_by_part_and_end_at_the_result(
     def evaluate() -> None:
         told.clear()
         counted.clear()
-        predict_units(Setup(tiny, SETTINGS), units, tmp_path / "out", Team(tmp_path), "test")
+        predict_tasks(Setup(tiny, SETTINGS), units, tmp_path / "out", Team(tmp_path), "test")
 
     evaluate()
     assert counted == [0, 5, 5, 5, 5, 4, 5, 5, 5, 1]
     predictions = [read_predictions(tmp_path / "out" / unit.task.name).to_pylist() for unit in units]
-    scored = [score_task(unit.task, {"v": rows}, end_token=True) for unit, rows in zip(units, predictions, strict=True)]
+    scored = [score_task(unit.task, {"v": rows}) for unit, rows in zip(units, predictions, strict=True)]
     means = [task.estimates[task.facts.main_metric]["v"].mean for task in scored]
     whole = told.copy()
     assert whole[4] == f"comments: accuracy {100 * means[0]:.1f} % after 24"

@@ -8,9 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from flanlab.evaluation.metrics.metric import mean_metric
 from flanlab.experiments.claims import Cells, ScoredCell, Verdict, claims
 from flanlab.experiments.paper_claims import CLAIMS
-from flanlab.results.grids import Floats, ScoreGrid
+from flanlab.results.grids import ScoreGrid
+from flanlab.results.intervals import Floats
 from flanlab.results.statistics import contrast, difference, spread_difference, variance_parts
 
 TASKS = {"rte": "inference", "cb": "inference", "copa": "commonsense", "piqa": "commonsense"}
@@ -19,21 +21,7 @@ LUCK = np.linspace(-1, 1, TEMPLATES)
 """How much better each template is, in spreads."""
 
 
-class Accuracy:
-    """Mean over rows of 0/1 scores."""
-
-    bounds = (0.0, 1.0)
-
-    def score(self, weights: Floats, statistics: Floats) -> Floats:
-        found: Floats = (weights @ statistics[:, 0]) / weights.sum(axis=1)
-        return found
-
-    def combine(self, sums: Floats) -> Floats:
-        found: Floats = sums[..., 0] / np.maximum(sums[..., 1], 1)
-        return found
-
-
-METRIC = Accuracy()
+METRIC = mean_metric("accuracy", "accuracy", "Mean over rows of 0/1 scores.", lambda prediction: float(prediction["score"]))
 
 
 def grid(right: Floats) -> ScoreGrid:
@@ -233,7 +221,8 @@ def test_no_more_false_alarms_of_the_spread_than_promised() -> None:
     def excludes(seed: int) -> bool:
         draw = np.random.default_rng(seed)
         both = [grid((draw.random((10, 80)) < 0.5 + 0.05 * draw.standard_normal((10, 1))).astype(float)) for _ in range(2)]
-        return spread_difference([both[0]], [both[1]]).excludes_zero
+        found = spread_difference([both[0]], [both[1]])
+        return found.low > 0 or found.high < 0
 
     alarms: Callable[[int], bool] = excludes
     assert sum(alarms(seed) for seed in range(400)) / 400 < 0.08

@@ -208,7 +208,7 @@ KILLS = [
     (module, "save_tuned", 1),
     (module, "load_model", 2),
     (loading_module, "answer_questions", 2),
-    (module, "score_units", 1),
+    (module, "score_tasks", 1),
 ]
 """What ends each sitting of a run, at which call: describing the mixture, predicting before (the first variant, the second),
 training, saving, loading, predicting after, computing."""
@@ -278,11 +278,11 @@ def test_killed_lora_run_gives_equal_results(
     """The adapter changes the loaded model in place: what is said of the untuned model must not depend on that."""
     recipe = read(home, tiny_folder, method="lora", lora_rank=4, steps=2)
     run_recipe(recipe, tmp_path / "whole")
-    original = module.score_units
-    monkeypatch.setattr(module, "score_units", _on_call(original, 1))
+    original = module.score_tasks
+    monkeypatch.setattr(module, "score_tasks", _on_call(original, 1))
     with pytest.raises(Killed):
         run_recipe(recipe, tmp_path / "killed")
-    monkeypatch.setattr(module, "score_units", original)
+    monkeypatch.setattr(module, "score_tasks", original)
     run_recipe(recipe, tmp_path / "killed")
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
     assert (

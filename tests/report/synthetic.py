@@ -95,7 +95,7 @@ def make_run(
                 part = pa.Table.from_pylist(predictions[variant][number::2], schema=PREDICTION_SCHEMA)
                 pq.write_table(part, place / f"shard-{number:05d}.parquet")
         hashes = Hashes(task=task.hash, rows="hash of the rows")
-        scored.append(score_task(task, predictions, end_token=True, hashes=hashes, in_domain=task.name in in_domain))
+        scored.append(score_task(task, predictions, hashes=hashes, in_domain=task.name in in_domain))
     trained_on = {"short_facts": "closed_book_qa", "everyday_goals": "commonsense"}
     variants = {
         variant: Variant(

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from flanlab.cli.main import app
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.comparison import compare_sides, open_side
+from flanlab.evaluation.comparison import compare_sides
+from flanlab.evaluation.sides import open_side
 from flanlab.report.comparison import counts_told, outcomes, verdict, write_comparison
 from flanlab.report.views import seen_by
 from flanlab.results.schema import MAIN_METRIC, Difference, Results

@@ -34,17 +34,16 @@ def made_up() -> list[dict[str, Any]]:
     return [*found, ranking(["a", "b", "c"], scores, ["c"]), ranking(["a", "b"], scores[:2], ["a"]), generation(None, ["x"])]
 
 
-@pytest.mark.parametrize("end_token", [True, False])
-def test_all_at_once_is_one_by_one(end_token: bool) -> None:
+def test_all_at_once_is_one_by_one() -> None:
     predictions = made_up()
-    expected = [is_right(one, ["exact_match"], end_token) for one in predictions]
+    expected = [is_right(one, ["exact_match"]) for one in predictions]
     assert 100 < sum(expected) < 500
     table = pa.Table.from_pylist(predictions, schema=PREDICTION_SCHEMA)
     cut = pa.concat_tables([table.slice(0, 101), table.slice(101)])
-    assert which_are_right(cut, ["exact_match"], end_token).tolist() == expected
+    assert which_are_right(cut, ["exact_match"]).tolist() == expected
     for kind in (slice(0, 600, 2), slice(1, 600, 2), slice(0, 0)):
         part = pa.Table.from_pylist(predictions[kind], schema=PREDICTION_SCHEMA)
-        assert which_are_right(part, ["exact_match"], end_token).tolist() == expected[kind]
+        assert which_are_right(part, ["exact_match"]).tolist() == expected[kind]
 
 
 @pytest.mark.parametrize(

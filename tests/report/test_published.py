@@ -22,7 +22,7 @@ def test_every_figure_is_for_rows_and_a_metric_of_the_library() -> None:
     counts = {}
     for task in load_collections(["library"]):
         some = prediction(0, 1, True) if task.is_classification else free_answer(0, 1, "a", "a")
-        computed = {metric.name for metric in metrics_for(task.metrics, [some], end_token=True)}
+        computed = {metric.name for metric in metrics_for(task.metrics, [some])}
         for source in task.sources.values():
             evaluated[source.hub, source.config, source.split_spec("test")] = computed
             counts[source.hub, source.config, source.split_spec("test")] = set(task.published_rows.values())

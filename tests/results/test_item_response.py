@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from flanlab.evaluation.planning import balanced_turns
-from flanlab.results.grids import Floats
+from flanlab.results.intervals import Floats
 from flanlab.results.item_response import quantiles_over_wordings
 
 SHARES = (0.05, 0.5, 0.95)

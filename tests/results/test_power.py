@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from flanlab.results.grids import Floats
+from flanlab.results.intervals import Floats
 from flanlab.results.layout import seed_variance
 from flanlab.results.power import UNKNOWN, Components, Parts, cell_components, planned, pooled, shown_in_turns
 

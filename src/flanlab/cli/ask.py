@@ -94,13 +94,13 @@ def ask(
 
 def _values(words: list[str]) -> dict[str, Any]:
     """NAME=VALUE, the value as JSON where it is a list or an object, else a text."""
-    from flanlab.data.written_numbers import read_json
+    from flanlab.data.written_numbers import DECODER
 
     found: dict[str, Any] = dict(named_values(words, "NAME=VALUE"))
     for name, value in found.items():
         if value[:1] in ("[", "{"):
             with contextlib.suppress(ValueError):  # else a text that begins with a bracket
-                found[name] = read_json(value)
+                found[name] = DECODER.decode(value)
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -28,6 +28,9 @@ from flanlab.data.rendering import Truncation
 from flanlab.errors import FlanlabError
 from flanlab.models.names import check_model_name
 from flanlab.tasks.clusters import Cluster
+
+if TYPE_CHECKING:
+    from flanlab.results.schema import Results
 
 _MOST_SHOTS = 16
 
@@ -145,7 +148,6 @@ def evaluate(
     from flanlab.cli.tables import present_results
     from flanlab.data.encoding import PromptStyle
     from flanlab.evaluation.planning import EvaluationSettings
-    from flanlab.evaluation.thresholds import refuse_below
     from flanlab.experiments.recipe import divide, read_recipe
     from flanlab.tasks.schema import Task
 
@@ -194,7 +196,7 @@ def evaluate(
     if done is not None:
         present_results(done, as_json)
     if done is not None and fail_under is not None:
-        refuse_below(done.results, fail_under, metric)
+        _refuse_below(done.results, fail_under, metric)
 
 
 def _templates(text: str | None) -> int | str | None:
@@ -228,3 +230,32 @@ def _counts(shots: list[str]) -> list[int]:
     if wrong := [part for part in parts if not (part.isdecimal() and int(part) <= _MOST_SHOTS)]:
         raise typer.BadParameter(f"{wrong[0]!r} is no number from 0 to {_MOST_SHOTS}.", param_hint="--shots")
     return sorted({int(part) for part in parts})
+
+
+def _refuse_below(results: Results, threshold: float, metric: str | None = None) -> None:
+    """Fail where a task's score (the mean over its templates) does not reach a threshold, by any variant.
+
+    Args:
+        results: of a run or an evaluation.
+        threshold: the lowest score that is good enough; 0 to 1, or -1 to 1 for correlations.
+        metric: what every task is judged by; its main metric, where not given.
+
+    Raises:
+        FlanlabError: scores below the threshold, each named; or a task without the metric.
+    """
+    from flanlab.results.schema import MEAN
+
+    judged = []
+    for name, facts in results.tasks.items():
+        scores = results.scored("task", name, metric or facts.main_metric, MEAN)
+        if not scores:
+            known = results.metrics("task", name)
+            raise FlanlabError(f"The task {name} has no metric `{metric}`.", hint=f"Its metrics are: {', '.join(known)}.")
+        judged += [(name, variant, score) for variant, score in scores.items()]
+    # Written so that NaN does not pass.
+    if failed := [one for one in judged if not one[2].mean >= threshold]:
+        lines = (f"  {name} ({variant}): {score.metric} {score.mean:.4f}" for name, variant, score in failed)
+        raise FlanlabError(
+            f"{len(failed)} of {len(judged)} scores are below {threshold:g}:\n" + "\n".join(lines),
+            hint="Predictions and results are written all the same.",
+        )

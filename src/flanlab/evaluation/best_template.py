@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flanlab.data.sources import Rows
-from flanlab.evaluation.grids import score_grid
 from flanlab.evaluation.metrics.declared import metrics_for
-from flanlab.evaluation.metrics.metric import Prediction
-from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
-from flanlab.results.grids import ScoreGrid
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask
+from flanlab.evaluation.setup import Setup
+from flanlab.results.grids import Prediction, ScoreGrid, score_grid
+from flanlab.results.predictions import PREDICTIONS
 from flanlab.results.schema import BestTemplate
 from flanlab.tasks.schema import Task
 
@@ -28,33 +27,36 @@ def dev_settings(settings: EvaluationSettings) -> EvaluationSettings:
     return settings.model_copy(update={"split": "dev", "rows": _DEV_ROWS, "templates_per_row": None})
 
 
-def plan_dev(unit: EvaluationUnit, rows: Rows, settings: EvaluationSettings, seed: int) -> EvaluationUnit:
-    """Choose the dev rows by which the template of a unit's task is chosen; unit and settings are those of the test rows."""
-    return plan_task(unit.task, rows, dev_settings(settings), seed, unit.exemplars)
+def stages_of(
+    setup: Setup, planned: Sequence[PlannedTask], dev: Sequence[PlannedTask]
+) -> list[tuple[str, Setup, Sequence[PlannedTask]]]:
+    """Folder, setup and questions of an evaluation's stages: dev rows, where templates are chosen, then test rows.
+
+    The baseline is one prompt: there is nothing to choose.
+    """
+    chooses = [(DEV_FOLDER, setup.with_settings(dev_settings(setup.settings)), dev)] if setup.style != "baseline" else []
+    return [*chooses, (PREDICTIONS, setup, planned)]
 
 
-def best_on_dev(
-    task: Task, dev: Sequence[Prediction], test: Sequence[Prediction], *, end_token: bool
-) -> tuple[BestTemplate, ScoreGrid]:
+def best_on_dev(task: Task, dev: Sequence[Prediction], test: Sequence[Prediction]) -> tuple[BestTemplate, ScoreGrid]:
     """The template with the best main metric on dev (of equals, the lowest number), scored on test.
 
     Args:
         task: whose templates.
         dev: one variant's predictions of the dev rows.
         test: the same variant's predictions of the test rows.
-        end_token: whether an option's end token counts in its score.
 
     Returns:
         The template, and its test predictions arranged for scoring.
     """
     # With few rows and fewer templates for each, a template may have been shown no test row, and then has no score.
     asked = {prediction["template"] for prediction in test}
-    metric = metrics_for(task.metrics, dev, end_token=end_token)[0]
+    metric = metrics_for(task.metrics, dev)[0]
     grid = score_grid(metric, dev)
     dev_scores = {template: float(score) for template, score in zip(grid.templates, grid.by_template(), strict=True)}
     best = max(sorted(asked & set(dev_scores)), key=dev_scores.__getitem__)
     # Not the metric of the dev rows: what a metric knows of all answers must come from the test rows.
-    metric = metrics_for(task.metrics, test, end_token=end_token)[0]
+    metric = metrics_for(task.metrics, test)[0]
     chosen = [prediction for prediction in test if prediction["template"] == best]
     facts = BestTemplate(
         template=best,

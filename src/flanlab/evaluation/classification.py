@@ -17,8 +17,7 @@ import numpy as np
 
 from flanlab.data.table_files import read_table
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.metrics.metric import Floats
-from flanlab.evaluation.metrics.options import chosen_option, option_scores, right_options
+from flanlab.evaluation.metrics.options import chosen_option, option_scores, option_shares, right_options
 from flanlab.results.intervals import bounded_interval
 from flanlab.results.table import Table
 
@@ -85,22 +84,21 @@ def per_class(predictions: Predictions) -> Table:
     {'class': 'yes', 'rows': 1, 'predicted': 0, 'precision': None, 'recall': 0.0, 'f1': 0.0}
     """
     judged = _judged(predictions)
-    found = []
-    for name in _classes(judged):
-        rows = sum(one.gold == name for one in judged)
-        predicted = sum(one.said == name for one in judged)
-        hits = sum(one.gold == name == one.said for one in judged)
-        found.append(
+    rows, predicted = Counter(one.gold for one in judged), Counter(one.said for one in judged)
+    hits = Counter(one.gold for one in judged if one.is_right)
+    return Table.from_rows(
+        [
             {
                 "class": name,
-                "rows": rows,
-                "predicted": predicted,
-                "precision": _share(hits, predicted),
-                "recall": _share(hits, rows),
-                "f1": _share(2 * hits, rows + predicted),
+                "rows": rows[name],
+                "predicted": predicted[name],
+                "precision": _share(hits[name], predicted[name]),
+                "recall": _share(hits[name], rows[name]),
+                "f1": _share(2 * hits[name], rows[name] + predicted[name]),
             }
-        )
-    return Table.from_rows(found)
+            for name in _classes(judged)
+        ]
+    )
 
 
 def calibration(predictions: Predictions, bins: int = 10) -> Table:
@@ -125,16 +123,17 @@ def calibration(predictions: Predictions, bins: int = 10) -> Table:
     """
     if bins < 1:
         raise FlanlabError(f"{bins} ranges of probability hold nothing.", hint="Use 1 or more.")
-    judged = [one for one in _judged(predictions) if one.probabilities is not None and one.said is not None]
+    judged = [
+        (one.probabilities[one.said], one.is_right)
+        for one in _judged(predictions)
+        if one.probabilities is not None and one.said is not None
+    ]
     if not judged:
         raise FlanlabError("No prediction has probabilities.", hint="Use a model that ranks options by log-probabilities.")
     members: dict[int, list[tuple[float, bool]]] = {}
-    for one in judged:
-        assert one.probabilities is not None
-        assert one.said is not None
-        confidence = one.probabilities[one.said]
+    for confidence, is_right in judged:
         place = next(number for number in range(bins) if confidence <= (number + 1) / bins or number == bins - 1)
-        members.setdefault(place, []).append((confidence, one.is_right))
+        members.setdefault(place, []).append((confidence, is_right))
     found = [
         {
             "low": place / bins,
@@ -188,21 +187,13 @@ def accuracy_by(predictions: Predictions, column: str | None = None) -> Table:
         raise FlanlabError(f"The predictions have no column `{column}`.", hint=f"Their columns are: {known}.")
     groups: dict[Any, list[bool]] = {}
     for one in judged:
-        value = None if column is None else one.record[column]
-        groups.setdefault(value, []).append(one.is_right)
+        groups.setdefault(None if column is None else one.record[column], []).append(one.is_right)
     found = []
     for value, right in groups.items():
         share = sum(right) / len(right)
         interval = bounded_interval(share, share * (1 - share) / len(right), np.inf, len(right))  # Wilson's
-        found.append(
-            {
-                "value": value,
-                "rows": len(right),
-                "accuracy": share,
-                "low": float(interval.low),
-                "high": float(interval.high),
-            }
-        )
+        ends = {"low": float(interval.low), "high": float(interval.high)}
+        found.append({"value": value, "rows": len(right), "accuracy": share, **ends})
     return Table.from_rows(found)
 
 
@@ -244,17 +235,10 @@ def _judge_evaluated(record: Mapping[str, Any]) -> _Judged:
         raise FlanlabError(
             f"The predictions of {record['task']} rank no options.", hint="Use a task with options and a model that ranks them."
         )
-    scores = option_scores(record, True)
-    weights = {option: float(weight) for option, weight in zip(options, _softmax(scores), strict=True)}
+    weights = dict(zip(options, option_shares(option_scores(record)).tolist(), strict=True))
     chosen = chosen_option(record)
     gold = chosen if chosen in right_options(record) else record["answer"]
     return _Judged(options[gold], options[chosen], weights, record)
-
-
-def _softmax(scores: Floats) -> Floats:
-    weights = np.exp(scores - scores.max())
-    shares: Floats = weights / weights.sum()
-    return shares
 
 
 def _classes(judged: Iterable[_Judged]) -> list[str]:

@@ -3,107 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from flanlab.data.rendering import BASELINE
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.metrics.declared import metrics_for
-from flanlab.evaluation.metrics.metric import Prediction
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.scores import ScoredTask, build_results, score_predictions
-from flanlab.evaluation.seeds import seed_folders
-from flanlab.results.files import read_results
-from flanlab.results.predictions import PREDICTIONS, read_predictions
-from flanlab.results.schema import TUNED, Difference, MetricFacts, Results, TaskFacts, Variant
+from flanlab.evaluation.sides import Side
+from flanlab.results.grids import Prediction
+from flanlab.results.schema import Difference, MetricFacts, Results, TaskFacts, Variant
 from flanlab.results.statistics import holm
 from flanlab.settings import QUESTIONS, fields_affecting
 
 SIDES = ("a", "b")
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the two: a variant of a run or an evaluation."""
-
-    folder: Path
-    name: str
-    """Of the variant."""
-    results: Results
-    others: Sequence[Path] = ()
-    """Folders of the further trainings with other seeds."""
-
-    @property
-    def variant(self) -> Variant:
-        """What is known of it."""
-        return self.results.variants[self.name]
-
-    def seen(self, task: str) -> str | None:
-        """Why its score on a task is not zero-shot."""
-        return self.results.seen(self.name, task)
-
-    def predictions(self, task: str) -> list[Prediction]:
-        """Its predictions of a task.
-
-        Raises:
-            FlanlabError: they are missing or damaged.
-        """
-        return self._read(self.folder, task)
-
-    def others_predictions(self, task: str) -> list[list[Prediction]]:
-        """The same of each further training."""
-        return [self._read(folder, task) for folder in self.others]
-
-    def _read(self, folder: Path, task: str) -> list[Prediction]:
-        found: list[Prediction] = read_predictions(folder / PREDICTIONS / self.name / task).to_pylist()
-        return found
-
-
-def open_side(text: str) -> Side:
-    """Read what is to be compared: `folder`, or `folder:variant`. Without one, the tuned variant of a run, else the first.
-
-    Raises:
-        FlanlabError: results.json is missing, damaged or of another format, or there is no such variant.
-    """
-    folder, variant = folder_and_variant(text)
-    sides = open_sides(folder)
-    return one_side(sides, variant or (TUNED if TUNED in sides else next(iter(sides))))
-
-
-def folder_and_variant(text: str) -> tuple[Path, str]:
-    """`folder` or `folder:variant` taken apart; the variant is empty where none is named."""
-    folder, variant = Path(text), ""
-    if not folder.exists() and ":" in text:
-        start, _, variant = text.rpartition(":")
-        folder = Path(start)
-    return folder, variant
-
-
-def open_sides(folder: Path) -> dict[str, Side]:
-    """All variants of a folder, by name.
-
-    Raises:
-        FlanlabError: results.json is missing, damaged or of another format.
-    """
-    results = read_results(folder)
-    others = seed_folders(folder)
-    trained = {variant: [path for path in others if (path / PREDICTIONS / variant).is_dir()] for variant in results.variants}
-    return {variant: Side(folder, variant, results, trained[variant]) for variant in results.variants}
-
-
-def one_side(sides: Mapping[str, Side], variant: str) -> Side:
-    """The side of that name, of a folder's.
-
-    Raises:
-        FlanlabError: there is no such variant.
-    """
-    if variant not in sides:
-        folder = next(iter(sides.values())).folder
-        raise FlanlabError(
-            f"{folder}: there is no variant {variant}.", hint=f"Name one of these after a colon: {', '.join(sides)}."
-        )
-    return sides[variant]
+_OF_BOTH = ("clusters", "description", "declared_metrics", "chance", "majority", "source", "hashes")
+"""Facts of a task that two sides share."""
 
 
 def compare_sides(first: Side, second: Side, *, margin: float | None = None) -> Results:
@@ -178,30 +93,23 @@ def score_kept(
         **changes: facts of the task.
     """
     facts = first.results.tasks[name]
-    end_token = bool(first.variant.settings.get("end_token", True))
-    known = {metric.name for metric in metrics_for(facts.declared_metrics, kept["b"], end_token=end_token)}
-    metrics = [m for m in metrics_for(facts.declared_metrics, kept["a"], end_token=end_token) if m.name in known]
+    of_a, of_b = ({metric.name: metric for metric in metrics_for(facts.declared_metrics, kept[side])} for side in SIDES)
+    metrics = {name: MetricFacts(title=one.title, definition=one.definition) for name, one in of_a.items() if name in of_b}
     if not metrics:
         raise FlanlabError(
             f"{name}: no metric can be computed from both.", hint="Evaluate one of them again with other settings."
         )
-    scores, grids, estimates = score_predictions(name, facts.clusters[0], metrics, kept, more)
     both = [prediction for side in kept.values() for prediction in side]
     found = TaskFacts(
-        clusters=facts.clusters,
-        description=facts.description,
+        **{field: getattr(facts, field) for field in _OF_BOTH},
         rows=len({prediction["row"] for prediction in both}),
         templates=sorted({prediction["template"] for prediction in both}),
-        main_metric=metrics[0].name,
-        declared_metrics=facts.declared_metrics,
-        metrics={metric.name: MetricFacts(title=metric.title, definition=metric.definition) for metric in metrics},
-        chance=facts.chance,
-        majority=facts.majority,
-        source=facts.source,
-        hashes=facts.hashes,
+        main_metric=next(iter(metrics)),
+        metrics=metrics,
         seen=first.seen(name) or second.seen(name),
+        **changes,
     )
-    return ScoredTask(name, found.model_copy(update=changes), scores, grids, estimates)
+    return score_predictions(name, found, kept, more)
 
 
 def paired(

@@ -14,17 +14,16 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from flanlab.data.ngrams import Hashes, Integers, Piece, Search, ngram_hashes, search, words
+from flanlab.data.ngrams import Found, Hashes, Integers, Piece, Search, ngram_hashes, search, words
 from flanlab.data.rendering import prepare_row, render
 from flanlab.data.sources import Rows
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.groups import groups_of
-from flanlab.evaluation.metrics.metric import Prediction
 from flanlab.evaluation.planning import EvaluationSettings
-from flanlab.evaluation.scores import score_task
+from flanlab.evaluation.scores import read_counted, score_task
+from flanlab.results.grids import Prediction, groups_of
 from flanlab.results.intervals import critical
-from flanlab.results.predictions import read_predictions
 from flanlab.results.schema import MEAN, Score
 from flanlab.tasks.schema import Task, Template
 from flanlab.tasks.templating import variables_in
@@ -107,19 +106,44 @@ def find_overlaps(
     Returns:
         A table of CONTAMINATION_SCHEMA, and what was found of each n-gram.
     """
-    texts = [(row, compared, words(row.text(compared))) for row in rows for compared in COMPARED]
-    entries = [
-        _Entry(row, size, compared, found, _sought_length(len(found), size)) for row, compared, found in texts for size in sizes
-    ]
-    grams = [next(ngram_hashes(entry.words, [entry.length]))[1] if entry.length else _NONE for entry in entries]
+    records: list[dict[str, Any]] = []
+    sought: list[tuple[Sequence[str], int, Hashes]] = []
     wanted: dict[int, list[Hashes]] = {}
-    for entry, hashes in zip(entries, grams, strict=True):
-        wanted.setdefault(entry.length, []).append(hashes)
-    wanted.pop(0, None)
+    for row in rows:
+        for compared in COMPARED:
+            found = words(row.text(compared))
+            for size in sizes:
+                length = min(len(found), size) if len(found) >= SHORTEST else 0
+                facts = {"task": row.task, "row": row.row, "n": size, "compared": compared, "words": len(found)}
+                records.append({**facts, "verdict": "clean" if length else "too short", "only_frequent": False})
+                hashes = next(ngram_hashes(found, [length]))[1] if length else _NONE
+                sought.append((found, length, hashes))
+                if length:
+                    wanted.setdefault(length, []).append(hashes)
     read = search({length: np.concatenate(hashes) for length, hashes in wanted.items()}, pieces)
     ignored = _frequent(rows, read, frequent, frequent_in)
-    records = [entry.record(hashes, read, ignored) for entry, hashes in zip(entries, grams, strict=True)]
+    for record, (text, length, hashes) in zip(records, sought, strict=True):
+        if length:
+            record |= _overlap(text, length, hashes, read.found[length], ignored[length])
     return pa.Table.from_pylist(records, schema=CONTAMINATION_SCHEMA), read
+
+
+def _overlap(text: Sequence[str], length: int, hashes: Hashes, read: Found, ignored: NDArray[np.bool_]) -> dict[str, Any]:
+    """What of a text's n-grams, of this length and with these hashes, the corpus holds: columns of its record."""
+    numbers = read.positions(hashes)
+    held = read.documents[numbers] > 0
+    counted = held & ~ignored[numbers]
+    if not counted.any():
+        return {"only_frequent": bool(held.any())}
+    at = int(np.argmax(counted))
+    file, place = read.first[numbers[at]] or ("", "")
+    return {
+        "verdict": "overlapping",
+        "ngram": " ".join(text[at : at + length]),
+        "file": file,
+        "place": place,
+        "documents": int(read.documents[numbers[at]]),
+    }
 
 
 def summarize(table: pa.Table) -> dict[str, dict[str, dict[str, dict[str, int]]]]:
@@ -156,32 +180,33 @@ def scores_apart(
         (metric -> variant -> mean and interval); no scores where there is no such row. `clean_minus_all`, if there are clean
         rows: by the main metric, variant -> difference and interval (null where it cannot be estimated).
     """
-    predictions = {name: read_predictions(folder).to_pylist() for name, folder in variants.items()}
-    rows_by_verdict = _rows_by_verdict(task, table, size, next(iter(predictions.values())))
+    predictions = {name: read_counted(folder, settings.end_token) for name, folder in variants.items()}
+    by_verdict = _rows_by_verdict(task, table, size, next(iter(predictions.values())))
+    clean, overlapping = by_verdict["clean"], by_verdict["overlapping"]
+    others = [*overlapping, *by_verdict["too short"]]
     result: dict[str, Any] = {}
     means: dict[str, dict[str, Score]] = {}
-    for subset in ("all", "clean", "overlapping", "not clean"):
-        kinds = {"all": rows_by_verdict, "not clean": ("overlapping", "too short")}.get(subset, (subset,))
-        rows = [row for verdict in kinds for row in rows_by_verdict[verdict]]
-        told = result.setdefault(subset, {"rows": len(rows)}) if subset != "not clean" else {}
+    for subset, rows in {"all": [*clean, *others], "clean": clean, "overlapping": overlapping, "not clean": others}.items():
+        result[subset] = {"rows": len(rows)}
         if not rows:
             continue
         chosen = frozenset(rows)
-        kept = {name: [one for one in found if one["row"] in chosen] for name, found in predictions.items()}
-        scored = score_task(task, kept, end_token=settings.end_token)
-        titles = {name: metric.title for name, metric in scored.facts.metrics.items()}
-        main = scored.facts.main_metric
-        result |= {"main_metric": main, "metrics": titles}
-        means_over_templates = [score for score in scored.scores if score.template == MEAN]
-        means[subset] = {score.variant: score for score in means_over_templates if score.metric == main}
-        scores: dict[str, dict[str, Any]] = {metric: {} for metric in titles}
-        for score in means_over_templates:
-            scores[score.metric][score.variant] = {"mean": score.mean, "interval": list(score.interval)}
-        told["scores"] = scores
+        scored = score_task(task, {name: [one for one in own if one["row"] in chosen] for name, own in predictions.items()})
+        result["main_metric"] = scored.facts.main_metric
+        result["metrics"] = {metric: facts.title for metric, facts in scored.facts.metrics.items()}
+        scores: dict[str, dict[str, Any]] = {metric: {} for metric in scored.facts.metrics}
+        means[subset] = {}
+        for score in scored.scores:
+            if score.template == MEAN:
+                scores[score.metric][score.variant] = {"mean": score.mean, "interval": list(score.interval)}
+                if score.metric == scored.facts.main_metric:
+                    means[subset][score.variant] = score
+        result[subset]["scores"] = scores
+    del result["not clean"]
     if "clean" in means:
         result["clean_minus_all"] = {
-            name: _clean_minus_all(clean, means["all"][name], means.get("not clean", {}).get(name))
-            for name, clean in means["clean"].items()
+            name: _clean_minus_all(score, means["all"][name], means.get("not clean", {}).get(name))
+            for name, score in means["clean"].items()
         }
     return result
 
@@ -205,8 +230,8 @@ def _rows_by_verdict(task: Task, table: pa.Table, size: int, predictions: Sequen
         if (record["task"], record["n"], record["compared"]) == (task.name, size, "input")
     }
     rows_by_verdict: dict[str, list[int]] = {"overlapping": [], "too short": [], "clean": []}
-    for unit in groups_of(predictions).values():
-        rows = list(dict.fromkeys(prediction["row"] for prediction in unit))
+    for group in groups_of(predictions).values():
+        rows = list(dict.fromkeys(prediction["row"] for prediction in group))
         # The first that any of them has: too short to tell, where the others are clean.
         verdict = next(verdict for verdict in rows_by_verdict if any(verdicts[row] == verdict for row in rows))
         rows_by_verdict[verdict] += rows
@@ -232,57 +257,11 @@ def refuse_other_rows(task: Task, rows: Rows, predictions: pa.Table) -> None:
             )
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """One text of a row, at one n."""
-
-    row: EvaluatedRow
-    size: int
-    compared: str
-    words: list[str]
-    length: int
-    """Words of the n-grams looked for: n, or all words of a shorter text; 0 where it is too short."""
-
-    def record(self, hashes: Hashes, read: Search, ignored: Mapping[int, Any]) -> dict[str, Any]:
-        record: dict[str, Any] = {
-            "task": self.row.task,
-            "row": self.row.row,
-            "n": self.size,
-            "compared": self.compared,
-            "words": len(self.words),
-            "verdict": "clean" if self.length else "too short",
-            "only_frequent": False,
-        }
-        if not self.length:
-            return record
-        found = read.found[self.length]
-        numbers = found.positions(hashes)
-        held = found.documents[numbers] > 0
-        counted = held & ~ignored[self.length][numbers]
-        if counted.any():
-            at = int(np.argmax(counted))
-            file, place = found.first[numbers[at]] or ("", "")
-            record |= {
-                "verdict": "overlapping",
-                "ngram": " ".join(self.words[at : at + self.length]),
-                "file": file,
-                "place": place,
-                "documents": int(found.documents[numbers[at]]),
-            }
-        else:
-            record["only_frequent"] = bool(held.any())
-        return record
-
-
 _NONE: Hashes = np.array([], dtype=np.uint64)
 
 
-def _sought_length(count: int, size: int) -> int:
-    return min(count, size) if count >= SHORTEST else 0
-
-
-def _frequent(rows: Sequence[EvaluatedRow], read: Search, most: int, where: FrequentIn) -> dict[int, Any]:
-    """For each length, which of its n-grams are in more than `most` places, bool [n-grams]."""
+def _frequent(rows: Sequence[EvaluatedRow], read: Search, most: int, where: FrequentIn) -> dict[int, NDArray[np.bool_]]:
+    """For each length, which of its n-grams are in more than `most` places, [n-grams]."""
     if where == "corpus":
         return {length: found.documents > most for length, found in read.found.items()}
     places: dict[int, Integers] = {length: np.zeros(len(found.hashes), dtype=np.int64) for length, found in read.found.items()}

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flanlab.data.mirror import MissingDataError
 from flanlab.data.reader import RowReader
 from flanlab.data.sources import NoRowsError
-from flanlab.evaluation.best_template import DEV_FOLDER, dev_settings, plan_dev
+from flanlab.evaluation.best_template import DEV_FOLDER, dev_settings, stages_of
 from flanlab.evaluation.kept import Kept
-from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
-from flanlab.evaluation.scores import build_results, score_task
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, plan_task
+from flanlab.evaluation.scores import build_results, read_counted, score_task
 from flanlab.evaluation.setup import Setup
 from flanlab.evaluation.sharding import team_in
-from flanlab.evaluation.stage import predict_units
-from flanlab.results.predictions import PREDICTIONS, read_predictions
-from flanlab.results.schema import Hashes, Results, RowSource, Variant
+from flanlab.evaluation.stage import predict_tasks
+from flanlab.results.grids import Prediction
+from flanlab.results.predictions import PREDICTIONS
+from flanlab.results.schema import Results, RowSource, Variant
 from flanlab.tasks.schema import Split, Task
 
 
-def plan_units(tasks: Sequence[Task], settings: EvaluationSettings, seed: int, rows: RowReader) -> list[EvaluationUnit]:
+def plan_tasks(tasks: Sequence[Task], settings: EvaluationSettings, seed: int, rows: RowReader) -> list[PlannedTask]:
     """What is asked of each task (of a task with subtasks: of each of them).
 
     Raises:
@@ -67,9 +68,9 @@ def with_rows(tasks: Sequence[Task], settings: EvaluationSettings, rows: RowRead
     return found, skipped
 
 
-def plan_dev_units(
-    units: Sequence[EvaluationUnit], settings: EvaluationSettings, seed: int, rows: RowReader
-) -> list[EvaluationUnit]:
+def plan_dev_tasks(
+    planned: Sequence[PlannedTask], settings: EvaluationSettings, seed: int, rows: RowReader
+) -> list[PlannedTask]:
     """The dev rows that templates are chosen by, where the settings ask for that; of tasks that have a dev split.
 
     Raises:
@@ -77,32 +78,32 @@ def plan_dev_units(
     """
     if not settings.choose_template:
         return []
-    return [plan_dev(unit, rows.read(unit.task, "dev"), settings, seed) for unit in units if unit.task.has_split("dev")]
+    return [
+        plan_task(one.task, rows.read(one.task, "dev"), dev_settings(settings), seed, one.exemplars)
+        for one in planned
+        if one.task.has_split("dev")
+    ]
 
 
-def evaluate(setup: Setup, units: Sequence[EvaluationUnit], dev_units: Sequence[EvaluationUnit], folder: Path) -> None:
-    """Predict every unit into `folder/predictions/<variant>/<task>`, dev rows first; what is there already is kept.
+def evaluate(setup: Setup, planned: Sequence[PlannedTask], dev: Sequence[PlannedTask], folder: Path) -> None:
+    """Predict every task into `folder/predictions/<variant>/<task>`, dev rows first; what is there already is kept.
 
     Of several processes, all must call this: each does its share, and returns when everything is there.
     """
     setup.model.encoder.chat_template_args = setup.settings.chat_template_args
     title = setup.title[:1].upper() + setup.title[1:]
-    stages = [(PREDICTIONS, units, setup, title)]
-    # The baseline is one prompt: there is nothing to choose.
-    if dev_units and setup.style != "baseline":
-        stages.insert(0, (DEV_FOLDER, dev_units, setup.with_settings(dev_settings(setup.settings)), f"{title}, dev"))
-    for where, stage_units, stage_setup, stage_title in stages:
-        predict_units(stage_setup, stage_units, folder / where / setup.name, team_in(folder), stage_title)
+    for where, stage_setup, stage_tasks in stages_of(setup, planned, dev):
+        if stage_tasks:
+            stage_title = f"{title}, dev" if where == DEV_FOLDER else title
+            predict_tasks(stage_setup, stage_tasks, folder / where / setup.name, team_in(folder), stage_title)
 
 
-def score_units(
-    units: Sequence[EvaluationUnit],
+def score_tasks(
+    planned: Sequence[PlannedTask],
     settings: EvaluationSettings,
     variants: Mapping[str, Variant],
     folder: Path,
     *,
-    before: Sequence[str] = (),
-    after: str = "",
     seen: Mapping[str, str] | None = None,
     in_domain: Collection[str] = (),
     kept: Kept | None = None,
@@ -111,36 +112,33 @@ def score_units(
     """Results of the predictions in `folder/predictions/<variant>/<task>`.
 
     Args:
-        units: what was asked.
-        settings: with which; only `end_token`, `split`, `choose_template` and whether `templates_per_row` is adaptive decide
-            anything here.
+        planned: what was asked.
+        settings: with which; only `split`, `choose_template` and whether `templates_per_row` is adaptive decide anything here.
         variants: what is known of each variant.
         folder: of the run or the evaluation.
-        before: see `build_results`.
-        after: see `build_results`.
         seen: task to the reason why its scores are not zero-shot.
         in_domain: tasks that the tuned model was trained on, through other rows.
         kept: what stays of an earlier evaluation; its variants are among `variants`.
-        **facts: the other fields of `Results`.
+        **facts: `before` and `after` of `build_results`, and the other fields of `Results`.
 
     Raises:
         FlanlabError: predictions are missing or damaged.
     """
     scored = []
-    for unit in units:
-        task = unit.task
-        dev: dict[str, list[dict[str, Any]]] | None = None
-        if settings.choose_template:
-            asked = [name for name, variant in variants.items() if variant.style != "baseline"] if task.has_split("dev") else []
-            dev = {name: read_predictions(folder / DEV_FOLDER / name / task.name).to_pylist() for name in asked}
+    for one in planned:
+        task = one.task
+
+        def read(where: str, names: Iterable[str], task: str = task.name) -> dict[str, list[Prediction]]:
+            return {name: read_counted(folder / where / name / task, variants[name].end_token) for name in names}
+
+        asked = [name for name, variant in variants.items() if variant.style != "baseline" and task.has_split("dev")]
         scored.append(
             score_task(
                 task,
-                {name: read_predictions(folder / PREDICTIONS / name / task.name).to_pylist() for name in variants},
-                end_token=settings.end_token,
-                dev=dev,
+                read(PREDICTIONS, variants),
+                dev=read(DEV_FOLDER, asked) if settings.choose_template else None,
                 source=_source(task, settings.split),
-                hashes=Hashes(task=task.hash, rows=unit.rows.source_hash),
+                hashes=one.hashes,
                 seen=(seen or {}).get(task.name),
                 in_domain=task.name in in_domain,
                 over_wordings=settings.templates_per_row == "adaptive",
@@ -148,7 +146,7 @@ def score_units(
         )
     if kept is not None:
         scored = [*(kept.with_best(one) for one in scored), *kept.tasks]
-    return build_results(scored, variants, before=before, after=after, **facts)
+    return build_results(scored, variants, **facts)
 
 
 def _source(task: Task, split: Split) -> RowSource | None:

@@ -1,4 +1,5 @@
-"""Rows that a user gives to be answered: without answers, and with the columns of a task's data or its fields by name.
+"""Rows that a user gives: without answers, and with the columns of a task's data or its fields by name. A model answers them
+by one template or a vote: with the option ranked first, as in evaluation, or a text.
 
 A given column is taken for the column of that name that the task's expressions read. Where none of them reads it, and a field
 is called so, it is that field itself: `premise=...` works whatever the data set calls its premises.
@@ -8,7 +9,9 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,13 +23,18 @@ from flanlab.data.sources import Rows
 from flanlab.data.table_files import UNREADABLE
 from flanlab.data.written_numbers import column_of
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.planning import EvaluationUnit
+from flanlab.evaluation.metrics.answers import normalize_answer, option_said
+from flanlab.evaluation.metrics.options import option_shares
+from flanlab.evaluation.planning import PlannedTask
+from flanlab.evaluation.questions import TaskQuestion, ask, refuse_failed
+from flanlab.evaluation.setup import Setup
+from flanlab.models.answering import Answer
 from flanlab.tasks.schema import Task
 from flanlab.tasks.templating import TemplatingError, variables_in
 
 
 @dataclass(frozen=True)
-class GivenUnit(EvaluationUnit):
+class GivenTask(PlannedTask):
     """Given rows, each through the same forward templates, as evaluation asks them."""
 
     templates: tuple[int, ...] = ()
@@ -82,10 +90,11 @@ class GivenUnit(EvaluationUnit):
             return  # `row['Review Text']` may read any column
         known = sorted(self._read_columns | set(self.task.fields))
         for name in sorted(self._given - set(known)):
+            shown = sorted(self._shown_fields or self._columns_of([*self._prompts, *self._option_source]))
             near = difflib.get_close_matches(name, known, n=1)
             raise FlanlabError(
                 f"The task {self.task.name} has no field `{name}`.",
-                hint=f"Did you mean {near[0]}?" if near else f"Its fields are: {', '.join(self._asked_names)}.",
+                hint=f"Did you mean {near[0]}?" if near else f"Its fields are: {', '.join(shown)}.",
             )
 
     def refuse_missing(self) -> None:
@@ -105,11 +114,6 @@ class GivenUnit(EvaluationUnit):
                 hint=f"Given: {', '.join(sorted(self._given)) or 'nothing'}. Add {', '.join(sorted(names or missing))}"
                 + (f" (the data set's columns: {', '.join(sorted(missing))})." if names - missing else "."),
             )
-
-    @property
-    def _asked_names(self) -> list[str]:
-        """The fields that the prompts show, or the columns where the task has no fields."""
-        return sorted(self._shown_fields or self._columns_of([*self._prompts, *self._option_source]))
 
     @cached_property
     def _given(self) -> frozenset[str]:
@@ -165,8 +169,8 @@ _NO_COLUMNS = frozenset({"row", "options", "answer"})
 """Names that expressions have without a column."""
 
 
-def given_unit(task: Task, table: pa.Table, templates: Sequence[int], *, only_known: bool = False) -> GivenUnit:
-    """Given rows as a unit of evaluation.
+def given_task(task: Task, table: pa.Table, templates: Sequence[int], *, only_known: bool = False) -> GivenTask:
+    """A task with given rows.
 
     Args:
         task: answers them.
@@ -185,11 +189,11 @@ def given_unit(task: Task, table: pa.Table, templates: Sequence[int], *, only_kn
         )
     chosen = tuple(dict.fromkeys(templates)) or (forward[0],)
     pairs = [(row, template) for row in range(table.num_rows) for template in chosen]
-    unit = GivenUnit(task, Rows(table, range(table.num_rows), _digest(table)), pairs, templates=chosen)
+    given = GivenTask(task, Rows(table, range(table.num_rows), _digest(table)), pairs, templates=chosen)
     if only_known:
-        unit.refuse_unknown()
-    unit.refuse_missing()
-    return unit
+        given.refuse_unknown()
+    given.refuse_missing()
+    return given
 
 
 def table_of(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
@@ -223,3 +227,69 @@ def _digest(table: pa.Table) -> str:
     for batch in table.to_batches(max_chunksize=1000):
         digest.update(repr(batch.to_pylist()).encode())
     return digest.hexdigest()
+
+
+def ask_rows(setup: Setup, given: GivenTask, rows: Sequence[int]) -> Iterator[list[tuple[TaskQuestion, Answer]]]:
+    """Ask some rows through each of the task's templates; yields the questions and answers of one row after the other.
+
+    Raises:
+        FlanlabError: a row that cannot be asked, or a model that computes no number.
+    """
+    asked = [ask(setup, given, row, template) for row in rows for template in given.templates]
+    answers = dict(setup.model.answer(asked, setup.settings.token_budget))
+    refuse_failed(given.task, asked, answers)
+    count = len(given.templates)
+    for start in range(0, len(asked), count):
+        yield [(asked[place], answers[place]) for place in range(start, start + count)]
+
+
+def counted_scores(setup: Setup, answer: Answer) -> list[float]:
+    """The log-probabilities that options are ranked by, [options]; empty where nothing was ranked."""
+    return answer.scores if setup.settings.end_token else answer.scores_without_end
+
+
+def answer_row(setup: Setup, given: GivenTask, row: int, answers: Sequence[tuple[TaskQuestion, Answer]]) -> dict[str, Any]:
+    """The answer to a row, from its answers through each template.
+
+    Options are answered by the highest mean of their probabilities over templates (of equals, the first in the task's order);
+    texts, and options that a server cannot rank, by the answer that most templates give (of equals, the first one's).
+
+    Returns:
+        `prediction`, in the task's own words (None where a generated text is none of the options), its `probability` and the
+        `probabilities` of all options (None where nothing was ranked), `agreement`: the share of templates that alone would
+        say the same, and `gold`: the answer that the row itself gives (None where it gives none). Where several options are
+        right and the prediction is one of them, that one.
+    """
+    options = given.prepare(row).options
+    shares = None
+    if options and answers[0][1].scores:
+        by_template = [option_shares(counted_scores(setup, answer)).tolist() for _, answer in answers]
+        means = [math.fsum(column) / len(by_template) for column in zip(*by_template, strict=True)]
+        said: list[str | None] = [options[shares.index(max(shares))] for shares in by_template]
+        prediction: str | None = options[means.index(max(means))]
+        shares = dict(zip(options, means, strict=True))
+        agreement = said.count(prediction) / len(said)
+    elif options:
+        places = [option_said(answer.text, one.example.options) for one, answer in answers]
+        said = [None if place is None else options[place] for place in places]
+        prediction, agreement = _most_said(said, said)
+    else:
+        texts = [answer.text for _, answer in answers]
+        prediction, agreement = _most_said(texts, [normalize_answer(text) for text in texts])
+    gold = given.gold(row)
+    return {
+        "prediction": prediction,
+        "probability": shares[prediction] if shares is not None and prediction is not None else None,
+        "probabilities": shares,
+        "agreement": agreement,
+        "gold": None if gold is None else prediction if prediction in gold[1] else gold[0],
+    }
+
+
+def _most_said(texts: Sequence[str | None], forms: Sequence[str | None]) -> tuple[str | None, float]:
+    """The text whose form occurs most often, and its share. What is no answer counts only where nothing else was said."""
+    counts = Counter(form for form in forms if form is not None)
+    if not counts:
+        return None, 1.0
+    form = max(counts, key=lambda one: (counts[one], -list(forms).index(one)))
+    return texts[list(forms).index(form)], counts[form] / len(forms)

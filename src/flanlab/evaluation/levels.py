@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from flanlab.evaluation.groups import groups_of
 from flanlab.evaluation.metrics.answers import most_common_form
 from flanlab.evaluation.metrics.declared import normal_form
-from flanlab.evaluation.metrics.metric import Prediction
 from flanlab.evaluation.metrics.options import POSITIVE, right_options
+from flanlab.results.grids import Prediction, groups_of
 
 _WITHOUT_CORRELATION = ("matthews", "pearson", "spearman")
 
@@ -42,7 +41,7 @@ def _option_levels(rows: Mapping[int, Prediction]) -> dict[str, dict[str, float]
         "majority": max(position_counts.values()) / len(rows),
     }
     ways = ("accuracy", "accuracy_per_token", "accuracy_per_byte", "accuracy_pmi", "exact_match")
-    groups = [[row["row"] for row in unit] for unit in groups_of(rows.values()).values()]
+    groups = [[row["row"] for row in group] for group in groups_of(rows.values()).values()]
     # With a share p of positives, the counts that guessing leads one to expect give F1 = p / (p + 1/2), and the judgement
     # "right" for all gives 2p / (1 + p).
     positives = position_counts[POSITIVE] / len(rows)

@@ -20,7 +20,7 @@ from flanlab.data.encoding import ANSWER_SEPARATOR
 from flanlab.data.rendering import Example, prepare_row, render
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.metrics.answers import ARTICLES, DROPPED
-from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask
 from flanlab.evaluation.questions import EXTRA_TOKENS, evaluation_order
 from flanlab.files import new_folder, write_json, write_text
 from flanlab.tasks.schema import Task
@@ -37,11 +37,11 @@ _FIRST_LINE = r"\s*([^\n]+)"
 NORMALIZATION = (DROPPED, f"(?i){ARTICLES}", r"\A\s+|\s+\Z|\s(?=\s)")
 
 
-def export_lm_eval(units: Sequence[EvaluationUnit], settings: EvaluationSettings, seed: int, folder: Path) -> dict[str, Any]:
+def export_lm_eval(tasks: Sequence[PlannedTask], settings: EvaluationSettings, seed: int, folder: Path) -> dict[str, Any]:
     """Write tasks as lm-evaluation-harness reads them: `lm_eval --include_path FOLDER --tasks flanlab_<task or cluster>`.
 
     Args:
-        units: the tasks with the rows and templates chosen, as `plan_task` gives them.
+        tasks: the tasks with the rows and templates chosen, as `plan_task` gives them.
         settings: of the evaluation that is to be compared with. A prompt is not shortened, since no tokenizer is known here.
         seed: as of that evaluation: it decides the order in which options are shown.
         folder: a new one, or an earlier export, which is replaced. The task files name its rows by their full path.
@@ -54,7 +54,13 @@ def export_lm_eval(units: Sequence[EvaluationUnit], settings: EvaluationSettings
     """
     if folder.exists() and not (folder / EXPORT_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise FlanlabError(f"{folder} is not empty, and holds no export.", hint="Name another folder with --out.")
-    _refuse_one_name_twice(units)
+    taken = Counter([_name(planned.task) for planned in tasks])
+    taken.update({_PREFIX + cluster.value for planned in tasks for cluster in planned.task.clusters})
+    if twice := [name for name, count in taken.items() if count > 1]:
+        raise FlanlabError(
+            f"Two tasks, or a task and a cluster, would both be called {twice[0]} in lm-evaluation-harness.",
+            hint="Export them into folders of their own.",
+        )
     facts: dict[str, Any] = {
         "flanlab": __version__,
         "split": settings.split,
@@ -65,26 +71,27 @@ def export_lm_eval(units: Sequence[EvaluationUnit], settings: EvaluationSettings
     }
     clusters: dict[str, list[str]] = {}
     with new_folder(folder) as temporary:
-        for unit in units:
-            name = _name(unit.task)
+        for planned in tasks:
+            name = _name(planned.task)
             members = []
-            for template in unit.task.forward_templates():
-                examples = [_example(unit, row, template, settings, seed) for row, asked in unit.pairs if asked == template]
+            for template in planned.task.forward_templates():
+                examples = [
+                    _example(planned, row, template, settings, seed) for row, asked in planned.pairs if asked == template
+                ]
                 if examples:
                     members.append(f"{name}_t{template}")
-                    _write_template(members[-1], unit, examples, settings, temporary / name, folder.resolve() / name)
-            _write_group(temporary / name, name, members, [unit.task])
-            for cluster in unit.task.clusters:
+                    _write_template(members[-1], planned, examples, settings, temporary / name, folder.resolve() / name)
+            _write_group(temporary / name, name, members, [planned.task])
+            for cluster in planned.task.clusters:
                 clusters.setdefault(cluster.value, []).append(name)
-            facts["tasks"][unit.task.name] = {
+            facts["tasks"][planned.task.name] = {
                 "group": name,
                 "templates": members,
-                "task": unit.task.hash,
-                "rows": unit.rows.source_hash,
+                "task": planned.task.hash,
+                "rows": planned.rows.source_hash,
             }
         for label, names in sorted(clusters.items()):
-            tasks = [unit.task for unit in units if _name(unit.task) in names]
-            _write_group(temporary, _PREFIX + label, names, tasks)
+            _write_group(temporary, _PREFIX + label, names, [one.task for one in tasks if _name(one.task) in names])
         facts["clusters"] = {cluster: _PREFIX + cluster for cluster in sorted(clusters)}
         write_json(temporary / EXPORT_FILE, facts)
     return facts
@@ -94,31 +101,31 @@ def _name(task: Task) -> str:
     return _PREFIX + task.name.replace(".", "_")
 
 
-def _refuse_one_name_twice(units: Sequence[EvaluationUnit]) -> None:
-    names = Counter([_name(unit.task) for unit in units])
-    names.update({_PREFIX + cluster.value for unit in units for cluster in unit.task.clusters})
-    if twice := [name for name, count in names.items() if count > 1]:
-        raise FlanlabError(
-            f"Two tasks, or a task and a cluster, would both be called {twice[0]} in lm-evaluation-harness.",
-            hint="Export them into folders of their own.",
-        )
-
-
-def _example(unit: EvaluationUnit, row: int, template: int, settings: EvaluationSettings, seed: int) -> Example:
-    prepared = prepare_row(unit.task, unit.rows[row], row)
-    return render(unit.task, template, prepared, evaluation_order(unit.task, prepared, settings, seed))
+def _example(planned: PlannedTask, row: int, template: int, settings: EvaluationSettings, seed: int) -> Example:
+    prepared = prepare_row(planned.task, planned.rows[row], row)
+    return render(planned.task, template, prepared, evaluation_order(planned.task, prepared, settings, seed))
 
 
 def _write_template(
     name: str,
-    unit: EvaluationUnit,
+    planned: PlannedTask,
     examples: Sequence[Example],
     settings: EvaluationSettings,
     folder: Path,
     final_folder: Path,
 ) -> None:
     ranked = bool(examples[0].options)
-    records = _ranked_records(examples) if ranked else _generated_records(examples)
+    right = [[example.options.index(reference) for reference in example.references] if ranked else [] for example in examples]
+    # A list of right options in one row must be a list in all.
+    several = any(len(positions) > 1 for positions in right)
+    records = []
+    for example, positions in zip(examples, right, strict=True):
+        if ranked:
+            more = {"options": list(example.options), "answer": positions if several else positions[0]}
+            records.append({"row": example.row, "prompt": example.prompt, **more})
+        else:
+            prompt = example.prompt + ANSWER_SEPARATOR
+            records.append({"row": example.row, "prompt": prompt, "answer": list(example.references)})
     write_text(folder / f"{name}.jsonl", "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
     content: dict[str, Any] = {
         "task": name,
@@ -143,7 +150,7 @@ def _write_template(
             "output_type": "generate_until",
             # It stands at the end of the prompts already: lm-eval puts it before choices alone.
             "target_delimiter": "",
-            "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": _answer_tokens(unit, settings)},
+            "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": _answer_tokens(planned, settings)},
             "metric_list": [
                 {
                     "metric": "exact_match",
@@ -160,43 +167,21 @@ def _write_template(
     content["metadata"] = {
         "version": 1.0,
         "flanlab": __version__,
-        "task": unit.task.name,
+        "task": planned.task.name,
         "template": examples[0].template,
         "split": settings.split,
-        "task_hash": unit.task.hash,
-        "rows_hash": unit.rows.source_hash,
+        "task_hash": planned.task.hash,
+        "rows_hash": planned.rows.source_hash,
     }
     _write_yaml(folder / f"{name}.yaml", content)
 
 
-def _answer_tokens(unit: EvaluationUnit, settings: EvaluationSettings) -> int:
+def _answer_tokens(planned: PlannedTask, settings: EvaluationSettings) -> int:
     """Most tokens of an answer: as many as flanlab allows, or more, since a reference has no more tokens than bytes and an end.
 
     What flanlab cuts off then is longer than any reference, so whether an answer equals one does not change.
     """
-    return min(settings.new_tokens, (len(unit.longest_reference.encode()) + 1) * 3 // 2 + EXTRA_TOKENS)
-
-
-def _ranked_records(examples: Sequence[Example]) -> list[dict[str, Any]]:
-    right = [[example.options.index(reference) for reference in example.references] for example in examples]
-    # A list of right options in one row must be a list in all.
-    several = any(len(positions) > 1 for positions in right)
-    return [
-        {
-            "row": example.row,
-            "prompt": example.prompt,
-            "options": list(example.options),
-            "answer": positions if several else positions[0],
-        }
-        for example, positions in zip(examples, right, strict=True)
-    ]
-
-
-def _generated_records(examples: Sequence[Example]) -> list[dict[str, Any]]:
-    return [
-        {"row": example.row, "prompt": example.prompt + ANSWER_SEPARATOR, "answer": list(example.references)}
-        for example in examples
-    ]
+    return min(settings.new_tokens, (len(planned.longest_reference.encode()) + 1) * 3 // 2 + EXTRA_TOKENS)
 
 
 def _write_group(folder: Path, name: str, members: Sequence[str], tasks: Sequence[Task]) -> None:

@@ -18,7 +18,7 @@ from flanlab.data.rendering import BASELINE, PreparedRow, Truncation, gold_value
 from flanlab.data.sources import Rows
 from flanlab.data.wordings_by_rule import worded
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.over_wordings import ZERO_ONE_METRICS
+from flanlab.results.schema import Hashes
 from flanlab.settings import METRICS, NOTHING, PROMPT, QUESTIONS, RESULTS, ROUNDING, SAMPLE, Settings
 from flanlab.tasks.phrasing import Phrasing, phrased
 from flanlab.tasks.schema import Split, Task
@@ -26,6 +26,8 @@ from flanlab.tasks.schema import Split, Task
 Shots = Annotated[int, Field(ge=0, le=MOST_SHOTS)]
 
 _ANSWER_BUDGET = 2.0
+ZERO_ONE_METRICS = ("accuracy", "exact_match")
+"""Metrics that give each answer 0 or 1, of which the distribution over wordings can be estimated."""
 
 
 class EvaluationSettings(Settings):
@@ -166,8 +168,8 @@ def variant_of(
 
 
 @dataclass(frozen=True)
-class EvaluationUnit:
-    """One task to be evaluated, with the rows chosen."""
+class PlannedTask:
+    """A task with the rows that are asked, and the templates that these are shown through."""
 
     task: Task
     rows: Rows
@@ -175,6 +177,11 @@ class EvaluationUnit:
     """(row, template) in the order they are asked."""
     exemplars: Rows | None = None
     """Train rows of the whole task, from which exemplars are taken."""
+
+    @property
+    def hashes(self) -> Hashes:
+        """Identity of the task's file and of the rows."""
+        return Hashes(task=self.task.hash, rows=self.rows.source_hash)
 
     def prepare(self, row: int) -> PreparedRow:
         """A row with its fields worked out.
@@ -210,7 +217,7 @@ def task_as_asked(task: Task, settings: EvaluationSettings) -> Task:
     return worded(task, settings.wordings, with_options="none" not in settings.option_orders)
 
 
-def plan_task(task: Task, rows: Rows, settings: EvaluationSettings, seed: int, exemplars: Rows | None = None) -> EvaluationUnit:
+def plan_task(task: Task, rows: Rows, settings: EvaluationSettings, seed: int, exemplars: Rows | None = None) -> PlannedTask:
     """Choose rows and the templates each is shown through: a pure function of seed, task and settings.
 
     Where the task has `group`, whole groups are chosen, as few as hold `settings.rows` rows; the rows of a group are all
@@ -239,17 +246,17 @@ def plan_task(task: Task, rows: Rows, settings: EvaluationSettings, seed: int, e
         circle = [templates[int(place)] for place in permutation(len(templates), (seed, task.name, "templates"))]
         turns = [[circle[(number * count + offset) % len(circle)] for offset in range(count)] for number in range(len(chosen))]
     pairs = [(row, template) for group, shown in zip(sorted(chosen), turns, strict=True) for row in group for template in shown]
-    return EvaluationUnit(task, rows, pairs, exemplars)
+    return PlannedTask(task, rows, pairs, exemplars)
 
 
 def balanced_turns(templates: Sequence[int], counts: Sequence[int], key: Key) -> Iterator[list[int]]:
-    """The templates of one unit after the other, so many of each: all templates equally often, give or take one.
+    """The templates of one row or group after the other, so many of each: all templates equally often, give or take one.
 
-    They are dealt from shuffled decks, so any two templates share some units, and can be compared on these.
+    They are dealt from shuffled decks, so any two templates share some rows, and can be compared on these.
 
     Args:
         templates: all of them.
-        counts: how many each unit is shown through, at most all.
+        counts: how many each row or group is shown through, at most all.
         key: what the shuffling depends on.
     """
     deck: list[int] = []
@@ -267,8 +274,8 @@ def balanced_turns(templates: Sequence[int], counts: Sequence[int], key: Key) ->
         yield shown
 
 
-def _answer_counts(task: Task, units: int, settings: EvaluationSettings) -> list[int]:
-    """Through how many templates each unit is shown, for the answer budget.
+def _answer_counts(task: Task, groups: int, settings: EvaluationSettings) -> list[int]:
+    """Through how many templates each row or group is shown, for the answer budget.
 
     Raises:
         FlanlabError: there is nothing to estimate, or too little to do it.
@@ -286,10 +293,10 @@ def _answer_counts(task: Task, units: int, settings: EvaluationSettings) -> list
             hint="Leave out `templates_per_row`, or make more wordings by rule with `wordings: 10`.",
         )
     budget = min(settings.answer_budget or _ANSWER_BUDGET, templates)
-    counts = [int((number + 1) * budget) - int(number * budget) for number in range(units)]
+    counts = [int((number + 1) * budget) - int(number * budget) for number in range(groups)]
     if sum(counts) < templates:
         raise FlanlabError(
-            f"{task.path}: {sum(counts)} answers ({budget:g} to each of {units} rows or groups) are fewer than the"
+            f"{task.path}: {sum(counts)} answers ({budget:g} to each of {groups} rows or groups) are fewer than the"
             f" {templates} wordings of {task.name}, and each needs one.",
             hint="Raise `rows` or `answer_budget`, or ask for fewer `wordings`.",
         )

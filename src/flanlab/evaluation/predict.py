@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flanlab.data.encoding import EncodedQuestion
 from flanlab.data.rendering import gold_value_of, group_of, open_row
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.neutral import NeutralScores
-from flanlab.evaluation.planning import EvaluationUnit
-from flanlab.evaluation.questions import Asked, ask
+from flanlab.evaluation.planning import PlannedTask
+from flanlab.evaluation.questions import ask, refuse_failed
 from flanlab.evaluation.setup import Setup
 from flanlab.files import new_file
 from flanlab.models.answering import Answer, Question
@@ -28,6 +28,10 @@ from flanlab.tasks.schema import Task
 
 _PROTOCOL = "6"
 """Raise it when code here or in models/scoring changes what a prediction is: old predictions are then made again."""
+NEUTRAL_PROMPT = "Answer:"
+"""Asks nothing. An option's log-probability after it is taken off its score in PMI: some options are likelier than others
+whatever the question, being common or short (Holtzman et al. 2021, "Surface Form Competition: Why the Highest Probability
+Answer Isn't Always Right")."""
 _QUESTIONS_PER_SHARD = 64
 _QUESTIONS_OF_FIRST_SHARD = 2
 """The first shards of a task are smaller, each twice as large as the one before, so that there is something to see at once."""
@@ -56,12 +60,12 @@ def refuse_seen(
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """Some of a unit's questions, whose answers make one file, whole or not at all.
+    """Some of a task's questions, whose answers make one file, whole or not at all.
 
     It is the unit of work: its predictions do not depend on what else the process computes, or has computed.
     """
 
-    unit: EvaluationUnit
+    planned: PlannedTask
     pairs: list[tuple[int, int]]
     """(row, template) of each question."""
     path: Path
@@ -77,11 +81,11 @@ class Shard:
         return metadata.get(b"key") == self.key.encode()
 
 
-def shards_of(setup: Setup, unit: EvaluationUnit, folder: Path) -> list[Shard]:
-    """A unit's questions in shards, with the files `folder/shard-00000.parquet` and so on."""
-    key = prediction_key(setup, unit)
-    cut = enumerate(_cut(unit.asked(setup.style)))
-    return [Shard(unit, pairs, folder / f"shard-{number:05d}.parquet", key) for number, pairs in cut]
+def shards_of(setup: Setup, planned: PlannedTask, folder: Path) -> list[Shard]:
+    """A task's questions in shards, with the files `folder/shard-00000.parquet` and so on."""
+    key = prediction_key(setup, planned)
+    cut = enumerate(_cut(planned.asked(setup.style)))
+    return [Shard(planned, pairs, folder / f"shard-{number:05d}.parquet", key) for number, pairs in cut]
 
 
 def _cut(asked: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
@@ -94,7 +98,7 @@ def _cut(asked: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
 
 def predict_shard(setup: Setup, shard: Shard) -> None:
     """Answer the questions of a shard and write its file."""
-    table = _predict_pairs(setup, shard.unit, shard.pairs)
+    table = _predict_pairs(setup, shard.planned, shard.pairs)
     with new_file(shard.path) as temporary:
         pq.write_table(table.replace_schema_metadata({"key": shard.key}), temporary)
 
@@ -105,73 +109,75 @@ def remove_stale_shards(folder: Path, shards: Sequence[Shard]) -> None:
         path.unlink()
 
 
-def prediction_key(setup: Setup, unit: EvaluationUnit) -> str:
+def prediction_key(setup: Setup, planned: PlannedTask) -> str:
     """Hash of everything that shapes the predictions: model, tokenizer, task, rows, settings, protocol."""
     settings, style = setup.settings, setup.style
     # What numbers it computes in, the model's identity tells.
     shaping = affecting(settings, *PREDICTIONS)
     if style != "chat":
         del shaping["chat_template_args"]
-    exemplars = unit.exemplars.source_hash if unit.exemplars is not None and settings.shot_count else None
-    facts = [_PROTOCOL, setup.model.identity, unit.task.hash, unit.rows.source_hash, exemplars, shaping, setup.seed, style]
+    exemplars = planned.exemplars.source_hash if planned.exemplars is not None and settings.shot_count else None
+    hashes = (planned.task.hash, planned.rows.source_hash, exemplars)
+    facts = [_PROTOCOL, setup.model.identity, *hashes, shaping, setup.seed, style]
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _refuse_failed(
-    unit: EvaluationUnit, asked: Sequence[Asked], questions: Sequence[Question], answers: Mapping[int, Answer]
-) -> None:
-    """Refuse answers that mean nothing: the likeliest of options without a number would be an arbitrary one."""
-    for position in sorted(answers):
-        if not answers[position].failed:
-            continue
-        if position < len(asked):
-            example = asked[position].example
-            where = f"{unit.task.name}, row {example.row}, template {example.template}"
-        else:
-            where = f"{unit.task.name}, options without their question (for accuracy by PMI)"
-        raise FlanlabError(
-            f"{where}: the model computes no number (NaN or infinity) for this question of"
-            f" {questions[position].length} tokens.",
-            hint="It is a fault of the model: check its weights, or load it in float32 or bfloat16 if it overflows. What was"
-            " done before is kept.",
-        )
+def neutral_questions(encoded: Iterable[EncodedQuestion]) -> list[Question]:
+    """What the model is asked for the scores of sets of options alone: one question for each set that has something new."""
+    questions = []
+    known: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
+    for one in encoded:
+        keys = {(tuple(one.prompt), tuple(option)): option for option in one.answers}
+        if new := [option for key, option in keys.items() if key not in known]:
+            questions.append(Question(one.prompt, new))
+            known.update(keys)
+    return questions
 
 
-def _predict_pairs(setup: Setup, unit: EvaluationUnit, pairs: Sequence[tuple[int, int]]) -> pa.Table:
+def _predict_pairs(setup: Setup, planned: PlannedTask, pairs: Sequence[tuple[int, int]]) -> pa.Table:
     model, settings, style = setup.model, setup.settings, setup.style
+    asked = [ask(setup, planned, row, template) for row, template in pairs]
     # Of this shard alone: what earlier shards have learnt would make scores depend, in their last digits, on who computed them.
-    neutral = NeutralScores(model.encoder, style)
-    asked = [ask(setup, unit, row, template) for row, template in pairs]
-    alone = neutral.questions([one.example.options for one in asked if one.example.options]) if settings.pmi else []
-    questions = [one.question for one in asked] + alone
-    answers: dict[int, Answer] = dict(model.answer(questions, settings.token_budget))
-    _refuse_failed(unit, asked, questions, answers)
-    neutral.learn(alone, [answers[len(asked) + number] for number in range(len(alone))])
+    # All options of a set together, since where the prompt ends may depend on all of them, as it does for the question itself.
+    sets = dict.fromkeys(one.example.options for one in asked if one.example.options and settings.pmi)
+    neutral = {options: model.encoder.encode(NEUTRAL_PROMPT, options, style) for options in sets}
+    alone = neutral_questions(neutral.values())
+    answers: dict[int, Answer] = dict(model.answer([*asked, *alone], settings.token_budget))
+    refuse_failed(planned.task, [*asked, *alone], answers, " What was done before is kept.")
+    scores = {
+        (tuple(question.prompt), tuple(option)): pair
+        for place, question in enumerate(alone, len(asked))
+        for option, *pair in zip(question.options, answers[place].scores, answers[place].scores_without_end, strict=True)
+    }
     records = []
     for position, one in enumerate(asked):
         example, answer = one.example, answers[position]
-        row = open_row(unit.task, unit.rows[example.row], example.row)
-        scores_alone, scores_alone_without_end = neutral.scores(example.options) if settings.pmi else (None, None)
+        row = open_row(planned.task, planned.rows[example.row], example.row)
+        # An untuned model that continues a text has no reason to end right after its answer.
+        counted = answer.scores_without_end if style == "baseline" else answer.scores
+        options = neutral[example.options].answers if example.options in neutral else []
+        found = [scores[tuple(neutral[example.options].prompt), tuple(option)] for option in options]
+        without_end = [score for _, score in found]
+        counted_alone = without_end if style == "baseline" else [score for score, _ in found]
         records.append(
             {
-                "task": unit.task.name,
+                "task": planned.task.name,
                 "template": example.template,
                 "row": example.row,
-                "group": group_of(unit.task, row),
+                "group": group_of(planned.task, row),
                 "prompt": example.prompt,
                 "options": list(example.options),
                 "own_options": list(row.options),
-                # An untuned model that continues a text has no reason to end right after its answer.
-                "option_scores": answer.scores_without_end if style == "baseline" else answer.scores,
+                "option_scores": counted,
                 "option_scores_without_end": answer.scores_without_end,
-                "option_scores_alone": scores_alone_without_end if style == "baseline" else scores_alone,
-                "option_scores_alone_without_end": scores_alone_without_end,
+                "option_scores_alone": counted_alone if settings.pmi else None,
+                "option_scores_alone_without_end": without_end if settings.pmi else None,
                 "option_tokens": answer.option_tokens,
                 "answer": example.answer,
                 "references": list(example.references),
                 "exemplars": list(one.exemplars),
-                "gold_value": gold_value_of(unit.task, row),
-                "generated": answer.text if one.question.max_new_tokens else None,
+                "gold_value": gold_value_of(planned.task, row),
+                "generated": answer.text if one.max_new_tokens else None,
                 "shortened": one.shortened,
             }
         )

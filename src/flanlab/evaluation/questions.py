@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from flanlab.data.exemplars import Pool, put_exemplars_before
@@ -15,20 +15,19 @@ from flanlab.data.rendering import (
     shorten_longest_field,
 )
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask
 from flanlab.evaluation.setup import Setup
-from flanlab.models.answering import Question
+from flanlab.models.answering import Answer, Question
 from flanlab.tasks.schema import Task
 
 EXTRA_TOKENS = 4
 """A generated answer may be this much longer than the longest option before it is cut: it cannot equal an option then."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskQuestion(Question):
     """A question, and what it was made of."""
 
-    question: Question
     example: Example
     shortened: bool
     """Whether the input lost its end or middle."""
@@ -36,14 +35,14 @@ class Asked:
     """Rows of the train split that stand before it, in order."""
 
 
-def ask(setup: Setup, unit: EvaluationUnit, row_index: int, template: int) -> Asked:
+def ask(setup: Setup, planned: PlannedTask, row_index: int, template: int) -> TaskQuestion:
     """The question for a row and a template: a pure function of its arguments, the settings being one arm of an evaluation's.
 
     Raises:
         FlanlabError: the row cannot be rendered, or nothing is left to shorten of a prompt that is too long.
     """
-    task, settings, style, encoder = unit.task, setup.settings, setup.style, setup.model.encoder
-    row = unit.prepare(row_index)
+    task, settings, style, encoder = planned.task, setup.settings, setup.style, setup.model.encoder
+    row = planned.prepare(row_index)
     order = evaluation_order(task, row, settings, setup.seed)
     shortened = False
     for example in _ever_shorter(task, template, row, order, settings.truncate):
@@ -59,14 +58,14 @@ def ask(setup: Setup, unit: EvaluationUnit, row_index: int, template: int) -> As
             hint="Raise prompt_tokens: evaluation.prompt_tokens in a recipe, --prompt-tokens of `flan eval`.",
         )
     exemplars: tuple[int, ...] = ()
-    if settings.shot_count and unit.exemplars is not None:
+    if settings.shot_count and planned.exemplars is not None:
         encoded, (exemplars, _) = put_exemplars_before(
             example,
             answers,
             encoded,
             task=task,
             row=row,
-            pool=Pool(unit.exemplars, range(len(unit.exemplars))),
+            pool=Pool(planned.exemplars, range(len(planned.exemplars))),
             count=settings.shot_count,
             tokens=settings.shot_tokens,
             order=lambda drawn: evaluation_order(task, drawn, settings, setup.seed),
@@ -74,23 +73,27 @@ def ask(setup: Setup, unit: EvaluationUnit, row_index: int, template: int) -> As
             encoder=encoder,
             style=style,
         )
-    stop = encoder.ends
     # Where the answer is one line, a model that goes on after its first line has answered.
     # One that is not known may have any number of lines.
     known = example.references or example.options
     one_line = style == "baseline" or (bool(known) and not any("\n" in text for text in known))
-    line_breaks = encoder.newline_tokens if one_line else frozenset()
     if example.options:
-        longest = max(len(option) for option in encoded.answers)
-        new_tokens = longest + EXTRA_TOKENS if settings.generate else 0
-        question = Question(encoded.prompt, encoded.answers, new_tokens, stop, line_breaks)
+        new_tokens = max(map(len, encoded.answers)) + EXTRA_TOKENS if settings.generate else 0
     else:
         new_tokens = settings.new_tokens
         if example.references:
-            [longest_reference] = encoder.encode(example.prompt, [unit.longest_reference], style).answers
+            [longest_reference] = encoder.encode(example.prompt, [planned.longest_reference], style).answers
             new_tokens = min(new_tokens, len(longest_reference) * 3 // 2 + EXTRA_TOKENS)
-        question = Question(encoded.prompt, [], new_tokens, stop, line_breaks)
-    return Asked(question, example, shortened, exemplars)
+    return TaskQuestion(
+        encoded.prompt,
+        encoded.answers if example.options else [],
+        new_tokens,
+        encoder.ends,
+        encoder.newline_tokens if one_line else frozenset(),
+        example=example,
+        shortened=shortened,
+        exemplars=exemplars,
+    )
 
 
 def evaluation_order(task: Task, row: PreparedRow, settings: EvaluationSettings, seed: int) -> list[int] | None:
@@ -108,3 +111,27 @@ def _ever_shorter(
         example = render(task, template, current, order)
         yield example
         current = shorten_longest_field(current, max(40, len(example.prompt) // 8), where)
+
+
+def refuse_failed(task: Task, questions: Sequence[Question], answers: Mapping[int, Answer], more: str = "") -> None:
+    """Refuse answers that mean nothing: the likeliest of options without a number would be an arbitrary one.
+
+    Args:
+        task: that the questions are of.
+        questions: those of a row and template, and others: options without their question, for accuracy by PMI.
+        answers: by the places of the questions.
+        more: what else to do about it.
+
+    Raises:
+        FlanlabError: the model has computed NaN or infinity.
+    """
+    for position in sorted(place for place, answer in answers.items() if answer.failed):
+        question = questions[position]
+        where = "options without their question (for accuracy by PMI)"
+        if isinstance(question, TaskQuestion):
+            where = f"row {question.example.row}, template {question.example.template}"
+        raise FlanlabError(
+            f"{task.name}, {where}: the model computes no number (NaN or infinity) for this question of"
+            f" {question.length} tokens.",
+            hint=f"It is a fault of the model: check its weights, or load it in float32 or bfloat16 if it overflows.{more}",
+        )

@@ -6,17 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.metrics.declared import metrics_for
-from flanlab.evaluation.scores import ScoredTask, build_results, score_predictions
+from flanlab.evaluation.scores import build_results, score_predictions
+from flanlab.evaluation.sides import Side
 from flanlab.results.files import read_results
-from flanlab.results.predictions import PREDICTIONS, read_predictions
+from flanlab.results.predictions import PREDICTIONS
 from flanlab.results.schema import BEST_ON_DEV, Results
-
-
-def seed_folders(folder: Path) -> list[Path]:
-    """Folders of the further trainings of a run, in order; of an evaluation, none."""
-    found = {path.name.removeprefix("seed-"): path for path in folder.glob("seed-*") if (path / PREDICTIONS).is_dir()}
-    return [found[number] for number in sorted(filter(str.isdecimal, found), key=int)]
 
 
 def results_over_seeds(folder: Path, others: Sequence[Path], *, before: Sequence[str] = (), after: str = "") -> Results:
@@ -34,14 +28,14 @@ def results_over_seeds(folder: Path, others: Sequence[Path], *, before: Sequence
         FlanlabError: predictions are missing or damaged, or not of the same questions.
     """
     results = read_results(folder)
+    sides = {
+        variant: Side(folder, variant, results, others if all((one / PREDICTIONS / variant).is_dir() for one in others) else ())
+        for variant in results.variants
+    }
     scored = []
     for name, facts in results.tasks.items():
-        first = {variant: read_predictions(folder / PREDICTIONS / variant / name).to_pylist() for variant in results.variants}
-        more = {
-            variant: [read_predictions(place / PREDICTIONS / variant / name).to_pylist() for place in others]
-            for variant in results.variants
-            if all((place / PREDICTIONS / variant).is_dir() for place in others)
-        }
+        first = {variant: side.predictions(name) for variant, side in sides.items()}
+        more = {variant: side.others_predictions(name) for variant, side in sides.items()}
         for variant, trainings in more.items():
             asked = {(one["row"], one["template"]) for one in first[variant]}
             if any({(one["row"], one["template"]) for one in rows} != asked for rows in trainings):
@@ -49,15 +43,10 @@ def results_over_seeds(folder: Path, others: Sequence[Path], *, before: Sequence
                     f"{folder}, {name}: the trainings with other seeds were asked other questions.",
                     hint="Run the same command again; it evaluates what is missing.",
                 )
-        settings = next(iter(results.variants.values())).settings
-        metrics = metrics_for(
-            facts.declared_metrics, next(iter(first.values())), end_token=bool(settings.get("end_token", True))
-        )
-        scores, grids, estimates = score_predictions(name, facts.clusters[0], metrics, first, more)
-        chosen = [row for row in results.scores if row.template == BEST_ON_DEV and row.level == "task" and row.name == name]
-        scored.append(ScoredTask(name, facts, [*scores, *chosen], grids, estimates))
-    kept = {"name", "description", "hold_out", "left_out", "allowed_overlaps", "notes", "seconds"}
-    told = {name: value for name, value in dict(results).items() if name in kept}
+        chosen = results.main_scores(name, BEST_ON_DEV).values()
+        scored.append(score_predictions(name, facts, first, more).with_scores(chosen))
+    kept = ("name", "description", "hold_out", "left_out", "allowed_overlaps", "notes", "seconds")
+    told = {name: getattr(results, name) for name in kept}
     return build_results(scored, results.variants, before=before, after=after, **told)
 
 

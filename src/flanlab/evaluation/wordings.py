@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from difflib import SequenceMatcher
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.comparison import (
-    SIDES,
-    Side,
-    compare_scored,
-    open_sides,
-    score_kept,
-    settings_that_differ,
-)
+from flanlab.evaluation.comparison import SIDES, compare_scored, score_kept, settings_that_differ
 from flanlab.evaluation.metrics.declared import metrics_for
-from flanlab.evaluation.metrics.metric import Metric, Prediction
 from flanlab.evaluation.metrics.options import chosen_option
-from flanlab.results.schema import TUNED, TaskFacts
+from flanlab.evaluation.sides import Side, folder_and_variant, one_side, open_sides
+from flanlab.results.grids import Metric, Prediction
+from flanlab.results.schema import Flip, ShownAnswer, TaskFacts, TemplatePair, Wordings
 from flanlab.results.statistics import holm
-from flanlab.results.wordings import Flip, ShownAnswer, TemplatePair, Wordings
 from flanlab.settings import flattened
 
 _CHOOSES_ROWS = ("source.splits", "subtasks", "filter", "turns")
@@ -32,25 +24,7 @@ _CHOOSES_ROWS = ("source.splits", "subtasks", "filter", "turns")
 _BEYOND_TEMPLATES = ("templates", "baseline", "source", *_CHOOSES_ROWS)
 
 
-@dataclass(frozen=True)
-class WordingSide:
-    """One of the two: a variant of a folder; one task of it, if named; one template of that, if named."""
-
-    side: Side
-    task: str | None = None
-    template: int | None = None
-
-
-@dataclass(frozen=True)
-class _Matched:
-    """The templates of two versions of a task."""
-
-    changed: list[tuple[int, int]]
-    unchanged: int
-    only: dict[str, list[int]]
-
-
-def open_wordings(text: str) -> WordingSide:
+def open_wordings(text: str) -> Side:
     """Read what is to be compared: `FOLDER[:VARIANT][:TASK[:TEMPLATE]]`, such as `runs/a:rte:3`.
 
     Without a variant: the tuned one of a run, else the first.
@@ -58,15 +32,12 @@ def open_wordings(text: str) -> WordingSide:
     Raises:
         FlanlabError: results.json is missing, damaged or of another format, or it has no such variant, task or template.
     """
-    parts = text.split(":")
-    cuts = (cut for cut in range(len(parts), 0, -1) if Path(":".join(parts[:cut])).exists())
-    cut = next(cuts, 1)
-    folder, rest = Path(":".join(parts[:cut])), parts[cut:]
+    folder, names = folder_and_variant(text)
+    rest = names.split(":") if names else []
     sides = open_sides(folder)
-    variant = rest.pop(0) if rest and rest[0] in sides else TUNED if TUNED in sides else next(iter(sides))
-    side = sides[variant]
+    side = one_side(sides, rest.pop(0) if rest and rest[0] in sides else "")
     if not rest:
-        return WordingSide(side)
+        return side
     task, *numbers = rest
     tasks = side.results.tasks
     if task not in tasks:
@@ -75,17 +46,17 @@ def open_wordings(text: str) -> WordingSide:
             hint=f"The variants are: {', '.join(sides)}. The tasks are: {', '.join(tasks)}.",
         )
     if not numbers:
-        return WordingSide(side, task)
+        return replace(side, task=task)
     known = tasks[task].templates
     if len(numbers) > 1 or not numbers[0].isdecimal() or int(numbers[0]) not in known:
         raise FlanlabError(
             f"{folder}, {task}: there is no template {':'.join(numbers)}.",
             hint=f"Write FOLDER:TASK:TEMPLATE. The templates asked are: {', '.join(map(str, known))}.",
         )
-    return WordingSide(side, task, int(numbers[0]))
+    return replace(side, task=task, template=int(numbers[0]))
 
 
-def compare_wordings(first: WordingSide, second: WordingSide, *, margin: float | None = None) -> Wordings:
+def compare_wordings(first: Side, second: Side, *, margin: float | None = None) -> Wordings:
     """B minus A for each pair of templates, over the rows that were asked through both.
 
     If both sides name a template, these two are compared. Otherwise the two task files are: each template whose wording differs
@@ -100,38 +71,40 @@ def compare_wordings(first: WordingSide, second: WordingSide, *, margin: float |
         FlanlabError: the rows, seed or settings differ, nothing differs in wording, or no row was asked through both.
     """
     names = _tasks(first, second)
-    settings = settings_that_differ(first.side.variant, second.side.variant)
-    rows = [told for name in names for told in _other_rows(name, first.side, second.side)]
+    settings = settings_that_differ(first.variant, second.variant)
+    rows = [told for name in names for told in _other_rows(name, first, second)]
     if settings or rows:
         raise FlanlabError(
-            f"{first.side.folder} (A) and {second.side.folder} (B) were not asked the same rows in the same way:\n"
+            f"{first.folder} (A) and {second.folder} (B) were not asked the same rows in the same way:\n"
             + "\n".join(f"  {one}" for one in (*settings, *rows)),
             hint="Evaluate both with the same rows, seed and settings. Only the wording may differ.",
         )
     matched = {name: _matched(name, first, second) for name in names}
-    if not any(one.changed for one in matched.values()):
+    if not any(changed for changed, _, _ in matched.values()):
         raise FlanlabError(
             f"A and B have the same wordings of {', '.join(names)}.",
             hint="Name two versions of a task, or two templates: FOLDER:TASK:TEMPLATE.",
         )
     pairs: list[TemplatePair] = []
     scored = []
-    for name, templates in ((name, one.changed) for name, one in matched.items() if one.changed):
-        kept = [_paired(name, first.side, second.side, *pair) for pair in templates]
+    for name, (templates, _, _) in matched.items():
+        if not templates:
+            continue
+        kept = [_paired(name, first, second, *pair) for pair in templates]
         for pair, both in zip(templates, kept, strict=True):
-            pairs.append(_template_pair(name, first.side, second.side, pair, both, margin))
+            pairs.append(_template_pair(name, first, second, pair, both, margin))
         # Numbered again, so that the two of a pair are paired; not from 0, which is the baseline's number.
         together = {
             side: [{**one, "template": number} for number, both in enumerate(kept, start=1) for one in both[side]]
             for side in SIDES
         }
-        scored.append(score_kept(name, first.side, second.side, together))
+        scored.append(score_kept(name, first, second, together))
     corrected = holm({str(number): pair.main.p_value for number, pair in enumerate(pairs)})
     return Wordings(
-        results=compare_scored(scored, first.side, second.side, margin=margin),
+        results=compare_scored(scored, first, second, margin=margin),
         pairs=[_with_holm(pair, corrected[str(number)]) for number, pair in enumerate(pairs)],
-        unchanged={name: one.unchanged for name, one in matched.items()},
-        only={name: one.only for name, one in matched.items() if any(one.only.values())},
+        unchanged={name: unchanged for name, (_, unchanged, _) in matched.items()},
+        only={name: only for name, (_, _, only) in matched.items() if any(only.values())},
     )
 
 
@@ -148,7 +121,7 @@ def wording(content: Mapping[str, Any], template: int, others: Sequence[str] = (
     return "\n".join(lines)
 
 
-def _tasks(first: WordingSide, second: WordingSide) -> list[str]:
+def _tasks(first: Side, second: Side) -> list[str]:
     """The tasks that both have, or the one that is named."""
     if (first.template is None) != (second.template is None):
         raise FlanlabError("A template is named on one side only.", hint="Name one on both sides, or on neither.")
@@ -157,11 +130,11 @@ def _tasks(first: WordingSide, second: WordingSide) -> list[str]:
         raise FlanlabError(
             f"A is of {first.task}, B of {second.task}: these have other rows.", hint="Name the same task on both sides."
         )
-    tasks = [first.side.results.tasks, second.side.results.tasks]
+    tasks = [first.results.tasks, second.results.tasks]
     common = [name for name in named or tasks[0] if all(name in one for one in tasks)]
     if not common:
         raise FlanlabError(
-            f"{first.side.folder} and {second.side.folder} have no such task in common.",
+            f"{first.folder} and {second.folder} have no such task in common.",
             hint=f"A has {', '.join(tasks[0])}; B has {', '.join(tasks[1])}.",
         )
     return common
@@ -197,13 +170,13 @@ def _others(first: TaskFacts, second: TaskFacts) -> list[str]:
     return [key for key in _differing(first, second) if not key.startswith(_BEYOND_TEMPLATES)]
 
 
-def _matched(name: str, first: WordingSide, second: WordingSide) -> _Matched:
-    """Which template of A is compared with which of B."""
-    ours, theirs = (side.side.results.tasks[name] for side in (first, second))
+def _matched(name: str, first: Side, second: Side) -> tuple[list[tuple[int, int]], int, dict[str, list[int]]]:
+    """Which template of A is compared with which of B; how many are the same; which have no counterpart."""
+    ours, theirs = (side.results.tasks[name] for side in (first, second))
     if first.template is not None and second.template is not None:
         pair, others = (first.template, second.template), _others(ours, theirs)
         same = wording(ours.content, pair[0], others) == wording(theirs.content, pair[1], others)
-        return _Matched([] if same else [pair], int(same), {})
+        return [] if same else [pair], int(same), {}
     texts = [[wording(facts.content, number) for number in facts.templates] for facts in (ours, theirs)]
     all_differ = bool(_others(ours, theirs))
     changed: list[tuple[int, int]] = []
@@ -218,7 +191,7 @@ def _matched(name: str, first: WordingSide, second: WordingSide) -> _Matched:
         changed += both
         only["a"] += left[len(both) :]
         only["b"] += right[len(both) :]
-    return _Matched(changed, unchanged, only)
+    return changed, unchanged, only
 
 
 def _paired(name: str, first: Side, second: Side, ours: int, theirs: int) -> dict[str, list[Prediction]]:
@@ -254,8 +227,7 @@ def _template_pair(
     facts = [side.results.tasks[name] for side in (first, second)]
     others = _others(*facts)
     found = compare_scored([score_kept(name, first, second, both)], first, second, margin=margin)
-    end_token = bool(first.variant.settings.get("end_token", True))
-    metric = _flip_metric(facts[0], both, end_token)
+    metric = _flip_metric(facts[0], both)
     texts = [wording(one.content, number, others) for one, number in zip(facts, templates, strict=True)]
     return TemplatePair(
         task=name,
@@ -268,7 +240,7 @@ def _template_pair(
         scores=[score for score in found.scores if score.level == "task" and score.template == "mean"],
         differences=[row for row in found.differences if row.level == "task"],
         flip_metric=metric.name if metric else "",
-        flips=_flips(metric, both, end_token) if metric else [],
+        flips=_flips(metric, both) if metric else [],
     )
 
 
@@ -278,24 +250,24 @@ def _with_holm(pair: TemplatePair, p_holm: float) -> TemplatePair:
     return pair.model_copy(update={"differences": rows})
 
 
-def _flip_metric(facts: TaskFacts, both: Mapping[str, Sequence[Prediction]], end_token: bool) -> Metric | None:
+def _flip_metric(facts: TaskFacts, both: Mapping[str, Sequence[Prediction]]) -> Metric | None:
     """The metric by which a row is right or wrong: accuracy of a task with options, else the first that a row alone has."""
-    found = [one for one in metrics_for(facts.declared_metrics, both["a"], end_token=end_token) if one.combine is not None]
+    found = [one for one in metrics_for(facts.declared_metrics, both["a"]) if one.combine is not None]
     return next((one for one in found if one.name == "accuracy"), found[0] if found else None)
 
 
-def _flips(metric: Metric, both: Mapping[str, Sequence[Prediction]], end_token: bool) -> list[Flip]:
+def _flips(metric: Metric, both: Mapping[str, Sequence[Prediction]]) -> list[Flip]:
     flips = []
     for a, b in zip(both["a"], both["b"], strict=True):
-        before, after = _answer(metric, a, end_token), _answer(metric, b, end_token)
+        before, after = _answer(metric, a), _answer(metric, b)
         if before.score != after.score:
             flips.append(Flip(row=a["row"], a=before, b=after, references=b["references"]))
     return sorted(flips, key=lambda flip: (flip.b.score > flip.a.score, -abs(flip.b.score - flip.a.score), flip.row))
 
 
-def _answer(metric: Metric, prediction: Prediction, end_token: bool) -> ShownAnswer:
+def _answer(metric: Metric, prediction: Prediction) -> ShownAnswer:
     assert metric.combine is not None
     score = float(metric.combine(np.asarray(metric.statistics([prediction]), float)))
     ranked = bool(prediction["option_scores"])
-    answer = prediction["options"][chosen_option(prediction, end_token)] if ranked else prediction["generated"] or ""
+    answer = prediction["options"][chosen_option(prediction)] if ranked else prediction["generated"] or ""
     return ShownAnswer(prompt=prediction["prompt"], answer=answer, score=score)

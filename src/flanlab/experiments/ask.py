@@ -11,8 +11,8 @@ from typing import Any
 
 from flanlab.data.encoding import CharacterEncoder, PromptStyle
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.answering_rows import ask_rows, probabilities
-from flanlab.evaluation.given import GivenUnit, given_unit, table_of
+from flanlab.evaluation.given import GivenTask, ask_rows, counted_scores, given_task, table_of
+from flanlab.evaluation.metrics.options import option_shares
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.setup import Setup
 from flanlab.experiments.evaluate_model import CHARACTERS_PER_TOKEN, remote_settings
@@ -103,13 +103,13 @@ def ask(
     if question is not None and (row or template is not None):
         raise FlanlabError("A text has no fields and no template.", hint="Name the task that they are of, or leave them out.")
     style: PromptStyle = "chat" if chat else "instruction"
-    unit = None
+    given = None
     if task is not None:
-        unit = row_unit(task if isinstance(task, Task) else find_task(task, collections), row or {}, template)
+        given = given_row(task if isinstance(task, Task) else find_task(task, collections), row or {}, template)
     settings = EvaluationSettings(pmi=False)
     with tempfile.TemporaryDirectory() as folder, opened(model, endpoint, settings, seed, style, Path(folder)) as setup:
-        if unit is not None:
-            return _ask_unit(setup, unit)
+        if given is not None:
+            return _ask_row(setup, given)
         return _ask_text(setup, question or "", history, new_tokens)
 
 
@@ -146,22 +146,21 @@ def opened(
             found.completions.close()
 
 
-def row_unit(task: Task, row: Mapping[str, Any], template: int | None) -> GivenUnit:
+def given_row(task: Task, row: Mapping[str, Any], template: int | None) -> GivenTask:
     """One row of a task, ready to be asked: looked at before a model is loaded.
 
     Raises:
         FlanlabError: a name that the task does not know, a value that its prompt shows and that is not given, no such template.
     """
-    return given_unit(task, table_of([row]), [] if template is None else [template], only_known=True)
+    return given_task(task, table_of([row]), [] if template is None else [template], only_known=True)
 
 
-def _ask_unit(setup: Setup, unit: GivenUnit) -> ModelAnswer:
-    [[(asked, answer)]] = ask_rows(setup, unit, [0])
-    end_token = setup.settings.end_token
+def _ask_row(setup: Setup, given: GivenTask) -> ModelAnswer:
+    [[(asked, answer)]] = ask_rows(setup, given, [0])
     ranked = []
     if asked.example.options and answer.scores:
-        scores = answer.scores if end_token else answer.scores_without_end
-        shares = probabilities(answer, end_token)
+        scores = counted_scores(setup, answer)
+        shares = option_shares(scores).tolist()
         ranked = [RankedOption(*one) for one in zip(asked.example.options, shares, scores, strict=True)]
     # Stable, so that of equals the first in the task's order stays the first, as in an evaluation.
     return ModelAnswer(asked.example.prompt, answer.text, tuple(sorted(ranked, key=lambda one: -one.log_probability)))

@@ -15,10 +15,10 @@ from flanlab.data.mirror import mirror_from_environment
 from flanlab.data.mixture import EncodedExample
 from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.evaluate import plan_dev_units
-from flanlab.evaluation.planning import EvaluationUnit
+from flanlab.evaluation.evaluate import plan_dev_tasks
+from flanlab.evaluation.planning import PlannedTask
 from flanlab.evaluation.predict import refuse_seen
-from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, divide, make_mixture, plan_rows, plan_test_units
+from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, divide, make_mixture, plan_rows, plan_test_tasks
 from flanlab.experiments.run_folder import FINISHED_FILE, RECIPE_FILE, SECONDS_FILE
 from flanlab.files import check_writable, existing_part
 from flanlab.models.loading import LoadedModel, load_encoder
@@ -51,8 +51,8 @@ class Prepared:
     """Examples of a step."""
     dev: DevExamples
     """What the loss is measured on while training."""
-    units: Sequence[EvaluationUnit]
-    dev_units: Sequence[EvaluationUnit]
+    planned: Sequence[PlannedTask]
+    dev_planned: Sequence[PlannedTask]
     """Both are empty where nothing is evaluated."""
 
 
@@ -116,8 +116,8 @@ def prepare(
     encoder = load_encoder(recipe.model, say=say) if model is None else model.encoder
     dev = make_dev_examples(plan, encoder, rows)
     per_step = check_examples(plan, encoder, _config(recipe, model), dev)
-    units = plan_test_units(plan) if evaluates else []
-    return Prepared(plan, per_step, dev, units, plan_dev_units(units, recipe.evaluation, recipe.seed, rows))
+    planned = plan_test_tasks(plan) if evaluates else []
+    return Prepared(plan, per_step, dev, planned, plan_dev_tasks(planned, recipe.evaluation, recipe.seed, rows))
 
 
 def are_near(split: HoldOutSplit, rows: RowReader) -> bool:

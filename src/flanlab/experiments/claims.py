@@ -24,7 +24,7 @@ from scipy import stats
 from flanlab.experiments.paper_claims import CLAIMS, Claim, Part
 from flanlab.results.grids import ScoreGrid
 from flanlab.results.intervals import LEVEL, POWER
-from flanlab.results.layout import Variance
+from flanlab.results.layout import UNKNOWN
 from flanlab.results.statistics import (
     Difference,
     contrast,
@@ -179,10 +179,7 @@ def over_clusters(title: str, by_task: Mapping[str, Sequence[Difference]], homes
     """A part from its differences on each task: their mean, then over the tasks of each cluster, then over clusters."""
     found = {task: mean_difference(some) for task, some in by_task.items()}
     clusters = mean_over_clusters(found, homes)
-    nothing = float("nan")
-    none = Difference(
-        nothing, nothing, nothing, nothing, nothing, nothing, "none", (-1.0, 1.0), 0, Variance(*[np.array(np.nan)] * 5)
-    )
+    none = Difference(difference=float("nan"), bounds=(-1.0, 1.0), units=0, variance=UNKNOWN)
     return PartFound(title, mean_difference(list(clusters.values())) if clusters else none, clusters, len(found))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from flanlab.experiments.claims import detectable_effect, over_clusters
 from flanlab.experiments.paper_claims import Claim, Part
 from flanlab.experiments.power import Asked
-from flanlab.results.grids import Floats
+from flanlab.results.intervals import Floats
 from flanlab.results.layout import Variance
 from flanlab.results.power import Components, planned, shown_in_turns
 from flanlab.results.statistics import Difference, difference_of

@@ -8,9 +8,9 @@ from pathlib import Path
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.evaluate import evaluate, plan_dev_units, plan_units, score_units, with_rows
+from flanlab.evaluation.evaluate import evaluate, plan_dev_tasks, plan_tasks, score_tasks, with_rows
 from flanlab.evaluation.kept import keep_earlier
-from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, variant_of
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, variant_of
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.setup import Setup
 from flanlab.evaluation.sharding import team_in
@@ -91,8 +91,8 @@ def evaluate_model(
         tasks, skipped = with_rows(tasks, settings, rows)
         for name, reason in skipped.items():
             say(f"Skipped {name}: {reason}")
-    units = plan_units(tasks, settings, seed, rows)
-    dev_units = plan_dev_units(units, settings, seed, rows)
+    planned = plan_tasks(tasks, settings, seed, rows)
+    dev_planned = plan_dev_tasks(planned, settings, seed, rows)
     loaded: Model
     if endpoint is not None:
         if settings.dtype != "auto":
@@ -105,7 +105,7 @@ def evaluate_model(
             warn_of_slow_bfloat16(loaded.model)
     else:
         loaded = model
-    seen = refuse_seen([unit.task for unit in units], loaded.name, loaded.stamp, allow_seen)
+    seen = refuse_seen([one.task for one in planned], loaded.name, loaded.stamp, allow_seen)
     loaded.encoder.chat_template_args = settings.chat_template_args
     for style in styles:
         loaded.encoder.encode("", [], style)  # refuses a style that the model lacks, before anything is computed
@@ -115,23 +115,23 @@ def evaluate_model(
         for arm in settings.arms(style):
             name, title = variant_of(style, f"{style} prompt", arm, settings, style, plain_shots=0)
             setup = Setup(loaded, arm, seed, style, name, title)
-            evaluate(setup, units, dev_units, folder)
+            evaluate(setup, planned, dev_planned, folder)
             setups.append(setup)
             variants[name] = setup.variant(model=(named or {}).get("model", loaded.name))
     if isinstance(loaded, RemoteModel):
         loaded.completions.close()
     if not team.speaks:
         return None
-    kept = keep_earlier(folder, setups, units, dev_units)
+    kept = keep_earlier(folder, setups, planned, dev_planned)
     if kept.variants or kept.tasks:
         stay = [*kept.variants, *(task.name for task in kept.tasks)]
         say(f"Also in the results, from an earlier evaluation in {folder}: {', '.join(stay)}.")
     for why in dict.fromkeys(kept.dropped.values()):
         gone = ", ".join(name for name, reason in kept.dropped.items() if reason == why)
         say(f"No longer in the results: {gone} ({why}). Name another --out folder to keep both.")
-    clusters = {cluster.value for unit in units for cluster in unit.task.clusters}
-    results = score_units(
-        units,
+    clusters = {cluster.value for one in planned for cluster in one.task.clusters}
+    results = score_tasks(
+        planned,
         settings,
         {**variants, **kept.variants},
         folder,
@@ -143,7 +143,7 @@ def evaluate_model(
         notes=list(
             dict.fromkeys(
                 [
-                    *_notes(loaded, units),
+                    *_notes(loaded, planned),
                     *(f"Seen: {one}, since {why}." for one, why in seen.items()),
                     *(f"{_SKIPPED} {name}. {reason}" for name, reason in skipped.items()),
                     *(note for note in kept.notes if not note.startswith(_SKIPPED)),
@@ -170,9 +170,9 @@ def remote_settings(settings: EvaluationSettings, model: RemoteModel) -> Evaluat
     return settings.model_copy(update={**in_characters, "end_token": False})
 
 
-def _notes(model: Model, units: Sequence[EvaluationUnit]) -> list[str]:
+def _notes(model: Model, planned: Sequence[PlannedTask]) -> list[str]:
     """What a reader must know to judge the numbers."""
-    notes = own_versions([unit.task for unit in units])
+    notes = own_versions([one.task for one in planned])
     if isinstance(model, RemoteModel):
         notes.append(f"The model was asked over {model.endpoint.url}; what stands behind its name may change.")
         if model.scoring == "generation":

@@ -26,8 +26,7 @@ from flanlab.data.rendering import render
 from flanlab.data.table_files import read_table
 from flanlab.data.written_numbers import as_json
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.answering_rows import answer_row, ask_rows
-from flanlab.evaluation.given import GivenUnit, given_unit, table_of
+from flanlab.evaluation.given import GivenTask, answer_row, ask_rows, given_task, table_of
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.questions import evaluation_order
@@ -103,22 +102,22 @@ def predict(
     style: PromptStyle = "chat" if chat else "instruction"
     settings = (settings or EvaluationSettings()).model_copy(update={"shots": 0, "pmi": False})
     table = read_table(Path(rows)) if isinstance(rows, str | Path) else table_of(rows)
-    unit = _checked_unit(asked, table, templates, settings, seed)
+    given = _checked(asked, table, templates, settings, seed)
     if out is None:
         with tempfile.TemporaryDirectory() as place, opened(model, endpoint, settings, seed, style, Path(place)) as setup:
-            answers = [answer for some in _answers(_ranking(setup, unit), unit, 0) for answer in some]
+            answers = [answer for some in _answers(_ranking(setup, given), given, 0) for answer in some]
         return Table(_joined(table, answers))
     out = Path(out)
     _check_output(out, rows)
     with _work_folder(out) as folder, opened(model, endpoint, settings, seed, style, folder) as setup:
-        joined = _joined(table, _resumed_answers(folder / "answers.jsonl", _ranking(setup, unit), unit))
+        joined = _joined(table, _resumed_answers(folder / "answers.jsonl", _ranking(setup, given), given))
         with new_file(out) as temporary:
             _WRITERS[out.suffix.lower()](joined, temporary)
         shutil.rmtree(folder, ignore_errors=True)
     return Table(joined)
 
 
-def _checked_unit(task: Task, table: pa.Table, templates: Sequence[int], settings: EvaluationSettings, seed: int) -> GivenUnit:
+def _checked(task: Task, table: pa.Table, templates: Sequence[int], settings: EvaluationSettings, seed: int) -> GivenTask:
     """The rows, each of which can be asked: looked at before a model is loaded."""
     if not table.num_rows:
         raise FlanlabError("The input holds no rows.", hint="Write a line for each row after the names of the columns.")
@@ -126,12 +125,12 @@ def _checked_unit(task: Task, table: pa.Table, templates: Sequence[int], setting
         raise FlanlabError(
             f"The input has a column `{clash[0]}`, and so has the output.", hint="Rename the column, or leave it out."
         )
-    unit = given_unit(task, table, templates)
-    for row, template in unit.pairs:
-        prepared = unit.prepare(row)
+    given = given_task(task, table, templates)
+    for row, template in given.pairs:
+        prepared = given.prepare(row)
         render(task, template, prepared, evaluation_order(task, prepared, settings, seed))
-        unit.gold(row)
-    return unit
+        given.gold(row)
+    return given
 
 
 def _check_output(out: Path, rows: object) -> None:
@@ -157,35 +156,33 @@ def _work_folder(out: Path) -> Iterator[Path]:
         ) from error
 
 
-def _ranking(setup: Setup, unit: GivenUnit) -> Setup:
+def _ranking(setup: Setup, given: GivenTask) -> Setup:
     """Without generation, where options are ranked: it would cost time and change nothing."""
-    if not unit.task.is_classification or setup.model.scoring == "generation":
+    if not given.task.is_classification or setup.model.scoring == "generation":
         return setup
     return setup.with_settings(setup.settings.model_copy(update={"generate": False}))
 
 
-def _answers(setup: Setup, unit: GivenUnit, start: int) -> Iterator[list[dict[str, Any]]]:
+def _answers(setup: Setup, given: GivenTask, start: int) -> Iterator[list[dict[str, Any]]]:
     """The answers to the rows from `start` on; those that are asked together at a time."""
-    for first in range(start, len(unit.rows), _ROWS_AT_ONCE):
-        rows = range(first, min(first + _ROWS_AT_ONCE, len(unit.rows)))
-        answers = ask_rows(setup, unit, rows)
-        yield [
-            {"row": row, **answer_row(unit, row, one, setup.settings.end_token)} for row, one in zip(rows, answers, strict=True)
-        ]
+    for first in range(start, len(given.rows), _ROWS_AT_ONCE):
+        rows = range(first, min(first + _ROWS_AT_ONCE, len(given.rows)))
+        answers = ask_rows(setup, given, rows)
+        yield [{"row": row, **answer_row(setup, given, row, one)} for row, one in zip(rows, answers, strict=True)]
 
 
-def _resumed_answers(path: Path, setup: Setup, unit: GivenUnit) -> list[dict[str, Any]]:
+def _resumed_answers(path: Path, setup: Setup, given: GivenTask) -> list[dict[str, Any]]:
     """The answers to all rows: those that the file holds, and the others, which are added to it as they come."""
-    total = len(unit.rows)
+    total = len(given.rows)
     with path.open("ab+") as file:
-        answers = _kept(file, path, _facts(setup, unit), total)
+        answers = _kept(file, path, _facts(setup, given), total)
         if answers:
             say(f"{len(answers)} of {total} rows are answered already.")
-        if setup.model.stamp is not None and any(unit.gold(row) is not None for row in range(total)):
-            for reason in refuse_seen([unit.task], setup.model.name, setup.model.stamp, allow_seen=True).values():
+        if setup.model.stamp is not None and any(given.gold(row) is not None for row in range(total)):
+            for reason in refuse_seen([given.task], setup.model.name, setup.model.stamp, allow_seen=True).values():
                 say(f"Accuracy on these rows is not zero-shot: {reason}.")
-        with meter(f"{setup.model.name} on {unit.task.name}", total, len(answers)) as bar:
-            for some in _answers(setup, unit, len(answers)):
+        with meter(f"{setup.model.name} on {given.task.name}", total, len(answers)) as bar:
+            for some in _answers(setup, given, len(answers)):
                 file.write(b"".join(json.dumps(answer, ensure_ascii=False).encode() + b"\n" for answer in some))
                 file.flush()
                 answers += some
@@ -193,14 +190,14 @@ def _resumed_answers(path: Path, setup: Setup, unit: GivenUnit) -> list[dict[str
     return answers
 
 
-def _facts(setup: Setup, unit: GivenUnit) -> dict[str, Any]:
+def _facts(setup: Setup, given: GivenTask) -> dict[str, Any]:
     """What decides the answers."""
     return {
         "version of flanlab": _PROTOCOL,
         "model": setup.model.identity,
-        "task file": unit.task.hash,
-        "input": unit.rows.source_hash,
-        "choice of templates": list(unit.templates),
+        "task file": given.task.hash,
+        "input": given.rows.source_hash,
+        "choice of templates": list(given.templates),
         "prompt style": setup.style,
         "choice of settings": {**affecting(setup.settings, *PREDICTIONS, RESULTS), "seed": setup.seed},
     }

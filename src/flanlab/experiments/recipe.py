@@ -16,7 +16,7 @@ from flanlab.data.mixture import Mixture, MixtureSettings
 from flanlab.data.reader import RowReader
 from flanlab.data.sources import NoRowsError, Rows
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, plan_task
 from flanlab.settings import NOTHING, PLACE, QUESTIONS, SAMPLE, TRAINING, Settings
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.holdout import HoldOut, HoldOutSplit, OverlapPolicy
@@ -202,7 +202,7 @@ def make_mixture(plan: Plan) -> Mixture:
     return Mixture(plan.split.train, plan.train_rows, plan.recipe.mixture, plan.recipe.training_seed)
 
 
-def plan_test_units(plan: Plan) -> list[EvaluationUnit]:
+def plan_test_tasks(plan: Plan) -> list[PlannedTask]:
     """What is evaluated of each held-out task, and of each trained one that is scored in-domain."""
     recipe = plan.recipe
     return [

@@ -12,10 +12,9 @@ from markupsafe import Markup
 
 from flanlab import __version__
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.comparison import Side
-from flanlab.evaluation.grids import score_grid
 from flanlab.evaluation.metrics.declared import metrics_for
 from flanlab.evaluation.planning import EvaluationSettings
+from flanlab.evaluation.sides import Side
 from flanlab.experiments.cells import SEED_MARK
 from flanlab.experiments.claims import Cells, ScoredCell, Verdict, variance_shares
 from flanlab.experiments.claims import claims as test_claims
@@ -27,7 +26,7 @@ from flanlab.report.plots import difference_panel
 from flanlab.report.sweep import SweepCell
 from flanlab.report.wording import MEAN_OVER_CLUSTERS, capital, cluster_title, count, number, probability, signed
 from flanlab.results.files import read_results
-from flanlab.results.grids import ScoreGrid
+from flanlab.results.grids import ScoreGrid, score_grid
 from flanlab.results.statistics import Difference
 from flanlab.results.table import Table as Rows
 from flanlab.settings import QUESTIONS, fields_affecting
@@ -131,7 +130,7 @@ def _scored(cell: SweepCell) -> ScoredCell:
     grids: dict[str, list[ScoreGrid]] = {}
     for task, about in results.tasks.items():
         predictions = side.predictions(task)
-        metrics = metrics_for(about.declared_metrics, predictions, end_token=bool(variant.settings.get("end_token", True)))
+        metrics = metrics_for(about.declared_metrics, predictions)
         grids[task] = [score_grid(metrics[0], predictions)]
         facts[f"{task}: metric"] = metrics[0].name
         if about.hashes is not None:

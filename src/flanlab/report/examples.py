@@ -8,10 +8,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from flanlab.evaluation.scores import read_counted
 from flanlab.report.page import Block, Facts, Group, Verbatim, exact
 from flanlab.report.predictions import is_right, ranked_options
 from flanlab.report.wording import count
-from flanlab.results.predictions import PREDICTIONS, read_predictions, shard_paths
+from flanlab.results.predictions import PREDICTIONS, shard_paths
 from flanlab.results.schema import Results
 
 _EACH = 3
@@ -29,11 +30,7 @@ def read_records(folder: Path, variant: str, task: str, results: Results) -> lis
     place = folder / PREDICTIONS / variant / task
     if not shard_paths(place):
         return []
-    table = read_predictions(place)
-    if not results.variants[variant].settings.get("end_token", True):
-        table = table.drop_columns("option_scores").rename_columns({"option_scores_without_end": "option_scores"})
-    found: list[Record] = table.to_pylist()
-    return found
+    return read_counted(place, results.variants[variant].end_token)
 
 
 def example_blocks(records: Sequence[Record], metrics: Sequence[str]) -> Iterable[Block]:

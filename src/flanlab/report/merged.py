@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from flanlab.evaluation.comparison import Side
 from flanlab.evaluation.planning import EvaluationSettings
+from flanlab.evaluation.sides import Side
 from flanlab.report.merged_sources import Source, label_of, open_sources
 from flanlab.report.wording import cluster_title, counted, listed, without_stamp
 from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC, TUNED, Level, Score, TaskFacts

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.comparison import Side, folder_and_variant, one_side, open_sides
+from flanlab.evaluation.sides import Side, folder_and_variant, one_side, open_sides
 from flanlab.experiments.sweep_file import read_sweep_facts
 from flanlab.report.sweep import is_sweep
 from flanlab.report.wording import counted

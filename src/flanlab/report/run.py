@@ -10,7 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.comparison import compare_sides, open_side
+from flanlab.evaluation.comparison import compare_sides
+from flanlab.evaluation.sides import open_side
 from flanlab.results.files import difference_table, read_results, score_table
 from flanlab.results.predictions import PREDICTIONS, read_predictions
 from flanlab.results.schema import Results

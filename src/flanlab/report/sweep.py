@@ -8,8 +8,9 @@ from pathlib import Path
 from statistics import fmean
 
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.comparison import compare_sides, open_side
+from flanlab.evaluation.comparison import compare_sides
 from flanlab.evaluation.seeds import results_over_seeds
+from flanlab.evaluation.sides import open_side
 from flanlab.experiments.cells import SEED_MARK
 from flanlab.experiments.sweep_file import SWEEP_FILE, CellFacts, SweepFacts, read_sweep_facts
 from flanlab.report.comparison import outcomes

@@ -12,7 +12,8 @@ from typing import Literal
 from markupsafe import Markup
 
 from flanlab.evaluation.planning import EvaluationSettings
-from flanlab.evaluation.wordings import WordingSide, compare_wordings, open_wordings
+from flanlab.evaluation.sides import Side
+from flanlab.evaluation.wordings import compare_wordings, open_wordings
 from flanlab.report.comparison import cautions
 from flanlab.report.page import Block, Drawing, Facts, Figure, Group, Headline, Page, Verbatim, text, write_page
 from flanlab.report.page import Table as PageTable
@@ -20,9 +21,8 @@ from flanlab.report.plots import difference_panel
 from flanlab.report.run import Run
 from flanlab.report.views import Line, difference_cell, table
 from flanlab.report.wording import capital, counted, interval_told, listed, number, signed, task_headlines, unclear_told
-from flanlab.results.schema import Results
+from flanlab.results.schema import Flip, Results, TemplatePair, Wordings
 from flanlab.results.table import Table
-from flanlab.results.wordings import Flip, TemplatePair, Wordings
 from flanlab.settings import PROMPT, fields_affecting
 
 SHOWN_FLIPS = 20
@@ -107,7 +107,7 @@ def compare_templates(first: Run | str | Path, second: Run | str | Path, *, marg
     return TemplateComparison(compare_wordings(_opened(first), _opened(second), margin=margin))
 
 
-def _opened(side: Run | str | Path) -> WordingSide:
+def _opened(side: Run | str | Path) -> Side:
     return open_wordings(str(side.folder if isinstance(side, Run) else side))
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,45 +13,16 @@ from pydantic import BaseModel, ValidationError
 
 from flanlab.errors import FlanlabError
 from flanlab.files import new_file, read_json, write_text
-from flanlab.results.schema import FORMAT, Difference, Results
+from flanlab.results.schema import FORMAT, Difference, Results, Score
 from flanlab.yaml_files import faults_in_words
 
 RESULTS_FILE = "results.json"
 SCORES_FILE = "scores.parquet"
 Content = TypeVar("Content", bound=BaseModel)
 
-_SCORE_COLUMNS = pa.schema(
-    [
-        ("task", pa.string()),
-        ("subtask", pa.string()),
-        ("cluster", pa.string()),
-        ("level", pa.string()),
-        ("variant", pa.string()),
-        ("metric", pa.string()),
-        ("template", pa.string()),
-        ("mean", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("standard_error", pa.float64()),
-        ("std", pa.float64()),
-        ("min", pa.float64()),
-        ("max", pa.float64()),
-        ("rows", pa.int64()),
-        ("members", pa.int64()),
-        ("seen", pa.bool_()),
-        ("note", pa.string()),
-        ("seeds", pa.int64()),
-        ("rows_share", pa.float64()),
-        ("templates_share", pa.float64()),
-        ("seeds_share", pa.float64()),
-    ]
-)
-"""The fields of Score, in the order of the table."""
-_DIFFERENCE_TYPES = {
-    **dict.fromkeys(("before", "after"), pa.string()),
-    **dict.fromkeys(("difference", "p_value", "p_holm", "detectable", "margin", "p_equivalence"), pa.float64()),
-    **dict.fromkeys(("wins", "losses", "ties"), pa.int64()),
-}
+_FIRST_COLUMNS = ("task", "subtask", "cluster", "level", "variant", "metric")
+"""What a row is of; its other fields follow in their order."""
+_ARROW_TYPES = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
 _ASKED_COLUMNS = ("title", "model", "identity", "parameters", "dtype", "stamped", "scoring", "style", "seed")
 """What is told of the variant in every row; its settings follow, a column each."""
 
@@ -96,10 +67,7 @@ def score_table(results: Results) -> pa.Table:
     Columns are those of `Score`, then `in_domain`, then of the variant `title`, `model`, `identity`, `parameters`, `dtype`,
     `stamped`, `scoring`, `style` and `seed`, then one for each evaluation setting (`split`, `shots`, `options`, ...).
     """
-    columns: dict[str, Any] = {
-        name: pa.array([getattr(score, name) for score in results.scores], kind)
-        for name, kind in zip(_SCORE_COLUMNS.names, _SCORE_COLUMNS.types, strict=True)
-    }
+    columns = _columns(Score, results.scores)
     trained = set(results.in_domain)
     columns["in_domain"] = pa.array(
         [score.name in trained if score.level == "task" else score.level == "in_domain" for score in results.scores]
@@ -116,10 +84,22 @@ def score_table(results: Results) -> pa.Table:
 
 def difference_table(results: Results) -> pa.Table:
     """The differences as a table with a row for each; columns are the fields of `Difference`."""
-    names = [name for name in Difference.model_fields if name != "level"]
-    names.insert(names.index("metric"), "level")
-    kinds = {**dict(zip(_SCORE_COLUMNS.names, _SCORE_COLUMNS.types, strict=True)), **_DIFFERENCE_TYPES}
-    return pa.table({name: pa.array([getattr(row, name) for row in results.differences], kinds[name]) for name in names})
+    return pa.table(_columns(Difference, results.differences))
+
+
+def _columns(kind: type[BaseModel], rows: Sequence[BaseModel]) -> dict[str, pa.Array]:
+    """A column for each field of some rows of one kind."""
+    fields = kind.model_fields
+    names = dict.fromkeys([*(name for name in _FIRST_COLUMNS if name in fields), *fields])
+    return {name: pa.array([getattr(row, name) for row in rows], _arrow_type(fields[name].annotation)) for name in names}
+
+
+def _arrow_type(annotation: Any) -> pa.DataType:
+    """Of a field that holds a text, a number, or yes or no; or nothing."""
+    if isinstance(annotation, str):  # one of the values of a Literal
+        return pa.string()
+    inner = get_args(annotation)
+    return _arrow_type(inner[0]) if inner else _ARROW_TYPES[annotation]
 
 
 def parse(kind: type[Content], path: Path, content: Any) -> Content:

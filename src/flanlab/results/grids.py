@@ -1,34 +1,48 @@
-"""Scores of one task as a grid of templates and units, and each cell's contribution to the score."""
+"""Scores of one task as a grid of templates and units, and each cell's contribution to the score.
+
+For most metrics the statistics of rows add up: the score of one prediction, or counts, and a function of their sum. Kept this
+way, any resampling of rows is a weighted sum, so intervals need no prediction to be looked at again. Rows that belong together
+(a task's `group`) are one unit: they are resampled as a whole.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from flanlab.results.intervals import Floats
 
+Prediction = Mapping[str, Any]
+"""A row of `PREDICTION_SCHEMA`."""
 _CHUNK_CELLS = 4_000_000
 """Weights held at once while units are left out one by one: 32 MB."""
 
 
-class Scored(Protocol):
-    """What a grid must know of its metric."""
+@dataclass(frozen=True)
+class Metric:
+    """A metric with its name in results.json, a title, and its definition in one line."""
 
-    @property
-    def score(self) -> Callable[[Floats, Floats], Floats]:
+    name: str
+    title: str
+    definition: str
+    statistics: Callable[[Sequence[Prediction]], Sequence[float]]
+    """Of one unit seen through one template (a row, or all rows of a group): k numbers, all 0 for a unit not seen."""
+    combine: Callable[[Floats], Floats] | None = None
+    """From sums of statistics [..., k] to scores [...]; None where the score is no function of sums."""
+    bounds: tuple[float, float] = (0.0, 1.0)
+    """The lowest and the highest score there can be."""
+    weighted: Callable[[Floats, Floats], Floats] | None = None
+    """Where the score is no function of sums: as `score`."""
+
+    def score(self, weights: Floats, statistics: Floats) -> Floats:
         """From weights [draws, units] and the units' statistics [units, k] to scores [draws]."""
-
-    @property
-    def combine(self) -> Callable[[Floats], Floats] | None:
-        """From sums of statistics [..., k] to scores [...]; None where the score is no function of sums."""
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """The lowest and the highest score there can be."""
+        if self.combine is not None:
+            return self.combine(weights @ statistics)
+        assert self.weighted is not None
+        return self.weighted(weights, statistics)
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,7 @@ class ScoreGrid:
     a template; `shown` is [templates, units], 1 or 0. `units` names the units, so that two grids can be paired.
     """
 
-    metric: Scored
+    metric: Metric
     templates: tuple[int, ...]
     units: tuple[Hashable, ...]
     statistics: Floats
@@ -78,37 +92,54 @@ class ScoreGrid:
         return np.stack([self.metric.score(np.eye(len(self.units)), statistics) for statistics in self.statistics])
 
 
-def common_cells(first: ScoreGrid, second: ScoreGrid) -> tuple[ScoreGrid, ScoreGrid] | None:
-    """Both grids with the same templates and units, and only the cells that both were shown; None if there are none.
+def groups_of(predictions: Iterable[Prediction]) -> dict[Hashable, list[Prediction]]:
+    """Predictions by group (or row that stands alone), in the order of each group's first row."""
+    groups: dict[Hashable, list[Prediction]] = {}
+    for prediction in sorted(predictions, key=lambda prediction: prediction["row"]):
+        key = prediction["row"] if prediction["group"] is None else prediction["group"]
+        groups.setdefault(key, []).append(prediction)
+    return groups
+
+
+def score_grid(metric: Metric, predictions: Sequence[Prediction]) -> ScoreGrid:
+    """Arrange the predictions of one task and model by template and unit."""
+    templates = sorted({prediction["template"] for prediction in predictions})
+    place_of = {unit: place for place, unit in enumerate(groups_of(predictions))}
+    cells = {
+        (number, place_of[unit]): metric.statistics(together)
+        for number, template in enumerate(templates)
+        for unit, together in groups_of(p for p in predictions if p["template"] == template).items()
+    }
+    statistics = np.zeros((len(templates), len(place_of), len(next(iter(cells.values())))))
+    shown = np.zeros((len(templates), len(place_of)))
+    for where, values in cells.items():
+        statistics[where] = values
+        shown[where] = 1
+    return ScoreGrid(metric, tuple(templates), tuple(place_of), statistics, shown)
+
+
+def common_cells(*grids: ScoreGrid) -> list[ScoreGrid] | None:
+    """All grids with the same templates and units, and only the cells that all were shown; None if there are none.
 
     A grid of one template beside one of several is paired with all of them: its cells are repeated for each.
     """
-    templates = first.templates if len(second.templates) == 1 else second.templates
-    if min(len(first.templates), len(second.templates)) > 1:
-        templates = tuple(template for template in first.templates if template in second.templates)
-    known = set(second.units)
-    units = tuple(unit for unit in first.units if unit in known)
+    several = [grid for grid in grids if len(grid.templates) > 1] or grids[:1]
+    templates = tuple(one for one in several[0].templates if all(one in grid.templates for grid in several))
+    known = set.intersection(*(set(grid.units) for grid in grids))
+    units = tuple(unit for unit in grids[0].units if unit in known)
     if not templates or not units:
         return None
-    one, other = (_selected(grid, templates, units) for grid in (first, second))
-    shown = one.shown * other.shown
+    selected = [_selected(grid, templates, units) for grid in grids]
+    shown = np.prod([grid.shown for grid in selected], axis=0)
     kept, met = shown.sum(axis=1) > 0, shown.sum(axis=0) > 0
     if not kept.any():
         return None
     templates = tuple(template for template, keep in zip(templates, kept, strict=True) if keep)
     units = tuple(unit for unit, meets in zip(units, met, strict=True) if meets)
-    cells = np.ix_(kept, met)
-
-    def cut(grid: ScoreGrid) -> ScoreGrid:
-        return replace(
-            grid,
-            templates=templates,
-            units=units,
-            statistics=(grid.statistics * shown[..., None])[cells],
-            shown=shown[cells],
-        )
-
-    return cut(one), cut(other)
+    return [
+        _selected(replace(grid, statistics=grid.statistics * shown[..., None], shown=shown), templates, units)
+        for grid in selected
+    ]
 
 
 def _selected(grid: ScoreGrid, templates: tuple[int, ...], units: tuple[Hashable, ...]) -> ScoreGrid:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from flanlab.results.grids import Floats
+from flanlab.results.intervals import Floats
 
 _BURN_IN, _DRAWS = 150, 500
 _TEMPLATE_SCALE = 0.25

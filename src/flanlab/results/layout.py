@@ -16,13 +16,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import special
 
-from flanlab.results.intervals import LEVEL, critical
-
-Floats = NDArray[np.float64]
-
+from flanlab.results.intervals import LEVEL, Floats, critical
 
 FLOOR = 0.6
 """Least width of an interval, in that by `Variance.floor`; a higher one makes those of few templates wider than need be."""
@@ -41,6 +37,9 @@ class Variance(NamedTuple):
     """Square root of half the variance of `common`, as an estimate."""
     floor: Floats
     """What it is at least: the variance over units alone, with these very templates; of several seeds, with these seeds."""
+
+
+UNKNOWN = Variance(*[np.array(np.nan)] * 5)
 
 
 def template_unit_variance(values: Floats, shown: Floats) -> Variance:

@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flanlab.results.grids import Floats, ScoreGrid, common_cells
+from flanlab.results import layout
+from flanlab.results.grids import ScoreGrid, common_cells
+from flanlab.results.intervals import Floats
 from flanlab.results.layout import Variance, common_part, total
 from flanlab.results.statistics import Difference, caution, difference_of
 
@@ -116,7 +118,7 @@ def planned(found: Components, shown: Floats, seeds: int = 1) -> Difference:
     """
     why = found.why if np.isnan(found.one.within) else _lacking(found, shown, seeds)
     if why:
-        variance, note = Variance(*[np.array(_NAN)] * 5), f"cannot be estimated: {why}"
+        variance, note = layout.UNKNOWN, f"cannot be estimated: {why}"
     else:
         variance, note = _variance_over_seeds(found, shown, seeds), caution(shown, seeds, np.inf)
     return difference_of(0.0, variance, found.bounds, shown.shape[1], note)
@@ -219,7 +221,7 @@ def _expected_variance(parts: Parts, shown: Floats) -> Variance:
     templates, units = shown.shape
     counts, meetings = shown.sum(axis=1), shown.sum(axis=0)
     if counts.max() < 2:
-        return Variance(*[np.array(_NAN)] * 5)
+        return layout.UNKNOWN
     if templates == 1:
         over_units = np.array(parts.within / units)
         return Variance(np.array(0.0), np.array(np.inf), over_units, over_units / np.sqrt(units - 1), over_units)

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from scipy import special
 
-from flanlab.results.grids import Floats, ScoreGrid, common_cells
+from flanlab.results.grids import ScoreGrid, common_cells
 from flanlab.results.intervals import (
-    LEVEL,
+    Floats,
+    Interval,
     bounded_interval,
     detectable,
     difference_interval,
@@ -23,7 +25,7 @@ from flanlab.results.intervals import (
     paired_binary_interval,
     paired_binary_p_value,
 )
-from flanlab.results.layout import Variance, mean_variance, seed_variance, template_unit_variance, total, unit_variance
+from flanlab.results.layout import UNKNOWN, Variance, mean_variance, seed_variance, template_unit_variance, total, unit_variance
 
 ONE_UNIT = "cannot be estimated: too few rows"
 NO_VARIANCE = "no row differs: the interval is that of as many 0/1 scores"
@@ -32,51 +34,45 @@ FEW_TEMPLATES = "two or three templates: very wide, often wider than need be"
 FEW_ROWS = "fewer than ten rows for each template: wider than need be"
 FEW_SEEDS = "two to four seeds: wider than need be"
 NEAR_BOUND = "so few rows differ from the rest that the interval is wider than need be"
+_NAN = float("nan")
 _FEWEST_TEMPLATES = 4
 """A spread over fewer has no useful standard error."""
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A score with its uncertainty, in the metric's unit.
+@dataclass(frozen=True, kw_only=True)
+class Uncertain:
+    """A number with its uncertainty, in the metric's unit.
 
     `low` and `high` bound the 95 % interval, `standard_error` has `freedom` degrees of freedom; all four are NaN where they
-    cannot be estimated, and `note` says why. `method` names the interval; `bounds` are the lowest and the highest possible
-    score; `units` counts the rows or groups. `variance` has the parts that means are made of.
+    cannot be estimated, and `note` says why. `method` names the interval; `bounds` are the lowest and the highest there can be;
+    `units` counts the rows or groups. `variance` has the parts that means are made of.
     """
 
-    mean: float
-    low: float
-    high: float
-    standard_error: float
-    freedom: float
-    method: str
+    low: float = _NAN
+    high: float = _NAN
+    standard_error: float = _NAN
+    freedom: float = _NAN
+    method: str = "none"
     bounds: tuple[float, float]
     units: int
     variance: Variance
     note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate(Uncertain):
+    """A score."""
+
+    mean: float
     seeds: int = 1
     """Models trained with different seeds that it is a mean over."""
     parts: Mapping[str, float] = field(default_factory=dict)
     """With several seeds: what rows, templates and seeds each add to the variance (`variance_parts`)."""
 
 
-@dataclass(frozen=True)
-class Equivalence:
-    """Two one-sided tests (Schuirmann 1987): whether a difference lies within a margin on either side of zero."""
-
-    margin: float
-    p_value: float
-
-    @property
-    def is_equivalent(self) -> bool:
-        """Whether both sides are excluded at the 5 % level: the 90 % interval lies within the margin."""
-        return self.p_value < 1 - LEVEL
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One score minus another, paired, with its uncertainty; fields as those of `Estimate`.
+@dataclass(frozen=True, kw_only=True)
+class Difference(Uncertain):
+    """One score minus another, paired.
 
     `p_value` is that of no difference, two-sided: below 0.05 exactly where the interval excludes zero. `wins`, `losses` and
     `ties` count the units that the one has better, worse and equal, by their means over templates; None for a correlation,
@@ -84,39 +80,28 @@ class Difference:
     """
 
     difference: float
-    low: float
-    high: float
-    standard_error: float
-    freedom: float
-    p_value: float
-    method: str
-    bounds: tuple[float, float]
-    units: int
-    variance: Variance
+    p_value: float = _NAN
     wins: int | None = None
     losses: int | None = None
     ties: int | None = None
-    note: str = ""
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the 95 % interval excludes zero; False where there is none."""
-        return self.low > 0 or self.high < 0
 
     @property
     def detectable(self) -> float:
         """The smallest true difference that such data show to differ from zero with 80 % power; NaN without interval."""
         return float(detectable(self.standard_error, self.freedom))
 
-    def equivalence(self, margin: float) -> Equivalence:
-        """Test whether the two are the same but for less than `margin`, in the metric's unit; the p-value may be NaN.
+    def equivalence(self, margin: float) -> float:
+        """p-value of two one-sided tests (Schuirmann 1987): below 0.05, the two are the same but for less than `margin`.
+
+        Args:
+            margin: in the metric's unit. The 90 % interval lies within it where the p-value is below 0.05.
 
         Raises:
             ValueError: the margin is not positive.
         """
         if not margin > 0:
             raise ValueError(f"The margin must be positive, not {margin}.")
-        return Equivalence(margin, float(special.stdtr(self.freedom, (abs(self.difference) - margin) / self.standard_error)))
+        return float(special.stdtr(self.freedom, (abs(self.difference) - margin) / self.standard_error))
 
 
 def estimate(grid: ScoreGrid | Sequence[ScoreGrid]) -> Estimate:
@@ -154,22 +139,18 @@ def difference(first: ScoreGrid | Sequence[ScoreGrid], second: ScoreGrid | Seque
         ValueError: different numbers of seeds above one.
     """
     firsts, seconds = ([one] if isinstance(one, ScoreGrid) else list(one) for one in (first, second))
-    firsts, seconds = (
-        grids * (len(other) if len(grids) == 1 else 1) for grids, other in ((firsts, seconds), (seconds, firsts))
-    )
-    pairs = [common_cells(one, other) for one, other in zip(firsts, seconds, strict=True)]
     bounds = firsts[0].metric.bounds
     low, high = bounds[0] - bounds[1], bounds[1] - bounds[0]
-    kept = [pair for pair in pairs if pair is not None]
-    if len(kept) < len(pairs):
+    cells = _common([firsts, seconds])
+    if cells is None:
         return _not_estimated((low, high), "the two were asked nothing in common")
-    shown = kept[0][0].shown
-    one, other = (np.stack([pair[side].pseudo_values() for pair in kept]) for side in (0, 1))
-    value = float(np.mean([pair[1].mean() - pair[0].mean() for pair in kept]))
+    shown = cells[0][0].shown
+    one, other = (np.stack([grid.pseudo_values() for grid in grids]) for grids in cells)
+    value = float(np.mean([after.mean() - before.mean() for before, after in zip(*cells, strict=True)]))
     variance = seed_variance(other - one, shown)
-    nearest = min(_distance_to_bound(grid.mean(), grid) for pair in kept for grid in pair)
-    note = _left_out(firsts, seconds, shown) or caution(shown, len(kept), nearest)
-    wins, losses, ties = _by_unit(kept[0]) if len(kept) == 1 else (None, None, None)
+    nearest = min(_distance_to_bound(grid.mean(), grid) for grids in cells for grid in grids)
+    note = _left_out(firsts, seconds, shown) or caution(shown, len(one), nearest)
+    wins, losses, ties = _by_unit(cells[0][0], cells[1][0]) if len(one) == 1 else (None, None, None)
     if shown.size > 1 and _is_binary_through_one(one) and _is_binary_through_one(other):
         # Pseudo-values are 0 and 1 but for rounding, which must not break ties.
         gain = np.rint(other - one)
@@ -189,9 +170,14 @@ def mean_over_clusters(found: Mapping[str, Difference], clusters: Mapping[str, s
     means = {}
     for cluster in sorted({clusters[task] for task in found}):
         tasks = [task for task in found if clusters[task] == cluster]
-        wholes = [task.partition(".")[0] for task in tasks]
-        means[cluster] = mean_difference([found[task] for task in tasks], [1 / wholes.count(whole) for whole in wholes])
+        means[cluster] = mean_difference([found[task] for task in tasks], task_weights(tasks))
     return means
+
+
+def task_weights(names: Sequence[str]) -> list[float]:
+    """Weights of tasks in a mean in which the subtasks of a task (`anli.r1`) count as one."""
+    wholes = [name.partition(".")[0] for name in names]
+    return [1 / wholes.count(whole) for whole in wholes]
 
 
 def contrast(cells: Sequence[Sequence[ScoreGrid]], weights: Sequence[float]) -> Difference:
@@ -208,30 +194,33 @@ def contrast(cells: Sequence[Sequence[ScoreGrid]], weights: Sequence[float]) -> 
     Raises:
         ValueError: two models with different numbers of seeds above one.
     """
-    seeds = max(map(len, cells))
-    if {len(grids) for grids in cells} - {1, seeds}:
-        raise ValueError(f"Models with {sorted({len(grids) for grids in cells})} seeds cannot be paired.")
-    spread = [grids if len(grids) == seeds else list(grids) * seeds for grids in cells]
     if list(weights) == [-1, 1]:
-        return difference(spread[0], spread[1])
+        return difference(cells[0], cells[1])
     ends = [cells[0][0].metric.bounds[one] for one in (0, 1)]
     low = sum(weight * ends[0 if weight > 0 else 1] for weight in weights)
     high = sum(weight * ends[1 if weight > 0 else 0] for weight in weights)
-    common: ScoreGrid | None = spread[0][0]
-    for grid in (grid for grids in spread for grid in grids):
-        both = None if common is None else common_cells(common, grid)
-        common = None if both is None else both[0]
+    common = _common(cells)
     if common is None:
         return _not_estimated((low, high), "the models were asked nothing in common")
-    combined, value = np.zeros((seeds, *common.shown.shape)), 0.0
-    for weight, grids in zip(weights, spread, strict=True):
-        for seed, grid in enumerate(grids):
-            both = common_cells(common, grid)
-            assert both is not None
-            combined[seed] += weight * both[1].pseudo_values()
-            value += weight * both[1].mean() / seeds
-    note = ONE_TEMPLATE if len(common.shown) == 1 else ""
-    return difference_of(value, seed_variance(combined, common.shown), (low, high), common.shown.shape[1], note)
+    values = np.stack([[grid.pseudo_values() for grid in grids] for grids in common])
+    value = float(np.dot(weights, [np.mean([grid.mean() for grid in grids]) for grids in common]))
+    shown = common[0][0].shown
+    note = ONE_TEMPLATE if len(shown) == 1 else ""
+    variance = seed_variance(np.tensordot(weights, values, axes=1), shown)
+    return difference_of(value, variance, (low, high), shown.shape[1], note)
+
+
+def _common(cells: Sequence[Sequence[ScoreGrid]]) -> list[list[ScoreGrid]] | None:
+    """Of each model its grids, one for each seed, with the cells that all were shown; None if there are none.
+
+    Raises:
+        ValueError: two models with different numbers of seeds above one.
+    """
+    seeds = max(map(len, cells))
+    if {len(grids) for grids in cells} - {1, seeds}:
+        raise ValueError(f"Models with {sorted({len(grids) for grids in cells})} seeds cannot be paired.")
+    found = common_cells(*(grid for grids in cells for grid in (grids if len(grids) == seeds else [*grids] * seeds)))
+    return None if found is None else [found[start : start + seeds] for start in range(0, len(found), seeds)]
 
 
 def variance_parts(grids: Sequence[ScoreGrid]) -> dict[str, float]:
@@ -259,20 +248,19 @@ def spread_difference(first: Sequence[ScoreGrid], second: Sequence[ScoreGrid]) -
     Returns:
         The difference; without interval where fewer than four templates were asked the same rows of both.
     """
-    both = [common_cells(one, other) for one, other in zip(first, second, strict=True)]
     width = first[0].metric.bounds[1] - first[0].metric.bounds[0]
     bounds = (-width / 2, width / 2)
-    kept = [pair for pair in both if pair is not None and pair[0].shown.all()]
-    if len(kept) < len(both) or len(kept[0][0].templates) < _FEWEST_TEMPLATES:
+    cells = _common([first, second])
+    if cells is None or not cells[0][0].shown.all() or len(cells[0][0].templates) < _FEWEST_TEMPLATES:
         return _not_estimated(bounds, f"fewer than {_FEWEST_TEMPLATES} templates were asked the same rows")
-    scores = np.stack([np.mean([pair[side].by_template() for pair in kept], axis=0) for side in (0, 1)])
+    scores = np.stack([np.mean([grid.by_template() for grid in grids], axis=0) for grids in cells])
     count = scores.shape[1]
     value = float(np.subtract(*scores.std(axis=1)[::-1]))
     without = np.array([np.subtract(*np.delete(scores, one, axis=1).std(axis=1)[::-1]) for one in range(count)])
     between = np.array((count - 1) / count * ((without - without.mean()) ** 2).sum())
     none = np.zeros_like(between)
     variance = Variance(between, none + count - 1, none, none, none)
-    return difference_of(value, variance, bounds, kept[0][0].shown.shape[1], "")
+    return difference_of(value, variance, bounds, cells[0][0].shown.shape[1], "")
 
 
 def mean_of(estimates: Sequence[Estimate], weights: Sequence[float] | None = None) -> Estimate:
@@ -314,51 +302,63 @@ def _bounded(mean: float, variance: Variance, bounds: tuple[float, float], units
     """An estimate by Wilson's interval between the bounds."""
     whole, freedom = (float(number) for number in total(variance))
     if np.isnan(whole):
-        nothing, note = float("nan"), note if "cannot" in note else ONE_UNIT
-        return Estimate(mean, nothing, nothing, nothing, nothing, "none", bounds, units, variance, note)
+        note = note if "cannot" in note else ONE_UNIT
+        return Estimate(mean=mean, bounds=bounds, units=units, variance=variance, note=note)
     width = bounds[1] - bounds[0]
     share = min(max((mean - bounds[0]) / width, 0.0), 1.0)
     found = bounded_interval(share, whole / width**2, freedom, units)
-    low, high = (float(bounds[0] + width * end) for end in (found.low, found.high))
-    note = note if found.varies else NO_VARIANCE
-    return Estimate(mean, low, high, float(width * found.error), float(found.freedom), "wilson", bounds, units, variance, note)
+    return Estimate(
+        mean=mean, method="wilson", bounds=bounds, units=units, variance=variance, **_ends(found, note, width, bounds[0])
+    )
 
 
 def _not_estimated(bounds: tuple[float, float], why: str) -> Difference:
-    unknown = Variance(*[np.array(np.nan)] * 5)
-    return difference_of(float("nan"), unknown, bounds, 0, f"cannot be estimated: {why}")
+    return difference_of(_NAN, UNKNOWN, bounds, 0, f"cannot be estimated: {why}")
 
 
 def difference_of(value: float, variance: Variance, bounds: tuple[float, float], units: int, note: str) -> Difference:
     """A difference with its interval by Student's t; `bounds` are the lowest and the highest there can be."""
     whole, freedom = (float(number) for number in total(variance))
     if np.isnan(whole):
-        nothing, note = float("nan"), note if "cannot" in note else ONE_UNIT
-        return Difference(value, nothing, nothing, nothing, nothing, nothing, "none", bounds, units, variance, note=note)
+        note = note if "cannot" in note else ONE_UNIT
+        return Difference(difference=value, bounds=bounds, units=units, variance=variance, note=note)
     width = bounds[1]
     found = difference_interval(value / width, whole / width**2, freedom, units)
-    low, high, error = (float(width * number) for number in (found.low, found.high, found.error))
-    p_value = float(difference_p_value(value, error, found.freedom))
-    note = note if found.varies else NO_VARIANCE
-    return Difference(value, low, high, error, float(found.freedom), p_value, "t", bounds, units, variance, note=note)
+    ends = _ends(found, note, width)
+    p_value = float(difference_p_value(value, ends["standard_error"], found.freedom))
+    return Difference(difference=value, p_value=p_value, method="t", bounds=bounds, units=units, variance=variance, **ends)
 
 
 def _paired_binary(wins: int, losses: int, variance: Variance, units: int, note: str) -> Difference:
     """A difference of 0/1 scores through one template, by Tango's interval and McNemar's test."""
-    found = paired_binary_interval(wins, losses, units)
-    low, high, error = (float(number) for number in (found.low, found.high, found.error))
-    note = note if found.varies else NO_VARIANCE
-    p_value = float(paired_binary_p_value(wins, losses))
-    value = (wins - losses) / units
-    return Difference(value, low, high, error, float("inf"), p_value, "tango", (-1.0, 1.0), units, variance, note=note)
+    return Difference(
+        difference=(wins - losses) / units,
+        p_value=float(paired_binary_p_value(wins, losses)),
+        method="tango",
+        bounds=(-1.0, 1.0),
+        units=units,
+        variance=variance,
+        **_ends(paired_binary_interval(wins, losses, units), note),
+    )
 
 
-def _by_unit(pair: tuple[ScoreGrid, ScoreGrid]) -> tuple[int, int, int] | tuple[None, None, None]:
+def _ends(found: Interval, note: str, width: float = 1.0, lowest: float = 0.0) -> dict[str, Any]:
+    """The fields that say what an interval of a number from 0 to 1 is, where this number goes from `lowest` by `width`."""
+    return {
+        "low": float(lowest + width * found.low),
+        "high": float(lowest + width * found.high),
+        "standard_error": float(width * found.error),
+        "freedom": float(found.freedom),
+        "note": note if found.varies else NO_VARIANCE,
+    }
+
+
+def _by_unit(first: ScoreGrid, second: ScoreGrid) -> tuple[int, int, int] | tuple[None, None, None]:
     """Units that the second has better, worse and equal."""
-    one, other = (grid.unit_scores() for grid in pair)
+    one, other = first.unit_scores(), second.unit_scores()
     if one is None or other is None:
         return None, None, None
-    ahead = ((other - one) * pair[0].shown).sum(axis=0)
+    ahead = ((other - one) * first.shown).sum(axis=0)
     wins, losses = int((ahead > 1e-12).sum()), int((ahead < -1e-12).sum())
     return wins, losses, len(ahead) - wins - losses
 

@@ -13,7 +13,7 @@ from flanlab.data.lint_sample import Finding
 from flanlab.data.rendering import render
 from flanlab.data.sources import Rows
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit, plan_task
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, plan_task
 from flanlab.evaluation.questions import ask
 from flanlab.evaluation.setup import Setup
 from flanlab.models.answering import Model
@@ -88,9 +88,9 @@ def answers(model: Model, task: Task, number: int, rows: Rows, chosen: Sequence[
         FlanlabError: a row that cannot be rendered, or a model that computes no number.
     """
     settings = EvaluationSettings(pmi=False)
-    unit = EvaluationUnit(task, rows, [(row, number) for row in chosen])
-    asked = [ask(Setup(model, settings), unit, row, number) for row in chosen]
-    replies = dict(model.answer([one.question for one in asked], settings.token_budget))
+    planned = PlannedTask(task, rows, [(row, number) for row in chosen])
+    asked = [ask(Setup(model, settings), planned, row, number) for row in chosen]
+    replies = dict(model.answer(asked, settings.token_budget))
     found = []
     for place, one in enumerate(asked):
         reply, example = replies[place], one.example
@@ -105,12 +105,10 @@ def answers(model: Model, task: Task, number: int, rows: Rows, chosen: Sequence[
             "prompt": example.prompt,
             "options": example.options,
             "option_scores": reply.scores,
-            "option_scores_without_end": reply.scores_without_end,
-            "option_tokens": reply.option_tokens,
             "references": example.references,
             "generated": reply.text,
         }
-        found.append(answered(prediction, task.metrics, settings.end_token))
+        found.append(answered(prediction, task.metrics))
     return found
 
 

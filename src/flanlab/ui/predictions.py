@@ -19,9 +19,10 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.metrics.metric import Prediction
+from flanlab.evaluation.metrics.options import with_counted_scores
 from flanlab.report.predictions import RankedOption, is_right, ranked_options, which_are_right
 from flanlab.report.run import Run
+from flanlab.results.grids import Prediction
 from flanlab.results.predictions import PREDICTION_SCHEMA, PREDICTIONS, shard_paths
 
 _FILE = "__fragment_index"
@@ -45,16 +46,16 @@ class Answered:
     right: bool
 
 
-def answered(prediction: Prediction, metrics: Sequence[str], end_token: bool) -> Answered:
+def answered(prediction: Prediction, metrics: Sequence[str]) -> Answered:
     """A prediction as it is shown; see `is_right`."""
     return Answered(
         prediction["template"],
         prediction["row"],
         prediction["prompt"],
-        ranked_options(prediction, end_token),
+        ranked_options(prediction),
         prediction["references"],
         prediction["generated"],
-        is_right(prediction, metrics, end_token),
+        is_right(prediction, metrics),
     )
 
 
@@ -93,7 +94,7 @@ def index_of(run: Run, variant: str, task: str) -> Index:
     files = shard_paths(run.folder / PREDICTIONS / variant / task)
     if not files:
         raise FlanlabError(f"{run.folder}: holds no predictions of {task} by {variant}.", hint="Run the evaluation first.")
-    end_token = bool(run.results.variants[variant].settings.get("end_token", True))
+    end_token = run.results.variants[variant].end_token
     metrics = tuple(run.results.tasks[task].declared_metrics)
     return _index(tuple((str(file), file.stat().st_mtime_ns) for file in files), metrics, end_token)
 
@@ -103,7 +104,9 @@ def _index(files: tuple[tuple[str, int], ...], metrics: tuple[str, ...], end_tok
     paths = tuple(path for path, _ in files)
     with _naming_damaged(paths):
         table = _dataset(paths).to_table(columns=_OUTCOME)
-    right = which_are_right(table, metrics, end_token)
+    if not end_token:
+        table = table.drop_columns("option_scores").rename_columns({"option_scores_without_end": "option_scores"})
+    right = which_are_right(table, metrics)
     file_of, templates, rows = (table[name].to_numpy() for name in (_FILE, "template", "row"))
     return Index(paths, file_of, templates, rows, right, metrics, end_token)
 
@@ -155,7 +158,7 @@ def read(index: Index, positions: NDArray[np.int64]) -> list[Answered]:
             for file, place in zip(index.file_of[positions], positions - firsts, strict=True)
             for record in _dataset(index.files[file : file + 1]).take(pa.array([place])).to_pylist()
         ]
-    return [answered(record, index.metrics, index.end_token) for record in records]
+    return [answered(record, index.metrics) for record in with_counted_scores(records, index.end_token)]
 
 
 def _batches(files: tuple[str, ...], columns: list[str]) -> Iterator[pa.RecordBatch]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flanlab.data.rendering import PreparedRow
-from flanlab.data.written_numbers import as_json, read_json
+from flanlab.data.written_numbers import DECODER, as_json
 from flanlab.errors import FlanlabError
 from flanlab.tasks.schema import Task
 from flanlab.tasks.templating import variables_in
@@ -68,7 +68,7 @@ def given_values(fields: Mapping[str, str]) -> dict[str, Any]:
         values[name] = text
         if fields.get(f"json:{name}"):
             try:
-                values[name] = read_json(text)
+                values[name] = DECODER.decode(text)
             except (ValueError, RecursionError) as error:
                 raise FlanlabError(
                     f"`{name}` is not valid JSON: {error}", hint='Write a value such as 3 or ["a", "b"].'

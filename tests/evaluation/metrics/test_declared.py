@@ -12,7 +12,7 @@ from tests.evaluation.predictions import ranked, said, score
 
 
 def names(*declared: str, of: dict[str, Any]) -> list[str]:
-    return [metric.name for metric in metrics_for(declared, [of], end_token=True)]
+    return [metric.name for metric in metrics_for(declared, [of])]
 
 
 def test_metrics_of_a_task() -> None:
@@ -32,7 +32,7 @@ def test_metrics_of_a_task() -> None:
 @pytest.mark.parametrize("name", get_args(DeclaredMetric))
 def test_every_metric_that_a_task_may_declare_is_computed_and_defined(name: str) -> None:
     of = {**ranked([0.0, -1.0], 0), "generated": "a", "gold_value": 1.0}
-    for metric in metrics_for([name], [of], end_token=True):
+    for metric in metrics_for([name], [of]):
         assert metric.title
         assert metric.definition.endswith(".")
         assert "\n" not in metric.definition

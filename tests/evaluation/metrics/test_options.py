@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from flanlab.data.rendering import BASELINE
-from flanlab.evaluation.metrics.options import accuracy, answer_probability, option_scores, right_options
+from flanlab.evaluation.metrics.options import accuracy, answer_probability, option_scores, right_options, with_counted_scores
 from tests.evaluation.predictions import chose, in_rows, named, ranked, score, total
 
 
@@ -57,18 +57,20 @@ def test_normalizations_by_hand() -> None:
         option_scores_alone=[-9.0, -3.0],
         option_scores_alone_without_end=[-8.0, -2.5],
     )
-    assert option_scores(prediction, True, "token").tolist() == [-6 / 5, -4 / 2]
-    assert option_scores(prediction, False, "token").tolist() == [-5 / 4, -2 / 1]
-    assert option_scores(prediction, True, "byte").tolist() == [-6 / 17, -4 / 2], "the umlaut is two bytes"
-    assert option_scores(prediction, True, "pmi").tolist() == [3.0, -1.0]
-    assert option_scores(prediction, False, "pmi").tolist() == [3.0, 0.5]
+    [without_end] = with_counted_scores([prediction], False)
+    assert option_scores(prediction, "token").tolist() == [-6 / 5, -4 / 2]
+    assert option_scores(without_end, "token").tolist() == [-5 / 4, -2 / 1]
+    assert option_scores(prediction, "byte").tolist() == [-6 / 17, -4 / 2], "the umlaut is two bytes"
+    assert option_scores(prediction, "pmi").tolist() == [3.0, -1.0]
+    assert option_scores(without_end, "pmi").tolist() == [3.0, 0.5]
     names = ("accuracy", "accuracy_per_token", "accuracy_per_byte", "accuracy_pmi")
     assert [score(name, [prediction], "accuracy") for name in names] == [0.0, 1.0, 1.0, 1.0]
 
 
 def test_after_a_baseline_prompt_no_end_token_is_scored_nor_counted() -> None:
     prediction = ranked([-5.0, -2.0], 0, template=BASELINE, option_tokens=[5, 2])
-    assert option_scores(prediction, True, "token").tolist() == [-5 / 4, -2 / 1]
+    for counted in with_counted_scores([prediction], True) + with_counted_scores([prediction], False):
+        assert option_scores(counted, "token").tolist() == [-5 / 4, -2 / 1]
 
 
 def random_choices(classes: int, rows: int, seed: int = 0) -> tuple[Sequence[int], Sequence[int]]:

@@ -13,14 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import lru_cache
 
-from flanlab.evaluation.metrics.metric import Prediction
+from flanlab.results.grids import Prediction
 
 NormalForm = Callable[[str], Hashable]
 _REMEMBERED = 2**16
 """Normal forms: a reference comes again with every template."""
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_REMOVED = str.maketrans("", "", string.punctuation)
+ANY_ARTICLE = re.compile(r"\b(a|an|the)\b")
+ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SPACED = str.maketrans(dict.fromkeys(string.punctuation + "\u2018\u2019\u00b4`", " "))
 
 # Punctuation that says something else than its absence would: numbers keep their sign, point, and what stands between their
@@ -79,13 +79,13 @@ def as_written(text: str) -> str:
 @lru_cache(_REMEMBERED)
 def squad_form(text: str) -> str:
     """Lower case, without ASCII punctuation, articles and extra space: the rule of the SQuAD, CoQA and QuAC programs."""
-    return " ".join(_ARTICLES.sub(" ", composed(text).lower().translate(_REMOVED)).split())
+    return " ".join(ANY_ARTICLE.sub(" ", composed(text).lower().translate(ASCII_PUNCTUATION)).split())
 
 
 @lru_cache(_REMEMBERED)
 def trivia_qa_form(text: str) -> str:
     """As in SQuAD, but punctuation parts words instead of joining them, and curly and slanted quotes are punctuation."""
-    return " ".join(_ARTICLES.sub(" ", composed(text).lower().translate(_SPACED)).split())
+    return " ".join(ANY_ARTICLE.sub(" ", composed(text).lower().translate(_SPACED)).split())
 
 
 def exact_match(prediction: Prediction, form: NormalForm = normalize_answer) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 from flanlab.evaluation.metrics.answers import (
     NormalForm,
@@ -16,17 +17,18 @@ from flanlab.evaluation.metrics.answers import (
     valid_answer,
 )
 from flanlab.evaluation.metrics.drop import drop_f1, drop_form
-from flanlab.evaluation.metrics.metric import Metric, Prediction, mean_metric
-from flanlab.evaluation.metrics.numbers import pearson_metric, spearman_metric
+from flanlab.evaluation.metrics.metric import mean_metric
+from flanlab.evaluation.metrics.numbers import PEARSON, SPEARMAN
 from flanlab.evaluation.metrics.options import (
+    ANSWER_PROBABILITY,
+    MULTIRC_EXACT_MATCH,
+    MULTIRC_F1A,
     accuracy_metrics,
-    answer_probability,
     chosen_as_text,
     matthews_metric,
-    multirc_exact_match_metric,
-    multirc_f1a_metric,
 )
-from flanlab.evaluation.metrics.texts import bleu_metric, bleu_signature, edit_similarity, rouge_metrics, rouge_signature
+from flanlab.evaluation.metrics.texts import BLEU_METRIC, bleu_signature, edit_similarity, rouge_metrics, rouge_signature
+from flanlab.results.grids import Metric, Prediction
 
 _FORMS: dict[str, tuple[NormalForm, str]] = {
     "f1": (squad_form, "in SQuAD's normal form (no case, punctuation, articles)"),
@@ -36,19 +38,34 @@ _FORMS: dict[str, tuple[NormalForm, str]] = {
 }
 """A declared metric, and what is the same answer for exact match beside it."""
 _KEEPING_MEANING = (normalize_answer, "but for case, punctuation and articles; numbers and formulas keep their signs")
-_TEXT_SCORES: dict[str, tuple[Callable[[Prediction], float], str, str]] = {
-    "f1": (squad_f1, "token F1", "Mean F1 of words shared with the best reference, as in SQuAD."),
-    "trivia_qa_f1": (trivia_qa_f1, "TriviaQA F1", "Mean F1 of words shared with the best reference, as in TriviaQA."),
-    "drop_f1": (drop_f1, "DROP F1", "Mean F1 of words in the best pairing of spans, numbers all or nothing, as in DROP."),
-    "edit_similarity": (
-        edit_similarity,
+_VALID_ANSWERS = mean_metric(
+    "valid_answers", "valid answers", "Share of generated answers that are one of the options, right or wrong.", valid_answer
+)
+_OF_OPTIONS = {"multirc_f1a": MULTIRC_F1A, "multirc_exact_match": MULTIRC_EXACT_MATCH}
+_OF_TEXTS = {
+    "f1": mean_metric("f1", "token F1", "Mean F1 of words shared with the best reference, as in SQuAD.", squad_f1),
+    "trivia_qa_f1": mean_metric(
+        "trivia_qa_f1", "TriviaQA F1", "Mean F1 of words shared with the best reference, as in TriviaQA.", trivia_qa_f1
+    ),
+    "drop_f1": mean_metric(
+        "drop_f1",
+        "DROP F1",
+        "Mean F1 of words in the best pairing of spans, numbers all or nothing, as in DROP.",
+        drop_f1,
+    ),
+    "edit_similarity": mean_metric(
+        "edit_similarity",
         "edit similarity",
         "Mean of 1 - Levenshtein distance / length of the longer text, with the best reference.",
+        edit_similarity,
     ),
+    "pearson": PEARSON,
+    "spearman": SPEARMAN,
+    "bleu": BLEU_METRIC,
 }
 
 
-def metrics_for(names: Sequence[str], predictions: Sequence[Prediction], *, end_token: bool) -> list[Metric]:
+def metrics_for(names: Sequence[str], predictions: Sequence[Prediction]) -> list[Metric]:
     """The metrics of a task with the given declared names, the main one first.
 
     Classification is measured side by side by ranking the options, by generating the answer, and by whether the generated
@@ -59,42 +76,26 @@ def metrics_for(names: Sequence[str], predictions: Sequence[Prediction], *, end_
     Args:
         names: as declared in the task, the main one first.
         predictions: some variant's predictions of the task.
-        end_token: whether an option's end token counts in its score.
     """
-    has_options = bool(predictions[0]["options"])
-    generated = predictions[0]["generated"] is not None
-    if has_options and not predictions[0]["option_scores"]:
-        return [_exact_match(names, has_options), _valid_answers()]
-
-    def as_text(prediction: Prediction) -> Prediction:
-        return chosen_as_text(prediction, end_token) if has_options else prediction
-
+    some = predictions[0]
+    has_options, generated = bool(some["options"]), some["generated"] is not None
+    if has_options and not some["option_scores"]:
+        return [_exact_match(names, has_options), _VALID_ANSWERS]
     found: list[Metric] = []
     for name in names:
         if name == "accuracy":
-            main, *others = accuracy_metrics(end_token, pmi=predictions[0]["option_scores_alone"] is not None)
-            found.append(main)
-            if generated:
-                found += [_exact_match(names, has_options), _valid_answers()]
-            found += [_answer_probability(end_token), *others]
+            main, *others = accuracy_metrics(pmi=some["option_scores_alone"] is not None)
+            by_text = [_exact_match(names, has_options), _VALID_ANSWERS] if generated else []
+            found += [main, *by_text, ANSWER_PROBABILITY, *others]
         elif name == "exact_match" and generated:
             found.append(_exact_match(names, has_options))
         elif name == "matthews":
-            found.append(matthews_metric(predictions, end_token))
-        elif name == "multirc_f1a":
-            found.append(multirc_f1a_metric(end_token))
-        elif name == "multirc_exact_match":
-            found.append(multirc_exact_match_metric(end_token))
-        elif name == "pearson":
-            found.append(pearson_metric(as_text))
-        elif name == "spearman":
-            found.append(spearman_metric(as_text))
-        elif name == "rouge":
-            found += rouge_metrics(as_text)
-        elif name == "bleu":
-            found.append(bleu_metric(as_text))
-        elif name in _TEXT_SCORES:
-            found.append(_text_score(name, as_text))
+            found.append(matthews_metric(predictions))
+        elif name in _OF_OPTIONS:
+            found.append(_OF_OPTIONS[name])
+        elif name == "rouge" or name in _OF_TEXTS:
+            of_texts = rouge_metrics() if name == "rouge" else [_OF_TEXTS[name]]
+            found += [_of_chosen_option(metric) for metric in of_texts] if has_options else of_texts
     return list({metric.name: metric for metric in found}.values())
 
 
@@ -119,22 +120,12 @@ def _form(names: Sequence[str], has_options: bool) -> tuple[NormalForm, str]:
     return next((_FORMS[name] for name in names if name in _FORMS), _KEEPING_MEANING)
 
 
-def _text_score(name: str, as_text: Callable[[Prediction], Prediction]) -> Metric:
-    score, title, definition = _TEXT_SCORES[name]
-    return mean_metric(name, title, definition, lambda prediction: score(as_text(prediction)))
-
-
 def _exact_match(names: Sequence[str], has_options: bool) -> Metric:
     form, how = _form(names, has_options)
     definition = f"Share of generated answers that equal a right one, {how}."
-    return mean_metric("exact_match", "exact match", definition, lambda p: exact_match(p, form))
+    return mean_metric("exact_match", "exact match", definition, lambda prediction: exact_match(prediction, form))
 
 
-def _valid_answers() -> Metric:
-    definition = "Share of generated answers that are one of the options, right or wrong."
-    return mean_metric("valid_answers", "valid answers", definition, valid_answer)
-
-
-def _answer_probability(end_token: bool) -> Metric:
-    definition = "Mean probability of the right options among all options of the row."
-    return mean_metric("answer_probability", "probability of right", definition, lambda p: answer_probability(p, end_token))
+def _of_chosen_option(metric: Metric) -> Metric:
+    """A metric of texts as one of the options ranked first."""
+    return replace(metric, statistics=lambda unit: metric.statistics([chosen_as_text(row) for row in unit]))

@@ -7,17 +7,14 @@ generated answers alike; a text without one is a single span, which is all that 
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from flanlab.evaluation.metrics.answers import composed
-from flanlab.evaluation.metrics.metric import Prediction
+from flanlab.evaluation.metrics.answers import ANY_ARTICLE, ASCII_PUNCTUATION, composed
+from flanlab.results.grids import Prediction
 
 SPAN_SEPARATOR = "; "
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_REMOVED = str.maketrans("", "", string.punctuation)
 
 
 def drop_form(text: str) -> Hashable:
@@ -61,8 +58,8 @@ def _normalize(span: str) -> str:
     words = []
     for word in re.split("[ -]", composed(span).lower()):
         if not _is_number(word):
-            word = word.translate(_REMOVED)
-        words.append(str(float(word)) if _is_number(word) else _ARTICLES.sub(" ", word))
+            word = word.translate(ASCII_PUNCTUATION)
+        words.append(str(float(word)) if _is_number(word) else ANY_ARTICLE.sub(" ", word))
     return " ".join(" ".join(words).split())
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from flanlab.evaluation.metrics.answers import HALF_WIDTH
-from flanlab.evaluation.metrics.metric import Floats, Metric, Prediction
+from flanlab.results.grids import Metric, Prediction
+from flanlab.results.intervals import Floats
 
 _NUMBER = re.compile(
     r"(?<![\w.])[-\N{MINUS SIGN}]?(?:\d+(?:,\d{3})+(?:\.\d+)?|(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+\N{MINUS SIGN}]?\d+\b)?)"
@@ -26,48 +27,11 @@ def read_number(text: str) -> float | None:
     return number if abs(number) < _LARGEST else None
 
 
-def pearson_metric(as_text: Callable[[Prediction], Prediction]) -> Metric:
-    """Pearson correlation over rows; what `as_text` says was generated is read as a number.
-
-    An answer that is no number counts as the mean of those that are: it adds nothing to the covariance, and the label it
-    missed stays in the spread that the covariance is divided by. So a model cannot gain by silence, nor lose or gain by what
-    number silence would have been taken for. 0 where the correlation is not defined: the numbers, or the labels, are all one.
-    """
-    return Metric(
-        "pearson",
-        "Pearson correlation",
-        "Pearson correlation of the answers' numbers with the labels (-1 to 1); an answer without a number counts as the mean.",
-        _statistics(as_text),
-        lambda weights, units: _correlation(weights, units, lambda values, _: values[None, :]),
-        bounds=(-1.0, 1.0),
-    )
-
-
-def spearman_metric(as_text: Callable[[Prediction], Prediction]) -> Metric:
-    """Spearman's rank correlation over rows, ranked again in every resampling; ties share their mean rank.
-
-    Answers that are no number are left out of the ranking and take its mean rank, as in `pearson_metric`.
-    """
-    return Metric(
-        "spearman",
-        "Spearman correlation",
-        "Spearman's rank correlation of the answers' numbers with the labels (-1 to 1); an answer without a number takes the"
-        " mean rank.",
-        _statistics(as_text),
-        lambda weights, units: _correlation(weights, units, _ranks),
-        bounds=(-1.0, 1.0),
-    )
-
-
-def _statistics(as_text: Callable[[Prediction], Prediction]) -> Callable[[Sequence[Prediction]], Sequence[float]]:
+def _numbers(unit: Sequence[Prediction]) -> Sequence[float]:
     """Statistics of a row: 1, whether its answer is a number, that number, and the label."""
-
-    def statistics(unit: Sequence[Prediction]) -> Sequence[float]:
-        (prediction,) = unit
-        number = read_number(as_text(prediction)["generated"])
-        return (1.0, float(number is not None), number or 0.0, prediction["gold_value"])
-
-    return statistics
+    (prediction,) = unit
+    number = read_number(prediction["generated"])
+    return (1.0, float(number is not None), number or 0.0, prediction["gold_value"])
 
 
 def _correlation(weights: Floats, units: Floats, scale: Callable[[Floats, Floats], Floats]) -> Floats:
@@ -101,3 +65,30 @@ def _ranks(values: Floats, weights: Floats) -> Floats:
     count = np.add.reduceat(weights[:, order], starts, axis=1)
     ranks: Floats = (count.cumsum(axis=1) - count + (count + 1) / 2)[:, level]
     return ranks
+
+
+PEARSON = Metric(
+    "pearson",
+    "Pearson correlation",
+    "Pearson correlation of the answers' numbers with the labels (-1 to 1); an answer without a number counts as the mean.",
+    _numbers,
+    bounds=(-1.0, 1.0),
+    weighted=lambda weights, units: _correlation(weights, units, lambda values, _: values[None, :]),
+)
+"""Over rows; what was generated is read as a number.
+
+An answer that is no number counts as the mean of those that are: it adds nothing to the covariance, and the label it missed
+stays in the spread that the covariance is divided by. So a model cannot gain by silence, nor lose or gain by what number
+silence would have been taken for. 0 where the correlation is not defined: the numbers, or the labels, are all one.
+"""
+SPEARMAN = Metric(
+    "spearman",
+    "Spearman correlation",
+    "Spearman's rank correlation of the answers' numbers with the labels (-1 to 1); an answer without a number takes the"
+    " mean rank.",
+    _numbers,
+    bounds=(-1.0, 1.0),
+    weighted=lambda weights, units: _correlation(weights, units, _ranks),
+)
+"""Ranked again in every resampling; ties share their mean rank. Answers that are no number are left out of the ranking and
+take its mean rank, as in PEARSON."""

@@ -1,0 +1,97 @@
+"""What is compared: variants of folders of results, or single tasks or templates of these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flanlab.errors import FlanlabError
+from flanlab.evaluation.scores import read_counted
+from flanlab.results.files import read_results
+from flanlab.results.grids import Prediction
+from flanlab.results.predictions import PREDICTIONS
+from flanlab.results.schema import TUNED, Results, Variant
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two: a variant of a run or an evaluation; one task of it, if named; one template of that, if named."""
+
+    folder: Path
+    name: str
+    """Of the variant."""
+    results: Results
+    others: Sequence[Path] = ()
+    """Folders of the further trainings with other seeds."""
+    task: str | None = None
+    template: int | None = None
+
+    @property
+    def variant(self) -> Variant:
+        """What is known of it."""
+        return self.results.variants[self.name]
+
+    def seen(self, task: str) -> str | None:
+        """Why its score on a task is not zero-shot."""
+        return self.results.seen(self.name, task)
+
+    def predictions(self, task: str) -> list[Prediction]:
+        """Its predictions of a task.
+
+        Raises:
+            FlanlabError: they are missing or damaged.
+        """
+        return self._read(self.folder, task)
+
+    def others_predictions(self, task: str) -> list[list[Prediction]]:
+        """The same of each further training."""
+        return [self._read(folder, task) for folder in self.others]
+
+    def _read(self, folder: Path, task: str) -> list[Prediction]:
+        return read_counted(folder / PREDICTIONS / self.name / task, self.variant.end_token)
+
+
+def open_side(text: str) -> Side:
+    """Read what is to be compared: `folder`, or `folder:variant`. Without one, the tuned variant of a run, else the first.
+
+    Raises:
+        FlanlabError: results.json is missing, damaged or of another format, or there is no such variant.
+    """
+    folder, variant = folder_and_variant(text)
+    return one_side(open_sides(folder), variant)
+
+
+def folder_and_variant(text: str) -> tuple[Path, str]:
+    """`folder` or `folder:variant` taken apart; the variant is empty where none is named."""
+    parts = text.split(":")
+    cut = next((cut for cut in range(len(parts), 0, -1) if Path(":".join(parts[:cut])).exists()), 1)
+    return Path(":".join(parts[:cut])), ":".join(parts[cut:])
+
+
+def open_sides(folder: Path) -> dict[str, Side]:
+    """All variants of a folder, by name.
+
+    Raises:
+        FlanlabError: results.json is missing, damaged or of another format.
+    """
+    results = read_results(folder)
+    found = {path.name.removeprefix("seed-"): path for path in folder.glob("seed-*") if (path / PREDICTIONS).is_dir()}
+    others = [found[number] for number in sorted(filter(str.isdecimal, found), key=int)]
+    trained = {variant: [path for path in others if (path / PREDICTIONS / variant).is_dir()] for variant in results.variants}
+    return {variant: Side(folder, variant, results, trained[variant]) for variant in results.variants}
+
+
+def one_side(sides: Mapping[str, Side], variant: str = "") -> Side:
+    """The side of that name, of a folder's. Where none is named: the tuned variant of a run, else the first.
+
+    Raises:
+        FlanlabError: there is no such variant.
+    """
+    variant = variant or (TUNED if TUNED in sides else next(iter(sides)))
+    if variant not in sides:
+        folder = next(iter(sides.values())).folder
+        raise FlanlabError(
+            f"{folder}: there is no variant {variant}.", hint=f"Name one of these after a colon: {', '.join(sides)}."
+        )
+    return sides[variant]
