@@ -321,7 +321,8 @@ def labels_are_spread(sample: Sample) -> Iterator[Finding]:
                 "warning",
                 f"missing-label-{split}",
                 f"The answer is never {' nor '.join(map(repr, missing))} in {total} rows of the {split} split.",
-                "Check `answer` against the label ids of the data, and source.splits.",
+                "Check `answer` against the label ids of the data, and source.splits."
+                " If the rows are sorted by label, shuffle them first.",
             )
         position, count = answers.most_common(1)[0] if answers else (None, 0)
         if position is not None and count > 0.9 * total:
@@ -329,7 +330,8 @@ def labels_are_spread(sample: Sample) -> Iterator[Finding]:
                 "warning",
                 f"one-label-{split}",
                 f"The answer is {sample.task.options[position]!r} in {count} of {total} rows of the {split} split.",
-                "Check `answer` and source.splits; accuracy says little here.",
+                "Accuracy says little here. Check `answer` and source.splits. If the rows are sorted by label, shuffle them"
+                " first.",
             )
 
 

@@ -68,14 +68,16 @@ def scaffold_task(
     found = guess_answer(columns, answer, cluster, unlabelled, ask)
     inputs = guess_inputs(columns, found)
     filters = list(dict.fromkeys([*found.filters, *inputs.filters]))
-    splits, how = guess_splits({split: (usable_rows(table, found, inputs), table.num_rows) for split, table in tables.items()})
+    usable = {split: (usable_rows(table, found, inputs), table.num_rows) for split, table in tables.items()}
+    splits, how = guess_splits(usable)
+    left_out = sum(total - len(kept) for kept, total in usable.values())
     guesses = [
         ("rows", ", ".join(f"{table.num_rows} in `{split}`" for split, table in tables.items())),
         ("answer", found.why),
         ("metrics", ", ".join(found.metrics)),
         ("inputs", ", ".join(f"`{item.name}`" for item in inputs.used)),
         ("splits", f"{', '.join(f'{split}: {part}' for split, part in splits.items())} ({how})"),
-        *([("filter", f"rows are left out unless {' and '.join(filters)}")] if filters else []),
+        *([("filter", f"{left_out} rows are left out; kept are those with: {' and '.join(filters)}")] if filters else []),
         *(("not used", comment) for comment in inputs.comments),
         *(("not used", f"the split {split}") for split in tables if not any(_is_of(part, split) for part in splits.values())),
         *(("same rows", f"the task {other} has them too: `derived_from` says so") for other in same_rows),
@@ -140,7 +142,7 @@ def _head(
     if same_rows:
         lines += ["derived_from:", *(f"  {other}: the same rows" for other in same_rows)]
     else:
-        lines.append("# TODO: data sets whose rows or texts these are, each with the evidence; a hold-out follows them")
+        lines.append("# TODO: if the rows come from other data sets, name them with the evidence; else delete these lines")
         lines.append("# derived_from: {squad: as the paper states}")
     return lines
 
@@ -178,7 +180,7 @@ def _templates(answer: Answer, inputs: Inputs) -> list[str]:
     lines = ["templates:", "  # TODO: better words, and more: ten in all, of which up to three may be `direction: inverted`"]
     for prompt in (f"{shown}\n\n{question}", f"{order}\n\n{labelled}", continued):
         lines += ["  - prompt: |", *(f"      {line}".rstrip() for line in prompt.split("\n"))]
-    lines.append("# TODO: a text that an untuned model would go on with by itself; if this one is, take the marks away")
+    lines.append("# TODO: a text that an untuned model continues with the answer; if this one is good, remove the # signs")
     return [*lines, "# baseline:", "#   prompt: |", *(f"#     {line}" for line in continued.split("\n"))]
 
 
