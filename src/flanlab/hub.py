@@ -1,9 +1,9 @@
-"""Whether the Hugging Face Hub can be reached: tested once, in two seconds at most.
+"""Whether the Hugging Face Hub can be reached: tested once, in six seconds at most.
 
-Without this, the Hub's client tries each file six times, with doubling waits: half a minute and more for each name. If the Hub
-accepts no connection in time, its client is set to work offline, from its cache. Once connected, the network may be slow: no
-time limit of the client is changed. If connecting takes longer than two seconds, set HF_HUB_ETAG_TIMEOUT, which the client
-reads too.
+Without this, the Hub's client tries each file six times, with doubling waits: half a minute and more for each name, and minutes
+behind a proxy that never answers. If the Hub accepts no connection in two seconds, or sends no answer in four more, its client
+is set to work offline, from its cache. After the first answer the network may be slow: no time limit of the client is changed.
+If an answer takes longer, set HF_HUB_ETAG_TIMEOUT, which the client reads too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 _SECONDS = 2.0
+"""How long connecting may take."""
+_ANSWER_SECONDS = 4.0
+"""How long the first answer may take, once connected."""
 _TIMEOUT_VARIABLE = "HF_HUB_ETAG_TIMEOUT"
 
 
@@ -25,9 +28,10 @@ def offline_hint(name: str) -> str:
     """A hint for a name that could not be read from the Hub. Empty if the Hub can be reached, or the name is a path."""
     if Path(name).exists() or not _is_offline():
         return ""
+    why = f" ({failure})" if (failure := _find_out()) else ""
     return (
-        f"The Hugging Face Hub cannot be reached, and {name} is not in its local cache. Check the name and the network. If"
-        f" the network is only slow, set {_TIMEOUT_VARIABLE} to the number of seconds that connecting may take."
+        f"The Hugging Face Hub cannot be reached{why}, and {name} is not in its local cache. Check the name and the network. If"
+        f" the network is only slow, set {_TIMEOUT_VARIABLE} to the number of seconds that an answer may take."
     )
 
 
@@ -62,11 +66,12 @@ def _is_offline() -> bool:
 
 
 @functools.cache
-def _find_out() -> None:
+def _find_out() -> str:
+    """Why the Hub cannot be reached; empty if it can, or if its client works offline already."""
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE or _connects(constants.ENDPOINT):
-        return
+    if constants.HF_HUB_OFFLINE or not (failure := _failure(constants.ENDPOINT)):
+        return ""
     constants.HF_HUB_OFFLINE = True
     # For child processes, and for `datasets`, which copies the setting when it is imported.
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -74,9 +79,10 @@ def _find_out() -> None:
         from datasets import config
 
         config.HF_HUB_OFFLINE = config.HF_DATASETS_OFFLINE = True
+    return failure
 
 
-def _connects(endpoint: str) -> bool:
+def _failure(endpoint: str) -> str:
     url = urlsplit(endpoint)
     proxy = None if urllib.request.proxy_bypass(url.hostname or "") else urllib.request.getproxies().get(url.scheme)
     place = urlsplit(proxy if proxy and "//" in proxy else f"//{proxy}") if proxy else url
@@ -85,19 +91,35 @@ def _connects(endpoint: str) -> bool:
         seconds = float(os.environ.get(_TIMEOUT_VARIABLE, _SECONDS))
     except ValueError:
         seconds = _SECONDS
-    reached = threading.Event()
-    done = threading.Event()
+    to_answer = max(seconds, _ANSWER_SECONDS)
+    who = f"the proxy {address[0]}:{address[1]}" if proxy else address[0]
+    found: list[str] = []
+    connected, done = threading.Event(), threading.Event()
 
-    def connect() -> None:
+    def ask() -> None:
         try:
             socket.create_connection(address, seconds).close()
-            reached.set()
-        except OSError:
-            pass
-        finally:
-            done.set()
+            connected.set()
+            found.append(_no_answer(endpoint, to_answer, who))
+        except OSError as error:
+            found.append(f"no connection to {who}: {error.strerror or error}")
+        done.set()
 
     # In a thread, because looking up a host name has no time limit.
-    threading.Thread(target=connect, daemon=True).start()
-    done.wait(seconds)
-    return reached.is_set()
+    threading.Thread(target=ask, daemon=True).start()
+    if not done.wait(seconds) and connected.is_set():
+        done.wait(to_answer)
+    if found:
+        return found[0]
+    return f"no answer from {who}" if connected.is_set() else f"no connection to {who} in {seconds:g} s"
+
+
+def _no_answer(endpoint: str, seconds: float, who: str) -> str:
+    """Why the Hub does not answer its client, or nothing. A proxy or a firewall may accept connections and never answer."""
+    from huggingface_hub import get_session
+
+    try:
+        get_session().head(endpoint, timeout=seconds, follow_redirects=False)
+    except Exception as error:  # which library the client uses, and so which errors it raises, depends on its version
+        return f"no answer from {who}: {error}"
+    return ""

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
 from rich.console import Console
 
 from flanlab import progress
@@ -33,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def new(rows: str, cluster: Cluster = Cluster.SENTIMENT, **options: Any) -> None:
+def new(rows: str, cluster: str = Cluster.SENTIMENT, **options: Any) -> None:
     defaults = {"name": None, "answer": None, "config": None, "revision": None, "out": Path("my_tasks"), "mirror": None}
     new_task(rows, cluster, **{**defaults, "force": False, **options})
 
@@ -177,3 +178,10 @@ def test_a_lone_shard_is_refused(folder: Path) -> None:
     pq.write_table(table, folder / "train-00000-of-00001.parquet")
     new("train-00000-of-00001.parquet", name="dishes")
     assert len(load_rows(load_task(folder / "my_tasks" / "dishes.yaml"), "train")) > 0
+
+
+def test_a_cluster_is_named_as_people_type_it(folder: Path) -> None:
+    new("reviews.csv", "Sent", name="typed")
+    assert load_task(folder / "my_tasks" / "typed.yaml").clusters == (Cluster.SENTIMENT,)
+    with pytest.raises(typer.BadParameter, match="There is no cluster called 'mood'"):
+        new("reviews.csv", "mood", name="other")

@@ -112,6 +112,12 @@ def test_damaged_files_are_named_with_the_line(name: str, content: bytes, told: 
     assert (name if "leaves no row" not in told else "reviews.yaml") in message
 
 
+def test_a_csv_with_semicolons_is_told_what_separates_columns(make_task: MakeTask) -> None:
+    fault = refusal(lambda: read(make_task, "a.csv", b"id;text;label\n1;Good, cheap;yes\n"))
+    assert "line 2: has 2 cells, but the header has 1" in fault.message
+    assert "Separate columns by commas" in fault.hint
+
+
 _PIECES = [b'{"a": 1}', b"\n", b"{", b"}", b'"', b"a", b":", b"1", b"null", b",", b"[", b"]", b"\xe9", b"\x00", b"\r"]
 _PIECES += [b"\xc3\xa9", b"\\ud800", b"NaN", b"1e999", b"true", b" ", b'""', b"\xef\xbb\xbf", b"9" * 30, b"-", b"\t"]
 

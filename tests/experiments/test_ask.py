@@ -72,8 +72,8 @@ def test_turns_that_do_not_fit_are_dropped(tiny: LoadedModel, monkeypatch: pytes
     [
         ({"txet": "Good"}, None, "has no field `txet`", "Did you mean text?"),
         ({"zzz": "Good"}, None, "has no field `zzz`", "Its fields are: text"),
-        ({"label": "1"}, None, "show text, which is not given", "Add text"),
-        ({}, None, "show text, which is not given", "Given: nothing"),
+        ({"label": "1"}, None, "show what is not given: text", "Add text"),
+        ({}, None, "show what is not given: text", "Given: nothing"),
         ({"text": "Good"}, 4, "template 4 of comments is none that asks", "1, 2, 3"),
         ({"text": "Good"}, 9, "template 9 of comments is none that asks", "1, 2, 3"),
     ],
@@ -96,7 +96,7 @@ def test_fields_and_columns_are_both_taken_by_name(tiny: LoadedModel, make_task:
     by_field = ask(tiny, task=task, row={"text": "GOOD", "shown": "SO"}, template=1)
     assert by_column.prompt.startswith("GOOD so\n")
     assert by_column == by_field
-    with pytest.raises(FlanlabError, match=r"show shown, text, which is not given") as told:
+    with pytest.raises(FlanlabError, match=r"show what is not given: shown, text") as told:
         ask(tiny, task=task, row={"label": 1})
     assert "columns: sentence, shown" in told.value.hint
 

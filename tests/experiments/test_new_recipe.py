@@ -75,7 +75,7 @@ def test_the_command_takes_flags_and_needs_a_model(tmp_path: Path, tiny_folder: 
     assert (wrong.exit_code, "closed_book_qa" in wrong.output) == (2, True)
     done = CliRunner().invoke(app, [*command, "--model", str(tiny_folder), "--out", "mine.yaml"])
     assert done.exit_code == 0, done.output
-    assert "1 tasks train, 1 are held out" in done.output
+    assert "1 task trains, held out: 1" in done.output
     assert read_recipe(Path("mine.yaml")).hold_out.clusters == [Cluster.SENTIMENT]
 
 

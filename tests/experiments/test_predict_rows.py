@@ -232,8 +232,12 @@ def test_a_model_that_computes_no_number_is_told_and_nothing_is_lost(tiny: Loade
         ("text,label\nGood\n", "line 2: has 1 cells, but the header has 2"),
         ('text,label\n"Good,1\n', "line 2: a quotation mark opens a cell"),
         ("text,label\n", "holds no rows"),
-        ("comment,label\nGood,1\n", "show text, which is not given"),
-        ("text,label\nGood,1\n,1\n", "row 1, template 1, prompt: a value is missing"),
+        ("comment,label\nGood,1\n", "show what is not given: text"),
+        (
+            "text,label\nGood,1\n,1\nBad,1\n,0\n",
+            r"^2 of 4 rows cannot be asked: 1, 3 .*row 1, template 1, prompt: a value is missing(.|\n)*in this row: text"
+            r"(.|\n)*Here `filter` does not apply",
+        ),
         ("text,label\nGood,1\nBad,2\n", r"row 1, answer: options\[2\] does not exist"),
         ("text,prediction\nGood,x\n", "has a column `prediction`"),
     ],

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flanlab.cli.options import Mirror, folder_to_write
+from flanlab.cli.options import Mirror, cluster_named, folder_to_write
 from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections
@@ -29,7 +29,10 @@ def new_task(
     rows: Annotated[
         str, typer.Argument(help="A CSV, TSV, JSON, JSONL, Parquet or Arrow file, or a Hub id such as nyu-mll/glue.")
     ],
-    cluster: Annotated[Cluster, typer.Option(help="The kind of task it is.")],
+    cluster: Annotated[
+        str,
+        typer.Option(metavar="CLUSTER", help=f"The kind of task it is: {', '.join(Cluster)}. miscellaneous, if none fits."),
+    ],
     name: Annotated[str | None, typer.Option(help="Name of the task; by default after the file or data set.")] = None,
     answer: Annotated[
         str | None,
@@ -49,6 +52,7 @@ def new_task(
     from flanlab.data.table_files import table_name
     from flanlab.files import write_text
 
+    kind = cluster_named(cluster)
     path, hub = _file_or_hub(rows)
     if path is not None and (config or revision):
         raise FlanlabError("--config and --revision are for data sets of the Hub.", hint="Leave them out for a file.")
@@ -65,7 +69,7 @@ def new_task(
     same_rows = [task.name for task in built_in if hub is not None and _reads(task, hub, config)]
     try:
         draft = scaffold_task(
-            tables, name=name, cluster=cluster, place=place, answer=answer, ask=_ask_on_terminal(), same_rows=same_rows
+            tables, name=name, cluster=kind, place=place, answer=answer, ask=_ask_on_terminal(), same_rows=same_rows
         )
     except FlanlabError as error:
         raise FlanlabError(f"{rows}: {error.message}", hint=error.hint) from error

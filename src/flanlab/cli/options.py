@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ import typer
 
 from flanlab.errors import FlanlabError
 from flanlab.files import check_writable
+from flanlab.tasks.clusters import Cluster
+from flanlab.tasks.loading import resolve_name
 from flanlab.tasks.schema import SPLITS, Split
 
 if TYPE_CHECKING:
@@ -41,6 +44,14 @@ def folder_to_write(folder: Path | None) -> Path | None:
     if folder is not None:
         check_writable(folder)
     return folder
+
+
+def cluster_named(name: str) -> Cluster:
+    """The cluster that is meant: its name, an abbreviation, or a beginning that only one has (`NLI`, `misc`)."""
+    with contextlib.suppress(FlanlabError):
+        if isinstance(found := resolve_name((), name), Cluster):
+            return found
+    raise typer.BadParameter(f"There is no cluster called {name!r}. Use one of: {', '.join(Cluster)}.")
 
 
 def as_split(name: str) -> Split:

@@ -146,7 +146,7 @@ def _print(found: Mapping[str, Any]) -> None:
         for row in rows:
             interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
             table.add_row(
-                _plain(str(row["value"])) if column else "all rows",
+                _plain("(none)" if row["value"] is None else str(row["value"])) if column else "all rows",
                 str(row["rows"]),
                 _number(row["accuracy"]),
                 _plain(interval),

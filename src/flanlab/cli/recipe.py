@@ -9,18 +9,12 @@ from typing import Annotated
 
 import typer
 
-from flanlab.cli.options import AcceptGemmaTerms, Collections, Mirror, Out, RecipeFile, say_loading
+from flanlab.cli.options import AcceptGemmaTerms, Collections, Mirror, Out, RecipeFile, cluster_named, say_loading
 from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
+from flanlab.tasks.loading import load_collections, select_tasks
 
 app = typer.Typer(help="Recipes: an experiment in one YAML file.", no_args_is_help=True)
-
-
-def _cluster(name: str) -> Cluster:
-    try:
-        return Cluster(name)
-    except ValueError:
-        raise typer.BadParameter(f"{name!r} is not one of: {', '.join(Cluster)}.") from None
 
 
 @app.command("new")
@@ -49,20 +43,20 @@ def new_recipe(
             hold_out = hold_out or _ask(f"Clusters to hold out ({', '.join(Cluster)})", "none").split()
         minutes = minutes or float(_ask("Minutes of training", "20"))
     if model is None or minutes is None:
-        raise typer.BadParameter("is needed.", param_hint="--model" if model is None else "--minutes")
-    clusters = [_cluster(name) for name in hold_out or () if name != "none"]
+        raise typer.BadParameter("is needed to write a recipe.", param_hint="--model" if model is None else "--minutes")
+    clusters = [cluster_named(name) for name in hold_out or () if name != "none"]
     names = [name for name in names or () if name != "all"]
 
+    collections = tasks or ["library"]
+    select_tasks(load_collections(collections), names)  # a wrong name is found at once
     say_loading()
     from flanlab.experiments.new_recipe import write_recipe
     from flanlab.progress import clock
 
-    recipe, split = write_recipe(out, model, names, clusters, minutes, collections=tasks or ("library",), force=force)
-    tested = f", {len(split.test)} are held out" if split.test else ""
-    typer.echo(
-        f"Wrote {out}: {recipe.training.steps} steps, at most {clock(60 * minutes)} of training;"
-        f" {len(split.train)} tasks train{tested}."
-    )
+    recipe, split = write_recipe(out, model, names, clusters, minutes, collections=collections, force=force)
+    trained = "1 task trains" if len(split.train) == 1 else f"{len(split.train)} tasks train"
+    tested = f", held out: {len(split.test)}" if split.test else ""
+    typer.echo(f"Wrote {out}: {recipe.training.steps} steps, at most {clock(60 * minutes)} of training; {trained}{tested}.")
     typer.echo(f"Next: flan recipe check {out}, then flan run {out}")
 
 

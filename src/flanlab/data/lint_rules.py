@@ -254,7 +254,11 @@ def _doubled_after(text: str, prompt: str, texts: Sequence[str]) -> str | None:
     return text[-15:] + after
 
 
-@rule("warning", "label", "Check `answer` against the label ids of the data, and source.splits.")
+@rule(
+    "warning",
+    "label",
+    "Check `answer` against the label ids of the data, and source.splits. If the rows are sorted by label, shuffle them first.",
+)
 def labels_are_spread(sample: Sample) -> Iterator[Problem]:
     """Fixed options: each is the answer at least once in train and test, and none is nearly always the answer."""
     options = sample.task.options
@@ -272,7 +276,8 @@ def labels_are_spread(sample: Sample) -> Iterator[Problem]:
             yield Problem(
                 f"The answer is {options[position]!r} in {count} of {total} {where}",
                 rule=f"one-label-{split}",
-                hint="Check `answer` and source.splits; accuracy says little here.",
+                hint="Accuracy says little here. Check `answer` and source.splits. If the rows are sorted by label, shuffle them"
+                " first.",
             )
 
 

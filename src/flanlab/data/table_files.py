@@ -132,9 +132,13 @@ def _quoted_rows(path: Path, text: str, delimiter: str) -> _Lines:
     try:
         for cells in reader:
             if rows and cells and len(cells) != len(rows[0][1]):
+                header = rows[0][1]
+                other = next((mark for mark in ";\t|," if len(header) == 1 and mark != delimiter and mark in header[0]), None)
                 raise FlanlabError(
-                    f"{path}, line {begins}: has {len(cells)} cells, but the header has {len(rows[0][1])}.",
-                    hint="Give each row as many cells as the header. Quote a cell that contains the separator.",
+                    f"{path}, line {begins}: has {len(cells)} cells, but the header has {len(header)}.",
+                    hint="Separate columns by commas (by tabs in a .tsv file)."
+                    if other
+                    else "Give each row as many cells as the header. Quote a cell that contains the separator.",
                 )
             if not is_told and any(_swallows_rows(cell, delimiter, len(cells)) for cell in cells):
                 is_told = True

@@ -110,7 +110,7 @@ class GivenTask(PlannedTask):
         }
         if missing:
             raise FlanlabError(
-                f"The prompts of {self.task.name} show {', '.join(sorted(names or missing))}, which is not given.",
+                f"The prompts of {self.task.name} show what is not given: {', '.join(sorted(names or missing))}.",
                 hint=f"Given: {', '.join(sorted(self._given)) or 'nothing'}. Add {', '.join(sorted(names or missing))}"
                 + (f" (the data set's columns: {', '.join(sorted(missing))})." if names - missing else "."),
             )

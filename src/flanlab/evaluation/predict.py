@@ -52,8 +52,9 @@ def refuse_seen(
     seen = {name: reason for name, reason in reasons.items() if reason is not None}
     if seen and not allow_seen:
         raise FlanlabError(
-            f"{model} is no zero-shot model for:\n" + "\n".join(f"  {name}: {why}" for name, why in seen.items()),
-            hint=f"Evaluate other tasks, or {way}: the results are then marked as seen.",
+            f"{model} has seen these tasks, so their scores would not be zero-shot:\n"
+            + "\n".join(f"  {name}: {why}" for name, why in seen.items()),
+            hint=f"Evaluate other tasks. Or {way} to score these all the same: the results are then marked as seen.",
         )
     return seen
 

@@ -126,10 +126,23 @@ def _checked(task: Task, table: pa.Table, templates: Sequence[int], settings: Ev
             f"The input has a column `{clash[0]}`, and so has the output.", hint="Rename the column, or leave it out."
         )
     given = given_task(task, table, templates)
+    faults: dict[int, FlanlabError] = {}
     for row, template in given.pairs:
-        prepared = given.prepare(row)
-        render(task, template, prepared, evaluation_order(task, prepared, settings, seed))
-        given.gold(row)
+        try:
+            prepared = given.prepare(row)
+            render(task, template, prepared, evaluation_order(task, prepared, settings, seed))
+            given.gold(row)
+        except FlanlabError as error:
+            faults.setdefault(row, error)
+    if faults:
+        first = next(iter(faults.values()))
+        shown = ", ".join(map(str, list(faults)[:10])) + (", ..." if len(faults) > 10 else "")
+        hint = first.hint
+        if "`filter`" in hint:
+            hint += " Here `filter` does not apply, because every row is answered: remove such rows from the input."
+        raise FlanlabError(
+            f"{len(faults)} of {table.num_rows} rows cannot be asked: {shown} (counted from 0). {first.message}", hint=hint
+        )
     return given
 
 

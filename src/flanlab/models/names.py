@@ -32,8 +32,9 @@ def check_model_name(name: str) -> None:
         # Even offline the Hub's client would be set up first, which takes a second or more on a busy machine.
         hf_hub_download(name, "config.json", local_files_only=offline)
     except Exception as error:  # the Hub's client raises many kinds of errors
-        reason = "." if offline_hint(name) else f" on the Hub: {one_line(error)}"
-        raise FlanlabError(f"There is no model {name}{reason}", hint=model_hint(name)) from error
+        unknown = bool(offline_hint(name))
+        message = f"No model {name} was found." if unknown else f"There is no model {name} on the Hub: {one_line(error)}"
+        raise FlanlabError(message, hint=model_hint(name)) from error
 
 
 def names_a_folder(name: str) -> bool:

@@ -261,6 +261,8 @@ def resolve_name(tasks: Sequence[Task], name: str) -> Task | Cluster:
         raise FlanlabError(f"Several names start with `{name}`: {shown}.", hint="Write a longer name.")
     near = difflib.get_close_matches(plain, known, n=3)
     hint = f"Did you mean {' or '.join(near)}?" if near else "`flan tasks list` shows what there is."
+    if all(map(_is_built_in, tasks)):
+        hint += " A task of your own: name its folder with --tasks (in Python: collections=)."
     raise FlanlabError(f"There is no task or cluster called `{name}`.", hint=hint)
 
 

@@ -34,7 +34,7 @@ def printable(value: Any) -> Any:
     if value is None:
         raise TemplatingError(
             "a value is missing (null) and would be printed as the word None",
-            hint="Leave such rows out with `filter`, or write {{ name or '' }}.",
+            hint="Write {{ name or '' }}, or leave such rows out with `filter`.",
         )
     if isinstance(value, bytes | bytearray):
         raise TemplatingError(
@@ -274,7 +274,9 @@ def _explained(error: Exception, source: str, layers: Sequence[Mapping[str, Any]
     """The error as a TemplatingError with a hint."""
     where = f"in: {_shorten(source)}"
     if isinstance(error, TemplatingError):
-        return TemplatingError(f"{error.message} {where}", hint=error.hint)
+        missing = sorted(name for name in variables_in(source) if any(layer.get(name, "") is None for layer in layers))
+        names = f" (missing in this row: {', '.join(missing)})" if missing else ""
+        return TemplatingError(f"{error.message} {where}{names}", hint=error.hint)
     if isinstance(error, UndefinedError):
         known = sorted(map(str, frozenset().union(*layers)))
         return TemplatingError(f"{error.message} {where}", hint=f"Known names: {', '.join(known) or 'nothing'}.")

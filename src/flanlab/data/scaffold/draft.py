@@ -68,14 +68,16 @@ def scaffold_task(
     found = guess_answer(columns, answer, cluster, ask)
     inputs = guess_inputs(columns, found)
     filters = list(dict.fromkeys([*found.filters, *inputs.filters]))
-    splits, how = guess_splits(_usable_rows(whole, tables, filters))
+    usable = _usable_rows(whole, tables, filters)
+    splits, how = guess_splits(usable)
+    left_out = sum(total - len(kept) for kept, total in usable.values())
     guesses = [
         ("rows", ", ".join(f"{table.num_rows} in `{split}`" for split, table in tables.items())),
         ("answer", found.why),
         ("metrics", ", ".join(found.metrics)),
         ("inputs", ", ".join(f"`{item.name}`" for item in inputs.used)),
         ("splits", f"{', '.join(f'{split}: {part}' for split, part in splits.items())} ({how})"),
-        *([("filter", f"rows are left out unless {' and '.join(filters)}")] if filters else []),
+        *([("filter", f"{left_out} rows are left out; kept are those with: {' and '.join(filters)}")] if filters else []),
         *(("not used", comment) for comment in inputs.comments),
         *(
             ("not used", f"the split {split}")
@@ -129,7 +131,7 @@ def _head(
         return [*lines, *_yaml({"derived_from": dict.fromkeys(same_rows, "the same rows")})]
     return [
         *lines,
-        "# TODO: data sets whose rows or texts these are, each with the evidence; a hold-out follows them",
+        "# TODO: if the rows come from other data sets, name them with the evidence; else delete these lines",
         "# derived_from: {squad: as the paper states}",
     ]
 
@@ -163,7 +165,7 @@ def _templates(answer: Answer, inputs: Inputs) -> list[str]:
     lines = ["templates:", "  # TODO: better words, and more: ten in all, of which up to three may be `direction: inverted`"]
     for prompt in (f"{shown}\n\n{question}", f"{order}\n\n{labelled}", continued):
         lines += ["  - prompt: |", *(f"      {line}".rstrip() for line in prompt.split("\n"))]
-    lines.append("# TODO: a text that an untuned model would go on with by itself; if this one is, take the marks away")
+    lines.append("# TODO: a text that an untuned model continues with the answer; if this one is good, remove the # signs")
     return [*lines, "# baseline:", "#   prompt: |", *(f"#     {line}" for line in continued.split("\n"))]
 
 
