@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,18 @@ def test_two_folders_are_a_pilot_too(tmp_path: Path) -> None:
     assert "one training seed" in fl.power(RECIPE, pilot=pilot, seeds=2).rows()[0]["note"]
 
 
+def test_a_run_with_several_seeds_tells_what_seeds_add(tmp_path: Path) -> None:
+    """The same as its untuned model and each of its trainings, named one by one."""
+    pilot = make_run(tmp_path / "run", {"untuned_instruction": 5, "tuned": 8})
+    other = make_run(tmp_path / "other", {"untuned_instruction": 5, "tuned": 6})
+    one_by_one = [f"{pilot}:untuned_instruction", f"{pilot}:tuned", f"{other}:tuned"]
+    expected = {seeds: fl.power(RECIPE, pilot=one_by_one, seeds=seeds).column("detectable") for seeds in (1, 2)}
+    copytree(other / "predictions" / "tuned", pilot / "seed-1" / "predictions" / "tuned")
+    for seeds, values in expected.items():
+        assert None not in values
+        assert fl.power(RECIPE, pilot=pilot, seeds=seeds).column("detectable") == values
+
+
 def test_without_a_pilot_defaults_by_metric_are_taken() -> None:
     few, many = fl.power(changed(rows=10)), fl.power(RECIPE)
     assert 1 > smallest(few) > smallest(many) > 0.01
@@ -71,10 +84,12 @@ def test_without_a_pilot_defaults_by_metric_are_taken() -> None:
     tasks = {"collections": ["sampler"]}
     one_seed = fl.power({**RECIPE, "hold_out": {"clusters": ["translation"]}, "tasks": tasks}, seeds=3)
     assert 1 > smallest(one_seed, "task") > 0, "what its pilot of one seed lacks is filled in by others"
-    unknown = fl.power({**RECIPE, "hold_out": {"clusters": ["closed_book_qa"]}, "tasks": tasks})
-    (short,) = unknown.where(task="short_facts").rows()
-    assert short["detectable"] is None
-    assert "nothing is known of exact_match" in short["note"]
+    exact = fl.power({**RECIPE, "hold_out": {"clusters": ["closed_book_qa"]}, "tasks": tasks}).where(task="short_facts")
+    assert 0.02 < exact.column("detectable")[0] < 0.5, "exact match is measured too"
+    unknown_task = find_task("stsb")
+    unknown = planned_differences([Asked(unknown_task, 4, 40, 40, 1, 40)], components_for([unknown_task], ()))[0]["stsb"]
+    assert np.isnan(unknown.detectable)
+    assert "nothing is known of pearson" in unknown.note
 
 
 def test_what_a_pilot_lacks_is_never_zero(tmp_path: Path) -> None:

@@ -130,8 +130,13 @@ def read_pilot(places: Sequence[str]) -> dict[str, Components]:
 
 def _components(name: str, pairs: Sequence[tuple[Side, Side]]) -> Components:
     scored = [score_pair(name, *pair) for pair in pairs]
-    grids = [one.grids[scored[0].facts.main_metric] for one in scored]
-    return components([one["a"][0] for one in grids], [one["b"][0] for one in grids])
+    before, after = [], []
+    for grids in (one.grids[scored[0].facts.main_metric] for one in scored):
+        # A run with several seeds has several trainings after, which all stand beside the one model before.
+        seeds = max(len(grids["a"]), len(grids["b"]))
+        before += grids["a"] * (seeds // len(grids["a"]))
+        after += grids["b"] * (seeds // len(grids["b"]))
+    return components(before, after)
 
 
 def _default(task: Task) -> Components:
