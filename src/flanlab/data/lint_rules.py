@@ -276,8 +276,8 @@ def labels_are_spread(sample: Sample) -> Iterator[Problem]:
             yield Problem(
                 f"The answer is {options[position]!r} in {count} of {total} {where}",
                 rule=f"one-label-{split}",
-                hint="Accuracy says little here. Check `answer` and source.splits. If the rows are sorted by label, shuffle them"
-                " first.",
+                hint="Accuracy says little here. Check `answer` and source.splits. If the rows are sorted by label, shuffle"
+                " them first.",
             )
 
 
