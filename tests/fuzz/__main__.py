@@ -48,7 +48,7 @@ def _outcomes(
     fork = multiprocessing.get_context("fork")
     done = -1
     while done + 1 < most and time.monotonic() < end:
-        ours, theirs = fork.Pipe(duplex=False)
+        ours, theirs = fork.Pipe()
         # A new child now and then: the address space of one grows, and it is limited.
         cases = range(done + 1, min(most, done + 1 + _CASES))
         child = fork.Process(target=_carry_out, args=(targets, seed, cases, end, place, theirs))
@@ -58,6 +58,8 @@ def _outcomes(
             while True:
                 done, fault = ours.recv()
                 yield names[done % len(names)], done // len(names), fault
+                if fault is not None:
+                    ours.send("kept")
         except EOFError:
             child.join()
         if child.exitcode:
@@ -75,7 +77,10 @@ def _carry_out(
         folder = place / name
         folder.mkdir(exist_ok=True)
         random = Random(zlib.crc32(f"{name} {seed} {number}".encode()))
-        outcomes.send((case, fault_of(targets[name](random, folder))))
+        fault = fault_of(targets[name](random, folder))
+        outcomes.send((case, fault))
+        if fault is not None:
+            outcomes.recv()  # the next case writes into the same folder
 
 
 def main() -> int:

@@ -38,6 +38,7 @@ def reply(random: Random, folder: Path) -> Case:
     again when the same questions are asked once more. What it has answered rightly may not be asked again. Sometimes another
     process asks the same at the same time.
     """
+    encoder = _encoder()  # made once, which takes a while
     right = random.choice((0, 1, 2, 2, 3, 4))
     faults = [random.randrange(7) for _ in range(random.choice((1, 2, 9)))]
     by_ids, two = random.random() < 0.4, random.random() < 0.1
@@ -119,7 +120,7 @@ def reply(random: Random, folder: Path) -> Case:
         (folder / "responses.sqlite").unlink(missing_ok=True)
         with (
             patch.object(remote, "Completions", InProcess),
-            patch.object(remote, "load_encoder", lambda _: _encoder()),
+            patch.object(remote, "load_encoder", lambda _: encoder),
             patch.object(completions, "_MOST_BYTES", 1 << 22),
         ):
             if not two:

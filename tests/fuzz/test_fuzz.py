@@ -73,7 +73,7 @@ def test_the_oracle_sees_faults(
 
 
 def test_a_small_run_finds_nothing(tmp_path: Path) -> None:
-    inputs, faults = run(dict(TARGETS), seed=0, count=12, seconds=60, keep=tmp_path)
+    inputs, faults = run(dict(TARGETS), seed=0, count=12, seconds=600, keep=tmp_path)
     assert set(inputs.values()) == {12}
     assert not faults
 
@@ -83,12 +83,23 @@ def test_a_case_that_ends_the_process_is_a_fault_and_the_others_are_tried(tmp_pa
         (folder / "input").write_text("x")
         return oracle.Case((lambda: os.kill(os.getpid(), signal.SIGKILL)) if random.random() < 0.5 else int, inside=folder)
 
-    inputs, faults = run({"ends": ends}, seed=0, count=8, seconds=60, keep=tmp_path)
+    inputs, faults = run({"ends": ends}, seed=0, count=8, seconds=600, keep=tmp_path)
     assert inputs == {"ends": 8}
     ((kind, cases),) = faults.items()
     assert kind == "ends: ends the process with status -9"
     assert 1 < len(cases) < 8
     assert len(list(tmp_path.glob("ends-0-*/input"))) == 1
+
+
+def test_the_input_that_is_kept_is_the_one_that_shows_the_fault(tmp_path: Path) -> None:
+    def fails(random: Random, folder: Path) -> oracle.Case:
+        number = int((folder / "input").read_text()) + 1 if (folder / "input").exists() else 0
+        (folder / "input").write_text(str(number))
+        return oracle.Case(lambda: [][0] if number == 3 else None)
+
+    _, faults = run({"fails": fails}, seed=0, count=200, seconds=600, keep=tmp_path)
+    assert list(faults.values()) == [["0/3"]]
+    assert (tmp_path / "fails-0-3" / "input").read_text() == "3"
 
 
 @pytest.mark.slow
