@@ -126,6 +126,7 @@ def test_without_a_hub_rows_that_are_not_cached_are_not_looked_for(tmp_path: Pat
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
     hub.work_offline_if_unreachable("Owner/Name")
     assert not hub.may_have_rows("Owner/Name")
+    assert not hub.may_have_rows("a" * 5000)
     (tmp_path / "datasets" / "owner___name").mkdir(parents=True)
     assert hub.may_have_rows("Owner/Name")
     assert not hub.may_have_rows("Other/Name")

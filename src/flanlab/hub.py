@@ -24,9 +24,10 @@ _ANSWER_SECONDS = 4.0
 _TIMEOUT_VARIABLE = "HF_HUB_ETAG_TIMEOUT"
 
 
+# Paths are looked up by `os.path`, because `Path.exists` fails for names that are too long.
 def offline_hint(name: str) -> str:
     """A hint for a name that could not be read from the Hub. Empty if the Hub can be reached, or the name is a path."""
-    if Path(name).exists() or not _is_offline():
+    if os.path.exists(name) or not _is_offline():
         return ""
     why = f" ({failure})" if (failure := _find_out()) else ""
     return (
@@ -41,7 +42,7 @@ def work_offline_if_unreachable(name: str) -> bool:
     Returns:
         Whether the client works offline.
     """
-    if not Path(name).exists():
+    if not os.path.exists(name):
         _find_out()
     return _is_offline()
 
@@ -50,13 +51,13 @@ def may_have_rows(name: str) -> bool:
     """Whether a data set can be read from the Hub or may be in its client's cache. Quick: the client is not imported if not."""
     from huggingface_hub import constants
 
-    if Path(name).exists() or not _is_offline():
+    if os.path.exists(name) or not _is_offline():
         return True
     owner = name.partition("/")[0].lower()
     # The client changes names a little (SQuAD becomes s_qu_ad), so the owner must do.
     prepared = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets")
     downloaded = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}"
-    return downloaded.is_dir() or any(path.name.lower().startswith(owner) for path in prepared.glob("*"))
+    return os.path.isdir(downloaded) or any(path.name.lower().startswith(owner) for path in prepared.glob("*"))
 
 
 def _is_offline() -> bool:

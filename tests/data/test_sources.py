@@ -316,6 +316,8 @@ def test_a_mirror_is_read_by_id_config_and_split(mirror: Path, make_task: MakeTa
     [
         ({**HUB, "hub": "owner/other"}, "owner/other"),
         ({**HUB, "config": "cola"}, "owner/data (cola)"),
+        ({**HUB, "hub": "a" * 5000}, "does not have aaa"),
+        ({**HUB, "config": "a" * 5000}, "owner/data (aaa"),
     ],
 )
 def test_what_the_mirror_does_not_hold(source: dict[str, Any], told: str, mirror: Path, make_task: MakeTask) -> None:

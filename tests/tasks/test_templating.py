@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -129,6 +130,10 @@ def test_null_is_never_written_as_a_word() -> None:
     error = refusal(lambda: compile_source("Value: {{ nothing }}")(ROW))
     assert "null" in error.message
     assert compile_source("Value: {{ nothing or 'none given' }}")(ROW) == "Value: none given"
+
+
+def test_a_decimal_is_a_number_in_json() -> None:
+    assert compile_source("{{ [price] | tojson }}")({"price": Decimal("1.10")}) == "[1.10]"
 
 
 def test_nothing_random_can_be_written() -> None:

@@ -36,9 +36,11 @@ def mirror_files(name: str, hubs: Sequence[str], config: str | None, mirror: Pat
             f"There is no mirror folder at {mirror}.",
             hint=f"Correct --mirror or {MIRROR_VARIABLE}, or unset it to use the Hub.",
         )
-    folders = [folder for hub in hubs if (folder := mirror / hub / (config or "default")).is_dir()]
+    # `Path.is_dir` fails for names that are too long.
+    folders = [folder for hub in hubs if os.path.isdir(folder := mirror / hub / (config or "default"))]
     if not folders:
-        others = sorted({path.parent.name for hub in hubs for path in (mirror / hub).glob("*/*") if table_suffix(path)})
+        there = [mirror / hub for hub in hubs if os.path.isdir(mirror / hub)]
+        others = sorted({path.parent.name for folder in there for path in folder.glob("*/*") if table_suffix(path)})
         if others:
             hint = hint or f"It has the configurations {', '.join(others)}: name one (source.config, or --config)."
         raise MissingDataError(
