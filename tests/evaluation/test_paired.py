@@ -19,14 +19,17 @@ from tests.evaluation.test_results import is_right, prediction, random_predictio
 from tests.tiny import tiny_tasks
 
 
-def compared(tmp_path: Path, first: list[dict[str, Any]], second: list[dict[str, Any]], margin: float | None = None) -> Results:
+def compared(
+    tmp_path: Path, first: list[dict[str, Any]], second: list[dict[str, Any]], margin: float | None = None, **settings: Any
+) -> Results:
     """Two evaluations of one task compared, from files."""
     task = tiny_tasks(tmp_path / "tasks")[0]
     for name, predictions in (("first", first), ("second", second)):
         write(tmp_path / name / "predictions" / "plain" / "comments", predictions)
         hashes = Hashes(task="task", rows="rows")
         scored = score_task(task, {"plain": predictions}, hashes=hashes)
-        write_results(build_results([scored], {"plain": Variant(title="plain", model=name)}, name=name), tmp_path / name)
+        variants = {"plain": Variant(title="plain", model=name, settings=settings)}
+        write_results(build_results([scored], variants, name=name), tmp_path / name)
     first_side, second_side = (open_side(str(tmp_path / name)) for name in ("first", "second"))
     return compare_sides(first_side, second_side, margin=margin)
 
@@ -43,6 +46,13 @@ def test_only_common_rows_and_templates_count(tmp_path: Path) -> None:
     assert (facts.rows, facts.templates, facts.unpaired) == (4, [2], {"a": 8, "b": 10})
     # Rows 2 to 5 through template 2: the first has row 2 right, the second rows 2, 3 and 4.
     assert means(results) == {"a": 0.25, "b": 0.75}
+
+
+def test_scores_count_with_or_without_end_tokens_as_the_sides_were_asked(tmp_path: Path) -> None:
+    """The scores without the end token rank the other way round here."""
+    first, second = ([prediction(row, 1, row < right) for row in range(4)] for right in (1, 4))
+    assert means(compared(tmp_path / "with", first, second)) == {"a": 0.25, "b": 1.0}
+    assert means(compared(tmp_path / "without", first, second, end_token=False)) == {"a": 0.75, "b": 0.0}
 
 
 def test_sides_are_paired(tmp_path: Path) -> None:
