@@ -191,11 +191,15 @@ def given_unit(task: Task, table: pa.Table, templates: Sequence[int], *, only_kn
 
 
 def table_of(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """Rows as a table, with every column that one of them has.
+    """Rows as a table, with every column that one of them has; a data frame of pandas or polars as it is.
 
     Raises:
         FlanlabError: no rows, or a column with values of several types.
     """
+    if hasattr(rows, "__arrow_c_stream__"):
+        table = pa.table(rows)
+        # What pandas calls an index is no column.
+        return table.select([name for name in table.column_names if not name.startswith("__index_level_")])
     listed = [dict(row) for row in rows]
     if not listed:
         raise FlanlabError("There are no rows to answer.", hint="Give one or more rows.")
