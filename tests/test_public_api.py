@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -124,6 +126,9 @@ def test_every_number_of_exemplars_is_recorded_with_its_variant(model: Any, tmp_
         (lambda: fl.load_task("visitor_comments").render(row=99_999), "rows 0 to"),
         (lambda: fl.load_task("visitor_comments").render(template=99), "templates 1 to"),
         (lambda: fl.load_model(3), "must be a transformers model with its tokenizer, not int"),
+        (lambda: fl.load_task(pa.table({"text": ["a"]})), "A table of rows is no task yet"),  # type: ignore[arg-type]
+        (lambda: fl.evaluate(("model", "tokenizer"), "visitor_comments", rows=1), "no model that can be asked: tuple"),  # type: ignore[arg-type]
+        (lambda: fl.ask(object(), "Why?"), "no model that can be asked: object"),  # type: ignore[arg-type]
         (lambda: fl.run({"name": "broken"}), "the field `model` is missing"),
         (lambda: fl.open_run("nowhere"), "there is no such file"),
     ],
@@ -132,6 +137,21 @@ def test_mistakes_are_told_with_a_hint(call: Any, message: str) -> None:
     with pytest.raises(FlanlabError, match=message) as raised:
         call()
     assert raised.value.hint
+
+
+def test_rows_of_a_data_frame_are_answered(model: Any) -> None:
+    frame = pd.DataFrame({"comment": ["Lovely.", None, "Dull."], "ours": [1, 2, 3]}).dropna()
+    answers = fl.predict(model, "visitor_comments", frame)
+    assert answers.columns[:3] == ["row", "comment", "ours"]
+    assert answers.column("comment") == ["Lovely.", "Dull."]
+
+
+def test_models_and_wide_tables_are_shown_briefly(model: Any) -> None:
+    assert len(repr(model).splitlines()) == 1
+    wide = repr(fl.Table.from_rows([{f"column_{number}": number for number in range(20)}]))
+    assert "column_11" in wide
+    assert "column_12" not in wide
+    assert wide.endswith("... 20 columns, listed by `columns`; `select` chooses some")
 
 
 LAYERS = ("tasks", "data", "models", "training", "results", "evaluation", "experiments", "report", "ui", "cli")

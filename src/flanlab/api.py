@@ -18,7 +18,7 @@ from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments.evaluate_model import evaluate_model
 from flanlab.experiments.recipe import HABITS, Recipe, read_recipe
 from flanlab.files import check_writable
-from flanlab.models.answering import Model, Question
+from flanlab.models.answering import Model, Question, refuse_unwrapped
 from flanlab.models.completions import Endpoint
 from flanlab.models.loading import LoadedModel
 from flanlab.models.loading import load_model as load_named_model
@@ -93,6 +93,7 @@ def score(model: Model, prompt: str, options: Sequence[str], *, style: PromptSty
 
     if not options or isinstance(options, str):
         raise FlanlabError("There are no options to score.", hint='Give a list of answers, such as ["yes", "no"].')
+    refuse_unwrapped(model)
     encoded = model.encoder.encode(prompt, list(options), style)
     ((_, answer),) = model.answer([Question(encoded.prompt, encoded.answers)], 4096)
     if not answer.scores:
@@ -430,6 +431,7 @@ def _recipe_and_model(
         return content, None
     if isinstance(model, str | Path):
         return content.model_copy(update={"model": str(model)}), None
+    refuse_unwrapped(model)
     # A copy, because training changes weights in place, and the caller's model must stay the same.
     return content.model_copy(update={"model": model.name}), replace(model, model=copy.deepcopy(model.model))
 

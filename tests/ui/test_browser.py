@@ -119,7 +119,7 @@ def test_results(seen: Seen) -> None:
     page.select_option("[name=other]", "1")
     page.select_option("[name=metric]", "accuracy")
     page.click("button:text-is('Show')")
-    assert page.is_visible("text=second: tuned")
+    page.locator("td", has_text="second: tuned").first.wait_for()
     seen.check("results")
     page.locator(".heat td a").first.click()
     page.select_option("[name=flipped]", "1:tuned")

@@ -32,6 +32,15 @@ def test_scores_are_filtered(run_folders: list[Path]) -> None:
     assert len(results_tab.filtered_scores(results, template="")) == len(results.scores)
 
 
+def test_means_over_a_single_task_are_not_shown_again(run_folders: list[Path]) -> None:
+    results = fl.open_run(run_folders[0]).results
+    single = results.model_copy(update={"tasks": {TASK: results.tasks[TASK]}})
+    single = single.model_copy(update={"differences": [one for one in results.differences if one.name in (TASK, None)]})
+    assert {one.level for one in results_tab.filtered_scores(single)} == {"task"}
+    assert {one.level for one in results_tab.filtered_scores(single, level="cluster")} == {"cluster"}
+    assert {row.difference.level for row in results_tab.before_and_after(single)} == {"task"}
+
+
 def test_the_heat_map_holds_each_templates_score(run_folders: list[Path]) -> None:
     results = fl.open_run(run_folders[0]).results
     columns, rows = results_tab.heat_map(results, "tuned")

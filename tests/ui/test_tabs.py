@@ -60,7 +60,7 @@ def test_a_template_that_cannot_be_filled_in_says_so_beside_the_others(workplace
 
 def test_a_task_page_tells_lineage_licence_metrics_and_the_next_row(workplace: Workplace) -> None:
     page = tasks_tab.task_page(workplace, {"task": "visitor_comments", "row": "2"})
-    for text in ("nothing: declared", "CC0-1.0", "accuracy", "row=3", "row=1"):
+    for text in ("no other data set that it declares", "CC0-1.0", "accuracy", "row=3", "row=1"):
         assert text in page
 
 

@@ -95,7 +95,7 @@ def show_task(
         *((f"subtask {subtask}" if subtask else "from", _source(source)) for subtask, source in task.sources.items()),
         ("licence", task.licence),
         ("citation", task.citation),
-        *(("derived from", line) for line in lineage_in_words(task, ancestors) or ["nothing: declared"]),
+        *(("derived from", line) for line in lineage_in_words(task, ancestors) or ["no other data set that it declares"]),
         ("metrics", ", ".join(task.metrics)),
         ("file", str(task.path)),
     ):

@@ -173,7 +173,8 @@ def check_agreement(first: Side, second: Side) -> None:
         raise FlanlabError(
             f"{first.folder} (A) and {second.folder} (B) were not asked the same:\n"
             + "\n".join(f"  {difference}" for difference in differences),
-            hint="Evaluate both with the same tasks, rows, seed and settings."
+            hint="Evaluate both with the same tasks, rows, seed and settings. To study a setting, give both values to one"
+            " evaluation (`--options shuffled,none`): its score table has them side by side."
             + (
                 " Or compare the wordings: `flan compare --templates`." if "the task's file differs" in str(differences) else ""
             ),

@@ -197,17 +197,21 @@ def given_task(task: Task, table: pa.Table, templates: Sequence[int], *, only_kn
 
 
 def table_of(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """Rows as a table, with every column that one of them has.
+    """Rows as a table, with every column that one of them has; a data frame of pandas or polars as it is.
 
     Raises:
         FlanlabError: no rows, rows that are no mappings, or a column with values of several types.
     """
+    if hasattr(rows, "__arrow_c_stream__"):
+        table = pa.table(rows)
+        # What pandas calls an index is no column.
+        return table.select([name for name in table.column_names if not name.startswith("__index_level_")])
     try:
         listed = [dict(row) for row in rows]
     except (TypeError, ValueError) as error:
         raise FlanlabError(
             "Each row must be a dict of its columns.",
-            hint='Give a list of dicts; of a pandas DataFrame, frame.to_dict("records").',
+            hint='Give a list of dicts or a data frame.',
         ) from error
     if not listed:
         raise FlanlabError("There are no rows to answer.", hint="Give one or more rows.")

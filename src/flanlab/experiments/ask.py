@@ -16,7 +16,7 @@ from flanlab.evaluation.metrics.options import option_shares
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.setup import Setup
 from flanlab.experiments.evaluate_model import CHARACTERS_PER_TOKEN, remote_settings
-from flanlab.models.answering import Model, Question
+from flanlab.models.answering import Model, Question, refuse_unwrapped
 from flanlab.models.completions import Endpoint
 from flanlab.models.loading import load_model
 from flanlab.models.remote import RemoteModel, open_remote_model
@@ -130,6 +130,7 @@ def opened(
         FlanlabError: no such model or server, or a prompt style that the model lacks.
     """
     if not isinstance(model, str | Path):
+        refuse_unwrapped(model)
         found = model
     elif endpoint is None:
         found = load_model(str(model), dtype=settings.dtype, say=say)

@@ -15,7 +15,7 @@ from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.setup import Setup
 from flanlab.evaluation.sharding import team_in
 from flanlab.files import check_writable
-from flanlab.models.answering import Model
+from flanlab.models.answering import Model, refuse_unwrapped
 from flanlab.models.built_in import BUILT_IN_MODELS
 from flanlab.models.completions import Endpoint
 from flanlab.models.gguf import is_gguf
@@ -104,6 +104,7 @@ def evaluate_model(
         if settings.dtype == "bfloat16":
             warn_of_slow_bfloat16(loaded.model)
     else:
+        refuse_unwrapped(model)
         loaded = model
     seen = refuse_seen([one.task for one in planned], loaded.name, loaded.stamp, allow_seen)
     loaded.encoder.chat_template_args = settings.chat_template_args

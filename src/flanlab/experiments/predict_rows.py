@@ -70,8 +70,9 @@ def predict(
     Args:
         model: a name as for `load_model`, a model that it has given, or with `endpoint` a name that the server knows.
         task: answers the rows; a name, a YAML file or a task.
-        rows: a file (.csv, .tsv, .json, .jsonl, .parquet, .arrow, .feather; text also as .gz or .zst), or dicts. A column for
-            each column of the task's data, or field of the task, that the prompts show. Other columns are copied.
+        rows: a file (.csv, .tsv, .json, .jsonl, .parquet, .arrow, .feather; text also as .gz or .zst), dicts, or a data frame
+            of pandas or polars. A column for each column of the task's data, or field of the task, that the prompts show. Other
+            columns are copied.
         out: a .csv, .jsonl or .parquet file. Rows answered so far are kept beside it, and the same call resumes there. An
             earlier file is replaced when all rows are answered.
         templates: numbers of forward templates; the first forward one, where none are given. Of several, each option's

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from flanlab.data.encoding import Encoder
+from flanlab.errors import FlanlabError
 
 Scoring = Literal["log-probabilities", "generation"]
 """Options are ranked by their log-probabilities, or the model generates, and its text is compared with the options."""
@@ -62,6 +63,19 @@ class Answer:
     """The generated answer. Empty if none was asked for."""
     failed: bool = False
     """Whether the model computed NaN or infinity, so the answer is meaningless."""
+
+
+def refuse_unwrapped(model: object) -> None:
+    """Refuse an object that cannot be asked, such as a transformers model without its tokenizer.
+
+    Raises:
+        FlanlabError: says how to wrap it.
+    """
+    if not hasattr(model, "encoder"):
+        raise FlanlabError(
+            f"This is no model that can be asked: {type(model).__name__}.",
+            hint="Wrap a transformers model together with its tokenizer: fl.load_model(model, tokenizer).",
+        )
 
 
 class Model(Protocol):

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -57,12 +57,12 @@ _EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight", "wte.weight", "embed_in.
 class LoadedModel:
     """A model that is ready for scoring and packed training."""
 
-    model: PreTrainedModel
-    encoder: TextEncoder
+    model: PreTrainedModel = field(repr=False)
+    encoder: TextEncoder = field(repr=False)
     name: str
     folder: Path | None
     """Local folder, or None for a model from the Hub's cache."""
-    stamp: Mapping[str, Any] | None
+    stamp: Mapping[str, Any] | None = field(repr=False)
     """Content of flanlab.json; None for a model that was not tuned with flanlab."""
 
     @cached_property

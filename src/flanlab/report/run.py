@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -101,7 +101,7 @@ class Run:
 class Comparison:
     """Two models on the questions that both were asked: B minus A."""
 
-    results: Results
+    results: Results = field(repr=False)
     """With the variants `a` and `b`."""
 
     @property

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 _SHOWN_ROWS = 20
+_SHOWN_COLUMNS = 12
 _SHOWN_CHARACTERS = 40
 
 
@@ -92,14 +93,17 @@ class Table:
         return self.arrow.__arrow_c_stream__(requested_schema)
 
     def __repr__(self) -> str:
-        texts = [[_text(value) for value in row.values()] for row in self.arrow.slice(0, _SHOWN_ROWS).to_pylist()]
-        widths = [max(map(len, column)) for column in zip(self.columns, *texts, strict=True)]
+        shown = self.columns[:_SHOWN_COLUMNS]
+        rows = self.arrow.select(shown).slice(0, _SHOWN_ROWS).to_pylist()
+        texts = [[_text(value) for value in row.values()] for row in rows]
+        widths = [max(map(len, column)) for column in zip(shown, *texts, strict=True)]
         lines = [
-            "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in [self.columns, *texts]
+            "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in [shown, *texts]
         ]
         if len(self) > _SHOWN_ROWS:
             lines.append(f"... {len(self):,} rows")
+        if len(self.columns) > _SHOWN_COLUMNS:
+            lines.append(f"... {len(self.columns)} columns, listed by `columns`; `select` chooses some")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:

@@ -156,6 +156,12 @@ def find_tasks(
         >>> [task.name for task in fl.load_tasks("sentiment", ["sampler"])]
         ['product_reviews', 'visitor_comments']
     """
+    if hasattr(names, "__arrow_c_stream__"):
+        raise FlanlabError(
+            "A table of rows is no task yet: it has no templates.",
+            hint='Write the rows to a file, such as table.to_parquet("rows.parquet"), and make a task file for it:'
+            " `flan tasks new rows.parquet --cluster CLUSTER`.",
+        )
     given = [names] if isinstance(names, str | Path | Task) else list(names)
     found: list[Task] = []
     by_name: list[str] = []

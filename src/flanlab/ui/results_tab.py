@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from flanlab.errors import FlanlabError
 from flanlab.report.run import Run, compare
@@ -38,13 +39,18 @@ def filtered_scores(
     results: Results, *, text: str = "", variant: str = "", metric: str = "", level: str = "", template: str = MEAN
 ) -> list[Score]:
     """Rows of the score table that pass every filter; `text` is searched in the names of tasks and clusters."""
-    wanted = {"variant": variant, "metric": metric, "level": level, "template": template}
+    wanted = {"variant": variant, "metric": metric, "level": level or _only_level(results), "template": template}
     return [
         score
         for score in results.scores
         if all(not value or getattr(score, name) == value for name, value in wanted.items())
         and text.lower() in f"{score.name or ''} {score.cluster or ''}".lower()
     ]
+
+
+def _only_level(results: Results) -> Level | Literal[""]:
+    """`task` for a single task, whose means over tasks and clusters would say the same again."""
+    return "task" if len(results.tasks) == 1 else ""
 
 
 def heat_map(results: Results, variant: str) -> tuple[list[int], list[HeatRow]]:
@@ -71,6 +77,8 @@ def before_and_after(results: Results, metric: str = "") -> list[BeforeAfter]:
     headlines = {MAIN_METRIC, *headline_metrics(results)}
     rows = []
     for one in results.differences:
+        if one.level != (_only_level(results) or one.level):
+            continue
         main = {results.tasks[one.name or ""].main_metric} if one.level == "task" else headlines
         if one.metric not in ({metric} if metric else main):
             continue

@@ -84,7 +84,7 @@ def task_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
         "from": "; ".join(dict.fromkeys(origin(source) for source in task.sources.values())),
         "licence": task.licence,
         "citation": task.citation,
-        "derived from": "\n".join(lineage_in_words(task, workplace.ancestors)) or "nothing: declared",
+        "derived from": "\n".join(lineage_in_words(task, workplace.ancestors)) or "no other data set that it declares",
         "metrics": ", ".join(task.metrics),
         "file": str(task.path),
     }
