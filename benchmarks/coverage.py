@@ -5,6 +5,7 @@ score comes from a normal variable that is the sum of what its template, its row
 made by the functions that flanlab uses. The truth is the mean over all wordings and rows; with one template, that over rows.
 
     python benchmarks/coverage.py --csv docs/results/coverage.csv
+    python benchmarks/coverage.py --read docs/results/coverage.csv
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from flanlab.results.intervals import (
 )
 from flanlab.results.layout import Variance, mean_variance, seed_variance, total
 from flanlab.results.power import shown_in_turns
+from flanlab.results.statistics import ONE_TEMPLATE, caution, mean_note
 
 Floats = NDArray[np.float64]
 
@@ -172,8 +174,9 @@ def matthews() -> Kind:
 def bleu_of(sums: Floats) -> Floats:
     """Corpus BLEU of lengths, counts and totals as flanlab keeps them, where some n-gram of each order is found."""
     system, reference, counts, totals = sums[..., 0], sums[..., 1], sums[..., 2:6], sums[..., 6:]
-    precision = np.log(np.maximum(counts, 1e-3) / np.maximum(totals, 1e-3)).mean(axis=-1)
-    value: Floats = np.exp(precision + np.minimum(0.0, 1 - reference / np.maximum(system, 1e-3)))
+    one, two, three, four = np.moveaxis(np.maximum(counts, 1e-3) / np.maximum(totals, 1e-3), -1, 0)
+    value: Floats = np.sqrt(np.sqrt(one * two * three * four))  # the geometric mean; logarithms take three times as long
+    value *= np.exp(np.minimum(0.0, 1 - reference / np.maximum(system, 1e-3)))
     return value
 
 
@@ -226,8 +229,11 @@ class Sample:
         self._kind, self._shown, self._spread = kind, shown, spread
         self._generator, self._repetitions = generator, repetitions
         templates, rows = shown.shape
+        # Only answers to rows that a template is shown are drawn: of each template these rows come first here.
+        self._rows_of = np.argsort(-shown, axis=1, kind="stable")[:, : int(shown.sum(axis=1).max())]
+        self._kept = np.take_along_axis(shown, self._rows_of, axis=1)
         self._row = self._normal(spread.row, 1, rows)
-        self._constants = generator.random((repetitions, 1, rows, 2))
+        self._constants = generator.random((repetitions, rows, 2))[:, self._rows_of]
         self._template = self._normal(spread.template, templates, 1)
         # With one template the truth is that of this template, and the two models are equally good at it.
         self._model_template = spread.model_template if templates > 1 else 0.0
@@ -241,24 +247,26 @@ class Sample:
         templates, rows = self._shown.shape
         spread = self._spread
         shift = self._template + self._normal(self._model_template, templates, 1)
-        row = self._row + self._normal(spread.model_row, 1, rows)
-        scores, values = [], []
-        for _ in range(seeds):
+        row = (self._row + self._normal(spread.model_row, 1, rows))[:, 0, self._rows_of]
+        values = np.zeros((self._repetitions, seeds, templates, rows))
+        scores = []
+        for seed in range(seeds):
             place = self._kind.centre + shift + row
             if seeds > 1:
                 place = place + self._normal(spread.seed, 1, 1) + self._normal(spread.seed_template, templates, 1)
-            statistics = self._kind.draw(partial(self._answers, place), self._constants) * self._shown[..., None]
+            statistics = self._kind.draw(partial(self._answers, place), self._constants) * self._kept[..., None]
             if self._kind.combine is None:
-                scores.append(statistics[..., 0].sum(axis=-1) / self._shown.sum(axis=1))
-                values.append(statistics[..., 0])
+                scores.append(statistics[..., 0].sum(axis=-1) / self._kept.sum(axis=1))
+                found = statistics[..., 0]
             else:
                 scores.append(self._kind.combine(statistics.sum(axis=-2)))
-                values.append(additive_pseudo_values(self._kind.combine, statistics, self._shown))
+                found = additive_pseudo_values(self._kind.combine, statistics, self._kept)
+            np.put_along_axis(values[:, seed], self._rows_of[None], found, axis=-1)
         truth = self._truth(shift, float(np.hypot(spread.seed, spread.seed_template)) if seeds > 1 else 0.0)
-        return np.stack(scores, axis=1).mean(axis=(1, 2)), np.stack(values, axis=1), truth
+        return np.stack(scores, axis=1).mean(axis=(1, 2)), values, truth
 
     def _answers(self, place: Floats) -> Floats:
-        return place + self._normal(self._spread.noise, *self._shown.shape)
+        return place + self._normal(self._spread.noise, *self._kept.shape)
 
     def _truth(self, shift: Floats, seed_spread: float) -> Floats:
         """Score over all rows and seeds, and over all templates where there are several; [repetitions]."""
@@ -279,6 +287,8 @@ class Simulated(NamedTuple):
     value: Floats
     variance: Variance
     truth: Floats
+    to_bound: Floats
+    """How far the score, or the nearer of two, is from its nearer bound, as a share of the distance between these."""
     wins: Floats
     losses: Floats
 
@@ -293,15 +303,17 @@ def simulate(
         sample = Sample(kind, shown, min(chunk, repetitions - start), generator, spread)
         one, other, seeds, seeds_too = sample.model(1), sample.model(1), sample.model(SEEDS), sample.model(SEEDS)
         quantities = {
-            ONE_MODEL: one,
-            DIFFERENCE: _minus(other, one),
-            "mean over seeds": seeds,
-            "difference of means over seeds": _minus(seeds_too, seeds),
+            ONE_MODEL: (one, one),
+            DIFFERENCE: (other, one),
+            "mean over seeds": (seeds, seeds),
+            "difference of means over seeds": (seeds_too, seeds),
         }
-        for name, (value, values, truth) in quantities.items():
+        for name, both in quantities.items():
+            value, values, truth = _minus(*both) if "difference" in name else both[0]
+            to_bound = np.minimum(*(_to_bound(kind, score) for score, _, _ in both))
             through_one = values[:, 0, 0]
             wins, losses = ((sign * through_one > 0).sum(axis=-1).astype(float) for sign in (1, -1))
-            found.setdefault(name, []).append(Simulated(value, seed_variance(values, shown), truth, wins, losses))
+            found.setdefault(name, []).append(Simulated(value, seed_variance(values, shown), truth, to_bound, wins, losses))
     return {name: _joined(chunks) for name, chunks in found.items()}
 
 
@@ -310,12 +322,16 @@ def _minus(one: tuple[Floats, ...], other: tuple[Floats, ...]) -> tuple[Floats, 
     return value, values, truth
 
 
+def _to_bound(kind: Kind, score: Floats) -> Floats:
+    low, high = kind.bounds
+    nearer: Floats = np.minimum(score - low, high - score) / (high - low)
+    return nearer
+
+
 def _joined(chunks: Sequence[Simulated]) -> Simulated:
     variance = Variance(*(np.concatenate(parts) for parts in zip(*(one.variance for one in chunks), strict=True)))
-    value, truth, wins, losses = (
-        np.concatenate(parts) for parts in zip(*((one.value, one.truth, one.wins, one.losses) for one in chunks), strict=True)
-    )
-    return Simulated(value, variance, truth, wins, losses)
+    value, _, *others = zip(*chunks, strict=True)
+    return Simulated(np.concatenate(value), variance, *map(np.concatenate, others))
 
 
 @dataclass(frozen=True)
@@ -332,6 +348,8 @@ class Result:
     """Mean width over 3.92 times the true standard error."""
     false_alarms: float | None
     """Share of p-values below 0.05 where there is no difference."""
+    marked: float
+    """Share of intervals that have a note which says that they may hold the truth more or less often."""
     repetitions: int
 
 
@@ -340,7 +358,8 @@ def measure(
 ) -> list[Result]:
     """All quantities of one cell."""
     generator = np.random.default_rng([seed, KINDS.index(kind), templates, rows, PER_ROW[design]])
-    found = simulate(kind, shown_cells(templates, rows, design), repetitions, generator, spread)
+    shown = shown_cells(templates, rows, design)
+    found = simulate(kind, shown, repetitions, generator, spread)
     results = []
     for name, one in found.items():
         binary = name == DIFFERENCE and kind.binary and templates == 1
@@ -349,15 +368,21 @@ def measure(
             held = paired_binary_interval(one.wins, one.losses, rows), paired_binary_p_value(one.wins, one.losses)
         else:
             held = _interval(kind, name, one, rows)
-        results.append(_result(kind, templates, rows, design, name, one, *held))
+        notes = [_note(kind, name, shown, to_bound) for to_bound in one.to_bound]
+        results.append(_result(kind, templates, rows, design, name, one, *held, notes))
         if name in (ONE_MODEL, DIFFERENCE):
             # Several tasks at a time, out of all that were simulated.
             picks = np.stack([generator.permutation(repetitions) for _ in range(TASKS)])
             variance = mean_variance(Variance(*(part[picks] for part in one.variance)), np.full(TASKS, 1 / TASKS))
-            tasks = Simulated(one.value[picks].mean(axis=0), variance, one.truth[picks].mean(axis=0), one.wins, one.losses)
+            tasks = one._replace(value=one.value[picks].mean(axis=0), variance=variance, truth=one.truth[picks].mean(axis=0))
             held = _interval(kind, name, tasks, TASKS * rows)
-            results.append(_result(kind, templates, rows, design, f"{name}, mean over tasks", tasks, *held))
+            note = mean_note([_note(kind, name, shown, np.inf)] * TASKS)
+            results.append(_result(kind, templates, rows, design, f"{name}, mean over tasks", tasks, *held, [note]))
     return results
+
+
+def _note(kind: Kind, name: str, shown: Floats, to_bound: float) -> str:
+    return caution(shown, SEEDS if "seeds" in name else 1, to_bound, correlation=kind.bounds[0] < 0)
 
 
 def _interval(kind: Kind, name: str, one: Simulated, units: int) -> tuple[Interval, Floats | None]:
@@ -383,12 +408,14 @@ def _result(
     one: Simulated,
     interval: Interval,
     p_values: Floats | None,
+    notes: Sequence[str],
 ) -> Result:
     held = (interval.low <= one.truth + 1e-12) & (one.truth - 1e-12 <= interval.high)
     ideal = 2 * float(critical(np.inf)) * (one.value - one.truth).std()
     alarms = None if p_values is None else float((p_values < 1 - LEVEL).mean())
     width = float((interval.high - interval.low).mean() / ideal)
-    return Result(kind.name, design, templates, rows, name, float(held.mean()), width, alarms, len(held))
+    marked = float(np.mean([note not in ("", ONE_TEMPLATE) for note in notes]))
+    return Result(kind.name, design, templates, rows, name, float(held.mean()), width, alarms, marked, len(held))
 
 
 def main() -> None:
@@ -399,7 +426,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="*", default=ROWS)
     parser.add_argument("--templates", type=int, nargs="*", default=TEMPLATES)
     parser.add_argument("--metrics", nargs="*", default=[kind.name for kind in KINDS])
+    parser.add_argument("--read", type=Path, help="print what a table says, and simulate nothing")
     arguments = parser.parse_args()
+    if arguments.read:
+        report(read(arguments.read))
+        return
     started = time.perf_counter()
     results: list[Result] = []
     chosen = [kind for kind in KINDS if kind.name in arguments.metrics]
@@ -413,36 +444,79 @@ def main() -> None:
 
 
 def report(results: Sequence[Result]) -> None:
-    """Print the share of cells within the limits, and those beyond."""
-    print(f"{'quantity':42} {'cells':>5} {'within':>7} {'lowest':>7} {'highest':>8} {'width':>6} {'alarms':>7}")
-    for quantity in dict.fromkeys(result.quantity for result in results):
-        chosen = [result for result in results if result.quantity == quantity]
-        covers = np.array([result.coverage for result in chosen])
-        alarms = [result.false_alarms for result in chosen if result.false_alarms is not None]
-        print(
-            f"{quantity:42} {len(chosen):5} {np.mean((covers >= LOW) & (covers <= HIGH)):7.0%} {covers.min():7.1%}"
-            f" {covers.max():8.1%} {np.median([result.width for result in chosen]):6.2f}"
-            + (f" {max(alarms):7.1%}" if alarms else "")
-        )
-    print("\nbeyond 93.5 % to 96.5 %:")
+    """Print how many cells lie within the limits, and those beyond."""
+    print(f"{'':42} {'cells':>5} {'within':>6} {'lowest':>7} {'highest':>8} {'width':>6} {'alarms':>7}")
+    for group in (quantity_of, metric_and_design_of, mark_of):
+        for name in dict.fromkeys(map(group, results)):
+            chosen = [result for result in results if group(result) == name]
+            covers = [result.coverage for result in chosen]
+            alarms = [result.false_alarms for result in chosen if result.false_alarms is not None]
+            print(
+                f"{name:42} {len(chosen):5} {sum(map(is_within, chosen)):6} {min(covers):7.1%} {max(covers):8.1%}"
+                f" {np.median([result.width for result in chosen]):6.2f}" + (f" {max(alarms):7.1%}" if alarms else "")
+            )
+        print()
+    print("beyond 93.5 % to 96.5 %:")
     for result in results:
-        if not LOW <= result.coverage <= HIGH:
+        if not is_within(result):
             print(
                 f"{result.metric:14} {result.templates:2} x {result.rows:4} {result.design:3} {result.quantity:32}"
-                f" {result.coverage:6.1%} width {result.width:5.2f}"
+                f" {result.coverage:6.1%} width {result.width:5.2f} {mark_of(result)}"
             )
+
+
+def is_within(result: Result) -> bool:
+    """Whether a cell's coverage lies within the limits."""
+    return LOW <= result.coverage <= HIGH
+
+
+def quantity_of(result: Result) -> str:
+    """What a cell is about."""
+    return result.quantity
+
+
+def metric_and_design_of(result: Result) -> str:
+    """How a cell's rows are asked and scored."""
+    return f"{result.metric}, {result.design}"
+
+
+def mark_of(result: Result) -> str:
+    """Whether a report tells of most such intervals that they may hold the truth more or less often."""
+    return "marked" if result.marked > 0.5 else "not marked"
+
+
+COLUMNS = ("metric", "design", "templates", "rows", "quantity")
+
+
+def read(path: Path) -> list[Result]:
+    """The table that `write` wrote."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            Result(
+                row["metric"],
+                row["design"],
+                int(row["templates"]),
+                int(row["rows"]),
+                row["quantity"],
+                float(row["coverage"]),
+                float(row["width_over_ideal"]),
+                float(row["false_alarms"]) if row["false_alarms"] else None,
+                float(row["marked"]),
+                int(row["repetitions"]),
+            )
+            for row in csv.DictReader(file)
+        ]
 
 
 def write(results: Sequence[Result], path: Path) -> None:
     """Write the table."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        columns = ("metric", "design", "templates", "rows", "quantity")
-        writer.writerow([*columns, "coverage", "width_over_ideal", "false_alarms", "repetitions"])
+        writer.writerow([*COLUMNS, "coverage", "width_over_ideal", "false_alarms", "marked", "repetitions"])
         for one in results:
             alarms = "" if one.false_alarms is None else f"{one.false_alarms:.4f}"
-            numbers = (f"{one.coverage:.4f}", f"{one.width:.3f}", alarms, one.repetitions)
-            writer.writerow([*(getattr(one, column) for column in columns), *numbers])
+            numbers = (f"{one.coverage:.4f}", f"{one.width:.3f}", alarms, f"{one.marked:.2f}", one.repetitions)
+            writer.writerow([*(getattr(one, column) for column in COLUMNS), *numbers])
 
 
 if __name__ == "__main__":

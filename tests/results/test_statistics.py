@@ -285,7 +285,11 @@ def test_notes_say_where_simulation_finds_other_than_95_percent() -> None:
     values = np.random.default_rng(14).random((10, 90))
     assert estimate(grid_of(values)).note == ""
     assert estimate(grid_of(values[:3])).note == FEW_TEMPLATES
-    assert estimate(grid_of(values, turns(10, 90))).note == FEW_ROWS
+    few = grid_of(values, turns(10, 90))
+    assert estimate(few).note == "", "a mean over rows"
+    correlated = estimate(replace(few, metric=Mean(bounds=(-1.0, 1.0))))
+    assert correlated.note == mean_of([correlated] * 2).note == FEW_ROWS
+    assert mean_of([correlated, estimate(few)]).note == ""
     assert estimate([grid_of(values)] * 3).note == FEW_SEEDS
     assert difference(grid_of(values), grid_of(values[::-1] ** 0.01)).note == NEAR_BOUND
     assert estimate(grid_of(values[:1] ** 0.01)).note == f"{ONE_TEMPLATE}; {NEAR_BOUND}"

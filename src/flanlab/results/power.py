@@ -120,7 +120,8 @@ def planned(found: Components, shown: Floats, seeds: int = 1) -> Difference:
     if why:
         variance, note = layout.UNKNOWN, f"cannot be estimated: {why}"
     else:
-        variance, note = _variance_over_seeds(found, shown, seeds), caution(shown, seeds, np.inf)
+        variance = _variance_over_seeds(found, shown, seeds)
+        note = caution(shown, seeds, np.inf, correlation=found.bounds[1] > 1)
     return difference_of(0.0, variance, found.bounds, shown.shape[1], note)
 
 

@@ -31,7 +31,7 @@ ONE_UNIT = "cannot be estimated: too few rows"
 NO_VARIANCE = "no row differs: the interval is that of as many 0/1 scores"
 ONE_TEMPLATE = "one template: over rows alone"
 FEW_TEMPLATES = "two or three templates: very wide, often wider than need be"
-FEW_ROWS = "fewer than ten rows for each template: wider than need be"
+FEW_ROWS = "a correlation of fewer than ten rows for each template: wider than need be"
 FEW_SEEDS = "two to four seeds: wider than need be"
 NEAR_BOUND = "so few rows differ from the rest that the interval is wider than need be"
 _NAN = float("nan")
@@ -116,8 +116,9 @@ def estimate(grid: ScoreGrid | Sequence[ScoreGrid]) -> Estimate:
     values = np.stack([one.pseudo_values() for one in grids])
     mean = float(np.mean([one.mean() for one in grids]))
     variance = seed_variance(values, shown)
-    note = caution(shown, len(grids), _distance_to_bound(mean, grids[0]))
-    found = _bounded(mean, variance, grids[0].metric.bounds, shown.shape[1], note)
+    bounds = grids[0].metric.bounds
+    note = caution(shown, len(grids), _distance_to_bound(mean, grids[0]), correlation=bounds[0] < 0)
+    found = _bounded(mean, variance, bounds, shown.shape[1], note)
     parts = variance_parts(grids) if len(grids) > 1 else {}
     return replace(found, seeds=len(grids), parts=parts if np.isfinite(list(parts.values())).all() else {})
 
@@ -149,7 +150,7 @@ def difference(first: ScoreGrid | Sequence[ScoreGrid], second: ScoreGrid | Seque
     value = float(np.mean([after.mean() - before.mean() for before, after in zip(*cells, strict=True)]))
     variance = seed_variance(other - one, shown)
     nearest = min(_distance_to_bound(grid.mean(), grid) for grids in cells for grid in grids)
-    note = _left_out(firsts, seconds, shown) or caution(shown, len(one), nearest)
+    note = _left_out(firsts, seconds, shown) or caution(shown, len(one), nearest, correlation=bounds[0] < 0)
     wins, losses, ties = _by_unit(cells[0][0], cells[1][0]) if len(one) == 1 else (None, None, None)
     if shown.size > 1 and _is_binary_through_one(one) and _is_binary_through_one(other):
         # Pseudo-values are 0 and 1 but for rounding, which must not break ties.
@@ -369,17 +370,23 @@ def _distance_to_bound(mean: float, grid: ScoreGrid) -> float:
     return min(mean - low, high - mean) / (high - low)
 
 
-def caution(shown: Floats, seeds: int, to_bound: float) -> str:
+def caution(shown: Floats, seeds: int, to_bound: float, *, correlation: bool) -> str:
     """What a reader must know: that other wordings are left out, or that simulation finds such intervals other than 95 %."""
     templates, units = shown.shape
     cautions = (
         (templates == 1, ONE_TEMPLATE),
         (1 < seeds < 5, FEW_SEEDS),
         (1 < templates < 4, FEW_TEMPLATES),
-        (templates > 1 and shown.sum(axis=1).min() < 10, FEW_ROWS),
+        (correlation and templates > 1 and shown.sum(axis=1).min() < 10, FEW_ROWS),
         (units * to_bound <= 5, NEAR_BOUND),
     )
     return "; ".join(note for holds, note in cautions if holds)
+
+
+def mean_note(notes: Sequence[str]) -> str:
+    """Of a mean over tasks: why it cannot be estimated; or what holds for every task and matters to means too."""
+    cannot = next((note for note in notes if "cannot be estimated" in note), "")
+    return cannot or (FEW_ROWS if all(FEW_ROWS in note for note in notes) else "")
 
 
 def _left_out(firsts: Sequence[ScoreGrid], seconds: Sequence[ScoreGrid], shown: Floats) -> str:
@@ -391,10 +398,10 @@ def _left_out(firsts: Sequence[ScoreGrid], seconds: Sequence[ScoreGrid], shown: 
 def _together(
     weights: Sequence[float] | None, parts: Sequence[Estimate] | Sequence[Difference]
 ) -> tuple[Variance, tuple[float, float], int, str]:
-    """Of a weighted mean: its variance, bounds, units, and the note of a part that cannot be estimated."""
+    """Of a weighted mean: its variance, bounds, units, and note."""
     variances = Variance(*(np.array(part) for part in zip(*(one.variance for one in parts), strict=True)))
     low, high = (_weighted(weights, [one.bounds[end] for one in parts]) for end in (0, 1))
-    note = next((one.note for one in parts if np.isnan(one.standard_error)), "")
+    note = mean_note([one.note for one in parts])
     return mean_variance(variances, _shares(weights, len(parts))), (low, high), sum(one.units for one in parts), note
 
 
