@@ -365,7 +365,7 @@ def power(
     """
     from flanlab.experiments.cost import run_prices
     from flanlab.experiments.power import averaged, cheapest_designs, components_for, detectable_table
-    from flanlab.experiments.recipe import make_mixture, make_plan, plan_test_tasks
+    from flanlab.experiments.recipe import make_mixture, make_plan, plan_test_units
     from flanlab.experiments.run import prompt_styles
     from flanlab.training.trainer import examples_per_step
 
@@ -374,8 +374,8 @@ def power(
             "`seeds` is at least 1, and `detect` lies between 0 and 1.", hint="Three points are 0.03 (--detect 3)."
         )
     plan = make_plan(as_recipe(recipe), RowReader(None if mirror is None else Path(mirror)))
-    planned = plan_test_tasks(plan)
-    asked = averaged(plan, planned)
+    units = plan_test_units(plan)
+    asked = averaged(plan, units)
     places = [pilot] if isinstance(pilot, str | Path) else pilot
     known = components_for([one.task for one in asked], [str(place) for place in places])
     if detect is None:
@@ -383,8 +383,8 @@ def power(
     loaded = load_named_model(plan.recipe.model, say=say)
     mixture = make_mixture(plan)
     per_step = examples_per_step(mixture, loaded.encoder, plan.recipe.training)
-    styles = prompt_styles(loaded, [one.task for one in planned])
-    return cheapest_designs(asked, known, detect, run_prices(plan, loaded, planned, mixture, per_step, styles))
+    styles = prompt_styles(loaded, [unit.task for unit in units])
+    return cheapest_designs(asked, known, detect, run_prices(plan, loaded, units, mixture, per_step, styles))
 
 
 def as_recipe(recipe: str | Path | Mapping[str, Any] | Recipe) -> Recipe:

@@ -64,21 +64,21 @@ def lm_eval(
     settings = EvaluationSettings(rows=rows, split=as_split(split))
     found = load_collections(tasks or list(BUILT_IN_COLLECTIONS))
     chosen = select_tasks(found, names) if names else [task for task in found if task.has_split(settings.split)]
-    planned = []
+    units = []
     for task in (subtask for whole in chosen for subtask in whole.evaluated_subtasks(settings.split)):
         try:
-            planned.append(plan_task(task, load_rows(task, settings.split, mirror), settings, seed=0))
+            units.append(plan_task(task, load_rows(task, settings.split, mirror), settings, seed=0))
         except MissingDataError as error:
             # Without names: all tasks whose rows are available. A task that is named must be available.
             if names:
                 raise
             say(f"{task.name}: left out. {error.message}")
-    if not planned:
+    if not units:
         raise FlanlabError(
             "No task's rows are available.",
             hint="Check that the Hub can be reached, or name a folder with the rows with --mirror.",
         )
-    facts = export_lm_eval(planned, settings, 0, out)
+    facts = export_lm_eval(units, settings, 0, out)
     if as_json:
         typer.echo(json.dumps(facts))
         return

@@ -18,19 +18,19 @@ from flanlab.training.precision import vocabulary_share
 def announce(
     plan: Plan,
     loaded: LoadedModel,
-    planned: Sequence[PlannedTask],
-    dev_planned: Sequence[PlannedTask],
+    units: Sequence[PlannedTask],
+    dev_units: Sequence[PlannedTask],
     mixture: Mixture,
     per_step: int,
     styles: Sequence[PromptStyle],
 ) -> None:
     """Say what will be done and about how long it takes on this machine."""
     training = plan.recipe.training
-    dev = sum(len(one.pairs) for one in dev_planned)
-    prices = run_prices(plan, loaded, planned, mixture, per_step, styles)
+    dev = sum(len(unit.pairs) for unit in dev_units)
+    prices = run_prices(plan, loaded, units, mixture, per_step, styles)
     arms = prices.arms
-    questions = (sum(len(one.pairs) for one in planned) + dev) * arms["instruction"]
-    before = sum(len(one.asked(style)) * count for one in planned for style, count in arms.items())
+    questions = (sum(len(unit.pairs) for unit in units) + dev) * arms["instruction"]
+    before = sum(len(unit.asked(style)) * count for unit in units for style, count in arms.items())
     before += dev * sum(count for style, count in arms.items() if style != "baseline")
     held_out = ", ".join(cluster.label for cluster in plan.split.hold_out.clusters) or "nothing"
     examples = per_step * training.steps
@@ -47,7 +47,7 @@ def announce(
         if reason != "held out":
             say(f"  left out    {name}: {reason}")
     say(f"  evaluates   {before} questions before tuning ({', '.join(styles)} prompts) and {questions} after")
-    say(f"  detects     {detects(averaged(plan, planned))}")
+    say(f"  detects     {detects(averaged(plan, units))}")
     say(f"  takes       about {clock(prices.training)} to train and {clock(test_seconds)} to evaluate on this machine")
 
 

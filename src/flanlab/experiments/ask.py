@@ -103,13 +103,13 @@ def ask(
     if question is not None and (row or template is not None):
         raise FlanlabError("A text has no fields and no template.", hint="Name the task that they are of, or leave them out.")
     style: PromptStyle = "chat" if chat else "instruction"
-    given = None
+    unit = None
     if task is not None:
-        given = given_row(task if isinstance(task, Task) else find_task(task, collections), row or {}, template)
+        unit = row_unit(task if isinstance(task, Task) else find_task(task, collections), row or {}, template)
     settings = EvaluationSettings(pmi=False)
     with tempfile.TemporaryDirectory() as folder, opened(model, endpoint, settings, seed, style, Path(folder)) as setup:
-        if given is not None:
-            return _ask_row(setup, given)
+        if unit is not None:
+            return _ask_unit(setup, unit)
         return _ask_text(setup, question or "", history, new_tokens)
 
 
@@ -147,7 +147,7 @@ def opened(
             found.completions.close()
 
 
-def given_row(task: Task, row: Mapping[str, Any], template: int | None) -> GivenTask:
+def row_unit(task: Task, row: Mapping[str, Any], template: int | None) -> GivenTask:
     """One row of a task, ready to be asked: looked at before a model is loaded.
 
     Raises:
@@ -156,8 +156,8 @@ def given_row(task: Task, row: Mapping[str, Any], template: int | None) -> Given
     return given_task(task, table_of([row]), [] if template is None else [template], only_known=True)
 
 
-def _ask_row(setup: Setup, given: GivenTask) -> ModelAnswer:
-    [[(asked, answer)]] = ask_rows(setup, given, [0])
+def _ask_unit(setup: Setup, unit: GivenTask) -> ModelAnswer:
+    [[(asked, answer)]] = ask_rows(setup, unit, [0])
     ranked = []
     if asked.example.options and answer.scores:
         scores = counted_scores(setup, answer)

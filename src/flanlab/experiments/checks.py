@@ -18,7 +18,7 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation.evaluate import plan_dev_tasks
 from flanlab.evaluation.planning import PlannedTask
 from flanlab.evaluation.predict import refuse_seen
-from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, divide, make_mixture, plan_rows, plan_test_tasks
+from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, divide, make_mixture, plan_rows, plan_test_units
 from flanlab.experiments.run_folder import FINISHED_FILE, RECIPE_FILE, SECONDS_FILE
 from flanlab.files import check_writable, existing_part
 from flanlab.models.loading import LoadedModel, load_encoder
@@ -51,8 +51,8 @@ class Prepared:
     """Examples of a step."""
     dev: DevExamples
     """What the loss is measured on while training."""
-    planned: Sequence[PlannedTask]
-    dev_planned: Sequence[PlannedTask]
+    units: Sequence[PlannedTask]
+    dev_units: Sequence[PlannedTask]
     """Both are empty where nothing is evaluated."""
 
 
@@ -116,8 +116,8 @@ def prepare(
     encoder = load_encoder(recipe.model, say=say) if model is None else model.encoder
     dev = make_dev_examples(plan, encoder, rows)
     per_step = check_examples(plan, encoder, _config(recipe, model), dev)
-    planned = plan_test_tasks(plan) if evaluates else []
-    return Prepared(plan, per_step, dev, planned, plan_dev_tasks(planned, recipe.evaluation, recipe.seed, rows))
+    units = plan_test_units(plan) if evaluates else []
+    return Prepared(plan, per_step, dev, units, plan_dev_tasks(units, recipe.evaluation, recipe.seed, rows))
 
 
 def are_near(split: HoldOutSplit, rows: RowReader) -> bool:

@@ -19,7 +19,7 @@ from flanlab.experiments.cells import SEED_MARK, Ablation, Cell, with_seeds
 from flanlab.experiments.claims_power import ClaimDesign
 from flanlab.experiments.paper_claims import CLAIMS, Claim
 from flanlab.experiments.power import Asked, asked_of, components_for
-from flanlab.experiments.recipe import Plan, Recipe, plan_test_tasks, read_recipe
+from flanlab.experiments.recipe import Plan, Recipe, plan_test_units, read_recipe
 from flanlab.experiments.sweep import Planner
 from flanlab.experiments.sweep_file import is_done
 from flanlab.files import write_text
@@ -190,7 +190,7 @@ def _design(claim: Claim, grid: Ablation, planner: Planner, pilot: Sequence[str]
     def asked(cell: str) -> list[Asked]:
         plan = planner.plan(recipes[cell])
         held_out = {task.name for task in plan.split.test}
-        return [asked_of(one) for one in plan_test_tasks(plan) if one.task.name in held_out]
+        return [asked_of(unit) for unit in plan_test_units(plan) if unit.task.name in held_out]
 
     parts = [(part, [asked(next(iter(weights))) for weights in part.sums]) for part in claim.parts(list(recipes))]
     known = components_for([one.task for _, sums in parts for tasks in sums for one in tasks], pilot)

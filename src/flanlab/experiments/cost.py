@@ -48,10 +48,10 @@ def training_speed(loaded: LoadedModel, settings: TrainingSettings, scoring: flo
     return scoring / _TRAINING_COST
 
 
-def mean_question_length(planned: Sequence[PlannedTask], recipe: Recipe, loaded: LoadedModel) -> float:
-    """Tokens of a question with its options, on average over some of each task."""
+def mean_question_length(units: Sequence[PlannedTask], recipe: Recipe, loaded: LoadedModel) -> float:
+    """Tokens of a question with its options, on average over some of each unit."""
     setup = Setup(loaded, recipe.evaluation, recipe.seed)
-    lengths = [ask(setup, one, *pair).length for one in planned for pair in one.pairs[:20]]
+    lengths = [ask(setup, unit, *pair).length for unit in units for pair in unit.pairs[:20]]
     return sum(lengths) / len(lengths)
 
 
@@ -70,7 +70,7 @@ class Prices:
 def run_prices(
     plan: Plan,
     loaded: LoadedModel,
-    planned: Sequence[PlannedTask],
+    units: Sequence[PlannedTask],
     mixture: Mixture,
     per_step: int,
     styles: Sequence[PromptStyle],
@@ -80,6 +80,6 @@ def run_prices(
     tokens = per_step * recipe.training.steps * mixture.mean_length(loaded.encoder, 200)
     return Prices(
         tokens / training_speed(loaded, recipe.training, speed) / world_size(),
-        mean_question_length(planned, recipe, loaded) * ANSWERING_COST / speed / world_size(),
+        mean_question_length(units, recipe, loaded) * ANSWERING_COST / speed / world_size(),
         {style: len(recipe.evaluation.arms(style)) for style in styles},
     )

@@ -91,8 +91,8 @@ def evaluate_model(
         tasks, skipped = with_rows(tasks, settings, rows)
         for name, reason in skipped.items():
             say(f"Skipped {name}: {reason}")
-    planned = plan_tasks(tasks, settings, seed, rows)
-    dev_planned = plan_dev_tasks(planned, settings, seed, rows)
+    units = plan_tasks(tasks, settings, seed, rows)
+    dev_units = plan_dev_tasks(units, settings, seed, rows)
     loaded: Model
     if endpoint is not None:
         if settings.dtype != "auto":
@@ -106,7 +106,7 @@ def evaluate_model(
     else:
         refuse_unwrapped(model)
         loaded = model
-    seen = refuse_seen([one.task for one in planned], loaded.name, loaded.stamp, allow_seen)
+    seen = refuse_seen([unit.task for unit in units], loaded.name, loaded.stamp, allow_seen)
     loaded.encoder.chat_template_args = settings.chat_template_args
     for style in styles:
         loaded.encoder.encode("", [], style)  # refuses a style that the model lacks, before anything is computed
@@ -116,23 +116,23 @@ def evaluate_model(
         for arm in settings.arms(style):
             name, title = variant_of(style, f"{style} prompt", arm, settings, style, plain_shots=0)
             setup = Setup(loaded, arm, seed, style, name, title)
-            evaluate(setup, planned, dev_planned, folder)
+            evaluate(setup, units, dev_units, folder)
             setups.append(setup)
             variants[name] = setup.variant(model=(named or {}).get("model", loaded.name))
     if isinstance(loaded, RemoteModel):
         loaded.completions.close()
     if not team.speaks:
         return None
-    kept = keep_earlier(folder, setups, planned, dev_planned)
+    kept = keep_earlier(folder, setups, units, dev_units)
     if kept.variants or kept.tasks:
         stay = [*kept.variants, *(task.name for task in kept.tasks)]
         say(f"Also in the results, from an earlier evaluation in {folder}: {', '.join(stay)}.")
     for why in dict.fromkeys(kept.dropped.values()):
         gone = ", ".join(name for name, reason in kept.dropped.items() if reason == why)
         say(f"No longer in the results: {gone} ({why}). Name another --out folder to keep both.")
-    clusters = {cluster.value for one in planned for cluster in one.task.clusters}
+    clusters = {cluster.value for unit in units for cluster in unit.task.clusters}
     results = score_tasks(
-        planned,
+        units,
         settings,
         {**variants, **kept.variants},
         folder,
@@ -144,7 +144,7 @@ def evaluate_model(
         notes=list(
             dict.fromkeys(
                 [
-                    *_notes(loaded, planned),
+                    *_notes(loaded, units),
                     *(f"Seen: {one}, since {why}." for one, why in seen.items()),
                     *(f"{_SKIPPED} {name}. {reason}" for name, reason in skipped.items()),
                     *(note for note in kept.notes if not note.startswith(_SKIPPED)),
@@ -171,9 +171,9 @@ def remote_settings(settings: EvaluationSettings, model: RemoteModel) -> Evaluat
     return settings.model_copy(update={**in_characters, "end_token": False})
 
 
-def _notes(model: Model, planned: Sequence[PlannedTask]) -> list[str]:
+def _notes(model: Model, units: Sequence[PlannedTask]) -> list[str]:
     """What a reader must know to judge the numbers."""
-    notes = own_versions([one.task for one in planned])
+    notes = own_versions([unit.task for unit in units])
     if isinstance(model, RemoteModel):
         notes.append(f"The model was asked over {model.endpoint.url}; what stands behind its name may change.")
         if model.scoring == "generation":

@@ -56,19 +56,19 @@ class Asked:
         return replace(self, rows=rows, units=units, per_row=min(per_row, self.templates))
 
 
-def asked_of(own: PlannedTask) -> Asked:
-    """How a task of an evaluation is asked."""
-    task, rows = own.task, list(dict.fromkeys(row for row, _ in own.pairs))
+def asked_of(unit: PlannedTask) -> Asked:
+    """How a unit of an evaluation is asked."""
+    task, rows = unit.task, list(dict.fromkeys(row for row, _ in unit.pairs))
     groups = len(rows)
     if task.group is not None:
-        groups = len({group_of(task, open_row(task, own.rows[row], row)) for row in rows})
-    return Asked(task, len(task.forward_templates()), len(rows), groups, len(own.pairs) // len(rows), len(own.rows))
+        groups = len({group_of(task, open_row(task, unit.rows[row], row)) for row in rows})
+    return Asked(task, len(task.forward_templates()), len(rows), groups, len(unit.pairs) // len(rows), len(unit.rows))
 
 
-def averaged(plan: Plan, tasks: Iterable[PlannedTask]) -> list[Asked]:
+def averaged(plan: Plan, units: Iterable[PlannedTask]) -> list[Asked]:
     """The tasks that the averages of a run's results are over: those held out, or the trained ones if there are no others."""
     names = {task.name for task in plan.split.test or plan.split.in_domain}
-    return [asked_of(one) for one in tasks if one.task.name in names]
+    return [asked_of(unit) for unit in units if unit.task.name in names]
 
 
 def planned_differences(

@@ -103,22 +103,22 @@ def predict(
     style: PromptStyle = "chat" if chat else "instruction"
     settings = (settings or EvaluationSettings()).model_copy(update={"shots": 0, "pmi": False})
     table = read_table(Path(rows)) if isinstance(rows, str | Path) else table_of(rows)
-    given = _checked(asked, table, templates, settings, seed)
+    unit = _checked_unit(asked, table, templates, settings, seed)
     if out is None:
         with tempfile.TemporaryDirectory() as place, opened(model, endpoint, settings, seed, style, Path(place)) as setup:
-            answers = [answer for some in _answers(_ranking(setup, given), given, 0) for answer in some]
+            answers = [answer for some in _answers(_ranking(setup, unit), unit, 0) for answer in some]
         return Table(_joined(table, answers))
     out = Path(out)
     _check_output(out, rows)
     with _work_folder(out) as folder, opened(model, endpoint, settings, seed, style, folder) as setup:
-        joined = _joined(table, _resumed_answers(folder / "answers.jsonl", _ranking(setup, given), given))
+        joined = _joined(table, _resumed_answers(folder / "answers.jsonl", _ranking(setup, unit), unit))
         with new_file(out) as temporary:
             _WRITERS[out.suffix.lower()](joined, temporary)
         shutil.rmtree(folder, ignore_errors=True)
     return Table(joined)
 
 
-def _checked(task: Task, table: pa.Table, templates: Sequence[int], settings: EvaluationSettings, seed: int) -> GivenTask:
+def _checked_unit(task: Task, table: pa.Table, templates: Sequence[int], settings: EvaluationSettings, seed: int) -> GivenTask:
     """The rows, each of which can be asked: looked at before a model is loaded."""
     if not table.num_rows:
         raise FlanlabError("The input holds no rows.", hint="Write a line for each row after the names of the columns.")
@@ -126,13 +126,13 @@ def _checked(task: Task, table: pa.Table, templates: Sequence[int], settings: Ev
         raise FlanlabError(
             f"The input has a column `{clash[0]}`, and so has the output.", hint="Rename the column, or leave it out."
         )
-    given = given_task(task, table, templates)
+    unit = given_task(task, table, templates)
     faults: dict[int, FlanlabError] = {}
-    for row, template in given.pairs:
+    for row, template in unit.pairs:
         try:
-            prepared = given.prepare(row)
+            prepared = unit.prepare(row)
             render(task, template, prepared, evaluation_order(task, prepared, settings, seed))
-            given.gold(row)
+            unit.gold(row)
         except FlanlabError as error:
             faults.setdefault(row, error)
     if faults:
@@ -144,7 +144,7 @@ def _checked(task: Task, table: pa.Table, templates: Sequence[int], settings: Ev
         raise FlanlabError(
             f"{len(faults)} of {table.num_rows} rows cannot be asked: {shown} (counted from 0). {first.message}", hint=hint
         )
-    return given
+    return unit
 
 
 def _check_output(out: Path, rows: object) -> None:
@@ -170,33 +170,33 @@ def _work_folder(out: Path) -> Iterator[Path]:
         ) from error
 
 
-def _ranking(setup: Setup, given: GivenTask) -> Setup:
+def _ranking(setup: Setup, unit: GivenTask) -> Setup:
     """Without generation, where options are ranked: it would cost time and change nothing."""
-    if not given.task.is_classification or setup.model.scoring == "generation":
+    if not unit.task.is_classification or setup.model.scoring == "generation":
         return setup
     return setup.with_settings(setup.settings.model_copy(update={"generate": False}))
 
 
-def _answers(setup: Setup, given: GivenTask, start: int) -> Iterator[list[dict[str, Any]]]:
+def _answers(setup: Setup, unit: GivenTask, start: int) -> Iterator[list[dict[str, Any]]]:
     """The answers to the rows from `start` on; those that are asked together at a time."""
-    for first in range(start, len(given.rows), _ROWS_AT_ONCE):
-        rows = range(first, min(first + _ROWS_AT_ONCE, len(given.rows)))
-        answers = ask_rows(setup, given, rows)
-        yield [{"row": row, **answer_row(setup, given, row, one)} for row, one in zip(rows, answers, strict=True)]
+    for first in range(start, len(unit.rows), _ROWS_AT_ONCE):
+        rows = range(first, min(first + _ROWS_AT_ONCE, len(unit.rows)))
+        answers = ask_rows(setup, unit, rows)
+        yield [{"row": row, **answer_row(setup, unit, row, one)} for row, one in zip(rows, answers, strict=True)]
 
 
-def _resumed_answers(path: Path, setup: Setup, given: GivenTask) -> list[dict[str, Any]]:
+def _resumed_answers(path: Path, setup: Setup, unit: GivenTask) -> list[dict[str, Any]]:
     """The answers to all rows: those that the file holds, and the others, which are added to it as they come."""
-    total = len(given.rows)
+    total = len(unit.rows)
     with path.open("ab+") as file:
-        answers = _kept(file, path, _facts(setup, given), total)
+        answers = _kept(file, path, _facts(setup, unit), total)
         if answers:
             say(f"{len(answers)} of {total} rows are answered already.")
-        if setup.model.stamp is not None and any(given.gold(row) is not None for row in range(total)):
-            for reason in refuse_seen([given.task], setup.model.name, setup.model.stamp, allow_seen=True).values():
+        if setup.model.stamp is not None and any(unit.gold(row) is not None for row in range(total)):
+            for reason in refuse_seen([unit.task], setup.model.name, setup.model.stamp, allow_seen=True).values():
                 say(f"Accuracy on these rows is not zero-shot: {reason}.")
-        with meter(f"{setup.model.name} on {given.task.name}", total, len(answers)) as bar:
-            for some in _answers(setup, given, len(answers)):
+        with meter(f"{setup.model.name} on {unit.task.name}", total, len(answers)) as bar:
+            for some in _answers(setup, unit, len(answers)):
                 file.write(b"".join(json.dumps(answer, ensure_ascii=False).encode() + b"\n" for answer in some))
                 file.flush()
                 answers += some
@@ -204,14 +204,14 @@ def _resumed_answers(path: Path, setup: Setup, given: GivenTask) -> list[dict[st
     return answers
 
 
-def _facts(setup: Setup, given: GivenTask) -> dict[str, Any]:
+def _facts(setup: Setup, unit: GivenTask) -> dict[str, Any]:
     """What decides the answers."""
     return {
         "version of flanlab": _PROTOCOL,
         "model": setup.model.identity,
-        "task file": given.task.hash,
-        "input": given.rows.source_hash,
-        "choice of templates": list(given.templates),
+        "task file": unit.task.hash,
+        "input": unit.rows.source_hash,
+        "choice of templates": list(unit.templates),
         "prompt style": setup.style,
         "choice of settings": {**affecting(setup.settings, *PREDICTIONS, RESULTS), "seed": setup.seed},
     }

@@ -202,7 +202,7 @@ def make_mixture(plan: Plan) -> Mixture:
     return Mixture(plan.split.train, plan.train_rows, plan.recipe.mixture, plan.recipe.training_seed)
 
 
-def plan_test_tasks(plan: Plan) -> list[PlannedTask]:
+def plan_test_units(plan: Plan) -> list[PlannedTask]:
     """What is evaluated of each held-out task, and of each trained one that is scored in-domain."""
     recipe = plan.recipe
     return [

@@ -71,10 +71,10 @@ def run_recipe(recipe: Recipe, folder: Path, rows: RowReader | None = None, mode
 def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | None) -> Results:
     started = time.monotonic()
     ready = _prepare(recipe, folder, rows, model, evaluates=True)
-    planned, dev_planned, per_step = ready.planned, ready.dev_planned, ready.per_step
+    units, dev_units, per_step = ready.units, ready.dev_units, ready.per_step
     plan, loaded = _load(ready, folder, model)
     mixture = make_mixture(plan)
-    styles = prompt_styles(loaded, [one.task for one in planned])
+    styles = prompt_styles(loaded, [unit.task for unit in units])
     stamp = make_stamp(plan, loaded)
     from_first(lambda: _check_contents(folder, stamp))
     settings, seed = recipe.evaluation, recipe.seed
@@ -89,23 +89,23 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
     ]
 
     def begin() -> None:
-        announce(plan, loaded, planned, dev_planned, mixture, per_step, styles)
+        announce(plan, loaded, units, dev_units, mixture, per_step, styles)
         _claim(folder, recipe, plan, stamp)
         write_json(folder / "run.json", _facts(plan, loaded, scored))
-        examples = per_step * recipe.training.steps
-        write_json(folder / "mixture.json", describe_mixture(mixture, loaded.encoder, examples, most=_DESCRIBED_EXAMPLES))
+        planned = per_step * recipe.training.steps
+        write_json(folder / "mixture.json", describe_mixture(mixture, loaded.encoder, planned, most=_DESCRIBED_EXAMPLES))
 
     from_first(begin)
     # Before training, which a LoRA adapter is put into the model for.
     variants = {setup.name: setup.variant() for setup in untuned}
     with counted_seconds(folder, started) as seconds:
         for setup in untuned:
-            evaluate(setup, planned, dev_planned, folder)
+            evaluate(setup, units, dev_units, folder)
         model = _tune(loaded, mixture, plan, stamp, folder, ready.dev)
         seen = refuse_seen(plan.split.test, model.name, model.stamp, recipe.allows_seen, way=ALLOW_OVERLAP)
         for arm in settings.arms():
             setup = Setup(model, arm, seed, "instruction", *tuned_variant(arm, settings))
-            evaluate(setup, planned, dev_planned, folder)
+            evaluate(setup, units, dev_units, folder)
             variants[setup.name] = setup.variant(model=f"{loaded.name}, tuned")
         for step in plan.recipe.training.keep_steps:
             place = kept_model(folder, step)
@@ -121,12 +121,12 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
                 kept_variant(step),
                 f"tuned for {step} step{'' if step == 1 else 's'}",
             )
-            evaluate(setup, planned, [], folder)
+            evaluate(setup, units, [], folder)
             variants[setup.name] = setup.variant(model=f"{loaded.name}, tuned")
 
         def finish() -> None:
             results = score_tasks(
-                planned,
+                units,
                 settings,
                 variants,
                 folder,
@@ -140,7 +140,7 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
                 hold_out=[cluster.value for cluster in plan.split.hold_out.clusters],
                 left_out=dict(plan.split.left_out),
                 allowed_overlaps=dict(plan.split.allowed),
-                notes=_notes(plan, loaded, planned),
+                notes=_notes(plan, loaded, units),
                 seconds=round(seconds(), 1),
             )
             write_results(results, folder)
@@ -312,7 +312,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _notes(plan: Plan, loaded: LoadedModel, planned: Sequence[PlannedTask]) -> list[str]:
+def _notes(plan: Plan, loaded: LoadedModel, units: Sequence[PlannedTask]) -> list[str]:
     """What a reader must know to judge the numbers."""
     notes = own_versions([*plan.split.train, *plan.split.test])
     if built_in := BUILT_IN_MODELS.get(loaded.name):
@@ -321,7 +321,7 @@ def _notes(plan: Plan, loaded: LoadedModel, planned: Sequence[PlannedTask]) -> l
         notes.append("The untuned model has a chat template: it is probably instruction-tuned already.")
     if loaded.stamp is not None:
         notes.append(f"The model was tuned here before, on {len(loaded.stamp['tasks'])} tasks; see its flanlab.json.")
-    rows = ", ".join(f"{one.task.name} {len({row for row, _ in one.pairs})}" for one in planned)
+    rows = ", ".join(f"{unit.task.name} {len({row for row, _ in unit.pairs})}" for unit in units)
     notes.append(f"Rows evaluated: {rows}. Intervals are 95 %, over rows and templates.")
     notes.append("The untuned model is credited with the better of its prompt styles, metric by metric.")
     for name, reason in plan.split.allowed.items():

@@ -9,7 +9,7 @@ from flanlab.data.reader import RowReader
 from flanlab.evaluation.evaluate import evaluate
 from flanlab.evaluation.seeds import results_over_seeds, variance_told
 from flanlab.evaluation.setup import Setup
-from flanlab.experiments.recipe import Recipe, make_plan, plan_test_tasks
+from flanlab.experiments.recipe import Recipe, make_plan, plan_test_units
 from flanlab.experiments.run import (
     counted_seconds,
     run_recipe,
@@ -42,7 +42,7 @@ def run_seeds(recipe: Recipe, folder: Path, rows: RowReader | None = None, *, se
     # What `auto` came to is the same for all trainings. The learning curve is the first one's.
     settled = {**settled_earlier(folder), "keep_steps": []}
     same = recipe.model_copy(update={"training": recipe.training.model_copy(update=settled)})
-    settings, planned = recipe.evaluation, plan_test_tasks(make_plan(recipe, rows))
+    settings, units = recipe.evaluation, plan_test_units(make_plan(recipe, rows))
     others = [folder / f"seed-{number}" for number in range(1, seeds)]
     seconds = first.seconds or 0.0
     for number, other in enumerate(others, start=1):
@@ -50,7 +50,7 @@ def run_seeds(recipe: Recipe, folder: Path, rows: RowReader | None = None, *, se
         with counted_seconds(other, time.monotonic()) as so_far:
             model = train_recipe(same.reseeded(number), other, rows)
             for arm in settings.arms():
-                evaluate(Setup(model, arm, recipe.seed, "instruction", *tuned_variant(arm, settings)), planned, [], other)
+                evaluate(Setup(model, arm, recipe.seed, "instruction", *tuned_variant(arm, settings)), units, [], other)
             seconds += so_far()
     if seeds == 1 or not is_first():
         return

@@ -21,7 +21,7 @@ from flanlab.evaluation.predict import refuse_seen
 from flanlab.experiments.ablations import make_ablation
 from flanlab.experiments.cells import Cell, Training, changed, with_seeds, with_tasks
 from flanlab.experiments.cost import ANSWERING_COST, mean_question_length, scoring_speed, training_speed
-from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_mixture, make_plan, plan_test_tasks
+from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_mixture, make_plan, plan_test_units
 from flanlab.experiments.run import prompt_styles
 from flanlab.experiments.steps import Step, in_this_process
 from flanlab.experiments.sweep_file import SWEEP_FILE, CellFacts, SweepFacts, is_done, state_of
@@ -219,22 +219,22 @@ class Planner:
         recipe, plan = cell.recipe, self.plan(cell.recipe)
         loaded = self._model(recipe.model)
         tasks = plan.split.in_domain if cell.scope == "held_in" else plan.split.test
-        planned = [one for one in plan_test_tasks(plan) if one.task.name in {task.name for task in tasks}]
+        units = [unit for unit in plan_test_units(plan) if unit.task.name in {task.name for task in tasks}]
         seen = cell.scope == "held_in" or recipe.hold_out.overlap == "allow"
         # What the first model has seen. What a cell itself trains on is marked in its results.
         refuse_seen(tasks, loaded.name, loaded.stamp, seen, way=ALLOW_OVERLAP)
         seen = seen or bool(recipe.hold_out.supervised)
         styles: tuple[PromptStyle, ...] = ("instruction",) if training else tuple(prompt_styles(loaded, tasks))
-        asked = {one.task.name: self._asked(one, recipe.evaluation) for one in planned}
+        asked = {unit.task.name: self._asked(unit, recipe.evaluation) for unit in units}
         settings = affecting(recipe.evaluation, *PREDICTIONS, RESULTS, ROUNDING)
         key = _key("evaluate", self._identity(recipe.model, training), settings, asked, styles, recipe.seed, seen)
         folder = self._root / "cells" / key
         if folder not in self._steps:
             arms = {style: len(recipe.evaluation.arms(style)) for style in styles}
-            questions = sum(len(one.asked(style)) * count for one in planned for style, count in arms.items())
+            questions = sum(len(unit.asked(style)) * count for unit in units for style, count in arms.items())
             seconds = 0.0
             if not is_done(folder):
-                length = self._length(planned, recipe, loaded, _key(loaded.encoder.hash, settings, asked, recipe.seed))
+                length = self._length(units, recipe, loaded, _key(loaded.encoder.hash, settings, asked, recipe.seed))
                 seconds = questions * length / self._speed(recipe.model) * ANSWERING_COST / self._at_once(loaded)
             told = changed(recipe, tasks=_places(recipe)) if training is None else training.recipe
             told = changed(told, name=cell.name, seed=recipe.seed, evaluation=recipe.evaluation.model_dump(mode="json"))
@@ -254,16 +254,16 @@ class Planner:
         """Hash of a model's weights, or of the training that makes them."""
         return self._model(base).identity if training is None else training.folder.name
 
-    def _asked(self, planned: PlannedTask, settings: EvaluationSettings) -> list[str | None]:
+    def _asked(self, unit: PlannedTask, settings: EvaluationSettings) -> list[str | None]:
         """Hashes of everything that is read of a task to evaluate it."""
-        read = [planned.task.hash, planned.rows.source_hash, planned.exemplars.source_hash if planned.exemplars else None]
-        if settings.choose_template and planned.task.has_split("dev"):
-            read.append(self._rows.read(planned.task, "dev").source_hash)
+        read = [unit.task.hash, unit.rows.source_hash, unit.exemplars.source_hash if unit.exemplars else None]
+        if settings.choose_template and unit.task.has_split("dev"):
+            read.append(self._rows.read(unit.task, "dev").source_hash)
         return read
 
-    def _length(self, planned: Sequence[PlannedTask], recipe: Recipe, loaded: LoadedModel, key: str) -> float:
+    def _length(self, units: Sequence[PlannedTask], recipe: Recipe, loaded: LoadedModel, key: str) -> float:
         if key not in self._lengths:
-            self._lengths[key] = mean_question_length(planned, recipe, loaded)
+            self._lengths[key] = mean_question_length(units, recipe, loaded)
         return self._lengths[key]
 
     def _training_speed(self, recipe: Recipe) -> float:
