@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ from flanlab.results.layout import Variance
 from flanlab.results.statistics import (
     Difference,
     contrast,
+    difference_of,
     holm,
     mean_difference,
     mean_over_clusters,
@@ -137,7 +139,7 @@ def _found(claim: Claim, cells: Cells) -> Verdict:
             of = f"the cells {lacking} are not done" if lacking else f"there are no such cells ({claim.comparison})"
             reason = reason or f"{ablation}: {of}."
             continue
-        if differing := list(_differing(parts, done)):
+        if differing := list(islice(_differing(parts, done), 3)):
             return Verdict(claim, "not comparable", ablation, reason=" ".join(differing))
         seeds = min(len(grids) for name in wanted for grids in done[name].grids.values() if not name.startswith("untuned"))
         also = [_part_found(part, done, claim.statistic) for part in claim.also(set(done))]
@@ -149,15 +151,13 @@ def _found(claim: Claim, cells: Cells) -> Verdict:
 
 
 def _differing(parts: Sequence[Part], cells: Mapping[str, ScoredCell]) -> Iterator[str]:
-    """Where cells that are compared do not agree, a sentence for each of the first three."""
-    told = 0
+    """Where cells that are compared do not agree, in sentences."""
     for weights in (weights for part in parts for weights in part.sums):
         first, *others = weights
         for other in others:
             ours, theirs = cells[first].facts, cells[other].facts
             for name in ours:
-                if name in theirs and ours[name] != theirs[name] and told < 3:
-                    told += 1
+                if name in theirs and ours[name] != theirs[name]:
                     yield f"{name} differs: {ours[name]} in {first}, {theirs[name]} in {other}."
 
 
@@ -179,11 +179,8 @@ def over_clusters(title: str, by_task: Mapping[str, Sequence[Difference]], homes
     """A part from its differences on each task: their mean, then over the tasks of each cluster, then over clusters."""
     found = {task: mean_difference(some) for task, some in by_task.items()}
     clusters = mean_over_clusters(found, homes)
-    nothing = float("nan")
-    none = Difference(
-        nothing, nothing, nothing, nothing, nothing, nothing, "none", (-1.0, 1.0), 0, Variance(*[np.array(np.nan)] * 5)
-    )
-    return PartFound(title, mean_difference(list(clusters.values())) if clusters else none, clusters, len(found))
+    mean = difference_of(float("nan"), Variance(*[np.array(np.nan)] * 5), (-1.0, 1.0), 0, "")
+    return PartFound(title, mean_difference(list(clusters.values())) if clusters else mean, clusters, len(found))
 
 
 def _of_task(grids: Sequence[Sequence[ScoreGrid]], weights: Sequence[float], statistic: str) -> Difference:
