@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,9 @@ from flanlab.evaluation.answering_rows import ask_rows, probabilities
 from flanlab.evaluation.given import GivenUnit, given_unit, table_of
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.setup import Setup
-from flanlab.experiments.evaluate_model import CHARACTERS_PER_TOKEN, remote_settings
+from flanlab.experiments.evaluate_model import CHARACTERS_PER_TOKEN, opened
 from flanlab.models.answering import Model, Question
 from flanlab.models.completions import Endpoint
-from flanlab.models.loading import load_model
-from flanlab.models.remote import RemoteModel, open_remote_model
-from flanlab.progress import say
 from flanlab.tasks.loading import find_task
 from flanlab.tasks.schema import Task
 
@@ -105,54 +101,15 @@ def ask(
     style: PromptStyle = "chat" if chat else "instruction"
     unit = None
     if task is not None:
-        unit = row_unit(task if isinstance(task, Task) else find_task(task, collections), row or {}, template)
-    settings = EvaluationSettings(pmi=False)
-    with tempfile.TemporaryDirectory() as folder, opened(model, endpoint, settings, seed, style, Path(folder)) as setup:
-        if unit is not None:
-            return _ask_unit(setup, unit)
-        return _ask_text(setup, question or "", history, new_tokens)
-
-
-@contextmanager
-def opened(
-    model: str | Path | Model,
-    endpoint: Endpoint | None,
-    settings: EvaluationSettings,
-    seed: int,
-    style: PromptStyle,
-    folder: Path,
-) -> Iterator[Setup]:
-    """A model that can be asked in a prompt style, and the settings that it can be asked with.
-
-    Responses of an endpoint are kept in `folder`.
-
-    Raises:
-        FlanlabError: no such model or server, or a prompt style that the model lacks.
-    """
-    if not isinstance(model, str | Path):
-        found = model
-    elif endpoint is None:
-        found = load_model(str(model), dtype=settings.dtype, say=say)
-    else:
-        found = open_remote_model(str(model), endpoint, folder / "responses.sqlite")
-    if isinstance(found, RemoteModel):
-        settings = remote_settings(settings, found)
-    found.encoder.chat_template_args = settings.chat_template_args
-    found.encoder.encode("", [], style)  # refuses a style that the model lacks, before anything is computed
-    try:
-        yield Setup(found, settings, seed, style)
-    finally:
-        if isinstance(found, RemoteModel) and found is not model:
-            found.completions.close()
-
-
-def row_unit(task: Task, row: Mapping[str, Any], template: int | None) -> GivenUnit:
-    """One row of a task, ready to be asked: looked at before a model is loaded.
-
-    Raises:
-        FlanlabError: a name that the task does not know, a value that its prompt shows and that is not given, no such template.
-    """
-    return given_unit(task, table_of([row]), [] if template is None else [template], only_known=True)
+        # Looked at before a model is loaded.
+        asked = task if isinstance(task, Task) else find_task(task, collections)
+        unit = given_unit(asked, table_of([row or {}]), [] if template is None else [template], only_known=True)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        opened(model, endpoint, EvaluationSettings(pmi=False), [style], Path(folder)) as (found, settings),
+    ):
+        setup = Setup(found, settings, seed, style)
+        return _ask_text(setup, question or "", history, new_tokens) if unit is None else _ask_unit(setup, unit)
 
 
 def _ask_unit(setup: Setup, unit: GivenUnit) -> ModelAnswer:

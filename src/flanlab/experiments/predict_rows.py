@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,7 +31,7 @@ from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.questions import evaluation_order
 from flanlab.evaluation.setup import Setup
-from flanlab.experiments.ask import opened
+from flanlab.experiments.evaluate_model import opened
 from flanlab.files import new_file
 from flanlab.models.answering import Model
 from flanlab.models.completions import Endpoint
@@ -104,13 +104,14 @@ def predict(
     table = read_table(Path(rows)) if isinstance(rows, str | Path) else table_of(rows)
     unit = _checked_unit(asked, table, templates, settings, seed)
     if out is None:
-        with tempfile.TemporaryDirectory() as place, opened(model, endpoint, settings, seed, style, Path(place)) as setup:
-            answers = [answer for some in _answers(_ranking(setup, unit), unit, 0) for answer in some]
+        with tempfile.TemporaryDirectory() as place, opened(model, endpoint, settings, [style], Path(place)) as found:
+            answers = [answer for some in _answers(_ranking(*found, seed, style, unit), unit, 0) for answer in some]
         return Table(_joined(table, answers))
     out = Path(out)
     _check_output(out, rows)
-    with _work_folder(out) as folder, opened(model, endpoint, settings, seed, style, folder) as setup:
-        joined = _joined(table, _resumed_answers(folder / "answers.jsonl", _ranking(setup, unit), unit))
+    with _work_folder(out) as folder, opened(model, endpoint, settings, [style], folder) as found:
+        setup = _ranking(*found, seed, style, unit)
+        joined = _joined(table, _resumed_answers(folder / "answers.jsonl", setup, unit))
         with new_file(out) as temporary:
             _WRITERS[out.suffix.lower()](joined, temporary)
         shutil.rmtree(folder, ignore_errors=True)
@@ -156,11 +157,11 @@ def _work_folder(out: Path) -> Iterator[Path]:
         ) from error
 
 
-def _ranking(setup: Setup, unit: GivenUnit) -> Setup:
+def _ranking(model: Model, settings: EvaluationSettings, seed: int, style: PromptStyle, unit: GivenUnit) -> Setup:
     """Without generation, where options are ranked: it would cost time and change nothing."""
-    if not unit.task.is_classification or setup.model.scoring == "generation":
-        return setup
-    return setup.with_settings(setup.settings.model_copy(update={"generate": False}))
+    if unit.task.is_classification and model.scoring != "generation":
+        settings = settings.model_copy(update={"generate": False})
+    return Setup(model, settings, seed, style)
 
 
 def _answers(setup: Setup, unit: GivenUnit, start: int) -> Iterator[list[dict[str, Any]]]:
@@ -176,19 +177,18 @@ def _answers(setup: Setup, unit: GivenUnit, start: int) -> Iterator[list[dict[st
 def _resumed_answers(path: Path, setup: Setup, unit: GivenUnit) -> list[dict[str, Any]]:
     """The answers to all rows: those that the file holds, and the others, which are added to it as they come."""
     total = len(unit.rows)
-    with path.open("ab+") as file:
-        answers = _kept(file, path, _facts(setup, unit), total)
-        if answers:
-            say(f"{len(answers)} of {total} rows are answered already.")
-        if setup.model.stamp is not None and any(unit.gold(row) is not None for row in range(total)):
-            for reason in refuse_seen([unit.task], setup.model.name, setup.model.stamp, allow_seen=True).values():
-                say(f"Accuracy on these rows is not zero-shot: {reason}.")
-        with meter(f"{setup.model.name} on {unit.task.name}", total, len(answers)) as bar:
-            for some in _answers(setup, unit, len(answers)):
-                file.write(b"".join(json.dumps(answer, ensure_ascii=False).encode() + b"\n" for answer in some))
-                file.flush()
-                answers += some
-                bar.advance(len(some))
+    answers = _kept(path, _facts(setup, unit), total)
+    if answers:
+        say(f"{len(answers)} of {total} rows are answered already.")
+    if setup.model.stamp is not None and any(unit.gold(row) is not None for row in range(total)):
+        for reason in refuse_seen([unit.task], setup.model.name, setup.model.stamp, allow_seen=True).values():
+            say(f"Accuracy on these rows is not zero-shot: {reason}.")
+    with path.open("ab") as file, meter(f"{setup.model.name} on {unit.task.name}", total, len(answers)) as bar:
+        for some in _answers(setup, unit, len(answers)):
+            file.write(b"".join(_line(answer) for answer in some))
+            file.flush()
+            answers += some
+            bar.advance(len(some))
     return answers
 
 
@@ -205,30 +205,26 @@ def _facts(setup: Setup, unit: GivenUnit) -> dict[str, Any]:
     }
 
 
-def _kept(file: BinaryIO, path: Path, facts: Mapping[str, Any], total: int) -> list[dict[str, Any]]:
+def _kept(path: Path, facts: Mapping[str, Any], total: int) -> list[dict[str, Any]]:
     """The answers in a file; what comes after them, such as a half-written line, is removed from it."""
-    file.seek(0)
     # What follows the last line break is half a line.
-    lines = [_parsed(line) for line in file.read().split(b"\n")[:-1]]
-    if not lines:
-        file.truncate(0)
-        file.write(json.dumps(facts).encode() + b"\n")
-        file.flush()
-        return []
-    was = lines[0] or {}
+    lines = [_parsed(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
+    was = (lines[0] or {}) if lines else facts
     if differs := [name for name in facts if was.get(name) != facts[name]]:
         raise FlanlabError(
             f"{path}: holds answers that were made with another {', another '.join(differs)}.",
             hint="Repeat the command that they are from, name another output, or delete the folder to begin again.",
         )
-    answers = list(itertools.takewhile(bool, lines[1:]))
+    answers = [answer for answer in itertools.takewhile(bool, lines[1:]) if answer is not None]
     if len(answers) < total:
         del answers[len(answers) // _ROWS_AT_ONCE * _ROWS_AT_ONCE :]
-    file.seek(0)
-    for _ in range(1 + len(answers)):
-        file.readline()
-    file.truncate()
-    return [answer for answer in answers if answer is not None]
+    with new_file(path) as temporary:
+        temporary.write_bytes(b"".join(map(_line, [facts, *answers])))
+    return answers
+
+
+def _line(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, ensure_ascii=False).encode() + b"\n"
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
