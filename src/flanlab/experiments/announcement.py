@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flanlab.data.encoding import PromptStyle
-from flanlab.data.mixture import Mixture
-from flanlab.evaluation.planning import EvaluationUnit
+from flanlab.experiments.checks import Prepared
 from flanlab.experiments.cost import run_prices
 from flanlab.experiments.power import averaged, detects
 from flanlab.experiments.recipe import Plan
@@ -15,25 +14,16 @@ from flanlab.progress import clock, say
 from flanlab.training.precision import vocabulary_share
 
 
-def announce(
-    plan: Plan,
-    loaded: LoadedModel,
-    units: Sequence[EvaluationUnit],
-    dev_units: Sequence[EvaluationUnit],
-    mixture: Mixture,
-    per_step: int,
-    styles: Sequence[PromptStyle],
-) -> None:
+def announce(ready: Prepared, loaded: LoadedModel, scored: LoadedModel, styles: Sequence[PromptStyle]) -> None:
     """Say what will be done and about how long it takes on this machine."""
-    training = plan.recipe.training
-    dev = sum(len(unit.pairs) for unit in dev_units)
-    prices = run_prices(plan, loaded, units, mixture, per_step, styles)
+    plan, units, training = ready.plan, ready.units, ready.plan.recipe.training
+    dev = sum(len(unit.pairs) for unit in ready.dev_units)
+    prices = run_prices(plan, loaded, scored, units, ready.per_step, styles)
     arms = prices.arms
     questions = (sum(len(unit.pairs) for unit in units) + dev) * arms["instruction"]
     before = sum(len(unit.asked(style)) * count for unit in units for style, count in arms.items())
     before += dev * sum(count for style, count in arms.items() if style != "baseline")
     held_out = ", ".join(cluster.label for cluster in plan.split.hold_out.clusters) or "nothing"
-    examples = per_step * training.steps
     test_seconds = (before + questions) * prices.question
     say(f"{plan.recipe.name}: {loaded.name} ({loaded.parameters / 1e6:.0f}M parameters) on {loaded.model.device}")
     say(f"  held out    {held_out}" + (f": {', '.join(task.name for task in plan.split.test)}" if plan.split.test else ""))
@@ -41,7 +31,7 @@ def announce(
         say(f"  in-domain   {', '.join(task.name for task in plan.split.in_domain)}: test rows of tasks that are trained on")
     clusters = {task.clusters[0] for task in plan.split.train}
     say(f"  trains on   {len(plan.split.train)} tasks of {len(clusters)}{' other' if plan.split.test else ''} clusters")
-    say(f"              {examples} examples in {training.steps} steps")
+    say(f"              {ready.per_step * training.steps} examples in {training.steps} steps")
     announce_training(plan, loaded)
     for name, reason in plan.split.left_out.items():
         if reason != "held out":
