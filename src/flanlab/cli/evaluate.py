@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from flanlab.cli.options import (
+    MODEL_HELP,
     AcceptGemmaTerms,
     ApiKeyVariable,
     AsJson,
@@ -30,14 +31,9 @@ from flanlab.errors import FlanlabError
 from flanlab.models.names import check_model_name
 from flanlab.tasks.clusters import Cluster
 
-_MOST_SHOTS = 16
-
 
 def evaluate(
-    model: Annotated[
-        str,
-        typer.Option(help="A model folder, a GGUF file, a Hub id, one of `flan models`, or a name that the --endpoint knows."),
-    ],
+    model: Annotated[str, typer.Option(help=MODEL_HELP)],
     out: Annotated[Path, typer.Option(callback=folder_to_write, help="Folder for predictions, results and report.")],
     names: Annotated[list[str] | None, typer.Argument(help="Tasks or clusters to evaluate.")] = None,
     cluster: Annotated[
@@ -219,7 +215,9 @@ def _template_args(given: list[str]) -> dict[str, Any]:
 
 def _counts(shots: list[str]) -> list[int]:
     """Numbers of exemplars as they were written: 0,1,4,16, or one after the other."""
+    from flanlab.data.exemplars import MOST_SHOTS
+
     parts = comma_separated(shots)
-    if wrong := [part for part in parts if not (part.isdecimal() and int(part) <= _MOST_SHOTS)]:
-        raise typer.BadParameter(f"{wrong[0]!r} is no number from 0 to {_MOST_SHOTS}.", param_hint="--shots")
+    if wrong := [part for part in parts if not (part.isdecimal() and int(part) <= MOST_SHOTS)]:
+        raise typer.BadParameter(f"{wrong[0]!r} is no number from 0 to {MOST_SHOTS}.", param_hint="--shots")
     return sorted({int(part) for part in parts})

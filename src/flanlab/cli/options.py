@@ -15,10 +15,9 @@ from flanlab.files import check_writable
 
 if TYPE_CHECKING:
     from flanlab.models.completions import Endpoint
-ModelName = Annotated[
-    str,
-    typer.Argument(help="A model folder, a GGUF file, a Hub id, one of `flan models`, or a name that the --endpoint knows."),
-]
+
+MODEL_HELP = "A model folder, a GGUF file, a Hub id, one of `flan models`, or a name that the --endpoint knows."
+ModelName = Annotated[str, typer.Argument(help=MODEL_HELP)]
 EndpointUrl = Annotated[
     str | None, typer.Option("--endpoint", help="Ask the model of this OpenAI-compatible server instead: http://host:8000/v1.")
 ]

@@ -100,7 +100,7 @@ def show_task(
         ("file", str(task.path)),
     ):
         console.print(f"  [dim]{label:12}[/dim] {escape(value)}", soft_wrap=True)
-    chosen = split or next(one for one in SPLITS if task.has_split(one))
+    chosen = next(filter(task.has_split, SPLITS)) if split is None else split
     rows = load_rows(task, chosen, mirror)
     if row >= len(rows):
         raise FlanlabError(

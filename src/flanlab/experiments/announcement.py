@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from flanlab.data.encoding import PromptStyle
 from flanlab.experiments.checks import Prepared
-from flanlab.experiments.cost import run_prices
+from flanlab.experiments.cost import count_questions, run_prices
 from flanlab.experiments.power import averaged, detects
 from flanlab.experiments.recipe import Plan
 from flanlab.models.loading import LoadedModel
@@ -16,13 +16,12 @@ from flanlab.training.precision import vocabulary_share
 
 def announce(ready: Prepared, loaded: LoadedModel, scored: LoadedModel, styles: Sequence[PromptStyle]) -> None:
     """Say what will be done and about how long it takes on this machine."""
-    plan, units, training = ready.plan, ready.units, ready.plan.recipe.training
-    dev = sum(len(unit.pairs) for unit in ready.dev_units)
+    plan, units = ready.plan, ready.units
+    training, settings = plan.recipe.training, plan.recipe.evaluation
     prices = run_prices(plan, loaded, scored, units, ready.per_step, styles)
-    arms = prices.arms
-    questions = (sum(len(unit.pairs) for unit in units) + dev) * arms["instruction"]
-    before = sum(len(unit.asked(style)) * count for unit in units for style, count in arms.items())
-    before += dev * sum(count for style, count in arms.items() if style != "baseline")
+    before = count_questions(units, settings, styles)
+    before += count_questions(ready.dev_units, settings, [style for style in styles if style != "baseline"])
+    questions = count_questions([*units, *ready.dev_units], settings, ["instruction"])
     held_out = ", ".join(cluster.label for cluster in plan.split.hold_out.clusters) or "nothing"
     test_seconds = (before + questions) * prices.question
     say(f"{plan.recipe.name}: {loaded.name} ({loaded.parameters / 1e6:.0f}M parameters) on {loaded.model.device}")

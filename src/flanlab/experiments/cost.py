@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from flanlab.data.encoding import PromptStyle
 from flanlab.evaluation.neutral import NeutralScores
-from flanlab.evaluation.planning import EvaluationUnit
+from flanlab.evaluation.planning import EvaluationSettings, EvaluationUnit
 from flanlab.evaluation.questions import Asked, ask
 from flanlab.evaluation.setup import Setup
 from flanlab.experiments.recipe import Plan, make_mixture
@@ -92,6 +92,11 @@ def _seconds(loaded: LoadedModel, questions: Sequence[Question], token_budget: i
     started = time.monotonic()
     list(loaded.answer(questions, token_budget))
     return time.monotonic() - started
+
+
+def count_questions(units: Sequence[EvaluationUnit], settings: EvaluationSettings, styles: Sequence[PromptStyle]) -> int:
+    """How many questions a model is asked in these prompt styles."""
+    return sum(len(unit.asked(style)) * len(settings.arms(style)) for unit in units for style in styles)
 
 
 @dataclass(frozen=True)

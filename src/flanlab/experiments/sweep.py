@@ -21,7 +21,7 @@ from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.setup import Setup
 from flanlab.experiments.ablations import make_ablation
 from flanlab.experiments.cells import Cell, Training, changed, with_seeds, with_tasks
-from flanlab.experiments.cost import TokenCosts
+from flanlab.experiments.cost import TokenCosts, count_questions
 from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_mixture, make_plan, plan_test_units
 from flanlab.experiments.run import prompt_styles, scoring_model
 from flanlab.experiments.steps import Step, in_this_process
@@ -242,8 +242,7 @@ class Planner:
         key = _key("evaluate", self._identity(recipe.model, training), settings, asked, styles, recipe.seed, seen)
         folder = self._root / "cells" / key
         if folder not in self._steps:
-            arms = {style: len(recipe.evaluation.arms(style)) for style in styles}
-            questions = sum(len(unit.asked(style)) * count for unit in units for style, count in arms.items())
+            questions = count_questions(units, recipe.evaluation, styles)
             seconds = 0.0
             if not is_done(folder):
                 setup = Setup(self._scored(recipe.model, recipe.evaluation.dtype), recipe.evaluation, recipe.seed)
