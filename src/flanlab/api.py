@@ -14,16 +14,17 @@ from pydantic import ValidationError
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
+from flanlab.evaluation.metrics.options import option_shares
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments.evaluate_model import evaluate_model
-from flanlab.experiments.recipe import HABITS, Recipe, read_recipe
+from flanlab.experiments.recipe import AnyRecipe, Recipe, as_recipe
 from flanlab.files import check_writable
 from flanlab.models.answering import Model, Question, refuse_unwrapped
 from flanlab.models.completions import Endpoint
 from flanlab.models.loading import LoadedModel
 from flanlab.models.loading import load_model as load_named_model
 from flanlab.models.names import check_model_name
-from flanlab.processes import is_first
+from flanlab.processes import is_first, together
 from flanlab.progress import say
 from flanlab.report.html import write_report
 from flanlab.report.run import Run
@@ -89,8 +90,6 @@ def score(model: Model, prompt: str, options: Sequence[str], *, style: PromptSty
         >>> round(sum(table.column("probability")), 6)
         1.0
     """
-    import math
-
     if not options or isinstance(options, str):
         raise FlanlabError("There are no options to score.", hint='Give a list of answers, such as ["yes", "no"].')
     refuse_unwrapped(model)
@@ -100,18 +99,21 @@ def score(model: Model, prompt: str, options: Sequence[str], *, style: PromptSty
         raise FlanlabError(
             f"{model.name} gives no log-probabilities.", hint="Use `evaluate`, which compares generated answers."
         )
-    highest = max(answer.scores)
-    total = sum(math.exp(one - highest) for one in answer.scores)
     rows = [
         {
             "option": option,
             "log_probability": with_end,
             "log_probability_without_end": without,
-            "probability": math.exp(with_end - highest) / total,
+            "probability": share,
             "tokens": tokens,
         }
-        for option, with_end, without, tokens in zip(
-            options, answer.scores, answer.scores_without_end, answer.option_tokens, strict=True
+        for option, with_end, without, share, tokens in zip(
+            options,
+            answer.scores,
+            answer.scores_without_end,
+            option_shares(answer.scores).tolist(),
+            answer.option_tokens,
+            strict=True,
         )
     ]
     return Table.from_rows(sorted(rows, key=lambda row: -row["log_probability"]))
@@ -172,7 +174,7 @@ def evaluate(
         folder,
         styles=styles,
         seed=seed,
-        rows=RowReader(None if mirror is None else Path(mirror)),
+        rows=RowReader(mirror),
         allow_seen=allow_seen,
         skip_missing=skip_missing,
         endpoint=endpoint,
@@ -181,7 +183,7 @@ def evaluate(
 
 
 def run(
-    recipe: str | Path | Mapping[str, Any] | Recipe,
+    recipe: AnyRecipe,
     out: str | Path | None = None,
     *,
     model: str | Path | LoadedModel | None = None,
@@ -211,14 +213,12 @@ def run(
         >>> sorted(done.results.variants)
         ['tuned', 'untuned_baseline', 'untuned_chat', 'untuned_instruction']
     """
-    content, loaded = _recipe_and_model(recipe, model)
-    name = Path(recipe).stem if isinstance(recipe, str | Path) else content.name
-    folder = Path("runs") / name if out is None else Path(out)
+    content, folder, loaded = _given(recipe, out, model)
     # Training, which an evaluation does not need.
     from flanlab.experiments.run import run_recipe
     from flanlab.experiments.run_seeds import run_seeds
 
-    rows = RowReader(None if mirror is None else Path(mirror))
+    rows = RowReader(mirror)
     if loaded is None:
         run_seeds(content, folder, rows, seeds=seeds)
     elif seeds == 1:
@@ -232,7 +232,7 @@ def run(
 
 
 def train(
-    recipe: str | Path | Mapping[str, Any] | Recipe,
+    recipe: AnyRecipe,
     out: str | Path | None = None,
     *,
     model: str | Path | LoadedModel | None = None,
@@ -258,15 +258,14 @@ def train(
         >>> sorted(tuned.stamp["hold_out"]["clusters"])
         ['sentiment']
     """
-    content, loaded = _recipe_and_model(recipe, model)
-    folder = Path("runs") / content.name if out is None else Path(out)
+    content, folder, loaded = _given(recipe, out, model)
     from flanlab.experiments.run import train_recipe
 
-    return train_recipe(content, folder, RowReader(None if mirror is None else Path(mirror)), loaded)
+    return train_recipe(content, folder, RowReader(mirror), loaded)
 
 
 def mix(
-    recipe: str | Path | Mapping[str, Any] | Recipe,
+    recipe: AnyRecipe,
     out: str | Path | None = None,
     *,
     examples: int | None = None,
@@ -311,7 +310,7 @@ def mix(
     content = as_recipe(recipe)
     check_model_name(content.model)
     skip = (NoRowsError, MissingDataError) if skip_missing else (NoRowsError,)
-    plan = plan_rows(content, divide(content), RowReader(None if mirror is None else Path(mirror)), skip)
+    plan = plan_rows(content, divide(content), RowReader(mirror), skip)
     for name, reason in plan.skipped.items():
         say(f"Warning: {name} is left out. {reason}")
     encoder = load_encoder(plan.recipe.model, say=say)
@@ -327,7 +326,7 @@ def mix(
 
 
 def power(
-    recipe: str | Path | Mapping[str, Any] | Recipe,
+    recipe: AnyRecipe,
     *,
     pilot: str | Path | Sequence[str | Path] = (),
     seeds: int = 1,
@@ -365,45 +364,26 @@ def power(
     """
     from flanlab.experiments.cost import run_prices
     from flanlab.experiments.power import averaged, cheapest_designs, components_for, detectable_table
-    from flanlab.experiments.recipe import make_mixture, make_plan, plan_test_units
-    from flanlab.experiments.run import prompt_styles
+    from flanlab.experiments.recipe import make_mixture, make_plan, plan_test_tasks
+    from flanlab.experiments.run import prompt_styles, scoring_model
     from flanlab.training.trainer import examples_per_step
 
     if seeds < 1 or (detect is not None and not 0 < detect < 1):
         raise FlanlabError(
             "`seeds` is at least 1, and `detect` lies between 0 and 1.", hint="Three points are 0.03 (--detect 3)."
         )
-    plan = make_plan(as_recipe(recipe), RowReader(None if mirror is None else Path(mirror)))
-    units = plan_test_units(plan)
-    asked = averaged(plan, units)
+    plan = make_plan(as_recipe(recipe), RowReader(mirror))
+    planned = plan_test_tasks(plan)
+    asked = averaged(plan, planned)
     places = [pilot] if isinstance(pilot, str | Path) else pilot
     known = components_for([one.task for one in asked], [str(place) for place in places])
     if detect is None:
         return detectable_table(asked, known, seeds)
     loaded = load_named_model(plan.recipe.model, say=say)
-    mixture = make_mixture(plan)
-    per_step = examples_per_step(mixture, loaded.encoder, plan.recipe.training)
-    styles = prompt_styles(loaded, [unit.task for unit in units])
-    return cheapest_designs(asked, known, detect, run_prices(plan, loaded, units, mixture, per_step, styles))
-
-
-def as_recipe(recipe: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
-    """A recipe from a name, file, dict or object.
-
-    Raises:
-        FlanlabError: names each error.
-    """
-    if isinstance(recipe, Recipe):
-        return recipe
-    if isinstance(recipe, str | Path):
-        return read_recipe(Path(recipe))
-    try:
-        return Recipe.model_validate(recipe)
-    except ValidationError as error:
-        faults = " ".join(faults_in_words(error, Recipe, HABITS))
-        raise FlanlabError(
-            f"This is not a valid recipe: {faults}", hint="docs/reference/recipe.md lists the fields."
-        ) from error
+    scored = scoring_model(loaded, plan.recipe.evaluation.dtype)
+    per_step = examples_per_step(make_mixture(plan), loaded.encoder, plan.recipe.training)
+    styles = prompt_styles(loaded, [one.task for one in planned])
+    return cheapest_designs(asked, known, detect, run_prices(plan, loaded, scored, planned, per_step, styles))
 
 
 def changed_settings(settings: EvaluationSettings, changes: Mapping[str, Any]) -> EvaluationSettings:
@@ -422,18 +402,22 @@ def changed_settings(settings: EvaluationSettings, changes: Mapping[str, Any]) -
         ) from error
 
 
-def _recipe_and_model(
-    recipe: str | Path | Mapping[str, Any] | Recipe, model: str | Path | LoadedModel | None
-) -> tuple[Recipe, LoadedModel | None]:
-    """The recipe with its model's name, and a copy of the model if it is in memory."""
-    content = as_recipe(recipe)
+def _given(
+    recipe: AnyRecipe, out: str | Path | None, model: str | Path | LoadedModel | None
+) -> tuple[Recipe, Path, LoadedModel | None]:
+    """The recipe with its model's name, the folder of its run, and a copy of the model if it is in memory."""
+    with together():  # so that only one of several processes tells what is wrong with a recipe
+        content = as_recipe(recipe)
+    name = Path(recipe).stem if isinstance(recipe, str | Path) else content.name
+    folder = Path("runs") / name if out is None else Path(out)
     if model is None:
-        return content, None
+        return content, folder, None
     if isinstance(model, str | Path):
-        return content.model_copy(update={"model": str(model)}), None
+        return content.model_copy(update={"model": str(model)}), folder, None
     refuse_unwrapped(model)
     # A copy, because training changes weights in place, and the caller's model must stay the same.
-    return content.model_copy(update={"model": model.name}), replace(model, model=copy.deepcopy(model.model))
+    copied = replace(model, model=copy.deepcopy(model.model))
+    return content.model_copy(update={"model": model.name}), folder, copied
 
 
 def _reported(folder: Path) -> Run:

@@ -63,10 +63,10 @@ def test_ctrl_c_keeps_what_is_answered(home: Path, tiny_folder: Path, monkeypatc
 
     ask_rows = module.ask_rows
 
-    def stopped(setup: Any, unit: Any, rows: Any) -> Any:
+    def stopped(setup: Any, given: Any, rows: Any) -> Any:
         if rows[0] >= 32:
             raise KeyboardInterrupt
-        return ask_rows(setup, unit, rows)
+        return ask_rows(setup, given, rows)
 
     lines = ["text", *(f"Comment {number}" for number in range(40))]
     (home / "tickets.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")

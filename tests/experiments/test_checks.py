@@ -34,7 +34,7 @@ FAR = {"hub": "nobody/nothing", "splits": {"train": "train", "test": "test"}}
 
 
 def plan(recipe: Recipe, out: Path, rows: RowReader) -> object:
-    return plan_training(recipe, rows, device="cpu", speed=1e9, out=out)
+    return plan_training(recipe, device="cpu", speed=1e9, out=out, mirror=rows.mirror)
 
 
 def check(recipe: Recipe, out: Path, rows: RowReader) -> object:
@@ -171,6 +171,18 @@ def test_a_full_disk_is_told_before_anything_is_asked(
         do(read(home, tiny_folder), home / "out", RowReader())
     assert "training.method: lora" in caught.value.hint
     assert not (home / "out").exists()
+
+
+def test_models_that_are_kept_need_room_too(home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "saved_bytes", lambda *_: (10**9, 10**9))
+    usage = shutil.disk_usage(home)
+    monkeypatch.setattr("flanlab.experiments.checks.shutil.disk_usage", lambda _: usage._replace(free=3 * 10**9))
+    assert check(write_recipe(home, recipe_content(tiny_folder, keep_steps=[1])), home / "out", RowReader())
+    recipe = write_recipe(home, recipe_content(tiny_folder, keep_steps=[1, 2]))
+    with pytest.raises(FlanlabError, match=r"the tuned model with 2 of training\.keep_steps 3\.00 GB, but only 3\.00 GB"):
+        check(recipe, home / "out", RowReader())
+    (home / "out" / "models" / "step-1").mkdir(parents=True)
+    checks.check_disk(home / "out", recipe.model, checks.read_config(recipe.model), recipe.training)
 
 
 def test_what_is_needed_is_what_is_written(

@@ -14,7 +14,7 @@ from flanlab.data.corpus import read_corpus
 from flanlab.data.mixture_card import export_mixture
 from flanlab.data.ngrams import words
 from flanlab.evaluation.planning import EvaluationSettings
-from flanlab.experiments.contamination import ContaminationSettings, check_contamination, predicted_tasks
+from flanlab.experiments.contamination import check_contamination, predicted_tasks
 from flanlab.experiments.evaluate_model import evaluate_model
 from flanlab.experiments.recipe import make_mixture, make_plan, read_recipe
 from flanlab.models.loading import load_encoder
@@ -26,7 +26,7 @@ from tests.task_files import refusal
 from tests.tiny import SENTIMENT_TASK, recipe_content, write_recipe, write_rows, write_tasks
 
 WORDS = words("the small grey cat sat down beside the warm stove and slept until the morning came")
-AT_8 = ContaminationSettings(sizes=(8,))
+AT_8 = (8,)
 
 
 def long_row(number: int) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def overlapping(folder: Path, name: str = "comments") -> dict[int, str]:
 
 def test_rows_of_the_test_split_that_a_recipe_trains_on_are_found(tasks: list[Task], recipe: Path, tmp_path: Path) -> None:
     comments = [task for task in tasks if task.name == "comments"]
-    summary = check_contamination(comments, [recipe], tmp_path / "out", AT_8)
+    summary = check_contamination(comments, [recipe], tmp_path / "out", sizes=AT_8)
     assert json.loads((tmp_path / "out" / "contamination.json").read_text()) == summary
     assert summary["tasks"]["comments"]["8"]["input"]["rows"] == 10
     found = overlapping(tmp_path / "out")
@@ -77,7 +77,7 @@ def test_rows_of_the_test_split_that_a_recipe_trains_on_are_found(tasks: list[Ta
     examples = summary["corpus"]["documents"]
     with meter("", examples) as bar:
         export_mixture(mixture, load_encoder(read_recipe(recipe).model), examples, tmp_path / "mixture.jsonl", bar)
-    of_export = check_contamination(comments, [tmp_path / "mixture.jsonl"], tmp_path / "out", AT_8)
+    of_export = check_contamination(comments, [tmp_path / "mixture.jsonl"], tmp_path / "out", sizes=AT_8)
     assert of_export["corpus"]["words"] == summary["corpus"]["words"]
     assert set(overlapping(tmp_path / "out")) == {2, 5}
 
@@ -89,7 +89,7 @@ def test_predicted_rows_are_looked_for_and_scored_apart(tasks: list[Task], tiny_
     corpus.mkdir()
     write_rows(corpus / "held.jsonl", [long_row(number) for number in (11, 12, 13, 14)])
     (corpus / "other.txt").write_text(f"something else\n{long_row(15)['text']}\n", encoding="utf-8")
-    summary = check_contamination(tasks, [corpus], tmp_path / "out", AT_8, predictions=tmp_path / "eval")
+    summary = check_contamination(tasks, [corpus], tmp_path / "out", sizes=AT_8, predictions=tmp_path / "eval")
     predicted = {row for (row, _) in pairs(tmp_path / "eval", "comments")}
     found = overlapping(tmp_path / "out")
     assert set(found) == predicted & {1, 2, 3, 4, 5}
@@ -138,7 +138,7 @@ def test_predictions_without_instructions_and_of_another_split_are_read_as_they_
     evaluate_model(str(tiny_folder), comments, settings, tmp_path / "eval")
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("nothing of it\n", encoding="utf-8")
-    summary = check_contamination(comments, [corpus], tmp_path / "out", AT_8, predictions=tmp_path / "eval")
+    summary = check_contamination(comments, [corpus], tmp_path / "out", sizes=AT_8, predictions=tmp_path / "eval")
     assert summary["scores"]["comments"]["8"]["all"]["rows"] == 4
 
 
@@ -155,14 +155,16 @@ def test_nothing_is_written_when_reading_stops(tasks: list[Task], tmp_path: Path
     monkeypatch.setattr("flanlab.experiments.contamination.read_corpus", stop)
     (tmp_path / "corpus.txt").write_text("some text")
     with pytest.raises(KeyboardInterrupt):
-        check_contamination(tasks, [tmp_path / "corpus.txt"], tmp_path / "out", AT_8)
+        check_contamination(tasks, [tmp_path / "corpus.txt"], tmp_path / "out", sizes=AT_8)
     assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_done_is_refused(tasks: list[Task], tmp_path: Path) -> None:
     (tmp_path / "corpus.txt").write_text("some text")
     corpus, out = [tmp_path / "corpus.txt"], tmp_path / "out"
-    assert "7-grams" in refusal(lambda: check_contamination(tasks, corpus, out, ContaminationSettings((13, 7)))).message
-    assert "no predictions" in refusal(lambda: check_contamination(tasks, corpus, out, AT_8, predictions=tmp_path)).message
+    assert "7-grams" in refusal(lambda: check_contamination(tasks, corpus, out, sizes=(13, 7))).message
+    assert (
+        "no predictions" in refusal(lambda: check_contamination(tasks, corpus, out, sizes=AT_8, predictions=tmp_path)).message
+    )
     (tmp_path / "predictions" / "instruction" / "elsewhere").mkdir(parents=True)
-    assert "elsewhere" in refusal(lambda: check_contamination(tasks, corpus, out, AT_8, predictions=tmp_path)).message
+    assert "elsewhere" in refusal(lambda: check_contamination(tasks, corpus, out, sizes=AT_8, predictions=tmp_path)).message

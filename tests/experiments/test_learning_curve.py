@@ -41,7 +41,10 @@ def test_kept_models_are_those_of_shorter_trainings_and_are_scored(tmp_path: Pat
         "tuned_step_2": "tuned for 2 steps",
     }
     assert {row.variant for row in results.scores} >= {"tuned", "tuned_step_1", "tuned_step_2"}
-    assert fl.load_model(tmp_path / "run/models/step-1").stamp is not None
+    stamps = [fl.load_model(tmp_path / "run" / place).stamp for place in ("models/step-1", "models/step-2", "model")]
+    assert [(stamp or {})["steps"] for stamp in stamps] == [1, 2, 4]
+    card = fl.export_model(tmp_path / "run/models/step-1", tmp_path / "exported") / "README.md"
+    assert "1 of 4 steps of" in card.read_text(encoding="utf-8")
     page = write_report(tmp_path / "run").read_text(encoding="utf-8")
     assert "Scores while it was tuned" in page
     curve = page.partition("Mean main metric by step")[2].partition("</table>")[0]

@@ -83,8 +83,8 @@ def test_on_a_terminal_it_asks(tmp_path: Path, tiny_folder: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     write_tasks(tmp_path / "tasks")
     answers = iter([str(tiny_folder), "all", "sentiment", "1"])
-    monkeypatch.setattr("flanlab.cli.recipe._on_terminal", lambda: True)
-    monkeypatch.setattr("flanlab.cli.recipe._ask", lambda question, default: next(answers))
+    monkeypatch.setattr("flanlab.cli.recipe.on_terminal", lambda: True)
+    monkeypatch.setattr("flanlab.cli.recipe.ask_person", lambda question, hint, default: next(answers))
     done = CliRunner().invoke(app, ["recipe", "new", "--tasks", "tasks", "--out", "asked.yaml"])
     assert done.exit_code == 0, done.output
     recipe = read_recipe(Path("asked.yaml"))

@@ -6,7 +6,7 @@ import copy
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -21,12 +21,10 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation import predict as predict_module
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.experiments import run as module
-from flanlab.experiments.cost import scoring_speed, training_speed
 from flanlab.experiments.recipe import Recipe, make_plan, read_recipe
 from flanlab.experiments.run import run_recipe, train_recipe
 from flanlab.experiments.stamp import make_stamp, training_key
 from flanlab.models import loading as loading_module
-from flanlab.models.answering import Question
 from flanlab.models.loading import load_model
 from flanlab.report.html import write_report
 from flanlab.results.files import read_results
@@ -34,7 +32,6 @@ from flanlab.results.predictions import read_predictions
 from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC
 from flanlab.tasks.loading import load_collection, load_task
 from flanlab.training import precision, trainer
-from flanlab.training.settings import TrainingSettings
 from tests.tiny import recipe_content, write_recipe, write_tasks
 
 Predictions = dict[str, list[dict[str, Any]]]
@@ -494,39 +491,6 @@ def test_loss_on_dev_is_that_of_the_tasks_trained_on(tiny_folder: Path, tmp_path
     measured = [json.loads(line) for line in lines if "dev_loss" in line]
     assert [record["step"] for record in measured] == [1, 4]
     assert all(list(record["dev_loss"]) == ["miscellaneous"] for record in measured)
-
-
-def test_speed_is_measured_on_prompts_that_share_nothing(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What prompts have in common is computed once: a speed measured on such would be too good."""
-    prompts: list[list[int]] = []
-    original = loading_module.answer_questions
-
-    def listening(model: Any, questions: Sequence[Question], budget: int) -> Any:
-        prompts.extend(question.prompt for question in questions)
-        return original(model, questions, budget)
-
-    monkeypatch.setattr(loading_module, "answer_questions", listening)
-    assert scoring_speed(load_model(str(tiny_folder), device="cpu")) > 0
-    measured = prompts[: len(prompts) // 2]
-    assert len({prompt[0] for prompt in measured}) == len(measured) > 1
-
-
-def test_training_is_timed_in_its_own_number_type(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rounded: list[bool] = []
-    original = loading_module.answer_questions
-
-    def listening(*given: Any) -> Any:
-        rounded.append(torch.is_autocast_enabled("cpu"))
-        return original(*given)
-
-    monkeypatch.setattr(loading_module, "answer_questions", listening)
-    loaded = load_model(str(tiny_folder), device="cpu")
-    settings = TrainingSettings(steps=1, learning_rate=1, compute_dtype="float32")
-    assert training_speed(loaded, settings, 33.0) == pytest.approx(10.0)
-    assert rounded == []
-    assert training_speed(loaded, settings.model_copy(update={"compute_dtype": "bfloat16"}), 33.0) != 10.0
-    assert all(rounded)
-    assert rounded
 
 
 def test_precision_is_chosen_once_and_written_everywhere(

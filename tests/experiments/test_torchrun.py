@@ -103,6 +103,9 @@ def test_refusal_is_told_once(tmp_path: Path) -> None:
     _, errors = run.communicate()
     assert run.returncode != 0
     assert errors.count("There is no model folder") == 1
+    (tmp_path / "recipe.yaml").write_text("name: [")
+    _, errors = torchrun("run", tmp_path / "recipe.yaml", tmp_path / "out").communicate()
+    assert errors.count("recipe.yaml, line") == 1
 
 
 def assert_near(left: Path, right: Path, within: float = 1e-5) -> None:

@@ -39,7 +39,10 @@ def flan_plan(path: Path, *more: str, command: str = "train") -> Any:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_can_be_planned(path: Path, configurations: dict[str, Path], tmp_path: Path) -> None:
+def test_every_recipe_can_be_planned(
+    path: Path, configurations: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FLANLAB_MIRROR", raising=False)  # which need not have the rows of all recipes
     recipe = read_recipe(path)
     assert recipe.name == path.stem
     tasks = load_collections(recipe.tasks.collections)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from flanlab.cli.options import AcceptGemmaTerms, AsJson, Mirror, RecipeFile, folder_to_write, say_loading
+from flanlab.cli.options import AcceptGemmaTerms, AsJson, Mirror, RecipeFile, comma_separated, folder_to_write, say_loading
 from flanlab.errors import FlanlabError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def ablate(
     from flanlab.report.sweep import verdict
     from flanlab.report.sweep_page import PAGE_FILE, write_pages
 
-    chosen = [point.strip() for point in points.split(",") if point.strip()] if points else []
+    chosen = list(filter(None, comma_separated([points or ""])))
     reader = RowReader(mirror)
     sweep = plan_sweep(name, read_recipe(recipe), out, reader, points=chosen, only=only or [], processes=processes, seeds=seeds)
     if plan and as_json:
@@ -121,18 +121,15 @@ def _print_plan(sweep: Sweep) -> None:
     from flanlab.progress import clock
     from flanlab.report.wording import counted
 
-    table = compact_table(f"{sweep.facts.title}: {len(sweep.cells)} cells")
-    table.add_column("cell", no_wrap=True)
-    for title in ("trains on\n(examples)", "evaluated on\n(questions)", "takes\nabout", "state"):
-        table.add_column(title, justify="right", no_wrap=True)
+    columns = ("cell", "trains on\n(examples)", "evaluated on\n(questions)", "takes\nabout", "state")
+    table = compact_table(f"{sweep.facts.title}: {len(sweep.cells)} cells", *columns)
     for row in sweep.plan():
         examples, seconds = f"{row['examples']:,}" if row["examples"] else "", clock(row["seconds"]) if row["seconds"] else ""
         table.add_row(row["cell"], examples, f"{row['questions']:,}", seconds, row["state"])
-    console = result_console()
-    console.print(table)
+    result_console().print(table)
     steps = sweep.to_do()
     trainings = sum(step.kind == "train" for step in steps)
     work = f"{counted(trainings, 'training')} and {counted(len(steps) - trainings, 'evaluation')}"
     seconds = clock(sum(step.seconds for step in steps))
     told = f"To do: {work}, about {seconds} one after another, by a measurement on this machine."
-    console.print(told if steps else "Everything is done already.", soft_wrap=True)
+    typer.echo(told if steps else "Everything is done already.")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import flanlab as fl
 from flanlab.cli.options import (
     AcceptGemmaTerms,
     ApiKeyVariable,
@@ -64,14 +65,11 @@ def ask(
         check_model_name(model)
 
     say_loading()
-    from flanlab.data.encoding import PromptStyle
-    from flanlab.evaluation.planning import EvaluationSettings
-    from flanlab.experiments.ask import ask as ask_model
-    from flanlab.experiments.ask import opened
+    from flanlab.experiments.evaluate_model import opened
 
     if words or task is not None:
         question = " ".join(words or []) if task is None else None
-        answer = ask_model(
+        answer = fl.ask(
             model,
             question,
             task=task,
@@ -84,12 +82,11 @@ def ask(
         )
         _show(answer, as_json, with_prompt=task is not None)
         return
-    style: PromptStyle = "chat" if chat else "instruction"
     with (
         tempfile.TemporaryDirectory() as folder,
-        opened(model, server, EvaluationSettings(), 0, style, Path(folder)) as setup,
+        opened(model, server, fl.EvaluationSettings(), ["chat" if chat else "instruction"], Path(folder)) as (found, _),
     ):
-        _converse(setup.model, chat, new_tokens, as_json)
+        _converse(found, chat, new_tokens, as_json)
 
 
 def _values(words: list[str]) -> dict[str, Any]:
@@ -122,8 +119,6 @@ def _show(answer: ModelAnswer, as_json: bool, *, with_prompt: bool = False) -> N
 
 def _converse(model: Model, chat: bool, new_tokens: int, as_json: bool) -> None:
     """Answer line after line, each after the turns before it, until the input ends."""
-    from flanlab.errors import FlanlabError
-    from flanlab.experiments.ask import ask as ask_model
     from flanlab.progress import say
 
     shown = sys.stdin.isatty()
@@ -141,11 +136,11 @@ def _converse(model: Model, chat: bool, new_tokens: int, as_json: bool) -> None:
             history = []
             continue
         try:
-            answer = ask_model(model, question, history=history, chat=chat, new_tokens=new_tokens)
+            answer = fl.ask(model, question, history=history, chat=chat, new_tokens=new_tokens)
         except KeyboardInterrupt:
             say("Stopped.")
             continue
-        except FlanlabError as error:
+        except fl.FlanlabError as error:
             if not shown:
                 raise
             say(f"flan: {error}")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import flanlab as fl
 from flanlab.cli.options import AcceptGemmaTerms, AsJson, Mirror, say_loading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flanlab.experiments.claims import Verdict
-    from flanlab.results.table import Table
 
 
 def claims(
@@ -46,7 +47,17 @@ def claims(
     Example: flan claims --plan recipes/ablation-base.yaml --seeds 3
     """
     if plan:
-        _plan(plan[0], plan[1:], folder, seeds, power, pilot or [], mirror, as_json)
+        say_loading()
+        from flanlab.experiments.claims_plan import write_base_recipe
+        from flanlab.experiments.recipe import names_a_recipe
+
+        base = plan[0] if names_a_recipe(plan[0]) else write_base_recipe(plan[0], folder)
+        settings: dict[str, Any] = {"seeds": seeds, "power": power / 100, "pilot": pilot or []}
+        table = fl.plan_claims(base, models=plan[1:], out=folder, mirror=mirror, **settings)
+        if as_json:
+            typer.echo(json.dumps(table.rows()))
+        else:
+            _print_plan(table, power, bool(pilot))
         return
     if seeds != 1 or power != 80 or pilot:
         raise typer.BadParameter("is needed beside --seeds, --power and --pilot.", param_hint="--plan")
@@ -66,55 +77,24 @@ def claims(
 
 
 def _print(found: Sequence[Verdict], folder: Path) -> None:
-    from flanlab.cli.tables import print_table, result_console
+    from flanlab.cli.tables import print_table
     from flanlab.report.claims import command_for, verdict_table
 
-    console = result_console()
-    print_table(console, verdict_table(found))
+    print_table(verdict_table(found))
     for one in found:
         if one.reason:
-            console.print(f"{one.claim.name}: {one.reason}", markup=False, highlight=False, soft_wrap=True)
+            typer.echo(f"{one.claim.name}: {one.reason}")
         if command := command_for(one, folder):
-            console.print(f"  Run: {command}", markup=False, highlight=False, soft_wrap=True)
+            typer.echo(f"  Run: {command}")
 
 
-def _plan(
-    name: str, models: list[str], folder: Path, seeds: int, power: float, pilot: list[str], mirror: Path | None, as_json: bool
-) -> None:
-    import json
-
-    say_loading()
-    from flanlab.data.reader import RowReader
-    from flanlab.experiments.claims_plan import plan_claims, write_base_recipe
-    from flanlab.experiments.recipe import QUICKSTART, read_recipe
-
-    is_recipe = name == QUICKSTART or Path(name).suffix in (".yaml", ".yml")
-    path = Path(name) if is_recipe else write_base_recipe(name, folder)
-    table = plan_claims(
-        read_recipe(path),
-        RowReader(mirror),
-        models=models,
-        seeds=seeds,
-        power=power / 100,
-        pilot=pilot,
-        named=str(path),
-        out=folder,
-    )
-    if as_json:
-        typer.echo(json.dumps(table.rows()))
-    else:
-        _print_plan(table, power, bool(pilot))
-
-
-def _print_plan(table: Table, power: float, has_pilot: bool) -> None:
+def _print_plan(table: fl.Table, power: float, has_pilot: bool) -> None:
     from flanlab.cli.tables import compact_table, print_lines, result_console
     from flanlab.progress import clock
     from flanlab.report.wording import counted, number
 
-    shown = compact_table(f"The paper's claims, with {power:g} % power")
-    shown.add_column("claim", no_wrap=True)
-    for title in ("smallest\neffect", "detect-\nable", "rows", "rows\nneeded", "train-\nings", "questions", "takes\nabout"):
-        shown.add_column(title, justify="right", no_wrap=True)
+    columns = ("smallest\neffect", "detect-\nable", "rows", "rows\nneeded", "train-\nings", "questions", "takes\nabout")
+    shown = compact_table(f"The paper's claims, with {power:g} % power", "claim", *columns)
     for row in table:
         work = [str(row["trainings"]), f"{row['questions']:,}", clock(row["seconds"])] if row["seconds"] else ["", "", ""]
         detectable = "" if row["detectable"] is None else number(row["detectable"])
@@ -126,10 +106,9 @@ def _print_plan(table: Table, power: float, has_pilot: bool) -> None:
             str(row["rows_needed"] or ("not reached" if detectable else "")),
             *work,
         )
-    console = result_console()
-    console.print(shown)
+    result_console().print(shown)
     notes = [f"{row['claim']}: {row['note'].rstrip('.')}." for row in table if row["note"]]
-    print_lines(console, [*notes, *dict.fromkeys(f"  {row['command']}" for row in table if row["command"])])
+    print_lines(*notes, *dict.fromkeys(f"  {row['command']}" for row in table if row["command"]))
     if any(row["detectable"] is not None and row["rows_needed"] is None for row in table):
         typer.echo("Not reached: all rows there are do not detect it. Hold out more tasks, or use more templates or seeds.")
     trainings, seconds = (sum(table.column(name)) for name in ("trainings", "seconds"))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import flanlab as fl
 from flanlab.cli.options import AsJson, say_reading
 
 if TYPE_CHECKING:
@@ -45,9 +46,7 @@ def compare(
     say_reading(f"{first} and {second}")
     share = None if margin is None else margin / 100
     if templates:
-        from flanlab.report.wordings import compare_templates
-
-        wordings = compare_templates(first, second, margin=share)
+        wordings = fl.compare_templates(first, second, margin=share)
         if out is not None:
             wordings.write_page(out)
         if as_json:
@@ -56,10 +55,9 @@ def compare(
             _print_wordings(wordings)
     else:
         from flanlab.cli.tables import print_comparison
-        from flanlab.report.run import compare as compare_runs
         from flanlab.results.files import as_text
 
-        found = compare_runs(first, second, margin=share)
+        found = fl.compare(first, second, margin=share)
         if out is not None:
             found.write_page(out)
         if as_json:
@@ -74,13 +72,12 @@ def _print_wordings(comparison: TemplateComparison) -> None:
     """Both wordings, a table of scores, and flipped rows of each pair; then the sentences."""
     from rich.text import Text
 
-    from flanlab.cli.tables import print_table, result_console
+    from flanlab.cli.tables import print_lines, print_sides, print_table, result_console
     from flanlab.report.wordings import directions, pair_table, pair_title, prompt_ends, word_diff
 
     console = result_console()
     found = comparison.wordings
-    for letter, side in found.results.variants.items():
-        console.print(f"{letter.upper()}: {side.folder} ({side.title}), {side.model}", markup=False, soft_wrap=True)
+    print_sides(found.results)
     for pair in found.pairs:
         console.print(Text(f"\n{pair_title(pair)}", "bold"), soft_wrap=True)
         diff = Text()
@@ -88,18 +85,16 @@ def _print_wordings(comparison: TemplateComparison) -> None:
             before, after, style = {"=": ("", "", ""), "-": ("[-", "-]", "red"), "+": ("{+", "+}", "green")}[mark]
             diff.append(f"{before}{text}{after}", style)
         console.print(diff, soft_wrap=True)
-        print_table(console, pair_table(found, pair, headlines=True))
+        print_table(pair_table(found, pair, headlines=True))
         for title, flips in directions(pair):
-            console.print(f"  {title}: {len(flips)} of {pair.rows} rows", markup=False)
+            typer.echo(f"  {title}: {len(flips)} of {pair.rows} rows")
             for flip in flips[:_SHOWN_FLIPS]:
                 answers = f"A {_short(flip.a.answer)}, B {_short(flip.b.answer)}, right {_short(' / '.join(flip.references))}"
-                console.print(f"    row {flip.row}: {prompt_ends(flip.b.prompt)}", markup=False, soft_wrap=True)
-                console.print(f"      {answers}", markup=False, soft_wrap=True)
+                typer.echo(f"    row {flip.row}: {prompt_ends(flip.b.prompt)}\n      {answers}")
             if len(flips) > _SHOWN_FLIPS:
-                console.print(f"    and {len(flips) - _SHOWN_FLIPS} more: see --out or --json", markup=False)
-    console.print("")
-    for sentence in comparison.verdict:
-        console.print(sentence, markup=False, soft_wrap=True)
+                typer.echo(f"    and {len(flips) - _SHOWN_FLIPS} more: see --out or --json")
+    typer.echo()
+    print_lines(*comparison.verdict)
 
 
 def _short(text: str, length: int = 40) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from flanlab.cli.options import AsJson, Collections, Mirror, as_split, folder_to_write, say_loading
-from flanlab.errors import FlanlabError
+import flanlab as fl
+from flanlab.cli.options import AsJson, Collections, Mirror, folder_to_write, say_loading
+from flanlab.tasks.schema import Split
 
 
 def contamination(
@@ -42,9 +43,9 @@ def contamination(
     ] = None,
     frequent: Annotated[int, typer.Option(min=1, help="An n-gram in more places than this is ignored.")] = 10,
     frequent_in: Annotated[
-        str, typer.Option(help="Where places are counted: evaluation, corpus (GPT-3's filtering) or nowhere.")
+        Literal["evaluation", "corpus", "nowhere"], typer.Option(help="Where places are counted; corpus: GPT-3's filtering.")
     ] = "evaluation",
-    split: Annotated[str | None, typer.Option(help="train, dev or test. [default: test]")] = None,
+    split: Annotated[Split | None, typer.Option(help="The split of these rows. [default: test]")] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Rows of each task, chosen as by `flan eval`. [default: 200]")] = None,
     tasks: Collections = None,
     mirror: Mirror = None,
@@ -55,31 +56,23 @@ def contamination(
     Example: flan contamination natural_language_inference --corpus recipes/holdout-nli.yaml --out runs/contamination
     """
     say_loading()
-    from flanlab.data.reader import RowReader
-    from flanlab.evaluation.planning import EvaluationSettings
-    from flanlab.experiments.contamination import ContaminationSettings, check_contamination, predicted_tasks
     from flanlab.progress import say
     from flanlab.report.contamination import write_contamination_figure
-    from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections, select_tasks
 
-    wanted = names or (predicted_tasks(predictions) if predictions is not None else [])
-    if not wanted:
-        raise FlanlabError(
-            "Nothing says whose rows are looked for.", hint="Name tasks or clusters, or a folder with --predictions."
-        )
-    if predictions is not None and (rows is not None or split is not None):
-        raise FlanlabError("The rows are those that were predicted.", hint="Leave --rows and --split out.")
-    if frequent_in not in ("evaluation", "corpus", "nowhere"):
-        raise FlanlabError(f"Places cannot be counted in `{frequent_in}`.", hint="Use evaluation, corpus or nowhere.")
+    evaluation = fl.EvaluationSettings(rows=rows or 200, split=split or "test") if rows or split else None
     try:
-        summary = check_contamination(
-            select_tasks(load_collections(tasks or list(BUILT_IN_COLLECTIONS)), wanted),
+        summary = fl.check_contamination(
+            names or [],
             corpus,
             out,
-            ContaminationSettings(tuple(ngram or (13, 8)), frequent, frequent_in, tuple(column or ())),  # type: ignore[arg-type]
-            evaluation=EvaluationSettings(rows=rows or 200, split=as_split(split or "test")),
+            sizes=ngram or (13, 8),
+            frequent=frequent,
+            frequent_in=frequent_in,
+            columns=column or (),
+            evaluation=evaluation,
             predictions=predictions,
-            reader=RowReader(mirror),
+            collections=tasks,
+            mirror=mirror,
         )
     except KeyboardInterrupt:
         say("Stopped. Nothing was written: what is read of a corpus is not kept.")
@@ -97,39 +90,29 @@ def _print_summary(summary: dict[str, Any], folder: Path) -> None:
     from flanlab.cli.tables import compact_table, result_console
 
     read = summary["corpus"]
-    table = compact_table(f"Against {read['words']:,} words in {read['documents']:,} documents")
-    table.add_column("", no_wrap=True)
-    for column in ("n", "rows", "overlapping", "clean", "too short", "overlapping\nwith answer"):
-        table.add_column(column, justify="right", no_wrap=True)
+    title = f"Against {read['words']:,} words in {read['documents']:,} documents"
+    table = compact_table(title, "", "n", "rows", "overlapping", "clean", "too short", "overlapping\nwith answer")
     for name, by_size in summary["tasks"].items():
         for place, (size, counts) in enumerate(by_size.items()):
             own, both = counts["input"], counts["input_and_answer"]
             cells = (size, own["rows"], own["overlapping"], own["clean"], own["too_short"], both["overlapping"])
             table.add_row("" if place else name, *map(str, cells))
-    console = result_console()
-    console.print(table)
-    frequent = {
-        (name, size): count
-        for name, by_size in summary["tasks"].items()
-        for size, counts in by_size.items()
-        if (count := counts["input"]["only_frequent"])
-    }
-    for (name, size), count in frequent.items():
-        console.print(f"  {name}, n = {size}: {count} clean rows share none but frequent n-grams with the corpus.")
+    result_console().print(table)
+    for name, by_size in summary["tasks"].items():
+        for size, counts in by_size.items():
+            if count := counts["input"]["only_frequent"]:
+                typer.echo(f"  {name}, n = {size}: {count} clean rows share none but frequent n-grams with the corpus.")
     if summary["scores"]:
-        _print_scores(summary, console)
+        _print_scores(summary["scores"])
     typer.echo(f"Row by row: {folder / 'contamination.parquet'}")
 
 
-def _print_scores(summary: dict[str, Any], console: Any) -> None:
-    from flanlab.cli.tables import compact_table
+def _print_scores(scores: dict[str, Any]) -> None:
+    from flanlab.cli.tables import compact_table, result_console
 
     subsets = ("all", "clean", "overlapping")
-    table = compact_table("Scores with 95 % intervals")
-    table.add_column("", no_wrap=True)
-    for column in subsets:
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, by_size in summary["scores"].items():
+    table = compact_table("Scores with 95 % intervals", "", *subsets)
+    for name, by_size in scores.items():
         table.add_row(f"[bold]{name}[/bold]")
         for size, entry in by_size.items():
             metric = entry["main_metric"]
@@ -138,7 +121,7 @@ def _print_scores(summary: dict[str, Any], console: Any) -> None:
             for variant in entry["all"]["scores"][metric]:
                 table.add_row(f"    {variant}", *(_score(entry[subset], metric, variant) for subset in subsets))
         table.add_section()
-    console.print(table)
+    result_console().print(table)
 
 
 def _score(subset: dict[str, Any], metric: str, variant: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from flanlab.cli.options import (
+    MODEL_HELP,
     AcceptGemmaTerms,
     ApiKeyVariable,
     AsJson,
@@ -19,6 +20,7 @@ from flanlab.cli.options import (
     RemoteTokenizer,
     RequestsPerMinute,
     SkipMissing,
+    comma_separated,
     endpoint_of,
     folder_to_write,
     named_values,
@@ -32,14 +34,9 @@ from flanlab.tasks.clusters import Cluster
 if TYPE_CHECKING:
     from flanlab.results.schema import Results
 
-_MOST_SHOTS = 16
-
 
 def evaluate(
-    model: Annotated[
-        str,
-        typer.Option(help="A model folder, a GGUF file, a Hub id, one of `flan models`, or a name that the --endpoint knows."),
-    ],
+    model: Annotated[str, typer.Option(help=MODEL_HELP)],
     out: Annotated[Path, typer.Option(callback=folder_to_write, help="Folder for predictions, results and report.")],
     names: Annotated[list[str] | None, typer.Argument(help="Tasks or clusters to evaluate.")] = None,
     cluster: Annotated[
@@ -168,7 +165,7 @@ def evaluate(
         "chat_template_args": _template_args(chat_template_arg or []) or None,
         "choose_template": choose_template or None,
         "pmi": False if no_pmi else None,
-        "options": _split(options or []) or None,
+        "options": comma_separated(options or []) or None,
         "shots": counts or None,
     }
     try:
@@ -176,10 +173,8 @@ def evaluate(
     except FlanlabError as error:
         raise typer.BadParameter(error.message) from error
     styles: list[PromptStyle] = ["instruction"]
-    if chat:
-        styles.append("chat")
-    if baseline:
-        styles.append("baseline")
+    styles += ["chat"] if chat else []
+    styles += ["baseline"] if baseline else []
     done = api.evaluate(
         model,
         chosen,
@@ -195,8 +190,8 @@ def evaluate(
     )
     if done is not None:
         present_results(done, as_json)
-    if done is not None and fail_under is not None:
-        _refuse_below(done.results, fail_under, metric)
+        if fail_under is not None:
+            _refuse_below(done.results, fail_under, metric)
 
 
 def _templates(text: str | None) -> int | str | None:
@@ -220,15 +215,13 @@ def _template_args(given: list[str]) -> dict[str, Any]:
     return found
 
 
-def _split(texts: list[str]) -> list[str]:
-    return [part.strip() for text in texts for part in text.split(",")]
-
-
 def _counts(shots: list[str]) -> list[int]:
     """Numbers of exemplars as they were written: 0,1,4,16, or one after the other."""
-    parts = _split(shots)
-    if wrong := [part for part in parts if not (part.isdecimal() and int(part) <= _MOST_SHOTS)]:
-        raise typer.BadParameter(f"{wrong[0]!r} is no number from 0 to {_MOST_SHOTS}.", param_hint="--shots")
+    from flanlab.data.exemplars import MOST_SHOTS
+
+    parts = comma_separated(shots)
+    if wrong := [part for part in parts if not (part.isdecimal() and int(part) <= MOST_SHOTS)]:
+        raise typer.BadParameter(f"{wrong[0]!r} is no number from 0 to {MOST_SHOTS}.", param_hint="--shots")
     return sorted({int(part) for part in parts})
 
 

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from flanlab.cli.options import AsJson, Collections, Mirror, as_split, folder_to_write, say_loading
-from flanlab.errors import FlanlabError
+import flanlab as fl
+from flanlab.cli.options import AsJson, Collections, Mirror, folder_to_write, say_loading
+from flanlab.tasks.schema import Split
 
 app = typer.Typer(help="Write tasks and tuned models for other programs.", no_args_is_help=True)
 
@@ -30,9 +31,9 @@ def model(
     Example: flan export model runs/holdout-nli --out exported
     """
     say_loading()
-    from flanlab.experiments.export_model import export_model, push_model
+    from flanlab.experiments.export_model import push_model
 
-    typer.echo(str(export_model(run, out, merge=merge)))
+    typer.echo(str(fl.export_model(run, out, merge=merge)))
     if push is not None:
         typer.echo(push_model(out, push))
 
@@ -45,7 +46,7 @@ def lm_eval(
     ],
     names: Annotated[list[str] | None, typer.Argument(help="Tasks or clusters. All by default.")] = None,
     rows: Annotated[int, typer.Option(min=1, help="Number of rows of each task, chosen as by `flan eval`.")] = 200,
-    split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",
+    split: Annotated[Split, typer.Option(help="The split of these rows.")] = "test",
     tasks: Collections = None,
     mirror: Mirror = None,
     as_json: AsJson = False,
@@ -54,31 +55,20 @@ def lm_eval(
 
     Example: flan export lm-eval sentiment --tasks sampler --out lm_eval_tasks
     """
-    from flanlab.data.mirror import MissingDataError
-    from flanlab.data.sources import load_rows
+    from flanlab.data.reader import RowReader
+    from flanlab.evaluation.evaluate import plan_tasks, with_rows
     from flanlab.evaluation.lm_eval_export import export_lm_eval
-    from flanlab.evaluation.planning import EvaluationSettings, plan_task
     from flanlab.progress import say
-    from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections, select_tasks
+    from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections, load_named
 
-    settings = EvaluationSettings(rows=rows, split=as_split(split))
-    found = load_collections(tasks or list(BUILT_IN_COLLECTIONS))
-    chosen = select_tasks(found, names) if names else [task for task in found if task.has_split(settings.split)]
-    units = []
-    for task in (subtask for whole in chosen for subtask in whole.evaluated_subtasks(settings.split)):
-        try:
-            units.append(plan_task(task, load_rows(task, settings.split, mirror), settings, seed=0))
-        except MissingDataError as error:
-            # Without names: all tasks whose rows are available. A task that is named must be available.
-            if names:
-                raise
-            say(f"{task.name}: left out. {error.message}")
-    if not units:
-        raise FlanlabError(
-            "No task's rows are available.",
-            hint="Check that the Hub can be reached, or name a folder with the rows with --mirror.",
-        )
-    facts = export_lm_eval(units, settings, 0, out)
+    settings, reader, places = fl.EvaluationSettings(rows=rows, split=split), RowReader(mirror), tasks or BUILT_IN_COLLECTIONS
+    if names:
+        chosen = load_named(places, names)
+    else:
+        chosen, missing = with_rows(load_collections(places), settings, reader)
+        for name, reason in missing.items():
+            say(f"{name}: left out. {reason}")
+    facts = export_lm_eval(plan_tasks(chosen, settings, 0, reader), settings, 0, out)
     if as_json:
         typer.echo(json.dumps(facts))
         return

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+import flanlab as fl
 from flanlab.cli.options import AsJson, Mirror, RecipeFile, SkipMissing, say_loading
 
 
@@ -27,9 +28,7 @@ def mix(
     Example: flan mix recipes/holdout-nli.yaml --out mixture.parquet
     """
     say_loading()
-    from flanlab import api
-
-    card = api.mix(recipe, out, examples=examples, mirror=mirror, skip_missing=skip_missing)
+    card = fl.mix(recipe, out, examples=examples, mirror=mirror, skip_missing=skip_missing)
     if as_json:
         typer.echo(json.dumps(card))
     else:
@@ -41,10 +40,9 @@ def _print_card(card: dict[str, Any]) -> None:
 
     measured, planned = card["measured_examples"], card["planned_examples"]
     of_all = "" if measured == planned else f", measured on {measured:,}"
-    table = compact_table(f"The mixture: {planned:,} examples{of_all}")
-    table.add_column("", no_wrap=True, max_width=26)
-    for column in ("rows", "share", "epochs", "examples", "tokens", "target\ntokens"):
-        table.add_column(column, justify="right", no_wrap=True)
+    columns = ("", "rows", "share", "epochs", "examples", "tokens", "target\ntokens")
+    table = compact_table(f"The mixture: {planned:,} examples{of_all}", *columns)
+    table.columns[0].max_width = 26
     for cluster, totals in card["clusters"].items():
         table.add_row(f"[bold]{cluster.replace('_', ' ')}[/bold]")
         members = {name: entry for name, entry in card["tasks"].items() if entry["cluster"] == cluster}
@@ -52,16 +50,15 @@ def _print_card(card: dict[str, Any]) -> None:
             table.add_row(f"  {name}", f"{entry['rows']:,}", *_counts(entry, f"{entry['epochs']:.2f}"))
         if len(members) > 1:
             table.add_row("  together", "", *_counts(totals, ""), style="dim")
-    console = result_console()
-    console.print(table)
-    console.print(f"{card['tokens']:,} tokens, {card['target_tokens']:,} of them targets", soft_wrap=True)
+    result_console().print(table)
+    typer.echo(f"{card['tokens']:,} tokens, {card['target_tokens']:,} of them targets")
     exemplars = ", ".join(f"{number}: {count:,}" for number, count in card["exemplars"].items())
-    console.print(f"OPTIONS shown in {card['options_shown']:,} examples; examples by exemplars: {exemplars}", soft_wrap=True)
+    typer.echo(f"OPTIONS shown in {card['options_shown']:,} examples; examples by exemplars: {exemplars}")
     for name, entry in card["tasks"].items():
         if lost := _losses(entry):
-            console.print(f"did not fit: {name} ({lost})", soft_wrap=True)
+            typer.echo(f"did not fit: {name} ({lost})")
     for name, reason in card["left_out"].items():
-        console.print(f"left out: {name} ({reason})", soft_wrap=True)
+        typer.echo(f"left out: {name} ({reason})")
 
 
 def _counts(entry: dict[str, Any], epochs: str) -> list[str]:

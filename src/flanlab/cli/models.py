@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import typer
 
@@ -17,13 +18,11 @@ def models(accept_gemma_terms: AcceptGemmaTerms = False, as_json: AsJson = False
     from flanlab.cli.tables import compact_table, result_console
     from flanlab.models.built_in import BUILT_IN_MODELS, cached_folder
 
-    facts = [
+    told = ("parameters", "instruction_tuned", "licence", "download_mb")
+    facts: list[dict[str, Any]] = [
         {
             "name": name,
-            "parameters": model.parameters,
-            "instruction_tuned": model.instruction_tuned,
-            "licence": model.licence,
-            "download_mb": model.download_mb,
+            **{fact: getattr(model, fact) for fact in told},
             "cached": cached_folder(name).is_dir(),
             "folder": str(cached_folder(name)),
             "description": model.description,
@@ -33,11 +32,10 @@ def models(accept_gemma_terms: AcceptGemmaTerms = False, as_json: AsJson = False
     if as_json:
         typer.echo(json.dumps(facts))
         return
-    table = compact_table("Built-in models, downloaded from PyPI when first used")
-    for title in ("model", "size", "instruct", "licence", "download", "cached"):
-        table.add_column(title, justify="right" if title in ("size", "download") else "left", no_wrap=True)
-    for name, model in BUILT_IN_MODELS.items():
-        tuned, cached = ("yes" if is_so else "no" for is_so in (model.instruction_tuned, cached_folder(name).is_dir()))
-        size, download = f"{model.parameters / 1e6:.0f} M", f"{model.download_mb} MB"
-        table.add_row(name, size, tuned, model.licence, download, cached)
+    columns = ("model", "size", "instruct", "licence", "download", "cached")
+    table = compact_table("Built-in models, downloaded from PyPI when first used", *columns)
+    for one in facts:
+        tuned, cached = ("yes" if one[name] else "no" for name in ("instruction_tuned", "cached"))
+        size, download = f"{one['parameters'] / 1e6:.0f} M", f"{one['download_mb']} MB"
+        table.add_row(one["name"], size, tuned, one["licence"], download, cached)
     result_console().print(table)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flanlab.cli.options import Mirror, cluster_named, folder_to_write
+from flanlab.cli.options import Mirror, ask_person, cluster_named, folder_to_write, on_terminal
 from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections
@@ -79,13 +78,11 @@ def new_task(
 
 def _ask_on_terminal() -> Ask | None:
     """Asks on a terminal which column is the answer; None where nobody can answer."""
-    from flanlab.progress import console, say
-
-    if not (sys.stdin.isatty() and console.is_terminal):
+    if not on_terminal():
         return None
 
     def ask(columns: Sequence[Column], likely: Column | None) -> str:
-        from rich.prompt import Prompt
+        from flanlab.progress import say
 
         say("It is not clear which column holds the answer:")
         for number, column in enumerate(columns, start=1):
@@ -93,11 +90,9 @@ def _ask_on_terminal() -> Ask | None:
             say(f"  {number}  {column.name}: {example}")
         numbers = [str(number) for number in range(1, len(columns) + 1)]
         default = numbers[columns.index(likely)] if likely is not None else ...
-        try:
-            chosen = Prompt.ask("Number of the answer", console=console, choices=numbers, show_choices=False, default=default)
-        except EOFError:
-            raise FlanlabError("No column was chosen.", hint="Choose a number, or name the column with --answer.") from None
-        return columns[int(str(chosen)) - 1].name
+        hint = "Choose a number, or name the column with --answer."
+        chosen = ask_person("Number of the answer", hint, default, choices=numbers, show_choices=False)
+        return columns[int(chosen) - 1].name
 
     return ask
 

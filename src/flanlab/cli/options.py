@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,14 +15,12 @@ from flanlab.errors import FlanlabError
 from flanlab.files import check_writable
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.loading import resolve_name
-from flanlab.tasks.schema import SPLITS, Split
 
 if TYPE_CHECKING:
     from flanlab.models.completions import Endpoint
-ModelName = Annotated[
-    str,
-    typer.Argument(help="A model folder, a GGUF file, a Hub id, one of `flan models`, or a name that the --endpoint knows."),
-]
+
+MODEL_HELP = "A model folder, a GGUF file, a Hub id, one of `flan models`, or a name that the --endpoint knows."
+ModelName = Annotated[str, typer.Argument(help=MODEL_HELP)]
 EndpointUrl = Annotated[
     str | None, typer.Option("--endpoint", help="Ask the model of this OpenAI-compatible server instead: http://host:8000/v1.")
 ]
@@ -54,12 +52,9 @@ def cluster_named(name: str) -> Cluster:
     raise typer.BadParameter(f"There is no cluster called {name!r}. Use one of: {', '.join(Cluster)}.")
 
 
-def as_split(name: str) -> Split:
-    """The split of this name."""
-    for split in SPLITS:
-        if split == name:
-            return split
-    raise FlanlabError(f"There is no split called `{name}`.", hint="Use train, dev or test.")
+def run_folder(out: Path | None, recipe: Path) -> Path:
+    """Where a recipe's run is, unless --out says so."""
+    return out or Path("runs") / recipe.stem
 
 
 def named_values(words: Sequence[str], option: str) -> dict[str, str]:
@@ -72,6 +67,30 @@ def named_values(words: Sequence[str], option: str) -> dict[str, str]:
             raise typer.BadParameter(f"{fault}.", param_hint=option)
         found[name] = value
     return found
+
+
+def on_terminal() -> bool:
+    """Whether a person is there to answer."""
+    from flanlab.progress import console
+
+    return sys.stdin.isatty() and console.is_terminal
+
+
+def ask_person(question: str, hint: str, default: Any, **options: Any) -> str:
+    """What a person types; `hint` says what to give instead where the input ends."""
+    from rich.prompt import Prompt
+
+    from flanlab.progress import console
+
+    try:
+        return str(Prompt.ask(question, console=console, default=default, **options))
+    except EOFError:
+        raise FlanlabError("There was no answer.", hint=hint) from None
+
+
+def comma_separated(words: Sequence[str]) -> list[str]:
+    """The values of an option that takes several with commas between them, and may be repeated."""
+    return [part.strip() for word in words for part in word.split(",")]
 
 
 def say_loading() -> None:

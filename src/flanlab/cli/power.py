@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import json
+from typing import Annotated
 
 import typer
 
+import flanlab as fl
 from flanlab.cli.options import AcceptGemmaTerms, AsJson, Mirror, RecipeFile, say_loading
-
-if TYPE_CHECKING:
-    from flanlab.results.table import Table
 
 
 def power(
@@ -34,14 +33,10 @@ def power(
 
     Example: flan power recipes/holdout-nli.yaml --pilot runs/holdout-nli --detect 3
     """
-    import json
-
     if detect is not None and seeds != 1:
         raise typer.BadParameter("belongs to a single design; --detect tries several numbers of seeds.", param_hint="--seeds")
     say_loading()
-    from flanlab import api
-
-    table = api.power(recipe, pilot=pilot or (), seeds=seeds, detect=None if detect is None else detect / 100, mirror=mirror)
+    table = fl.power(recipe, pilot=pilot or (), seeds=seeds, detect=None if detect is None else detect / 100, mirror=mirror)
     if as_json:
         typer.echo(json.dumps(table.rows()))
         return
@@ -53,14 +48,12 @@ def power(
         typer.echo("By figures measured with two small models on a few tasks; an earlier run of your own (--pilot) is better.")
 
 
-def _print_detectable(table: Table) -> None:
+def _print_detectable(table: fl.Table) -> None:
     from flanlab.cli.tables import compact_table, result_console
     from flanlab.report.wording import MEAN_OVER_CLUSTERS
 
-    shown = compact_table("Smallest difference detected with 80 % power, points")
-    shown.add_column("", no_wrap=True)
-    for title in ("rows", "templates", "a row", "seeds", "points"):
-        shown.add_column(title, justify="right", no_wrap=True)
+    columns = ("", "rows", "templates", "a row", "seeds", "points")
+    shown = compact_table("Smallest difference detected with 80 % power, points", *columns)
     for row in table:
         name = row["task"] or MEAN_OVER_CLUSTERS
         design = [str(row[column] or "") for column in ("rows", "templates", "templates_per_row", "seeds")]
@@ -71,14 +64,12 @@ def _print_detectable(table: Table) -> None:
         typer.echo(f"{names}: {note}.")
 
 
-def _print_designs(table: Table, wanted: float) -> None:
+def _print_designs(table: fl.Table, wanted: float) -> None:
     from flanlab.cli.tables import compact_table, result_console
     from flanlab.progress import clock
 
-    shown = compact_table(f"Cheapest designs that detect {wanted:g} points with 80 % power")
-    shown.add_column("", no_wrap=True)
-    for title in ("seeds", "rows\na task", "templates\na row", "time", "points"):
-        shown.add_column(title, justify="right", no_wrap=True)
+    columns = ("", "seeds", "rows\na task", "templates\na row", "time", "points")
+    shown = compact_table(f"Cheapest designs that detect {wanted:g} points with 80 % power", *columns)
     for row in table:
         design = [str(row[column]) for column in ("seeds", "rows", "templates_per_row")]
         mark = "" if row["reached"] else "not reached: "

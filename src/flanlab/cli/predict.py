@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+import flanlab as fl
 from flanlab.cli.options import (
     AcceptGemmaTerms,
     ApiKeyVariable,
@@ -20,6 +21,7 @@ from flanlab.cli.options import (
     Parallel,
     RemoteTokenizer,
     RequestsPerMinute,
+    comma_separated,
     endpoint_of,
     say_loading,
 )
@@ -69,17 +71,15 @@ def predict(
 
     say_loading()
     from flanlab.data.table_files import read_table
-    from flanlab.experiments.predict_rows import predict as predict_rows
     from flanlab.progress import say
-    from flanlab.tasks.loading import find_task
 
-    asked = find_task(task, tasks)
+    asked = fl.load_task(task, tasks)
     numbers = _numbers(template or [], asked.forward_templates())
     columns = read_table(input_file).column_names if by else []
     if absent := [column for column in by or [] if column not in columns]:
         raise typer.BadParameter(f"{input_file} has no column {absent[0]}; it has {', '.join(columns)}.", param_hint="--by")
     try:
-        records = predict_rows(model, asked, input_file, out, templates=numbers, chat=chat, endpoint=server).rows()
+        records = fl.predict(model, asked, input_file, out, templates=numbers, chat=chat, endpoint=server).rows()
     except KeyboardInterrupt:
         say("Stopped. The rows answered so far are kept; the same command resumes.")
         raise typer.Exit(_INTERRUPTED) from None
@@ -94,7 +94,7 @@ def predict(
 
 
 def _numbers(given: Sequence[str], forward: list[int]) -> list[int]:
-    parts = [part.strip() for text in given for part in text.split(",")]
+    parts = comma_separated(given)
     if parts == ["all"]:
         return forward
     if wrong := [part for part in parts if not part.isdecimal()]:
@@ -108,54 +108,47 @@ def _answered(records: Sequence[Mapping[str, Any]]) -> int:
 
 def _judgement(records: Sequence[Mapping[str, Any]], by: Sequence[str]) -> dict[str, Any]:
     """How good the answers are, where the rows have their own."""
-    from flanlab.errors import FlanlabError
-    from flanlab.evaluation.classification import accuracy_by, calibration, calibration_error, confusion, per_class
+    from flanlab.evaluation.classification import calibration_error, per_class
 
     if not _answered(records):
         return {}
     known = [record for record in records if record["gold"] is not None]
-    found: dict[str, Any] = {"accuracy": accuracy_by(known).rows()[0]}
-    found["by"] = {column: accuracy_by(known, column).rows() for column in by}
+    found: dict[str, Any] = {"accuracy": fl.accuracy_by(known).rows()[0]}
+    found["by"] = {column: fl.accuracy_by(known, column).rows() for column in by}
     if any(record["probabilities"] for record in known):
-        found["calibration"] = calibration(known).rows()
+        found["calibration"] = fl.calibration(known).rows()
         found["calibration_error"] = calibration_error(known)
     # Where the options differ from row to row there are no classes.
-    with contextlib.suppress(FlanlabError):
-        found["confusion"], found["classes"] = confusion(known).rows(), per_class(known).rows()
+    with contextlib.suppress(fl.FlanlabError):
+        found["confusion"], found["classes"] = fl.confusion(known).rows(), per_class(known).rows()
     return found
 
 
 def _print(found: Mapping[str, Any]) -> None:
+    from rich.markup import escape
+
     from flanlab.cli.tables import compact_table, result_console
 
     console = result_console()
     if "classes" in found:
         said = list(dict.fromkeys(pair["prediction"] for pair in found["confusion"]))
-        table = compact_table("Right answer (rows) and prediction (columns)")
-        table.add_column("", no_wrap=True)
-        for name in (*("(none)" if one is None else one for one in said), "precision", "recall"):
-            table.add_column(_plain(name), justify="right", no_wrap=True)
+        columns = ["", *("(none)" if one is None else escape(one) for one in said), "precision", "recall"]
+        table = compact_table("Right answer (rows) and prediction (columns)", *columns)
         for one in found["classes"]:
             counts = [str(pair["count"]) for pair in found["confusion"] if pair["gold"] == one["class"]]
-            table.add_row(_plain(one["class"]), *counts, _number(one["precision"]), _number(one["recall"]))
+            table.add_row(escape(one["class"]), *counts, _number(one["precision"]), _number(one["recall"]))
         console.print(table)
     for column, rows in {"": [found["accuracy"]], **found["by"]}.items():
-        table = compact_table(f"Accuracy by {_plain(column)}" if column else "Accuracy")
-        for name in (_plain(column), "rows", "accuracy", "95 % interval"):
-            table.add_column(name, justify="left" if name == column else "right", no_wrap=True)
+        title = f"Accuracy by {escape(column)}" if column else "Accuracy"
+        table = compact_table(title, escape(column), "rows", "accuracy", "95 % interval")
         for row in rows:
+            name = ("(none)" if row["value"] is None else str(row["value"])) if column else "all rows"
             interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
-            table.add_row(
-                _plain("(none)" if row["value"] is None else str(row["value"])) if column else "all rows",
-                str(row["rows"]),
-                _number(row["accuracy"]),
-                _plain(interval),
-            )
+            table.add_row(escape(name), str(row["rows"]), _number(row["accuracy"]), escape(interval))
         console.print(table)
     if "calibration" in found:
-        table = compact_table(f"Calibration: expected error {found['calibration_error']:.3f}")
-        for name in ("probability", "rows", "mean", "right"):
-            table.add_column(name, justify="right", no_wrap=True)
+        title = f"Calibration: expected error {found['calibration_error']:.3f}"
+        table = compact_table(title, "probability", "rows", "mean", "right")
         for part in found["calibration"]:
             ends = f"{part['low']:.2f} to {part['high']:.2f}"
             table.add_row(ends, str(part["rows"]), _number(part["confidence"]), _number(part["accuracy"]))
@@ -164,10 +157,3 @@ def _print(found: Mapping[str, Any]) -> None:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
-
-
-def _plain(text: str) -> str:
-    """Text of a user's, in which brackets are no markup."""
-    from rich.markup import escape
-
-    return escape(text)

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flanlab.cli.options import AcceptGemmaTerms, Collections, Mirror, Out, RecipeFile, cluster_named, say_loading
-from flanlab.errors import FlanlabError
+from flanlab.cli.options import (
+    AcceptGemmaTerms,
+    Collections,
+    Mirror,
+    Out,
+    RecipeFile,
+    ask_person,
+    cluster_named,
+    on_terminal,
+    run_folder,
+    say_loading,
+)
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.loading import load_collections, select_tasks
 
@@ -36,12 +45,13 @@ def new_recipe(
 
     Example: flan recipe new trec ag_news boolq --model smollm2-135m-instruct --hold-out NLI --minutes 20
     """
-    if _on_terminal():
+    if on_terminal():
+        hint = "Give --model, --hold-out and --minutes."
         if model is None:
-            model = _ask("Model (a folder, a Hub id, or one of `flan models`)", "smollm2-135m-instruct")
-            names = names or _ask("Tasks and clusters, with spaces between them", "all").split()
-            hold_out = hold_out or _ask(f"Clusters to hold out ({', '.join(Cluster)})", "none").split()
-        minutes = minutes or float(_ask("Minutes of training", "20"))
+            model = ask_person("Model (a folder, a Hub id, or one of `flan models`)", hint, "smollm2-135m-instruct")
+            names = names or ask_person("Tasks and clusters, with spaces between them", hint, "all").split()
+            hold_out = hold_out or ask_person(f"Clusters to hold out ({', '.join(Cluster)})", hint, "none").split()
+        minutes = minutes or float(ask_person("Minutes of training", hint, "20"))
     if model is None or minutes is None:
         raise typer.BadParameter("is needed to write a recipe.", param_hint="--model" if model is None else "--minutes")
     clusters = [cluster_named(name) for name in hold_out or () if name != "none"]
@@ -60,23 +70,6 @@ def new_recipe(
     typer.echo(f"Next: flan recipe check {out}, then flan run {out}")
 
 
-def _on_terminal() -> bool:
-    from flanlab.progress import console
-
-    return sys.stdin.isatty() and console.is_terminal
-
-
-def _ask(question: str, default: str) -> str:
-    from rich.prompt import Prompt
-
-    from flanlab.progress import console
-
-    try:
-        return Prompt.ask(question, console=console, default=default)
-    except EOFError:
-        raise FlanlabError("There was no answer.", hint="Give --model, --hold-out and --minutes.") from None
-
-
 @app.command("check")
 def check(recipe: RecipeFile, out: Out = None, mirror: Mirror = None, accept_gemma_terms: AcceptGemmaTerms = False) -> None:
     """Check a recipe as `flan run` does before it loads the model. Rows are read only if that needs no download.
@@ -88,7 +81,7 @@ def check(recipe: RecipeFile, out: Out = None, mirror: Mirror = None, accept_gem
     from flanlab.experiments.checks import check_run
     from flanlab.experiments.recipe import read_recipe
 
-    split, ready = check_run(read_recipe(recipe), out or Path("runs") / recipe.stem, RowReader(mirror))
+    split, ready = check_run(read_recipe(recipe), run_folder(out, recipe), RowReader(mirror))
     typer.echo(f"{recipe}: no errors.")
     typer.echo(f"  trains on  {', '.join(task.name for task in split.train)}")
     if split.test:

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from flanlab.cli.options import AcceptGemmaTerms, AsJson, Mirror, Out, Plan, RecipeFile, say_loading
-from flanlab.cli.training_plan import show_training_plan
-from flanlab.errors import FlanlabError
+import flanlab as fl
+from flanlab.cli.options import AcceptGemmaTerms, AsJson, Mirror, Out, Plan, RecipeFile, run_folder, say_loading
+
+_PARTS = {
+    "weights": "weights",
+    "gathered": "weights put together",
+    "gradients": "gradients",
+    "optimizer": "optimizer",
+    "activations": "activations",
+    "lost": "lost between",
+    "logits": "logits",
+    "arriving": "gradient arriving",
+    "update": "within the update",
+    "program": "the program itself",
+    "loading": "the whole, when loaded",
+}
 
 
 def quickstart(
@@ -22,9 +36,7 @@ def quickstart(
 
     Example: flan quickstart
     """
-    from flanlab.experiments.recipe import QUICKSTART
-
-    _run(Path(QUICKSTART), out or Path("runs/quickstart"), None, model, as_json)
+    _run(Path("quickstart"), out, None, model, as_json)
 
 
 def run(
@@ -43,9 +55,9 @@ def run(
     Example: flan run recipes/holdout-nli.yaml --mirror path/to/mirror
     """
     if plan:
-        show_training_plan(recipe, out or Path("runs") / recipe.stem, mirror, as_json)
-        return
-    _run(recipe, out or Path("runs") / recipe.stem, mirror, None, as_json, seeds)
+        _show_plan(recipe, out, as_json, mirror=mirror)
+    else:
+        _run(recipe, out, mirror, None, as_json, seeds)
 
 
 def train(
@@ -66,31 +78,81 @@ def train(
     Example: flan train recipes/holdout-nli.yaml --out runs/nli
     """
     if plan:
-        place = out or Path("runs") / recipe.stem
-        show_training_plan(recipe, place, mirror, as_json, device=device, processes=processes, speed=flops)
+        _show_plan(recipe, out, as_json, mirror=mirror, device=device, processes=processes, speed=flops)
         return
     if device is not None or processes != 1 or flops is not None or as_json:
-        raise FlanlabError("--device, --processes, --flops and --json belong to --plan.", hint="Add --plan, or leave them out.")
+        raise typer.BadParameter("is needed beside --device, --processes, --flops and --json.", param_hint="--plan")
     say_loading()
-    from flanlab import api
     from flanlab.processes import is_first
 
-    folder = out or Path("runs") / recipe.stem
-    api.train(recipe, folder, mirror=mirror)
+    folder = run_folder(out, recipe)
+    fl.train(recipe, folder, mirror=mirror)
     if is_first():
         typer.echo(str(folder / "model"))
 
 
-def _run(path: Path, folder: Path, mirror: Path | None, model: str | None, as_json: bool, seeds: int = 1) -> None:
+def _run(path: Path, out: Path | None, mirror: Path | None, model: str | None, as_json: bool, seeds: int = 1) -> None:
+    folder = run_folder(out, path)
     say_loading()
-    from flanlab import api
     from flanlab.cli.tables import present_results
     from flanlab.progress import say
 
     try:
-        done = api.run(path, folder, model=model, seeds=seeds, mirror=mirror)
+        done = fl.run(path, folder, model=model, seeds=seeds, mirror=mirror)
     except KeyboardInterrupt:
         say(f"Stopped. What is done is kept in {folder}: the same command resumes it.")
         raise
     if done is not None:
         present_results(done, as_json)
+
+
+def _show_plan(recipe: Path, out: Path | None, as_json: bool, **options: Any) -> None:
+    """Print the plan of a recipe's training as tables or JSON; `options` are those of `flanlab.plan_training`."""
+    say_loading()
+    plan = fl.plan_training(recipe, out=run_folder(out, recipe), **options)
+    if as_json:
+        typer.echo(json.dumps(plan))
+    else:
+        _print_plan(plan)
+
+
+def _print_plan(plan: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from flanlab.cli.tables import compact_table
+    from flanlab.progress import clock
+
+    console = Console(highlight=False)
+
+    def line(title: str, text: str) -> None:
+        console.print(f"  {title:<12}{text}", soft_wrap=True, markup=False)
+
+    console.print(f"{plan['name']}: {plan['model']} on {plan['device']}", soft_wrap=True, markup=False)
+    trained = "all" if plan["trained_parameters"] == plan["parameters"] else f"{plan['trained_parameters']:,}"
+    line("parameters", f"{plan['parameters']:,}, {trained} of them trained ({plan['method']}, {plan['optimizer']})")
+    examples = "examples are counted by `flan mix`, or with --mirror"
+    if plan["examples"] is not None:
+        examples = f"{plan['examples']:,} examples"
+    line("tokens", f"{plan['tokens']:,} in {plan['steps']:,} steps; {examples}")
+    if plan["processes"] > 1:
+        line("processes", f"{plan['processes']}, {plan['parallel']}")
+    titles = ["plain", "gradient\ncheckpointing"]
+    titles[plan["gradient_checkpointing"]] += "\n(the recipe)"
+    table = compact_table(f"Memory of {'each' if plan['processes'] > 1 else 'the'} process, GiB", "", *titles)
+    plain, checkpointed = plan["memory"]["plain"], plan["memory"]["gradient_checkpointing"]
+    for part, title in _PARTS.items():
+        if plain[part] or checkpointed[part]:
+            table.add_row(title, _gib(plain[part]), _gib(checkpointed[part]))
+    table.add_section()
+    table.add_row("at most at a time", _gib(plain["total"]), _gib(checkpointed["total"]), style="bold")
+    console.print(table)
+    line("micro-batch", f"{plan['micro_batch_tokens']:,} tokens of the longest examples that the recipe allows")
+    line("time", f"{clock(plan['seconds'])} for {plan['operations']:.3g} operations (6 N D); evaluation is not counted")
+    line("", f"at {plan['operations_per_second']:.3g}/s a process, {plan['speed_is']}")
+    disk = plan["disk"]
+    line("disk", f"{_gib(disk['checkpoint'])} GiB a checkpoint, {_gib(disk['checkpoints_at_most'])} at most at a time;")
+    line("", f"{_gib(disk['model'])} GiB the tuned model")
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:,.2f}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -47,12 +46,15 @@ def result_console() -> Console:
     return console
 
 
-def compact_table(title: str) -> RichTable:
-    """A table without lines between its columns, for terminals of 80 columns."""
-    return RichTable(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
+def compact_table(title: str, *columns: str) -> RichTable:
+    """A table without lines between its columns, for terminals of 80 columns: names on the left, numbers on the right."""
+    table = RichTable(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place else "left", no_wrap=True)
+    return table
 
 
-def print_table(console: Console, table: Table) -> None:
+def print_table(table: Table) -> None:
     """Print a table of a report; the marks of a cell stand under its interval, details are left out."""
     shown = compact_table(escape(table.title))
     shown.padding = 0
@@ -63,13 +65,13 @@ def print_table(console: Console, table: Table) -> None:
         if place and row.kind == "cluster":
             shown.add_section()
         shown.add_row(_name(row), *map(_cell, row.cells))
-    console.print(shown)
+    result_console().print(shown)
 
 
-def print_lines(console: Console, lines: Sequence[str]) -> None:
-    """Print sentences, whatever is in them."""
+def print_lines(*lines: str) -> None:
+    """Print the sentences that are not empty."""
     for line in filter(None, lines):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        typer.echo(line)
 
 
 def _name(row: Row) -> str:
@@ -89,8 +91,7 @@ def print_results(results: Results) -> None:
     from flanlab.report.views import overview
     from flanlab.report.wording import unknown_models
 
-    console = result_console()
-    print_table(console, overview(results))
+    print_table(overview(results))
     notes = ["  Scores times 100, with 95 % intervals."]
     if results.differences:
         notes += ["  * the interval excludes zero. The difference is to the untuned model's best prompt.", f"  {_DETECTABLE}"]
@@ -98,7 +99,7 @@ def print_results(results: Results) -> None:
         notes.append("  Best on dev: the template with the best main metric on dev rows, and its score on the test rows.")
     if any(results.over_wordings(name) for name in results.tasks):
         notes.append("  Wordings: quantiles of all templates' scores, estimated from a few answers to each row.")
-    print_lines(console, [*notes, f"  {unknown_models(results.variants)}".rstrip(), verdict(results)])
+    print_lines(*notes, f"  {unknown_models(results.variants)}".rstrip(), verdict(results))
 
 
 def print_comparison(results: Results) -> None:
@@ -106,16 +107,20 @@ def print_comparison(results: Results) -> None:
     from flanlab.report.comparison import counts_told, verdict
     from flanlab.report.views import overview
 
-    console = result_console()
+    print_sides(results)
+    print_table(overview(results))
     print_lines(
-        console, [f"{letter.upper()}: {side.folder} ({side.title}), {side.model}" for letter, side in results.variants.items()]
+        f"  * the interval excludes zero. Holm's correction is over {len(results.tasks)} tests: the main metric of each task.",
+        f"  {_DETECTABLE}",
+        *(f"  Only {letter.upper()} has: {', '.join(only)}." for letter, only in results.only.items() if only),
+        counts_told(results),
+        *verdict(results),
     )
-    print_table(console, overview(results))
-    family = len(results.tasks)
-    notes = [f"  * the interval excludes zero. Holm's correction is over {family} tests: the main metric of each task."]
-    notes.append(f"  {_DETECTABLE}")
-    notes += [f"  Only {letter.upper()} has: {', '.join(only)}." for letter, only in results.only.items() if only]
-    print_lines(console, [*notes, counts_told(results), *verdict(results)])
+
+
+def print_sides(results: Results) -> None:
+    """What the letters of a comparison stand for."""
+    print_lines(*(f"{name.upper()}: {side.folder} ({side.title}), {side.model}" for name, side in results.variants.items()))
 
 
 def print_merged(merged: Merged) -> None:
@@ -124,15 +129,14 @@ def print_merged(merged: Merged) -> None:
     from flanlab.report.merged_page import score_table
     from flanlab.report.wording import cluster_title, counted, listed
 
-    console = result_console()
     for column in merged.columns:
         trained = ""
         if column.trained_on is not None:
             held_out = listed([cluster_title(name) for name in column.held_out or []])
             trained = f"; trained on {counted(len(column.trained_on), 'task')}{f', held out {held_out}' if held_out else ''}"
-        print_lines(console, [f"{column.letter}: {column.label}; {column.folder} ({column.title}), {column.model}{trained}"])
-    at_once = max(1, (console.width - _NAME_WIDTH) // _CELL_WIDTH)
+        print_lines(f"{column.letter}: {column.label}; {column.folder} ({column.title}), {column.model}{trained}")
+    at_once = max(1, (result_console().width - _NAME_WIDTH) // _CELL_WIDTH)
     for start in range(0, len(merged.columns), at_once):
         shown = score_table(merged, merged.columns[start : start + at_once])
-        print_table(console, replace(shown, columns=[title.partition("\n")[0] for title in shown.columns]))
-    print_lines(console, ["  Scores times 100, with 95 % intervals.", *verdict(merged)])
+        print_table(replace(shown, columns=[title.partition("\n")[0] for title in shown.columns]))
+    print_lines("  Scores times 100, with 95 % intervals.", *verdict(merged))

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flanlab.cli import new_task
-from flanlab.cli.options import AsJson, Collections, Mirror, as_split, say_reading
+from flanlab.cli.options import AsJson, Collections, Mirror, say_reading
 from flanlab.errors import FlanlabError
 from flanlab.tasks.facts import facts, lineage_in_words, markdown, origin
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, find_task, known_lineage, load_collections, load_named
-from flanlab.tasks.schema import SPLITS, Source, Task, json_schema
+from flanlab.tasks.schema import SPLITS, Source, Split, Task, json_schema
 
 if TYPE_CHECKING:
     from flanlab.data.encoding import TextEncoder
@@ -70,7 +70,7 @@ def list_tasks(
 def show_task(
     name: Annotated[str, typer.Argument(help="Name of the task.")],
     row: Annotated[int, typer.Option(min=0, help="Number of the row, from 0.")] = 0,
-    split: Annotated[str | None, typer.Option(help="train, dev or test. By default the first that the task has.")] = None,
+    split: Annotated[Split | None, typer.Option(help="By default the first that the task has.")] = None,
     tasks: Collections = None,
     mirror: Mirror = None,
 ) -> None:
@@ -100,7 +100,7 @@ def show_task(
         ("file", str(task.path)),
     ):
         console.print(f"  [dim]{label:12}[/dim] {escape(value)}", soft_wrap=True)
-    chosen = as_split(split) if split else next(filter(task.has_split, SPLITS))
+    chosen = next(filter(task.has_split, SPLITS)) if split is None else split
     rows = load_rows(task, chosen, mirror)
     if row >= len(rows):
         raise FlanlabError(

@@ -19,7 +19,7 @@ class RowReader:
     Rows are kept in memory. So a split that is needed for training, exemplars and evaluation is read once.
     """
 
-    mirror: Path | None = None
+    mirror: str | Path | None = None
     """None: FLANLAB_MIRROR if set, else the Hub."""
     _read: dict[tuple[str, str, str, Split], Rows] = field(default_factory=dict, repr=False, compare=False)
 
@@ -31,7 +31,7 @@ class RowReader:
         """
         key = (task.name, task.hash, str(task.path), split)
         if key not in self._read:
-            self._read[key] = load_rows(task, split, self.mirror)
+            self._read[key] = load_rows(task, split, None if self.mirror is None else Path(self.mirror))
         return self._read[key]
 
 

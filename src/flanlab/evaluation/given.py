@@ -211,7 +211,7 @@ def table_of(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     except (TypeError, ValueError) as error:
         raise FlanlabError(
             "Each row must be a dict of its columns.",
-            hint='Give a list of dicts or a data frame.',
+            hint="Give a list of dicts or a data frame.",
         ) from error
     if not listed:
         raise FlanlabError("There are no rows to answer.", hint="Give one or more rows.")

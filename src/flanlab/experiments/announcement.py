@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flanlab.data.encoding import PromptStyle
-from flanlab.data.mixture import Mixture
-from flanlab.evaluation.planning import PlannedTask
-from flanlab.experiments.cost import run_prices
+from flanlab.experiments.checks import Prepared
+from flanlab.experiments.cost import count_questions, run_prices
 from flanlab.experiments.power import averaged, detects
 from flanlab.experiments.recipe import Plan
 from flanlab.models.loading import LoadedModel
@@ -15,25 +14,15 @@ from flanlab.progress import clock, say
 from flanlab.training.precision import vocabulary_share
 
 
-def announce(
-    plan: Plan,
-    loaded: LoadedModel,
-    units: Sequence[PlannedTask],
-    dev_units: Sequence[PlannedTask],
-    mixture: Mixture,
-    per_step: int,
-    styles: Sequence[PromptStyle],
-) -> None:
+def announce(ready: Prepared, loaded: LoadedModel, scored: LoadedModel, styles: Sequence[PromptStyle]) -> None:
     """Say what will be done and about how long it takes on this machine."""
-    training = plan.recipe.training
-    dev = sum(len(unit.pairs) for unit in dev_units)
-    prices = run_prices(plan, loaded, units, mixture, per_step, styles)
-    arms = prices.arms
-    questions = (sum(len(unit.pairs) for unit in units) + dev) * arms["instruction"]
-    before = sum(len(unit.asked(style)) * count for unit in units for style, count in arms.items())
-    before += dev * sum(count for style, count in arms.items() if style != "baseline")
+    plan, planned = ready.plan, ready.planned
+    training, settings = plan.recipe.training, plan.recipe.evaluation
+    prices = run_prices(plan, loaded, scored, planned, ready.per_step, styles)
+    before = count_questions(planned, settings, styles)
+    before += count_questions(ready.dev_planned, settings, [style for style in styles if style != "baseline"])
+    questions = count_questions([*planned, *ready.dev_planned], settings, ["instruction"])
     held_out = ", ".join(cluster.label for cluster in plan.split.hold_out.clusters) or "nothing"
-    examples = per_step * training.steps
     test_seconds = (before + questions) * prices.question
     say(f"{plan.recipe.name}: {loaded.name} ({loaded.parameters / 1e6:.0f}M parameters) on {loaded.model.device}")
     say(f"  held out    {held_out}" + (f": {', '.join(task.name for task in plan.split.test)}" if plan.split.test else ""))
@@ -41,13 +30,13 @@ def announce(
         say(f"  in-domain   {', '.join(task.name for task in plan.split.in_domain)}: test rows of tasks that are trained on")
     clusters = {task.clusters[0] for task in plan.split.train}
     say(f"  trains on   {len(plan.split.train)} tasks of {len(clusters)}{' other' if plan.split.test else ''} clusters")
-    say(f"              {examples} examples in {training.steps} steps")
+    say(f"              {ready.per_step * training.steps} examples in {training.steps} steps")
     announce_training(plan, loaded)
     for name, reason in plan.split.left_out.items():
         if reason != "held out":
             say(f"  left out    {name}: {reason}")
     say(f"  evaluates   {before} questions before tuning ({', '.join(styles)} prompts) and {questions} after")
-    say(f"  detects     {detects(averaged(plan, units))}")
+    say(f"  detects     {detects(averaged(plan, planned))}")
     say(f"  takes       about {clock(prices.training)} to train and {clock(test_seconds)} to evaluate on this machine")
 
 

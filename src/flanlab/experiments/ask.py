@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,9 @@ from flanlab.evaluation.given import GivenTask, ask_rows, counted_scores, given_
 from flanlab.evaluation.metrics.options import option_shares
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.setup import Setup
-from flanlab.experiments.evaluate_model import CHARACTERS_PER_TOKEN, remote_settings
-from flanlab.models.answering import Model, Question, refuse_unwrapped
+from flanlab.experiments.evaluate_model import CHARACTERS_PER_TOKEN, opened
+from flanlab.models.answering import Model, Question
 from flanlab.models.completions import Endpoint
-from flanlab.models.loading import load_model
-from flanlab.models.remote import RemoteModel, open_remote_model
-from flanlab.progress import say
 from flanlab.tasks.loading import find_task
 from flanlab.tasks.schema import Task
 
@@ -103,61 +99,21 @@ def ask(
     if question is not None and (row or template is not None):
         raise FlanlabError("A text has no fields and no template.", hint="Name the task that they are of, or leave them out.")
     style: PromptStyle = "chat" if chat else "instruction"
-    unit = None
+    given = None
     if task is not None:
-        unit = row_unit(task if isinstance(task, Task) else find_task(task, collections), row or {}, template)
-    settings = EvaluationSettings(pmi=False)
-    with tempfile.TemporaryDirectory() as folder, opened(model, endpoint, settings, seed, style, Path(folder)) as setup:
-        if unit is not None:
-            return _ask_unit(setup, unit)
-        return _ask_text(setup, question or "", history, new_tokens)
+        # Looked at before a model is loaded.
+        asked = task if isinstance(task, Task) else find_task(task, collections)
+        given = given_task(asked, table_of([row or {}]), [] if template is None else [template], only_known=True)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        opened(model, endpoint, EvaluationSettings(pmi=False), [style], Path(folder)) as (found, settings),
+    ):
+        setup = Setup(found, settings, seed, style)
+        return _ask_text(setup, question or "", history, new_tokens) if given is None else _ask_row(setup, given)
 
 
-@contextmanager
-def opened(
-    model: str | Path | Model,
-    endpoint: Endpoint | None,
-    settings: EvaluationSettings,
-    seed: int,
-    style: PromptStyle,
-    folder: Path,
-) -> Iterator[Setup]:
-    """A model that can be asked in a prompt style, and the settings that it can be asked with.
-
-    Responses of an endpoint are kept in `folder`.
-
-    Raises:
-        FlanlabError: no such model or server, or a prompt style that the model lacks.
-    """
-    if not isinstance(model, str | Path):
-        refuse_unwrapped(model)
-        found = model
-    elif endpoint is None:
-        found = load_model(str(model), dtype=settings.dtype, say=say)
-    else:
-        found = open_remote_model(str(model), endpoint, folder / "responses.sqlite")
-    if isinstance(found, RemoteModel):
-        settings = remote_settings(settings, found)
-    found.encoder.chat_template_args = settings.chat_template_args
-    found.encoder.encode("", [], style)  # refuses a style that the model lacks, before anything is computed
-    try:
-        yield Setup(found, settings, seed, style)
-    finally:
-        if isinstance(found, RemoteModel) and found is not model:
-            found.completions.close()
-
-
-def row_unit(task: Task, row: Mapping[str, Any], template: int | None) -> GivenTask:
-    """One row of a task, ready to be asked: looked at before a model is loaded.
-
-    Raises:
-        FlanlabError: a name that the task does not know, a value that its prompt shows and that is not given, no such template.
-    """
-    return given_task(task, table_of([row]), [] if template is None else [template], only_known=True)
-
-
-def _ask_unit(setup: Setup, unit: GivenTask) -> ModelAnswer:
-    [[(asked, answer)]] = ask_rows(setup, unit, [0])
+def _ask_row(setup: Setup, given: GivenTask) -> ModelAnswer:
+    [[(asked, answer)]] = ask_rows(setup, given, [0])
     ranked = []
     if asked.example.options and answer.scores:
         scores = counted_scores(setup, answer)

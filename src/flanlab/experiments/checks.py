@@ -18,8 +18,8 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation.evaluate import plan_dev_tasks
 from flanlab.evaluation.planning import PlannedTask
 from flanlab.evaluation.predict import refuse_seen
-from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, divide, make_mixture, plan_rows, plan_test_units
-from flanlab.experiments.run_folder import FINISHED_FILE, RECIPE_FILE, SECONDS_FILE
+from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, divide, make_mixture, plan_rows, plan_test_tasks
+from flanlab.experiments.run_folder import FINISHED_FILE, RECIPE_FILE, SECONDS_FILE, kept_model
 from flanlab.files import check_writable, existing_part
 from flanlab.models.loading import LoadedModel, load_encoder
 from flanlab.models.names import check_model_name
@@ -51,8 +51,8 @@ class Prepared:
     """Examples of a step."""
     dev: DevExamples
     """What the loss is measured on while training."""
-    units: Sequence[PlannedTask]
-    dev_units: Sequence[PlannedTask]
+    planned: Sequence[PlannedTask]
+    dev_planned: Sequence[PlannedTask]
     """Both are empty where nothing is evaluated."""
 
 
@@ -116,8 +116,8 @@ def prepare(
     encoder = load_encoder(recipe.model, say=say) if model is None else model.encoder
     dev = make_dev_examples(plan, encoder, rows)
     per_step = check_examples(plan, encoder, _config(recipe, model), dev)
-    units = plan_test_units(plan) if evaluates else []
-    return Prepared(plan, per_step, dev, units, plan_dev_tasks(units, recipe.evaluation, recipe.seed, rows))
+    planned = plan_test_tasks(plan) if evaluates else []
+    return Prepared(plan, per_step, dev, planned, plan_dev_tasks(planned, recipe.evaluation, recipe.seed, rows))
 
 
 def are_near(split: HoldOutSplit, rows: RowReader) -> bool:
@@ -195,7 +195,7 @@ def check_folder(folder: Path, recipe: Recipe) -> None:
 
 
 def check_disk(folder: Path, model: str, config: PreTrainedConfig, training: TrainingSettings) -> None:
-    """Refuse a disk without room for one checkpoint and the tuned model; warn if three checkpoints have no room.
+    """Refuse a disk without room for one checkpoint, the tuned model and those that are kept; warn if not for three.
 
     What an earlier part of the run saved there counts as room, because it is replaced.
 
@@ -205,16 +205,19 @@ def check_disk(folder: Path, model: str, config: PreTrainedConfig, training: Tra
     if (folder / "training" / FINISHED_FILE).is_file():
         return
     checkpoint, tuned = saved_bytes(model, config, training)
+    kept = [step for step in training.keep_steps if not kept_model(folder, step).is_dir()]
+    models = tuned * (1 + len(kept))
     saved = sum(path.stat().st_size for path in folder.glob("training/step-*/*.safetensors"))
     free = shutil.disk_usage(existing_part(folder)).free + saved
-    needs = f"A checkpoint takes {_gigabytes(checkpoint)} and the tuned model {_gigabytes(tuned)}, but"
+    beside = f" with {len(kept)} of training.keep_steps" if kept else ""
+    needs = f"A checkpoint takes {_gigabytes(checkpoint)} and the tuned model{beside} {_gigabytes(models)}, but"
     has = f"{_gigabytes(free)} are free for {folder}."
-    if free < checkpoint + tuned:
+    if free < checkpoint + models:
         raise FlanlabError(
             f"{needs} only {has}",
             hint="Free some space, name a folder on another disk with --out, or set training.method: lora, which saves less.",
         )
-    if free < 3 * checkpoint + tuned:
+    if free < 3 * checkpoint + models:
         say(f"Warning: {needs} {has} Two checkpoints are kept while a third is written, so a long training may fill the disk.")
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -137,7 +138,7 @@ def _found(claim: Claim, cells: Cells) -> Verdict:
             of = f"the cells {lacking} are not done" if lacking else f"there are no such cells ({claim.comparison})"
             reason = reason or f"{ablation}: {of}."
             continue
-        if differing := list(_differing(parts, done)):
+        if differing := list(islice(_differing(parts, done), 3)):
             return Verdict(claim, "not comparable", ablation, reason=" ".join(differing))
         seeds = min(len(grids) for name in wanted for grids in done[name].grids.values() if not name.startswith("untuned"))
         also = [_part_found(part, done, claim.statistic) for part in claim.also(set(done))]
@@ -149,15 +150,13 @@ def _found(claim: Claim, cells: Cells) -> Verdict:
 
 
 def _differing(parts: Sequence[Part], cells: Mapping[str, ScoredCell]) -> Iterator[str]:
-    """Where cells that are compared do not agree, a sentence for each of the first three."""
-    told = 0
+    """Where cells that are compared do not agree, in sentences."""
     for weights in (weights for part in parts for weights in part.sums):
         first, *others = weights
         for other in others:
             ours, theirs = cells[first].facts, cells[other].facts
             for name in ours:
-                if name in theirs and ours[name] != theirs[name] and told < 3:
-                    told += 1
+                if name in theirs and ours[name] != theirs[name]:
                     yield f"{name} differs: {ours[name]} in {first}, {theirs[name]} in {other}."
 
 

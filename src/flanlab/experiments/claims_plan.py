@@ -19,7 +19,7 @@ from flanlab.experiments.cells import SEED_MARK, Ablation, Cell, with_seeds
 from flanlab.experiments.claims_power import ClaimDesign
 from flanlab.experiments.paper_claims import CLAIMS, Claim
 from flanlab.experiments.power import Asked, asked_of, components_for
-from flanlab.experiments.recipe import Plan, Recipe, plan_test_units, read_recipe
+from flanlab.experiments.recipe import AnyRecipe, Plan, as_recipe, plan_test_tasks, read_recipe
 from flanlab.experiments.sweep import Planner
 from flanlab.experiments.sweep_file import is_done
 from flanlab.files import write_text
@@ -35,27 +35,25 @@ _COLUMNS = (
 
 
 def plan_claims(
-    recipe: Recipe,
-    rows: RowReader | None = None,
+    recipe: AnyRecipe,
     *,
     models: Sequence[str] = (),
     seeds: int = 1,
     power: float = POWER,
     pilot: Sequence[str] = (),
-    named: str = "RECIPE",
     out: str | Path = "runs/ablations",
+    mirror: str | Path | None = None,
 ) -> Table:
     """What a test of the paper's nine claims would cost on this machine, and which effects it could detect. Nothing is run.
 
     Args:
-        recipe: the base recipe of the ablations.
-        rows: where rows come from.
+        recipe: the base recipe of the ablations, as for `run`. The commands name its file.
         models: further ones, each larger than the one before, for the claim on scale. The first of all is the recipe's.
         seeds: trainings of each cell. With 1, nothing is said of other seeds.
         power: chance, between 0 and 1, of detecting an effect of the size that is told.
         pilot: as for `flanlab.power`; the variance of its difference stands for that of any two cells.
-        named: the recipe's file in the commands.
         out: folder of the sweeps. What is done there costs nothing.
+        mirror: as for `run`.
 
     Returns:
         A row for each claim: `claim`, `smallest_effect` (worth calling one), `detectable` (0 to 1; None where it cannot be
@@ -69,14 +67,16 @@ def plan_claims(
     Examples:
         >>> import flanlab as fl
         >>> tasks = {"collections": ["sampler"], "include": ["sentiment", "natural_language_inference", "coreference"]}
-        >>> table = fl.plan_claims(fl.Recipe.model_validate({**example_recipe, "tasks": tasks}))
+        >>> table = fl.plan_claims({**example_recipe, "tasks": tasks})
         >>> len(table.rows()), table.where(claim="few-shot adds").column("ablation")
         (9, ['few-shot'])
     """
     if seeds < 1 or not 0.5 <= power < 1:
         raise FlanlabError("`seeds` is at least 1, and `power` lies between 0.5 and 1.", hint="80 % are 0.8 (--power 80).")
-    planner = Planner(Path(out).absolute(), rows or RowReader(), processes=1)
-    base, scale = planner.plan(recipe), [recipe.model, *models]
+    planner = Planner(Path(out).absolute(), RowReader(mirror), processes=1)
+    named = str(recipe) if isinstance(recipe, str | Path) else "RECIPE"
+    base = planner.plan(as_recipe(recipe))
+    scale = [base.recipe.model, *models]
     grids, reasons = _grids(base, scale)
     chosen = _chosen(grids)
     counted: set[Path] = set()
@@ -190,7 +190,7 @@ def _design(claim: Claim, grid: Ablation, planner: Planner, pilot: Sequence[str]
     def asked(cell: str) -> list[Asked]:
         plan = planner.plan(recipes[cell])
         held_out = {task.name for task in plan.split.test}
-        return [asked_of(unit) for unit in plan_test_units(plan) if unit.task.name in held_out]
+        return [asked_of(one) for one in plan_test_tasks(plan) if one.task.name in held_out]
 
     parts = [(part, [asked(next(iter(weights))) for weights in part.sums]) for part in claim.parts(list(recipes))]
     known = components_for([one.task for _, sums in parts for tasks in sums for one in tasks], pilot)

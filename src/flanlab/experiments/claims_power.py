@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -47,14 +48,12 @@ class ClaimDesign:
 
     def rows_needed(self) -> int | None:
         """The fewest rows of each task that show the smallest effect worth calling one; None where all rows do not."""
-        too_few, enough = 0, max(one.available for one in self.tasks())
-        if not self.detectable(enough)[0] <= self.claim.smallest:
-            return None
-        while enough - too_few > 1:
-            middle = (too_few + enough) // 2
-            does = self.detectable(middle)[0] <= self.claim.smallest
-            too_few, enough = (too_few, middle) if does else (middle, enough)
-        return enough
+
+        def detects(rows: int) -> bool:
+            return self.detectable(rows)[0] <= self.claim.smallest
+
+        most = max(one.available for one in self.tasks())
+        return 1 + bisect_left(range(1, most), True, key=detects) if detects(most) else None
 
     def _mean(self, part: Part, sums: Sequence[Sequence[Asked]], rows: int | None) -> Difference:
         by_task: dict[str, list[Difference]] = {}

@@ -26,29 +26,21 @@ from flanlab.evaluation.contamination import (
     scores_apart,
     summarize,
 )
-from flanlab.evaluation.planning import EvaluationSettings, plan_task, task_as_asked
-from flanlab.experiments.recipe import QUICKSTART, Plan, make_mixture, make_plan, read_recipe
+from flanlab.evaluation.evaluate import plan_tasks
+from flanlab.evaluation.planning import EvaluationSettings, task_as_asked
+from flanlab.experiments.recipe import Plan, make_mixture, make_plan, names_a_recipe, read_recipe
 from flanlab.experiments.run_folder import RECIPE_FILE
 from flanlab.files import new_file, write_json
 from flanlab.models.loading import load_encoder
 from flanlab.progress import meter, say
 from flanlab.results.files import RESULTS_FILE, read_results
 from flanlab.results.predictions import read_predictions
+from flanlab.tasks.loading import find_tasks
 from flanlab.tasks.schema import Task
 from flanlab.training.trainer import examples_per_step
 
 TABLE_FILE = "contamination.parquet"
 SUMMARY_FILE = "contamination.json"
-
-
-@dataclass(frozen=True)
-class ContaminationSettings:
-    """What is looked for, and when a match counts."""
-
-    sizes: tuple[int, ...] = (13, 8)
-    frequent: int = 10
-    frequent_in: FrequentIn = "evaluation"
-    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,26 +54,35 @@ class _Evaluated:
 
 
 def check_contamination(
-    tasks: Sequence[Task],
-    corpus: Sequence[Path],
-    folder: Path,
-    settings: ContaminationSettings | None = None,
+    tasks: str | Path | Task | Sequence[str | Path | Task],
+    corpus: Sequence[str | Path],
+    folder: str | Path,
     *,
+    sizes: Sequence[int] = (13, 8),
+    frequent: int = 10,
+    frequent_in: FrequentIn = "evaluation",
+    columns: Sequence[str] = (),
     evaluation: EvaluationSettings | None = None,
-    predictions: Path | None = None,
-    reader: RowReader | None = None,
+    predictions: str | Path | None = None,
+    collections: Sequence[str | Path] | None = None,
+    mirror: str | Path | None = None,
 ) -> dict[str, Any]:
     """Look for evaluation rows in a corpus, and write a table of them and a summary into `folder`.
 
     Args:
-        tasks: whose rows are evaluated. With `predictions`, those among them that were predicted.
+        tasks: whose rows are evaluated, as for `evaluate`. With `predictions`, those among them that were predicted; all that
+            were predicted, where none are named.
         corpus: files and folders of text, and recipes (.yaml), which stand for all that their mixture trains on.
         folder: for contamination.parquet and contamination.json; written when all is read, so nothing is there before.
-        settings: see ContaminationSettings.
+        sizes: words of the n-grams.
+        frequent: an n-gram in more places than this is ignored.
+        frequent_in: where places are counted: `evaluation`, `corpus` (GPT-3's filtering) or `nowhere`.
+        columns: of text in .jsonl and .parquet; `prompt` and `target` where both are there, else `text`, where none are named.
         evaluation: split and number of rows, as of `flan eval`.
         predictions: a folder of `flan eval` or `flan run`: the rows are those that were predicted, and scores are given on
             all, clean and overlapping ones.
-        reader: where rows come from.
+        collections: as for `evaluate`.
+        mirror: as for `run`.
 
     Returns:
         The content of contamination.json.
@@ -94,42 +95,48 @@ def check_contamination(
         >>> folder.mkdir()
         >>> corpus = folder / "corpus.txt"
         >>> _ = corpus.write_text("Eight words or more that no row of the task holds.")
-        >>> found = fl.check_contamination(fl.load_tasks("visitor_comments"), [corpus], folder / "out")
+        >>> found = fl.check_contamination("visitor_comments", [corpus], folder / "out")
         >>> found["tasks"]["visitor_comments"]["8"]["input"]["overlapping"]
         0
     """
-    settings = settings or ContaminationSettings()
-    if too_small := [size for size in settings.sizes if size < SHORTEST]:
+    if predictions is not None and evaluation is not None:
+        raise FlanlabError("The rows are those that were predicted.", hint="Leave --rows and --split out.")
+    names = tasks or predicted_tasks(predictions)
+    if not names:
+        raise FlanlabError(
+            "Nothing says whose rows are looked for.", hint="Name tasks or clusters, or a folder with --predictions."
+        )
+    if too_small := [size for size in sizes if size < SHORTEST]:
         raise FlanlabError(
             f"{too_small[0]}-grams are too short to tell: they are found anywhere.", hint=f"Use {SHORTEST} words or more."
         )
-    reader = reader or RowReader()
-    recipes = [path for path in corpus if path.suffix in (".yaml", ".yml") or str(path) == QUICKSTART]
-    files = corpus_files([path for path in corpus if path not in recipes])
+    folder, reader, found = Path(folder), RowReader(mirror), find_tasks(names, collections)
+    recipes = [Path(path) for path in corpus if names_a_recipe(path)]
+    files = corpus_files([Path(path) for path in corpus if not names_a_recipe(path)])
     plans = {path: make_plan(read_recipe(path), reader) for path in recipes}
     if predictions is not None:
-        evaluation = _predicted_settings(predictions)
-        chosen = _predicted(tasks, predictions, evaluation, reader)
+        evaluation = _predicted_settings(Path(predictions))
+        chosen = _predicted(found, Path(predictions), evaluation, reader)
     else:
         evaluation = evaluation or EvaluationSettings()
-        chosen = _planned(tasks, evaluation, reader)
+        chosen = _planned(found, evaluation, reader)
     rows = [row for one in chosen for row in one.rows]
     say(f"{len(rows)} rows of {len(chosen)} tasks are looked for")
     mixtures = (piece for path, plan in plans.items() for piece in _mixture_pieces(path, plan))
     table, read = find_overlaps(
         rows,
-        itertools.chain(mixtures, read_corpus(files, settings.columns) if files else ()),
-        settings.sizes,
-        frequent=settings.frequent,
-        frequent_in=settings.frequent_in,
+        itertools.chain(mixtures, read_corpus(files, columns) if files else ()),
+        sizes,
+        frequent=frequent,
+        frequent_in=frequent_in,
     )
     summary = {
         "format": 1,
         "flanlab": __version__,
         "split": evaluation.split,
-        "sizes": list(settings.sizes),
+        "sizes": list(sizes),
         "shortest": SHORTEST,
-        "frequent": {"more_than": settings.frequent, "in": settings.frequent_in},
+        "frequent": {"more_than": frequent, "in": frequent_in},
         "corpus": {
             "read": [str(path) for path in corpus],
             "files": len(files),
@@ -138,7 +145,7 @@ def check_contamination(
         },
         "tasks": summarize(table),
         "scores": {
-            one.task.name: {str(size): scores_apart(one.task, one.variants, evaluation, table, size) for size in settings.sizes}
+            one.task.name: {str(size): scores_apart(one.task, one.variants, evaluation, table, size) for size in sizes}
             for one in chosen
             if one.variants
         },
@@ -149,19 +156,17 @@ def check_contamination(
     return summary
 
 
-def predicted_tasks(folder: Path) -> list[str]:
+def predicted_tasks(folder: str | Path | None) -> list[str]:
     """Names of the tasks that a folder holds predictions of."""
-    return sorted({place.name for place in folder.glob("predictions/*/*")})
+    return [] if folder is None else sorted({place.name for place in Path(folder).glob("predictions/*/*")})
 
 
 def _planned(tasks: Sequence[Task], settings: EvaluationSettings, reader: RowReader) -> list[_Evaluated]:
     """The rows that `flan eval` would take."""
-    chosen = []
-    for task in (subtask for whole in tasks for subtask in whole.evaluated_subtasks(settings.split)):
-        rows = reader.read(task, settings.split)
-        pairs = plan_task(task, rows, settings, seed=0).pairs
-        chosen.append(_Evaluated(task, evaluated_rows(task, rows, dict.fromkeys(row for row, _ in pairs)), {}))
-    return chosen
+    return [
+        _Evaluated(one.task, evaluated_rows(one.task, one.rows, dict.fromkeys(row for row, _ in one.pairs)), {})
+        for one in plan_tasks(tasks, settings, 0, reader)
+    ]
 
 
 def _predicted(tasks: Sequence[Task], folder: Path, settings: EvaluationSettings, reader: RowReader) -> list[_Evaluated]:

@@ -1,17 +1,18 @@
-"""What work costs on this machine: a speed measured on the spot, and what training and answering cost beside scoring."""
+"""What work costs on this machine: some of it is done on the spot, and its time is scaled to the whole."""
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flanlab.data.encoding import PromptStyle
-from flanlab.data.mixture import Mixture
-from flanlab.evaluation.planning import PlannedTask
-from flanlab.evaluation.questions import ask
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask
+from flanlab.evaluation.predict import NEUTRAL_PROMPT, neutral_questions
+from flanlab.evaluation.questions import TaskQuestion, ask
 from flanlab.evaluation.setup import Setup
-from flanlab.experiments.recipe import Plan, Recipe
+from flanlab.experiments.recipe import Plan, make_mixture
 from flanlab.models.answering import Question
 from flanlab.models.loading import LoadedModel
 from flanlab.processes import world_size
@@ -20,39 +21,82 @@ from flanlab.training.settings import TrainingSettings
 
 _TRAINING_COST = 3.3
 """Computing a training token costs about this many times a scored one (forward, backward, update)."""
-ANSWERING_COST = 1.3
-"""Answering a question, a generated answer with it, to scoring its tokens once."""
+_QUESTIONS_OF_A_TASK = 20
+"""To know how long its questions are."""
 
 
-def scoring_speed(loaded: LoadedModel) -> float:
-    """Tokens per second of a forward pass on this machine, measured on the spot."""
-    # Unlike from the first token on: what prompts have in common is computed once.
-    prompts = [[5 + number, *range(5, 68)] for number in range(128 if loaded.model.device.type == "cuda" else 8)]
-    questions = [Question(prompt, [[5]]) for prompt in prompts]
-    tokens = sum(question.length for question in questions)
-    list(loaded.answer(questions, tokens))
+class TokenCosts:
+    """Seconds that a token takes a model on this machine, measured when they are first needed."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], float] = {}
+
+    def training(self, loaded: LoadedModel, settings: TrainingSettings) -> float:
+        """Seconds of training for each token, in the number type of the settings."""
+        key = (loaded.name, settings.compute_dtype)
+        if key not in self._known:
+            if settings.compute_dtype == "auto":
+                settings = settle(settings, loaded.model)
+            # Unlike from the first token on: what prompts have in common is computed once.
+            questions = [Question([5 + number, *range(5, 68)], [[5]]) for number in range(_timed_questions(loaded))]
+            with computing(settings, loaded.model.device):
+                seconds = _seconds(loaded, questions, sum(question.length for question in questions))
+            self._known[key] = _TRAINING_COST * seconds / sum(question.length for question in questions)
+        return self._known[key]
+
+    def question(self, setup: Setup, planned: Sequence[PlannedTask]) -> float:
+        """Seconds of a question with all that is computed for it, on average over what the tasks are asked.
+
+        Some questions of the tasks are timed, unless others have been that were asked in the same way.
+        """
+        loaded, settings, seconds = setup.model, setup.settings, 0.0
+        assert isinstance(loaded, LoadedModel)
+        # Writing a text takes many times as long as ranking options of as many tokens.
+        for ranked in (True, False):
+            asked = [_sample(setup, one) for one in planned if one.task.is_classification == ranked]
+            counts = [len(one.pairs) for one in planned if one.task.is_classification == ranked]
+            key = (loaded.name, loaded.dtype, settings.generate, settings.pmi, ranked)
+            if asked and key not in self._known:
+                self._known[key] = _timed(setup, loaded, [one for some in asked for one in some])
+            for count, some in zip(counts, asked, strict=True):
+                seconds += count * self._known[key] * _tokens(some) / len(some)
+        return seconds / sum(len(one.pairs) for one in planned)
+
+
+def _sample(setup: Setup, own: PlannedTask) -> list[TaskQuestion]:
+    pairs = random.Random(0).sample(own.pairs, min(_QUESTIONS_OF_A_TASK, len(own.pairs)))
+    return [ask(setup, own, *pair) for pair in pairs]
+
+
+def _tokens(asked: Sequence[TaskQuestion]) -> int:
+    return sum(one.length for one in asked)
+
+
+def _timed(setup: Setup, loaded: LoadedModel, asked: Sequence[TaskQuestion]) -> float:
+    """Seconds for each token of such questions, with what is asked beside them for accuracy by PMI."""
+    asked = random.Random(0).sample(asked, min(_timed_questions(loaded), len(asked)))
+    questions: list[Question] = list(asked)
+    if setup.settings.pmi:
+        sets = dict.fromkeys(one.example.options for one in asked if one.example.options)
+        questions += neutral_questions(loaded.encoder.encode(NEUTRAL_PROMPT, options, setup.style) for options in sets)
+    return _seconds(loaded, questions, setup.settings.token_budget) / _tokens(asked)
+
+
+def _timed_questions(loaded: LoadedModel) -> int:
+    return 256 if loaded.model.device.type == "cuda" else 32
+
+
+def _seconds(loaded: LoadedModel, questions: Sequence[Question], token_budget: int) -> float:
+    # The first time takes longer; on a GPU with every shape, because kernels are compiled.
+    list(loaded.answer(questions if loaded.model.device.type == "cuda" else questions[:2], token_budget))
     started = time.monotonic()
-    list(loaded.answer(questions, tokens))
-    return tokens / (time.monotonic() - started)
+    list(loaded.answer(questions, token_budget))
+    return time.monotonic() - started
 
 
-def training_speed(loaded: LoadedModel, settings: TrainingSettings, scoring: float) -> float:
-    """Tokens per second of training on this machine. `scoring` is the speed of a forward pass in the model's own number type;
-    training computes in the settings' one, which may be faster.
-    """
-    if settings.compute_dtype == "auto":
-        settings = settle(settings, loaded.model)
-    if settings.compute_dtype != loaded.dtype:
-        with computing(settings, loaded.model.device):
-            scoring = scoring_speed(loaded)
-    return scoring / _TRAINING_COST
-
-
-def mean_question_length(units: Sequence[PlannedTask], recipe: Recipe, loaded: LoadedModel) -> float:
-    """Tokens of a question with its options, on average over some of each unit."""
-    setup = Setup(loaded, recipe.evaluation, recipe.seed)
-    lengths = [ask(setup, unit, *pair).length for unit in units for pair in unit.pairs[:20]]
-    return sum(lengths) / len(lengths)
+def count_questions(planned: Sequence[PlannedTask], settings: EvaluationSettings, styles: Sequence[PromptStyle]) -> int:
+    """How many questions a model is asked in these prompt styles."""
+    return sum(len(one.asked(style)) * len(settings.arms(style)) for one in planned for style in styles)
 
 
 @dataclass(frozen=True)
@@ -70,16 +114,16 @@ class Prices:
 def run_prices(
     plan: Plan,
     loaded: LoadedModel,
-    units: Sequence[PlannedTask],
-    mixture: Mixture,
+    scored: LoadedModel,
+    planned: Sequence[PlannedTask],
     per_step: int,
     styles: Sequence[PromptStyle],
 ) -> Prices:
-    """What a recipe's training and questions cost, from a speed measured on the spot."""
-    recipe, speed = plan.recipe, scoring_speed(loaded)
-    tokens = per_step * recipe.training.steps * mixture.mean_length(loaded.encoder, 200)
+    """What a recipe's training costs with the model as `loaded`, and its questions with the model as it is `scored`."""
+    recipe, costs = plan.recipe, TokenCosts()
+    tokens = per_step * recipe.training.steps * make_mixture(plan).mean_length(loaded.encoder, 200)
     return Prices(
-        tokens / training_speed(loaded, recipe.training, speed) / world_size(),
-        mean_question_length(units, recipe, loaded) * ANSWERING_COST / speed / world_size(),
+        tokens * costs.training(loaded, recipe.training) / world_size(),
+        costs.question(Setup(scored, recipe.evaluation, recipe.seed), planned) / world_size(),
         {style: len(recipe.evaluation.arms(style)) for style in styles},
     )

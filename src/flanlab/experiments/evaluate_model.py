@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from flanlab.data.encoding import PromptStyle
@@ -24,7 +25,7 @@ from flanlab.models.names import check_model_name
 from flanlab.models.remote import RemoteModel, open_remote_model
 from flanlab.progress import console, say
 from flanlab.results.files import write_results
-from flanlab.results.schema import Results, Variant
+from flanlab.results.schema import Results
 from flanlab.tasks.loading import own_versions
 from flanlab.tasks.schema import Task
 from flanlab.training.precision import warn_of_slow_bfloat16
@@ -49,31 +50,19 @@ def evaluate_model(
     endpoint: Endpoint | None = None,
     named: Mapping[str, str] | None = None,
 ) -> Results | None:
-    """Score a model on every row and forward template of the tasks; predictions already in `folder` are kept.
-
-    With `endpoint`, `model` is a name that the server there knows. Every prompt style is tried with each number of
-    exemplars and each way to show OPTIONS in `settings`. Several processes, as torchrun starts them, share the work; the first
-    computes results and speaks to people.
+    """Score a model on tasks, as `flanlab.evaluate` does, which describes the arguments and errors. No report is written.
 
     Args:
         model: a name, or a model in memory.
         tasks: whole tasks; of those with subtasks each is evaluated.
         settings: what is asked, and how much.
         folder: for predictions and results.
-        styles: prompt styles.
-        seed: decides rows, templates and the order of options.
+        styles, seed, allow_seen, skip_missing, endpoint: as for `flanlab.evaluate`.
         rows: where rows come from.
-        allow_seen: evaluate tasks that the model has seen, and mark them.
-        skip_missing: leave out tasks whose rows are not available, and record them in the results.
-        endpoint: of a remote model.
         named: what results call the evaluation (`name`) and the model (`model`), where that is not the model's own name.
 
     Returns:
         The results, as they are written into the folder; None in all processes but the first.
-
-    Raises:
-        FlanlabError: rows or the model out of reach, a prompt style that the model or a task lacks, a seen task without
-            `allow_seen`, or several processes for an endpoint.
     """
     team = team_in(folder)
     console.quiet = console.quiet or not team.speaks
@@ -91,69 +80,86 @@ def evaluate_model(
         tasks, skipped = with_rows(tasks, settings, rows)
         for name, reason in skipped.items():
             say(f"Skipped {name}: {reason}")
-    units = plan_tasks(tasks, settings, seed, rows)
-    dev_units = plan_dev_tasks(units, settings, seed, rows)
-    loaded: Model
-    if endpoint is not None:
-        if settings.dtype != "auto":
-            raise FlanlabError("The numbers that a server computes in cannot be chosen here.", hint="Leave --dtype out.")
-        loaded = open_remote_model(str(model), endpoint, folder / RESPONSES_FILE)
-        settings = remote_settings(settings, loaded)
-    elif isinstance(model, str):
-        loaded = load_model(model, dtype=settings.dtype, say=say)
-        if settings.dtype == "bfloat16":
-            warn_of_slow_bfloat16(loaded.model)
-    else:
-        refuse_unwrapped(model)
-        loaded = model
-    seen = refuse_seen([unit.task for unit in units], loaded.name, loaded.stamp, allow_seen)
-    loaded.encoder.chat_template_args = settings.chat_template_args
-    for style in styles:
-        loaded.encoder.encode("", [], style)  # refuses a style that the model lacks, before anything is computed
-    variants: dict[str, Variant] = {}
+    planned = plan_tasks(tasks, settings, seed, rows)
+    dev_planned = plan_dev_tasks(planned, settings, seed, rows)
     setups = []
-    for style in styles:
-        for arm in settings.arms(style):
-            name, title = variant_of(style, f"{style} prompt", arm, settings, style, plain_shots=0)
-            setup = Setup(loaded, arm, seed, style, name, title)
-            evaluate(setup, units, dev_units, folder)
-            setups.append(setup)
-            variants[name] = setup.variant(model=(named or {}).get("model", loaded.name))
-    if isinstance(loaded, RemoteModel):
-        loaded.completions.close()
+    with opened(model, endpoint, settings, styles, folder) as (loaded, settings):
+        seen = refuse_seen([one.task for one in planned], loaded.name, loaded.stamp, allow_seen)
+        for style in styles:
+            for arm in settings.arms(style):
+                name, title = variant_of(style, f"{style} prompt", arm, settings, style, plain_shots=0)
+                setups.append(Setup(loaded, arm, seed, style, name, title))
+                evaluate(setups[-1], planned, dev_planned, folder)
     if not team.speaks:
         return None
-    kept = keep_earlier(folder, setups, units, dev_units)
+    named = named or {}
+    variants = {setup.name: setup.variant(model=named.get("model", loaded.name)) for setup in setups}
+    kept = keep_earlier(folder, setups, planned, dev_planned)
     if kept.variants or kept.tasks:
         stay = [*kept.variants, *(task.name for task in kept.tasks)]
         say(f"Also in the results, from an earlier evaluation in {folder}: {', '.join(stay)}.")
     for why in dict.fromkeys(kept.dropped.values()):
         gone = ", ".join(name for name, reason in kept.dropped.items() if reason == why)
         say(f"No longer in the results: {gone} ({why}). Name another --out folder to keep both.")
-    clusters = {cluster.value for unit in units for cluster in unit.task.clusters}
+    clusters = {cluster.value for one in planned for cluster in one.task.clusters}
+    notes = [
+        *_notes(loaded, planned),
+        *(f"Seen: {one}, since {why}." for one, why in seen.items()),
+        *(f"{_SKIPPED} {name}. {reason}" for name, reason in skipped.items()),
+        *(note for note in kept.notes if not note.startswith(_SKIPPED)),
+    ]
     results = score_tasks(
-        units,
+        planned,
         settings,
         {**variants, **kept.variants},
         folder,
         kept=kept,
         seen=seen,
-        name=(named or {}).get("name", f"evaluation of {loaded.name}"),
+        name=named.get("name", f"evaluation of {loaded.name}"),
         hold_out=sorted(clusters.union(*(task.facts.clusters for task in kept.tasks))),
         skipped={name: reason for name, reason in skipped.items() if name not in {task.name for task in kept.tasks}},
-        notes=list(
-            dict.fromkeys(
-                [
-                    *_notes(loaded, units),
-                    *(f"Seen: {one}, since {why}." for one, why in seen.items()),
-                    *(f"{_SKIPPED} {name}. {reason}" for name, reason in skipped.items()),
-                    *(note for note in kept.notes if not note.startswith(_SKIPPED)),
-                ]
-            )
-        ),
+        notes=list(dict.fromkeys(notes)),
     )
     write_results(results, folder)
     return results
+
+
+@contextmanager
+def opened(
+    model: str | Path | Model,
+    endpoint: Endpoint | None,
+    settings: EvaluationSettings,
+    styles: Sequence[PromptStyle],
+    folder: Path,
+) -> Iterator[tuple[Model, EvaluationSettings]]:
+    """A model that can be asked in these prompt styles, and the settings that it can be asked with.
+
+    Responses of an endpoint are kept in `folder`.
+
+    Raises:
+        FlanlabError: no such model or server, or a prompt style that the model lacks.
+    """
+    if not isinstance(model, str | Path):
+        refuse_unwrapped(model)
+        found = model
+    elif endpoint is None:
+        found = load_model(str(model), dtype=settings.dtype, say=say)
+        if settings.dtype == "bfloat16":
+            warn_of_slow_bfloat16(found.model)
+    elif settings.dtype != "auto":
+        raise FlanlabError("The numbers that a server computes in cannot be chosen here.", hint="Leave --dtype out.")
+    else:
+        found = open_remote_model(str(model), endpoint, folder / RESPONSES_FILE)
+    try:
+        if isinstance(found, RemoteModel):
+            settings = remote_settings(settings, found)
+        found.encoder.chat_template_args = settings.chat_template_args
+        for style in styles:
+            found.encoder.encode("", [], style)  # refuses a style that the model lacks, before anything is computed
+        yield found, settings
+    finally:
+        if isinstance(found, RemoteModel) and found is not model:
+            found.completions.close()
 
 
 def remote_settings(settings: EvaluationSettings, model: RemoteModel) -> EvaluationSettings:
@@ -171,9 +177,9 @@ def remote_settings(settings: EvaluationSettings, model: RemoteModel) -> Evaluat
     return settings.model_copy(update={**in_characters, "end_token": False})
 
 
-def _notes(model: Model, units: Sequence[PlannedTask]) -> list[str]:
+def _notes(model: Model, planned: Sequence[PlannedTask]) -> list[str]:
     """What a reader must know to judge the numbers."""
-    notes = own_versions([unit.task for unit in units])
+    notes = own_versions([one.task for one in planned])
     if isinstance(model, RemoteModel):
         notes.append(f"The model was asked over {model.endpoint.url}; what stands behind its name may change.")
         if model.scoring == "generation":

@@ -69,7 +69,8 @@ def export_model(run: str | Path, out: str | Path, *, merge: bool = False) -> Pa
             config = read_json(temporary / _ADAPTER_CONFIG)
             write_json(temporary / _ADAPTER_CONFIG, {**config, "base_model_name_or_path": stamp["base_model"]})
         write_json(temporary / STAMP_FILE, stamp)
-        mixture = _if_any(run / "mixture.json")
+        # Where the run has got that far.
+        mixture = read_json(run / "mixture.json") if (run / "mixture.json").is_file() else None
         results = read_results(run) if (run / RESULTS_FILE).is_file() else None
         card = model_card(stamp, kind, mixture, results, has_encoder=is_encoder_decoder(str(source)))
         write_text(temporary / CARD_FILE, card)
@@ -124,8 +125,3 @@ def _kind(source: Path, stamp: Mapping[str, Any], merge: bool) -> Kind:
             else "Tune a soft prompt before a model from the Hub or a folder with weights.",
         )
     return kind
-
-
-def _if_any(path: Path) -> dict[str, Any] | None:
-    """The content of a JSON file of the run, where the run has got that far."""
-    return read_json(path) if path.is_file() else None

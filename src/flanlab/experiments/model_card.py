@@ -1,13 +1,18 @@
-"""The card of an exported model: what it was trained on, what was held out, how it scored, and what it is not for."""
+"""The card of an exported model: what it was trained on, what was held out, how it scored, and what it is not for.
+
+Its text is model_card.md.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub import ModelCardData
+from jinja2 import Environment, StrictUndefined
 
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.results.schema import Results, Score
@@ -43,133 +48,64 @@ def model_card(
         results: of the run, where it has got that far.
         has_encoder: whether it is an encoder-decoder model.
     """
-    parts = [
-        _head(stamp, kind),
-        _introduction(stamp, kind),
-        _how_to_load(stamp, kind, has_encoder),
-        _training_data(stamp, mixture),
-        _hold_out(stamp),
-        _results(results),
-        _licences(stamp),
-        _limits(stamp),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _head(stamp: Mapping[str, Any], kind: Kind) -> str:
-    """What the Hub reads: YAML between dashes. The licence is left to the person who publishes the model."""
-    base = stamp["base_model"]
-    facts = ModelCardData(
-        # Only ids of the Hub may stand there.
+    base, training = stamp["base_model"], stamp["recipe"]["training"]
+    adapter = kind in ("lora", "prompt")
+    head = ModelCardData(
+        # Only ids of the Hub may stand there. The licence is left to the person who publishes the model.
         base_model=base if _HUB_ID.fullmatch(base) and not Path(base).exists() else None,
-        library_name="peft" if kind in ("lora", "prompt") else "transformers",
+        library_name="peft" if adapter else "transformers",
         tags=["instruction-tuning", "flan", "flanlab"],
     )
-    return f"---\n{facts.to_yaml()}\n---"
-
-
-def _introduction(stamp: Mapping[str, Any], kind: Kind) -> str:
-    recipe = stamp["recipe"]
-    training = recipe["training"]
-    lines = [
-        f"# {recipe['name']}",
-        "",
-        f"{stamp['base_model']}, instruction-tuned on {len(stamp['tasks'])} tasks with flanlab {stamp['flanlab']}, after FLAN"
-        f" (Wei et al., ICLR 2022): {_WHAT[kind]}.",
-    ]
-    if recipe.get("description"):
-        lines += ["", recipe["description"].strip()]
-    lines += [
-        "",
-        f"{training['steps']:,} steps of {training['tokens_per_step']:,} tokens on average, {training['optimizer']}, learning"
-        f" rate {training['learning_rate']:g} ({training['schedule']}). The whole recipe is in `flanlab.json`.",
-    ]
-    return "\n".join(lines)
-
-
-def _how_to_load(stamp: Mapping[str, Any], kind: Kind, has_encoder: bool) -> str:
-    base = stamp["base_model"]
-    automatic = "AutoModelForSeq2SeqLM" if has_encoder else "AutoModelForCausalLM"
-    if kind in ("whole", "merged"):
-        code = [
-            f"from transformers import {automatic}, AutoTokenizer",
-            "",
-            f'model = {automatic}.from_pretrained("PATH")',
-        ]
-    else:
-        code = [
-            "from peft import PeftModel",
-            f"from transformers import {automatic}, AutoTokenizer",
-            "",
-            f'model = PeftModel.from_pretrained({automatic}.from_pretrained("{base}"), "PATH")',
-        ]
-    code.append('tokenizer = AutoTokenizer.from_pretrained("PATH")')
-    asked = "A prompt is a plain instruction; the answer follows after one line break, and ends with the end token."
-    if has_encoder:
-        asked = "A prompt is a plain instruction, read by the encoder; the decoder writes the answer."
-    return "\n".join(["## How to load", "", "```python", *code, "```", "", asked])
-
-
-def _training_data(stamp: Mapping[str, Any], mixture: Mapping[str, Any] | None) -> str:
-    clusters = ", ".join(Cluster(name).label for name in stamp["clusters"])
-    lines = ["## What it was trained on", "", f"Clusters: {clusters}."]
-    if mixture is None:
-        lines += ["", *_table(("task", "cluster"), ((name, _first_cluster(task)) for name, task in stamp["tasks"].items()))]
-        return "\n".join(lines)
-    measured = mixture["measured_examples"]
-    if measured != mixture["planned_examples"]:
-        lines += ["", f"{mixture['planned_examples']:,} examples; counted here are the first {measured:,}."]
-    rows = (
-        (
-            name,
-            Cluster(entry["cluster"]).label,
-            f"{entry['rows']:,}",
-            f"{entry['rate']:.1%}",
-            f"{entry['examples']:,}",
-            f"{entry['tokens']:,}",
-            f"{entry['target_tokens']:,}",
-        )
-        for name, entry in mixture["tasks"].items()
+    done = stamp.get("steps", training["steps"])
+    licences: dict[str, list[str]] = {}
+    for name, task in stamp["tasks"].items():
+        licences.setdefault(task.get("licence") or "not known", []).append(name)
+    template = (resources.files("flanlab.experiments") / "model_card.md").read_text(encoding="utf-8")
+    environment = Environment(trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
+    return environment.from_string(template).render(
+        stamp=stamp,
+        recipe={"description": "", **stamp["recipe"]},
+        training=training,
+        steps=f"{done:,} steps" if done == training["steps"] else f"{done:,} of {training['steps']:,} steps",
+        head=head.to_yaml(),
+        what=_WHAT[kind],
+        adapter=adapter,
+        automatic="AutoModelForSeq2SeqLM" if has_encoder else "AutoModelForCausalLM",
+        has_encoder=has_encoder,
+        mixture=mixture,
+        trained=_trained(stamp, mixture),
+        left_out={name: reason for name, reason in stamp["left_out"].items() if reason != "held out"},
+        licences=[(licence, ", ".join(names)) for licence, names in sorted(licences.items())],
+        labels=lambda clusters: ", ".join(Cluster(name).label for name in clusters),
+        table=_table,
+        **_results(results),
     )
-    header = ("task", "cluster", "rows", "share", "examples", "tokens", "target tokens")
-    return "\n".join([*lines, "", *_table(header, rows)])
 
 
-def _hold_out(stamp: Mapping[str, Any]) -> str:
-    clusters = ", ".join(Cluster(name).label for name in stamp["hold_out"]["clusters"])
-    lines = ["## What was held out", "", f"Clusters: {clusters}. Tasks: {', '.join(sorted(stamp['lineage']))}."]
-    left_out = {name: reason for name, reason in stamp["left_out"].items() if reason != "held out"}
-    if left_out:
-        lines += ["", "Left out of training beside them:", "", *(f"- {name}: {reason}" for name, reason in left_out.items())]
-    if stamp["allowed_overlaps"]:
-        allowed = (f"- {name}, although it {reason}" for name, reason in stamp["allowed_overlaps"].items())
-        lines += ["", "Trained on all the same:", "", *allowed]
-    return "\n".join(lines)
+def _trained(stamp: Mapping[str, Any], mixture: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
+    if mixture is None:
+        return [(name, Cluster(task["clusters"][0]).label) for name, task in stamp["tasks"].items()]
+    rows = []
+    for name, one in mixture["tasks"].items():
+        counts = (f"{one[count]:,}" for count in ("examples", "tokens", "target_tokens"))
+        rows.append((name, Cluster(one["cluster"]).label, f"{one['rows']:,}", f"{one['rate']:.1%}", *counts))
+    return rows
 
 
-def _results(results: Results | None) -> str:
+def _results(results: Results | None) -> dict[str, Any]:
     if results is None:
-        return ""
-    variants = results.variants
-    shots = EvaluationSettings.model_validate(next(iter(variants.values())).settings).shot_count
-    lines = [
-        "## Results",
-        "",
-        f"{f'{shots}-shot' if shots else 'Zero-shot'} on held-out tasks, main metric: mean over templates, with 95 % intervals"
-        " over rows and templates.",
-        "",
-    ]
-    rows = [
+        return {"results": None}
+    shots = EvaluationSettings.model_validate(next(iter(results.variants.values())).settings).shot_count
+    scores = [
         (
             f"{name} (seen)" if task.seen else name,
             task.metrics[task.main_metric].title,
-            *(_score(results.main_scores(name)[variant]) for variant in variants),
+            *(_score(results.main_scores(name)[variant]) for variant in results.variants),
         )
         for name, task in results.tasks.items()
     ]
-    lines += _table(("task", "metric", *(variant.title for variant in variants.values())), rows)
-    notes = [f"- {note}" for note in results.notes]
-    return "\n".join([*lines, "", *notes] if notes else lines)
+    titles = [variant.title for variant in results.variants.values()]
+    return {"results": results, "shots": f"{shots}-shot" if shots else "Zero-shot", "titles": titles, "scores": scores}
 
 
 def _score(score: Score) -> str:
@@ -177,44 +113,7 @@ def _score(score: Score) -> str:
     return f"{score.mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _licences(stamp: Mapping[str, Any]) -> str:
-    by_licence: dict[str, list[str]] = {}
-    for name, task in stamp["tasks"].items():
-        by_licence.setdefault(task.get("licence") or "not known", []).append(name)
-    rows = ((licence, ", ".join(names)) for licence, names in sorted(by_licence.items()))
-    return "\n".join(
-        [
-            "## Licences",
-            "",
-            f"The base model's own licence ({stamp['base_model']}) holds for this model too. The data that it was trained on:",
-            "",
-            *_table(("licence", "tasks"), rows),
-        ]
-    )
-
-
-def _limits(stamp: Mapping[str, Any]) -> str:
-    held_out = ", ".join(Cluster(name).label for name in stamp["hold_out"]["clusters"])
-    return "\n".join(
-        [
-            "## What it must not be used for",
-            "",
-            "- Decisions about people (health, law, work, credit, exams) or anything else where a wrong answer does harm:"
-            " nothing here was measured for that. It states falsehoods as fluently as facts.",
-            "- Commercial use, where a licence above is for research alone.",
-            "- Zero-shot figures for tasks that it was trained on, or that share sources with them: held out was"
-            f" {held_out} alone, and `flanlab.json` says what was seen, task by task.",
-            "- Talking with people unattended: it was tuned on tasks, not on dialogue, and for no safety. It repeats the biases"
-            " of its base model and its data.",
-        ]
-    )
-
-
-def _first_cluster(task: Mapping[str, Any]) -> str:
-    return Cluster(task["clusters"][0]).label
-
-
-def _table(header: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> list[str]:
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; bars and line breaks in cells are taken care of."""
     body = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
-    return [f"| {' | '.join(row)} |" for row in [list(header), ["---"] * len(header), *body]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [list(header), ["---"] * len(header), *body])

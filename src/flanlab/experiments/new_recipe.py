@@ -86,8 +86,7 @@ def write_recipe(
             f" of {clock(60 * minutes)}.",
             hint="Name more minutes or a smaller model.",
         )
-    training = recipe.training.model_copy(update={"steps": steps, "warmup_steps": steps // 20})
-    recipe = recipe.model_copy(update={"training": training})
+    recipe = recipe.with_training(steps=steps, warmup_steps=steps // 20)
     write_text(path, _text(recipe, path.parent, f"about {clock(steps * seconds)} of training on this machine"))
     return recipe, split
 

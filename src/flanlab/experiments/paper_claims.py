@@ -45,16 +45,8 @@ class Claim:
     """What is reported beside it, without a verdict."""
 
 
-def _trend(title: str, names: Mapping[int, str]) -> list[Part]:
-    """The rise of the least-squares line from the lowest number to the highest; empty for fewer than two numbers."""
-    if len(names) < 2:
-        return []
-    numbers = np.array(sorted(names), float)
-    centred = numbers - numbers.mean()
-    weights = centred / (centred**2).sum() * (numbers[-1] - numbers[0])
-    return [
-        Part(title, [{names[int(number)]: float(weight) for number, weight in zip(numbers, weights, strict=True) if weight}])
-    ]
+def _minus(title: str, after: str, before: str) -> Part:
+    return Part(title, [{before: -1, after: 1}])
 
 
 def _numbered(names: Collection[str], pattern: str) -> dict[int, str]:
@@ -62,53 +54,62 @@ def _numbered(names: Collection[str], pattern: str) -> dict[int, str]:
 
 
 def _gain(names: Collection[str]) -> list[Part]:
-    pairs: list[Weights] = [
-        {f"untuned-{name.removeprefix('tuned-')}": -1, name: 1}
-        for name in names
-        if name.startswith("tuned-") and f"untuned-{name.removeprefix('tuned-')}" in names
-    ]
+    pairs: list[Weights] = [{f"un{name}": -1, name: 1} for name in names if name.startswith("tuned-") and f"un{name}" in names]
     if not pairs and {"untuned", "full-full"} <= set(names):
         pairs = [{"untuned": -1, "full-full": 1}]
     return [Part("tuned minus untuned", pairs)] if pairs else []
 
 
 def _clusters(names: Collection[str]) -> list[Part]:
-    return _trend("rise from fewest to most training clusters", _numbered(names, r"clusters-(\d+)"))
+    """The rise of the least-squares line from the lowest number to the highest; empty for fewer than two numbers."""
+    cells = _numbered(names, r"clusters-(\d+)")
+    if len(cells) < 2:
+        return []
+    numbers = np.array(sorted(cells), float)
+    centred = numbers - numbers.mean()
+    weights = centred / (centred**2).sum() * (numbers[-1] - numbers[0])
+    sums = {cells[int(number)]: float(weight) for number, weight in zip(numbers, weights, strict=True) if weight}
+    return [Part("rise from fewest to most training clusters", [sums])]
 
 
 def _grid(names: Collection[str]) -> dict[tuple[int, int], str]:
+    """Cells by numbers of tasks and of templates; nothing unless the grid is whole and has two of each."""
     found = {name: re.fullmatch(r"tasks-(\d+)-templates-(\d+)", name) for name in names}
-    return {(int(match[1]), int(match[2])): name for name, match in found.items() if match}
+    grid = {(int(match[1]), int(match[2])): name for name, match in found.items() if match}
+    counts = [len({place[axis] for place in grid}) for axis in (0, 1)]
+    return grid if len(grid) == counts[0] * counts[1] and min(counts) > 1 else {}
 
 
-def _corners(names: Collection[str]) -> tuple[dict[tuple[int, int], str], list[int], list[int]]:
-    """The grid's cells, and its numbers of tasks and of templates; nothing unless it is whole and has two of each."""
+def _ends(grid: Mapping[tuple[int, int], str], axis: int) -> tuple[int, int]:
+    numbers = [place[axis] for place in grid]
+    return min(numbers), max(numbers)
+
+
+def _most_minus_fewest(names: Collection[str], axis: int, title: str) -> list[Part]:
+    """Of tasks (axis 0) or templates (1), as the mean over the other."""
     grid = _grid(names)
-    rows, columns = sorted({row for row, _ in grid}), sorted({column for _, column in grid})
-    whole = len(grid) == len(rows) * len(columns) and min(len(rows), len(columns)) > 1
-    return (grid, rows, columns) if whole else ({}, [], [])
+    if not grid:
+        return []
+    ends = _ends(grid, axis)
+    compared = {name: ends.index(place[axis]) for place, name in grid.items() if place[axis] in ends}
+    weights = {name: (1 if is_most else -1) * 2 / len(compared) for name, is_most in compared.items()}
+    return [Part(title.format(fewest=ends[0], most=ends[1]), [weights])]
 
 
 def _tasks(names: Collection[str]) -> list[Part]:
-    grid, rows, columns = _corners(names)
-    weights = {grid[rows[0], column]: -1 / len(columns) for column in columns}
-    weights |= {grid[rows[-1], column]: 1 / len(columns) for column in columns}
-    return [Part(f"{rows[-1]} minus {rows[0]} tasks of each cluster, mean over templates", [weights])] if grid else []
+    return _most_minus_fewest(names, 0, "{most} minus {fewest} tasks of each cluster, mean over templates")
 
 
 def _templates(names: Collection[str]) -> list[Part]:
-    grid, rows, columns = _corners(names)
-    weights = {grid[row, columns[0]]: -1 / len(rows) for row in rows}
-    weights |= {grid[row, columns[-1]]: 1 / len(rows) for row in rows}
-    return [Part(f"{columns[-1]} minus {columns[0]} templates, mean over tasks", [weights])] if grid else []
+    return _most_minus_fewest(names, 1, "{most} minus {fewest} templates, mean over tasks")
 
 
 def _interaction(names: Collection[str]) -> list[Part]:
-    grid, rows, columns = _corners(names)
+    grid = _grid(names)
     if not grid:
         return []
-    ends = [(rows[end], columns[other]) for end in (0, -1) for other in (0, -1)]
-    weights = {grid[end]: sign for end, sign in zip(ends, (1, -1, -1, 1), strict=True)}
+    tasks, templates = _ends(grid, 0), _ends(grid, 1)
+    weights = {grid[tasks[one], templates[other]]: 1 if one == other else -1 for one in (0, 1) for other in (0, 1)}
     return [Part("interaction: what templates bring with most tasks, minus with fewest", [weights])]
 
 
@@ -118,8 +119,8 @@ def _scale(names: Collection[str]) -> list[Part]:
         return []
     small, large = sizes[0], sizes[-1]
     return [
-        Part("smallest model: loss by tuning", [{f"untuned-held-out-{small}": 1, f"tuned-held-out-{small}": -1}]),
-        Part("largest model: gain by tuning", [{f"untuned-held-out-{large}": -1, f"tuned-held-out-{large}": 1}]),
+        _minus("smallest model: loss by tuning", f"untuned-held-out-{small}", f"tuned-held-out-{small}"),
+        _minus("largest model: gain by tuning", f"tuned-held-out-{large}", f"untuned-held-out-{large}"),
     ]
 
 
@@ -127,7 +128,7 @@ def _instructions(names: Collection[str]) -> list[Part]:
     others = {"none-full": "bare inputs", "name-full": "task names"}
     if not {"full-full", *others} <= set(names):
         return []
-    return [Part(f"trained with instructions minus with {told}", [{name: -1, "full-full": 1}]) for name, told in others.items()]
+    return [_minus(f"trained with instructions minus with {told}", "full-full", name) for name, told in others.items()]
 
 
 def _shots(names: Collection[str]) -> tuple[str, str] | None:
@@ -138,22 +139,20 @@ def _shots(names: Collection[str]) -> tuple[str, str] | None:
 
 def _few_shot(names: Collection[str]) -> list[Part]:
     cells = _shots(names)
-    return [Part("with exemplars minus without", [{cells[0]: -1, cells[1]: 1}])] if cells else []
+    return [_minus("with exemplars minus without", cells[1], cells[0])] if cells else []
 
 
 def _spread(names: Collection[str]) -> list[Part]:
     cells = _shots(names)
-    return [Part("spread over templates without exemplars minus with", [{cells[0]: 1, cells[1]: -1}])] if cells else []
+    return [_minus("spread over templates without exemplars minus with", *cells)] if cells else []
 
 
 def _prompts(names: Collection[str]) -> list[Part]:
-    rows = sorted(
-        {match[1] for name in names if (match := re.fullmatch(r"tuned-(\d+|full)-.+", name))}, key=lambda row: len(row)
-    )
+    rows = {match[1] for name in names if (match := re.fullmatch(r"tuned-(\d+|full)-.+", name))}
     if not rows:
         return []
     # With the fewest rows, where the paper finds most.
-    fewest = min((row for row in rows if row != "full"), key=int, default="full")
+    fewest = min(rows - {"full"}, key=int, default="full")
     pairs: list[Weights] = [
         {f"un{name}": -1, name: 1} for name in names if name.startswith(f"tuned-{fewest}-") and f"un{name}" in names
     ]

@@ -7,6 +7,8 @@ models; without one, a small table measured with two small models (`benchmarks/p
 from __future__ import annotations
 
 import csv
+import itertools
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -56,19 +58,19 @@ class Asked:
         return replace(self, rows=rows, units=units, per_row=min(per_row, self.templates))
 
 
-def asked_of(unit: PlannedTask) -> Asked:
-    """How a unit of an evaluation is asked."""
-    task, rows = unit.task, list(dict.fromkeys(row for row, _ in unit.pairs))
+def asked_of(own: PlannedTask) -> Asked:
+    """How a task of an evaluation is asked."""
+    task, rows = own.task, list(dict.fromkeys(row for row, _ in own.pairs))
     groups = len(rows)
     if task.group is not None:
-        groups = len({group_of(task, open_row(task, unit.rows[row], row)) for row in rows})
-    return Asked(task, len(task.forward_templates()), len(rows), groups, len(unit.pairs) // len(rows), len(unit.rows))
+        groups = len({group_of(task, open_row(task, own.rows[row], row)) for row in rows})
+    return Asked(task, len(task.forward_templates()), len(rows), groups, len(own.pairs) // len(rows), len(own.rows))
 
 
-def averaged(plan: Plan, units: Iterable[PlannedTask]) -> list[Asked]:
+def averaged(plan: Plan, tasks: Iterable[PlannedTask]) -> list[Asked]:
     """The tasks that the averages of a run's results are over: those held out, or the trained ones if there are no others."""
     names = {task.name for task in plan.split.test or plan.split.in_domain}
-    return [asked_of(unit) for unit in units if unit.task.name in names]
+    return [asked_of(one) for one in tasks if one.task.name in names]
 
 
 def planned_differences(
@@ -203,58 +205,41 @@ def _seconds(asked: Sequence[Asked], seeds: int, prices: Prices) -> float:
 
 def cheapest_designs(asked: Sequence[Asked], known: Mapping[str, Components], wanted: float, prices: Prices) -> Table:
     """For each number of seeds the cheapest design that detects `wanted`, on average and on every task; see `flanlab.power`."""
-    most_rows, most_templates = max(one.available for one in asked), max(one.templates for one in asked)
+    most = max(one.templates for one in asked)
     found = []
-    for aim in ("average", "every task"):
-        for seeds in SEED_COUNTS:
-            designs = []
-            for per_row in sorted({1, 2, 4, most_templates}):
-                if per_row <= most_templates:
-                    rows = _fewest_rows(aim, asked, known, wanted, seeds, per_row, most_rows)
-                    designs.append(_design(aim, asked, known, seeds, per_row, rows, prices))
-            reached = [one for one in designs if (one["detectable"] or np.inf) <= wanted]
-            if reached:
-                best = min(reached, key=lambda one: one["seconds"])
-            else:
-                best = min(designs, key=lambda one: one["detectable"] or np.inf)
-            found.append({"aim": aim, "reached": bool(reached), **best})
+    for aim, seeds in itertools.product(("average", "every task"), SEED_COUNTS):
+        templates = [per_row for per_row in sorted({1, 2, 4, most}) if per_row <= most]
+        designs = [_fewest_rows(aim, asked, known, wanted, seeds, per_row, prices) for per_row in templates]
+        reached = [one for one in designs if _detects(one, wanted)]
+        if reached:
+            best = min(reached, key=lambda one: one["seconds"])
+        else:
+            best = min(designs, key=lambda one: one["detectable"] or np.inf)
+        found.append({"aim": aim, "reached": bool(reached), **best})
     return Table.from_rows(found)
 
 
-def _smallest(aim: str, asked: Sequence[Asked], known: Mapping[str, Components], seeds: int) -> tuple[float, str]:
-    """The smallest difference that is detected on average, or on every task; NaN with the reason."""
-    tasks, mean = planned_differences(asked, known, seeds)
-    worst = mean if aim == "average" else max(tasks.values(), key=lambda one: np.nan_to_num(one.detectable, nan=np.inf))
-    return worst.detectable, worst.note
-
-
 def _fewest_rows(
-    aim: str, asked: Sequence[Asked], known: Mapping[str, Components], wanted: float, seeds: int, per_row: int, most: int
-) -> int:
-    """By bisection; all rows where these do not do."""
-
-    def does(rows: int) -> bool:
-        return _smallest(aim, [one.with_design(rows, per_row) for one in asked], known, seeds)[0] <= wanted
-
-    if not does(most):
-        return most
-    too_few, enough = 1, most
-    while enough - too_few > 1:
-        middle = (too_few + enough) // 2
-        too_few, enough = (too_few, middle) if does(middle) else (middle, enough)
-    return enough
-
-
-def _design(
-    aim: str, asked: Sequence[Asked], known: Mapping[str, Components], seeds: int, per_row: int, rows: int, prices: Prices
+    aim: str,
+    asked: Sequence[Asked],
+    known: Mapping[str, Components],
+    wanted: float,
+    seeds: int,
+    per_row: int,
+    prices: Prices,
 ) -> dict[str, Any]:
-    chosen = [one.with_design(rows, per_row) for one in asked]
-    value, note = _smallest(aim, chosen, known, seeds)
-    return {
-        "seeds": seeds,
-        "rows": rows,
-        "templates_per_row": per_row,
-        "seconds": _seconds(chosen, seeds, prices),
-        "detectable": None if np.isnan(value) else value,
-        "note": note,
-    }
+    """The design with the fewest rows that detect `wanted`; with all rows where these do not."""
+
+    def design(rows: int) -> dict[str, Any]:
+        chosen = [one.with_design(rows, per_row) for one in asked]
+        tasks, mean = planned_differences(chosen, known, seeds)
+        worst = max(tasks.values(), key=lambda one: np.nan_to_num(one.detectable, nan=np.inf))
+        size = {"seeds": seeds, "rows": rows, "templates_per_row": per_row, "seconds": _seconds(chosen, seeds, prices)}
+        return {**size, **_told(mean if aim == "average" else worst)}
+
+    most = max(one.available for one in asked)
+    return design(1 + bisect_left(range(1, most), True, key=lambda rows: _detects(design(rows), wanted)))
+
+
+def _detects(design: Mapping[str, Any], wanted: float) -> bool:
+    return design["detectable"] is not None and design["detectable"] <= wanted

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,7 +31,7 @@ from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.questions import evaluation_order
 from flanlab.evaluation.setup import Setup
-from flanlab.experiments.ask import opened
+from flanlab.experiments.evaluate_model import opened
 from flanlab.files import new_file
 from flanlab.models.answering import Model
 from flanlab.models.completions import Endpoint
@@ -103,22 +103,23 @@ def predict(
     style: PromptStyle = "chat" if chat else "instruction"
     settings = (settings or EvaluationSettings()).model_copy(update={"shots": 0, "pmi": False})
     table = read_table(Path(rows)) if isinstance(rows, str | Path) else table_of(rows)
-    unit = _checked_unit(asked, table, templates, settings, seed)
+    given = _checked(asked, table, templates, settings, seed)
     if out is None:
-        with tempfile.TemporaryDirectory() as place, opened(model, endpoint, settings, seed, style, Path(place)) as setup:
-            answers = [answer for some in _answers(_ranking(setup, unit), unit, 0) for answer in some]
+        with tempfile.TemporaryDirectory() as place, opened(model, endpoint, settings, [style], Path(place)) as found:
+            answers = [answer for some in _answers(_ranking(*found, seed, style, given), given, 0) for answer in some]
         return Table(_joined(table, answers))
     out = Path(out)
     _check_output(out, rows)
-    with _work_folder(out) as folder, opened(model, endpoint, settings, seed, style, folder) as setup:
-        joined = _joined(table, _resumed_answers(folder / "answers.jsonl", _ranking(setup, unit), unit))
+    with _work_folder(out) as folder, opened(model, endpoint, settings, [style], folder) as found:
+        setup = _ranking(*found, seed, style, given)
+        joined = _joined(table, _resumed_answers(folder / "answers.jsonl", setup, given))
         with new_file(out) as temporary:
             _WRITERS[out.suffix.lower()](joined, temporary)
         shutil.rmtree(folder, ignore_errors=True)
     return Table(joined)
 
 
-def _checked_unit(task: Task, table: pa.Table, templates: Sequence[int], settings: EvaluationSettings, seed: int) -> GivenTask:
+def _checked(task: Task, table: pa.Table, templates: Sequence[int], settings: EvaluationSettings, seed: int) -> GivenTask:
     """The rows, each of which can be asked: looked at before a model is loaded."""
     if not table.num_rows:
         raise FlanlabError("The input holds no rows.", hint="Write a line for each row after the names of the columns.")
@@ -126,13 +127,13 @@ def _checked_unit(task: Task, table: pa.Table, templates: Sequence[int], setting
         raise FlanlabError(
             f"The input has a column `{clash[0]}`, and so has the output.", hint="Rename the column, or leave it out."
         )
-    unit = given_task(task, table, templates)
+    given = given_task(task, table, templates)
     faults: dict[int, FlanlabError] = {}
-    for row, template in unit.pairs:
+    for row, template in given.pairs:
         try:
-            prepared = unit.prepare(row)
+            prepared = given.prepare(row)
             render(task, template, prepared, evaluation_order(task, prepared, settings, seed))
-            unit.gold(row)
+            given.gold(row)
         except FlanlabError as error:
             faults.setdefault(row, error)
     if faults:
@@ -144,7 +145,7 @@ def _checked_unit(task: Task, table: pa.Table, templates: Sequence[int], setting
         raise FlanlabError(
             f"{len(faults)} of {table.num_rows} rows cannot be asked: {shown} (counted from 0). {first.message}", hint=hint
         )
-    return unit
+    return given
 
 
 def _check_output(out: Path, rows: object) -> None:
@@ -170,77 +171,72 @@ def _work_folder(out: Path) -> Iterator[Path]:
         ) from error
 
 
-def _ranking(setup: Setup, unit: GivenTask) -> Setup:
+def _ranking(model: Model, settings: EvaluationSettings, seed: int, style: PromptStyle, given: GivenTask) -> Setup:
     """Without generation, where options are ranked: it would cost time and change nothing."""
-    if not unit.task.is_classification or setup.model.scoring == "generation":
-        return setup
-    return setup.with_settings(setup.settings.model_copy(update={"generate": False}))
+    if given.task.is_classification and model.scoring != "generation":
+        settings = settings.model_copy(update={"generate": False})
+    return Setup(model, settings, seed, style)
 
 
-def _answers(setup: Setup, unit: GivenTask, start: int) -> Iterator[list[dict[str, Any]]]:
+def _answers(setup: Setup, given: GivenTask, start: int) -> Iterator[list[dict[str, Any]]]:
     """The answers to the rows from `start` on; those that are asked together at a time."""
-    for first in range(start, len(unit.rows), _ROWS_AT_ONCE):
-        rows = range(first, min(first + _ROWS_AT_ONCE, len(unit.rows)))
-        answers = ask_rows(setup, unit, rows)
-        yield [{"row": row, **answer_row(setup, unit, row, one)} for row, one in zip(rows, answers, strict=True)]
+    for first in range(start, len(given.rows), _ROWS_AT_ONCE):
+        rows = range(first, min(first + _ROWS_AT_ONCE, len(given.rows)))
+        answers = ask_rows(setup, given, rows)
+        yield [{"row": row, **answer_row(setup, given, row, one)} for row, one in zip(rows, answers, strict=True)]
 
 
-def _resumed_answers(path: Path, setup: Setup, unit: GivenTask) -> list[dict[str, Any]]:
+def _resumed_answers(path: Path, setup: Setup, given: GivenTask) -> list[dict[str, Any]]:
     """The answers to all rows: those that the file holds, and the others, which are added to it as they come."""
-    total = len(unit.rows)
-    with path.open("ab+") as file:
-        answers = _kept(file, path, _facts(setup, unit), total)
-        if answers:
-            say(f"{len(answers)} of {total} rows are answered already.")
-        if setup.model.stamp is not None and any(unit.gold(row) is not None for row in range(total)):
-            for reason in refuse_seen([unit.task], setup.model.name, setup.model.stamp, allow_seen=True).values():
-                say(f"Accuracy on these rows is not zero-shot: {reason}.")
-        with meter(f"{setup.model.name} on {unit.task.name}", total, len(answers)) as bar:
-            for some in _answers(setup, unit, len(answers)):
-                file.write(b"".join(json.dumps(answer, ensure_ascii=False).encode() + b"\n" for answer in some))
-                file.flush()
-                answers += some
-                bar.advance(len(some))
+    total = len(given.rows)
+    answers = _kept(path, _facts(setup, given), total)
+    if answers:
+        say(f"{len(answers)} of {total} rows are answered already.")
+    if setup.model.stamp is not None and any(given.gold(row) is not None for row in range(total)):
+        for reason in refuse_seen([given.task], setup.model.name, setup.model.stamp, allow_seen=True).values():
+            say(f"Accuracy on these rows is not zero-shot: {reason}.")
+    with path.open("ab") as file, meter(f"{setup.model.name} on {given.task.name}", total, len(answers)) as bar:
+        for some in _answers(setup, given, len(answers)):
+            file.write(b"".join(_line(answer) for answer in some))
+            file.flush()
+            answers += some
+            bar.advance(len(some))
     return answers
 
 
-def _facts(setup: Setup, unit: GivenTask) -> dict[str, Any]:
+def _facts(setup: Setup, given: GivenTask) -> dict[str, Any]:
     """What decides the answers."""
     return {
         "version of flanlab": _PROTOCOL,
         "model": setup.model.identity,
-        "task file": unit.task.hash,
-        "input": unit.rows.source_hash,
-        "choice of templates": list(unit.templates),
+        "task file": given.task.hash,
+        "input": given.rows.source_hash,
+        "choice of templates": list(given.templates),
         "prompt style": setup.style,
         "choice of settings": {**affecting(setup.settings, *PREDICTIONS, RESULTS), "seed": setup.seed},
     }
 
 
-def _kept(file: BinaryIO, path: Path, facts: Mapping[str, Any], total: int) -> list[dict[str, Any]]:
+def _kept(path: Path, facts: Mapping[str, Any], total: int) -> list[dict[str, Any]]:
     """The answers in a file; what comes after them, such as a half-written line, is removed from it."""
-    file.seek(0)
     # What follows the last line break is half a line.
-    lines = [_parsed(line) for line in file.read().split(b"\n")[:-1]]
-    if not lines:
-        file.truncate(0)
-        file.write(json.dumps(facts).encode() + b"\n")
-        file.flush()
-        return []
-    was = lines[0] or {}
+    lines = [_parsed(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
+    was = (lines[0] or {}) if lines else facts
     if differs := [name for name in facts if was.get(name) != facts[name]]:
         raise FlanlabError(
             f"{path}: holds answers that were made with another {', another '.join(differs)}.",
             hint="Repeat the command that they are from, name another output, or delete the folder to begin again.",
         )
-    answers = list(itertools.takewhile(bool, lines[1:]))
+    answers = [answer for answer in itertools.takewhile(bool, lines[1:]) if answer is not None]
     if len(answers) < total:
         del answers[len(answers) // _ROWS_AT_ONCE * _ROWS_AT_ONCE :]
-    file.seek(0)
-    for _ in range(1 + len(answers)):
-        file.readline()
-    file.truncate()
-    return [answer for answer in answers if answer is not None]
+    with new_file(path) as temporary:
+        temporary.write_bytes(b"".join(map(_line, [facts, *answers])))
+    return answers
+
+
+def _line(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, ensure_ascii=False).encode() + b"\n"
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

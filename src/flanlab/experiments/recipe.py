@@ -7,9 +7,9 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flanlab.data.mirror import MissingDataError
 from flanlab.data.mixture import Mixture, MixtureSettings
@@ -23,7 +23,7 @@ from flanlab.tasks.holdout import HoldOut, HoldOutSplit, OverlapPolicy
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, leave_out, load_collections, resolve_name, select_tasks
 from flanlab.tasks.schema import Split, Task
 from flanlab.training.settings import TrainingSettings
-from flanlab.yaml_files import read_yaml_model
+from flanlab.yaml_files import faults_in_words, read_yaml_model
 
 QUICKSTART = "quickstart"
 """Name under which `flan run` finds the packaged recipe."""
@@ -114,10 +114,17 @@ class Recipe(Settings):
         """The seed of the mixture and of initial weights."""
         return self.seed if self.training.seed is None else self.training.seed
 
+    def with_training(self, **changes: Any) -> Recipe:
+        """The same with other training settings, which are not checked."""
+        return self.model_copy(update={"training": self.training.model_copy(update=changes)})
+
     def reseeded(self, by: int) -> Recipe:
         """The same with another training seed. The questions of the evaluation stay the same."""
-        training = self.training.model_copy(update={"seed": self.training_seed + by})
-        return self.model_copy(update={"training": training})
+        return self.with_training(seed=self.training_seed + by)
+
+
+AnyRecipe = str | Path | Mapping[str, Any] | Recipe
+"""A recipe's file, or `quickstart` for the packaged one; its content; or the recipe itself."""
 
 
 class Plan(BaseModel):
@@ -146,6 +153,30 @@ def read_recipe(path: Path) -> Recipe:
     recipe = read_yaml_model(path, Recipe, "recipe", HABITS)
     collections = [str(path.parent / name) if os.path.isdir(path.parent / name) else name for name in recipe.tasks.collections]
     return recipe.model_copy(update={"tasks": recipe.tasks.model_copy(update={"collections": collections})})
+
+
+def names_a_recipe(name: str | Path) -> bool:
+    """Whether this is the name of a recipe, and not of a model, a corpus or a task."""
+    return str(name) == QUICKSTART or Path(name).suffix in (".yaml", ".yml")
+
+
+def as_recipe(recipe: AnyRecipe) -> Recipe:
+    """A recipe from a name, file, dict or object.
+
+    Raises:
+        FlanlabError: names each error.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, str | Path):
+        return read_recipe(Path(recipe))
+    try:
+        return Recipe.model_validate(recipe)
+    except ValidationError as error:
+        faults = " ".join(faults_in_words(error, Recipe, HABITS))
+        raise FlanlabError(
+            f"This is not a valid recipe: {faults}", hint="docs/reference/recipe.md lists the fields."
+        ) from error
 
 
 def make_plan(recipe: Recipe, rows: RowReader | None = None) -> Plan:
@@ -202,7 +233,7 @@ def make_mixture(plan: Plan) -> Mixture:
     return Mixture(plan.split.train, plan.train_rows, plan.recipe.mixture, plan.recipe.training_seed)
 
 
-def plan_test_units(plan: Plan) -> list[PlannedTask]:
+def plan_test_tasks(plan: Plan) -> list[PlannedTask]:
     """What is evaluated of each held-out task, and of each trained one that is scored in-domain."""
     recipe = plan.recipe
     return [

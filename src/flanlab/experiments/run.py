@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ import yaml
 
 from flanlab import __version__
 from flanlab.data.encoding import PromptStyle
-from flanlab.data.mixture import Mixture
 from flanlab.data.mixture_card import describe_mixture
 from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
@@ -27,16 +27,16 @@ from flanlab.evaluation.setup import Setup
 from flanlab.experiments.announcement import announce, announce_training
 from flanlab.experiments.checks import ANOTHER_FOLDER, Prepared, check_recipe, prepare
 from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_mixture
-from flanlab.experiments.run_folder import FINISHED_FILE, RECIPE_FILE, SECONDS_FILE, seconds_of
+from flanlab.experiments.run_folder import FINISHED_FILE, RECIPE_FILE, SECONDS_FILE, kept_model, seconds_of
 from flanlab.experiments.stamp import make_stamp, training_facts, training_key
 from flanlab.files import new_folder, read_json, write_json, write_text
 from flanlab.models.built_in import BUILT_IN_MODELS
-from flanlab.models.loading import LoadedModel, load_model
+from flanlab.models.loading import Dtype, LoadedModel, load_model
 from flanlab.models.sources import STAMP_FILE
 from flanlab.processes import first_before_others, from_first, is_first, together
 from flanlab.progress import say
 from flanlab.results.files import RESULTS_FILE, read_results, write_results
-from flanlab.results.schema import TUNED, Results, kept_variant
+from flanlab.results.schema import TUNED, Results, Variant, kept_variant
 from flanlab.settings import flattened
 from flanlab.tasks.loading import own_versions
 from flanlab.tasks.schema import Task
@@ -70,68 +70,56 @@ def run_recipe(recipe: Recipe, folder: Path, rows: RowReader | None = None, mode
 
 def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | None) -> Results:
     started = time.monotonic()
-    ready = _prepare(recipe, folder, rows, model, evaluates=True)
-    units, dev_units, per_step = ready.units, ready.dev_units, ready.per_step
-    plan, loaded = _load(ready, folder, model)
-    mixture = make_mixture(plan)
-    styles = prompt_styles(loaded, [unit.task for unit in units])
-    stamp = make_stamp(plan, loaded)
-    from_first(lambda: _check_contents(folder, stamp))
-    settings, seed = recipe.evaluation, recipe.seed
-    # Training begins from weights that are not rounded.
-    scored = loaded
-    if settings.dtype not in ("auto", loaded.dtype):
-        scored = load_model(recipe.model, dtype=settings.dtype, say=say)
-    untuned = [
-        Setup(scored, arm, seed, style, *_untuned_variant(style, arm, settings))
-        for style in styles
-        for arm in settings.arms(style)
-    ]
+    ready, loaded, stamp = _begin(recipe, folder, rows, model, evaluates=True)
+    plan, planned, settings = ready.plan, ready.planned, recipe.evaluation
+    styles = prompt_styles(loaded, [one.task for one in planned])
+    scored = scoring_model(loaded, settings.dtype)
 
     def begin() -> None:
-        announce(plan, loaded, units, dev_units, mixture, per_step, styles)
+        announce(ready, loaded, scored, styles)
         _claim(folder, recipe, plan, stamp)
         write_json(folder / "run.json", _facts(plan, loaded, scored))
-        planned = per_step * recipe.training.steps
-        write_json(folder / "mixture.json", describe_mixture(mixture, loaded.encoder, planned, most=_DESCRIBED_EXAMPLES))
+        planned = ready.per_step * recipe.training.steps
+        write_json(
+            folder / "mixture.json",
+            describe_mixture(make_mixture(plan), loaded.encoder, planned, most=_DESCRIBED_EXAMPLES),
+        )
 
     from_first(begin)
-    # Before training, which a LoRA adapter is put into the model for.
-    variants = {setup.name: setup.variant() for setup in untuned}
+    variants: dict[str, Variant] = {}
+    tuned = f"{loaded.name}, tuned"
+
+    def score(setup: Setup, dev_planned: Sequence[PlannedTask] = ready.dev_planned, **facts: str) -> None:
+        evaluate(setup, planned, dev_planned, folder)
+        variants[setup.name] = setup.variant(**facts)
+
     with counted_seconds(folder, started) as seconds:
-        for setup in untuned:
-            evaluate(setup, units, dev_units, folder)
-        model = _tune(loaded, mixture, plan, stamp, folder, ready.dev)
+        # Before training, which puts a LoRA adapter into the model.
+        for style in styles:
+            for arm in settings.arms(style):
+                names = variant_of(f"untuned_{style}", f"untuned, {style} prompt", arm, settings, style, settings.shot_count)
+                score(Setup(scored, arm, recipe.seed, style, *names))
+        # Credited with the better of all ways to ask it after as many exemplars; the tuned one has its main way alone.
+        before = [name for name, one in variants.items() if one.settings["shots"] == settings.shot_count]
+        model = _tune(loaded, plan, stamp, folder, ready.dev)
         seen = refuse_seen(plan.split.test, model.name, model.stamp, recipe.allows_seen, way=ALLOW_OVERLAP)
         for arm in settings.arms():
-            setup = Setup(model, arm, seed, "instruction", *tuned_variant(arm, settings))
-            evaluate(setup, units, dev_units, folder)
-            variants[setup.name] = setup.variant(model=f"{loaded.name}, tuned")
+            score(Setup(model, arm, recipe.seed, "instruction", *tuned_variant(arm, settings)), model=tuned)
         for step in plan.recipe.training.keep_steps:
             place = kept_model(folder, step)
             if not place.is_dir():
                 say(f"Warning: {place} is missing and is not scored: training was past step {step} when it was asked for.")
                 continue
-            kept = load_model(str(place), dtype=settings.dtype)
-            setup = Setup(
-                kept,
-                settings.arms()[0],
-                seed,
-                "instruction",
-                kept_variant(step),
-                f"tuned for {step} step{'' if step == 1 else 's'}",
-            )
-            evaluate(setup, units, [], folder)
-            variants[setup.name] = setup.variant(model=f"{loaded.name}, tuned")
+            kept, title = load_model(str(place), dtype=settings.dtype), f"tuned for {step} step{'' if step == 1 else 's'}"
+            score(Setup(kept, settings.arms()[0], recipe.seed, "instruction", kept_variant(step), title), [], model=tuned)
 
         def finish() -> None:
             results = score_tasks(
-                units,
+                planned,
                 settings,
                 variants,
                 folder,
-                # Credited with the better of all ways to ask it after as many exemplars; the tuned one has its main way alone.
-                before=[setup.name for setup in untuned if setup.settings.shot_count == settings.shot_count],
+                before=before,
                 after=TUNED,
                 seen=seen,
                 in_domain=[task.name for task in plan.split.in_domain],
@@ -140,7 +128,7 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
                 hold_out=[cluster.value for cluster in plan.split.hold_out.clusters],
                 left_out=dict(plan.split.left_out),
                 allowed_overlaps=dict(plan.split.allowed),
-                notes=_notes(plan, loaded, units),
+                notes=_notes(plan, loaded, planned),
                 seconds=round(seconds(), 1),
             )
             write_results(results, folder)
@@ -156,29 +144,32 @@ def train_recipe(recipe: Recipe, folder: Path, rows: RowReader | None = None, mo
         FlanlabError: as `run_recipe`.
     """
     with together():
-        ready = _prepare(recipe, folder, rows or RowReader(), model, evaluates=False)
-        plan, loaded = _load(ready, folder, model)
-        mixture, stamp = make_mixture(plan), make_stamp(plan, loaded)
-        from_first(lambda: _check_contents(folder, stamp))
-        from_first(lambda: _claim(folder, recipe, plan, stamp))
-        announce_training(plan, loaded)
-        return _tune(loaded, mixture, plan, stamp, folder, ready.dev)
+        ready, loaded, stamp = _begin(recipe, folder, rows or RowReader(), model, evaluates=False)
+        from_first(lambda: _claim(folder, recipe, ready.plan, stamp))
+        announce_training(ready.plan, loaded)
+        return _tune(loaded, ready.plan, stamp, folder, ready.dev)
 
 
-def _load(ready: Prepared, folder: Path, model: LoadedModel | None) -> tuple[Plan, LoadedModel]:
-    """The model, and the plan with what `auto` comes to for it."""
-    recipe = ready.plan.recipe
-    with first_before_others():
-        loaded = model or load_model(recipe.model, say=say)
-    settled = from_first(lambda: settled_earlier(folder))
-    training = settle(recipe.training.model_copy(update={"seed": recipe.training_seed, **settled}), loaded.model)
-    return ready.plan.model_copy(update={"recipe": recipe.model_copy(update={"training": training})}), loaded
-
-
-def _prepare(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | None, *, evaluates: bool) -> Prepared:
+def _begin(
+    recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | None, *, evaluates: bool
+) -> tuple[Prepared, LoadedModel, dict[str, Any]]:
+    """A recipe checked, its plan with what `auto` comes to, the model, and the stamp of the tuned one."""
     with first_before_others():
         split = check_recipe(recipe, folder, evaluates=evaluates, model=model)
-        return prepare(recipe, split, rows, evaluates=evaluates, model=model)
+        ready = prepare(recipe, split, rows, evaluates=evaluates, model=model)
+    with first_before_others():
+        loaded = model or load_model(recipe.model, say=say)
+    began = recipe.with_training(seed=recipe.training_seed, **from_first(lambda: settled_earlier(folder)))
+    settled = began.model_copy(update={"training": settle(began.training, loaded.model)})
+    plan = ready.plan.model_copy(update={"recipe": settled})
+    stamp = make_stamp(plan, loaded)
+    from_first(lambda: _check_contents(folder, stamp))
+    return replace(ready, plan=plan), loaded, stamp
+
+
+def scoring_model(loaded: LoadedModel, dtype: Dtype) -> LoadedModel:
+    """The model in the numbers that it is scored in. Training begins from weights that are not rounded."""
+    return loaded if dtype in ("auto", loaded.dtype) else load_model(loaded.name, dtype=dtype, say=say)
 
 
 def settled_earlier(folder: Path) -> dict[str, Any]:
@@ -213,9 +204,7 @@ def save_tuned(
         write_json(temporary / STAMP_FILE, stamp)
 
 
-def _tune(
-    loaded: LoadedModel, mixture: Mixture, plan: Plan, stamp: Mapping[str, Any], folder: Path, dev: DevExamples
-) -> LoadedModel:
+def _tune(loaded: LoadedModel, plan: Plan, stamp: Mapping[str, Any], folder: Path, dev: DevExamples) -> LoadedModel:
     target = folder / "model"
     key = training_key(stamp)
     finished = folder / "training" / FINISHED_FILE
@@ -225,11 +214,19 @@ def _tune(
 
     def keep(model: torch.nn.Module, step: int) -> None:
         weights = whole_weights(model)
-        from_first(lambda: save_tuned(model, loaded, stamp, kept_model(folder, step), weights))
+        from_first(lambda: save_tuned(model, loaded, {**stamp, "steps": step}, kept_model(folder, step), weights))
 
     if not from_first(is_done):
-        settings = plan.recipe.training
-        model = train(loaded, mixture, settings, folder=folder / "training", training_key=key, stamp=stamp, dev=dev, keep=keep)
+        model = train(
+            loaded,
+            make_mixture(plan),
+            plan.recipe.training,
+            folder=folder / "training",
+            training_key=key,
+            stamp=stamp,
+            dev=dev,
+            keep=keep,
+        )
         weights = whole_weights(model)
 
         def finish() -> None:
@@ -238,11 +235,6 @@ def _tune(
 
         from_first(finish)
     return load_model(str(target), dtype=plan.recipe.evaluation.dtype)
-
-
-def kept_model(folder: Path, step: int) -> Path:
-    """Folder of the model as it was after a step of `training.keep_steps`."""
-    return folder / "models" / f"step-{step}"
 
 
 def _check_contents(folder: Path, stamp: Mapping[str, Any]) -> None:
@@ -271,18 +263,9 @@ def recipe_text(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _untuned_variant(style: PromptStyle, arm: EvaluationSettings, settings: EvaluationSettings) -> tuple[str, str]:
-    return variant_of(f"untuned_{style}", f"untuned, {style} prompt", arm, settings, style, settings.shot_count)
-
-
 def tuned_variant(arm: EvaluationSettings, settings: EvaluationSettings) -> tuple[str, str]:
     """Name of an arm's predictions of the tuned model in files, and for people."""
     return variant_of(TUNED, "tuned", arm, settings, "instruction", settings.shot_count)
-
-
-def _precision(plan: Plan, scored: LoadedModel) -> dict[str, str]:
-    """Numbers that training and scoring compute in."""
-    return {"training": plan.recipe.training.compute_dtype, "scoring": scored.dtype}
 
 
 def _facts(plan: Plan, loaded: LoadedModel, scored: LoadedModel) -> dict[str, Any]:
@@ -295,7 +278,7 @@ def _facts(plan: Plan, loaded: LoadedModel, scored: LoadedModel) -> dict[str, An
         },
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "device": str(loaded.model.device)},
         "model": {"name": loaded.name, "identity": loaded.identity, "tokenizer": loaded.encoder.hash},
-        "precision": _precision(plan, scored),
+        "precision": {"training": plan.recipe.training.compute_dtype, "scoring": scored.dtype},
         "train_embeddings": plan.recipe.training.train_embeddings,
         "tasks": {
             task.name: {"task": task.hash, "rows": rows[task.name].source_hash}
@@ -312,7 +295,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _notes(plan: Plan, loaded: LoadedModel, units: Sequence[PlannedTask]) -> list[str]:
+def _notes(plan: Plan, loaded: LoadedModel, planned: Sequence[PlannedTask]) -> list[str]:
     """What a reader must know to judge the numbers."""
     notes = own_versions([*plan.split.train, *plan.split.test])
     if built_in := BUILT_IN_MODELS.get(loaded.name):
@@ -321,7 +304,7 @@ def _notes(plan: Plan, loaded: LoadedModel, units: Sequence[PlannedTask]) -> lis
         notes.append("The untuned model has a chat template: it is probably instruction-tuned already.")
     if loaded.stamp is not None:
         notes.append(f"The model was tuned here before, on {len(loaded.stamp['tasks'])} tasks; see its flanlab.json.")
-    rows = ", ".join(f"{unit.task.name} {len({row for row, _ in unit.pairs})}" for unit in units)
+    rows = ", ".join(f"{one.task.name} {len({row for row, _ in one.pairs})}" for one in planned)
     notes.append(f"Rows evaluated: {rows}. Intervals are 95 %, over rows and templates.")
     notes.append("The untuned model is credited with the better of its prompt styles, metric by metric.")
     for name, reason in plan.split.allowed.items():

@@ -16,3 +16,8 @@ def seconds_of(folder: Path) -> float:
     """How long the work in a folder took, over all sittings; 0 if it is not known."""
     path = folder / SECONDS_FILE
     return float(read_json(path)["seconds"]) if path.is_file() else 0.0
+
+
+def kept_model(folder: Path, step: int) -> Path:
+    """Folder of the model as it was after a step of `training.keep_steps`."""
+    return folder / "models" / f"step-{step}"

@@ -9,14 +9,8 @@ from flanlab.data.reader import RowReader
 from flanlab.evaluation.evaluate import evaluate
 from flanlab.evaluation.seeds import results_over_seeds, variance_told
 from flanlab.evaluation.setup import Setup
-from flanlab.experiments.recipe import Recipe, make_plan, plan_test_units
-from flanlab.experiments.run import (
-    counted_seconds,
-    run_recipe,
-    settled_earlier,
-    train_recipe,
-    tuned_variant,
-)
+from flanlab.experiments.recipe import Recipe, make_plan, plan_test_tasks
+from flanlab.experiments.run import counted_seconds, run_recipe, settled_earlier, train_recipe, tuned_variant
 from flanlab.processes import is_first
 from flanlab.progress import say
 from flanlab.results.files import write_results
@@ -26,13 +20,8 @@ from flanlab.results.schema import TUNED
 def run_seeds(recipe: Recipe, folder: Path, rows: RowReader | None = None, *, seeds: int) -> None:
     """Run a recipe in `folder`, train it again in `folder/seed-1` and so on, and write results over all trainings.
 
-    The untuned model is asked once. A folder that holds a part of this is resumed; a finished run is extended.
-
-    Args:
-        recipe: what is carried out.
-        folder: of the run.
-        rows: where rows come from.
-        seeds: how many times the model is trained in all.
+    There are `seeds` trainings in all. The untuned model is asked once. A folder that holds a part of this is resumed, and a
+    finished run is extended.
 
     Raises:
         FlanlabError: as `run_recipe`.
@@ -40,9 +29,8 @@ def run_seeds(recipe: Recipe, folder: Path, rows: RowReader | None = None, *, se
     rows = rows or RowReader()
     first = run_recipe(recipe, folder, rows)
     # What `auto` came to is the same for all trainings. The learning curve is the first one's.
-    settled = {**settled_earlier(folder), "keep_steps": []}
-    same = recipe.model_copy(update={"training": recipe.training.model_copy(update=settled)})
-    settings, units = recipe.evaluation, plan_test_units(make_plan(recipe, rows))
+    same = recipe.with_training(**settled_earlier(folder), keep_steps=[])
+    settings, planned = recipe.evaluation, plan_test_tasks(make_plan(recipe, rows))
     others = [folder / f"seed-{number}" for number in range(1, seeds)]
     seconds = first.seconds or 0.0
     for number, other in enumerate(others, start=1):
@@ -50,7 +38,7 @@ def run_seeds(recipe: Recipe, folder: Path, rows: RowReader | None = None, *, se
         with counted_seconds(other, time.monotonic()) as so_far:
             model = train_recipe(same.reseeded(number), other, rows)
             for arm in settings.arms():
-                evaluate(Setup(model, arm, recipe.seed, "instruction", *tuned_variant(arm, settings)), units, [], other)
+                evaluate(Setup(model, arm, recipe.seed, "instruction", *tuned_variant(arm, settings)), planned, [], other)
             seconds += so_far()
     if seeds == 1 or not is_first():
         return

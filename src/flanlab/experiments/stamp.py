@@ -42,6 +42,8 @@ def make_stamp(plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
         "tasks": {**earlier, **tasks},
         "lineage": {task.name: sorted(ancestors[task.name]) for task in plan.split.test},
         "recipe": plan.recipe.model_dump(mode="json"),
+        # Of a model that is kept on the way (`training.keep_steps`), fewer than the recipe's.
+        "steps": plan.recipe.training.steps,
     }
 
 

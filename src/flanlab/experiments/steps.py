@@ -43,9 +43,7 @@ class Step(BaseModel):
     title: str
     folder: Path
     recipe: Recipe
-    """Of a training: what is trained. Of an evaluation: how the model was trained, and the evaluation's settings."""
-    model: str
-    """The model that is trained or evaluated: a name, or the folder of an earlier training."""
+    """Of a training: what is trained. Of an evaluation: its settings, and its model or how that was trained."""
     base: str
     """The model that the first training started from, as the ablation's recipe names it."""
     mirror: Path | None = None
@@ -152,7 +150,7 @@ def _evaluate(step: Step) -> None:
     # Without the subtasks left out, whose rows would be shown as exemplars otherwise.
     known = leave_out(load_collections(recipe.tasks.collections), recipe.tasks.exclude)
     evaluate_model(
-        step.model,
+        recipe.model if step.needs is None else str(step.needs / "model"),
         select_tasks(known, step.tasks),
         recipe.evaluation,
         step.folder,

@@ -18,11 +18,12 @@ from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings, PlannedTask
 from flanlab.evaluation.predict import refuse_seen
+from flanlab.evaluation.setup import Setup
 from flanlab.experiments.ablations import make_ablation
 from flanlab.experiments.cells import Cell, Training, changed, with_seeds, with_tasks
-from flanlab.experiments.cost import ANSWERING_COST, mean_question_length, scoring_speed, training_speed
-from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_mixture, make_plan, plan_test_units
-from flanlab.experiments.run import prompt_styles
+from flanlab.experiments.cost import TokenCosts, count_questions
+from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_mixture, make_plan, plan_test_tasks
+from flanlab.experiments.run import prompt_styles, scoring_model
 from flanlab.experiments.steps import Step, in_this_process
 from flanlab.experiments.sweep_file import SWEEP_FILE, CellFacts, SweepFacts, is_done, state_of
 from flanlab.files import alone_in, read_json, write_json
@@ -174,13 +175,13 @@ class Planner:
     def __init__(self, root: Path, rows: RowReader, processes: int) -> None:
         self._root = root
         self._rows = rows
-        self._processes = processes
+        mirror = None if rows.mirror is None else Path(rows.mirror).absolute()
+        self._where: dict[str, Any] = {"mirror": mirror, "processes": processes}
         self._steps: dict[Path, Step] = {}
         self._plans: dict[str, Plan] = {}
-        self._lengths: dict[str, float] = {}
+        self._costs = TokenCosts()
         self._model = cache(lambda name: load_model(name, say=say))
-        self._speed = cache(lambda name: scoring_speed(self._model(name)))
-        self._training_speeds: dict[tuple[str, str], float] = {}
+        self._scored = cache(lambda name, dtype: scoring_model(self._model(name), dtype))
 
     def plan(self, recipe: Recipe) -> Plan:
         """The recipe's tasks and rows, found once."""
@@ -209,72 +210,75 @@ class Planner:
             title = f"train on {f'{len(names)} tasks' if len(names) > 1 else names[0]}"
             examples, seconds = 0, 0.0
             if not is_done(folder):
-                length = make_mixture(plan).mean_length(self._model(recipe.model).encoder, _MEASURED_EXAMPLES)
+                loaded = self._model(recipe.model)
+                length = make_mixture(plan).mean_length(loaded.encoder, _MEASURED_EXAMPLES)
                 examples = recipe.training.steps * max(1, round(recipe.training.tokens_per_step / length))
-                seconds = examples * length / self._training_speed(recipe)
-            self._add("train", folder, title, alike, recipe.model, model, start, count=examples, seconds=seconds)
+                seconds = examples * length * self._costs.training(loaded, recipe.training) / self._at_once(loaded)
+            self._steps[folder] = Step(
+                kind="train",
+                title=title,
+                folder=folder,
+                recipe=alike,
+                base=recipe.model,
+                needs=start and start.folder,
+                count=examples,
+                seconds=seconds,
+                **self._where,
+            )
         return [*earlier, self._steps[folder]]
 
     def _evaluation(self, cell: Cell, training: Step | None) -> Step:
         recipe, plan = cell.recipe, self.plan(cell.recipe)
         loaded = self._model(recipe.model)
         tasks = plan.split.in_domain if cell.scope == "held_in" else plan.split.test
-        units = [unit for unit in plan_test_units(plan) if unit.task.name in {task.name for task in tasks}]
+        planned = [one for one in plan_test_tasks(plan) if one.task.name in {task.name for task in tasks}]
         seen = cell.scope == "held_in" or recipe.hold_out.overlap == "allow"
         # What the first model has seen. What a cell itself trains on is marked in its results.
         refuse_seen(tasks, loaded.name, loaded.stamp, seen, way=ALLOW_OVERLAP)
         seen = seen or bool(recipe.hold_out.supervised)
         styles: tuple[PromptStyle, ...] = ("instruction",) if training else tuple(prompt_styles(loaded, tasks))
-        asked = {unit.task.name: self._asked(unit, recipe.evaluation) for unit in units}
+        asked = {one.task.name: self._asked(one, recipe.evaluation) for one in planned}
         settings = affecting(recipe.evaluation, *PREDICTIONS, RESULTS, ROUNDING)
         key = _key("evaluate", self._identity(recipe.model, training), settings, asked, styles, recipe.seed, seen)
         folder = self._root / "cells" / key
         if folder not in self._steps:
-            arms = {style: len(recipe.evaluation.arms(style)) for style in styles}
-            questions = sum(len(unit.asked(style)) * count for unit in units for style, count in arms.items())
+            questions = count_questions(planned, recipe.evaluation, styles)
             seconds = 0.0
             if not is_done(folder):
-                length = self._length(units, recipe, loaded, _key(loaded.encoder.hash, settings, asked, recipe.seed))
-                seconds = questions * length / self._speed(recipe.model) * ANSWERING_COST / self._at_once(loaded)
-            told = changed(recipe, tasks=_places(recipe)) if training is None else training.recipe
+                setup = Setup(self._scored(recipe.model, recipe.evaluation.dtype), recipe.evaluation, recipe.seed)
+                seconds = questions * self._costs.question(setup, planned) / self._at_once(loaded)
+            told = changed(recipe, tasks=_places(recipe), model=_place(recipe.model)) if training is None else training.recipe
             told = changed(told, name=cell.name, seed=recipe.seed, evaluation=recipe.evaluation.model_dump(mode="json"))
-            model = _place(recipe.model) if training is None else str(training.folder / "model")
-            more = {"tasks": tuple(asked), "styles": styles, "seen": seen, "count": questions, "seconds": seconds}
-            self._add("evaluate", folder, f"evaluate {cell.title}", told, recipe.model, model, training, **more)
+            self._steps[folder] = Step(
+                kind="evaluate",
+                title=f"evaluate {cell.title}",
+                folder=folder,
+                recipe=told,
+                base=recipe.model,
+                needs=training and training.folder,
+                tasks=tuple(asked),
+                styles=styles,
+                seen=seen,
+                count=questions,
+                seconds=seconds,
+                **self._where,
+            )
         return self._steps[folder]
-
-    def _add(
-        self, kind: str, folder: Path, title: str, recipe: Recipe, base: str, model: str, needs: Step | None, **more: Any
-    ) -> None:
-        mirror = None if self._rows.mirror is None else self._rows.mirror.absolute()
-        where = {"folder": folder, "needs": needs and needs.folder, "mirror": mirror, "processes": self._processes}
-        self._steps[folder] = Step(kind=kind, title=title, recipe=recipe, base=base, model=model, **where, **more)
 
     def _identity(self, base: str, training: Step | None) -> str:
         """Hash of a model's weights, or of the training that makes them."""
         return self._model(base).identity if training is None else training.folder.name
 
-    def _asked(self, unit: PlannedTask, settings: EvaluationSettings) -> list[str | None]:
+    def _asked(self, own: PlannedTask, settings: EvaluationSettings) -> list[str | None]:
         """Hashes of everything that is read of a task to evaluate it."""
-        read = [unit.task.hash, unit.rows.source_hash, unit.exemplars.source_hash if unit.exemplars else None]
-        if settings.choose_template and unit.task.has_split("dev"):
-            read.append(self._rows.read(unit.task, "dev").source_hash)
+        read = [own.task.hash, own.rows.source_hash, own.exemplars.source_hash if own.exemplars else None]
+        if settings.choose_template and own.task.has_split("dev"):
+            read.append(self._rows.read(own.task, "dev").source_hash)
         return read
-
-    def _length(self, units: Sequence[PlannedTask], recipe: Recipe, loaded: LoadedModel, key: str) -> float:
-        if key not in self._lengths:
-            self._lengths[key] = mean_question_length(units, recipe, loaded)
-        return self._lengths[key]
-
-    def _training_speed(self, recipe: Recipe) -> float:
-        key, loaded = (recipe.model, recipe.training.compute_dtype), self._model(recipe.model)
-        if key not in self._training_speeds:
-            self._training_speeds[key] = training_speed(loaded, recipe.training, self._speed(recipe.model))
-        return self._training_speeds[key] * self._at_once(loaded)
 
     def _at_once(self, loaded: LoadedModel) -> int:
         # Each process has a GPU of its own, but processes without a GPU share the cores.
-        return self._processes if loaded.model.device.type == "cuda" else 1
+        return int(self._where["processes"]) if loaded.model.device.type == "cuda" else 1
 
 
 def _trained_alike(recipe: Recipe, plan: Plan, model: str) -> Recipe:

@@ -11,7 +11,7 @@ import torch
 from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
 from flanlab.experiments.checks import are_near, check_examples, check_folder, check_recipe
-from flanlab.experiments.recipe import Plan, Recipe, plan_rows
+from flanlab.experiments.recipe import AnyRecipe, Plan, as_recipe, plan_rows
 from flanlab.models.loading import load_encoder
 from flanlab.models.skeleton import read_config
 from flanlab.progress import say
@@ -24,13 +24,13 @@ ASSUMED_SHARE = {"gpu": 0.35, "cpu": 0.6}
 
 
 def plan_training(
-    recipe: Recipe,
-    rows: RowReader | None = None,
+    recipe: AnyRecipe,
     *,
     device: str | None = None,
     processes: int = 1,
     speed: float | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
+    mirror: str | Path | None = None,
 ) -> dict[str, Any]:
     """Parameters, memory by part, tokens, time and disk of a recipe's training.
 
@@ -38,12 +38,12 @@ def plan_training(
     where all tasks come with their rows. What `flan train` refuses before it loads a model is refused here, too.
 
     Args:
-        recipe: the recipe.
-        rows: where rows for counting examples come from.
+        recipe: as for `run`.
         device: `cpu`, or a GPU by (a part of) its name; this machine's, where not given.
         processes: how many train together.
         speed: operations a second that a process really reaches, where that is known.
         out: folder of the run. If given, it is checked as `flan train` does.
+        mirror: as for `run`.
 
     Returns:
         A dict for JSON; bytes, seconds, counts.
@@ -53,14 +53,14 @@ def plan_training(
 
     Examples:
         >>> import flanlab as fl
-        >>> plan = fl.plan_training(fl.Recipe.model_validate(example_recipe), device="cpu", speed=1e9)
+        >>> plan = fl.plan_training(example_recipe, device="cpu", speed=1e9)
         >>> plan["steps"], plan["tokens"]
         (1, 200)
     """
+    recipe, rows = as_recipe(recipe), RowReader(mirror)
     training = recipe.training
     if out is not None:
-        check_folder(out, recipe)
-    rows = rows or RowReader()
+        check_folder(Path(out), recipe)
     split = check_recipe(recipe)
     examples = _examples(plan_rows(recipe, split, rows)) if are_near(split, rows) else None
     device = device or this_device()

@@ -88,8 +88,8 @@ def answers(model: Model, task: Task, number: int, rows: Rows, chosen: Sequence[
         FlanlabError: a row that cannot be rendered, or a model that computes no number.
     """
     settings = EvaluationSettings(pmi=False)
-    unit = PlannedTask(task, rows, [(row, number) for row in chosen])
-    asked = [ask(Setup(model, settings), unit, row, number) for row in chosen]
+    own = PlannedTask(task, rows, [(row, number) for row in chosen])
+    asked = [ask(Setup(model, settings), own, row, number) for row in chosen]
     replies = dict(model.answer(asked, settings.token_budget))
     found = []
     for place, one in enumerate(asked):
