@@ -380,7 +380,8 @@ def packed_forward(model: nn.Module, batch: PackedBatch, positions: Tensor | Non
         use_cache=use_cache,
         logits_to_keep=0 if positions is None else positions,
     )
-    return output.logits[0], cache
+    # Not logits[0], whose gradient would be another tensor of this size.
+    return output.logits.squeeze(0), cache
 
 
 def check_reach(config: Any, longest: int) -> None:

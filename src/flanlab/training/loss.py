@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from flanlab.data.encoding import SeparateTextEncoder, TextEncoder
@@ -179,16 +180,52 @@ def padded_loss(
             decoder_input_ids=padded(read, device),
             use_cache=False,
         )
-    return _cross_entropy(output.logits[0], targets, examples, weights)
+    return _cross_entropy(output.logits.squeeze(0), targets, examples, weights)
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor, examples: Sequence[EncodedExample], weights: Weights) -> Tensor:
-    if weights is None:
-        return functional.cross_entropy(logits.float(), targets, reduction="sum")
+    weights = [1.0] * len(examples) if weights is None else weights
     by_token = [weight for example, weight in zip(examples, weights, strict=True) for _ in example.target]
-    losses = functional.cross_entropy(logits.float(), targets, reduction="none")
-    # Not a matrix product, which autocast would compute in bfloat16.
-    return (losses * torch.tensor(by_token, device=losses.device)).sum()
+    total: Tensor = _SumOfCrossEntropy.apply(logits, targets, torch.tensor(by_token, device=logits.device))  # type: ignore[no-untyped-call]
+    return total
+
+
+class _SumOfCrossEntropy(torch.autograd.Function):
+    """The weighted sum of the cross-entropy of logits [tokens, vocabulary], computed in float32, a few rows at a time.
+
+    The gradient takes the place of the logits in memory. So a batch needs one tensor of their size, in their number type. The
+    usual functions need three more, two of them in float32: with a vocabulary of 262,144 these are most of a step's memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, targets, weights)
+        pieces = zip(_pieces(logits, logits), _pieces(targets, logits), strict=True)
+        losses = [functional.cross_entropy(rows.float(), tokens, reduction="none") for rows, tokens in pieces]
+        # Not a matrix product, which autocast would compute in bfloat16.
+        return (torch.cat(losses) * weights).sum()
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        logits, targets, weights = ctx.saved_tensors
+        # If another operation needs the logits for its own gradient, autograd notices the change and stops with an error.
+        logits = logits.detach()
+        scales = (gradient * weights)[:, None]
+        for rows, tokens, scale in zip(*(_pieces(each, logits) for each in (logits, targets, scales)), strict=True):
+            change = rows.float().softmax(dim=-1)
+            change[torch.arange(len(tokens), device=tokens.device), tokens] -= 1
+            rows.copy_(change.mul_(scale))
+        return logits, None, None
+
+
+def _pieces(tensor: Tensor, logits: Tensor) -> tuple[Tensor, ...]:
+    """The rows of a tensor in pieces, for which the logits [rows, vocabulary] have at most `_PIECE` entries (or one row)."""
+    return tensor.split(max(1, _PIECE // logits.shape[1]))
+
+
+_PIECE = 2**22
+"""16 MB in float32. Pieces of 67 MB take twice the time on a CPU."""
 
 
 def _config(model: nn.Module) -> Any:
