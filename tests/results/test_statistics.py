@@ -297,7 +297,7 @@ def test_notes_say_where_simulation_finds_other_than_95_percent() -> None:
 
 def test_templates_that_happen_to_agree_are_no_certainty() -> None:
     """Rows that take turns with two templates of equal score: their spread is zero, that of the rows is not."""
-
+    values = np.tile([1.0, 1.0, 0.0, 0.0], 10)[None] * np.ones((2, 1))
     found = estimate(grid_of(values, turns(2, 40)))
     over_rows = estimate(grid_of(values[:1]))
     assert found.high - found.low > 0.5 * (over_rows.high - over_rows.low)
