@@ -263,7 +263,7 @@ class TextEncoder(Encoder):
         usual = {**self.tokenizer.special_tokens_map, "tools": None, "documents": None}
         try:
             template = _compile_jinja_template(self.tokenizer.get_chat_template())
-            return str(template.render({**usual, **self.chat_template_args, **given}))
+            return str(template.render(**given, **{**usual, **self.chat_template_args}))
         # A template is a program and may fail in any way.
         except Exception as error:
             raise FlanlabError(

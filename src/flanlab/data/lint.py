@@ -138,8 +138,8 @@ def _shown(task: Task, split: str, row: PreparedRow, failures: _Failures) -> lis
             shown.append(Shown(split, row, render(task, number, row)))
         except FlanlabError as error:
             failed[number] = row.index, error
-    for number, case in failed.items() if shown else [(None, next(iter(failed.values())))]:
-        failures["not-renderable", number].append(case)
+    for template, case in failed.items() if shown else [(None, next(iter(failed.values())))]:
+        failures["not-renderable", template].append(case)
     return shown
 
 

@@ -57,7 +57,7 @@ def describe_mixture(
         if bar:
             bar.advance()
     rates = mixture.rates()
-    tasks = {
+    tasks: dict[str, dict[str, Any]] = {
         task.name: {
             "cluster": task.clusters[0].value,
             "licence": task.licence,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -189,9 +188,7 @@ def _braced(source: str) -> str:
 
 def _yaml(content: Mapping[str, Any], *, in_a_line: bool = False) -> list[str]:
     """Lines of YAML: an entry on each line, or lists and mappings within brackets."""
-    dump = functools.partial(
-        yaml.safe_dump, content, sort_keys=False, width=120, default_flow_style=None if in_a_line else False
-    )
-    text = dump(allow_unicode=True)
+    given: dict[str, Any] = {"sort_keys": False, "width": 120, "default_flow_style": None if in_a_line else False}
+    text = str(yaml.safe_dump(content, **given, allow_unicode=True))
     # PyYAML would not read some of the line breaks that it writes.
-    return (text if text.replace("\n", "").isprintable() else dump()).splitlines()
+    return (text if text.replace("\n", "").isprintable() else str(yaml.safe_dump(content, **given))).splitlines()
