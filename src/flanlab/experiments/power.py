@@ -23,6 +23,7 @@ from flanlab.evaluation.planning import PlannedTask
 from flanlab.evaluation.sides import Side, folder_and_variant, open_side, open_sides
 from flanlab.experiments.cost import Prices
 from flanlab.experiments.recipe import Plan
+from flanlab.results.grids import ScoreGrid
 from flanlab.results.power import UNKNOWN, Components, Parts, components, planned, pooled, shown_in_turns
 from flanlab.results.statistics import Difference, mean_difference, mean_over_clusters
 from flanlab.results.table import Table
@@ -132,12 +133,13 @@ def read_pilot(places: Sequence[str]) -> dict[str, Components]:
 
 def _components(name: str, pairs: Sequence[tuple[Side, Side]]) -> Components:
     scored = [score_pair(name, *pair) for pair in pairs]
-    before, after = [], []
+    before: list[ScoreGrid] = []
+    after: list[ScoreGrid] = []
     for grids in (one.grids[scored[0].facts.main_metric] for one in scored):
         # A run with several seeds has several trainings after, which all stand beside the one model before.
         seeds = max(len(grids["a"]), len(grids["b"]))
-        before += grids["a"] * (seeds // len(grids["a"]))
-        after += grids["b"] * (seeds // len(grids["b"]))
+        for side, found in (("a", before), ("b", after)):
+            found += list(grids[side]) * (seeds // len(grids[side]))
     return components(before, after)
 
 
