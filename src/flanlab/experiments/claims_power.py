@@ -12,7 +12,7 @@ from flanlab.experiments.claims import detectable_effect, over_clusters
 from flanlab.experiments.paper_claims import Claim, Part
 from flanlab.experiments.power import Asked
 from flanlab.results.intervals import Floats
-from flanlab.results.layout import Variance
+from flanlab.results.layout import UNKNOWN, Variance
 from flanlab.results.power import Components, planned, shown_in_turns
 from flanlab.results.statistics import Difference, difference_of
 
@@ -87,7 +87,7 @@ def _expected_spread(known: Components, shown: Floats) -> Difference:
     templates, one = len(shown), planned(known, shown)
     if templates < _FEWEST_TEMPLATES or not shown.all():
         why = "cannot be estimated: a spread over templates needs each row through all templates, four or more"
-        return difference_of(0.0, Variance(*[np.array(np.nan)] * 5), one.bounds, shown.shape[1], why)
+        return difference_of(0.0, UNKNOWN, one.bounds, shown.shape[1], why)
     none = np.zeros(())
     between = np.asarray(one.variance.between * templates / (templates - 1))
     return difference_of(0.0, Variance(between, none + templates - 1, none, none, none), one.bounds, shown.shape[1], one.note)

@@ -64,6 +64,8 @@ def plan_training(
     split = check_recipe(recipe)
     examples = _examples(plan_rows(recipe, split, rows)) if are_near(split, rows) else None
     device = device or this_device()
+    if device == "cpu":
+        training = training.model_copy(update={"compute_dtype": _number_type(training.compute_dtype)})
     estimate = estimate_training(recipe.model, training, recipe.mixture, on_gpu=device != "cpu", processes=processes)
     speed, speed_is = (speed, "as stated") if speed is not None else assumed_speed(device, training.compute_dtype)
     return {
@@ -107,7 +109,8 @@ def assumed_speed(device: str, compute_dtype: str = "auto") -> tuple[float, str]
         FlanlabError: an unknown device.
     """
     if device == "cpu":
-        peak, dtype = _matrix_product_speed(compute_dtype)
+        dtype = _number_type(compute_dtype)
+        peak = product_speed(1024, 1024, getattr(torch, dtype))
         share, of_what = ASSUMED_SHARE["cpu"], f"a matrix product in {dtype}, measured now"
     elif (known := peak_of(device)) is not None:
         peak, share, of_what = known, ASSUMED_SHARE["gpu"], "the bfloat16 peak in its data sheet"
@@ -123,11 +126,12 @@ def _by_part(memory: Memory) -> dict[str, int]:
     return {**dataclasses.asdict(memory), "total": memory.total}
 
 
-def _matrix_product_speed(compute_dtype: str) -> tuple[float, str]:
-    """Operations a second of a matrix product on this machine's CPU in the number type that it trains in, and that type."""
+def _number_type(compute_dtype: str) -> str:
+    """The number type in which training computes on this machine's CPU."""
+    if compute_dtype != "auto":
+        return compute_dtype
     single, half = (product_speed(1024, 1024, dtype) for dtype in (torch.float32, torch.bfloat16))
-    rounded = compute_dtype == "bfloat16" or (compute_dtype == "auto" and half >= LEAST_GAIN * single)
-    return (half, "bfloat16") if rounded else (single, "float32")
+    return "bfloat16" if half >= LEAST_GAIN * single else "float32"
 
 
 def _examples(plan: Plan) -> int | None:

@@ -1,11 +1,14 @@
 """What training costs, worked out from a model's configuration before anything is loaded: memory, time, disk.
 
-The model is built without weights, prepared as it is for training, and run once on tensors that have shapes but no content.
-What autograd would keep for the backward pass is counted there, so the figures hold for any architecture and method.
+    memory = program + weights + gradients + optimizer + what a micro-batch needs + what is lost between them
+
+The model is built without weights, and its loss and gradients are computed on tensors that have shapes but no content. What is
+in use at a time is counted there. So the count holds for any architecture and method. docs/train.md compares it with real runs.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -21,17 +26,17 @@ from flanlab.data.rendering import Example
 from flanlab.models.skeleton import build_skeleton, read_config
 from flanlab.progress import say
 from flanlab.training.loss import Objective, PackedObjective, PaddedObjective
-from flanlab.training.methods import make_trainable
+from flanlab.training.methods import checkpoint_layers, make_trainable
+from flanlab.training.precision import computing, keep_rounded_output
 from flanlab.training.settings import TrainingSettings
 
-_PROGRAM_ON_CPU = 490 * 2**20
+_PROGRAM_ON_CPU = 700 * 2**20
 _PROGRAM_ON_GPU = 600 * 2**20
-"""Python with its libraries (measured), and on a GPU the context of the driver (in general 400 to 700 MiB)."""
-_LOST_ON_CPU = {"full": 0.5, "lora": 1.6, "prompt": 0.75}
-_LOST_CHECKPOINTED_ON_CPU = 0.3
+"""Python with its libraries, tokenizer and rows (measured), and on a GPU the driver's context (usually 400 to 700 MiB)."""
+_LOST_ON_CPU = {"full": 0.25, "lora": 1.4, "prompt": 0.5}
 _LOST_ON_GPU = 0.1
-"""Memory lost between others, in activations without gradient checkpointing. On a CPU measured with glibc and SmolLM2-135M
-(docs/train.md): what lives long comes to lie in the gaps that others leave. On a GPU assumed, of the activations there are."""
+"""Share of a micro-batch's memory that is lost in gaps. On a CPU measured (docs/train.md), and as much again as the gradients,
+because those of the first micro-batch come to lie between its activations. On a GPU assumed."""
 
 
 @dataclass(frozen=True)
@@ -40,30 +45,26 @@ class Memory:
 
     program: int
     weights: int
-    """Those that a process keeps; trained ones in float32, others as they are loaded."""
+    """Those that a process keeps. Trained ones are float32, others as they are loaded."""
     gathered: int
-    """Layers put together for computing, where weights are sharded."""
+    """Layers put together for computing, if weights are sharded."""
     gradients: int
     optimizer: int
-    activations: int
-    """What the backward pass needs of a micro-batch, its weights in bfloat16 among it."""
+    batch: int
+    """What the loss and the gradients of a micro-batch need: activations, logits, weights in bfloat16, a gradient before it is
+    added to the step's."""
     lost: int
     """Gaps between what is in use, too small for what is needed next."""
-    logits: int
-    """Logits at target positions, with their softmax and gradients."""
-    arriving: int
-    """The gradient of one parameter more, before it is added to the others of the step."""
     update: int
-    """What the optimizer needs for a moment; activations and logits are gone by then."""
+    """What the optimizer needs for a moment, when the memory of a micro-batch is free again."""
     loading: int
-    """Of weights that are sharded, the whole model, which a process reads before it keeps its share."""
+    """If weights are sharded, the whole model, which a process reads before it keeps its share."""
 
     @property
     def total(self) -> int:
         """The largest sum of what is there at a time."""
         kept = self.program + self.weights + self.gathered + self.gradients + self.optimizer
-        training = kept + max(self.activations + self.lost + self.logits + self.arriving, self.update)
-        return max(training, self.program + self.loading)
+        return max(kept + max(self.batch + self.lost, self.update), self.program + self.loading)
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,16 @@ def estimate_training(
 
     Args:
         model: a folder, a Hub id, or a built-in model; of its files only the configuration is read.
-        settings: the recipe's training section.
+        settings: the recipe's training section. `compute_dtype: auto` counts as bfloat16 on a GPU, else as float32.
         mixture: the recipe's mixture section; a micro-batch is taken to be full of the longest examples that it allows.
-        on_gpu: bfloat16 computing and weights that are not trained, as on a GPU; else float32.
+        on_gpu: whether weights that are not trained are loaded in bfloat16, as on a GPU.
         processes: how many share the work.
 
     Raises:
         FlanlabError: the configuration is not within reach, or the model cannot be built from it.
     """
+    if settings.compute_dtype == "auto":
+        settings = settings.model_copy(update={"compute_dtype": "bfloat16" if on_gpu else "float32"})
     config = read_config(model, say)
     # What is trained is float32 everywhere.
     dtype = torch.bfloat16 if on_gpu and settings.method != "full" else torch.float32
@@ -108,31 +111,29 @@ def estimate_training(
         whole = build_skeleton(model, config, dtype)
         parts = _parts(whole)
         trainable = make_trainable(whole, settings).train()
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        _move_to_fake_tensors(trainable)
-        kept = _count_kept(trainable, settings, mixture, on_gpu)
+    layers = [_numel(layer) for layer in _layers(trainable)]
     trained = [parameter.shape for parameter in trainable.parameters() if parameter.requires_grad]
     trained_count = sum(shape.numel() for shape in trained)
-    state = sum(_state_bytes(shape, settings) for shape in trained)
     checkpoint_bytes, model_bytes = _saved_bytes(parts.parameters, trained, settings)
     weights = sum(parameter.nbytes for parameter in trainable.parameters())
-    plain = kept.outside + sum(kept.layers)
     sharded = processes if settings.parallel == "fsdp" else 1
-    # Where the output layer is the embedding, on a CPU both gradients and their sum lie beside what was used before.
-    arriving = 3 if parts.tied and settings.method == "full" and not on_gpu else 1
+    gradients = 4 * trained_count // sharded
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _move_to_fake_tensors(trainable)
+        plain = _batch_bytes(trainable, whole, settings, mixture)
+        checkpoint_layers(whole)
+        checkpointed = _batch_bytes(trainable, whole, settings, mixture)
 
-    def memory(activations: int, lost: float) -> Memory:
+    def memory(batch: int) -> Memory:
         return Memory(
             program=_PROGRAM_ON_GPU if on_gpu else _PROGRAM_ON_CPU,
             weights=weights // sharded,
             # A layer and the one after it, which is fetched ahead.
-            gathered=0 if sharded == 1 else 2 * kept.largest_layer * (2 if on_gpu else 4),
-            gradients=4 * trained_count // sharded,
-            optimizer=state // sharded,
-            activations=activations,
-            lost=int(_LOST_ON_GPU * activations if on_gpu else lost * plain),
-            logits=kept.logits,
-            arriving=4 * arriving * max(shape.numel() for shape in trained),
+            gathered=0 if sharded == 1 else 2 * max(layers, default=0) * (2 if settings.compute_dtype == "bfloat16" else 4),
+            gradients=gradients,
+            optimizer=sum(_state_bytes(shape, settings) for shape in trained) // sharded,
+            batch=batch,
+            lost=int(batch * _LOST_ON_GPU if on_gpu else batch * _LOST_ON_CPU[settings.method] + gradients),
             update=_update_bytes(trained, settings) // sharded,
             loading=0 if sharded == 1 else weights,
         )
@@ -140,8 +141,8 @@ def estimate_training(
     return Estimate(
         parameters=parts.parameters,
         trained=trained_count,
-        plain=memory(plain, _LOST_ON_CPU[settings.method]),
-        checkpointed=memory(kept.outside + sum(kept.inputs) + max(kept.layers, default=0), _LOST_CHECKPOINTED_ON_CPU),
+        plain=memory(plain),
+        checkpointed=memory(checkpointed),
         tokens=settings.steps * settings.tokens_per_step,
         operations=_operations(parts, settings, mixture),
         checkpoint_bytes=checkpoint_bytes,
@@ -169,69 +170,58 @@ def _saved_bytes(parameters: int, trained: list[torch.Size], settings: TrainingS
     return 4 * count + state, 4 * (parameters if settings.method == "full" else count)
 
 
-@dataclass
-class _Kept:
-    """Bytes that autograd keeps of a micro-batch."""
+class PeakMemory(TorchDispatchMode):
+    """Counts the bytes of the tensors that are made within it and still in use, and keeps the largest sum in `peak`.
 
-    outside: int
-    layers: list[int]
-    """Within each layer."""
-    inputs: list[int]
-    """What enters each layer, all that is kept of it with gradient checkpointing."""
-    logits: int
-    largest_layer: int
-    """Parameters of it."""
+    The model's own parameters and buffers, of which views are made, do not count.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = self._now = 0
+        self._sizes = {each.untyped_storage()._cdata: 0 for each in (*model.parameters(), *model.buffers())}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self._sizes:
+                storage = tensor.untyped_storage()
+                self._sizes[storage._cdata] = storage.nbytes()
+                self._now += storage.nbytes()
+                weakref.finalize(storage, self._free, storage._cdata)
+        self.peak = max(self.peak, self._now)
+        return result
+
+    def _free(self, storage: int) -> None:
+        self._now -= self._sizes.pop(storage)
 
 
-def _count_kept(model: nn.Module, settings: TrainingSettings, mixture: MixtureSettings, on_gpu: bool) -> _Kept:
-    """Compute the loss of a micro-batch, and count what is saved for the backward pass, each storage once."""
+def _batch_bytes(model: nn.Module, inner: Any, settings: TrainingSettings, mixture: MixtureSettings) -> int:
+    """What the loss and the gradients of a micro-batch need at most, of a model (with adapters around `inner`) without content.
+
+    A gradient counts until it is there. Those of the step are another part of `Memory`.
+    """
     prompt, target, rows = _longest_batch(settings, mixture)
-    nothing = Example("", "", 1, 0, "", "")
-    examples = [EncodedExample(nothing, [1] * prompt, [1] * target, False)] * rows
-    inner: Any = model
+    examples = [EncodedExample(Example("", "", 1, 0, "", ""), [1] * prompt, [1] * target, False)] * rows
     objective: Objective = PaddedObjective((0,)) if inner.config.is_encoder_decoder else PackedObjective()
-    owned = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    # The storages are held, so that no other gets the number of one that is gone.
-    seen: dict[int, Any] = {}
-    saved: list[tuple[nn.Module | None, int]] = []
-    inputs: list[int] = []
-    stack: list[nn.Module] = []
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in owned and storage._cdata not in seen:
-            seen[storage._cdata] = storage
-            if tensor.shape[-1:] != (vocabulary,):
-                saved.append((stack[-1] if stack else None, storage.nbytes()))
-        return tensor
-
-    def enter(layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        stack.append(layer)
-        hidden = given[0] if given else named["hidden_states"]
-        inputs.append(hidden.numel() * hidden.element_size())
-
-    def leave(*_: object) -> None:
-        stack.pop()
-
-    layers = list(_layers(model))
-    vocabulary = inner.config.get_text_config(decoder=True).vocab_size
-    hooks = [layer.register_forward_pre_hook(enter, with_kwargs=True) for layer in layers]
-    hooks += [layer.register_forward_hook(leave) for layer in layers]
-    with (
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        torch.autocast("cpu", torch.bfloat16, enabled=on_gpu),
-    ):
-        objective.loss(model, examples)
+    hooks = [
+        parameter.register_post_accumulate_grad_hook(_drop_gradient)
+        for parameter in model.parameters()
+        if parameter.requires_grad
+    ]
+    memory = PeakMemory(model)
+    with memory, computing(settings, torch.device("cpu")):
+        keep_rounded_output(inner, settings)
+        loss = objective.loss(model, examples)
+        with torch.autocast("cpu", enabled=False):
+            loss.backward()
     for hook in hooks:
         hook.remove()
-    return _Kept(
-        outside=sum(size for layer, size in saved if layer is None),
-        layers=[sum(size for layer, size in saved if layer is one) for one in layers],
-        inputs=inputs,
-        # Softmax and its gradient and the logits' in float32, and in bfloat16 the logits themselves.
-        logits=rows * target * vocabulary * (14 if on_gpu else 12),
-        largest_layer=max((_numel(layer) for layer in layers), default=0),
-    )
+    return memory.peak
+
+
+def _drop_gradient(parameter: Tensor) -> None:
+    parameter.grad = None
 
 
 def _longest_batch(settings: TrainingSettings, mixture: MixtureSettings) -> tuple[int, int, int]:

@@ -102,8 +102,36 @@ class PaddedObjective:
         return found
 
     def loss(self, model: nn.Module, examples: Sequence[EncodedExample], weights: Weights = None) -> Tensor:
-        """See `padded_loss`."""
-        return padded_loss(model, self.answer_start, examples, weights)
+        """See `Objective`.
+
+        encoder   p p p p </s>
+        decoder   <start> t0 t1           the target's last token, its end, is predicted but never read
+        predicts  t0      t1 </s>
+
+        The tokens before an answer are not learned: they are always the same.
+
+        Raises:
+            FlanlabError: an example is longer than the model can read.
+        """
+        self.check_reach(_config(model), examples)
+        device = next(model.parameters()).device
+        prompts = [example.prompt for example in examples]
+        read = [[*self.answer_start, *example.target[:-1]] for example in examples]
+        time = max(map(len, read))
+        places = [
+            row * time + len(self.answer_start) - 1 + offset
+            for row, example in enumerate(examples)
+            for offset in range(len(example.target))
+        ]
+        targets = torch.tensor([token for example in examples for token in example.target], device=device)
+        with logits_of(model, torch.tensor(places, device=device), (len(examples), time)):
+            output = model(
+                input_ids=padded(prompts, device),
+                attention_mask=visible_places(prompts, device),
+                decoder_input_ids=padded(read, device),
+                use_cache=False,
+            )
+        return _cross_entropy(output.logits.squeeze(0), targets, examples, weights)
 
     def padding(self, examples: Sequence[EncodedExample]) -> int:
         """Padding of the prompts and the targets."""
@@ -148,41 +176,6 @@ def packed_loss(model: nn.Module, examples: Sequence[EncodedExample], weights: W
     return _cross_entropy(logits, targets.to(device), examples, weights)
 
 
-def padded_loss(
-    model: nn.Module, answer_start: Sequence[int], examples: Sequence[EncodedExample], weights: Weights = None
-) -> Tensor:
-    """Sum of the cross-entropy of all target tokens (natural log) of an encoder-decoder model, the examples padded rows:
-
-    encoder   p p p p </s>
-    decoder   <start> t0 t1           the target's last token, its end, is predicted but never read
-    predicts  t0      t1 </s>
-
-    The tokens before an answer are not learned: they are always the same.
-
-    Raises:
-        FlanlabError: an example is longer than the model can read.
-    """
-    device = next(model.parameters()).device
-    prompts = [example.prompt for example in examples]
-    read = [[*answer_start, *example.target[:-1]] for example in examples]
-    PaddedObjective(tuple(answer_start)).check_reach(_config(model), examples)
-    time = max(map(len, read))
-    places = [
-        row * time + len(answer_start) - 1 + offset
-        for row, example in enumerate(examples)
-        for offset in range(len(example.target))
-    ]
-    targets = torch.tensor([token for example in examples for token in example.target], device=device)
-    with logits_of(model, torch.tensor(places, device=device), (len(examples), time)):
-        output = model(
-            input_ids=padded(prompts, device),
-            attention_mask=visible_places(prompts, device),
-            decoder_input_ids=padded(read, device),
-            use_cache=False,
-        )
-    return _cross_entropy(output.logits.squeeze(0), targets, examples, weights)
-
-
 def _cross_entropy(logits: Tensor, targets: Tensor, examples: Sequence[EncodedExample], weights: Weights) -> Tensor:
     weights = [1.0] * len(examples) if weights is None else weights
     by_token = [weight for example, weight in zip(examples, weights, strict=True) for _ in example.target]
@@ -206,7 +199,7 @@ class _SumOfCrossEntropy(torch.autograd.Function):
         return (torch.cat(losses) * weights).sum()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         logits, targets, weights = ctx.saved_tensors
         # If another operation needs the logits for its own gradient, autograd notices the change and stops with an error.
@@ -221,7 +214,8 @@ class _SumOfCrossEntropy(torch.autograd.Function):
 
 def _pieces(tensor: Tensor, logits: Tensor) -> tuple[Tensor, ...]:
     """The rows of a tensor in pieces, for which the logits [rows, vocabulary] have at most `_PIECE` entries (or one row)."""
-    return tensor.split(max(1, _PIECE // logits.shape[1]))
+    pieces: tuple[Tensor, ...] = tensor.split(max(1, _PIECE // logits.shape[1]))
+    return pieces
 
 
 _PIECE = 2**22

@@ -2,6 +2,9 @@
 
 glibc returns each large block to the system when it is freed. Its next use gets pages that must be zeroed first, for each
 gradient and activation of each micro-batch. docs/benchmarks.md says what that costs.
+
+Blocks above 32 MiB are still returned: logits and the gradients of embeddings. They are few, but of another size in each
+micro-batch, so the gaps that they leave do not fit the next ones. Memory would grow from step to step.
 """
 
 from __future__ import annotations
@@ -13,9 +16,12 @@ from contextlib import contextmanager
 
 import torch
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """As in glibc's malloc.h."""
-_USUAL_TRIM_THRESHOLD, _USUAL_MMAP_MAX = 128 * 1024, 65536
+_LARGEST_KEPT = 32 * 2**20
+"""The largest threshold that glibc accepts."""
+_USUAL_THRESHOLD = 128 * 1024
+"""The initial value of both."""
 
 
 @contextmanager
@@ -28,11 +34,11 @@ def kept_memory(device: torch.device) -> Iterator[None]:
         yield
         return
     library = ctypes.CDLL(None)
-    library.mallopt(_M_MMAP_MAX, 0)
+    library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
     library.mallopt(_M_TRIM_THRESHOLD, -1)
     try:
         yield
     finally:
-        library.mallopt(_M_MMAP_MAX, _USUAL_MMAP_MAX)
-        library.mallopt(_M_TRIM_THRESHOLD, _USUAL_TRIM_THRESHOLD)
+        library.mallopt(_M_MMAP_THRESHOLD, _USUAL_THRESHOLD)
+        library.mallopt(_M_TRIM_THRESHOLD, _USUAL_THRESHOLD)
         library.malloc_trim(0)

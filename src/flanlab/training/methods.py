@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,9 @@ def prepare_for_training(loaded: LoadedModel, settings: TrainingSettings) -> nn.
         # bfloat16 has too few digits to add small updates. Computation may still use it (see loss).
         loaded.model.float()
     model = make_trainable(loaded.model, settings)
-    if settings.method == "full" and settings.compute_dtype == "bfloat16" and settings.parallel == "ddp":
-        keep_rounded_output(loaded.model)
+    keep_rounded_output(loaded.model, settings)
     if settings.gradient_checkpointing:
-        loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint_layers(loaded.model)
     if settings.compile:
         # Layer by layer: they are all the same, so the compiler works once.
         for layer in model.modules():
@@ -80,6 +80,14 @@ def make_trainable(model: Any, settings: TrainingSettings) -> nn.Module:
                 weight.requires_grad_(False)
     trainable: nn.Module = model
     return trainable
+
+
+def checkpoint_layers(model: Any) -> None:
+    """Compute each layer's forward pass again in the backward pass, instead of keeping its activations."""
+    with warnings.catch_warnings():
+        # The name that came in its place is not in all versions of transformers that flanlab works with.
+        warnings.simplefilter("ignore", FutureWarning)
+        model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def save_trained(model: Any, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:

@@ -105,11 +105,14 @@ def vocabulary_weights(model: Any) -> list[nn.Parameter]:
     return list(weights.values())
 
 
-def keep_rounded_output(model: Any) -> None:
-    """Cast the weight of a frozen output layer to bfloat16 once. Autocast would do it for each micro-batch.
+def keep_rounded_output(model: Any, settings: TrainingSettings) -> None:
+    """If a step computes in bfloat16, cast the weight of a frozen output layer to it once. Autocast would do it for each
+    micro-batch.
 
-    The layer computes the same as under autocast. The original weight is kept and saved.
+    The layer computes the same as under autocast. The original weight is kept and saved. Adapters and shards are left alone.
     """
+    if settings.method != "full" or settings.compute_dtype != "bfloat16" or settings.parallel != "ddp":
+        return
     layer = model.get_output_embeddings()
     if type(layer) is not nn.Linear or layer.weight.requires_grad:
         return
