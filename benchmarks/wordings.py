@@ -4,15 +4,15 @@ Predictions of every row through every template tell the truth: the 5 %, 50 % an
 Again and again, each row is then shown through a few templates only, as `templates_per_row: adaptive` does it, and the
 quantiles are estimated from these answers: by each template's mean over its rows ("means"), by the item-response model of
 right and wrong answers ("model"), and, where options were ranked, by the model of margins ("margins"), as flanlab does it.
-Printed are mean absolute errors, in points.
+Printed are mean absolute errors, and as "bias" mean errors, in points.
 
     python benchmarks/wordings.py runs/all-templates --rows 1000 --repetitions 200
     python benchmarks/wordings.py --simulate --repetitions 200
 
 A folder is that of `flan eval TASK ... --out FOLDER` or of `fl.evaluate`, with all templates for each row. With --rows so many
 are drawn from its rows each time, with replacement: a table of real answers to more rows than were asked. With --simulate
-answers are made by a normal variable for each template, label and row; then the share of 95 % intervals (by margins) that
-hold the quantile over all rows there could be is printed too.
+answers are made by a normal variable for each template, label and row, at last those of a model that nearly always says one
+word; then the share of 95 % intervals (by margins) that hold the quantile over all rows there could be is printed too.
 """
 
 from __future__ import annotations
@@ -65,12 +65,25 @@ def read_known(folder: Path) -> Iterator[Known]:
 def simulate(templates: int, rows: int, generator: np.random.Generator) -> Known:
     """Two labels; templates differ (standard deviation 0.3), also in which label they favour (0.4); rows by 1."""
     effects = 0.2 + 0.3 * generator.standard_normal((templates, 1)) + 0.4 * generator.standard_normal((templates, 2))
-    labels = generator.integers(2, size=rows)
+    return _answered(f"simulated {templates} x {rows}", effects, generator.integers(2, size=rows), 0.5, generator)
+
+
+def simulate_one_word(templates: int, rows: int, generator: np.random.Generator) -> Known:
+    """As SST-2 was answered: through all templates but one the model nearly always says the same of two words."""
+    favour = 1.6 * np.exp(0.4 * generator.standard_normal((templates, 1)))
+    effects = np.hstack([favour, -favour]) + 0.2 * generator.standard_normal((templates, 2))
+    effects[generator.integers(templates)] = (1.3, 0.9) + 0.3 * generator.standard_normal(2)
+    labels = (generator.random(rows) < 0.46).astype(int)
+    return _answered(f"one word {templates} x {rows}", effects, labels, 0.46, generator)
+
+
+def _answered(name: str, effects: Floats, labels: NDArray[np.int_], share: float, generator: np.random.Generator) -> Known:
+    """Answers to rows of these labels, by what templates add for each [templates, 2]; `share` of all rows have the second."""
+    templates, rows = len(effects), len(labels)
     variable: Floats = effects[:, labels] + generator.standard_normal(rows) + generator.standard_normal((templates, rows))
-    whole = stats.norm.cdf(effects / np.sqrt(2)).mean(axis=1)
-    right: Floats = (variable > 0).astype(np.float64)
-    answers = Answers(right, np.ones_like(variable), labels, variable)
-    return Known(f"simulated {templates} x {rows}", answers, np.quantile(whole, SHARES))
+    whole = stats.norm.cdf(effects / np.sqrt(2)) @ np.array([1 - share, share])
+    answers = Answers((variable > 0).astype(np.float64), np.ones_like(variable), labels, variable)
+    return Known(name, answers, np.quantile(whole, SHARES))
 
 
 def errors(known: Known, budget: float, number: int) -> dict[str, Floats]:
@@ -121,7 +134,8 @@ def main() -> None:
     ]
     if options.simulate:
         makers += [partial(simulate, templates, rows) for templates, rows in SIMULATED]
-    ways = ("truth", "means", "model", "margins", "held")
+        makers.append(partial(simulate_one_word, 10, 1_000))
+    ways = ("truth", "means", "model", "margins", "held", "bias of means", "bias of model", "bias of margins")
     lines = [["task", "templates", "rows", "answers a row", *(f"{way} {name}" for way in ways for name in QUANTILES)]]
     print("  ".join(lines[0]), flush=True)
     for make in makers:
@@ -130,7 +144,9 @@ def main() -> None:
             found = [errors(make(np.random.default_rng(number)), budget, number) for number in range(options.repetitions)]
             numbers: list[float | None] = []
             for way in ways:
-                numbers += list(100 * np.abs([each[way] for each in found]).mean(axis=0)) if way in found[0] else [None] * 3
+                size = np.positive if way.startswith("bias") else np.abs
+                of = way.removeprefix("bias of ")
+                numbers += list(100 * size([each[of] for each in found]).mean(axis=0)) if of in found[0] else [None] * 3
             texts = ["-" if number is None else f"{number:.1f}" for number in numbers]
             lines.append([one.name, *map(str, one.answers.scores.shape), f"{budget:g}", *texts])
             print("  ".join(lines[-1]), flush=True)

@@ -51,3 +51,20 @@ def test_every_kind_of_metric_knows_its_truth(benchmark_module: ModuleType) -> N
         sample = benchmark_module.Sample(kind, shown, 100, generator, benchmark_module.Spread())
         values, _, truth = sample.model(1)
         assert values.mean() == pytest.approx(truth.mean(), abs=4 * values.std() / 10 + 2e-3), kind.name
+
+
+def test_the_table_of_the_docs_has_every_cell_and_those_beyond_the_limits_are_marked(benchmark_module: ModuleType) -> None:
+    """But for what chance may do: three standard errors."""
+    results = benchmark_module.read(BENCHMARK.parents[1] / "docs" / "results" / "coverage.csv")
+    cells = {(kind.name, *design) for kind in benchmark_module.KINDS for design in benchmark_module.designs()}
+    quantities = {result.quantity for result in results}
+    assert len(quantities) == 6
+    assert len(results) == len(cells) * 6
+    assert {(one.metric, one.templates, one.rows, one.design, one.quantity) for one in results} == {
+        (*cell, quantity) for cell in cells for quantity in quantities
+    }
+    for result in results:
+        assert result.repetitions >= 1_000
+        chance = 3 * np.sqrt(0.05 * 0.95 / result.repetitions)
+        if not benchmark_module.LOW - chance <= result.coverage <= benchmark_module.HIGH + chance:
+            assert benchmark_module.mark_of(result) == "marked", result
