@@ -246,6 +246,8 @@ def main() -> int:
         server.start()
         jobs = works(home, random, ours.recv())
         if given.work:
+            if not set(given.work) <= jobs.keys():
+                parser.error(f"there is no such work; there are: {', '.join(jobs)}")
             jobs = {name: jobs[name] for name in given.work}
         load_model(str(home / "model"))  # imports everything before the first fork
         whole: dict[str, tuple[dict[str, object], float, int]] = {}
@@ -277,6 +279,7 @@ def main() -> int:
                     faults.append(f"{name}, round {rounds}: after {count} kills {fault}")
                     print(faults[-1], file=sys.stderr, flush=True)
             rounds += 1
+            print(f"{rounds} rounds, {kills.total()} kills, {len(faults)} faults", file=sys.stderr, flush=True)
         server.terminate()
     print(f"{rounds} rounds; {kills.total()} kills: {', '.join(f'{name} {count}' for name, count in kills.items())}")
     print("\n".join([f"{len(faults)} faults", *faults]))
