@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -71,13 +70,11 @@ def test_numbers_stay_as_they_are_written(tiny: LoadedModel, counting: Task, tmp
     assert found == [["3", "1.10", "[1e5, 2]"], ["2.5", "2", "[]"]]
 
 
-@pytest.mark.parametrize(
-    "rows", [{"text": "Good"}, ["Good"], [3], pd.DataFrame({"text": ["Good"]})], ids=lambda rows: str(type(rows))
-)
+@pytest.mark.parametrize("rows", [{"text": "Good"}, ["Good"], [3]], ids=str)
 def test_rows_that_are_no_dicts_are_refused(rows: Any) -> None:
     with pytest.raises(FlanlabError, match="must be a dict") as raised:
         table_of(rows)
-    assert 'to_dict("records")' in raised.value.hint
+    assert "a list of dicts or a data frame" in raised.value.hint
 
 
 def test_options_are_ranked_as_in_an_evaluation(tiny: LoadedModel, comments: Task, tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_no_common_task_and_damaged_predictions(folders: tuple[Path, Path], tmp_
     with pytest.raises(FlanlabError, match="no task in common"):
         compared(folders[0], other)
     next(folders[1].glob("predictions/*/*/shard-00000.parquet")).write_text("no parquet")
-    with pytest.raises(FlanlabError, match="is damaged"):
+    with pytest.raises(FlanlabError, match="cannot be read"):
         compared(*folders)
 
 

@@ -13,7 +13,7 @@ from flanlab.results.grids import Floats, ScoreGrid
 from flanlab.results.intervals import bounded_interval, paired_binary_interval, paired_binary_p_value
 from flanlab.results.layout import template_unit_variance
 from flanlab.results.statistics import difference, estimate, holm
-from tests.results.test_statistics import Correlation, grid_of, turns
+from tests.results.test_statistics import CORRELATION, grid_of, turns
 
 statsmodels = pytest.importorskip("statsmodels", reason="statsmodels is not installed; pip install -c constraints.txt '.[dev]'")
 
@@ -81,7 +81,7 @@ def test_variance_over_templates_and_rows_is_that_of_a_mixed_model(per_row: int)
 
 def test_jackknife_of_a_correlation_is_near_a_bootstrap() -> None:
     pairs = np.random.default_rng(2).multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], size=150)
-    grid = ScoreGrid(Correlation(), (1,), tuple(range(150)), pairs[None], np.ones((1, 150)))
+    grid = ScoreGrid(CORRELATION, (1,), tuple(range(150)), pairs[None], np.ones((1, 150)))
     found = estimate(grid)
 
     def correlation(x: Floats, y: Floats, axis: int) -> Floats:

@@ -29,7 +29,7 @@ def files_are_whole(sample: Sample) -> Iterator[Problem]:
     for source in sample.task.sources.values():
         files = source.files.values() if isinstance(source.files, dict) else [source.files]
         for shard, file in ((shard_of(Path(file)), file) for file in files if file):
-            if shard is not None:
+            if shard is not None and shard.total > 1:
                 yield Problem(f"{file} is one of {shard.total} files of the split {shard.split}; the others are not read.")
 
 
