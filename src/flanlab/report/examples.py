@@ -9,11 +9,11 @@ from typing import Any
 from markupsafe import Markup
 
 from flanlab.evaluation.scores import read_counted
-from flanlab.report.page import Block, Facts, Group, Verbatim, exact
+from flanlab.report.page import Block, Facts, Group, Verbatim, exact, text
 from flanlab.report.predictions import is_right, ranked_options
 from flanlab.report.wording import count
 from flanlab.results.predictions import PREDICTIONS, shard_paths
-from flanlab.results.schema import Results
+from flanlab.results.schema import TUNED, Results
 
 _EACH = 3
 _PREVIEW = 220
@@ -21,7 +21,7 @@ _PREVIEW = 220
 Record = Mapping[str, Any]
 
 
-def read_records(folder: Path, variant: str, task: str, results: Results) -> list[Record]:
+def records_of(folder: Path, variant: str, task: str, results: Results) -> Sequence[Record]:
     """A variant's predictions of a task, with scores as the results count them; empty where the folder holds none.
 
     Raises:
@@ -31,6 +31,22 @@ def read_records(folder: Path, variant: str, task: str, results: Results) -> lis
     if not shard_paths(place):
         return []
     return read_counted(place, results.variants[variant].end_token)
+
+
+def example_sections(results: Results, shown: str, records: Mapping[str, Sequence[Record]] | None) -> Iterable[Block]:
+    """Examples of each task, by a variant; None: they may not be passed on."""
+    if records is None:
+        yield text("no_examples")
+        return
+    if not any(records.values()):
+        yield "The folder holds no predictions to show."
+        return
+    whose = "the tuned model" if shown == TUNED else f"the model asked with the {results.variants[shown].title}"
+    yield text("examples", whose=whose)
+    for place, (name, predictions) in enumerate(records.items()):
+        if predictions:
+            blocks = list(example_blocks(predictions, results.tasks[name].declared_metrics))
+            yield Group(name, blocks, "fold open" if place == 0 else "fold")
 
 
 def example_blocks(records: Sequence[Record], metrics: Sequence[str]) -> Iterable[Block]:
