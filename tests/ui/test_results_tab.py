@@ -45,8 +45,13 @@ def test_main_metrics_are_shown_unless_others_are_asked_for(workplace: Workplace
 
 def test_means_over_a_single_task_are_not_shown_again(run_folders: list[Path]) -> None:
     results = fl.open_run(run_folders[0]).results
-    single = results.model_copy(update={"tasks": {TASK: results.tasks[TASK]}})
-    single = single.model_copy(update={"differences": [one for one in results.differences if one.name in (TASK, None)]})
+    single = results.model_copy(
+        update={
+            "tasks": {TASK: results.tasks[TASK]},
+            "scores": [one for one in results.scores if one.level != "task" or one.name == TASK],
+            "differences": [one for one in results.differences if one.name in (TASK, None)],
+        }
+    )
     assert {one.level for one in results_tab.filtered_scores(single)} == {"task"}
     assert {one.level for one in results_tab.filtered_scores(single, level="cluster")} == {"cluster"}
     assert {row.difference.level for row in results_tab.before_and_after(single)} == {"task"}
