@@ -55,7 +55,7 @@ def measure(model: str, dtype: str, changes: dict[str, Any]) -> None:
         example = Example("", "", 1, 0, "", "")
         examples = [EncodedExample(example, one[:-TARGET], one[-TARGET:], False) for one in tokens]
         started = time.perf_counter()
-        with kept_memory(torch.device("cpu")):
+        with kept_memory(torch.device("cpu"), large=settings.train_embeddings is True):
             train_step(trained, optimizer, objective, share_out(objective, examples, settings), settings, 1e-4)
         seconds.append(time.perf_counter() - started)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -82,7 +82,7 @@ def measure_recipe(path: Path, steps: int) -> None:
     model = prepare_for_training(loaded, settings).train()
     optimizer, objective = make_optimizer(model, settings), objective_for(model, loaded.encoder)
     per_step = examples_per_step(mixture, loaded.encoder, settings)
-    with kept_memory(torch.device("cpu")):
+    with kept_memory(torch.device("cpu"), large=settings.train_embeddings is True):
         for step, examples in enumerate(steps_of_examples(mixture, loaded.encoder, per_step, 0, steps, 0), start=1):
             Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
             started = time.process_time()

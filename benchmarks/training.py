@@ -158,7 +158,7 @@ def train_with_flanlab(folder: str, examples: Sequence[dict[str, Any]], dtype: A
     product = product_rate(settings.compute_dtype)
     started, processor_started = time.perf_counter(), time.process_time()
     losses = []
-    with kept_memory(torch.device("cpu")):
+    with kept_memory(torch.device("cpu"), large=settings.train_embeddings is True):
         for step in steps:
             shares = share_out(PackedObjective(), step, settings)
             losses.append(train_step(model, optimizer, PackedObjective(), shares, settings, LEARNING_RATE)[0])

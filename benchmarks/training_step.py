@@ -81,7 +81,7 @@ def measure(name: str, way: str, count: int, steps: int, layers: int | None) -> 
     shares = share_out(objective, examples, settings)
     found: list[dict[str, Any]] = []
     losses = []
-    with kept_memory(torch.device("cpu")) if keeps else nullcontext():
+    with kept_memory(torch.device("cpu"), large=settings.train_embeddings is True) if keeps else nullcontext():
         for _ in range(steps + 1):
             started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
             losses.append(train_step(model, optimizer, objective, shares, settings, 1e-5)[0])

@@ -23,14 +23,15 @@ def faults_of_a_block() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
-def check() -> None:
-    with kept_memory(torch.device("cpu")):
+def check(large: bool) -> None:
+    with kept_memory(torch.device("cpu"), large=large):
         # Mostly none at all. In some processes glibc finds no room to extend its heap, and nothing is gained.
         assert min(faults_of_a_block() for _ in range(4)) <= PAGES + 64
     assert min(faults_of_a_block() for _ in range(3)) >= PAGES // 2, "memory is returned to the system again"
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc alone")
-def test_freed_memory_is_returned_to_the_system_after_training() -> None:
+@pytest.mark.parametrize("large", [True, False])
+def test_freed_memory_is_returned_to_the_system_after_training(large: bool) -> None:
     """In a process of its own: what other tests have freed would be used first."""
-    subprocess.run([sys.executable, "-c", "from tests.training.test_memory import check; check()"], check=True)
+    subprocess.run([sys.executable, "-c", f"from tests.training.test_memory import check; check({large})"], check=True)

@@ -3,8 +3,9 @@
 glibc returns each large block to the system when it is freed. Its next use gets pages that must be zeroed first, for each
 gradient and activation of each micro-batch. docs/benchmarks.md says what that costs.
 
-Blocks above 32 MiB are still returned: logits and the gradients of embeddings. They are few, but of another size in each
-micro-batch, so the gaps that they leave do not fit the next ones. Memory would grow from step to step.
+Where the embeddings are not trained, blocks above 32 MiB are still returned: these are the logits, of another size in each
+micro-batch. The gaps that they leave do not fit the next ones, so memory would grow from step to step. Gradients of embeddings
+are larger, but all of one size, and to return them costs a third of the speed.
 """
 
 from __future__ import annotations
@@ -16,17 +17,16 @@ from contextlib import contextmanager
 
 import torch
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 """As in glibc's malloc.h."""
-_LARGEST_KEPT = 32 * 2**20
-"""The largest threshold that glibc accepts."""
-_USUAL_THRESHOLD = 128 * 1024
-"""The initial value of both."""
+_LARGEST_THRESHOLD = 32 * 2**20
+"""The largest that glibc accepts."""
+_USUAL_THRESHOLD, _USUAL_MMAP_MAX = 128 * 1024, 65536
 
 
 @contextmanager
-def kept_memory(device: torch.device) -> Iterator[None]:
-    """Keep freed memory for the next use. It is returned to the system at the end.
+def kept_memory(device: torch.device, *, large: bool) -> Iterator[None]:
+    """Keep freed memory for the next use; blocks above 32 MiB only if `large`. It is returned to the system at the end.
 
     Does nothing on a GPU, whose memory torch keeps itself, or with a C library other than glibc.
     """
@@ -34,11 +34,15 @@ def kept_memory(device: torch.device) -> Iterator[None]:
         yield
         return
     library = ctypes.CDLL(None)
-    library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
     library.mallopt(_M_TRIM_THRESHOLD, -1)
+    if large:
+        library.mallopt(_M_MMAP_MAX, 0)
+    else:
+        library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
     try:
         yield
     finally:
+        library.mallopt(_M_MMAP_MAX, _USUAL_MMAP_MAX)
         library.mallopt(_M_MMAP_THRESHOLD, _USUAL_THRESHOLD)
         library.mallopt(_M_TRIM_THRESHOLD, _USUAL_THRESHOLD)
         library.malloc_trim(0)

@@ -89,7 +89,7 @@ def train(
     model.train()
     interrupts = HeldInterrupts()
     # Until the end of each save: a signal during a save would leave it incomplete.
-    with kept_memory(device), interrupts:
+    with kept_memory(device, large=bool(settings.train_embeddings)), interrupts:
         try:
             with TrainingLog(folder / "log.jsonl", saved) as log, meter("Training", settings.steps, saved) as bar:
                 watch = LossWatch(from_first(lambda: log.losses))
