@@ -15,8 +15,8 @@ from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.scores import ScoredTask, build_results, score_predictions
 from flanlab.evaluation.seeds import seed_folders
 from flanlab.results.files import read_results
-from flanlab.results.predictions import PREDICTIONS, read_predictions
-from flanlab.results.schema import TUNED, Difference, MetricFacts, Results, TaskFacts, Variant
+from flanlab.results.predictions import PREDICTIONS, read_records
+from flanlab.results.schema import Difference, MetricFacts, Results, TaskFacts, Variant
 from flanlab.results.statistics import holm
 from flanlab.settings import QUESTIONS, fields_affecting
 
@@ -43,21 +43,17 @@ class Side:
         """Why its score on a task is not zero-shot."""
         return self.results.seen(self.name, task)
 
-    def predictions(self, task: str) -> list[Prediction]:
+    def predictions(self, task: str) -> Sequence[Prediction]:
         """Its predictions of a task.
 
         Raises:
             FlanlabError: they are missing or damaged.
         """
-        return self._read(self.folder, task)
+        return read_records(self.folder / PREDICTIONS / self.name / task)
 
-    def others_predictions(self, task: str) -> list[list[Prediction]]:
+    def others_predictions(self, task: str) -> list[Sequence[Prediction]]:
         """The same of each further training."""
-        return [self._read(folder, task) for folder in self.others]
-
-    def _read(self, folder: Path, task: str) -> list[Prediction]:
-        found: list[Prediction] = read_predictions(folder / PREDICTIONS / self.name / task).to_pylist()
-        return found
+        return [read_records(folder / PREDICTIONS / self.name / task) for folder in self.others]
 
 
 def open_side(text: str) -> Side:
@@ -68,7 +64,7 @@ def open_side(text: str) -> Side:
     """
     folder, variant = folder_and_variant(text)
     sides = open_sides(folder)
-    return one_side(sides, variant or (TUNED if TUNED in sides else next(iter(sides))))
+    return one_side(sides, variant or next(iter(sides.values())).results.main_variant)
 
 
 def folder_and_variant(text: str) -> tuple[Path, str]:

@@ -24,7 +24,7 @@ from flanlab.evaluation.metrics.metric import Prediction
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.scores import score_task
 from flanlab.results.intervals import critical
-from flanlab.results.predictions import read_predictions
+from flanlab.results.predictions import read_records
 from flanlab.results.schema import MEAN, Score
 from flanlab.tasks.schema import Task, Template
 from flanlab.tasks.templating import variables_in
@@ -156,7 +156,7 @@ def scores_apart(
         (metric -> variant -> mean and interval); no scores where there is no such row. `clean_minus_all`, if there are clean
         rows: by the main metric, variant -> difference and interval (null where it cannot be estimated).
     """
-    predictions = {name: read_predictions(folder).to_pylist() for name, folder in variants.items()}
+    predictions = {name: read_records(folder) for name, folder in variants.items()}
     rows_by_verdict = _rows_by_verdict(task, table, size, next(iter(predictions.values())))
     result: dict[str, Any] = {}
     means: dict[str, dict[str, Score]] = {}

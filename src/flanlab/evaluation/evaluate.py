@@ -16,7 +16,7 @@ from flanlab.evaluation.scores import build_results, score_task
 from flanlab.evaluation.setup import Setup
 from flanlab.evaluation.sharding import team_in
 from flanlab.evaluation.stage import predict_units
-from flanlab.results.predictions import PREDICTIONS, read_predictions
+from flanlab.results.predictions import PREDICTIONS, read_records
 from flanlab.results.schema import Hashes, Results, RowSource, Variant
 from flanlab.tasks.schema import Split, Task
 
@@ -132,11 +132,11 @@ def score_units(
         dev: dict[str, list[dict[str, Any]]] | None = None
         if settings.choose_template:
             asked = [name for name, variant in variants.items() if variant.style != "baseline"] if task.has_split("dev") else []
-            dev = {name: read_predictions(folder / DEV_FOLDER / name / task.name).to_pylist() for name in asked}
+            dev = {name: read_records(folder / DEV_FOLDER / name / task.name) for name in asked}
         scored.append(
             score_task(
                 task,
-                {name: read_predictions(folder / PREDICTIONS / name / task.name).to_pylist() for name in variants},
+                {name: read_records(folder / PREDICTIONS / name / task.name) for name in variants},
                 end_token=settings.end_token,
                 dev=dev,
                 source=_source(task, settings.split),

@@ -14,7 +14,7 @@ from flanlab.evaluation.predict import shards_of
 from flanlab.evaluation.scores import ScoredTask, score_predictions
 from flanlab.evaluation.setup import Setup
 from flanlab.results.files import RESULTS_FILE, read_results
-from flanlab.results.predictions import PREDICTIONS, read_predictions
+from flanlab.results.predictions import PREDICTIONS, read_records
 from flanlab.results.schema import BEST_ON_DEV, BestTemplate, Hashes, Results, Score, Variant
 from flanlab.settings import METRICS, QUESTIONS, SAMPLE, fields_affecting
 from flanlab.settings import PREDICTIONS as PREDICTIONS_DEPEND_ON
@@ -128,7 +128,7 @@ def _scored(name: str, old: Results, variants: Sequence[str], folder: Path) -> S
     facts = old.tasks[name]
     try:
         predictions: Mapping[str, list[dict[str, object]]] = {
-            variant: read_predictions(folder / PREDICTIONS / variant / name).to_pylist() for variant in variants
+            variant: read_records(folder / PREDICTIONS / variant / name) for variant in variants
         }
     except FlanlabError:
         return None

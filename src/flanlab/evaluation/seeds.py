@@ -9,7 +9,7 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation.metrics.declared import metrics_for
 from flanlab.evaluation.scores import ScoredTask, build_results, score_predictions
 from flanlab.results.files import read_results
-from flanlab.results.predictions import PREDICTIONS, read_predictions
+from flanlab.results.predictions import PREDICTIONS, read_records
 from flanlab.results.schema import BEST_ON_DEV, Results
 
 
@@ -36,9 +36,9 @@ def results_over_seeds(folder: Path, others: Sequence[Path], *, before: Sequence
     results = read_results(folder)
     scored = []
     for name, facts in results.tasks.items():
-        first = {variant: read_predictions(folder / PREDICTIONS / variant / name).to_pylist() for variant in results.variants}
+        first = {variant: read_records(folder / PREDICTIONS / variant / name) for variant in results.variants}
         more = {
-            variant: [read_predictions(place / PREDICTIONS / variant / name).to_pylist() for place in others]
+            variant: [read_records(place / PREDICTIONS / variant / name) for place in others]
             for variant in results.variants
             if all((place / PREDICTIONS / variant).is_dir() for place in others)
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -79,3 +80,9 @@ def read_predictions(folder: Path) -> pa.Table:
             f"{other}: does not have the columns of predictions.",
             hint="Delete the file and run the command that wrote it again: it computes just that shard.",
         ) from error
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """All predictions of one task, a mapping for each; see `read_predictions`."""
+    found: list[dict[str, Any]] = read_predictions(folder).to_pylist()
+    return found

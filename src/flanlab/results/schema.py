@@ -307,6 +307,11 @@ class Results(_Frozen):
         return next((score.members or 0 for score in self.scored(level, name, metric).values()), 0)
 
     @property
+    def main_variant(self) -> str:
+        """The tuned one where there is one, else the first."""
+        return TUNED if TUNED in self.variants else next(iter(self.variants))
+
+    @property
     def in_domain(self) -> list[str]:
         """The tasks whose train rows the tuned model was trained on."""
         return [name for name, task in self.tasks.items() if task.in_domain]
