@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 import flanlab as fl
 from flanlab.cli.main import app
+from flanlab.experiments import claims as paper
 from flanlab.files import write_json
-from flanlab.report.claims import read_cells, verdicts
+from flanlab.report.claims import read_cells
 from tests.report.synthetic import change, make_run
 from tests.task_files import refusal
 
@@ -74,7 +75,7 @@ def test_cells_asked_other_rows_or_in_other_numbers_are_refused(tmp_path: Path) 
     place = tmp_path / "cells" / "few-shot-tiny-tuned-0-shot"
     change(place, lambda content: content["tasks"]["product_reviews"]["hashes"].update(rows="others"))
     change(place, lambda content: content["variants"]["tuned"].update(dtype="bfloat16"))
-    found = next(one for one in verdicts(tmp_path) if one.claim.name == "few-shot adds")
+    found = next(one for one in paper.claims(read_cells(tmp_path)) if one.claim.name == "few-shot adds")
     assert found.verdict == "not comparable", "and a dtype that only one tells is no difference"
     assert "product_reviews: rows differs: others in tuned-0-shot, hash of the rows in" in found.reason
     assert "precision" not in found.reason
@@ -82,7 +83,7 @@ def test_cells_asked_other_rows_or_in_other_numbers_are_refused(tmp_path: Path) 
 
 def test_a_cell_that_is_not_done_is_named(tmp_path: Path) -> None:
     make_sweep(tmp_path, {**SHOTS, "tuned-with-exemplars-16-shot": None})
-    found = next(one for one in verdicts(tmp_path) if one.claim.name == "few-shot adds")
+    found = next(one for one in paper.claims(read_cells(tmp_path)) if one.claim.name == "few-shot adds")
     assert (found.verdict, found.reason) == (
         "not tested", "few-shot: the cells tuned-with-exemplars-16-shot are not done.",
     )  # fmt: skip

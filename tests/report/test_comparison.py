@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def test_verdict_says_what_the_numbers_say(folders: tuple[Path, Path]) -> None:
         for row in found.differences
     ]
     found = Results(**{**dict(found), "differences": rows})
-    assert outcomes(found) == {"better": 1, "better_holm": 0, "worse": 1, "worse_holm": 1}
+    assert outcomes(found) == {"tests": 3, "better": 1, "better_holm": 0, "worse": 1, "worse_holm": 1, "unclear": 1}
     text = " ".join(verdict(found))
     assert text.startswith(
         "B is clearly better on 1 of 3 tasks and clearly worse on 1 (95 % intervals that exclude zero);"
@@ -166,8 +167,8 @@ def test_verdict_says_what_the_numbers_say(folders: tuple[Path, Path]) -> None:
 
 
 def test_counts_follow_from_the_tests(folders: tuple[Path, Path]) -> None:
-    assert outcomes(compared(*folders)) == {"better": 3, "better_holm": 3, "worse": 0, "worse_holm": 0}
-    assert outcomes(compared(*folders[::-1])) == {"better": 0, "better_holm": 0, "worse": 3, "worse_holm": 3}
+    assert outcomes(compared(*folders)) == Counter(tests=3, better=3, better_holm=3)
+    assert outcomes(compared(*folders[::-1])) == Counter(tests=3, worse=3, worse_holm=3)
 
 
 def test_the_headline_counts_every_metric(folders: tuple[Path, Path]) -> None:
@@ -215,7 +216,7 @@ def test_page_holds_the_numbers_and_obeys_nothing(folders: tuple[Path, Path], tm
         f"A: some/model, tuned (synthetic)<br>B: {html.escape(HOSTILE, quote=False)}, instruction prompt"
         f" ({html.escape(HOSTILE, quote=False)})".replace('"', "&#34;")
     ]
-    assert verdict(found)[0] in page.text
+    assert next(iter(verdict(found))) in page.text
     assert len(page.ids) == len(set(page.ids))
 
 

@@ -187,7 +187,7 @@ def test_no_average_where_columns_have_other_tasks(run: Path, tmp_path: Path) ->
     assert found.no_average["translation"].endswith("B lacks everyday_french")
     assert found.no_average[""] == "no average, since translation and sentiment have none"
     assert list(found.row("task", "visitor_comments")) == ["A"]
-    assert verdict(found)[0] == "2 columns from 2 folders: 3 tasks in 2 clusters, 1 of them in all columns."
+    assert next(iter(verdict(found))) == "2 columns from 2 folders: 3 tasks in 2 clusters, 1 of them in all columns."
 
 
 def test_a_sweep_is_its_finished_cells(tmp_path: Path, evaluation: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_sweep_is_its_finished_cells(tmp_path: Path, evaluation: Path) -> None
     }
     assert means(found, "task", "visitor_comments") == pytest.approx({"A": 0.3, "B": 0.5, "C": 0.7, "D": 0.8})
     assert found.columns[2].name == "Number of clusters: the cell clusters-1"
-    assert verdict(found)[-1] == f"1 cell of 3 in {sweep} is not done and left out."
+    assert list(verdict(found))[-1] == f"1 cell of 3 in {sweep} is not done and left out."
     with pytest.raises(FlanlabError, match="folder of a sweep"):
         merged(f"{sweep}:chat")
 

@@ -319,7 +319,7 @@ def test_comparisons_that_share_no_cell_are_not_said_to(tmp_path: Path) -> None:
     folder = make_sweep(tmp_path, rights)
     sweep = read_sweep(folder)
     apart = replace(sweep.pairs[1], before=replace(sweep.cells["untuned"]), after=replace(sweep.cells["clusters-2"]))
-    assert "Of the 2 comparisons below, 2 show" in verdict(replace(sweep, pairs=[sweep.pairs[0], apart]))[1]
+    assert "Of the 2 comparisons below, 2 show" in list(verdict(replace(sweep, pairs=[sweep.pairs[0], apart])))[1]
 
 
 def test_comparisons_task_by_task_are_counted_together(tmp_path: Path) -> None:

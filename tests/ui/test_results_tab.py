@@ -29,7 +29,18 @@ def test_scores_are_filtered(run_folders: list[Path]) -> None:
     found = results_tab.filtered_scores(results, text="VISITOR", metric="accuracy", level="task")
     assert {(one.name, one.metric, one.template) for one in found} == {(TASK, "accuracy", "mean")}
     assert {one.variant for one in found} == set(results.variants)
-    assert len(results_tab.filtered_scores(results, template="")) == len(results.scores)
+    assert len(results_tab.filtered_scores(results, template="", metric=results_tab.ALL)) == len(results.scores)
+
+
+def test_main_metrics_are_shown_unless_others_are_asked_for(workplace: Workplace) -> None:
+    results = workplace.runs[0].results
+    first = results_tab.filtered_scores(results, level="task")
+    assert {one.metric for one in first} == {task.main_metric for task in results.tasks.values()}
+    assert len(first) < len(results_tab.filtered_scores(results, level="task", metric=results_tab.ALL))
+    [score] = results_tab.filtered_scores(results, text=TASK, variant="tuned", level="task", metric="accuracy_per_byte")
+    cell = f"<td>{results.tasks[TASK].metrics[score.metric].title.capitalize()}</td>"
+    assert cell not in results_tab.results_page(workplace, {"level": "task"})
+    assert cell in results_tab.results_page(workplace, {"level": "task", "metric": "all"})
 
 
 def test_the_heat_map_holds_each_templates_score(run_folders: list[Path]) -> None:

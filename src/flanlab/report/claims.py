@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from markupsafe import Markup
 
 from flanlab import __version__
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.comparison import Side
 from flanlab.evaluation.grids import score_grid
 from flanlab.evaluation.metrics.declared import metrics_for
 from flanlab.evaluation.planning import EvaluationSettings
@@ -22,8 +22,8 @@ from flanlab.experiments.claims import claims as test_claims
 from flanlab.experiments.paper_claims import CLAIMS
 from flanlab.experiments.sweep_file import SWEEP_FILE, SweepFacts, read_sweep_facts
 from flanlab.files import write_json
-from flanlab.report.page import Block, Cell, Drawing, Figure, Group, Page, Row, Table, Verbatim, plain, text, write_page
-from flanlab.report.plots import difference_panel
+from flanlab.report.page import Block, Cell, Figure, Page, Row, Table, Verbatim, plain, text, write_page
+from flanlab.report.plots import Drawing, difference_panel
 from flanlab.report.sweep import SweepCell
 from flanlab.report.wording import MEAN_OVER_CLUSTERS, capital, cluster_title, count, number, probability, signed
 from flanlab.results.files import read_results
@@ -58,12 +58,7 @@ def claims(folder: str | Path, *, recipe: str | None = None) -> Rows:
     flanlab.errors.FlanlabError: nowhere: there is no sweep here.
     Hint: Make one: flan ablate few-shot RECIPE --out nowhere
     """
-    return Rows.from_rows([_row(one) for one in verdicts(Path(folder), recipe)])
-
-
-def verdicts(folder: Path, recipe: str | None = None) -> list[Verdict]:
-    """The verdict on each claim; see `claims`."""
-    return test_claims(read_cells(folder, recipe))
+    return Rows.from_rows([_row(one) for one in test_claims(read_cells(Path(folder), recipe))])
 
 
 def command_for(verdict: Verdict, folder: Path) -> str:
@@ -109,19 +104,16 @@ def _cells_of(path: Path, sweep: SweepFacts) -> dict[str, ScoredCell | None]:
         seeds, place = trained.setdefault(facts.name.partition(SEED_MARK)[0], []), path / facts.folder
         if facts.state == "done":
             seeds.append(_scored(SweepCell(facts, place, read_results(place))))
-    return {name: _together(seeds) for name, seeds in trained.items()}
-
-
-def _together(seeds: Sequence[ScoredCell]) -> ScoredCell | None:
-    if not seeds:
-        return None
-    grids = {task: [one.grids[task][0] for one in seeds] for task in seeds[0].grids if all(task in one.grids for one in seeds)}
-    return ScoredCell(grids, seeds[0].clusters, seeds[0].facts)
+    cells: dict[str, ScoredCell | None] = dict.fromkeys(trained)
+    for name, seeds in trained.items():
+        if seeds:
+            common = [task for task in seeds[0].grids if all(task in one.grids for one in seeds)]
+            cells[name] = replace(seeds[0], grids={task: [one.grids[task][0] for one in seeds] for task in common})
+    return cells
 
 
 def _scored(cell: SweepCell) -> ScoredCell:
-    results = cell.results
-    side = Side(cell.folder, cell.variant, results)
+    results, side = cell.results, cell.side
     variant = side.variant
     facts = {"flanlab": results.flanlab, "seed": str(variant.seed)}
     facts |= {
@@ -142,16 +134,19 @@ def _scored(cell: SweepCell) -> ScoredCell:
 def write_claims(cells: Cells, found: Sequence[Verdict], folder: Path) -> Path:
     """Write claims.json and the page: the verdicts on these cells, with a figure for each claim that was tested, and what
     share of the variance seeds have. Returns where the page is."""
-    shares = variance_shares(cells)
+    shares: Sequence[dict[str, Any]] = variance_shares(cells)
     several = any((one.seeds or 0) > 1 for one in found)
     seeds = ", and over training seeds where there are several" if several else ""
-    sections = [
-        Group("Verdicts", [verdict_table(found), text("claims", seeds=seeds)]),
-        *(_claim(one, place, command_for(one, folder)) for place, one in enumerate(found, 1)),
-        *([Group("Where the uncertainty comes from", [_share_table(shares), text("claims_variance")])] if shares else []),
-    ]
+    sections: dict[str, Iterable[Block]] = {"Verdicts": [verdict_table(found), text("claims", seeds=seeds)]}
+    for place, one in enumerate(found, 1):
+        sections[f"{capital(one.claim.name)}: {one.verdict}"] = _claim(one, place, command_for(one, folder))
+    if shares:
+        shown = {"seeds": count, "tasks": count, "rows_share": number, "templates_share": number, "seeds_share": number}
+        lines = [Row(f"{one['ablation']}: {one['cell']}", [plain(one[of], how) for of, how in shown.items()]) for one in shares]
+        table = Table("Shares of the variance", ["seeds", "tasks", "rows, %", "templates, %", "seeds, %"], lines, "cell")
+        sections["Where the uncertainty comes from"] = [table, text("claims_variance")]
     footer = f"Made by flanlab {__version__} from the predictions of the cells alone."
-    page = Page("claims", "The paper's claims, tested", summary(found), sections, text("claims_lede"), footer=footer)
+    page = Page("claims", "The paper's claims, tested", [summary(found)], sections, footer, text("claims_lede"))
     rows = [{**_row(one), "parts": _parts(one)} for one in found]
     content = {"format": 1, "flanlab": __version__, "claims": rows, "variance": shares}
     write_json(folder / JSON_FILE, content)
@@ -174,13 +169,13 @@ def verdict_table(found: Sequence[Verdict]) -> Table:
         interval = None if row["low"] is None else (row["low"], row["high"])
         effect = Cell() if row["effect"] is None else Cell(row["effect"], signed, interval, kind="score")
         cells = [Cell(text=row["verdict"]), effect, plain(row["smallest_effect"]), plain(row["detectable"], missing=Cell())]
-        name = Markup('<a href="#claim-{}">{}</a>').format(place, row["claim"])
+        name = Markup('<a href="#section-{}">{}</a>').format(place, row["claim"])
         rows.append(Row(name, [*cells, plain(row["p_holm"], probability, Cell())], [f"section {row['section']}"]))
     columns = ["verdict", "effect\n[95 % interval]", "smallest\neffect", "detectable", "p by\nHolm"]
     return Table("The paper's claims", columns, rows, "claim", "verdicts")
 
 
-def _claim(found: Verdict, place: int, command: str) -> Group:
+def _claim(found: Verdict, place: int, command: str) -> Iterable[Block]:
     """What was compared, and what was found by cluster."""
     claim = found.claim
     told = f"{claim.statement} (Section {claim.section} of the paper.) Compared: {claim.comparison}."
@@ -190,29 +185,22 @@ def _claim(found: Verdict, place: int, command: str) -> Group:
         told += " Each cell was trained once: the interval does not tell how much another seed would change."
     elif found.seeds:
         told += f" Each cell was trained with {found.seeds} seeds."
-    drawings = [Drawing(svg, f"claim-{place}") for svg in _figures(found)]
-    blocks: list[Block] = [told, found.reason]
-    blocks += [Verbatim(command)] if command else []
-    blocks += [Figure(drawings, text("claims_picture"))] if drawings else []
-    return Group(f"{capital(claim.name)}: {found.verdict}", blocks, id=f"claim-{place}")
+    yield told
+    yield found.reason
+    if command:
+        yield Verbatim(command)
+    if drawings := [replace(drawing, name=f"claim-{place}") for drawing in _figures(found)]:
+        yield Figure(drawings, text("claims_picture"))
 
 
-def _share_table(shares: Sequence[Mapping[str, Any]]) -> Table:
-    shown = {"seeds": count, "tasks": count, "rows_share": number, "templates_share": number, "seeds_share": number}
-    rows = [Row(f"{one['ablation']}: {one['cell']}", [plain(one[of], how) for of, how in shown.items()]) for one in shares]
-    return Table("Shares of the variance", ["seeds", "tasks", "rows, %", "templates, %", "seeds, %"], rows, "cell")
-
-
-def _figures(found: Verdict) -> Iterable[Any]:
+def _figures(found: Verdict) -> Iterable[Drawing]:
     for part in (*found.parts, *found.also):
         shown = {cluster_title(name): one for name, one in part.clusters.items() if not math.isnan(one.difference)}
         if len(shown) > 1:
             shown[MEAN_OVER_CLUSTERS] = part.mean
         if shown:
-            rows = {
-                name: (one.difference, one.bounds if math.isnan(one.low) else (one.low, one.high))
-                for name, one in shown.items()
-            }
+            ends = {name: one.bounds if math.isnan(one.low) else (one.low, one.high) for name, one in shown.items()}
+            rows = {name: (one.difference, ends[name]) for name, one in shown.items()}
             about = f"{found.claim.name}: {part.title}, by cluster"
             yield difference_panel(capital(part.title), rows, about, [MEAN_OVER_CLUSTERS])
 

@@ -19,9 +19,9 @@ _MOST_CLASSES = 12
 def classification_blocks(results: Results, shown: str, records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterable[Block]:
     """For each task with ranked options its confusion matrix, precision and recall by class, and calibration."""
     groups = [
-        Group(name, blocks, "fold")
+        Group(name, list(_task_blocks(name, predictions)), "fold")
         for name, predictions in records.items()
-        if predictions and results.tasks[name].is_classification and (blocks := list(_task_blocks(name, predictions)))
+        if predictions and results.tasks[name].is_classification and predictions[0]["option_scores"]
     ]
     if groups:
         yield text("classes", title=results.variants[shown].title)
@@ -29,17 +29,15 @@ def classification_blocks(results: Results, shown: str, records: Mapping[str, Se
 
 
 def _task_blocks(name: str, predictions: Sequence[Mapping[str, Any]]) -> Iterable[Block]:
-    if not predictions[0]["option_scores"]:
-        return
     with suppress(FlanlabError):  # options that differ from row to row are no classes
         yield _classes(name, predictions)
     error = calibration_error(predictions)
     yield f"Calibration: expected calibration error {number(error)} points, over ten ranges of probability."
-    columns = ["predictions", "mean probability", "right"]
     rows = []
     for one in calibration(predictions):
         cells = [plain(one["rows"], count), plain(one["confidence"]), plain(one["accuracy"])]
         rows.append(Row(f"{number(one['low'])} to {number(one['high'])} %", cells))
+    columns = ["predictions", "mean probability", "right"]
     yield Table(f"{name}, calibration", columns, rows, "probability of the answer")
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from flanlab.files import write_text
-from flanlab.report.page import Drawing
 from flanlab.report.plots import difference_panel
 
 FIGURE_FILE = "contamination.svg"
@@ -42,5 +41,5 @@ def write_contamination_figure(summary: Mapping[str, Any], folder: Path) -> Path
             rows[f"{task} ({counts[0]} of {counts[1]} rows clean)"] = (one["difference"], interval)
     rows = dict(sorted(rows.items(), key=lambda row: row[1][0]))
     title = f"Clean minus all rows, n = {size}: {variant}"
-    write_text(path, Drawing(difference_panel(title, rows, f"{title}, by task")).file)
+    write_text(path, difference_panel(title, rows, f"{title}, by task").file)
     return path

@@ -8,11 +8,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from flanlab.report.page import Block, Facts, Group, Verbatim, exact
+from flanlab.report.page import Block, Facts, Group, Verbatim, exact, text
 from flanlab.report.predictions import is_right, ranked_options
 from flanlab.report.wording import count
-from flanlab.results.predictions import PREDICTIONS, read_predictions, shard_paths
-from flanlab.results.schema import Results
+from flanlab.results.predictions import PREDICTIONS, read_records, shard_paths
+from flanlab.results.schema import TUNED, Results
 
 _EACH = 3
 _PREVIEW = 220
@@ -20,7 +20,7 @@ _PREVIEW = 220
 Record = Mapping[str, Any]
 
 
-def read_records(folder: Path, variant: str, task: str, results: Results) -> list[Record]:
+def records_of(folder: Path, variant: str, task: str, results: Results) -> Sequence[Record]:
     """A variant's predictions of a task, with scores as the results count them; empty where the folder holds none.
 
     Raises:
@@ -29,11 +29,27 @@ def read_records(folder: Path, variant: str, task: str, results: Results) -> lis
     place = folder / PREDICTIONS / variant / task
     if not shard_paths(place):
         return []
-    table = read_predictions(place)
+    records = read_records(place)
     if not results.variants[variant].settings.get("end_token", True):
-        table = table.drop_columns("option_scores").rename_columns({"option_scores_without_end": "option_scores"})
-    found: list[Record] = table.to_pylist()
-    return found
+        for record in records:
+            record["option_scores"] = record.pop("option_scores_without_end")
+    return records
+
+
+def example_sections(results: Results, shown: str, records: Mapping[str, Sequence[Record]] | None) -> Iterable[Block]:
+    """Examples of each task, by a variant; None: they may not be passed on."""
+    if records is None:
+        yield text("no_examples")
+        return
+    if not any(records.values()):
+        yield "The folder holds no predictions to show."
+        return
+    whose = "the tuned model" if shown == TUNED else f"the model asked with the {results.variants[shown].title}"
+    yield text("examples", whose=whose)
+    for place, (name, predictions) in enumerate(records.items()):
+        if predictions:
+            blocks = list(example_blocks(predictions, results.tasks[name].declared_metrics))
+            yield Group(name, blocks, "fold open" if place == 0 else "fold")
 
 
 def example_blocks(records: Sequence[Record], metrics: Sequence[str]) -> Iterable[Block]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from itertools import count
+from itertools import count, product
 from string import ascii_uppercase
 from typing import Any, Literal
 
@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from flanlab.evaluation.comparison import Side
 from flanlab.evaluation.planning import EvaluationSettings
-from flanlab.report.merged_sources import Source, label_of, open_sources
-from flanlab.report.wording import cluster_title, counted, listed, without_stamp
+from flanlab.report.merged_sources import Source, open_sources
+from flanlab.report.wording import cluster_title, counted, listed, seen_told, some
 from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC, TUNED, Level, Score, TaskFacts
 from flanlab.settings import PROMPT, QUESTIONS, fields_affecting
 
@@ -95,7 +95,8 @@ def merge(texts: Sequence[str]) -> Merged:
         FlanlabError: results are missing, damaged or too old, there is no such variant, or no cell of a sweep is done.
     """
     sources, left_out = open_sources(texts)
-    sides = {letter: source.side for letter, source in zip(_letters(), sources, strict=False)}
+    letters = ("".join(of) for length in count(1) for of in product(ascii_uppercase, repeat=length))  # A to Z, AA, AB, ...
+    sides = {letter: source.side for letter, source in zip(letters, sources, strict=False)}
     first: dict[str, Side] = {}
     for side in sides.values():
         for name in side.results.tasks:
@@ -118,7 +119,7 @@ def merge(texts: Sequence[str]) -> Merged:
     else:
         scores += _means(sides, tasks.values(), "clusters", None)
     return Merged(
-        columns=_columns(sources, sides),
+        columns=list(_columns(sources, sides)),
         clusters=clusters,
         metrics={name: task.metrics[task.main_metric].title for name, task in facts.items()},
         scores=scores,
@@ -127,42 +128,52 @@ def merge(texts: Sequence[str]) -> Merged:
     )
 
 
-def verdict(merged: Merged) -> list[str]:
+def verdict(merged: Merged) -> Iterable[str]:
     """What a reader must know before comparing columns, in sentences that claim no more than the numbers."""
-    return [*_extent(merged), *_comparable(merged), *_seen_told(merged), *merged.left_out]
-
-
-def _letters() -> Iterable[str]:
-    """A to Z, then AA, AB and so on."""
-    for number in count(1):
-        letters = ""
-        while number:
-            number, place = divmod(number - 1, len(ascii_uppercase))
-            letters = ascii_uppercase[place] + letters
-        yield letters
-
-
-def _columns(sources: Sequence[Source], sides: Mapping[str, Side]) -> list[Column]:
-    first = sources[0].side
-    columns = []
-    for letter, source in zip(sides, sources, strict=True):
-        side, label = source.side, label_of(source, sources)
-        variant = side.variant
-        same = ("model", "title", "stamped", "trained_on", "seed", "settings")
-        columns.append(
-            Column(
-                letter=letter,
-                label=f"{label}, {variant.title}" if len(side.results.variants) > 1 else label,
-                folder=source.folder,
-                name=source.name,
-                variant=side.name,
-                # Only a run says what was held out: an evaluation names there what it asked.
-                held_out=side.results.hold_out if side.name.startswith(TUNED) else None,
-                asked_otherwise=_asked_otherwise(side, first),
-                **{name: getattr(variant, name) for name in same},
-            )
+    tasks = len(merged.metrics)
+    common = sum(len(merged.row("task", name)) == len(merged.columns) for name in merged.metrics)
+    folders = len({column.folder for column in merged.columns})
+    everywhere = "" if common == tasks else f", {common or 'none'} of them in all columns"
+    yield (
+        f"{counted(len(merged.columns), 'column')} from {counted(folders, 'folder')}:"
+        f" {counted(tasks, 'task')} in {counted(len(merged.clusters), 'cluster')}{everywhere}."
+    )
+    differs: dict[str, list[str]] = {column.letter: [] for column in merged.columns}
+    for entry in merged.scores:
+        differs[entry.column] += entry.differs
+    if letters := [letter for letter, names in differs.items() if names]:
+        names = list(dict.fromkeys(name for letter in letters for name in differs[letter]))
+        yield (
+            f"Not everything was asked the same way: in {'column' if len(letters) == 1 else 'columns'} {listed(letters)}"
+            f" scores marked \N{NOT EQUAL TO} differ in {listed(names)} from the first score of their row, and cannot be"
+            " compared with it."
         )
-    return columns
+    elif len(merged.columns) > 1:
+        yield (
+            "What stands in one row of a table was asked of the same rows, through the same templates, with the same seed and"
+            " settings; but for the kind of prompt, where columns are named by it."
+        )
+    rows = {name: merged.row("task", name) for name in merged.metrics}
+    seen = {letter: [name for name, row in rows.items() if letter in row and row[letter].seen] for letter in differs}
+    yield from seen_told(seen, [column.letter for column in merged.columns if not column.stamped])
+    yield from merged.left_out
+
+
+def _columns(sources: Sequence[Source], sides: Mapping[str, Side]) -> Iterable[Column]:
+    first = sources[0].side
+    for (letter, side), source in zip(sides.items(), sources, strict=True):
+        label, variant = source.label(sources), side.variant
+        yield Column(
+            letter=letter,
+            label=f"{label}, {variant.title}" if len(side.results.variants) > 1 else label,
+            folder=source.folder,
+            name=source.name,
+            variant=side.name,
+            # Only a run says what was held out: an evaluation names there what it asked.
+            held_out=side.results.hold_out if side.name.startswith(TUNED) else None,
+            asked_otherwise=_asked_otherwise(side, first),
+            **{name: getattr(variant, name) for name in ("model", "title", "stamped", "trained_on", "seed", "settings")},
+        )
 
 
 def _asked_otherwise(side: Side, first: Side) -> dict[str, str]:
@@ -214,16 +225,16 @@ def _task(name: str, sides: Mapping[str, Side], first: Side) -> list[Entry]:
 def _no_average(cluster: str, names: Sequence[str], sides: Mapping[str, Side]) -> str:
     """Why the columns have no means over the same tasks; empty where they have: results tell the interval of no other mean."""
     others: list[str] = []
-    lacking: dict[tuple[str, ...], list[str]] = {}
+    lacking: dict[str, list[str]] = {}
     for letter, side in sides.items():
         own = {name for name, task in side.results.tasks.items() if task.clusters[0] == cluster}
-        if missing := tuple(name for name in names if name not in own):
-            lacking.setdefault(missing, []).append(letter)
+        if missing := [name for name in names if name not in own]:
+            lacking.setdefault(some(missing), []).append(letter)
         elif own != set(names):
             others.append(letter)
-    told = [f"{listed(letters)} {_verb(letters, 'lack')} {_some(missing)}" for missing, letters in lacking.items()]
+    told = [f"{listed(letters)} {'lacks' if len(letters) == 1 else 'lack'} {missing}" for missing, letters in lacking.items()]
     if others:
-        told.append(f"{listed(others)} {_verb(others, 'count')} further tasks to this cluster")
+        told.append(f"{listed(others)} {'counts' if len(others) == 1 else 'count'} further tasks to this cluster")
     return f"no average, since not all columns have the same tasks: {'; '.join(told)}" if told else ""
 
 
@@ -242,54 +253,3 @@ def _means(sides: Mapping[str, Side], tasks: Iterable[Sequence[Entry]], level: L
             )
         )
     return found
-
-
-def _verb(letters: Sequence[str], verb: str) -> str:
-    return f"{verb}s" if len(letters) == 1 else verb
-
-
-def _some(names: Sequence[str]) -> str:
-    """Few tasks by name, many by number."""
-    return listed(names) if len(names) <= 3 else counted(len(names), "task")
-
-
-def _extent(merged: Merged) -> Iterable[str]:
-    tasks = len(merged.metrics)
-    common = sum(len(merged.row("task", name)) == len(merged.columns) for name in merged.metrics)
-    folders = len({column.folder for column in merged.columns})
-    everywhere = "" if common == tasks else f", {common or 'none'} of them in all columns"
-    yield (
-        f"{counted(len(merged.columns), 'column')} from {counted(folders, 'folder')}:"
-        f" {counted(tasks, 'task')} in {counted(len(merged.clusters), 'cluster')}{everywhere}."
-    )
-
-
-def _comparable(merged: Merged) -> Iterable[str]:
-    marked: dict[str, list[str]] = {}
-    for entry in merged.scores:
-        if entry.differs:
-            marked.setdefault(entry.column, []).extend(entry.differs)
-    if marked:
-        letters = [column.letter for column in merged.columns if column.letter in marked]
-        names = list(dict.fromkeys(name for letter in letters for name in marked[letter]))
-        yield (
-            f"Not everything was asked the same way: in {'column' if len(letters) == 1 else 'columns'} {listed(letters)}"
-            f" scores marked \N{NOT EQUAL TO} differ in {listed(names)} from the first score of their row, and cannot be"
-            " compared with it."
-        )
-    elif len(merged.columns) > 1:
-        yield (
-            "What stands in one row of a table was asked of the same rows, through the same templates, with the same seed and"
-            " settings; but for the kind of prompt, where columns are named by it."
-        )
-
-
-def _seen_told(merged: Merged) -> Iterable[str]:
-    for column in merged.columns:
-        own = {name: merged.row("task", name).get(column.letter) for name in merged.metrics}
-        seen = [name for name, entry in own.items() if entry is not None and entry.seen]
-        if seen:
-            yield f"{column.letter} was trained on {_some(seen)}, or on something close: its scores there are not zero-shot."
-    unknown = [column.letter for column in merged.columns if not column.stamped]
-    if unknown:
-        yield without_stamp(unknown)

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from flanlab.files import write_text
 from flanlab.report.merged import Column, Entry, Merged, verdict
-from flanlab.report.page import (
-    Cell,
-    Download,
-    Drawing,
-    Facts,
-    Figure,
-    Group,
-    Headline,
-    Key,
-    Page,
-    Row,
-    Table,
-    csv_text,
-    text,
-    write_page,
-)
-from flanlab.report.plots import score_panel
-from flanlab.report.views import AVERAGE, best_told, score_facts
-from flanlab.report.wording import MEAN_OVER_CLUSTERS, capital, cluster_title, counted, is_percent, listed, number
+from flanlab.report.page import Block, Cell, Download, Facts, Figure, Group, Key, Page, Row, Table, csv_text, text, write_page
+from flanlab.report.plots import Drawing, score_panel
+from flanlab.report.views import AVERAGE, Line, score_cell, score_facts
+from flanlab.report.wording import MEAN_OVER_CLUSTERS, PERCENT, capital, cluster_title, counted, listed, number
 from flanlab.results.schema import MAIN_METRIC
 
 
@@ -36,37 +21,33 @@ def write_merged(merged: Merged, path: Path) -> Path:
     Returns:
         The CSV file.
     """
-    scores = to_csv(merged)
-    beside = path.with_suffix(".csv")
-    first, *sentences = verdict(merged)
+    scores, csv_file = to_csv(merged), path.with_suffix(".csv")
     seen, differs = any(entry.seen for entry in merged.scores), any(entry.differs for entry in merged.scores)
-    notes = [text("merged"), text("merged_differs") if differs else "", text("seen") if seen else ""]
-    captions = [text("merged_picture"), text("merged_hollow") if seen or differs else ""]
+    notes = text("merged", differs and "merged_differs", seen and "seen")
     picture, *figures = _drawings(merged)
     keys = [Key(f"{column.letter}: {column.label}") for column in merged.columns]
-    download = Download("All scores as CSV", beside.name, "text/csv", scores)
     mean = merged.row("clusters", None)
+    sections: dict[str, list[Block]] = {
+        "Scores": [score_table(merged, merged.columns), notes, Download("All scores as CSV", csv_file.name, scores)],
+        "Cluster by cluster": [Figure(figures, legend=keys)] if figures else [],
+        "Columns": [_column_table(merged.columns), *_trainings(merged.columns)],
+    }
     page = Page(
         "merged results",
         f"{counted(len(merged.columns), 'column')} side by side",
-        first,
-        [
-            Group("Scores", [score_table(merged, merged.columns), " ".join(filter(None, notes)), download]),
-            *([Group("Cluster by cluster", [Figure(figures, legend=keys)])] if figures else []),
-            Group("Columns", [_column_table(merged.columns), *_trainings(merged.columns)]),
-        ],
+        verdict(merged),
+        sections,
+        "Made by flanlab from the results files of the folders alone.",
         numbers=[
-            Headline(f"{column.letter}: {column.label}, {MEAN_OVER_CLUSTERS}", _cell(mean[column.letter]))
+            (f"{column.letter}: {column.label}, {MEAN_OVER_CLUSTERS}", _cell(mean[column.letter]))
             for column in merged.columns[:3]
             if mean
         ],
-        picture=Figure([picture], " ".join(captions), keys, "single"),
-        sentences=sentences,
-        footer="Made by flanlab from the results files of the folders alone.",
+        picture=Figure([picture], text("merged_picture", (seen or differs) and "merged_hollow"), keys, "single"),
     )
-    write_text(beside, scores)
+    write_text(csv_file, scores)
     write_page(page, path)
-    return beside
+    return csv_file
 
 
 def score_table(merged: Merged, columns: Sequence[Column]) -> Table:
@@ -96,33 +77,33 @@ def _cell(entry: Entry | None) -> Cell:
         return Cell(text="not asked")
     marks = ["" if not entry.seen else "seen" if entry.score.level == "task" else entry.seen]
     marks.append(f"≠ {', '.join(entry.differs)}" if entry.differs else "")
-    below = best_told(entry.best_on_dev.mean if entry.best_on_dev else None)
-    marks = [mark for mark in marks if mark]
-    return Cell(entry.score.mean, interval=entry.score.interval, marks=marks, below=below, kind="score")
+    best = entry.best_on_dev.mean if entry.best_on_dev else None
+    cell = score_cell(entry.score, best, spread=False)
+    return replace(cell, marks=[mark for mark in marks if mark])
 
 
 def to_csv(merged: Merged) -> str:
     """Every score, one in each line, with what its column is."""
     columns = {column.letter: column for column in merged.columns}
-    ordered = sorted(merged.scores, key=lambda entry: list(columns).index(entry.column))
-    return csv_text([_csv_row(columns[entry.column], entry) for entry in ordered])
-
-
-def _csv_row(column: Column, entry: Entry) -> dict[str, Any]:
-    score = entry.score
-    return {
-        "column": column.letter,
-        **{name: getattr(column, name) for name in ("label", "folder", "name", "model", "variant", "title")},
-        "stamped": "yes" if column.stamped else "no",
-        "trained_on": _joined(column.trained_on),
-        "held_out": _joined(column.held_out),
-        "seed": column.seed,
-        **score_facts(score),
-        "best_on_dev": entry.best_on_dev and entry.best_on_dev.mean,
-        "chance": entry.chance,
-        "seen": entry.seen or "",
-        "differs": "; ".join(entry.differs),
-    }
+    lines = []
+    for entry in sorted(merged.scores, key=lambda entry: list(columns).index(entry.column)):
+        column = columns[entry.column]
+        lines.append(
+            {
+                "column": column.letter,
+                **{name: getattr(column, name) for name in ("label", "folder", "name", "model", "variant", "title")},
+                "stamped": "yes" if column.stamped else "no",
+                "trained_on": _joined(column.trained_on),
+                "held_out": _joined(column.held_out),
+                "seed": column.seed,
+                **score_facts(entry.score),
+                "best_on_dev": entry.best_on_dev and entry.best_on_dev.mean,
+                "chance": entry.chance,
+                "seen": entry.seen or "",
+                "differs": "; ".join(entry.differs),
+            }
+        )
+    return csv_text(lines)
 
 
 def _joined(names: Iterable[str] | None) -> str:
@@ -161,39 +142,31 @@ def _trainings(columns: Iterable[Column]) -> Iterable[Group]:
         yield Group(title, [Facts({name: listed(members) for name, members in clusters.items()})], "fold")
 
 
-def _drawings(merged: Merged) -> list[Drawing]:
-    """Figures of dots and intervals, a line for each column: the means over clusters, where there are several; each cluster."""
-    drawings = []
-    means = {cluster_title(name): merged.row("cluster", name) for name in merged.clusters}
-    if len(means) > 1:
+def _drawings(merged: Merged) -> Iterable[Drawing]:
+    """Figures of dots and intervals for each column: the means over clusters, where there are several; each cluster."""
+    if len(merged.clusters) > 1:
+        means = {cluster_title(name): merged.row("cluster", name) for name in merged.clusters}
         means[MEAN_OVER_CLUSTERS] = merged.row("clusters", None)
-        drawings.append(_drawing(merged, "averages", "Averages by cluster", means))
+        yield from _drawing(merged, "averages", "Averages by cluster", means)
     for cluster, names in merged.clusters.items():
         rows = {name: merged.row("task", name) for name in names}
-        if len(names) > 1:
-            rows[AVERAGE] = merged.row("cluster", cluster)
-        drawings.append(_drawing(merged, f"cluster-{cluster}", capital(cluster_title(cluster)), rows))
-    return [drawing for drawing in drawings if drawing is not None]
+        average = {AVERAGE: merged.row("cluster", cluster)} if len(names) > 1 else {}
+        yield from _drawing(merged, f"cluster-{cluster}", capital(cluster_title(cluster)), rows | average)
 
 
-def _drawing(merged: Merged, name: str, title: str, rows: Mapping[str, Mapping[str, Entry]]) -> Drawing | None:
-    """None where no row has scores."""
-    rows = {row: entries for row, entries in rows.items() if entries}
-    if not rows:
-        return None
-    entries = [entry for own in rows.values() for entry in own.values()]
-    metrics = {entry.score.metric for entry in entries if entry.score.metric != MAIN_METRIC} or {
-        entry.score.metric for entry in merged.scores if entry.score.level == "task"
-    }
-    drawn = score_panel(
-        title,
-        {row: {letter: entry.score for letter, entry in own.items()} for row, own in rows.items()},
-        {column.letter: column.letter for column in merged.columns},
-        f"{title}, main metric",
-        percent=all(map(is_percent, metrics)),
-        strong=(AVERAGE, MEAN_OVER_CLUSTERS),
-        hollow={row: [letter for letter, one in own.items() if one.differs or one.seen] for row, own in rows.items()},
-        chance={row: next(iter(own.values())).chance for row, own in rows.items()},
-        named=True,
-    )
-    return Drawing(drawn, name)
+def _drawing(merged: Merged, name: str, title: str, rows: Mapping[str, Mapping[str, Entry]]) -> Iterable[Drawing]:
+    """Nothing where no row has scores."""
+    lines = []
+    for row, entries in rows.items():
+        if entries:
+            first = next(iter(entries.values()))
+            scores = {letter: one.score for letter, one in entries.items()}
+            hollow = [letter for letter, one in entries.items() if one.differs or one.seen]
+            lines.append(Line(row, first.score.metric, scores, None, first.chance, hollow=hollow))
+    if lines:
+        own = {score.metric for line in lines for score in line.scores.values()} - {MAIN_METRIC}
+        metrics = own or {entry.score.metric for entry in merged.scores if entry.score.level == "task"}
+        columns = {column.letter: column.letter for column in merged.columns}
+        means, percent = (AVERAGE, MEAN_OVER_CLUSTERS), metrics <= PERCENT
+        drawn = score_panel(title, lines, columns, f"{title}, main metric", percent=percent, strong=means, named=True)
+        yield replace(drawn, name=name)

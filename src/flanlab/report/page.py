@@ -8,10 +8,9 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,7 +20,7 @@ from markupsafe import Markup
 
 from flanlab.files import write_text
 from flanlab.report import wording
-from flanlab.report.plots import MARKERS
+from flanlab.report.plots import MARKERS, Drawing
 
 
 @dataclass(frozen=True)
@@ -86,32 +85,6 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """A figure as inline SVG, offered as a file if it has a name."""
-
-    svg: Markup
-    name: str = ""
-    """Of the file, without its ending."""
-
-    @cached_property
-    def file(self) -> str:
-        """The text of the file: the figure with the page's colours, by light, put into it."""
-        colours = dict(re.findall(r"--([\w-]+): (#\w+)", _style().partition("@media")[0]))
-        text = re.sub(r"var\(--([\w-]+)\)", lambda found: colours[found.group(1)], str(self.svg))
-        box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
-        assert box is not None
-        size = f'width="{box.group(1)}" height="{box.group(2)}" font-family="sans-serif"'
-        head, _, rest = text.replace("font-family: inherit", "font-family: sans-serif").removeprefix("<svg").partition(">")
-        paper = f'<rect width="100%" height="100%" fill="{colours["paper"]}"/>'
-        return f'<svg xmlns="http://www.w3.org/2000/svg" {size}{head}>{paper}{rest}'
-
-    @property
-    def link(self) -> Download:
-        """The file, to be downloaded."""
-        return Download("SVG", f"{self.name}.svg", "image/svg+xml", self.file)
-
-
-@dataclass(frozen=True)
 class Key:
     """An entry of a legend; colours and markers follow the order."""
 
@@ -156,17 +129,11 @@ class Facts:
 
 @dataclass(frozen=True)
 class Download:
-    """A file that the page holds itself."""
+    """A CSV file that the page holds itself."""
 
     title: str
     name: str
-    media: str
     text: str
-
-    @property
-    def address(self) -> str:
-        """The file as a data: address, so that the page needs nothing beside it."""
-        return f"data:{self.media};base64,{base64.b64encode(self.text.encode()).decode()}"
 
 
 @dataclass(frozen=True)
@@ -175,21 +142,12 @@ class Group:
 
     title: str | Markup
     blocks: Sequence[Block]
-    kind: str = "section"
-    """`section`, `part` of one, or `fold`, which opens on a click; `fold open` is open."""
-    id: str = ""
+    kind: str = ""
+    """`fold`: it opens on a click; `fold open` is open."""
 
 
 Block: TypeAlias = str | Markup | Table | Figure | Items | Verbatim | Facts | Download | Group
 """A text is a paragraph."""
-
-
-@dataclass(frozen=True)
-class Headline:
-    """One of the numbers at the top."""
-
-    title: str
-    cell: Cell
 
 
 @dataclass(frozen=True)
@@ -199,45 +157,45 @@ class Page:
     kind: str
     """What it is: report, comparison, ..."""
     title: str
-    verdict: str
-    sections: Sequence[Group]
+    told: Iterable[str]
+    """What the numbers say: the verdict, and what follows after the picture."""
+    sections: Mapping[str, Iterable[Block]]
+    """By title; those without content are left out."""
+    footer: str
     lede: str = ""
-    numbers: Sequence[Headline] = ()
+    numbers: Sequence[tuple[str, Cell]] = ()
+    """Those at the top, with titles."""
     picture: Figure | None = None
-    sentences: Sequence[str] = ()
-    """What else the numbers say, after the picture."""
-    footer: str = ""
 
 
 def write_page(page: Page, path: Path) -> None:
     """Write a page as one HTML file that opens offline, whole or not at all."""
-    write_text(path, page_environment().get_template("page.html.j2").render(page=page))
+    sections = {title: [block for block in blocks if block] for title, blocks in page.sections.items()}
+    shown = [(title, blocks) for title, blocks in sections.items() if blocks]
+    write_text(path, _environment().get_template("page.html.j2").render(page=page, told=list(page.told), sections=shown))
 
 
 @cache
-def page_environment() -> Environment:
-    """Renders pages; everything put into them is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+def _environment() -> Environment:
+    found = environment(Path(__file__).parent)
+    found.filters["kind"] = lambda block: type(block).__name__
+    found.filters["base64"] = lambda text: base64.b64encode(text.encode()).decode()
+    found.globals["markers"] = MARKERS
+    return found
+
+
+def environment(folder: Path) -> Environment:
+    """The templates of a folder; everything put into them is escaped."""
+    found = Environment(
+        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["breakable"] = wording.breakable
-    environment.filters["kind"] = lambda block: type(block).__name__
-    environment.globals["markers"] = MARKERS
-    return environment
+    found.filters["breakable"] = wording.breakable
+    return found
 
 
-@cache
-def _style() -> str:
-    return (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
-
-
-def text(name: str, **facts: object) -> str:
-    """A text of texts.yaml, with facts filled in."""
-    return _texts()[name].format(**facts)
+def text(*names: object, **facts: object) -> str:
+    """Texts of texts.yaml by their names, with facts filled in; what is empty or false names none."""
+    return " ".join(_texts()[str(name)].format(**facts) for name in names if name)
 
 
 @cache

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from itertools import accumulate
+from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axes._secondary_axes import SecondaryAxis
     from matplotlib.figure import Figure
+
+    from flanlab.report.views import Line
 
 # matplotlib knows no CSS: it draws in these colours, which stand for a variable each.
 _INK, _SOFT, _RULE, _PAPER = "#010001", "#010002", "#010003", "#010004"
@@ -41,7 +45,34 @@ _TITLE_CHARACTERS, _TITLE_LINE = 36, 18.0
 
 
 @dataclass(frozen=True)
-class Line:
+class Drawing:
+    """A figure as inline SVG, offered as a file if it has a name."""
+
+    svg: Markup
+    name: str = ""
+    """Of the file, without its ending."""
+
+    @cached_property
+    def file(self) -> str:
+        """The text of the file: the figure with the page's colours, by light, put into it."""
+        text = re.sub(r"var\(--([\w-]+)\)", lambda found: _colours()[found.group(1)], str(self.svg))
+        box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
+        assert box is not None
+        size = f'width="{box.group(1)}" height="{box.group(2)}" font-family="sans-serif"'
+        head, _, rest = text.replace("font-family: inherit", "font-family: sans-serif").removeprefix("<svg").partition(">")
+        paper = f'<rect width="100%" height="100%" fill="{_colours()["paper"]}"/>'
+        return f'<svg xmlns="http://www.w3.org/2000/svg" {size}{head}>{paper}{rest}'
+
+
+@cache
+def _colours() -> dict[str, str]:
+    """The page's colours by light."""
+    style = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
+    return dict(re.findall(r"--([\w-]+): (#\w+)", style.partition("@media")[0]))
+
+
+@dataclass(frozen=True)
+class Curve:
     """Scores by place on the axis, with the score that they are held against, if any."""
 
     title: str
@@ -53,53 +84,50 @@ class Line:
 
 def score_panel(
     title: str,
-    rows: Mapping[str, Mapping[str, Score]],
+    lines: Sequence[Line],
     columns: Mapping[str, str],
     about: str,
     *,
     percent: bool = False,
     strong: Collection[str] = (),
-    hollow: Mapping[str, Collection[str]] | None = None,
-    chance: Mapping[str, float | None] | None = None,
     named: bool = False,
-) -> Markup:
-    """Dots with 95 % intervals, one line for each column, rows from top to bottom; chance as a dashed tick.
+) -> Drawing:
+    """Dots with 95 % intervals for each column, lines from top to bottom; chance as a dashed tick.
 
     Args:
         title: what stands above it.
-        rows: scores by the key of the column, which a row may lack; they are 0 to 1 and drawn times 100. Others are not drawn.
-        columns: key to title, in the order of the lines; colours and markers go by it.
+        lines: with scores by the key of the column, which a line may lack; they are 0 to 1 and drawn times 100. Scores of other
+            keys are not drawn.
+        columns: key to title, from top to bottom; colours and markers go by it.
         about: what a screen reader says first.
         percent: whether the axis reaches from 0 to 100 whatever the scores.
-        strong: rows of means.
-        hollow: by row, the columns that do not count like the others.
-        chance: by row, the level of guessing.
+        strong: names of the lines that are means.
         named: write each column's key, a letter or two, before its score: colours come again after the sixth.
     """
-    rows = {name: {key: row[key] for key in columns if key in row} for name, row in rows.items()}
+    rows = {line.name: {key: line.scores[key] for key in columns if key in line.scores} for line in lines}
     told = [name for name in rows if name in strong] if len(rows) > 4 else []
     heard = " ".join(
         f"{name}: {', '.join(f'{columns[key]} {number(score.mean)}' for key, score in rows[name].items())}."
         for name in told or rows
     )
-    limit = 100.0 if percent else _round_limit([score for row in rows.values() for score in row.values()])
+    ends = [end for row in rows.values() for score in row.values() for end in (score.mean, *score.interval)]
+    limit = 100.0 if percent else _limit(ends, (10.0, 20.0, 40.0, 60.0, 80.0))
     figure, axes, tops = _dot_axes(title, rows, len(columns), (0.0, limit), strong, _NAME if named else 0.0)
     axes.set_xticks([limit * quarter / 4 for quarter in range(5)])
-    for name, top in tops.items():
-        if (level := (chance or {}).get(name)) is not None:
-            axes.plot([level * 100] * 2, [top - 3, top + _LINE * len(columns) + 1], "--", color=_SOFT, linewidth=1.5)
+    for line in lines:
+        top = tops[line.name]
+        if line.chance is not None:
+            axes.plot([line.chance * 100] * 2, [top - 3, top + _LINE * len(columns) + 1], "--", color=_SOFT, linewidth=1.5)
         for place, key in enumerate(columns):
-            if (score := rows[name].get(key)) is not None:
-                middle = top + _LINE * (place + 0.5)
-                _dot(axes, middle, score.mean, score.interval, place, hollow=key in (hollow or {}).get(name, ()))
-                told_at = f"{key} {number(score.mean)}" if named else number(score.mean)
-                axes.text(1.04 * limit, middle, told_at, va="center_baseline", fontsize=11, color=_SOFT)
+            if (score := line.scores.get(key)) is not None:
+                written = f"{key} {number(score.mean)}" if named else number(score.mean)
+                _dot(axes, top, score.mean, score.interval, (1.04 * limit, written), place, hollow=key in line.hollow)
     return _svg(figure, f"{about}, times 100, with 95 % intervals. {heard} All numbers stand in the tables.")
 
 
 def difference_panel(
     title: str, rows: Mapping[str, tuple[float, tuple[float, float]]], label: str, strong: Collection[str] = ()
-) -> Markup:
+) -> Drawing:
     """Dots with 95 % intervals about zero, filled where the interval excludes it, rows from top to bottom.
 
     Args:
@@ -108,29 +136,35 @@ def difference_panel(
         label: what a screen reader says.
         strong: rows of means.
     """
-    limit = 100 * max((abs(end) for value, interval in rows.values() for end in (value, *interval)), default=0.0)
-    limit = next((bound for bound in (2.0, 5.0, 10.0, 20.0, 50.0) if limit <= bound), 100.0)
+    limit = _limit([abs(end) for value, ends in rows.values() for end in (value, *ends)], (2.0, 5.0, 10.0, 20.0, 50.0))
     figure, axes, tops = _dot_axes(title, rows, 1, (-limit, limit), strong)
     ticks = [limit * half / 2 for half in range(-2, 3)]
     axes.set_xticks(ticks, [signed(tick / 100).removesuffix(".0") for tick in ticks])
     axes.axvline(0, color=_SOFT, linewidth=1.2)
     for name, top in tops.items():
-        value, interval = rows[name]
-        middle = top + _LINE / 2
-        _dot(axes, middle, value, interval, hollow=not (interval[0] > 0 or interval[1] < 0))
-        axes.text(1.08 * limit, middle, signed(value), va="center_baseline", fontsize=11, color=_SOFT)
+        value, (low, high) = rows[name]
+        _dot(axes, top, value, (low, high), (1.08 * limit, signed(value)), hollow=not (low > 0 or high < 0))
     return _svg(figure, label)
 
 
 def _dot(
-    axes: Axes, middle: float, value: float, interval: tuple[float, float], place: int | None = None, *, hollow: bool
+    axes: Axes,
+    top: float,
+    value: float,
+    ends: tuple[float, float],
+    beside: tuple[float, str],
+    place: int | None = None,
+    *,
+    hollow: bool,
 ) -> None:
-    """A mark with its interval; colour and marker go by its place among others."""
+    """A mark with its interval and, at some place, a text beside it; colour and marker go by its own place among others."""
     colour = _SINGLE if place is None else _SERIES[place % len(_SERIES)]
     marker = MARKERS[(place or 0) % len(MARKERS)]
-    axes.plot([bound * 100 for bound in interval], [middle] * 2, color=colour, linewidth=2)
+    middle = top + _LINE * ((place or 0) + 0.5)
+    axes.plot([end * 100 for end in ends], [middle] * 2, color=colour, linewidth=2)
     style: dict[str, Any] = {"markerfacecolor": _PAPER if hollow else colour, "markeredgewidth": 1.6, "clip_on": False}
     axes.plot(value * 100, middle, marker, color=colour, markersize=6.5 if marker == "D" else 7, **style)
+    axes.text(beside[0], middle, beside[1], va="center_baseline", fontsize=11, color=_SOFT)
 
 
 def _dot_axes(
@@ -160,11 +194,11 @@ def _dot_axes(
     return figure, axes, {name: place * height + _LABEL for place, name in enumerate(names)}
 
 
-def line_panel(lines: Sequence[Line], places: Mapping[float, str], axis: str, about: str) -> Markup:
-    """Scores with 95 % intervals against a number, a line for each; dashed across where a line has a reference.
+def line_panel(curves: Sequence[Curve], places: Mapping[float, str], axis: str, about: str) -> Drawing:
+    """Scores with 95 % intervals against a number, a curve for each; dashed across where it has a reference.
 
     Args:
-        lines: scores are 0 to 1 and drawn times 100.
+        curves: scores are 0 to 1 and drawn times 100.
         places: ticks of the axis, with what is written there.
         axis: what the number is.
         about: what a screen reader says first.
@@ -173,7 +207,9 @@ def line_panel(lines: Sequence[Line], places: Mapping[float, str], axis: str, ab
 
     figure = _figure(_LINES_WIDTH, 300)
     axes = _axes(figure, 34, 14, 14, 42)
-    ends = [end * 100 for line in lines for score in (*line.scores.values(), line.reference) if score for end in score.interval]
+    ends = [
+        end * 100 for curve in curves for score in (*curve.scores.values(), curve.reference) if score for end in score.interval
+    ]
     margin = max(1.0, 0.06 * (max(ends) - min(ends)))
     axes.set_ylim(max(0.0, min(ends) - margin), max(ends) + margin)
     reach = max(places) - min(places) or 1.0
@@ -182,29 +218,29 @@ def line_panel(lines: Sequence[Line], places: Mapping[float, str], axis: str, ab
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
     axes.grid(axis="y", color=_RULE, linewidth=1)
     axes.set_xlabel(axis, color=_SOFT, fontsize=12)
-    for turn, line in enumerate(lines):
-        colour = _INK if line.strong else _SERIES[turn % len(_SERIES)]
+    for turn, curve in enumerate(curves):
+        colour = _INK if curve.strong else _SERIES[turn % len(_SERIES)]
         marker = MARKERS[turn % len(MARKERS)]
         # Beside each other, so that intervals of one place can be told apart.
-        shift = 0.012 * reach * (turn - (len(lines) - 1) / 2)
-        at = [place + shift for place in line.scores]
-        means = [score.mean * 100 for score in line.scores.values()]
-        for place, score in zip(at, line.scores.values(), strict=True):
+        shift = 0.012 * reach * (turn - (len(curves) - 1) / 2)
+        at = [place + shift for place in curve.scores]
+        means = [score.mean * 100 for score in curve.scores.values()]
+        for place, score in zip(at, curve.scores.values(), strict=True):
             axes.plot([place] * 2, [end * 100 for end in score.interval], color=colour, linewidth=1.2)
-        style: dict[str, Any] = {"color": colour, "markersize": 6.5, "linewidth": 2.4 if line.strong else 1.8}
-        if line.dashed:
+        style: dict[str, Any] = {"color": colour, "markersize": 6.5, "linewidth": 2.4 if curve.strong else 1.8}
+        if curve.dashed:
             style |= {"linestyle": "--", "markerfacecolor": _PAPER, "markeredgewidth": 1.6}
         axes.plot(at, means, marker=marker, **style)
-        if line.reference is not None:
-            axes.axhline(line.reference.mean * 100, color=colour, linestyle="--", linewidth=1.4)
+        if curve.reference is not None:
+            axes.axhline(curve.reference.mean * 100, color=colour, linestyle="--", linewidth=1.4)
     heard = []
-    for line in lines:
-        told = ", ".join(f"{number(score.mean)} at {places[place]}" for place, score in line.scores.items())
-        heard.append(f"{line.title}: {told}{f'; {number(line.reference.mean)} dashed' if line.reference else ''}.")
+    for curve in curves:
+        told = ", ".join(f"{number(score.mean)} at {places[place]}" for place, score in curve.scores.items())
+        heard.append(f"{curve.title}: {told}{f'; {number(curve.reference.mean)} dashed' if curve.reference else ''}.")
     return _svg(figure, f"{about}, main metric times 100 against {axis}. {' '.join(heard)}")
 
 
-def learning_curve(steps: Sequence[TrainingStep], label: str) -> Markup:
+def learning_curve(steps: Sequence[TrainingStep], label: str) -> Drawing:
     """Loss per target token (natural log) against step, with its running mean, and examples seen along the top."""
     from matplotlib.ticker import MaxNLocator
 
@@ -224,7 +260,7 @@ def learning_curve(steps: Sequence[TrainingStep], label: str) -> Markup:
         offset = (-34 if side == "left" else 8, 26)
         axes.annotate(text, place, offset, "axes fraction", "offset points", fontsize=12, color=_SOFT, horizontalalignment=side)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    seen = _examples_seen(steps)
+    seen = dict(zip(numbers, accumulate(step.examples for step in steps), strict=True))
     above = axes.secondary_xaxis("top")
     ticks = [tick for tick in axes.get_xticks() if numbers[0] <= tick <= numbers[-1]]
     above.set_xticks(ticks, [count(seen[int(tick)]) if int(tick) in seen else "" for tick in ticks])
@@ -232,7 +268,7 @@ def learning_curve(steps: Sequence[TrainingStep], label: str) -> Markup:
     return _svg(figure, label)
 
 
-def dev_curves(steps: Sequence[TrainingStep], titles: Mapping[str, str], label: str) -> Markup:
+def dev_curves(steps: Sequence[TrainingStep], titles: Mapping[str, str], label: str) -> Drawing:
     """Loss on dev rows against step, a small panel for each cluster, all on one scale; each panel says its last loss.
 
     Args:
@@ -280,14 +316,10 @@ def running_mean(steps: Sequence[TrainingStep]) -> list[float]:
     return means
 
 
-def _examples_seen(steps: Sequence[TrainingStep]) -> dict[int, int]:
-    return dict(zip((step.step for step in steps), accumulate(step.examples for step in steps), strict=True))
-
-
-def _round_limit(scores: Sequence[Score]) -> float:
-    """The first of 10, 20, 40, 60, 80, 100 that no interval passes."""
-    highest = max(max(score.mean, *score.interval) * 100 for score in scores)
-    return next((limit for limit in (10.0, 20.0, 40.0, 60.0, 80.0) if highest <= limit), 100.0)
+def _limit(values: Iterable[float], limits: Iterable[float]) -> float:
+    """The first of some limits that no value passes, times 100; else 100."""
+    highest = 100 * max(values, default=0.0)
+    return next((limit for limit in limits if highest <= limit), 100.0)
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -312,7 +344,7 @@ def _quiet(axes: Axes | SecondaryAxis) -> None:
     axes.tick_params(length=0, labelcolor=_SOFT, labelsize=11)
 
 
-def _svg(figure: Figure, label: str) -> Markup:
+def _svg(figure: Figure, label: str) -> Drawing:
     """The figure as an <svg> element that asks for nothing from outside and shares no ids but its own markers'."""
     import matplotlib
 
@@ -330,4 +362,4 @@ def _svg(figure: Figure, label: str) -> Markup:
     size = re.search(r'viewBox="[^"]*"', text)
     assert size is not None
     opening = Markup('<svg {} role="img" aria-label="{}">').format(Markup(size.group()), escape(label))
-    return opening + Markup(text[text.index(">") + 1 :])
+    return Drawing(opening + Markup(text[text.index(">") + 1 :]))

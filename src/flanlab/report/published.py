@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -72,34 +71,25 @@ def figures(task: TaskFacts, metric: str, kind: Kind = "mean") -> dict[str, floa
     for figure in published().figures:
         same = (figure.hub, figure.config, figure.split, figure.metric) == (source.hub, source.config, source.split, metric)
         if same and task.rows == figure.rows:
-            known = {
-                model: getattr(figure, model)
-                for model in published().models
-                if (kind == "mean" if model in _ONE_PROMPT else figure.kind == kind)
-            }
+            kinds = dict.fromkeys(published().models, figure.kind) | dict.fromkeys(_ONE_PROMPT, "mean")
+            known = {model: getattr(figure, model) for model, one in kinds.items() if one == kind}
             return {model: round(value / 100, 6) for model, value in known.items() if value is not None}
     return {}
 
 
-@dataclass(frozen=True)
 class Beside:
-    """Columns of figures beside a table."""
+    """Columns of figures beside a table, for the models that have one in some row.
 
-    columns: list[str]
-    cells: dict[Any, list[Cell]]
-    """By row; those of a row that is not here are empty."""
-    sources: str
+    Args:
+        known: by row, model to its figure.
+    """
+
+    def __init__(self, known: Mapping[Any, Mapping[str, float]]) -> None:
+        self._known = known
+        self._models = {name: one for name, one in published().models.items() if any(name in row for row in known.values())}
+        self.columns = [f"other model:\n{model.title}" for model in self._models.values()]
+        self.sources = " ".join(f"{model.title}: {model.source}." for model in self._models.values())
 
     def of(self, row: Any) -> list[Cell]:
-        """A row's cells."""
-        return self.cells.get(row, [Cell()] * len(self.columns))
-
-
-def beside(known: Mapping[Any, Mapping[str, float]]) -> Beside:
-    """Columns for the models that have a figure in some row, from the rows' figures."""
-    models = {name: facts for name, facts in published().models.items() if any(name in row for row in known.values())}
-    return Beside(
-        [f"other model:\n{model.title}" for model in models.values()],
-        {key: [Cell(row.get(name)) for name in models] for key, row in known.items()},
-        " ".join(f"{model.title}: {model.source}." for model in models.values()),
-    )
+        """A row's cells; empty where it has no figure."""
+        return [Cell(self._known.get(row, {}).get(name)) for name in self._models]

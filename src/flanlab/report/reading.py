@@ -38,10 +38,6 @@ class MixtureCard(BaseModel):
     tasks: dict[str, MixtureTask]
 
 
-class _Facts(RootModel[dict[str, Any]]):
-    """run.json."""
-
-
 class TrainingStep(BaseModel):
     """One line of training/log.jsonl; the loss is natural-log, per target token."""
 
@@ -79,7 +75,7 @@ def read_run(folder: Path) -> RunFiles:
         folder,
         read_results(folder),
         parse(MixtureCard, mixture, read_json(mixture)) if mixture.exists() else None,
-        parse(_Facts, facts, read_json(facts)).root if facts.exists() else {},
+        parse(RootModel[dict[str, Any]], facts, read_json(facts)).root if facts.exists() else {},
         recipe.read_text(encoding="utf-8", errors="replace") if recipe.exists() else None,
         _read_log(folder / "training" / "log.jsonl"),
     )

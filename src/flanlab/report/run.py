@@ -118,7 +118,7 @@ class Comparison:
         """What the numbers allow to say, in sentences."""
         from flanlab.report.comparison import verdict
 
-        return verdict(self.results)
+        return list(verdict(self.results))
 
     def write_page(self, path: str | Path) -> Path:
         """Write the comparison as one HTML file that opens offline."""

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from flanlab.report.page import Cell, Headline
+from flanlab.report.page import Cell
 from flanlab.report.reading import RunFiles
-from flanlab.report.views import Line, clear, headlines, is_mixed, task_line
-from flanlab.report.wording import amount, capital, cluster_title, counted, listed, metric_title, number, parameters, signed
+from flanlab.report.views import Line, clear, headlines, is_mixed, line_of
+from flanlab.report.wording import (
+    amount,
+    capital,
+    cluster_title,
+    counted,
+    listed,
+    metric_title,
+    number,
+    parameters,
+    signed,
+    some,
+)
 from flanlab.results.schema import MAIN_METRIC, TUNED, Results, Score
 
 _NUMBERS = 3
@@ -36,10 +47,19 @@ def _first(results: Results) -> list[Line]:
 
 def verdict(results: Results) -> str:
     """The first numbers as a line: what changed, or how good the model is."""
-    return capital("; ".join(map(_clause, _first(results)))) + "."
+    told = []
+    for line in _first(results):
+        one, score = line.difference, next(iter(line.scores.values()))
+        what = amount(line.metric, score.mean)
+        if one is not None:
+            what = f"{signed(one.difference)} points" if one.is_clear else "no change detected"
+        elif line.chance is not None:
+            what += f", {_beside(score, line.chance)} guessing ({amount(line.metric, line.chance)})"
+        told.append(f"{line.name}: {what}")
+    return capital("; ".join(told)) + "."
 
 
-def numbers(results: Results) -> list[Headline]:
+def numbers(results: Results) -> list[tuple[str, Cell]]:
     """The first numbers: differences where there are some, else scores."""
     found = []
     for line in _first(results):
@@ -48,83 +68,67 @@ def numbers(results: Results) -> list[Headline]:
             below = [f"from {amount(line.metric, scores[one.before].mean)} to {amount(line.metric, scores[one.after].mean)}"]
             below += [] if one.is_clear else [clear(one)]
             cell = Cell(one.difference, signed, one.interval, below=below, kind="clear" if one.is_clear else "unclear")
-            found.append(Headline(f"{capital(line.name)}, points", cell))
+            found.append((f"{capital(line.name)}, points", cell))
             continue
         (_, score), *others = scores.items()
         below = [f"{results.variants[name].title}: {number(other.mean)}" for name, other in others]
         below += [] if line.chance is None else [f"guessing: {number(line.chance)}"]
-        found.append(Headline(capital(line.name), Cell(score.mean, interval=score.interval, below=below)))
+        found.append((capital(line.name), Cell(score.mean, interval=score.interval, below=below)))
     return found
 
 
-def _clause(line: Line) -> str:
-    if one := line.difference:
-        return f"{line.name}: {f'{signed(one.difference)} points' if one.is_clear else 'no change detected'}"
-    score = next(iter(line.scores.values()))
-    against = "" if line.chance is None else f", {_beside(score, line.chance)} guessing ({amount(line.metric, line.chance)})"
-    return f"{line.name}: {amount(line.metric, score.mean)}{against}"
-
-
-def summary(run: RunFiles) -> list[str]:
+def summary(run: RunFiles) -> Iterable[str]:
     """What was done, then each headline metric before and after, or as it is."""
     results = run.results
-    sentences = list(_training(run) if TUNED in results.variants else _evaluation(results))
+    yield from _done(run)
     if seen := [name for name, task in results.tasks.items() if task.seen]:
-        sentences.append(f"This is no zero-shot result: the model was trained on {_some(seen)}, or on something close to it.")
+        yield f"This is no zero-shot result: the model was trained on {some(seen)}, or on something close to it."
     lines = headlines(results)
     if is_mixed(results):
         told = results.averaged if len(results.averaged) <= _FEW else {}
-        lines = [task_line(results, name, task.main_metric) for name, task in told.items()] or _first(results)
-    sentences += [_sentence(results, line) for line in lines]
-    sentences += _tally(results)
+        lines = [line_of(results, "task", name, task.main_metric, name) for name, task in told.items()] or _first(results)
+    yield from (_sentence(results, line) for line in lines)
+    # An average must not hide the tasks that fell.
+    rows = {name: results.difference("task", name, task.main_metric) for name, task in results.averaged.items()}
+    rose = [name for name, row in rows.items() if row and row.is_clear and row.difference > 0]
+    fell = [name for name, row in rows.items() if row and row.is_clear and row.difference < 0]
+    if len(rows) > 1 and results.differences:
+        lower = f"clearly lower on {len(fell)}{f' ({some(fell)})' if fell else ''}"
+        yield f"Task by task, by the main metric: clearly higher on {len(rose)} of {len(rows)}, {lower}."
     untuned = [name for name in results.variants if not name.startswith(TUNED)]
     if len(untuned) > 1 and TUNED in results.variants:
-        sentences.append("“Before” is the untuned model asked in whichever way suits it better, measure by measure.")
-    return sentences
+        yield "“Before” is the untuned model asked in whichever way suits it better, measure by measure."
 
 
-def _training(run: RunFiles) -> Iterable[str]:
+def _done(run: RunFiles) -> Iterable[str]:
+    """What the model was trained on and asked."""
     results = run.results
+    first = next(iter(results.variants.values()))
+    size = f" ({parameters(first.parameters)} parameters)" if first.parameters else ""
+    model = f"The model {first.model}{size}"
+    if TUNED not in results.variants:
+        yield f"{model} was evaluated on {some(results.tasks)}."
+        if first.trained_on:
+            yield f"It had been tuned on {counted(len(first.trained_on), 'task')} before."
+        return
     trained_on = results.variants[TUNED].trained_on or {}
-    kinds = list(dict.fromkeys(cluster_title(cluster) for cluster in trained_on.values()))
+    kinds = list(dict.fromkeys(map(cluster_title, trained_on.values())))
     named = kinds if len(kinds) <= _FEW + 1 else [*kinds[:_FEW], f"{len(kinds) - _FEW} more"]
-    extent = ""
+    extent = f", on {counted(run.mixture.planned_examples, 'example')}" if run.mixture else ""
     if run.steps:
         examples = sum(step.examples for step in run.steps)
         extent = f", on {counted(examples, 'example')} in {counted(len(run.steps), 'step')}"
-    elif run.mixture:
-        extent = f", on {counted(run.mixture.planned_examples, 'example')}"
-    yield (
-        f"{_model(results)} was tuned on {counted(len(trained_on), 'task')} of {counted(len(kinds), 'kind')}"
-        f" ({listed(named)}){extent}."
-    )
+    yield f"{model} was tuned on {counted(len(trained_on), 'task')} of {counted(len(kinds), 'kind')} ({listed(named)}){extent}."
     if held_out := [cluster_title(cluster) for cluster in results.hold_out]:
         yield (
             f"{'One kind of task was' if len(held_out) == 1 else f'{len(held_out)} kinds of task were'} held out,"
-            f" {listed(held_out)}: {_some(results.averaged)}, the same rows before and after."
+            f" {listed(held_out)}: {some(results.averaged)}, the same rows before and after."
         )
     if results.in_domain:
-        yield f"Scored in-domain, on test rows of tasks that it was trained on: {_some(results.in_domain)}."
-    if overlaps := list(results.allowed_overlaps):
-        yield f"Not all of that is new to it: it was trained on {_some(overlaps)}, which the hold-out would leave out."
-
-
-def _evaluation(results: Results) -> Iterable[str]:
-    yield f"{_model(results)} was evaluated on {_some(results.tasks)}."
-    if trained_on := next(iter(results.variants.values())).trained_on:
-        yield f"It had been tuned on {counted(len(trained_on), 'task')} before."
-
-
-def _model(results: Results) -> str:
-    model = next(iter(results.variants.values()))
-    size = f" ({parameters(model.parameters)} parameters)" if model.parameters else ""
-    return f"The model {model.model}{size}"
-
-
-def _some(names: Iterable[str]) -> str:
-    """Few tasks by name, many by number."""
-    names = list(names)
-    return listed(names) if len(names) <= 2 * _FEW else f"{len(names)} tasks"
+        yield f"Scored in-domain, on test rows of tasks that it was trained on: {some(results.in_domain)}."
+    if results.allowed_overlaps:
+        overlaps = some(results.allowed_overlaps)
+        yield f"Not all of that is new to it: it was trained on {overlaps}, which the hold-out would leave out."
 
 
 def _sentence(results: Results, line: Line) -> str:
@@ -167,14 +171,3 @@ def _as_it_is(results: Results, line: Line, subject: str, gloss: str) -> str:
 def _beside(score: Score, chance: float) -> str:
     low, high = score.interval
     return "clearly above" if low > chance else "clearly below" if high < chance else "not clearly apart from"
-
-
-def _tally(results: Results) -> Iterable[str]:
-    """How many tasks clearly changed, by their main metrics; an average must not hide those that fell."""
-    rows = {name: results.difference("task", name, task.main_metric) for name, task in results.averaged.items()}
-    rose = [name for name, row in rows.items() if row and row.is_clear and row.difference > 0]
-    fell = [name for name, row in rows.items() if row and row.is_clear and row.difference < 0]
-    if len(rows) > 1 and results.differences:
-        where = f" ({_some(fell)})" if fell else ""
-        told = f"clearly higher on {len(rose)} of {len(rows)}, clearly lower on {len(fell)}{where}"
-        yield f"Task by task, by the main metric: {told}."

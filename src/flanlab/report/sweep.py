@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.comparison import compare_sides, open_side
+from flanlab.evaluation.comparison import Side, compare_sides
 from flanlab.evaluation.seeds import results_over_seeds
 from flanlab.experiments.cells import SEED_MARK
 from flanlab.experiments.sweep_file import SWEEP_FILE, CellFacts, SweepFacts, read_sweep_facts
@@ -35,6 +35,11 @@ class SweepCell:
         """The variant that stands for the cell: of an untuned model's prompts the one that does best on average."""
         return max(self.results.variants, key=lambda variant: self.mean(variant).mean)
 
+    @property
+    def side(self) -> Side:
+        """That variant, to be compared."""
+        return Side(self.folder, self.variant, self.results, self.others)
+
     def mean(self, variant: str) -> Score:
         """The main metric, over clusters."""
         return self.results.scored("clusters", None, MAIN_METRIC)[variant]
@@ -46,15 +51,6 @@ class SweepCell:
     def tasks(self, variant: str) -> dict[str, Score]:
         """Each task by its main metric."""
         return {name: self.results.main_scores(name)[variant] for name in self.results.tasks}
-
-    def tasks_by_cluster(self, variant: str) -> dict[str, tuple[dict[str, Score], Score]]:
-        """By cluster its tasks, each by its main metric, and their mean."""
-        scores = self.tasks(variant)
-        members = {name: task.clusters for name, task in self.results.tasks.items()}
-        return {
-            cluster: ({name: score for name, score in scores.items() if cluster in members[name]}, mean)
-            for cluster, mean in self.clusters(variant).items()
-        }
 
     def best_on_dev(self, variant: str) -> dict[tuple[Level, str | None], float]:
         """By level and name the score of the template that is best on dev: of tasks that have one, and the means over clusters'
@@ -84,11 +80,6 @@ class SweepCell:
             return ""
         return "seen" if len(self.seen) == len(self.results.tasks) else f"{', '.join(self.seen)} seen"
 
-    def spread(self, variant: str) -> float | None:
-        """Standard deviation over templates, on average over the tasks that have one."""
-        spreads = [score.std for score in self.tasks(variant).values() if score.std is not None]
-        return sum(spreads) / len(spreads) if spreads else None
-
 
 @dataclass(frozen=True)
 class Pair:
@@ -105,11 +96,6 @@ class Pair:
         difference = self.found.difference("clusters", None, MAIN_METRIC)
         assert difference is not None
         return difference
-
-    @property
-    def outcomes(self) -> Mapping[str, int]:
-        """How many tasks came out how; `tests` is how many there are."""
-        return {"tests": len(self.found.tasks), **outcomes(self.found)}
 
 
 @dataclass(frozen=True)
@@ -145,83 +131,83 @@ def read_sweep(folder: Path) -> SweepRead:
     for cell in done:
         place = folder / cell.folder
         others = [other for other in seeds.get(cell.name, ()) if other != place]
-        cells[cell.name] = SweepCell(cell, place, results_over_seeds(place, others) if others else read_results(place), others)
+        results = results_over_seeds(place, others) if others else read_results(place)
+        cells[cell.name] = SweepCell(cell, place, results, others)
     pairs, unpaired = [], []
     for pair in facts.comparisons:
         before, after = cells.get(pair.before), cells.get(pair.after)
         if before and after and before.folder != after.folder:
-            sides = [replace(open_side(f"{cell.folder}:{cell.variant}"), others=cell.others) for cell in (before, after)]
             try:
-                pairs.append(Pair(before, after, compare_sides(*sides)))
+                pairs.append(Pair(before, after, compare_sides(before.side, after.side)))
             except FlanlabError as error:
                 titles = f"“{after.facts.title}” against “{before.facts.title}”"
                 unpaired.append(f"{titles} cannot be paired: {error.message}")
     return SweepRead(folder, facts, cells, pairs, unpaired)
 
 
-def verdict(sweep: SweepRead) -> list[str]:
+def verdict(sweep: SweepRead) -> Iterable[str]:
     """What the sweep found, in sentences that claim no more than the numbers."""
-    return [*_unfinished(sweep), *_differences(sweep)]
+    failed = [f"“{cell.title}”" for cell in sweep.facts.cells if cell.state == "failed"]
+    if failed:
+        more = f" and {len(failed) - _TOLD_FAILURES} more" if len(failed) > _TOLD_FAILURES else ""
+        lacks = "it" if len(failed) == 1 else "them"
+        yield f"{counted(len(failed), 'cell')} failed ({listed(failed[:_TOLD_FAILURES])}{more}): the figure lacks {lacks}."
+    waiting = sum(cell.state in ("waiting", "running") for cell in sweep.facts.cells)
+    if waiting:
+        yield f"{counted(waiting, 'cell')} of {len(sweep.facts.cells)} {'is' if waiting == 1 else 'are'} not done yet."
+    pairs = sweep.pairs
+    groups = _apart_by_task(pairs)
+    if not pairs:
+        yield "No two cells can be compared yet."
+    elif all(len(group) > 1 for group in groups):
+        for group in groups:
+            yield _together(group, name_one=len(groups) > 1)
+    else:
+        yield told(pairs[0])
+        if len(pairs) > 1:
+            higher, lower = _clear(pairs)
+            sides = [id(cell) for pair in pairs for cell in (pair.before, pair.after)]
+            shared = ", which share cells" if len(sides) > len(set(sides)) else ""
+            yield (
+                f"Of the {len(pairs)} comparisons below{shared}, {higher} {'shows' if higher == 1 else 'show'} a clearly"
+                f" higher mean, {lower} a clearly lower one, and {len(pairs) - higher - lower} no clear difference."
+            )
 
 
 def told(pair: Pair) -> str:
     """A comparison as a sentence."""
-    counts, over = pair.outcomes, pair.over_clusters
+    counts, over = outcomes(pair.found), pair.over_clusters
     members = pair.found.members("clusters")
     clusters = f"the mean over {members} clusters" if members > 1 else "the mean over tasks"
     tasks = counted(counts["tests"], "task")
     outcome = f"clearly better on {counts['better']} of {tasks}, clearly worse on {counts['worse']}"
     if not counts["better"] and not counts["worse"]:
         outcome = f"no clear difference on any of {tasks}" if counts["tests"] > 1 else "no clear difference on the one task"
+    seen = [
+        f" The model of “{cell.facts.title}” has seen {counted(len(cell.seen), 'task')} of these."
+        for cell in (pair.after, pair.before)
+        if cell.seen
+    ]
     return (
-        f"{_named(pair.after)} against {_named(pair.before)}: {outcome}; {clusters} differs by"
-        f" {signed(over.difference)} points ({interval_told(over)}).{_seen(pair)}"
+        f"{_named(pair)}: {outcome}; {clusters} differs by {signed(over.difference)} points ({interval_told(over)})."
+        f"{''.join(seen)}"
     )
 
 
-def _named(cell: SweepCell) -> str:
-    """A cell by its title, and by the prompt that stands for it where it has several."""
-    variants = cell.results.variants
-    return f"“{cell.facts.title}”" + (f" (by its best, {variants[cell.variant].title})" if len(variants) > 1 else "")
+def _named(pair: Pair) -> str:
+    """Both cells by their titles, and by the prompt that stands for a cell where it has several."""
+    names = []
+    for cell in (pair.after, pair.before):
+        variants = cell.results.variants
+        best = f" (by its best, {variants[cell.variant].title})" if len(variants) > 1 else ""
+        names.append(f"“{cell.facts.title}”{best}")
+    return " against ".join(names)
 
 
-def _seen(pair: Pair) -> str:
-    """A sentence for each side that has seen what it is asked."""
-    sides = [(cell.facts.title, len(cell.seen)) for cell in (pair.after, pair.before) if cell.seen]
-    return "".join(f" The model of “{title}” has seen {counted(count, 'task')} of these." for title, count in sides)
-
-
-def _unfinished(sweep: SweepRead) -> Iterable[str]:
-    failed = [cell.title for cell in sweep.facts.cells if cell.state == "failed"]
-    if failed:
-        named = listed([f"“{title}”" for title in failed[:_TOLD_FAILURES]])
-        more = f" and {len(failed) - _TOLD_FAILURES} more" if len(failed) > _TOLD_FAILURES else ""
-        yield f"{counted(len(failed), 'cell')} failed ({named}{more}): the figure lacks {'it' if len(failed) == 1 else 'them'}."
-    waiting = sum(cell.state in ("waiting", "running") for cell in sweep.facts.cells)
-    if waiting:
-        yield f"{counted(waiting, 'cell')} of {len(sweep.facts.cells)} {'is' if waiting == 1 else 'are'} not done yet."
-
-
-def _differences(sweep: SweepRead) -> Iterable[str]:
-    pairs = sweep.pairs
-    if not pairs:
-        yield "No two cells can be compared yet."
-        return
-    groups = _apart_by_task(pairs)
-    if all(len(group) > 1 for group in groups):
-        for group in groups:
-            yield _together(group, name_one=len(groups) > 1)
-        return
-    yield told(pairs[0])
-    if len(pairs) > 1:
-        higher = sum(pair.over_clusters.is_clear and pair.over_clusters.difference > 0 for pair in pairs)
-        lower = sum(pair.over_clusters.is_clear and pair.over_clusters.difference < 0 for pair in pairs)
-        sides = [id(cell) for pair in pairs for cell in (pair.before, pair.after)]
-        shared = ", which share cells" if len(sides) > len(set(sides)) else ""
-        yield (
-            f"Of the {len(pairs)} comparisons below{shared}, {higher} {'shows' if higher == 1 else 'show'} a clearly higher"
-            f" mean, {lower} a clearly lower one, and {len(pairs) - higher - lower} no clear difference."
-        )
+def _clear(pairs: Iterable[Pair]) -> tuple[int, int]:
+    """How many means are clearly higher, and how many clearly lower."""
+    clear = [pair.over_clusters.difference > 0 for pair in pairs if pair.over_clusters.is_clear]
+    return sum(clear), len(clear) - sum(clear)
 
 
 def _apart_by_task(pairs: list[Pair]) -> list[list[Pair]]:
@@ -240,17 +226,12 @@ def _apart_by_task(pairs: list[Pair]) -> list[list[Pair]]:
 
 def _together(pairs: list[Pair], name_one: bool) -> str:
     """Comparisons of different tasks each, counted together; one stands for them by name where there are others beside."""
-    tests, better, worse = (sum(pair.outcomes.get(name, 0) for pair in pairs) for name in ("tests", "better", "worse"))
+    tests, better, worse = (sum(outcomes(pair.found)[name] for pair in pairs) for name in ("tests", "better", "worse"))
     told = f"Over {len(pairs)} comparisons, each of tasks of its own"
     if name_one:
-        told = (
-            f"{_named(pairs[0].after)} against {_named(pairs[0].before)}, and {counted(len(pairs) - 1, 'comparison')} like it"
-        )
+        told = f"{_named(pairs[0])}, and {counted(len(pairs) - 1, 'comparison')} like it"
     told += f": clearly better on {better} of {counted(tests, 'task')}, clearly worse on {worse}"
-    if tests == len(pairs):
-        return f"{told}."
-    clear = [pair for pair in pairs if pair.over_clusters.is_clear]
-    higher = sum(pair.over_clusters.difference > 0 for pair in clear)
-    return (
-        f"{told}; the mean over a comparison's tasks is clearly higher in {higher} and clearly lower in {len(clear) - higher}."
-    )
+    if tests > len(pairs):
+        higher, lower = _clear(pairs)
+        told += f"; the mean over a comparison's tasks is clearly higher in {higher} and clearly lower in {lower}"
+    return f"{told}."

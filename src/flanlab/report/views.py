@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
 
-from flanlab.report.page import MISSING, Cell, Key, Row, Table, exact, plain
-from flanlab.report.published import beside, figures
+from flanlab.report.page import MISSING, Cell, Group, Key, Row, Table, exact, plain
+from flanlab.report.published import Beside, figures
 from flanlab.report.wording import (
     CLASSIFICATION_METRICS,
     MEAN_OVER_CLUSTERS,
-    average_chance,
     cluster_title,
     count,
     counted,
+    explanation,
     listed,
+    metric_title,
     number,
     probability,
     signed,
 )
-from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC, TUNED, Difference, Level, Results, Score, kept_step
+from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC, TUNED, Difference, Level, Results, Score, TaskFacts, kept_step
 
 AVERAGE = "average"
 MEAN_OVER_TASKS = "mean over tasks"
@@ -44,12 +45,8 @@ class Line:
     task: str = ""
     """Empty for a mean."""
     in_domain: bool = False
-
-    @property
-    def outsiders(self) -> frozenset[str]:
-        """Variants that count neither as before nor as after."""
-        one = self.difference
-        return frozenset(self.scores) - {one.before, one.after} if one else frozenset()
+    hollow: Collection[str] = ()
+    """Variants that do not count as the others do: neither as before nor as after, seen, or not comparable."""
 
 
 def is_comparison(results: Results) -> bool:
@@ -70,35 +67,33 @@ def seen_by(results: Results, names: Iterable[str] | None = None) -> str:
     return listed([side.upper() for side in results.variants if names & set(results.seen_tasks(side))])
 
 
-def _seen(results: Results, names: Iterable[str], mean: bool) -> str:
+def line_of(results: Results, level: Level, key: str, metric: str, title: str) -> Line:
+    """A task or the mean over a cluster (`key`), or another mean (no key), by one metric."""
+    of = {"task": [key], "cluster": results.clusters.get(key), "in_domain": results.in_domain}.get(level) or results.averaged
+    tasks = {name: results.tasks[name] for name in of if metric in (MAIN_METRIC, *results.tasks[name].metrics)}
+    task, ranked = tasks.get(key) if level == "task" else None, metric.startswith("accuracy")
+    chance = majority = None
+    if level == "tasks" and ranked and all(one.chance is not None for one in results.averaged.values()):
+        chance = sum(one.chance or 0 for one in results.averaged.values()) / len(results.averaged)
+    elif task is not None:
+        facts = task.metrics[metric]
+        chance = task.chance if facts.chance is None and ranked else facts.chance
+        majority = task.majority if facts.majority is None and ranked else facts.majority
+    scores, one = results.scored(level, key or None, metric), results.difference(level, key or None, metric)
+    marks = list(filter(None, [_seen(results, tasks, mean=task is None)]))
+    in_domain = level == "in_domain" or (task is not None and task.in_domain)
+    outside = set(scores) - {one.before, one.after} if one else ()
+    return Line(title, metric, scores, one, chance, majority, marks, "" if task is None else key, in_domain, outside)
+
+
+def _seen(results: Results, tasks: Mapping[str, TaskFacts], mean: bool) -> str:
     """How a line over these tasks is marked."""
-    names = list(names)
     if is_comparison(results):
-        by = seen_by(results, names)
+        by = seen_by(results, tasks)
         return f"seen in training by {by}" if by else ""
-    if any(results.tasks[name].seen for name in names):
+    if any(task.seen for task in tasks.values()):
         return "with tasks seen in training" if mean else "seen in training"
-    return "in-domain" if not mean and any(results.tasks[name].in_domain for name in names) else ""
-
-
-def _line(results: Results, level: Level, key: str | None, metric: str, name: str, names: Iterable[str]) -> Line:
-    mark = _seen(results, names, mean=True)
-    scores, difference = results.scored(level, key, metric), results.difference(level, key, metric)
-    chance = average_chance(results) if level == "tasks" and metric.startswith("accuracy") else None
-    return Line(name, metric, scores, difference, chance, None, [mark] if mark else [], in_domain=level == "in_domain")
-
-
-def task_line(results: Results, name: str, metric: str, title: str = "") -> Line:
-    """A task by one metric."""
-    task = results.tasks[name]
-    mark = _seen(results, [name], mean=False)
-    scores, difference = results.scored("task", name, metric), results.difference("task", name, metric)
-    marks = [mark] if mark else []
-    facts = task.metrics[metric]
-    ranked = metric.startswith("accuracy")
-    chance = facts.chance if facts.chance is not None else task.chance if ranked else None
-    majority = facts.majority if facts.majority is not None else task.majority if ranked else None
-    return Line(title or name, metric, scores, difference, chance, majority, marks, name, task.in_domain)
+    return "in-domain" if not mean and any(task.in_domain for task in tasks.values()) else ""
 
 
 def metric_lines(results: Results, metric: str) -> list[Line]:
@@ -106,29 +101,22 @@ def metric_lines(results: Results, metric: str) -> list[Line]:
     found = []
     for in_domain in (False, True):
         names = [name for name, task in results.tasks.items() if task.in_domain == in_domain and metric in task.metrics]
-        found += [task_line(results, name, metric) for name in names]
+        found += [line_of(results, "task", name, metric, name) for name in names]
         apart = in_domain and len(results.in_domain) < len(results.tasks)
         level: Level = "in_domain" if apart else "tasks"
         if len(names) > 1 and results.scored(level, None, metric):
-            found.append(_line(results, level, None, metric, f"{AVERAGE}, in-domain" if apart else AVERAGE, names))
+            found.append(line_of(results, level, "", metric, f"{AVERAGE}, in-domain" if apart else AVERAGE))
     return found
 
 
 def cluster_lines(results: Results) -> list[Line]:
     """The main metric over each cluster's tasks and over the clusters; empty where that would repeat the one task there is."""
-    clusters = results.clusters
-    if sum(results.members("cluster", cluster) for cluster in clusters) < 2:
+    members = {cluster: results.members("cluster", cluster) for cluster in results.clusters}
+    if sum(members.values()) < 2:
         return []
-    lines = []
-    for cluster, names in clusters.items():
-        name = f"{cluster_title(cluster)}, {counted(results.members('cluster', cluster), 'task')}"
-        lines.append(_line(results, "cluster", cluster, MAIN_METRIC, name, names))
-    return lines if len(lines) == 1 else [*lines, over_clusters(results)]
-
-
-def over_clusters(results: Results) -> Line:
-    """The main metric over all clusters."""
-    return _line(results, "clusters", None, MAIN_METRIC, MEAN_OVER_CLUSTERS, results.averaged)
+    titles = {cluster: f"{cluster_title(cluster)}, {counted(tasks, 'task')}" for cluster, tasks in members.items()}
+    lines = [line_of(results, "cluster", cluster, MAIN_METRIC, title) for cluster, title in titles.items()]
+    return lines if len(lines) == 1 else [*lines, line_of(results, "clusters", "", MAIN_METRIC, MEAN_OVER_CLUSTERS)]
 
 
 def is_mixed(results: Results) -> bool:
@@ -145,11 +133,9 @@ def headlines(results: Results) -> list[Line]:
     mains = [tasks[0].main_metric]
     if is_mixed(results):
         lines = cluster_lines(results)
-        in_domain = [
-            _line(results, "in_domain", None, metric, "in-domain mean", results.in_domain)
-            for metric in (MAIN_METRIC, *dict.fromkeys(results.tasks[name].main_metric for name in results.in_domain))
-            if results.scored("in_domain", None, metric)
-        ]
+        metrics = (MAIN_METRIC, *(results.tasks[name].main_metric for name in results.in_domain))
+        known = [metric for metric in metrics if results.scored("in_domain", None, metric)]
+        in_domain = [line_of(results, "in_domain", "", metric, "in-domain mean") for metric in known]
         return [*lines[-1:], *lines[:-1], *in_domain[:1]]
     choices = [metric for metric in ("accuracy", *CLASSIFICATION_METRICS) if all(task.is_classification for task in tasks)]
     kinds: list[tuple[Level, str]] = [("tasks", ""), ("in_domain", "in-domain ")]
@@ -163,7 +149,7 @@ def headlines(results: Results) -> list[Line]:
             if results.scored(level, None, metric):
                 prefix = "" if kind == "held-out " and found else kind
                 name = prefix + _PLAIN.get(metric, results.tasks[next(iter(results.averaged))].metrics[metric].title)
-                found.append(_line(results, level, None, metric, name, results.averaged))
+                found.append(line_of(results, level, "", metric, name))
     return found
 
 
@@ -174,19 +160,14 @@ def clear(difference: Difference) -> str:
     return "clearly higher" if difference.difference > 0 else "clearly lower"
 
 
-def score_cell(score: Score | None, best_on_dev: float | None = None) -> Cell:
+def score_cell(score: Score | None, best_on_dev: float | None = None, *, spread: bool = True) -> Cell:
     """A score with its interval, its spread over templates, and the score of the template that is best on dev."""
     if score is None:
         return MISSING
-    below = best_told(best_on_dev)
-    if score.std is not None and score.min is not None and score.max is not None:
+    below = [] if best_on_dev is None else [Markup("best template on dev {}").format(exact(best_on_dev))]
+    if spread and score.std is not None and score.min is not None and score.max is not None:
         below.append(Markup("std {}, {}\N{EN DASH}{}").format(exact(score.std), exact(score.min), exact(score.max)))
     return Cell(score.mean, interval=score.interval, below=below, kind="score")
-
-
-def best_told(best_on_dev: float | None) -> list[str | Markup]:
-    """The score of the template that is best on dev, as a cell tells it; empty where there is none."""
-    return [] if best_on_dev is None else [Markup("best template on dev {}").format(exact(best_on_dev))]
 
 
 def difference_cell(one: Difference | None, more: Sequence[str] = ()) -> Cell:
@@ -198,14 +179,23 @@ def difference_cell(one: Difference | None, more: Sequence[str] = ()) -> Cell:
     return Cell(one.difference, signed, one.interval, marks=marks, below=[clear(one), *more], kind=kind)
 
 
+_MORE: Mapping[str, tuple[str, Callable[[Line], Cell]]] = {
+    "p_value": ("p", lambda line: plain(getattr(line.difference, "p_value", None), probability, Cell())),
+    "p_holm": ("p by\nHolm", lambda line: plain(getattr(line.difference, "p_holm", None), probability, Cell())),
+    "rows": ("rows", lambda line: plain(next(iter(line.scores.values())).rows, count)),
+    "chance": ("guessing", lambda line: plain(line.chance)),
+    "majority": ("commonest\nanswer", lambda line: plain(line.majority)),
+}
+"""What a table may show beside scores: title of the column, and its cell."""
+
+
 def table(
     title: str,
     lines: Sequence[Line],
     results: Results,
+    more: Sequence[str] = (),
     *,
     corner: str = "task",
-    levels: Sequence[str] = (),
-    p_values: Sequence[str] = (),
     published: bool = False,
 ) -> Table:
     """Lines as a table: the tuned model and its difference first, then the other variants, and what stands beside.
@@ -214,22 +204,17 @@ def table(
         title: what a screen reader says.
         lines: tasks and means.
         results: of all lines.
+        more: columns beside, of `p_value`, `p_holm`, `rows`, `chance`, `majority`.
         corner: title of the first column.
-        levels: of `rows`, `chance`, `majority`.
-        p_values: of `p_value`, `p_holm`.
         published: with others' figures by the metric of the lines.
     """
     names = titles(results)
     compared = results.differences[0] if results.differences else None
-    order = [compared.after] if compared else []
-    order += [name for name in names if name not in order]
-    columns = [names[name] for name in order]
+    order = list(dict.fromkeys([*([compared.after] if compared else []), *names]))
+    columns = [names[name] for name in order] + [_MORE[name][0] for name in more]
     if compared:
         columns.insert(1, "B minus A\n[95 % interval]" if is_comparison(results) else "difference\n[95 % interval]")
-    columns += [{"p_value": "p", "p_holm": "p by\nHolm"}[name] for name in p_values]
-    columns += [{"rows": "rows", "chance": "guessing", "majority": "commonest\nanswer"}[name] for name in levels]
-    others = beside({line.name: figures(results.tasks[line.task], line.metric) for line in lines if published and line.task})
-    columns += others.columns
+    others = Beside({line.name: figures(results.tasks[line.task], line.metric) for line in lines if published and line.task})
     rows = []
     for line in lines:
         cells = [score_cell(line.scores.get(name)) for name in order]
@@ -237,16 +222,16 @@ def table(
             one = line.difference
             before = f"before: {names[one.before].removeprefix('untuned, ')}" if one and len(names) > 2 else ""
             cells.insert(1, difference_cell(one, [before] if before else []))
-        for name in p_values:
-            cells.append(plain(getattr(line.difference, name, None), probability, Cell()))
-        for level in levels:
-            asked = next(iter(line.scores.values())).rows
-            cells.append(
-                plain(asked, count) if level == "rows" else plain({"chance": line.chance, "majority": line.majority}[level])
-            )
-        cells += others.of(line.name)
+        cells += [*(_MORE[name][1](line) for name in more), *others.of(line.name)]
         rows.append(Row(line.name, cells, line.marks, "" if line.task else "total"))
-    return Table(title, columns, rows, corner, "pinned" if compared else "", len(others.columns))
+    return Table(title, [*columns, *others.columns], rows, corner, "pinned" if compared else "", len(others.columns))
+
+
+def metric_group(results: Results, metric: str, more: Sequence[str], kind: str = "", *, published: bool = False) -> Group:
+    """What a metric measures, and a table of all tasks by it; see `Group` and `table`."""
+    title = metric_title(results, metric)
+    shown = table(f"{title}, all tasks", metric_lines(results, metric), results, more, published=published)
+    return Group(title, [explanation(results, metric), shown], kind)
 
 
 def drawn(results: Results) -> dict[str, str]:
@@ -263,32 +248,29 @@ def overview(results: Results) -> Table:
     """All tasks with all their metrics, then the means, as a terminal shows them."""
     groups: list[tuple[str, Sequence[str], list[Line]]] = []
     for name, task in results.tasks.items():
-        lines = [task_line(results, name, metric, facts.title) for metric, facts in task.metrics.items()]
+        lines = [line_of(results, "task", name, metric, facts.title) for metric, facts in task.metrics.items()]
         asked = f"n {count(task.rows)}" + ("" if task.chance is None else f", guessing {number(task.chance)}")
-        wordings = [replace(line, name=f"wordings, {line.marks[0]}") for line in quantile_lines(results, name)]
-        groups.append((name, [asked, *lines[0].marks], [*lines, *wordings, *_best_line(results, name)]))
-    several = len(results.averaged) > 1
-    means: list[tuple[Level, str]] = [("tasks", AVERAGE)] if several else []
-    means += [("in_domain", f"{AVERAGE}, in-domain")] if len(results.in_domain) > 1 else []
+        told = [asked, *lines[0].marks]
+        lines += [replace(one, name=f"wordings, {one.marks[0]}") for one in quantile_lines(results, name)]
+        if scores := results.main_scores(name, BEST_ON_DEV):
+            chosen = sorted({best.template for best in (task.best_on_dev or {}).values()})
+            title = f"best on dev ({listed([str(one) for one in chosen])})"
+            lines.append(Line(title, task.main_metric, scores, None, task=name))
+        groups.append((name, told, lines))
+    means: list[tuple[Level, str, int]] = [("tasks", AVERAGE, len(results.averaged))]
+    means += [("in_domain", f"{AVERAGE}, in-domain", len(results.in_domain))]
     facts = {metric: one.title for task in results.tasks.values() for metric, one in task.metrics.items()}
-    for level, title in means:
-        lines = [
-            _line(results, level, None, metric, facts.get(metric, "main metric"), results.averaged)
-            for metric in results.metrics(level)
-        ]
-        if lines:
+    for level, title, tasks in means:
+        lines = [line_of(results, level, "", metric, facts.get(metric, "main metric")) for metric in results.metrics(level)]
+        if lines and tasks > 1:
             groups.append((title, lines[0].marks, lines))
     if lines := cluster_lines(results):
         groups.append(("by cluster", ["main metric"], lines))
     rows: list[Row] = []
-    p_values = ["p_value", "p_holm"] if is_comparison(results) else []
-    shown = table(results.name, [line for _, _, lines in groups for line in lines], results, p_values=p_values)
-    left = iter(shown.rows)
     for title, marks, lines in groups:
-        rows.append(Row(title, [], marks, "cluster"))
-        rows += [replace(next(left), kind="member", marks=[]) for _ in lines]
-    columns = [title.removesuffix(" prompt").replace(", ", ",\n") for title in shown.columns]
-    return replace(shown, rows=rows, columns=columns, corner="")
+        shown = table(results.name, lines, results, ["p_value", "p_holm"] if is_comparison(results) else [], corner="")
+        rows += [Row(title, [], marks, "cluster"), *(replace(row, kind="member", marks=[]) for row in shown.rows)]
+    return replace(shown, rows=rows, columns=[one.removesuffix(" prompt").replace(", ", ",\n") for one in shown.columns])
 
 
 def quantile_lines(results: Results, name: str) -> list[Line]:
@@ -299,17 +281,6 @@ def quantile_lines(results: Results, name: str) -> list[Line]:
         Line(name, metric, {variant: found[place] for variant, found in over.items()}, None, marks=[title], task=name)
         for place, title in enumerate(("5 %", "median", "95 %") if over else ())
     ]
-
-
-def _best_line(results: Results, name: str) -> list[Line]:
-    """The template that is best on dev, where it was asked for."""
-    task = results.tasks[name]
-    scores = results.main_scores(name, BEST_ON_DEV)
-    if not scores:
-        return []
-    chosen = sorted({best.template for best in (task.best_on_dev or {}).values()})
-    title = f"best on dev ({listed([str(one) for one in chosen])})"
-    return [Line(title, task.main_metric, scores, None, task=name)]
 
 
 def score_facts(score: Score) -> dict[str, Any]:

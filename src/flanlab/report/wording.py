@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from markupsafe import Markup
 
@@ -12,7 +12,7 @@ CLASSIFICATION_METRICS = ("valid_answers", "exact_match", "accuracy")
 """What is told of a task with options: does it answer at all, is the answer right, is the right option ranked first."""
 MEAN_OVER_CLUSTERS = "mean over clusters"
 """The line beneath all clusters, wherever scores are listed."""
-_PERCENT = {
+PERCENT = {
     *CLASSIFICATION_METRICS,
     "accuracy_per_token",
     "accuracy_per_byte",
@@ -20,6 +20,9 @@ _PERCENT = {
     "answer_probability",
     "multirc_exact_match",
 }
+"""Metrics that are a share of questions or a probability."""
+_FEW = 6
+"""So many tasks are told of by name."""
 _SPACE = "\N{NARROW NO-BREAK SPACE}"
 _MINUS = "\N{MINUS SIGN}"
 _EXPLANATIONS = {
@@ -40,7 +43,7 @@ def number(value: float) -> str:
     points = value * 100
     text = f"{points:.1f}"
     if float(text) == 0:
-        text = "0.0" if points == 0 else f"{points:.1g}" if abs(points) >= 1e-4 else "0.0"
+        text = f"{points:.1g}" if abs(points) >= 1e-4 else "0.0"
     return text.replace("-", _MINUS) if float(text) else text.lstrip("-")
 
 
@@ -57,12 +60,7 @@ def count(value: float) -> str:
 
 def amount(metric: str, value: float) -> str:
     """A score as people know it: with a percent sign, or as bare points for F1, ROUGE and BLEU."""
-    return number(value) + (f"{_SPACE}%" if metric in _PERCENT else "")
-
-
-def is_percent(metric: str) -> bool:
-    """Whether a metric is a share of questions or a probability."""
-    return metric in _PERCENT
+    return number(value) + (f"{_SPACE}%" if metric in PERCENT else "")
 
 
 def explanation(results: Results, metric: str) -> str:
@@ -98,10 +96,25 @@ def parameters(value: float) -> str:
     return f"{value / 1e6:.0f} million" if value >= 1e6 else count(value)
 
 
+def some(names: Iterable[str]) -> str:
+    """Few tasks by name, many by number."""
+    names = list(names)
+    return listed(names) if len(names) <= _FEW else f"{len(names)} tasks"
+
+
+def seen_told(seen: Mapping[str, Sequence[str]], unknown: Sequence[str]) -> Iterable[str]:
+    """A sentence for each side or column whose model has seen any of these tasks, and one on those that do not say."""
+    for name, tasks in seen.items():
+        if tasks:
+            yield f"{name} was trained on {some(tasks)}, or on something close: its scores there are not zero-shot."
+    if unknown:
+        yield without_stamp(unknown)
+
+
 def without_stamp(names: Sequence[str]) -> str:
-    """Of models that do not say what they were trained on."""
+    """Of models that do not say what they were trained on; empty where there are none."""
     verbs = ("have", "they carry") if len(names) > 1 else ("has", "it carries")
-    return f"Whether {listed(names)} {verbs[0]} seen these tasks is unknown: {verbs[1]} no stamp."
+    return f"Whether {listed(names)} {verbs[0]} seen these tasks is unknown: {verbs[1]} no stamp." if names else ""
 
 
 def probability(value: float) -> str:
@@ -129,10 +142,7 @@ def unclear_told(one: Difference) -> str:
 def unknown_models(variants: Mapping[str, Variant]) -> str:
     """Says of which models nothing tells what they have seen; empty where all carry a stamp."""
     stamped = [variant.stamped for variant in variants.values()]
-    if all(stamped):
-        return ""
-    which = "the untuned model" if any(stamped) else "the model"
-    return f"Whether {which} has seen these tasks is unknown: it carries no stamp."
+    return without_stamp([] if all(stamped) else ["the untuned model" if any(stamped) else "the model"])
 
 
 def breakable(name: str) -> Markup:
@@ -146,28 +156,14 @@ def metric_title(results: Results, metric: str) -> str:
     return "Ranking accuracy" if metric == "accuracy" else capital(title)
 
 
-def headline_metrics(results: Results) -> list[str]:
-    """The metrics worth a plot: the three of classification, then the main ones of generation tasks."""
-    tasks = results.tasks.values()
+def headline_metrics(tasks: Collection[TaskFacts]) -> list[str]:
+    """The metrics by which tasks are judged: the three of classification, then the main ones of generation tasks."""
     choices = [
         metric for metric in CLASSIFICATION_METRICS if any(task.is_classification and metric in task.metrics for task in tasks)
     ]
     return list(dict.fromkeys([*choices, *(task.main_metric for task in tasks)]))
 
 
-def all_metrics(results: Results) -> list[str]:
+def all_metrics(tasks: Collection[TaskFacts]) -> list[str]:
     """All metrics, the ones that tasks are judged by first."""
-    return list(dict.fromkeys([*headline_metrics(results), *(one for task in results.tasks.values() for one in task.metrics)]))
-
-
-def task_headlines(task: TaskFacts) -> list[str]:
-    """The metrics by which one task is judged."""
-    choices = [metric for metric in CLASSIFICATION_METRICS if task.is_classification and metric in task.metrics]
-    return list(dict.fromkeys([*choices, task.main_metric]))
-
-
-def average_chance(results: Results) -> float | None:
-    """Accuracy of guessing on average over tasks; None where a task has no options."""
-    tasks = results.averaged.values()
-    chances = [task.chance for task in tasks if task.chance is not None]
-    return sum(chances) / len(chances) if len(chances) == len(tasks) else None
+    return list(dict.fromkeys([*headline_metrics(tasks), *(one for task in tasks for one in task.metrics)]))

@@ -14,13 +14,12 @@ from markupsafe import Markup
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.wordings import WordingSide, compare_wordings, open_wordings
 from flanlab.report.comparison import cautions
-from flanlab.report.page import Block, Drawing, Facts, Figure, Group, Headline, Page, Verbatim, text, write_page
+from flanlab.report.page import Block, Facts, Figure, Group, Page, Verbatim, text, write_page
 from flanlab.report.page import Table as PageTable
 from flanlab.report.plots import difference_panel
 from flanlab.report.run import Run
 from flanlab.report.views import Line, difference_cell, table
-from flanlab.report.wording import capital, counted, interval_told, listed, number, signed, task_headlines, unclear_told
-from flanlab.results.schema import Results
+from flanlab.report.wording import capital, counted, headline_metrics, interval_told, listed, number, signed, unclear_told
 from flanlab.results.table import Table
 from flanlab.results.wordings import Flip, TemplatePair, Wordings
 from flanlab.settings import PROMPT, fields_affecting
@@ -72,11 +71,27 @@ class TemplateComparison:
     @property
     def verdict(self) -> Sequence[str]:
         """What the numbers allow to say, in sentences."""
-        return verdict(self.wordings)
+        return list(verdict(self.wordings))
 
     def write_page(self, path: str | Path) -> Path:
         """Write the comparison as one HTML file that opens offline."""
-        write_wordings(self.wordings, Path(path))
+        found = self.wordings
+        sides = found.results.variants.items()
+        main = {pair_title(pair): pair.main for pair in found.pairs}
+        rows = {title: (row.difference, row.interval) for title, row in main.items()}
+        label = "B minus A by each pair's main metric; all numbers stand in the tables."
+        drawn = difference_panel("B minus A, points", rows, label)
+        page = Page(
+            "comparison of wordings",
+            f"{listed(list(found.results.tasks))}: {counted(len(found.pairs), 'template')}, B against A",
+            verdict(found),
+            {pair_title(pair): _pair_blocks(found, pair) for pair in found.pairs},
+            "Made by flanlab from the files of the two folders alone.",
+            "; ".join(f"{name.upper()} is {side.folder} ({side.title}), {side.model}" for name, side in sides) + ".",
+            [(f"{title}, points", difference_cell(row)) for title, row in list(main.items())[:3]],
+            Figure([drawn], text("wordings_picture"), kind="single") if len(main) > 1 else None,
+        )
+        write_page(page, Path(path))
         return Path(path)
 
 
@@ -137,49 +152,23 @@ def prompt_ends(prompt: str, length: int = _PROMPT_CHARACTERS) -> str:
     return text if len(text) <= length else f"{text[:half]} ... {text[-half:]}"
 
 
-def verdict(found: Wordings) -> list[str]:
+def verdict(found: Wordings) -> Iterable[str]:
     """The comparison in sentences that claim no more than the numbers."""
-    return [
-        *map(pair_told, found.pairs),
-        *_together_told(found),
-        *_aside_told(found),
-        *_not_alone(found.results),
-        *cautions(found.results),
-    ]
-
-
-def pair_told(pair: TemplatePair) -> str:
-    """One pair in a sentence."""
-    main = pair.main
-    title = pair_title(pair)
-    if main.is_clear:
-        told = f"B is {number(abs(main.difference))} points {'higher' if main.difference > 0 else 'lower'}"
-    else:
+    results = found.results
+    for pair in found.pairs:
+        main = pair.main
         told = f"no clear difference: B minus A is {signed(main.difference)} points"
-    flips = f"; of {counted(pair.rows, 'row')}, {len(pair.better)} got better and {len(pair.worse)} worse"
-    metric = pair.main_metric.replace("_", " ")
-    return f"{title}, {metric}: {told} ({interval_told(main)}){flips if pair.flip_metric else ''}.{unclear_told(main)}"
-
-
-def pair_title(pair: TemplatePair) -> str:
-    """The task and the templates of a pair."""
-    if pair.template_a == pair.template_b:
-        return f"{pair.task}, template {pair.template_a}"
-    return f"{pair.task}, template {pair.template_a} in A and {pair.template_b} in B"
-
-
-def _together_told(found: Wordings) -> Iterable[str]:
-    for name, task in found.results.tasks.items():
-        own = [pair for pair in found.pairs if pair.task == name]
-        row = found.results.difference("task", name, task.main_metric)
-        if len(own) > 1 and row is not None:
-            yield (
-                f"{name}, over the {len(own)} pairs together: {signed(row.difference)} points ({interval_told(row)};"
-                " over rows and templates)."
-            )
-
-
-def _aside_told(found: Wordings) -> Iterable[str]:
+        if main.is_clear:
+            told = f"B is {number(abs(main.difference))} points {'higher' if main.difference > 0 else 'lower'}"
+        flips = f"; of {counted(pair.rows, 'row')}, {len(pair.better)} got better and {len(pair.worse)} worse"
+        told += f" ({interval_told(main)}){flips if pair.flip_metric else ''}.{unclear_told(main)}"
+        yield f"{pair_title(pair)}, {pair.main_metric.replace('_', ' ')}: {told}"
+    for name, task in results.tasks.items():
+        pairs = sum(pair.task == name for pair in found.pairs)
+        row = results.difference("task", name, task.main_metric)
+        if pairs > 1 and row is not None:
+            told = f"{signed(row.difference)} points ({interval_told(row)}; over rows and templates)"
+            yield f"{name}, over the {pairs} pairs together: {told}."
     for name, count in found.unchanged.items():
         if count:
             yield f"{counted(count, 'template')} of {name} {'is' if count == 1 else 'are'} the same in both and not compared."
@@ -188,45 +177,21 @@ def _aside_told(found: Wordings) -> Iterable[str]:
             if templates:
                 noun = "template" if len(templates) == 1 else "templates"
                 yield f"Only {side.upper()} has {noun} {listed([str(one) for one in templates])} of {name}."
-
-
-def _not_alone(results: Results) -> Iterable[str]:
-    """What else differs, which the difference then is of too."""
     a, b = results.variants["a"], results.variants["b"]
-    told = []
-    if a.identity != b.identity:
-        told.append("the model")
-    if a.style != b.style:
-        told.append(f"the prompt style ({a.style}, {b.style})")
-    for name in fields_affecting(EvaluationSettings, PROMPT):
-        left, right = a.settings.get(name), b.settings.get(name)
-        told += [f"{name} ({left}, {right})"] if left != right else []
-    if told:
-        yield f"Not only the wording differs, but also {listed(told)}: the difference is of both together."
+    both = {name: (a.settings.get(name), b.settings.get(name)) for name in fields_affecting(EvaluationSettings, PROMPT)}
+    both = {"the prompt style": (a.style, b.style)} | both
+    other = ["the model"] if a.identity != b.identity else []
+    other += [f"{name} ({left}, {right})" for name, (left, right) in both.items() if left != right]
+    if other:
+        yield f"Not only the wording differs, but also {listed(other)}: the difference is of both together."
+    yield from cautions(results)
 
 
-def write_wordings(found: Wordings, path: Path) -> None:
-    """Write the page of a comparison of wordings, whole or not at all."""
-    sides = found.results.variants.items()
-    first, *sentences = verdict(found)
-    main = {pair_title(pair): pair.main for pair in found.pairs}
-    drawn = difference_panel(
-        "B minus A, points",
-        {title: (row.difference, row.interval) for title, row in main.items()},
-        "B minus A by each pair's main metric; all numbers stand in the tables.",
-    )
-    page = Page(
-        "comparison of wordings",
-        f"{listed(list(found.results.tasks))}: {counted(len(found.pairs), 'template')}, B against A",
-        first,
-        [Group(pair_title(pair), list(_pair_blocks(found, pair))) for pair in found.pairs],
-        "; ".join(f"{name.upper()} is {side.folder} ({side.title}), {side.model}" for name, side in sides) + ".",
-        numbers=[Headline(f"{title}, points", difference_cell(row)) for title, row in list(main.items())[:3]],
-        picture=Figure([Drawing(drawn)], text("wordings_picture"), kind="single") if len(main) > 1 else None,
-        sentences=sentences,
-        footer="Made by flanlab from the files of the two folders alone.",
-    )
-    write_page(page, path)
+def pair_title(pair: TemplatePair) -> str:
+    """The task and the templates of a pair."""
+    if pair.template_a == pair.template_b:
+        return f"{pair.task}, template {pair.template_a}"
+    return f"{pair.task}, template {pair.template_a} in A and {pair.template_b} in B"
 
 
 def _pair_blocks(found: Wordings, pair: TemplatePair) -> Iterable[Block]:
@@ -263,7 +228,7 @@ def directions(pair: TemplatePair) -> list[tuple[str, list[Flip]]]:
 def pair_table(found: Wordings, pair: TemplatePair, *, headlines: bool = False) -> PageTable:
     """A pair by each metric, those that the task is judged by first, or those alone."""
     task = found.results.tasks[pair.task]
-    first = task_headlines(task)
+    first = headline_metrics([task])
     names = first if headlines else list(dict.fromkeys([*first, *task.metrics]))
     rows = {row.metric: row for row in pair.differences}
     lines = []
@@ -272,4 +237,4 @@ def pair_table(found: Wordings, pair: TemplatePair, *, headlines: bool = False) 
             scores = {score.variant: score for score in pair.scores if score.metric == name}
             lines.append(Line(task.metrics[name].title, name, scores, rows[name], task=pair.task))
     title = f"{pair_title(pair)}, over {counted(pair.rows, 'row')}"
-    return table(title, lines, found.results, corner="metric", p_values=["p_value", "p_holm"])
+    return table(title, lines, found.results, ["p_value", "p_holm"], corner="metric")

@@ -59,8 +59,8 @@ def make_app(workplace: Workplace) -> Starlette:
     """The app as ASGI."""
     routes = [
         Route("/", lambda _: RedirectResponse("/tasks")),
-        *(Route(path, _page(workplace, page)) for path, page in _PAGES.items()),
-        *(Route(path, _part(workplace, part), methods=["POST"]) for path, part in _PARTS.items()),
+        *(Route(path, _endpoint(workplace, page)) for path, page in _PAGES.items()),
+        *(Route(path, _endpoint(workplace, part), methods=["POST"]) for path, part in _PARTS.items()),
         Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
     ]
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"], www_redirect=False)
@@ -69,7 +69,7 @@ def make_app(workplace: Workplace) -> Starlette:
 
 def _missing(request: Request, _: Exception) -> Response:
     fault = FlanlabError(f"There is no page {short(request.url.path, 100)}.", hint="Choose one of the tabs.")
-    return _response(show("error", tab="", fault=fault), 404)
+    return _fault(request, fault, 404)
 
 
 def _unforeseen(request: Request, error: Exception) -> Response:
@@ -78,45 +78,35 @@ def _unforeseen(request: Request, error: Exception) -> Response:
         f"The app met an error that it does not foresee: {one_line(error)}",
         hint="Nothing that was written is lost. The terminal in which the app runs says more.",
     )
-    return _response(show("fault" if request.method == "POST" else "error", tab="", fault=fault), 500)
+    return _fault(request, fault, 500)
 
 
-def _page(workplace: Workplace, page: Page) -> Callable[[Request], object]:
+def _fault(request: Request, fault: FlanlabError, status: int) -> Response:
+    """A page, or a piece of one where that was asked for."""
+    return _response(show("fault" if request.method == "POST" else "error", tab="", fault=fault), status)
+
+
+def _endpoint(workplace: Workplace, page: Page) -> Callable[[Request], object]:
     async def endpoint(request: Request) -> Response:
         try:
-            return _response(await run_in_threadpool(page, workplace, dict(request.query_params)))
+            fields = await _form(request) if request.method == "POST" else dict(request.query_params)
+            return _response(await run_in_threadpool(page, workplace, fields))
         except FlanlabError as error:
-            return _response(show("error", tab="", fault=error), 400)
+            return _fault(request, error, 400)
 
     return endpoint
 
 
-def _part(workplace: Workplace, part: Page) -> Callable[[Request], object]:
-    async def endpoint(request: Request) -> Response:
-        try:
-            _check_origin(request)
-            fields = dict(parse_qsl((await _body(request)).decode(), keep_blank_values=True))
-            # Browsers send line breaks as two characters.
-            plain = {name: value.replace("\r\n", "\n") for name, value in fields.items()}
-            return _response(await run_in_threadpool(part, workplace, plain))
-        except FlanlabError as error:
-            return _response(show("fault", fault=error), 400)
-
-    return endpoint
-
-
-def _check_origin(request: Request) -> None:
+async def _form(request: Request) -> dict[str, str]:
     if urlsplit(request.headers.get("origin", "")).netloc != request.headers.get("host"):
         raise FlanlabError("The request does not come from a page of this app.", hint="Open the app's own address.")
-
-
-async def _body(request: Request) -> bytes:
     content = bytearray()
     async for chunk in request.stream():
         content += chunk
         if len(content) > _MOST_BYTES:
             raise FlanlabError(f"The form is longer than {_MOST_BYTES:,} bytes.", hint="Shorten its texts.")
-    return bytes(content)
+    # Browsers send line breaks as two characters.
+    return {name: value.replace("\r\n", "\n") for name, value in parse_qsl(content.decode(), keep_blank_values=True)}
 
 
 def _response(content: str, status: int = 200) -> Response:

@@ -22,7 +22,7 @@ from flanlab.ui.edits import edited, lies_in, metadata_of, save, without_templat
 from flanlab.ui.pages import show
 from flanlab.ui.predictions import Answered, answered
 from flanlab.ui.tasks_tab import chosen_row
-from flanlab.ui.workplace import SPLITS, Workplace, number_in
+from flanlab.ui.workplace import Workplace, number_in, splits_of
 
 PREVIEWED_ROWS = 3
 LINTED_ROWS = 200
@@ -169,7 +169,7 @@ def editor_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
         number=number,
         form=filled,
         row=number_in(fields, "row"),
-        splits=[name for name in SPLITS if task.has_split(name)],
+        splits=splits_of(task),
         models=workplace.models,
         metadata=metadata_of(task),
         columns=columns,

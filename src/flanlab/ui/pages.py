@@ -7,9 +7,10 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import urlencode
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
 from flanlab.report import wording
+from flanlab.report.page import environment
 from flanlab.ui.workplace import Workplace, short
 
 Page = Callable[[Workplace, Mapping[str, str]], str]
@@ -18,17 +19,11 @@ Page = Callable[[Workplace, Mapping[str, str]], str]
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for filter_ in (short, tail, link, wording.number, wording.signed, wording.count, wording.breakable):
-        environment.filters[filter_.__name__] = filter_
-    environment.globals["link"] = link
-    return environment
+    found = environment(Path(__file__).parent / "templates")
+    for filter_ in (short, tail, wording.number, wording.signed, wording.count):
+        found.filters[filter_.__name__] = filter_
+    found.globals["link"] = link
+    return found
 
 
 def show(template: str, /, **facts: object) -> str:

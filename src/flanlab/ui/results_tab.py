@@ -16,6 +16,8 @@ from flanlab.ui.workplace import Workplace, number_in
 
 PAGE = 20
 """Predictions on a page."""
+ALL = "all"
+"""In place of a metric: every one."""
 _LEVELS: Mapping[Level, str] = {
     "task": "single tasks",
     "cluster": "clusters",
@@ -38,13 +40,23 @@ def filtered_scores(
     results: Results, *, text: str = "", variant: str = "", metric: str = "", level: str = "", template: str = MEAN
 ) -> list[Score]:
     """Rows of the score table that pass every filter; `text` is searched in the names of tasks and clusters."""
-    wanted = {"variant": variant, "metric": metric, "level": level, "template": template}
+    wanted = {"variant": variant, "level": level, "template": template}
     return [
         score
         for score in results.scores
         if all(not value or getattr(score, name) == value for name, value in wanted.items())
+        and is_chosen(results, score, metric)
         and text.lower() in f"{score.name or ''} {score.cluster or ''}".lower()
     ]
+
+
+def is_chosen(results: Results, row: Score | Difference, metric: str) -> bool:
+    """Whether a row is by a metric. Where none is named, whether it is by a task's main metric, or a mean that headlines."""
+    if metric:
+        return metric in (row.metric, ALL)
+    if row.level == "task":
+        return row.metric == results.tasks[row.name or ""].main_metric
+    return row.metric in (MAIN_METRIC, *headline_metrics(results.tasks.values()))
 
 
 def heat_map(results: Results, variant: str) -> tuple[list[int], list[HeatRow]]:
@@ -67,22 +79,13 @@ class BeforeAfter:
 
 
 def before_and_after(results: Results, metric: str = "") -> list[BeforeAfter]:
-    """The paired differences of a run or a comparison: by one metric, or by tasks' main metrics and the means that headline."""
-    headlines = {MAIN_METRIC, *headline_metrics(results)}
+    """The paired differences of a run or a comparison that are of a metric; see `is_chosen`."""
     rows = []
     for one in results.differences:
-        main = {results.tasks[one.name or ""].main_metric} if one.level == "task" else headlines
-        if one.metric not in ({metric} if metric else main):
-            continue
-        scores = results.scored(one.level, one.name, one.metric)
-        rows.append(BeforeAfter(one, scores[one.before], scores[one.after]))
+        if is_chosen(results, one, metric):
+            scores = results.scored(one.level, one.name, one.metric)
+            rows.append(BeforeAfter(one, scores[one.before], scores[one.after]))
     return rows
-
-
-def default_variant(run: Run) -> str:
-    """The tuned one where there is one, else the first."""
-    variants = run.results.variants
-    return "tuned" if "tuned" in variants else next(iter(variants))
 
 
 def results_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
@@ -93,7 +96,7 @@ def results_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
     results = run.results
     filters = {name: fields.get(name, "") for name in ("text", "variant", "metric", "level")}
     template = fields.get("template", MEAN)
-    variant = filters["variant"] if filters["variant"] in results.variants else default_variant(run)
+    variant = filters["variant"] if filters["variant"] in results.variants else results.main_variant
     columns, heat = heat_map(results, variant)
     other, fault, compared = fields.get("other", ""), None, None
     if other:
@@ -102,6 +105,7 @@ def results_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
         except FlanlabError as error:
             fault = error
     shown = [results] if compared is None else [results, compared]
+    sides = {} if compared is None else compared.variants
     titles = {name: title for one in shown for name, title in _metric_titles(one).items()}
     return show(
         "results",
@@ -120,7 +124,7 @@ def results_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
         changes=before_and_after(results, filters["metric"]),
         other=other,
         compared=None if compared is None else before_and_after(compared, filters["metric"]),
-        compared_titles={} if compared is None else _sides(compared),
+        compared_titles={name: f"{Path(one.folder or '').name}: {one.title}" for name, one in sides.items()},
         fault=fault,
     )
 
@@ -131,16 +135,12 @@ def _metric_titles(results: Results) -> dict[str, str]:
     return {name: "main metric" if name == MAIN_METRIC else metric_title(results, name) for name in found}
 
 
-def _sides(compared: Results) -> dict[str, str]:
-    return {name: f"{Path(one.folder or '').name}: {one.title}" for name, one in compared.variants.items()}
-
-
 def predictions_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
     """Predictions of a task by one variant, a page at a time."""
     number = fields.get("run") or "0"
     run = workplace.run(number)
     task = fields.get("task") or next(iter(run.results.tasks))
-    variant = fields.get("variant") or default_variant(run)
+    variant = fields.get("variant") or run.results.main_variant
     index = index_of(run, variant, task)
     template = number_in(fields, "template") if fields.get("template") else None
     right = {"right": True, "wrong": False}.get(fields.get("right", ""))

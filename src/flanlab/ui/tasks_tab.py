@@ -12,7 +12,7 @@ from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.facts import lineage_in_words, origin
 from flanlab.tasks.schema import Task
 from flanlab.ui.pages import show
-from flanlab.ui.workplace import SPLITS, Workplace, number_in
+from flanlab.ui.workplace import Workplace, number_in, splits_of
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def task_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
         tab="tasks",
         task=task,
         facts=facts,
-        splits=[name for name in SPLITS if task.has_split(name)],
+        splits=splits_of(task),
         split=split,
         row=number,
         length=length,

@@ -13,7 +13,7 @@ from flanlab.tasks.schema import Task
 from flanlab.tasks.templating import variables_in
 from flanlab.ui.pages import show
 from flanlab.ui.tasks_tab import chosen_row
-from flanlab.ui.workplace import SPLITS, Workplace, number_in
+from flanlab.ui.workplace import Workplace, number_in, splits_of
 
 if TYPE_CHECKING:
     from flanlab.experiments.ask import ModelAnswer
@@ -83,7 +83,7 @@ def try_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
         task = workplace.task(fields["task"])
         forward = task.forward_templates()
         template = template if template in forward else forward[0]
-        facts |= {"task": task, "templates": forward, "splits": [name for name in SPLITS if task.has_split(name)]}
+        facts |= {"task": task, "templates": forward, "splits": splits_of(task)}
         try:
             split, rows = workplace.rows(task, split)
             facts["given"] = needed_columns(task, template, chosen_row(task, rows, row))

@@ -65,7 +65,7 @@ class Workplace:
         Raises:
             FlanlabError: no such split, or the rows cannot be reached.
         """
-        there: dict[str, Split] = {name: name for name in SPLITS if task.has_split(name)}
+        there: dict[str, Split] = {name: name for name in splits_of(task)}
         chosen = _one(there, split or next(iter(there)), "split", f"{task.name} has: {', '.join(there)}.")
         return chosen, self.reader.read(task, chosen)
 
@@ -118,6 +118,11 @@ class Workplace:
         """Take in a task that was saved."""
         self.tasks[task.name] = task
         self.__dict__.pop("ancestors", None)
+
+
+def splits_of(task: Task) -> list[Split]:
+    """The splits that a task has."""
+    return [name for name in SPLITS if task.has_split(name)]
 
 
 def _one(known: Mapping[str, Item], name: str, kind: str, hint: str) -> Item:
