@@ -60,8 +60,6 @@ def read_json(path: Path) -> Any:
 @contextmanager
 def reading(path: Path, hint: str) -> Iterator[None]:
     """Turn what reading a damaged file of rows, packed or not, may raise into an error that names it."""
-    import zlib
-
     import pyarrow as pa
 
     try:
