@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.llama import modeling_llama
 
@@ -14,7 +15,14 @@ from flanlab.data.mixture import EncodedExample
 from flanlab.data.rendering import Example
 from flanlab.errors import FlanlabError
 from flanlab.models.attention_features import check_isolation
-from flanlab.models.packed_attention import ATTENTION_NAME, pack_segments, pack_sharing, packed_attention, packed_logits
+from flanlab.models.packed_attention import (
+    ATTENTION_NAME,
+    _attend,
+    pack_segments,
+    pack_sharing,
+    packed_attention,
+    packed_logits,
+)
 from flanlab.training.loss import PackedObjective, packed_loss
 from flanlab.training.settings import TrainingSettings
 from flanlab.training.trainer import share_out, train_step
@@ -325,3 +333,11 @@ def test_soft_capped_softmax_is_computed_in_float32() -> None:
 def test_attention_without_layout_or_mask_is_refused(tiny_folder: Path) -> None:
     with pytest.raises(FlanlabError, match="without a layout or a mask"):
         packed_model(tiny_folder)(input_ids=torch.tensor([[5, 6, 7]]))
+
+
+def test_short_texts_attend_in_float32_while_a_cpu_trains() -> None:
+    states = [torch.randn(1, 2, 9, 4).bfloat16() for _ in range(3)]
+    exact = functional.scaled_dot_product_attention(*(state.float() for state in states), is_causal=True).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        trained = _attend(*(state.requires_grad_() for state in states), None, None, 0.0, None, None)
+    assert torch.equal(trained, exact)
