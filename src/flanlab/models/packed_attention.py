@@ -297,18 +297,23 @@ def _attend(
     """Attention [batch, heads, queries, width], causal if there is no mask."""
     if softcap is None and sinks is None:
         # Over short texts, the gradients of bfloat16 attention take a CPU up to 2.7 times as long as those of float32.
-        exact = query.device.type == "cpu" and query.requires_grad and query.shape[-2] <= _SHORT
-        states = [state.float() if exact else state for state in (query, key, value)]
+        number_type = value.dtype
+        short = query.device.type == "cpu" and query.requires_grad and query.shape[-2] <= _SHORT
+        exact = short and number_type == torch.bfloat16
+        if exact:
+            query, key, value = query.float(), key.float(), value.float()
         with torch.autocast("cpu", enabled=False) if exact else nullcontext():
             attended = functional.scaled_dot_product_attention(
-                *states,
+                query,
+                key,
+                value,
                 attn_mask=mask.float() if exact and mask is not None and mask.is_floating_point() else mask,
                 dropout_p=dropout,
                 is_causal=mask is None,
                 scale=scaling,
                 enable_gqa=query.shape[1] != key.shape[1],
             )
-        return attended.to(value.dtype)
+        return attended.to(number_type)
     return _explicit_attention(query, key, value, mask, scaling, dropout, softcap, sinks)
 
 
