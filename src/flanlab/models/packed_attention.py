@@ -27,8 +27,9 @@ forward call to it. A model that cannot isolate segments is refused by `check_is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,8 +42,8 @@ from transformers import AttentionInterface, DynamicCache
 from flanlab.errors import FlanlabError
 
 ATTENTION_NAME = "flanlab_packed"
-_SHORT = 256
-"""Queries of a text over which attention is computed in float32 while a CPU trains."""
+_SHORT = ContextVar("short", default=256)
+"""Most queries of a text over which attention is computed in float32 while a CPU trains."""
 _LEARNED_POSITIONS = frozenset({"biogpt", "codegen", "gpt2", "gpt_bigcode", "gpt_neo", "gptj", "opt"})
 """Model types that look up positions in a table, whose size limits the length."""
 LEAST_SHARED = 8
@@ -284,6 +285,16 @@ def _stretches(states: Tensor, spans: Spans) -> Tensor:
     return torch.cat([states[..., start : start + length, :] for start, length in spans], dim=-2)
 
 
+@contextmanager
+def attention_of_a_gpu() -> Iterator[None]:
+    """A CPU computes attention over short texts in the number type of its input, too, so that it can count what a GPU keeps."""
+    before = _SHORT.set(0)
+    try:
+        yield
+    finally:
+        _SHORT.reset(before)
+
+
 def _attend(
     query: Tensor,
     key: Tensor,
@@ -298,7 +309,7 @@ def _attend(
     if softcap is None and sinks is None:
         # Over short texts, the gradients of bfloat16 attention take a CPU up to 2.7 times as long as those of float32.
         number_type = value.dtype
-        short = query.device.type == "cpu" and query.requires_grad and query.shape[-2] <= _SHORT
+        short = query.device.type == "cpu" and query.requires_grad and query.shape[-2] <= _SHORT.get()
         exact = short and number_type == torch.bfloat16
         if exact:
             query, key, value = query.float(), key.float(), value.float()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from flanlab.data.mixture import EncodedExample, MixtureSettings
 from flanlab.data.rendering import Example
+from flanlab.models.packed_attention import attention_of_a_gpu
 from flanlab.models.skeleton import build_skeleton, read_config
 from flanlab.progress import say
 from flanlab.training.loss import Objective, PackedObjective, PaddedObjective
@@ -118,7 +120,7 @@ def estimate_training(
     weights = sum(parameter.nbytes for parameter in trainable.parameters())
     sharded = processes if settings.parallel == "fsdp" else 1
     gradients = 4 * trained_count // sharded
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), attention_of_a_gpu() if on_gpu else nullcontext():
         _move_to_fake_tensors(trainable)
         plain = _batch_bytes(trainable, whole, settings, mixture)
         checkpoint_layers(whole)
