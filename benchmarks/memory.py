@@ -40,12 +40,14 @@ def measure(model: str, dtype: str, changes: dict[str, Any]) -> None:
     from flanlab.training.loss import objective_for
     from flanlab.training.memory import kept_memory
     from flanlab.training.methods import make_optimizer, prepare_for_training
+    from flanlab.training.precision import settle
     from flanlab.training.settings import TrainingSettings
     from flanlab.training.trainer import share_out, train_step
 
     settings = TrainingSettings(steps=STEPS, learning_rate=1e-4, compute_dtype=dtype, **changes)
     length = settings.micro_batch_tokens - (settings.prompt_length if settings.method == "prompt" else 0)
     loaded = load_model(model, device="cpu")
+    settings = settle(settings, loaded.model)
     trained = prepare_for_training(loaded, settings).train()
     optimizer, objective = make_optimizer(trained, settings), objective_for(trained, loaded.encoder)
     draw = random.Random(0)
@@ -84,7 +86,7 @@ def measure_recipe(path: Path, steps: int) -> None:
     per_step = examples_per_step(mixture, loaded.encoder, settings)
     with kept_memory(torch.device("cpu"), large=settings.train_embeddings is True):
         for step, examples in enumerate(steps_of_examples(mixture, loaded.encoder, per_step, 0, steps, 0), start=1):
-            Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
+            Path("/proc/self/clear_refs").write_text("5")  # the peak is counted again
             started = time.process_time()
             shares = share_out(objective, examples, settings)
             loss, _ = train_step(model, optimizer, objective, shares, settings, settings.learning_rate)

@@ -81,8 +81,9 @@ def ablate(
     from flanlab.experiments.sweep import plan_sweep, run_sweep
     from flanlab.experiments.sweep_file import with_states
     from flanlab.progress import say
+    from flanlab.report.html import REPORT_FILE
     from flanlab.report.sweep import verdict
-    from flanlab.report.sweep_page import PAGE_FILE, write_pages
+    from flanlab.report.sweep_page import write_pages
 
     chosen = list(filter(None, comma_separated([points or ""])))
     reader = RowReader(mirror)
@@ -111,7 +112,7 @@ def ablate(
             typer.echo(f"Failed: {cell.name}: {cell.error.partition(chr(10) * 2)[0]}", err=True)
         if failed:
             typer.echo("The same command tries the failed cells again, and nothing else.", err=True)
-        typer.echo(f"Page: {sweep.folder / PAGE_FILE}")
+        typer.echo(f"Page: {sweep.folder / REPORT_FILE}")
     if failed:
         raise typer.Exit(1)
 

@@ -39,9 +39,9 @@ class TokenCosts:
                 settings = settle(settings, loaded.model)
             # Unlike from the first token on: what prompts have in common is computed once.
             questions = [Question([5 + number, *range(5, 68)], [[5]]) for number in range(_timed_questions(loaded))]
+            tokens = sum(question.length for question in questions)
             with computing(settings, loaded.model.device):
-                seconds = _seconds(loaded, questions, sum(question.length for question in questions))
-            self._known[key] = _TRAINING_COST * seconds / sum(question.length for question in questions)
+                self._known[key] = _TRAINING_COST * _seconds(loaded, questions, tokens) / tokens
         return self._known[key]
 
     def question(self, setup: Setup, planned: Sequence[PlannedTask]) -> float:

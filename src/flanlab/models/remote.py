@@ -274,11 +274,13 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _numbers(values: Sequence[float | None]) -> list[float]:
+    numbers: list[float] = []
     for value in values:
         # None, NaN, infinity, or what is no logarithm of a probability.
         if value is None or not _LEAST <= value <= _TOLERANCE:
             raise FlanlabError(
                 f"The server did not return the log-probability of an answer's token, but {value}.",
-                hint="Run the same command again, which asks anew. If it returns that again, use another server.",
+                hint="Run the same command, which asks again. If it returns that once more, use another server.",
             )
-    return [float(value) for value in values if value is not None]
+        numbers.append(float(value))
+    return numbers

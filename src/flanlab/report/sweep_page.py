@@ -18,7 +18,7 @@ from flanlab.experiments.sweep_file import LOG_FILE, CellFacts
 from flanlab.files import write_text
 from flanlab.progress import clock
 from flanlab.report.comparison import outcomes
-from flanlab.report.html import write_report
+from flanlab.report.html import REPORT_FILE, write_report
 from flanlab.report.page import (
     Block,
     Cell,
@@ -43,7 +43,6 @@ from flanlab.report.views import MEAN_OVER_TASKS, Line, difference_cell, score_c
 from flanlab.report.wording import MEAN_OVER_CLUSTERS, cluster_title, listed
 from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC, MEAN, Score
 
-PAGE_FILE = "report.html"
 CSV_FILE = "scores.csv"
 
 
@@ -81,15 +80,15 @@ def write_sweep_page(sweep: SweepRead) -> Path:
     for place, drawing in enumerate((drawing for _, figure in drawn for drawing in figure.drawings), start=1):
         write_text(folder / f"figure-{place}.svg", drawing.file)
     write_text(folder / CSV_FILE, scores)
-    write_page(page, folder / PAGE_FILE)
-    return folder / PAGE_FILE
+    write_page(page, folder / REPORT_FILE)
+    return folder / REPORT_FILE
 
 
 def write_pages(folder: Path) -> SweepRead:
     """Write the reports of a sweep's finished cells that have none yet, and the sweep's page. Returns what was read for it."""
     sweep = read_sweep(folder)
     for cell in sweep.cells.values():
-        if not (cell.folder / PAGE_FILE).exists():
+        if not (cell.folder / REPORT_FILE).exists():
             write_report(cell.folder)
     write_sweep_page(sweep)
     return sweep
@@ -251,7 +250,7 @@ def _links(folder: Path, cell: CellFacts) -> Markup:
     """What there is to see of a cell, with addresses seen from the sweep's folder."""
     links = []
     for place in cell.folders:
-        files = [("report", PAGE_FILE), ("log", LOG_FILE)]
+        files = [("report", REPORT_FILE), ("log", LOG_FILE)]
         if place != cell.folder:
             files = [("recipe", "recipe.yaml"), ("training log", LOG_FILE)]
         links += [(title, f"{place}/{name}") for title, name in files]

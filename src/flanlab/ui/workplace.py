@@ -16,12 +16,11 @@ from flanlab.data.sources import Rows
 from flanlab.errors import FlanlabError
 from flanlab.report.run import Run
 from flanlab.tasks.loading import known_lineage
-from flanlab.tasks.schema import Split, Task
+from flanlab.tasks.schema import SPLITS, Split, Task
 
 if TYPE_CHECKING:
     from flanlab.models.loading import LoadedModel
 
-SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 SHOWN_CHARACTERS = 4000
 """Longer texts lose their middle on a page."""
 Item = TypeVar("Item")
