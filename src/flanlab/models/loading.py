@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import xxhash
 from safetensors import safe_open
 from transformers import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
@@ -68,9 +67,7 @@ class LoadedModel:
     @cached_property
     def identity(self) -> str:
         """Hash of the loaded weights, the configuration and the tokenizer. It is part of the predictions' key."""
-        # In parallel: hashing a large model on one core takes longer than loading it.
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            hashes = list(pool.map(_hash, sorted(self.model.state_dict().items())))
+        hashes = map(_hash, sorted(self.model.state_dict().items()))
         facts = [*hashes, _configuration(self.model), self.encoder.hash]
         return hashlib.blake2b("".join(facts).encode(), digest_size=16).hexdigest()
 
@@ -221,7 +218,8 @@ def _check_vocabulary(name: str, model: Any, tokenizer: PreTrainedTokenizerBase)
 def _hash(weight: tuple[str, Any]) -> str:
     """Hash of a tensor's name, shape, type and numbers."""
     name, tensor = weight
-    digest = hashlib.blake2b(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode(), digest_size=16)
+    # It is to notice other weights, not an attack: a cryptographic hash would take as long as loading.
+    digest = xxhash.xxh3_128(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
     digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
