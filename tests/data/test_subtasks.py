@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from flanlab.data.reader import RowReader
 from flanlab.data.rendering import prepare_row, render
 from flanlab.data.sources import load_rows
 from flanlab.errors import FlanlabError
+from flanlab.evaluation.evaluate import plan_tasks
+from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.holdout import HoldOut, seen_reason
 from flanlab.tasks.loading import leave_out, load_task, select_tasks
@@ -58,6 +61,18 @@ def test_each_subtask_that_has_the_split_is_evaluated_by_itself(task: Task) -> N
     ]
     assert [subtask.name for subtask in task.evaluated_subtasks("train")] == ["reviews.hotels", "reviews.films"]
     assert subtasks[0].evaluated_subtasks("test") == [subtasks[0]]
+
+
+def test_exemplars_are_of_the_subtask_or_of_the_whole_task_where_it_has_no_train_rows(task: Task, tmp_path: Path) -> None:
+    def exemplars(*tasks: Task) -> dict[str, list[str]]:
+        planned = plan_tasks(tasks, EvaluationSettings(shots=1), 0, RowReader())
+        return {one.task.name: [row["text"] for row in one.exemplars or ()] for one in planned}
+
+    hotels, films = (["Cold soup.", "Kind people."], ["A dull film."])
+    together = {"reviews.hotels": hotels, "reviews.films": films, "reviews.books": hotels + films}
+    assert exemplars(task) == exemplars(*map(task.subtask, SUBTASKS)) == together
+    (tmp_path / "films.jsonl").unlink()
+    assert exemplars(task.subtask("hotels")) == {"reviews.hotels": hotels}
 
 
 def test_the_hash_of_the_rows_follows_every_part(task: Task, tmp_path: Path) -> None:

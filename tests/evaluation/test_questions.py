@@ -24,7 +24,7 @@ def tasks(tmp_path: Path) -> tuple[Task, Task]:
 
 
 def unit_of(task: Task, settings: EvaluationSettings, split: Split = "test") -> PlannedTask:
-    return plan_task(task, load_rows(task, split), settings, 0, load_rows(task.whole, "train"))
+    return plan_task(task, load_rows(task, split), settings, 0, load_rows(task.exemplar_source, "train"))
 
 
 def asked(

@@ -114,7 +114,7 @@ def test_dev_rows_are_in_the_key_where_templates_are_chosen_by_them(tmp_path: Pa
 
 
 def test_exemplars_of_tasks_trained_on_are_in_the_key(tmp_path: Path, tiny_folder: Path, tasks: Path) -> None:
-    """A subtask is shown rows of the whole task as exemplars."""
+    """A subtask is shown its own train rows, and needs no others."""
 
     def key(shots: int) -> str:
         recipe = of_subtasks(
@@ -130,7 +130,9 @@ def test_exemplars_of_tasks_trained_on_are_in_the_key(tmp_path: Path, tiny_folde
         return chains(sweep)["untuned-held-in-1"][-1]
 
     before = [key(shots) for shots in (0, 1)]
-    write_rows(tasks / "films-train.jsonl", REVIEWS[:2])
+    (tasks / "films-train.jsonl").unlink()
+    assert [key(shots) for shots in (0, 1)] == before
+    write_rows(tasks / "hotels-train.jsonl", REVIEWS[:2])
     assert key(0) == before[0]
     assert key(1) != before[1]
 

@@ -35,7 +35,7 @@ def plan_tasks(tasks: Sequence[Task], settings: EvaluationSettings, seed: int, r
             rows.read(subtask, settings.split),
             settings,
             seed,
-            rows.read(subtask.whole, "train") if any(settings.shot_counts) else None,
+            rows.read(subtask.exemplar_source, "train") if any(settings.shot_counts) else None,
         )
         for subtask in subtasks
     ]
@@ -53,7 +53,7 @@ def with_rows(tasks: Sequence[Task], settings: EvaluationSettings, rows: RowRead
         try:
             rows.read(task, settings.split)
             if any(settings.shot_counts):
-                rows.read(task.whole, "train")
+                rows.read(task.exemplar_source, "train")
             if settings.choose_template and task.has_split("dev"):
                 rows.read(task, "dev")
         except (MissingDataError, NoRowsError) as error:

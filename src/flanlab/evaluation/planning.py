@@ -176,7 +176,7 @@ class PlannedTask:
     pairs: list[tuple[int, int]]
     """(row, template) in the order they are asked."""
     exemplars: Rows | None = None
-    """Train rows of the whole task, from which exemplars are taken."""
+    """Train rows that exemplars are taken from: those of `task.exemplar_source`."""
 
     @property
     def hashes(self) -> Hashes:

@@ -137,7 +137,7 @@ class Plan(BaseModel):
     train_rows: dict[str, Rows]
     test_rows: dict[str, Rows]
     exemplar_rows: dict[str, Rows]
-    """Train rows of the tasks tested, where the recipe asks for exemplars."""
+    """Train rows by `exemplar_source` of the tasks tested, where the recipe asks for exemplars."""
     skipped: dict[str, str]
     """Tasks that take no part because they have no rows: name to reason."""
 
@@ -202,16 +202,16 @@ def plan_rows(recipe: Recipe, split: HoldOutSplit, rows: RowReader, skip: tuple[
         MissingDataError: lists every task whose rows are not available, or all that could train are skipped.
     """
     tested = [*split.test, *split.in_domain]
-    # Once for all subtasks of a task.
-    wholes = {task.whole.name: task.whole for task in tested} if any(recipe.evaluation.shot_counts) else {}
+    # Subtasks without train rows share those of their task.
+    sources = {task.exemplar_source.name: task.exemplar_source for task in tested if any(recipe.evaluation.shot_counts)}
     train_rows, untrained = _reach(split.train, "train", rows, skip)
     test_rows, untested = _reach(tested, recipe.evaluation.split, rows, skip)
-    exemplar_rows, without_exemplars = _reach(list(wholes.values()), "train", rows, skip)
+    exemplar_rows, without_exemplars = _reach(list(sources.values()), "train", rows, skip)
     if not train_rows:
         raise _missing(untrained)
 
     def there(tasks: Sequence[Task]) -> tuple[Task, ...]:
-        return tuple(task for task in tasks if task.name in test_rows and task.whole.name not in without_exemplars)
+        return tuple(task for task in tasks if task.name in test_rows and task.exemplar_source.name not in without_exemplars)
 
     return Plan(
         recipe=recipe,
@@ -235,9 +235,9 @@ def make_mixture(plan: Plan) -> Mixture:
 
 def plan_test_tasks(plan: Plan) -> list[PlannedTask]:
     """What is evaluated of each held-out task, and of each trained one that is scored in-domain."""
-    recipe = plan.recipe
+    recipe, exemplars = plan.recipe, plan.exemplar_rows
     return [
-        plan_task(task, plan.test_rows[task.name], recipe.evaluation, recipe.seed, plan.exemplar_rows.get(task.whole.name))
+        plan_task(task, plan.test_rows[task.name], recipe.evaluation, recipe.seed, exemplars.get(task.exemplar_source.name))
         for task in (*plan.split.test, *plan.split.in_domain)
     ]
 

@@ -147,7 +147,7 @@ def _evaluate(step: Step) -> None:
         write_text(step.folder / RECIPE_FILE, recipe_text(recipe))
         (step.folder / "training").mkdir(exist_ok=True)
         shutil.copyfile(step.needs / "training" / "log.jsonl", step.folder / "training" / "log.jsonl")
-    # Without the subtasks left out, whose rows would be shown as exemplars otherwise.
+    # Without the subtasks left out, whose rows a subtask without train rows would be shown as exemplars otherwise.
     known = leave_out(load_collections(recipe.tasks.collections), recipe.tasks.exclude)
     evaluate_model(
         recipe.model if step.needs is None else str(step.needs / "model"),

@@ -38,8 +38,8 @@ PREDICTION_SCHEMA = pa.schema(
 """One prediction. Scores are natural-log probabilities, options in the task's own order; `options` are in the template's
 words, `own_options` the same in the task's. Scores "alone" are after a prompt that asks nothing (`evaluation.predict`),
 null where the settings do without PMI. `option_tokens` counts end tokens. `answer` is the position of the right option that is
-trained on, null for generation; `references` are all right options, or all right texts; `exemplars` are rows of the train
-split. `generated` is null where nothing was generated, `group` and `gold_value` where the task has none."""
+trained on, null for generation; `references` are all right options, or all right texts; `exemplars` are train rows of
+`Task.exemplar_source`. `generated` is null where nothing was generated, `group` and `gold_value` where the task has none."""
 
 
 _AGAIN = "Delete the file and run the command that wrote it again: it computes just that shard."

@@ -389,6 +389,11 @@ class Task(_Strict):
         return self._whole or self
 
     @property
+    def exemplar_source(self) -> Task:
+        """The task whose train rows are exemplars for this one: itself, or the whole task if a subtask has no train split."""
+        return self if self.has_split("train") else self.whole
+
+    @property
     def path(self) -> Path | None:
         """The file the task was read from."""
         return self._path
