@@ -168,11 +168,14 @@ def test_a_killed_call_resumes_wherever_it_was(
         out.unlink()
         work.mkdir(exist_ok=True)
         (work / "answers.jsonl").write_bytes(answers[:cut])
+        same = tmp_path / f"same-{cut}"
+        same.hardlink_to(work / "answers.jsonl")
         Counted.asked = 0
         predict(model, comments, MANY, out)
         assert out.read_bytes() == whole
         assert Counted.asked == left
         assert not work.exists()
+        assert same.read_bytes() == answers, "the file goes on; a large one is not written again"
     # A line that is no JSON, as after a crash of the machine, ends what is kept.
     work.mkdir()
     (work / "answers.jsonl").write_bytes(answers[: ends[40]] + b"\0\0\0\n" + answers[ends[41] :])

@@ -8,7 +8,6 @@ is removed.
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import shutil
 import tempfile
@@ -218,20 +217,27 @@ def _facts(setup: Setup, given: GivenTask) -> dict[str, Any]:
 
 
 def _kept(path: Path, facts: Mapping[str, Any], total: int) -> list[dict[str, Any]]:
-    """The answers in a file; what comes after them, such as a half-written line, is removed from it."""
-    # What follows the last line break is half a line.
-    lines = [_parsed(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
-    was = (lines[0] or {}) if lines else facts
-    if differs := [name for name in facts if was.get(name) != facts[name]]:
-        raise FlanlabError(
-            f"{path}: holds answers that were made with another {', another '.join(differs)}.",
-            hint="Repeat the command that they are from, name another output, or delete the folder to begin again.",
-        )
-    answers = [answer for answer in itertools.takewhile(bool, lines[1:]) if answer is not None]
-    if len(answers) < total:
-        del answers[len(answers) // _ROWS_AT_ONCE * _ROWS_AT_ONCE :]
-    with new_file(path) as temporary:
-        temporary.write_bytes(b"".join(map(_line, [facts, *answers])))
+    """The answers in a file; what comes after them, such as a half-written line, is cut off."""
+    path.touch()
+    with path.open("r+b") as file:
+        was = _parsed(file.readline())
+        if was is None:
+            file.truncate(0)
+            file.seek(0)
+            file.write(_line(facts))
+            return []
+        if differs := [name for name in facts if was.get(name) != facts[name]]:
+            raise FlanlabError(
+                f"{path}: holds answers that were made with another {', another '.join(differs)}.",
+                hint="Repeat the command that they are from, name another output, or delete the folder to begin again.",
+            )
+        answers, ends = [], [file.tell()]
+        while answer := _parsed(file.readline()):
+            answers.append(answer)
+            ends.append(file.tell())
+        if len(answers) < total:
+            del answers[len(answers) // _ROWS_AT_ONCE * _ROWS_AT_ONCE :]
+        file.truncate(ends[len(answers)])
     return answers
 
 
@@ -240,11 +246,14 @@ def _line(content: Mapping[str, Any]) -> bytes:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
+    """What a line holds; nothing if it is damaged, None if it is half a line."""
+    if not line.endswith(b"\n"):
+        return None
     try:
         content = json.loads(line)
     except ValueError:
-        return None
-    return content if isinstance(content, dict) else None
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _joined(table: pa.Table, answers: Sequence[Mapping[str, Any]]) -> pa.Table:
