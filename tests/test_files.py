@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -31,6 +32,20 @@ def test_what_a_killed_process_left_goes_with_the_next_that_writes_there(is_fold
     with (new_folder if is_folder else new_file)(path) as temporary:
         (temporary / "inside" if is_folder else temporary).write_text("whole")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_another_process_deletes_at_the_same_time_is_gone_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_and_die(tmp_path / "model", True)
+    delete = shutil.rmtree
+
+    def delete_twice(path: Path, **how: bool) -> None:
+        delete(path, ignore_errors=True)
+        delete(path, **how)
+
+    monkeypatch.setattr(shutil, "rmtree", delete_twice)
+    with new_folder(tmp_path / "model"):
+        pass
+    assert list(tmp_path.iterdir()) == [tmp_path / "model"]
 
 
 def test_what_a_living_process_writes_stays(tmp_path: Path) -> None:

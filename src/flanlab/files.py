@@ -159,7 +159,7 @@ def _temporary(path: Path) -> Path:
     machine = f"{zlib.crc32(platform.node().encode()):08x}"
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.{machine}.*.tmp"):
         if not _is_running(leftover.name.split(".")[-2]):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+            shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
     return path.with_name(f".{path.name}.{machine}.{os.getpid()}.tmp")
 
 
