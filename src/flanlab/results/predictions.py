@@ -42,7 +42,8 @@ trained on, null for generation; `references` are all right options, or all righ
 `Task.exemplar_source`. `generated` is null where nothing was generated, `group` and `gold_value` where the task has none."""
 
 
-_AGAIN = "Delete the file and run the command that wrote it again: it computes just that shard."
+READ_AGAIN = "Delete the file and run the command that wrote it again: it computes just that shard."
+"""What to do about a damaged file."""
 
 
 def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -52,7 +53,7 @@ def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         FlanlabError: the file is damaged.
     """
     # pyarrow's `read_table` would import pyarrow.dataset, which takes longer than reading.
-    with reading(path, _AGAIN), pq.ParquetFile(path) as file:
+    with reading(path, READ_AGAIN), pq.ParquetFile(path) as file:
         return file.read(columns)
 
 
@@ -75,4 +76,4 @@ def read_predictions(folder: Path) -> pa.Table:
         return pa.concat_tables(tables)
     except pa.ArrowException as error:
         other = next(shard for shard, table in zip(shards, tables, strict=True) if not table.schema.equals(PREDICTION_SCHEMA))
-        raise FlanlabError(f"{other}: does not have the columns of predictions.", hint=_AGAIN) from error
+        raise FlanlabError(f"{other}: does not have the columns of predictions.", hint=READ_AGAIN) from error

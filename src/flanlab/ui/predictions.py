@@ -6,7 +6,7 @@ Of 100,000 predictions, prompts are read for the few that a page shows; a search
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.metrics.options import with_counted_scores
+from flanlab.files import reading
 from flanlab.report.predictions import RankedOption, is_right, ranked_options, which_are_right
 from flanlab.report.run import Run
 from flanlab.results.grids import Prediction
-from flanlab.results.predictions import PREDICTION_SCHEMA, PREDICTIONS, shard_paths
+from flanlab.results.predictions import PREDICTION_SCHEMA, PREDICTIONS, READ_AGAIN, shard_paths
 
 _FILE = "__fragment_index"
 """Pyarrow's name for the place of a row's file among all files."""
@@ -102,7 +103,7 @@ def index_of(run: Run, variant: str, task: str) -> Index:
 @lru_cache(maxsize=32)
 def _index(files: tuple[tuple[str, int], ...], metrics: tuple[str, ...], end_token: bool) -> Index:
     paths = tuple(path for path, _ in files)
-    with _naming_damaged(paths):
+    with _reading(paths):
         table = _dataset(paths).to_table(columns=_OUTCOME)
     if not end_token:
         table = table.drop_columns("option_scores").rename_columns({"option_scores_without_end": "option_scores"})
@@ -152,7 +153,7 @@ def read(index: Index, positions: NDArray[np.int64]) -> list[Answered]:
         FlanlabError: a damaged file.
     """
     firsts = np.searchsorted(index.file_of, index.file_of[positions])
-    with _naming_damaged(index.files):
+    with _reading(index.files):
         records = [
             record
             for file, place in zip(index.file_of[positions], positions - firsts, strict=True)
@@ -162,7 +163,7 @@ def read(index: Index, positions: NDArray[np.int64]) -> list[Answered]:
 
 
 def _batches(files: tuple[str, ...], columns: list[str]) -> Iterator[pa.RecordBatch]:
-    with _naming_damaged(files):
+    with _reading(files):
         yield from _dataset(files).to_batches(columns=columns, batch_size=4096, batch_readahead=2)
 
 
@@ -170,12 +171,5 @@ def _dataset(files: tuple[str, ...]) -> Any:
     return ds.dataset(list(files), format="parquet", schema=PREDICTION_SCHEMA)
 
 
-@contextmanager
-def _naming_damaged(files: tuple[str, ...]) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        raise FlanlabError(
-            f"{Path(files[0]).parent}: a file of predictions is damaged ({error}).",
-            hint="Delete the file and run the command that wrote it again: it computes just that file.",
-        ) from error
+def _reading(files: tuple[str, ...]) -> AbstractContextManager[None]:
+    return reading(Path(files[0]).parent, READ_AGAIN)
