@@ -7,6 +7,7 @@ import sqlite3
 import time
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler
@@ -166,6 +167,17 @@ def test_responses_are_kept_by_everything_that_shapes_them(served: Served, tmp_p
     elsewhere = Endpoint(served.url.replace("127.0.0.1", "localhost"))
     Completions(elsewhere, "tiny", tmp_path / "kept.sqlite").complete(PAYLOAD)
     assert len(served.asked) == 4
+
+
+def test_what_is_asked_twice_at_once_is_sent_once(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    send = Completions._send
+    monkeypatch.setattr(Completions, "_send", lambda self, *asked: time.sleep(0.2) or send(self, *asked))
+    asked = client(served, tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(asked.complete, [PAYLOAD, PAYLOAD | {"max_tokens": 3}] * 4))
+    assert replies[0] == replies[2] != replies[1]
+    assert len(served.asked) == 2
+    assert not asked._under_way
 
 
 def test_damaged_file_of_responses(served: Served, tmp_path: Path) -> None:

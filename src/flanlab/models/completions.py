@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import httpx2
 
@@ -93,6 +94,8 @@ class Completions:
         self._next_start = 0.0
         self._stopped = threading.Event()
         self._lock = threading.Lock()
+        # A thread that asks what another is asking waits, and finds the response kept. A lock is gone when nobody uses it.
+        self._under_way = WeakValueDictionary[str, Any]()
         kept.parent.mkdir(parents=True, exist_ok=True)
         self._file = kept
         with self._keeping():
@@ -118,17 +121,20 @@ class Completions:
         """
         body = json.dumps({"model": self._model, **payload}, sort_keys=True, ensure_ascii=False)
         request = hashlib.blake2b(f"{self._url}\n{body}".encode(), digest_size=16).hexdigest()
-        with self._lock, self._keeping():
-            found = self._kept.execute("SELECT response FROM responses WHERE request = ?", (request,)).fetchone()
-            response = zlib.decompress(found[0]).decode() if found else ""
-        if not found:
-            response = self._hidden(self._send(body, attempts_at_500))
-        content: dict[str, Any] = json.loads(response)
-        if not found:
-            check(content)
-            packed = zlib.compress(response.encode())
+        with self._lock:
+            under_way = self._under_way.setdefault(request, threading.Lock())
+        with under_way:
             with self._lock, self._keeping():
-                self._kept.execute("INSERT OR REPLACE INTO responses VALUES (?, ?)", (request, packed))
+                found = self._kept.execute("SELECT response FROM responses WHERE request = ?", (request,)).fetchone()
+                response = zlib.decompress(found[0]).decode() if found else ""
+            if not found:
+                response = self._hidden(self._send(body, attempts_at_500))
+            content: dict[str, Any] = json.loads(response)
+            if not found:
+                check(content)
+                packed = zlib.compress(response.encode())
+                with self._lock, self._keeping():
+                    self._kept.execute("INSERT OR REPLACE INTO responses VALUES (?, ?)", (request, packed))
         return content
 
     @contextmanager
