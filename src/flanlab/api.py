@@ -364,9 +364,8 @@ def power(
     """
     from flanlab.experiments.cost import run_prices
     from flanlab.experiments.power import averaged, cheapest_designs, components_for, detectable_table
-    from flanlab.experiments.recipe import make_mixture, make_plan, plan_test_tasks
+    from flanlab.experiments.recipe import make_plan, plan_test_tasks
     from flanlab.experiments.run import prompt_styles, scoring_model
-    from flanlab.training.trainer import examples_per_step
 
     if seeds < 1 or (detect is not None and not 0 < detect < 1):
         raise FlanlabError(
@@ -381,9 +380,8 @@ def power(
         return detectable_table(asked, known, seeds)
     loaded = load_named_model(plan.recipe.model, say=say)
     scored = scoring_model(loaded, plan.recipe.evaluation.dtype)
-    per_step = examples_per_step(make_mixture(plan), loaded.encoder, plan.recipe.training)
     styles = prompt_styles(loaded, [one.task for one in planned])
-    return cheapest_designs(asked, known, detect, run_prices(plan, loaded, scored, planned, per_step, styles))
+    return cheapest_designs(asked, known, detect, run_prices(plan, loaded, scored, planned, styles))
 
 
 def changed_settings(settings: EvaluationSettings, changes: Mapping[str, Any]) -> EvaluationSettings:

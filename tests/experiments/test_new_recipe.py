@@ -10,19 +10,20 @@ from typer.testing import CliRunner
 
 from flanlab.cli.main import app
 from flanlab.errors import FlanlabError
-from flanlab.experiments import new_recipe
+from flanlab.experiments import cost, new_recipe
+from flanlab.experiments.cost import run_prices
 from flanlab.experiments.new_recipe import write_recipe
-from flanlab.experiments.recipe import read_recipe
-from flanlab.experiments.training_plan import plan_training
+from flanlab.experiments.recipe import make_plan, plan_test_tasks, read_recipe
+from flanlab.models.loading import load_model
 from flanlab.tasks.clusters import Cluster
 from tests.tiny import write_tasks
 
-SPEED = 2e8
+SECONDS_A_TOKEN = 1e-3
 
 
 @pytest.fixture(autouse=True)
 def _known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(new_recipe, "assumed_speed", lambda *_: (SPEED, "as tests say"))
+    monkeypatch.setattr(cost, "_seconds", lambda _, questions, budget: SECONDS_A_TOKEN * sum(one.length for one in questions))
     monkeypatch.setattr(new_recipe, "this_device", lambda: "cpu")
 
 
@@ -34,12 +35,13 @@ def write(folder: Path, model: Path, minutes: float = 2.0, **changes: Any) -> Pa
     return path
 
 
-def test_steps_fit_the_budget_by_the_plans_estimate(tmp_path: Path, tiny_folder: Path) -> None:
+def test_steps_fit_the_budget_by_the_estimate_of_a_run(tmp_path: Path, tiny_folder: Path) -> None:
     recipe = read_recipe(write(tmp_path, tiny_folder))
     assert recipe.name == "mine"
-    plan = plan_training(recipe, device="cpu", speed=SPEED)
+    plan, loaded = make_plan(recipe), load_model(str(tiny_folder), device="cpu")
+    seconds = run_prices(plan, loaded, loaded, plan_test_tasks(plan), ["instruction"]).training
     assert 0 < recipe.training.warmup_steps < recipe.training.steps
-    assert plan["seconds"] <= 120 < plan["seconds"] * (recipe.training.steps + 1) / recipe.training.steps
+    assert seconds <= 120 < seconds * (recipe.training.steps + 1) / recipe.training.steps
     assert "about 2 min of training on this machine" in (tmp_path / "recipes" / "mine.yaml").read_text(encoding="utf-8")
 
 

@@ -18,7 +18,7 @@ def announce(ready: Prepared, loaded: LoadedModel, scored: LoadedModel, styles: 
     """Say what will be done and about how long it takes on this machine."""
     plan, planned = ready.plan, ready.planned
     training, settings = plan.recipe.training, plan.recipe.evaluation
-    prices = run_prices(plan, loaded, scored, planned, ready.per_step, styles)
+    prices = run_prices(plan, loaded, scored, planned, styles)
     before = count_questions(planned, settings, styles)
     before += count_questions(ready.dev_planned, settings, [style for style in styles if style != "baseline"])
     questions = count_questions([*planned, *ready.dev_planned], settings, ["instruction"])

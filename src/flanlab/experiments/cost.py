@@ -12,7 +12,7 @@ from flanlab.evaluation.planning import EvaluationSettings, PlannedTask
 from flanlab.evaluation.predict import NEUTRAL_PROMPT, neutral_questions
 from flanlab.evaluation.questions import TaskQuestion, ask
 from flanlab.evaluation.setup import Setup
-from flanlab.experiments.recipe import Plan, make_mixture
+from flanlab.experiments.recipe import Plan
 from flanlab.models.answering import Question
 from flanlab.models.loading import LoadedModel
 from flanlab.processes import world_size
@@ -32,7 +32,7 @@ class TokenCosts:
         self._known: dict[tuple[object, ...], float] = {}
 
     def training(self, loaded: LoadedModel, settings: TrainingSettings) -> float:
-        """Seconds of training for each token, in the number type of the settings."""
+        """Seconds of a training by one process, in the number type of its settings."""
         key = (loaded.name, settings.compute_dtype)
         if key not in self._known:
             if settings.compute_dtype == "auto":
@@ -42,7 +42,7 @@ class TokenCosts:
             tokens = sum(question.length for question in questions)
             with computing(settings, loaded.model.device):
                 self._known[key] = _TRAINING_COST * _seconds(loaded, questions, tokens) / tokens
-        return self._known[key]
+        return settings.steps * settings.tokens_per_step * self._known[key]
 
     def question(self, setup: Setup, planned: Sequence[PlannedTask]) -> float:
         """Seconds of a question with all that is computed for it, on average over what the tasks are asked.
@@ -116,14 +116,12 @@ def run_prices(
     loaded: LoadedModel,
     scored: LoadedModel,
     planned: Sequence[PlannedTask],
-    per_step: int,
     styles: Sequence[PromptStyle],
 ) -> Prices:
     """What a recipe's training costs with the model as `loaded`, and its questions with the model as it is `scored`."""
     recipe, costs = plan.recipe, TokenCosts()
-    tokens = per_step * recipe.training.steps * make_mixture(plan).mean_length(loaded.encoder, 200)
     return Prices(
-        tokens * costs.training(loaded, recipe.training) / world_size(),
+        costs.training(loaded, recipe.training) / world_size(),
         costs.question(Setup(scored, recipe.evaluation, recipe.seed), planned) / world_size(),
         {style: len(recipe.evaluation.arms(style)) for style in styles},
     )

@@ -11,14 +11,15 @@ import yaml
 
 from flanlab.errors import FlanlabError
 from flanlab.experiments.checks import check_recipe
+from flanlab.experiments.cost import TokenCosts
 from flanlab.experiments.recipe import Recipe
-from flanlab.experiments.training_plan import assumed_speed, this_device
+from flanlab.experiments.training_plan import this_device
 from flanlab.files import check_writable, write_text
-from flanlab.progress import clock
+from flanlab.models.loading import load_model
+from flanlab.progress import clock, say
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.holdout import HoldOutSplit
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections, resolve_name, select_tasks
-from flanlab.training.estimate import estimate_training
 
 _TOKENS_PER_STEP = {"cpu": 1024, "gpu": 8192}
 _LEARNING_RATE = 1e-4
@@ -36,7 +37,7 @@ def write_recipe(
 ) -> tuple[Recipe, HoldOutSplit]:
     """Write a recipe that can be carried out, with steps that fit into a budget of training time.
 
-    The time is the estimate of `plan_training`: 6 N D operations at the speed assumed for this machine, without evaluation.
+    The time is the estimate of `run_recipe`, without evaluation: the model is loaded, and some scoring with it is timed.
 
     Args:
         path: the YAML file.
@@ -63,7 +64,6 @@ def write_recipe(
     for cluster in hold_out:
         if include and not chosen & {task.name for task in tasks if cluster in task.clusters}:
             include.append(cluster.value)
-    device = this_device()
     content: dict[str, Any] = {
         "name": path.stem,
         "model": model,
@@ -71,14 +71,13 @@ def write_recipe(
         "hold_out": {"clusters": [cluster.value for cluster in hold_out], "overlap": "remove"},
         "training": {
             "steps": 1,
-            "tokens_per_step": _TOKENS_PER_STEP["cpu" if device == "cpu" else "gpu"],
+            "tokens_per_step": _TOKENS_PER_STEP["cpu" if this_device() == "cpu" else "gpu"],
             "learning_rate": _LEARNING_RATE,
         },
     }
     recipe = Recipe.model_validate(content)
     split = check_recipe(recipe)
-    estimate = estimate_training(model, recipe.training, recipe.mixture, on_gpu=device != "cpu")
-    seconds = estimate.operations / assumed_speed(device, recipe.training.compute_dtype)[0]
+    seconds = TokenCosts().training(load_model(model, say=say), recipe.training)
     steps = int(60 * minutes / seconds)
     if not steps:
         raise FlanlabError(

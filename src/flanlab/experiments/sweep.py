@@ -213,7 +213,7 @@ class Planner:
                 loaded = self._model(recipe.model)
                 length = make_mixture(plan).mean_length(loaded.encoder, _MEASURED_EXAMPLES)
                 examples = recipe.training.steps * max(1, round(recipe.training.tokens_per_step / length))
-                seconds = examples * length * self._costs.training(loaded, recipe.training) / self._at_once(loaded)
+                seconds = self._costs.training(loaded, recipe.training) / self._at_once(loaded)
             self._steps[folder] = Step(
                 kind="train",
                 title=title,
