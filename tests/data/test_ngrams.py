@@ -20,6 +20,9 @@ from flanlab.data.ngrams import Found, Piece, ngram_hashes, search, words
         ("The cat's  HAT -- well-known,\nno?", ["the", "cats", "hat", "wellknown", "no"]),
         ("“Élan”… naïve\u00a0Ünder_score", ["élan", "naïve", "ünderscore"]),
         ("$5.00 + 1 = 6 € ", ["500", "1", "6"]),
+        ("2024年我们学GPT、学外语。", ["2024", "年", "我", "们", "学", "gpt", "学", "外", "语"]),
+        ("私は学生です。人々", ["私", "は", "学", "生", "です", "人", "々"]),
+        ("우리는 배운다.", ["우리는", "배운다"]),
         (" \n\t ", []),
     ],
 )

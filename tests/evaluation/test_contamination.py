@@ -55,6 +55,14 @@ def test_a_row_overlaps_where_any_of_its_ngrams_occurs() -> None:
     assert (record["verdict"], record["ngram"], record["words"]) == ("clean", None, 20)
 
 
+def test_text_without_spaces_is_searched_by_its_characters() -> None:
+    held = "我们每天早上在学校学习外语"
+    rows = [row(0, f"听说{held},是吗?"), row(1, "他明天下午去医院看望一位生病的老朋友")]
+    overlapping, clean = verdicts(rows, documents(f"前面的话,{held}。"))
+    assert (overlapping["verdict"], overlapping["ngram"]) == ("overlapping", " ".join(held))
+    assert (clean["verdict"], clean["words"]) == ("clean", 18)
+
+
 def test_the_first_ngram_of_the_row_is_told_not_the_first_of_the_corpus() -> None:
     [record] = verdicts([row(0, " ".join(LONG))], documents(" ".join(LONG[7:]), " ".join(LONG[2:15])))
     assert record["ngram"] == " ".join(LONG[2:15])

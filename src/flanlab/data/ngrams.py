@@ -1,8 +1,8 @@
 """Find n-grams of words in a stream of text. Only the wanted n-grams are kept, and the text is read once.
 
-Words are as in GPT-3's analysis (Brown et al. 2020, appendix C): lower case, split at white space, without punctuation. An
-n-gram is identified by a 64-bit hash, a polynomial in the hashes of its words. So all n-grams of a text are a few sums of
-arrays:
+Words are as in GPT-3's analysis (Brown et al. 2020, appendix C): lower case, split at white space, without punctuation. Chinese
+characters are words of their own, because no spaces stand between Chinese and Japanese words. An n-gram is identified by a
+64-bit hash, a polynomial in the hashes of its words. So all n-grams of a text are a few sums of arrays:
 
     word hashes   a    b    c    d               M: an odd number
     2-grams       aM+b bM+c cM+d                 = (1-grams) x M + the next word
@@ -36,15 +36,17 @@ _ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _PUNCTUATION = re.compile(
     "[" + re.escape("".join(c for c in map(chr, range(0x10000)) if unicodedata.category(c)[0] in "PS")) + "]+"
 )
+_CHINESE = re.compile("[\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
 def words(text: str) -> list[str]:
-    """The words of a text: lower case, split at white space, without punctuation and symbols."""
+    """The words of a text: lower case, split at white space and around each Chinese character, no punctuation and symbols."""
     text = text.lower()
     if text.isascii():
         return text.translate(_ASCII_PUNCTUATION).split()
     # A letter and its accent may be one character or two.
-    return _PUNCTUATION.sub("", unicodedata.normalize("NFC", text)).split()
+    text = _PUNCTUATION.sub("", unicodedata.normalize("NFC", text))
+    return _CHINESE.sub(r" \g<0> ", text).split()
 
 
 def ngram_hashes(sequence: Sequence[str], lengths: Iterable[int]) -> Iterator[tuple[int, Hashes]]:
