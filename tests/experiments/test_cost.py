@@ -74,6 +74,18 @@ def tasks_of(folder: Path, settings: EvaluationSettings) -> list[PlannedTask]:
     return plan_tasks(load_collection(folder), settings, 0, RowReader())
 
 
+@pytest.mark.parametrize(("generate", "ranked"), [(True, [2, 3, 2]), (False, [2, 5])])
+def test_written_answers_are_timed_as_many_together_as_in_shards(
+    generate: bool, ranked: list[int], tmp_path: Path, tiny_folder: Path, asked: list[Any]
+) -> None:
+    """Each step of writing reads all weights: many together take less time than the few of a small evaluation's shards."""
+    settings = EvaluationSettings(rows=5, templates_per_row=1, pmi=False, generate=generate, new_tokens=4)
+    setup = Setup(load_model(str(tiny_folder), device="cpu"), settings)
+    assert TokenCosts().question(setup, tasks_of(tmp_path, settings)) > 0
+    # Two to warm up; shards of five questions hold two and three.
+    assert [len(questions) for *_, questions in asked] == [*ranked, 2, 3, 2]
+
+
 def test_a_question_costs_what_its_tokens_do_ranked_or_written(
     tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,7 +95,7 @@ def test_a_question_costs_what_its_tokens_do_ranked_or_written(
     setup = Setup(load_model(str(tiny_folder), device="cpu"), settings)
     price = {True: 2.0, False: 30.0}
     monkeypatch.setattr(
-        cost, "_seconds", lambda loaded, questions, budget: sum(price[bool(one.options)] * one.length for one in questions)
+        cost, "_seconds", lambda loaded, questions, *_: sum(price[bool(one.options)] * one.length for one in questions)
     )
     costs = [price[one.task.is_classification] * ask(setup, one, *pair).length for one in planned for pair in one.pairs]
     assert TokenCosts().question(setup, planned) == pytest.approx(sum(costs) / len(costs))

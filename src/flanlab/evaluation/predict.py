@@ -85,11 +85,12 @@ class Shard:
 def shards_of(setup: Setup, planned: PlannedTask, folder: Path) -> list[Shard]:
     """A task's questions in shards, with the files `folder/shard-00000.parquet` and so on."""
     key = prediction_key(setup, planned)
-    cut = enumerate(_cut(planned.asked(setup.style)))
+    cut = enumerate(in_shards(planned.asked(setup.style)))
     return [Shard(planned, pairs, folder / f"shard-{number:05d}.parquet", key) for number, pairs in cut]
 
 
-def _cut(asked: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+def in_shards(asked: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """A task's questions in groups that are answered together."""
     start, size = 0, _QUESTIONS_OF_FIRST_SHARD
     while start < len(asked):
         size = min(size, _QUESTIONS_PER_SHARD)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from flanlab.data.encoding import PromptStyle
 from flanlab.evaluation.planning import EvaluationSettings, PlannedTask
-from flanlab.evaluation.predict import NEUTRAL_PROMPT, neutral_questions
+from flanlab.evaluation.predict import NEUTRAL_PROMPT, in_shards, neutral_questions
 from flanlab.evaluation.questions import TaskQuestion, ask
 from flanlab.evaluation.setup import Setup
 from flanlab.experiments.recipe import Plan
@@ -55,9 +55,14 @@ class TokenCosts:
         for ranked in (True, False):
             asked = [_sample(setup, one) for one in planned if one.task.is_classification == ranked]
             counts = [len(one.pairs) for one in planned if one.task.is_classification == ranked]
-            key = (loaded.name, loaded.dtype, settings.generate, settings.pmi, ranked)
+            at_once = _timed_questions(loaded)
+            if settings.generate or not ranked:
+                # Each step of writing reads all weights, however few questions are answered together.
+                shards = sum(len(list(in_shards(one.pairs))) for one in planned if one.task.is_classification == ranked)
+                at_once = min(at_once, -(-sum(counts) // max(1, shards)))
+            key = (loaded.name, loaded.dtype, settings.generate, settings.pmi, ranked, at_once)
             if asked and key not in self._known:
-                self._known[key] = _timed(setup, loaded, [one for some in asked for one in some])
+                self._known[key] = _timed(setup, loaded, [one for some in asked for one in some], at_once)
             for count, some in zip(counts, asked, strict=True):
                 seconds += count * self._known[key] * _tokens(some) / len(some)
         return seconds / sum(len(one.pairs) for one in planned)
@@ -72,25 +77,28 @@ def _tokens(asked: Sequence[TaskQuestion]) -> int:
     return sum(one.length for one in asked)
 
 
-def _timed(setup: Setup, loaded: LoadedModel, asked: Sequence[TaskQuestion]) -> float:
+def _timed(setup: Setup, loaded: LoadedModel, asked: Sequence[TaskQuestion], at_once: int) -> float:
     """Seconds for each token of such questions, with what is asked beside them for accuracy by PMI."""
     asked = random.Random(0).sample(asked, min(_timed_questions(loaded), len(asked)))
     questions: list[Question] = list(asked)
     if setup.settings.pmi:
         sets = dict.fromkeys(one.example.options for one in asked if one.example.options)
         questions += neutral_questions(loaded.encoder.encode(NEUTRAL_PROMPT, options, setup.style) for options in sets)
-    return _seconds(loaded, questions, setup.settings.token_budget) / _tokens(asked)
+    return _seconds(loaded, questions, setup.settings.token_budget, at_once) / _tokens(asked)
 
 
 def _timed_questions(loaded: LoadedModel) -> int:
     return 256 if loaded.model.device.type == "cuda" else 32
 
 
-def _seconds(loaded: LoadedModel, questions: Sequence[Question], token_budget: int) -> float:
+def _seconds(loaded: LoadedModel, questions: Sequence[Question], token_budget: int, at_once: int | None = None) -> float:
+    groups = [questions[start:][:at_once] for start in range(0, len(questions), at_once or len(questions))]
     # The first time takes longer; on a GPU with every shape, because kernels are compiled.
-    list(loaded.answer(questions if loaded.model.device.type == "cuda" else questions[:2], token_budget))
+    for group in groups if loaded.model.device.type == "cuda" else [questions[:2]]:
+        list(loaded.answer(group, token_budget))
     started = time.monotonic()
-    list(loaded.answer(questions, token_budget))
+    for group in groups:
+        list(loaded.answer(group, token_budget))
     return time.monotonic() - started
 
 
