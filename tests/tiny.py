@@ -149,7 +149,7 @@ def tiny_folder(tiny_folders: dict[str, Path]) -> Path:
 
 @pytest.fixture
 def tiny(tiny_folder: Path) -> LoadedModel:
-    """The tiny Llama, loaded anew, so that a test may train it."""
+    """The tiny Llama, loaded again, so that a test may train it."""
     return load_model(str(tiny_folder), device="cpu")
 
 

@@ -242,7 +242,7 @@ def test_what_passes_a_filter_of_many_rows_is_found_out_once(
     others = make_task(ROWS, filter="{{ label >= 1 }}", source=source)
     assert list(load_rows(others, "train")) != list(first)
     load_rows(make_task([*ROWS, ROWS[0]], filter="{{ label >= 0 }}", source=source), "train")
-    assert len(asked) == 4, "another split, filter or file is asked anew"
+    assert len(asked) == 4, "another split, filter or file is asked again"
 
     task = make_task(ROWS, filter="{{ label >= 0 }}", source=source)
     for path in (tmp_path / "cache" / "filters").iterdir():

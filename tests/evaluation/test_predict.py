@@ -395,7 +395,7 @@ def _other_template(tmp_path: Path) -> Task:
 
 
 @pytest.mark.parametrize("change", ["model", "template", "rows", "style", "seed", "setting"])
-def test_whatever_shapes_predictions_makes_them_anew(
+def test_whatever_shapes_predictions_makes_them_again(
     change: str, tasks: tuple[Task, Task], tiny: LoadedModel, tmp_path: Path, asked: list[Question]
 ) -> None:
     folder, unit, settings, style, loaded, seed = tmp_path / "out", unit_of(tasks[0]), SETTINGS, "instruction", tiny, 0

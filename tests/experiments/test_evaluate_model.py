@@ -187,7 +187,7 @@ def test_best_template_is_chosen_on_dev_and_not_asked_for_twice(
     found = evaluate_model(
         str(tiny_folder), [load_task(path), counting], chosen, tmp_path / "out", styles=["instruction", "chat"]
     )
-    assert asked == ["comments"] * 2 * 2, "dev rows once for each style, in two parts, and no test row anew"
+    assert asked == ["comments"] * 2 * 2, "dev rows once for each style, in two parts, and no test row again"
     again = evaluate_model(
         str(tiny_folder), [load_task(path), counting], chosen, tmp_path / "out", styles=["instruction", "chat"]
     )

@@ -375,7 +375,7 @@ def test_on_ray_the_death_of_a_worker_fails_its_step_and_skips_what_needs_it(rec
     assert state_of([training.folder, evaluation.folder]) == "failed"
 
 
-def test_a_result_that_was_deleted_is_made_anew(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_result_that_was_deleted_is_made_again(recipe: Recipe, tmp_path: Path) -> None:
     sweep = plan_sweep("clusters", recipe, tmp_path, points=["1"])
     carry_through(sweep)
     (sweep.cells["untuned"][0].folder / "results.json").unlink()

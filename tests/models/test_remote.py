@@ -224,6 +224,6 @@ def test_identity_follows_address_name_and_tokenizer(served: Served, opened: Any
 
 
 @pytest.mark.parametrize("offsets", [["x", 1], [None, 1], {"0": 1}, "01", 7, [0.0, 1.0], [0], None])
-def test_odd_offsets_are_counted_anew(offsets: Any) -> None:
+def test_odd_offsets_are_counted_again(offsets: Any) -> None:
     choice = {"text": "ab", "logprobs": {"tokens": ["a", "b"], "token_logprobs": [None, -1.0], "text_offset": offsets}}
     assert [token.value for token in _placed_tokens({"choices": [choice]}, "ab", 1)] == [None, -1.0]
