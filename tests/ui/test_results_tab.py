@@ -16,8 +16,7 @@ from flanlab.report.predictions import is_right
 from flanlab.report.wording import count
 from flanlab.ui import results_tab
 from flanlab.ui.predictions import index_of, matching, read
-from flanlab.ui.setup import open_workplace
-from flanlab.ui.workplace import Workplace
+from flanlab.ui.workplace import Workplace, open_workplace
 from tests.report.synthetic import change, make_run
 
 TASK = "visitor_comments"

@@ -344,7 +344,7 @@ def test_only_the_models_named_at_the_start_are_loaded(workplace: Workplace, mod
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    from flanlab.ui.setup import open_workplace
+    from flanlab.ui.workplace import open_workplace
 
     with pytest.raises(FlanlabError, match=r"results\.json"):
         open_workplace([tmp_path], [], ["sampler"], None, tmp_path)
