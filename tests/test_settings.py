@@ -21,7 +21,7 @@ def settings_classes() -> list[type[Settings]]:
 def test_every_field_of_every_settings_class_is_marked() -> None:
     classes = settings_classes()
     assert {kind.__name__ for kind in classes} == {
-        "EvaluationSettings", "HoldOutSettings", "MixtureSettings", "Recipe", "TaskSelection", "TrainingSettings",
+        "EvaluationSettings", "HoldOut", "MixtureSettings", "Recipe", "TaskSelection", "TrainingSettings",
     }  # fmt: skip
     for kind in classes:
         for name, field in kind.model_fields.items():

@@ -21,7 +21,7 @@ from flanlab.experiments.recipe import AnyRecipe, Recipe, as_recipe
 from flanlab.files import check_writable
 from flanlab.models.answering import Model, Question, refuse_unwrapped
 from flanlab.models.completions import Endpoint
-from flanlab.models.loading import LoadedModel
+from flanlab.models.loading import LoadedModel, wrap_model
 from flanlab.models.loading import load_model as load_named_model
 from flanlab.models.names import check_model_name
 from flanlab.processes import is_first, together
@@ -60,8 +60,6 @@ def load_model(model: Any, tokenizer: Any = None, *, device: str | None = None) 
     """
     if isinstance(model, str | Path):
         return load_named_model(str(model), device=device, say=say)
-    from flanlab.models.loading import wrap_model
-
     return wrap_model(model, tokenizer)
 
 
@@ -99,23 +97,14 @@ def score(model: Model, prompt: str, options: Sequence[str], *, style: PromptSty
         raise FlanlabError(
             f"{model.name} gives no log-probabilities.", hint="Use `evaluate`, which compares generated answers."
         )
-    rows = [
-        {
-            "option": option,
-            "log_probability": with_end,
-            "log_probability_without_end": without,
-            "probability": share,
-            "tokens": tokens,
-        }
-        for option, with_end, without, share, tokens in zip(
-            options,
-            answer.scores,
-            answer.scores_without_end,
-            option_shares(answer.scores).tolist(),
-            answer.option_tokens,
-            strict=True,
-        )
-    ]
+    columns = {
+        "option": options,
+        "log_probability": answer.scores,
+        "log_probability_without_end": answer.scores_without_end,
+        "probability": option_shares(answer.scores).tolist(),
+        "tokens": answer.option_tokens,
+    }
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return Table.from_rows(sorted(rows, key=lambda row: -row["log_probability"]))
 
 

@@ -98,13 +98,6 @@ def is_full(error: BaseException) -> bool:
 
 
 @contextmanager
-def filling_the_cache() -> Iterator[None]:
-    """Let one process at a time download or convert something for the cache folder. The others wait and then find it there."""
-    with alone_in(cache_folder()):
-        yield
-
-
-@contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Let one process at a time work in a folder; the others wait. The folder is created if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from types import TracebackType
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -37,10 +35,9 @@ class Meter:
         self._title, self._total, self._done, self._first = title, total, done, done
         self._start = time.monotonic()
         self._last_line = self._start + _SECONDS_TO_FIRST_LINE - _SECONDS_BETWEEN_LINES
-        self._bar: Progress | None = None
-        self._bar_task: TaskID | None = None
+        self.bar: Progress | None = None
         if console.is_terminal and not console.quiet:
-            self._bar = Progress(
+            self.bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
@@ -50,22 +47,13 @@ class Meter:
                 TextColumn("{task.fields[notes]}"),
                 console=console,
             )
-            self._bar_task = self._bar.add_task(title, total=total, completed=done, notes="")
-
-    def __enter__(self) -> Meter:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._bar:
-            self._bar.stop()
+            self.bar.add_task(title, total=total, completed=done, notes="")
 
     def advance(self, amount: int = 1, notes: str = "") -> None:
         """Count `amount` more as finished."""
         self._done += amount
-        if self._bar is not None and self._bar_task is not None:
-            self._bar.update(self._bar_task, completed=self._done, notes=notes)
+        if self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], completed=self._done, notes=notes)
             return
         now = time.monotonic()
         if now - self._last_line >= _SECONDS_BETWEEN_LINES or self._done >= self._total:
@@ -79,7 +67,8 @@ class Meter:
 @contextmanager
 def meter(title: str, total: int, done: int = 0) -> Iterator[Meter]:
     """A Meter for the duration of a block."""
-    with Meter(title, total, done) as running:
+    running = Meter(title, total, done)
+    with running.bar or nullcontext():
         yield running
 
 

@@ -26,14 +26,7 @@ class Affects(Enum):
     NOTHING = "no result"
 
 
-TRAINING, QUESTIONS, PROMPT, SAMPLE, METRICS = (
-    Affects.TRAINING,
-    Affects.QUESTIONS,
-    Affects.PROMPT,
-    Affects.SAMPLE,
-    Affects.METRICS,
-)
-RESULTS, ROUNDING, PLACE, NOTHING = Affects.RESULTS, Affects.ROUNDING, Affects.PLACE, Affects.NOTHING
+TRAINING, QUESTIONS, PROMPT, SAMPLE, METRICS, RESULTS, ROUNDING, PLACE, NOTHING = Affects
 
 PREDICTIONS = (QUESTIONS, PROMPT, SAMPLE, METRICS)
 """What shapes a prediction."""

@@ -105,7 +105,7 @@ def test_a_subtask_is_selected_and_left_out_by_name(task: Task) -> None:
 
 
 def test_the_hold_out_tests_subtasks_and_knows_where_they_come_from(task: Task, make_task: Callable[..., Task]) -> None:
-    split = HoldOut((Cluster.SENTIMENT,)).split([task, make_task(name="other", cluster="coreference")])
+    split = HoldOut(clusters=(Cluster.SENTIMENT,)).split([task, make_task(name="other", cluster="coreference")])
     assert [subtask.name for subtask in split.test] == ["reviews.hotels", "reviews.films", "reviews.books"]
     assert "reviews" in split.lineage["reviews.films"]
     stamp = {"tasks": {"far": {"clusters": ["coreference"], "lineage": ["far", "reviews"]}}}
@@ -114,7 +114,7 @@ def test_the_hold_out_tests_subtasks_and_knows_where_they_come_from(task: Task, 
 
 def test_a_task_without_a_train_split_is_left_out_of_training(task: Task, make_task: Callable[..., Task]) -> None:
     tasks = [task, make_task(name="other", cluster="coreference", source={"files": {"test": "reviews.jsonl"}})]
-    split = HoldOut((Cluster.SENTIMENT,)).split(tasks)
+    split = HoldOut(clusters=(Cluster.SENTIMENT,)).split(tasks)
     assert split.train == ()
     assert split.left_out["other"] == "it has no train split"
 

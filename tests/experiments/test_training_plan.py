@@ -17,7 +17,6 @@ from flanlab.errors import FlanlabError
 from flanlab.experiments import training_plan
 from flanlab.experiments.recipe import Recipe, read_recipe
 from flanlab.experiments.training_plan import plan_training
-from flanlab.tasks.holdout import HoldOut
 from flanlab.tasks.loading import leave_out, load_collections, select_tasks
 from tests.tiny import make_config, recipe_content, write_recipe
 
@@ -49,7 +48,7 @@ def test_every_recipe_can_be_planned(
     if recipe.tasks.include != "all":
         tasks = select_tasks(tasks, recipe.tasks.include)
     tasks = leave_out(tasks, recipe.tasks.exclude)
-    split = HoldOut(tuple(recipe.hold_out.clusters), recipe.hold_out.overlap).split(tasks, evaluated=recipe.evaluation.split)
+    split = recipe.hold_out.split(tasks, evaluated=recipe.evaluation.split)
     assert split.train
     assert split.test
 

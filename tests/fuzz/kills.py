@@ -42,7 +42,7 @@ from flanlab.models.completions import Endpoint
 from flanlab.models.loading import load_model
 from flanlab.progress import console
 from flanlab.ui.app import serve as serve_app
-from flanlab.ui.setup import open_workplace
+from flanlab.ui.workplace import open_workplace
 from tests.command import flan
 from tests.completions_server import serve
 from tests.tiny import recipe_content, save_tiny, write_recipe

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from flanlab.models.loading import load_model
-from flanlab.training.checkpoints import Progress, load_latest, save_checkpoint
+from flanlab.training.checkpoints import load_latest, save_checkpoint
 from tests.fuzz.mutate import mutated_bytes, mutated_tree
 from tests.fuzz.oracle import Case
 from tests.tiny import save_tiny
@@ -92,7 +92,7 @@ def _trained() -> tuple[nn.Module, torch.optim.Optimizer]:
 def _checkpoints() -> Path:
     model, optimizer = _trained()
     for step in (1, 2):
-        save_checkpoint(_place() / "checkpoints", model, optimizer, Progress(step, "key"), {"tasks": {}})
+        save_checkpoint(_place() / "checkpoints", model, optimizer, step, "key", {"tasks": {}})
     return _place() / "checkpoints"
 
 

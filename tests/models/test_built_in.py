@@ -69,7 +69,6 @@ def small_gemma(cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
     monkeypatch.setitem(BUILT_IN_MODELS, GEMMA, small)
 
     def convert(gguf: Path, target: Path) -> None:
-        target.mkdir()
         (target / "model.safetensors").write_bytes(b"converted " + gguf.read_bytes())
 
     monkeypatch.setattr(gguf_module, "_convert", convert)

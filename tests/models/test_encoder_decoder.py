@@ -13,10 +13,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from flanlab.data.encoding import SeparateTextEncoder
 from flanlab.models import encoder_decoder
 from flanlab.models.answering import Question
 from flanlab.models.encoder_decoder import answer_from_encoder, check_padding
-from flanlab.models.loading import LoadedEncoderDecoder, load_model
+from flanlab.models.loading import LoadedModel, load_model
 from flanlab.models.scoring import TokenAnswer
 from tests.task_files import refusal
 from tests.tiny_encoder_decoder import KINDS, make_encoder_decoder, stock_encoder_decoder
@@ -32,9 +33,9 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def loaded(kind: str, encoder_decoders: dict[str, Path]) -> LoadedEncoderDecoder:
+def loaded(kind: str, encoder_decoders: dict[str, Path]) -> LoadedModel:
     found = load_model(str(encoder_decoders[kind]), device="cpu")
-    assert isinstance(found, LoadedEncoderDecoder)
+    assert isinstance(found.encoder, SeparateTextEncoder)
     return found
 
 
@@ -61,7 +62,7 @@ def draw_questions(end: int, count: int = 64, **changes: Any) -> list[Question]:
     return questions
 
 
-def answers_in_order(loaded: LoadedEncoderDecoder, questions: Sequence[Question], budget: int) -> list[TokenAnswer]:
+def answers_in_order(loaded: LoadedModel, questions: Sequence[Question], budget: int) -> list[TokenAnswer]:
     answers = dict(answer_from_encoder(loaded.model, loaded.encoder.answer_start, questions, budget))
     assert sorted(answers) == list(range(len(questions))), "every question is answered once"
     return [answers[position] for position in range(len(questions))]
@@ -93,7 +94,7 @@ def plain_scores(kind: str, reference: PreTrainedModel) -> list[list[tuple[float
 
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_scores_are_those_of_the_models_own_loss(
-    budget: int, loaded: LoadedEncoderDecoder, plain_scores: list[list[tuple[float, float]]]
+    budget: int, loaded: LoadedModel, plain_scores: list[list[tuple[float, float]]]
 ) -> None:
     answers = answers_in_order(loaded, draw_questions(loaded.encoder.end), budget)
     for answer, expected in zip(answers, plain_scores, strict=True):
@@ -103,7 +104,7 @@ def test_scores_are_those_of_the_models_own_loss(
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
-def test_generation_is_that_of_transformers(budget: int, loaded: LoadedEncoderDecoder, reference: PreTrainedModel) -> None:
+def test_generation_is_that_of_transformers(budget: int, loaded: LoadedModel, reference: PreTrainedModel) -> None:
     # BART's own setting, which makes the last token an end whatever the model says.
     reference.generation_config.forced_eos_token_id = None
     end, start = loaded.encoder.end, loaded.encoder.answer_start
@@ -131,7 +132,7 @@ def test_generation_is_that_of_transformers(budget: int, loaded: LoadedEncoderDe
     assert [answer.generated for answer in answers_in_order(loaded, questions, budget)] == expected
 
 
-def test_order_and_company_change_no_answer(loaded: LoadedEncoderDecoder) -> None:
+def test_order_and_company_change_no_answer(loaded: LoadedModel) -> None:
     questions = draw_questions(loaded.encoder.end, 20, max_new_tokens=4)
     order = random.Random(1).sample(range(20), 20)
     shuffled = answers_in_order(loaded, [questions[place] for place in order], 400)
@@ -142,7 +143,7 @@ def test_order_and_company_change_no_answer(loaded: LoadedEncoderDecoder) -> Non
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
-def test_each_prompt_is_encoded_once_and_no_logit_is_computed_in_vain(budget: int, loaded: LoadedEncoderDecoder) -> None:
+def test_each_prompt_is_encoded_once_and_no_logit_is_computed_in_vain(budget: int, loaded: LoadedModel) -> None:
     encoded: list[int] = []
     rows: list[int] = []
     loaded.model.get_encoder().register_forward_hook(lambda _, __, output: encoded.append(len(output[0])))
@@ -154,7 +155,7 @@ def test_each_prompt_is_encoded_once_and_no_logit_is_computed_in_vain(budget: in
     assert sum(rows) == sum(question.logit_rows for question in questions)
 
 
-def test_budget_bounds_what_is_computed_at_once(loaded: LoadedEncoderDecoder) -> None:
+def test_budget_bounds_what_is_computed_at_once(loaded: LoadedModel) -> None:
     """Prompts stand beside each option, so options count, too."""
     sizes: list[int] = []
     decoder: nn.Module = loaded.model.get_decoder()
@@ -166,7 +167,7 @@ def test_budget_bounds_what_is_computed_at_once(loaded: LoadedEncoderDecoder) ->
     assert max(sizes) <= 300
 
 
-def test_a_question_asked_twice_is_computed_once(loaded: LoadedEncoderDecoder) -> None:
+def test_a_question_asked_twice_is_computed_once(loaded: LoadedModel) -> None:
     encoded: list[int] = []
     loaded.model.get_encoder().register_forward_hook(lambda _, __, output: encoded.append(len(output[0])))
     question = draw_questions(loaded.encoder.end)[0]
@@ -175,9 +176,7 @@ def test_a_question_asked_twice_is_computed_once(loaded: LoadedEncoderDecoder) -
     assert encoded == [1]
 
 
-def test_too_little_memory_is_answered_with_smaller_batches(
-    loaded: LoadedEncoderDecoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_little_memory_is_answered_with_smaller_batches(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     questions = draw_questions(loaded.encoder.end, 20)
     expected = answers_in_order(loaded, questions, 4096)
     original = encoder_decoder._answer_batch
@@ -192,7 +191,7 @@ def test_too_little_memory_is_answered_with_smaller_batches(
         assert answer.scores == pytest.approx(other.scores, abs=1e-4)
 
 
-def test_no_question_gives_no_answer(loaded: LoadedEncoderDecoder) -> None:
+def test_no_question_gives_no_answer(loaded: LoadedModel) -> None:
     assert answers_in_order(loaded, [], 64) == []
 
 

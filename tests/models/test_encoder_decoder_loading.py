@@ -15,7 +15,7 @@ from transformers import WhisperConfig
 from flanlab.data.encoding import SeparateTextEncoder, TextEncoder
 from flanlab.models.answering import Question
 from flanlab.models.completions import Endpoint
-from flanlab.models.loading import LoadedEncoderDecoder, load_encoder, load_model
+from flanlab.models.loading import load_encoder, load_model
 from flanlab.models.remote import open_remote_model
 from flanlab.models.sources import STAMP_FILE, is_encoder_decoder
 from tests.task_files import refusal
@@ -37,7 +37,7 @@ def change_config(folder: Path, **changes: object) -> None:
 def test_loads_a_folder(kind: str, encoder_decoders: dict[str, Path]) -> None:
     folder = encoder_decoders[kind]
     loaded = load_model(str(folder), device="cpu")
-    assert isinstance(loaded, LoadedEncoderDecoder)
+    assert isinstance(loaded.encoder, SeparateTextEncoder)
     assert (loaded.folder, loaded.name, loaded.stamp) == (folder, str(folder), None)
     assert loaded.model.dtype == torch.float32
     assert not loaded.model.training
@@ -78,7 +78,7 @@ def test_adapter_is_loaded_merged(kind: str, encoder_decoders: dict[str, Path], 
     (target / STAMP_FILE).write_text(json.dumps(stamp), encoding="utf-8")
 
     loaded = load_model(str(target), device="cpu")
-    assert isinstance(loaded, LoadedEncoderDecoder)
+    assert isinstance(loaded.encoder, SeparateTextEncoder)
     assert loaded.stamp == stamp
     assert loaded.parameters == base.parameters
     assert is_encoder_decoder(str(target))

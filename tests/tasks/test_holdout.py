@@ -54,7 +54,7 @@ held_out = st.lists(st.sampled_from(list(Cluster)), min_size=1, max_size=3, uniq
 
 @given(task_sets(), held_out)
 def test_no_cluster_stands_on_both_sides_nor_one_related_to_it(tasks: list[Task], clusters: tuple[Cluster, ...]) -> None:
-    split = HoldOut(clusters, "remove").split(tasks)
+    split = HoldOut(clusters=clusters, overlap="remove").split(tasks)
     trained = {cluster for task in split.train for cluster in task.clusters}
     for tested in {cluster for task in split.test for cluster in task.clusters} | set(clusters):
         assert not trained & related_clusters(tested)
@@ -62,7 +62,7 @@ def test_no_cluster_stands_on_both_sides_nor_one_related_to_it(tasks: list[Task]
 
 @given(task_sets(), held_out)
 def test_every_task_is_accounted_for_once(tasks: list[Task], clusters: tuple[Cluster, ...]) -> None:
-    split = HoldOut(clusters, "remove").split(tasks)
+    split = HoldOut(clusters=clusters, overlap="remove").split(tasks)
     assert set(names(split.train)) | set(split.left_out) == {task.name for task in tasks}
     assert not set(names(split.train)) & set(split.left_out)
     assert names(split.test) == [task.name for task in tasks if set(task.clusters) & set(clusters)]
@@ -73,14 +73,14 @@ def test_every_task_is_accounted_for_once(tasks: list[Task], clusters: tuple[Clu
 def test_each_cluster_is_held_out_exactly_by_its_own_hold_out(tasks: list[Task]) -> None:
     tested: dict[str, set[Cluster]] = {task.name: set() for task in tasks}
     for cluster in Cluster:
-        for name in names(HoldOut((cluster,), "remove").split(tasks).test):
+        for name in names(HoldOut(clusters=(cluster,), overlap="remove").split(tasks).test):
             tested[name].add(cluster)
     assert tested == {task.name: set(task.clusters) for task in tasks}
 
 
 @given(task_sets(), held_out)
 def test_what_tests_under_remove_is_unseen_by_the_model_it_trains(tasks: list[Task], clusters: tuple[Cluster, ...]) -> None:
-    split = HoldOut(clusters, "remove").split(tasks)
+    split = HoldOut(clusters=clusters, overlap="remove").split(tasks)
     assert [seen_reason(task, stamp(split)) for task in split.test] == [None] * len(split.test)
 
 
@@ -88,7 +88,7 @@ def test_what_tests_under_remove_is_unseen_by_the_model_it_trains(tasks: list[Ta
 def test_what_allow_lets_through_makes_exactly_the_tasks_concerned_seen(
     tasks: list[Task], clusters: tuple[Cluster, ...]
 ) -> None:
-    split = HoldOut(clusters, "allow").split(tasks)
+    split = HoldOut(clusters=clusters, overlap="allow").split(tasks)
     ancestors = lineage(tasks)
     for task in split.test:
         shares_source = any(ancestors[task.name] & ancestors[name] for name in names(split.train))
@@ -97,23 +97,23 @@ def test_what_allow_lets_through_makes_exactly_the_tasks_concerned_seen(
 
 @given(task_sets(), held_out)
 def test_the_three_policies_differ_in_the_conflicts_alone(tasks: list[Task], clusters: tuple[Cluster, ...]) -> None:
-    removed = HoldOut(clusters, "remove").split(tasks)
-    allowed = HoldOut(clusters, "allow").split(tasks)
+    removed = HoldOut(clusters=clusters, overlap="remove").split(tasks)
+    allowed = HoldOut(clusters=clusters, overlap="allow").split(tasks)
     assert set(names(allowed.train)) - set(names(removed.train)) == set(allowed.allowed)
     assert names(allowed.test) == names(removed.test)
     assert set(removed.left_out) - set(allowed.left_out) == set(allowed.allowed)
     if allowed.allowed:
-        error = refusal(lambda: HoldOut(clusters).split(tasks))
+        error = refusal(lambda: HoldOut(clusters=clusters).split(tasks))
         for name, reason in allowed.allowed.items():
             assert f"{name}: {reason}" in error.message
     else:
-        assert HoldOut(clusters).split(tasks).train == removed.train
+        assert HoldOut(clusters=clusters).split(tasks).train == removed.train
 
 
 @given(task_sets())
 def test_exclusion_is_symmetric(tasks: list[Task]) -> None:
     for pair in itertools.combinations(tasks, 2):
-        excluded = [len(HoldOut(tested.clusters, "remove").split(pair).train) == 0 for tested in pair]
+        excluded = [len(HoldOut(clusters=tested.clusters, overlap="remove").split(pair).train) == 0 for tested in pair]
         assert excluded[0] == excluded[1]
 
 
@@ -132,14 +132,14 @@ def test_the_papers_two_exceptions() -> None:
 
 def test_left_out_names_the_reason() -> None:
     tasks = [task("rte", NLI), task("mrpc", PARAPHRASE), task("sst", SENTIMENT)]
-    split = HoldOut((NLI,)).split(tasks)
+    split = HoldOut(clusters=(NLI,)).split(tasks)
     assert names(split.train) == ["sst"]
     assert split.left_out == {"rte": "held out", "mrpc": "its cluster paraphrase is too close to the held-out clusters"}
 
 
 def test_a_task_of_two_clusters_takes_both_out_of_training() -> None:
     tasks = [task("record", READING, COMMONSENSE), task("copa", COMMONSENSE), task("sst", SENTIMENT)]
-    split = HoldOut((READING,)).split(tasks)
+    split = HoldOut(clusters=(READING,)).split(tasks)
     assert names(split.test) == ["record"]
     assert names(split.train) == ["sst"]
     assert seen_reason(tasks[0], stamp(split)) is None
@@ -163,12 +163,12 @@ def test_chain_of_derivations_is_a_conflict_and_is_seen(middle_known: bool) -> N
     near = task("near", SENTIMENT, derived_from=("squad",))
     tasks = [far, near, *([task("middle", PARAPHRASE, derived_from=("squad",))] if middle_known else [])]
     if not middle_known:
-        assert names(HoldOut((NLI,)).split(tasks).train) == ["near"]
+        assert names(HoldOut(clusters=(NLI,)).split(tasks).train) == ["near"]
         return
-    error = refusal(lambda: HoldOut((NLI,)).split(tasks))
+    error = refusal(lambda: HoldOut(clusters=(NLI,)).split(tasks))
     assert "near: shares squad with the held-out far" in error.message
     assert "remove" in error.hint
-    split = HoldOut((NLI,), "allow").split(tasks)
+    split = HoldOut(clusters=(NLI,), overlap="allow").split(tasks)
     assert split.allowed == {"near": "shares squad with the held-out far"}
     assert seen_reason(far, stamp(split)) == "the model was trained on near, which shares squad with it"
 
@@ -177,10 +177,10 @@ def test_a_step_that_takes_no_part_is_gone_through_all_the_same() -> None:
     mine = task("mine", SENTIMENT, derived_from=("middle",))
     middle = task("middle", PARAPHRASE, derived_from=("squad",))
     tasks = [mine, task("squad", READING), task("other", SENTIMENT)]
-    split = HoldOut((READING,), "remove").split(tasks, known=[middle])
+    split = HoldOut(clusters=(READING,), overlap="remove").split(tasks, known=[middle])
     assert names(split.train) == ["other"]
     assert names(split.tasks) == ["mine", "squad", "other"]
-    trained = HoldOut(()).split([task("squad", READING)])
+    trained = HoldOut(clusters=()).split([task("squad", READING)])
     assert seen_reason(mine, stamp(trained)) is None
     ancestors = lineage([mine, middle])["mine"]
     assert seen_reason(mine, stamp(trained), ancestors) == "the model was trained on squad, which shares squad with it"
@@ -189,22 +189,22 @@ def test_a_step_that_takes_no_part_is_gone_through_all_the_same() -> None:
 def test_a_task_derived_from_a_held_out_one_overlaps_with_it_and_the_other_way_round() -> None:
     tasks = [task("squad", READING), task("qnli", NLI, derived_from=("squad",))]
     for cluster in (READING, NLI):
-        assert HoldOut((cluster,), "remove").split(tasks).train == ()
-        assert "share" in refusal(lambda cluster=cluster: HoldOut((cluster,)).split(tasks)).message
+        assert HoldOut(clusters=(cluster,), overlap="remove").split(tasks).train == ()
+        assert "share" in refusal(lambda cluster=cluster: HoldOut(clusters=(cluster,)).split(tasks)).message
 
 
 def test_tasks_asked_for_by_name_fall_under_the_policy() -> None:
     tasks = [task("rte", NLI), task("mrpc", PARAPHRASE), task("sst", SENTIMENT)]
-    assert "mrpc" in refusal(lambda: HoldOut((NLI,)).split(tasks, named=["mrpc"])).message
-    assert names(HoldOut((NLI,), "remove").split(tasks, named=["mrpc"]).train) == ["sst"]
-    allowed = HoldOut((NLI,), "allow").split(tasks, named=["mrpc"])
+    assert "mrpc" in refusal(lambda: HoldOut(clusters=(NLI,)).split(tasks, named=["mrpc"])).message
+    assert names(HoldOut(clusters=(NLI,), overlap="remove").split(tasks, named=["mrpc"]).train) == ["sst"]
+    allowed = HoldOut(clusters=(NLI,), overlap="allow").split(tasks, named=["mrpc"])
     assert names(allowed.train) == ["mrpc", "sst"]
     assert list(allowed.allowed) == ["mrpc"]
     assert seen_reason(tasks[0], stamp(allowed)) == "the model was trained on mrpc, of the cluster paraphrase"
 
 
 def test_seen_reason_tells_the_task_itself_first() -> None:
-    split = HoldOut(()).split([task("rte", NLI)])
+    split = HoldOut(clusters=()).split([task("rte", NLI)])
     assert seen_reason(task("rte", NLI), stamp(split)) == "the model was trained on its train rows"
     assert seen_reason(task("cb", NLI), stamp(split)) == (
         "the model was trained on rte, of the cluster natural_language_inference"
@@ -214,7 +214,7 @@ def test_seen_reason_tells_the_task_itself_first() -> None:
 
 def test_supervised_trains_on_a_held_out_task_alone_and_is_seen() -> None:
     tasks = [task("rte", NLI), task("cb", NLI), task("sst2", SENTIMENT)]
-    split = HoldOut((NLI,), "remove", ("rte",)).split(tasks)
+    split = HoldOut(clusters=(NLI,), overlap="remove", supervised=("rte",)).split(tasks)
     assert (names(split.train), names(split.test)) == (["rte"], ["rte", "cb"])
     assert set(split.left_out) == {"cb", "sst2"}
     assert set(split.allowed) == {"rte"}
@@ -223,6 +223,7 @@ def test_supervised_trains_on_a_held_out_task_alone_and_is_seen() -> None:
 
 @pytest.mark.parametrize("name", ["sst2", "no_such_task"])
 def test_supervised_takes_held_out_tasks_only(name: str) -> None:
-    message = refusal(lambda: HoldOut((NLI,), "remove", (name,)).split([task("rte", NLI), task("sst2", SENTIMENT)])).message
+    tasks = [task("rte", NLI), task("sst2", SENTIMENT)]
+    message = refusal(lambda: HoldOut(clusters=(NLI,), supervised=(name,)).split(tasks)).message
     assert name in message
     assert "not a held-out task" in message

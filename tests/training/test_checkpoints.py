@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from flanlab.errors import FlanlabError
-from flanlab.training.checkpoints import Progress, load_latest, save_checkpoint, trained_tensors
+from flanlab.training.checkpoints import load_latest, save_checkpoint, trained_tensors
 from tests.training.stream import in_a_child
 
 KEY = "key"
@@ -36,22 +36,22 @@ def saved(folder: Path, steps: int = 3) -> Path:
     model, optimizer = make(1)
     for _ in range(min(steps, 5)):
         step(model, optimizer)
-    return save_checkpoint(folder, model, optimizer, Progress(steps, KEY), {"tasks": {}})
+    return save_checkpoint(folder, model, optimizer, steps, KEY, {"tasks": {}})
 
 
 def test_nothing_to_go_on_with(tmp_path: Path) -> None:
     model, optimizer = make(1)
-    assert load_latest(tmp_path / "none", model, optimizer, KEY) is None
+    assert load_latest(tmp_path / "none", model, optimizer, KEY) == 0
 
 
 def test_restored_training_takes_the_same_next_step(tmp_path: Path) -> None:
     model, optimizer = make(1)
     for _ in range(3):
         step(model, optimizer)
-    save_checkpoint(tmp_path, model, optimizer, Progress(3, KEY), {})
+    save_checkpoint(tmp_path, model, optimizer, 3, KEY, {})
     other, other_optimizer = make(2)
     other[0].bias.data.copy_(model[0].bias)  # type: ignore[index]
-    assert load_latest(tmp_path, other, other_optimizer, KEY) == Progress(3, KEY)
+    assert load_latest(tmp_path, other, other_optimizer, KEY) == 3
     step(model, optimizer)
     step(other, other_optimizer)
     for left, right in zip(model.parameters(), other.parameters(), strict=True):
@@ -75,7 +75,7 @@ def test_newest_two_are_kept_and_leftovers_cleared(tmp_path: Path) -> None:
 def test_newest_is_by_number_not_by_name(tmp_path: Path) -> None:
     saved(tmp_path, 999_999)
     saved(tmp_path, 1_000_000)
-    assert load_latest(tmp_path, *make(1), KEY) == Progress(1_000_000, KEY)
+    assert load_latest(tmp_path, *make(1), KEY) == 1_000_000
 
 
 def test_write_that_fails_leaves_the_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +117,7 @@ def test_write_that_finds_no_room_halfway_leaves_the_older_one(limit: int, tmp_p
 
     assert in_a_child(limited) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["step-000002"]
-    assert load_latest(tmp_path, *make(1), KEY) == Progress(2, KEY)
+    assert load_latest(tmp_path, *make(1), KEY) == 2
 
 
 FILES = ["trained.safetensors", "optimizer.safetensors", "progress.json", "flanlab.json"]
@@ -146,15 +146,15 @@ def test_damage_is_told_and_the_checkpoint_before_it_is_taken(
     said: list[str] = []
     monkeypatch.setattr("flanlab.training.checkpoints.say", said.append)
     model, optimizer = make(2)
-    assert load_latest(tmp_path, model, optimizer, KEY) == Progress(2, KEY)
+    assert load_latest(tmp_path, model, optimizer, KEY) == 2
     assert all(torch.equal(one, other) for one, other in zip(model.parameters(), expected[0].parameters(), strict=True))
     (warning,) = said
     assert f"{path}: is damaged ({name}" in warning
     assert "step-000002" in warning
     # The next one that is saved takes its place, and the sound one is kept beside it.
-    save_checkpoint(tmp_path, model, optimizer, Progress(3, KEY), {})
+    save_checkpoint(tmp_path, model, optimizer, 3, KEY, {})
     assert sorted(found.name for found in tmp_path.iterdir()) == ["step-000002", "step-000003"]
-    assert load_latest(tmp_path, *make(2), KEY) == Progress(3, KEY)
+    assert load_latest(tmp_path, *make(2), KEY) == 3
 
 
 def test_damaged_checkpoints_alone_are_refused(tmp_path: Path) -> None:
@@ -170,8 +170,8 @@ def test_damage_beyond_the_one_before_it_is_cleared_away(tmp_path: Path) -> None
     model, optimizer = make(1)
     saved(tmp_path, 2)
     damage(saved(tmp_path, 7) / "trained.safetensors", "cut")
-    assert load_latest(tmp_path, model, optimizer, KEY) == Progress(2, KEY)
-    save_checkpoint(tmp_path, model, optimizer, Progress(3, KEY), {})
+    assert load_latest(tmp_path, model, optimizer, KEY) == 2
+    save_checkpoint(tmp_path, model, optimizer, 3, KEY, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002", "step-000003"]
 
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from flanlab.data.encoding import SeparateTextEncoder
 from flanlab.data.mixture import EncodedExample
 from flanlab.errors import FlanlabError
-from flanlab.models.loading import LoadedEncoderDecoder, load_model
+from flanlab.models.loading import LoadedModel, load_model
 from flanlab.training import trainer
 from flanlab.training.loss import PaddedObjective, objective_for
 from flanlab.training.methods import make_optimizer, prepare_for_training
@@ -20,15 +21,15 @@ from tests.tiny_encoder_decoder import KINDS, stock_encoder_decoder
 from tests.training.stream import assert_same_training, make_mixture, make_settings, train_tiny
 
 
-def load(folder: Path) -> tuple[LoadedEncoderDecoder, PaddedObjective]:
+def load(folder: Path) -> tuple[LoadedModel, PaddedObjective]:
     loaded = load_model(str(folder), device="cpu")
-    assert isinstance(loaded, LoadedEncoderDecoder)
+    assert isinstance(loaded.encoder, SeparateTextEncoder)
     objective = objective_for(loaded.model, loaded.encoder)
     assert isinstance(objective, PaddedObjective)
     return loaded, objective
 
 
-def examples_of(loaded: LoadedEncoderDecoder, folder: Path, count: int = 9) -> list[EncodedExample]:
+def examples_of(loaded: LoadedModel, folder: Path, count: int = 9) -> list[EncodedExample]:
     found = make_mixture(folder).examples(range(count), loaded.encoder)
     examples = [one for one in found if isinstance(one, EncodedExample)]
     assert len({len(one.prompt) for one in examples}) > 2, "lengths differ, so there is padding"

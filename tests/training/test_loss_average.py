@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from flanlab.data.encoding import SeparateTextEncoder
 from flanlab.data.mixture import EncodedExample
-from flanlab.models.loading import LoadedEncoderDecoder, LoadedModel, load_model
+from flanlab.models.loading import LoadedModel, load_model
 from flanlab.training import trainer
 from flanlab.training.loss import objective_for
 from flanlab.training.settings import LossAverage
@@ -84,7 +85,7 @@ def test_padded_batches_count_as_packed_ones_do(
     average: LossAverage, encoder_decoders: dict[str, Path], tmp_path: Path
 ) -> None:
     loaded = load_model(str(encoder_decoders["t5"]), device="cpu")
-    assert isinstance(loaded, LoadedEncoderDecoder)
+    assert isinstance(loaded.encoder, SeparateTextEncoder)
     loaded.model.eval()
     examples = examples_of(loaded, tmp_path)
     stock = stock_encoder_decoder(encoder_decoders["t5"])

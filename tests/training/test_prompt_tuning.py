@@ -16,7 +16,7 @@ from flanlab.data.mixture import EncodedExample
 from flanlab.errors import FlanlabError
 from flanlab.experiments.run import save_tuned
 from flanlab.models.answering import Question
-from flanlab.models.loading import LoadedModel, LoadedPromptTuned, load_model
+from flanlab.models.loading import LoadedModel, load_model
 from flanlab.models.soft_prompt import soft_prompt_of
 from flanlab.models.sources import STAMP_FILE
 from flanlab.training.loss import PackedObjective, objective_for
@@ -81,7 +81,6 @@ def test_packed_loss_is_pefts_own(kind: str, tiny_folders: dict[str, Path], tune
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_and_answers_are_pefts_own(kind: str, tiny_folders: dict[str, Path], tuned: dict[str, Path]) -> None:
     loaded = load_model(str(tuned[kind]), device="cpu")
-    assert isinstance(loaded, LoadedPromptTuned)
     assert loaded.stamp is not None
     questions = [
         Question([5, 6, 7, 8], [[20, 21, 0], [22, 0]], 5),

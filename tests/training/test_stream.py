@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from flanlab.data.mixture import EncodedExample
-from flanlab.data.workers import settle_worker
 from flanlab.errors import FlanlabError
 from flanlab.models.loading import LoadedModel
-from flanlab.training.stream import steps_of_examples, usual_workers
+from flanlab.training.stream import settle_worker, steps_of_examples, usual_workers
 from tests.training.stream import make_mixture
 
 
@@ -60,7 +59,7 @@ def test_workers_hear_signals_by_themselves() -> None:
     try:
         child = os.fork()
         if not child:
-            settle_worker()
+            settle_worker(0)
             os.kill(os.getpid(), signal.SIGTERM)
             os._exit(1)
         _, status = os.waitpid(child, 0)

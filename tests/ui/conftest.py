@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flanlab.ui.setup import open_workplace
-from flanlab.ui.workplace import Workplace
+from flanlab.ui.workplace import Workplace, open_workplace
 from tests.report.synthetic import HOSTILE, make_run
 from tests.task_files import task_content, write_task_file
 from tests.tiny import tiny_folder, tiny_folders

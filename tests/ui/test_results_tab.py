@@ -16,8 +16,7 @@ from flanlab.report.predictions import is_right
 from flanlab.report.wording import count
 from flanlab.ui import results_tab
 from flanlab.ui.predictions import index_of, matching, read
-from flanlab.ui.setup import open_workplace
-from flanlab.ui.workplace import Workplace
+from flanlab.ui.workplace import Workplace, open_workplace
 from tests.report.synthetic import change, make_run
 
 TASK = "visitor_comments"
@@ -54,17 +53,17 @@ def test_means_over_a_single_task_are_not_shown_again(run_folders: list[Path]) -
     )
     assert {one.level for one in results_tab.filtered_scores(single)} == {"task"}
     assert {one.level for one in results_tab.filtered_scores(single, level="cluster")} == {"cluster"}
-    assert {row.difference.level for row in results_tab.before_and_after(single)} == {"task"}
+    assert {one.level for one, _, _ in results_tab.before_and_after(single)} == {"task"}
 
 
 def test_the_heat_map_holds_each_templates_score(run_folders: list[Path]) -> None:
     results = fl.open_run(run_folders[0]).results
     columns, rows = results_tab.heat_map(results, "tuned")
     assert columns == [1, 2, 4, 5]
-    assert {row.task for row in rows} == set(results.tasks)
-    for row in rows:
-        table = fl.open_run(run_folders[0]).predictions(row.task, "tuned").rows()
-        for template, cell in zip(columns, row.cells, strict=True):
+    assert {task for task, _, _ in rows} == set(results.tasks)
+    for task, _, cells in rows:
+        table = fl.open_run(run_folders[0]).predictions(task, "tuned").rows()
+        for template, cell in zip(columns, cells, strict=True):
             right = [is_right(one, METRICS) for one in table if one["template"] == template]
             assert cell == pytest.approx(np.mean(right))
 
@@ -72,10 +71,10 @@ def test_the_heat_map_holds_each_templates_score(run_folders: list[Path]) -> Non
 def test_before_and_after_shows_main_metrics_or_the_one_asked_for(run_folders: list[Path]) -> None:
     results = fl.open_run(run_folders[0]).results
     rows = results_tab.before_and_after(results)
-    assert {row.difference.metric for row in rows if row.difference.level == "task"} == {"accuracy"}
-    for row in rows:
-        assert row.after.mean - row.before.mean == pytest.approx(row.difference.difference)
-    assert {row.difference.metric for row in results_tab.before_and_after(results, "exact_match")} == {"exact_match"}
+    assert {one.metric for one, _, _ in rows if one.level == "task"} == {"accuracy"}
+    for one, before, after in rows:
+        assert after.mean - before.mean == pytest.approx(one.difference)
+    assert {one.metric for one, _, _ in results_tab.before_and_after(results, "exact_match")} == {"exact_match"}
 
 
 def test_predictions_are_filtered_as_one_by_one(run_folders: list[Path]) -> None:

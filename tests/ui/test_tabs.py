@@ -159,16 +159,17 @@ def test_both_versions_are_scored_as_anywhere_else(workplace: Workplace) -> None
     with workplace.model(workplace.models[0]) as model:
         scored = editor_tab.score_versions(model, before, task, number, rows)
         assert len(scored) == editor_tab.SCORED_ROWS
-        for one in scored[:4]:
-            for version in (one.before, one.after):
+        for pair in scored[:4]:
+            for version in pair:
                 assert version is not None
                 table = fl.score(model, version.prompt, [ranked.option for ranked in version.ranked])
                 assert [ranked.option for ranked in version.ranked] == table.column("option")
                 assert [ranked.probability for ranked in version.ranked] == pytest.approx(table.column("probability"), abs=1e-4)
                 assert version.right == version.ranked[0].is_right
-    assert scored[0].before is not None
-    assert {ranked.option for ranked in scored[0].after.ranked} == {"no", "yes"}
-    assert scored[0].before.row == scored[0].after.row
+    earlier, after = scored[0]
+    assert earlier is not None
+    assert {ranked.option for ranked in after.ranked} == {"no", "yes"}
+    assert earlier.row == after.row
 
 
 def test_a_new_template_has_no_version_before_and_an_inverted_one_is_not_scored(workplace: Workplace) -> None:
@@ -176,7 +177,7 @@ def test_a_new_template_has_no_version_before_and_an_inverted_one_is_not_scored(
     task, number = edits.edited(before, 0, FORM)
     _, rows = workplace.rows(task, "train")
     with workplace.model(workplace.models[0]) as model:
-        assert {one.before for one in editor_tab.score_versions(model, before, task, number, rows)} == {None}
+        assert {earlier for earlier, _ in editor_tab.score_versions(model, before, task, number, rows)} == {None}
         with pytest.raises(FlanlabError, match="inverted template is not scored"):
             editor_tab.score_versions(model, before, before, len(before.templates), rows)
 
@@ -344,7 +345,7 @@ def test_only_the_models_named_at_the_start_are_loaded(workplace: Workplace, mod
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    from flanlab.ui.setup import open_workplace
+    from flanlab.ui.workplace import open_workplace
 
     with pytest.raises(FlanlabError, match=r"results\.json"):
         open_workplace([tmp_path], [], ["sampler"], None, tmp_path)
@@ -400,5 +401,5 @@ def test_a_model_that_computes_no_number_leaves_the_others_answer(workplace: Wor
     page = try_tab.answer_part(workplace, {**form, **task})
     assert page.count("computes no number (NaN or infinity)") == 1
     assert page.count("<meter") == 2
-    with pytest.raises(FlanlabError, match=r"visitor_comments, row \d+: the model computes no number"):
+    with pytest.raises(FlanlabError, match=r"visitor_comments, row \d+, template \d+: the model computes no number"):
         editor_tab.score_part(workplace, {**FORM, "model": names[0]})

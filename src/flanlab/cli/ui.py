@@ -34,6 +34,6 @@ def ui(
         raise FlanlabError(
             f"The browser app needs the package {error.name}, which is not installed.", hint='pip install "flanlab[ui]"'
         ) from error
-    from flanlab.ui.setup import open_workplace
+    from flanlab.ui.workplace import open_workplace
 
     serve(open_workplace(runs or [], model or [], tasks or [], mirror, save_to), port, typer.echo)

@@ -106,10 +106,9 @@ class Encoder(ABC):
         """
         return self._encode([(self._context(prompt, style, exemplars), answers)], style)[0]
 
-    def encode_batch(
-        self, questions: Sequence[tuple[str, Sequence[str]]], style: PromptStyle = "instruction"
-    ) -> list[EncodedQuestion]:
-        """Encode many prompts, each with its answers. The same as `encode` one by one, but several times as fast."""
+    def encode_batch(self, questions: Sequence[tuple[str, Sequence[str]]]) -> list[EncodedQuestion]:
+        """Encode many instructions, each with its answers. The same as `encode` one by one, but several times as fast."""
+        style: PromptStyle = "instruction"
         return self._encode([(self._context(prompt, style, ()), answers) for prompt, answers in questions], style)
 
     def _encode(self, questions: Sequence[tuple[str, Sequence[str]]], style: PromptStyle) -> list[EncodedQuestion]:

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 
 from flanlab.data.arrow_types import readable
-from flanlab.data.code import code_hash
 from flanlab.data.generators import generated_files
 from flanlab.data.mirror import MissingDataError, mirror_files, mirror_from_environment
 from flanlab.data.table_files import UNREADABLE, read_table
@@ -264,7 +263,7 @@ def _passing(task: Task, rows: Rows) -> list[int]:
 
 def _kept_passing(task: Task, split: Split, rows: Rows) -> list[int]:
     """Like `_passing`, with the result kept in the cache folder."""
-    key = "".join((task.hash, split, rows.source_hash, code_hash()))
+    key = "".join((task.hash, split, rows.source_hash, _code_hash()))
     path = cache_folder() / "filters" / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.npy"
     with contextlib.suppress(OSError, ValueError, EOFError):  # missing, or damaged
         found = np.load(path)
@@ -277,6 +276,16 @@ def _kept_passing(task: Task, split: Split, rows: Rows) -> list[int]:
     with contextlib.suppress(OSError), new_file(path) as temporary, temporary.open("wb") as file:
         np.save(file, np.asarray(passed, dtype=np.int64))
     return passed
+
+
+@cache
+def _code_hash() -> str:
+    """Hash of the code that finds, renders and encodes rows: all of the packages `tasks` and `data`."""
+    digest = hashlib.blake2b(digest_size=16)
+    root = Path(__file__).parents[1]
+    for path in sorted([*(root / "tasks").rglob("*.py"), *(root / "data").rglob("*.py")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _taken_apart(task: Task, rows: Rows) -> Rows:

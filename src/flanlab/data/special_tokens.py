@@ -47,10 +47,6 @@ class SpecialTokens:
         """Their token ids."""
         return frozenset(self._texts)
 
-    def stand_in(self, text: str) -> bool:
-        """Whether a text contains the characters of a special token."""
-        return self._pattern.search(text) is not None
-
     def named(self, text: str) -> str:
         """The text with each special token under its name, as a real special token."""
         return self._pattern.sub(lambda found: f"{_OPEN}{self._ids[found[0]]}{_CLOSE}", text)
@@ -75,7 +71,8 @@ class SpecialTokens:
         """
         # Rare, and slow: texts that hold the characters of a special token, as text.
         found = self._tokens([self.unnamed(text) for text in texts])
-        return [self._tokens_as_text(text) if self.stand_in(text) else ids for text, ids in zip(texts, found, strict=True)]
+        held = map(self._pattern.search, texts)
+        return [self._tokens_as_text(text) if has else ids for text, has, ids in zip(texts, held, found, strict=True)]
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
         """Token ids of texts in which every special token is meant as such."""

@@ -7,6 +7,7 @@ somebody has tried a few on rows that they know the answers to. Test rows take n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from flanlab.evaluation.metrics.declared import metrics_for
 from flanlab.evaluation.planning import EvaluationSettings, PlannedTask
@@ -34,7 +35,7 @@ def stages_of(
 
     The baseline is one prompt: there is nothing to choose.
     """
-    chooses = [(DEV_FOLDER, setup.with_settings(dev_settings(setup.settings)), dev)] if setup.style != "baseline" else []
+    chooses = [(DEV_FOLDER, replace(setup, settings=dev_settings(setup.settings)), dev)] if setup.style != "baseline" else []
     return [*chooses, (PREDICTIONS, setup, planned)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from flanlab.data.encoding import PromptStyle
@@ -23,10 +23,6 @@ class Setup:
     """Of the variant, in files."""
     title: str = ""
     """Of the variant, for people."""
-
-    def with_settings(self, settings: EvaluationSettings) -> Setup:
-        """The same with other settings, as for dev rows."""
-        return replace(self, settings=settings)
 
     def variant(self, **facts: Any) -> Variant:
         """What results say of it; `facts` take the place of the model's own."""

@@ -96,14 +96,6 @@ def _most_minus_fewest(names: Collection[str], axis: int, title: str) -> list[Pa
     return [Part(title.format(fewest=ends[0], most=ends[1]), [weights])]
 
 
-def _tasks(names: Collection[str]) -> list[Part]:
-    return _most_minus_fewest(names, 0, "{most} minus {fewest} tasks of each cluster, mean over templates")
-
-
-def _templates(names: Collection[str]) -> list[Part]:
-    return _most_minus_fewest(names, 1, "{most} minus {fewest} templates, mean over tasks")
-
-
 def _interaction(names: Collection[str]) -> list[Part]:
     grid = _grid(names)
     if not grid:
@@ -131,20 +123,10 @@ def _instructions(names: Collection[str]) -> list[Part]:
     return [_minus(f"trained with instructions minus with {told}", "full-full", name) for name, told in others.items()]
 
 
-def _shots(names: Collection[str]) -> tuple[str, str] | None:
-    """Cells without exemplars, and with most in training and before the question."""
+def _shots(names: Collection[str]) -> list[tuple[str, str]]:
+    """The cells without exemplars, and with most in training and before the question; none where one is lacking."""
     most = max(_numbered(names, r"tuned-with-exemplars-(\d+)-shot"), default=0)
-    return ("tuned-0-shot", f"tuned-with-exemplars-{most}-shot") if most and "tuned-0-shot" in names else None
-
-
-def _few_shot(names: Collection[str]) -> list[Part]:
-    cells = _shots(names)
-    return [_minus("with exemplars minus without", cells[1], cells[0])] if cells else []
-
-
-def _spread(names: Collection[str]) -> list[Part]:
-    cells = _shots(names)
-    return [_minus("spread over templates without exemplars minus with", *cells)] if cells else []
+    return [("tuned-0-shot", f"tuned-with-exemplars-{most}-shot")] if most and "tuned-0-shot" in names else []
 
 
 def _prompts(names: Collection[str]) -> list[Part]:
@@ -188,7 +170,7 @@ CLAIMS = (
         0.02,
         "a fifth of the rise from 1 to 4 data sets, which the paper calls almost 10",
         ("tasks-by-templates",),
-        _tasks,
+        lambda names: _most_minus_fewest(names, 0, "{most} minus {fewest} tasks of each cluster, mean over templates"),
     ),
     Claim(
         "scale",
@@ -218,7 +200,7 @@ CLAIMS = (
         0.01,
         "figure 9 has no numbers; of 14 data sets quoted in both ways, the median gains 0.75 and none more than 1.7",
         ("few-shot",),
-        _few_shot,
+        lambda names: [_minus("with exemplars minus without", most, none) for none, most in _shots(names)],
     ),
     Claim(
         "few-shot shrinks the spread",
@@ -228,7 +210,9 @@ CLAIMS = (
         0.005,
         "the paper gives no numbers; half of what counts for the mean",
         ("few-shot",),
-        _spread,
+        lambda names: [
+            _minus("spread over templates without exemplars minus with", none, most) for none, most in _shots(names)
+        ],
         statistic="spread",
     ),
     Claim(
@@ -249,7 +233,7 @@ CLAIMS = (
         0.02,
         "what more data sets must bring at least",
         ("tasks-by-templates",),
-        _templates,
+        lambda names: _most_minus_fewest(names, 1, "{most} minus {fewest} templates, mean over tasks"),
         kind="little",
         also=_interaction,
     ),

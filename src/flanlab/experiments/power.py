@@ -207,41 +207,30 @@ def _seconds(asked: Sequence[Asked], seeds: int, prices: Prices) -> float:
 
 def cheapest_designs(asked: Sequence[Asked], known: Mapping[str, Components], wanted: float, prices: Prices) -> Table:
     """For each number of seeds the cheapest design that detects `wanted`, on average and on every task; see `flanlab.power`."""
-    most = max(one.templates for one in asked)
+    most, available = max(one.templates for one in asked), max(one.available for one in asked)
+
+    def detects(design: Mapping[str, Any]) -> bool:
+        return design["detectable"] is not None and design["detectable"] <= wanted
+
+    def fewest_rows(aim: str, seeds: int, per_row: int) -> dict[str, Any]:
+        """The design with the fewest rows that detect `wanted`; with all rows where these do not."""
+
+        def design(rows: int) -> dict[str, Any]:
+            chosen = [one.with_design(rows, per_row) for one in asked]
+            tasks, mean = planned_differences(chosen, known, seeds)
+            worst = max(tasks.values(), key=lambda one: np.nan_to_num(one.detectable, nan=np.inf))
+            size = {"seeds": seeds, "rows": rows, "templates_per_row": per_row, "seconds": _seconds(chosen, seeds, prices)}
+            return {**size, **_told(mean if aim == "average" else worst)}
+
+        return design(1 + bisect_left(range(1, available), True, key=lambda rows: detects(design(rows))))
+
     found = []
     for aim, seeds in itertools.product(("average", "every task"), SEED_COUNTS):
-        templates = [per_row for per_row in sorted({1, 2, 4, most}) if per_row <= most]
-        designs = [_fewest_rows(aim, asked, known, wanted, seeds, per_row, prices) for per_row in templates]
-        reached = [one for one in designs if _detects(one, wanted)]
+        designs = [fewest_rows(aim, seeds, per_row) for per_row in sorted({1, 2, 4, most}) if per_row <= most]
+        reached = [one for one in designs if detects(one)]
         if reached:
             best = min(reached, key=lambda one: one["seconds"])
         else:
             best = min(designs, key=lambda one: one["detectable"] or np.inf)
         found.append({"aim": aim, "reached": bool(reached), **best})
     return Table.from_rows(found)
-
-
-def _fewest_rows(
-    aim: str,
-    asked: Sequence[Asked],
-    known: Mapping[str, Components],
-    wanted: float,
-    seeds: int,
-    per_row: int,
-    prices: Prices,
-) -> dict[str, Any]:
-    """The design with the fewest rows that detect `wanted`; with all rows where these do not."""
-
-    def design(rows: int) -> dict[str, Any]:
-        chosen = [one.with_design(rows, per_row) for one in asked]
-        tasks, mean = planned_differences(chosen, known, seeds)
-        worst = max(tasks.values(), key=lambda one: np.nan_to_num(one.detectable, nan=np.inf))
-        size = {"seeds": seeds, "rows": rows, "templates_per_row": per_row, "seconds": _seconds(chosen, seeds, prices)}
-        return {**size, **_told(mean if aim == "average" else worst)}
-
-    most = max(one.available for one in asked)
-    return design(1 + bisect_left(range(1, most), True, key=lambda rows: _detects(design(rows), wanted)))
-
-
-def _detects(design: Mapping[str, Any], wanted: float) -> bool:
-    return design["detectable"] is not None and design["detectable"] <= wanted

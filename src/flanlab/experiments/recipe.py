@@ -18,8 +18,7 @@ from flanlab.data.sources import NoRowsError, Rows
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, plan_task
 from flanlab.settings import NOTHING, PLACE, QUESTIONS, SAMPLE, TRAINING, Settings
-from flanlab.tasks.clusters import Cluster
-from flanlab.tasks.holdout import HoldOut, HoldOutSplit, OverlapPolicy
+from flanlab.tasks.holdout import HoldOut, HoldOutSplit
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, leave_out, load_collections, resolve_name, select_tasks
 from flanlab.tasks.schema import Split, Task
 from flanlab.training.settings import TrainingSettings
@@ -65,23 +64,6 @@ class TaskSelection(Settings):
     )
 
 
-class HoldOutSettings(Settings):
-    """What is kept out of training and evaluated."""
-
-    clusters: Annotated[list[Cluster], TRAINING] = Field(
-        default_factory=list, description="Clusters kept out of training; none, if not given: every task is trained on."
-    )
-    overlap: Annotated[OverlapPolicy, TRAINING] = Field(
-        "error",
-        description="What to do with training tasks that share sources with held-out ones. error: refuse the recipe. remove:"
-        " leave them out. allow: train on them; results are then marked as seen.",
-    )
-    supervised: Annotated[list[str], TRAINING] = Field(
-        default_factory=list,
-        description="Held-out tasks that train after all, and nothing beside them: supervised learning, to compare with.",
-    )
-
-
 class Recipe(Settings):
     """An experiment: a model, tasks, a hold-out, and how to mix, train and evaluate."""
 
@@ -94,7 +76,7 @@ class Recipe(Settings):
         description="The model to tune: a built-in name (`flan models`), a folder, a GGUF file or a Hub id."
     )
     tasks: TaskSelection = TaskSelection()
-    hold_out: HoldOutSettings = HoldOutSettings()
+    hold_out: HoldOut = HoldOut()
     in_domain: Annotated[Literal["all"] | list[str] | None, SAMPLE] = Field(
         None,
         description="Trained tasks whose test rows are scored too: all, or names of tasks and clusters. Not given: all, if"
@@ -256,7 +238,7 @@ def divide(recipe: Recipe) -> HoldOutSplit:
         named = [task.name for task in found if isinstance(task, Task)]
         tasks = select_tasks(tasks, recipe.tasks.include)
     tasks = leave_out(tasks, recipe.tasks.exclude)
-    hold_out = HoldOut(tuple(recipe.hold_out.clusters), recipe.hold_out.overlap, tuple(recipe.hold_out.supervised))
+    hold_out = recipe.hold_out
     held_out_names = {task.name for task in tasks if set(task.clusters) & set(hold_out.clusters)}
     split = hold_out.split(tasks, named=set(named) - held_out_names, evaluated=recipe.evaluation.split, known=known)
     if hold_out.clusters and not split.test:

@@ -21,7 +21,7 @@ from pathlib import Path
 from rich.prompt import Confirm
 
 from flanlab.errors import FlanlabError
-from flanlab.files import cache_folder, filling_the_cache, new_file, write_json
+from flanlab.files import alone_in, cache_folder, new_file, write_json
 from flanlab.models.gguf import convert_gguf
 from flanlab.progress import console
 
@@ -124,7 +124,7 @@ def built_in_model_folder(name: str, say: Callable[[str], None] = lambda _: None
     """
     folder = cached_folder(name)
     if not folder.is_dir():
-        with filling_the_cache():
+        with alone_in(cache_folder()):  # the others wait, and find it there
             if not folder.is_dir():
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetching-") as work:

@@ -8,14 +8,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from flanlab.errors import FlanlabError, one_line
-from flanlab.files import cache_folder, filling_the_cache
+from flanlab.files import alone_in, cache_folder, new_folder
 
 
 def is_gguf(name: str) -> bool:
@@ -35,7 +33,7 @@ def gguf_model_folder(path: Path, say: Callable[[str], None] = lambda _: None) -
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     folder = cache_folder() / "models" / f"gguf-{digest[:16]}"
     if not folder.is_dir():
-        with filling_the_cache():
+        with alone_in(cache_folder()):  # the others wait, and find it there
             if not folder.is_dir():
                 _convert_any(path, folder, say)
     return folder
@@ -57,16 +55,8 @@ def _convert_any(path: Path, folder: Path, say: Callable[[str], None]) -> None:
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """Write a GGUF file's model and tokenizer as a Hugging Face folder with float32 weights, completely or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as work:
-        converted = Path(work) / "converted"
-        _convert(gguf, converted)
-        try:
-            os.replace(converted, folder)
-        except OSError:
-            # Another process was faster. Its result is the same.
-            if not folder.is_dir():
-                raise
+    with new_folder(folder) as temporary:
+        _convert(gguf, temporary)
 
 
 def _convert(gguf: Path, target: Path) -> None:

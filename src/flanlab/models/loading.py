@@ -54,7 +54,7 @@ _EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight", "wte.weight", "embed_in.
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that is ready for scoring and packed training."""
+    """A model that is ready for scoring and training."""
 
     model: PreTrainedModel = field(repr=False)
     encoder: TextEncoder = field(repr=False)
@@ -94,27 +94,11 @@ class LoadedModel:
             yield position, Answer(answer.scores, answer.scores_without_end, lengths, text, answer.failed)
 
     def _answers(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, TokenAnswer]]:
+        if isinstance(self.encoder, SeparateTextEncoder):
+            return answer_from_encoder(self.model, self.encoder.answer_start, questions, token_budget)
+        if virtual := virtual_tokens(self.model):
+            questions = [replace(question, prompt=[*virtual, *question.prompt]) for question in questions]
         return answer_questions(self.model, questions, token_budget)
-
-
-@dataclass(frozen=True)
-class LoadedEncoderDecoder(LoadedModel):
-    """An encoder-decoder model that is ready for scoring and for training on padded rows."""
-
-    encoder: SeparateTextEncoder
-
-    def _answers(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, TokenAnswer]]:
-        return answer_from_encoder(self.model, self.encoder.answer_start, questions, token_budget)
-
-
-@dataclass(frozen=True)
-class LoadedPromptTuned(LoadedModel):
-    """A model with a soft prompt before each question."""
-
-    def _answers(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, TokenAnswer]]:
-        virtual = virtual_tokens(self.model)
-        asked = [replace(question, prompt=[*virtual, *question.prompt]) for question in questions]
-        return super()._answers(asked, token_budget)
 
 
 def load_model(
@@ -159,10 +143,10 @@ def load_model(
     encoder = _encoder(tokenizer, model.config, model.generation_config)
     if isinstance(encoder, SeparateTextEncoder):
         check_padding(model, encoder.answer_start)
-        return LoadedEncoderDecoder(model, encoder, name, folder, stamp)
-    check_features(model)
-    check_isolation(model)
-    return (LoadedModel if soft_prompt_of(model) is None else LoadedPromptTuned)(model, encoder, name, folder, stamp)
+    else:
+        check_features(model)
+        check_isolation(model)
+    return LoadedModel(model, encoder, name, folder, stamp)
 
 
 def wrap_model(model: Any, tokenizer: Any) -> LoadedModel:
@@ -184,10 +168,10 @@ def wrap_model(model: Any, tokenizer: Any) -> LoadedModel:
     model = model.eval()
     if isinstance(encoder, SeparateTextEncoder):
         check_padding(model, encoder.answer_start)
-        return LoadedEncoderDecoder(model, encoder, name, None, None)
-    model.set_attn_implementation(ATTENTION_NAME)
-    check_features(model)
-    check_isolation(model)
+    else:
+        model.set_attn_implementation(ATTENTION_NAME)
+        check_features(model)
+        check_isolation(model)
     return LoadedModel(model, encoder, name, None, None)
 
 

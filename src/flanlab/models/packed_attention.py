@@ -305,7 +305,11 @@ def _attend(
     softcap: float | None,
     sinks: Tensor | None,
 ) -> Tensor:
-    """Attention [batch, heads, queries, width], causal if there is no mask."""
+    """Attention [batch, heads, queries, width], causal if there is no mask.
+
+    With a cap of the scores or with sinks (a sink has a score, but no value) it is written out, because no kernel has these.
+    The softmax is then computed in at least float32.
+    """
     if softcap is None and sinks is None:
         # Over short texts, the gradients of bfloat16 attention take a CPU up to 2.7 times as long as those of float32.
         number_type = value.dtype
@@ -325,23 +329,6 @@ def _attend(
                 enable_gqa=query.shape[1] != key.shape[1],
             )
         return attended.to(number_type)
-    return _explicit_attention(query, key, value, mask, scaling, dropout, softcap, sinks)
-
-
-def _explicit_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    scaling: float | None,
-    dropout: float,
-    softcap: float | None,
-    sinks: Tensor | None,
-) -> Tensor:
-    """Like `_attend`, written out, because no kernel caps scores or has sinks (a sink has a score, but no value).
-
-    The softmax is computed in at least float32.
-    """
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)

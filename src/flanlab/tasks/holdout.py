@@ -4,28 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from flanlab.errors import FlanlabError
+from flanlab.settings import TRAINING, Settings
 from flanlab.tasks.clusters import Cluster, related_clusters
 from flanlab.tasks.schema import Split, Task
 
 OverlapPolicy = Literal["error", "remove", "allow"]
 
 
-@dataclass(frozen=True)
-class HoldOut:
-    """Clusters kept out of training so that they can be evaluated zero-shot.
+class HoldOut(Settings):
+    """What is kept out of training and evaluated.
 
     A task is unseen only if no task of any cluster it belongs to was trained on (section 2.2), with the paper's two
-    exceptions (`related_clusters`). The overlap policy says what to do with a training task that shares a source with a
-    held-out task (`derived_from`): `error` refuses the recipe, `remove` leaves the task out, `allow` trains on it and says so.
+    exceptions (`related_clusters`). A training task may also share a source with a held-out task (`derived_from`).
     """
 
-    clusters: tuple[Cluster, ...]
-    overlap: OverlapPolicy = "error"
-    supervised: tuple[str, ...] = ()
-    """Held-out tasks that train nevertheless, and alone: supervised learning, as a comparison."""
+    clusters: Annotated[list[Cluster], TRAINING] = Field(
+        default_factory=list, description="Clusters kept out of training; none, if not given: every task is trained on."
+    )
+    overlap: Annotated[OverlapPolicy, TRAINING] = Field(
+        "error",
+        description="What to do with training tasks that share sources with held-out ones. error: refuse the recipe. remove:"
+        " leave them out. allow: train on them; results are then marked as seen.",
+    )
+    supervised: Annotated[list[str], TRAINING] = Field(
+        default_factory=list,
+        description="Held-out tasks that train after all, and nothing beside them: supervised learning, to compare with.",
+    )
 
     def excluded_clusters(self) -> frozenset[Cluster]:
         """The held-out clusters and those that are too close to them."""

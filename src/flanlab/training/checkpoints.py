@@ -17,7 +17,6 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,26 +36,16 @@ from flanlab.training.shards import ShardReader, divided_as, own_shard, write_sh
 _NAME = re.compile(r"step-(\d+)")
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far training has come. It determines the position in the stream."""
-
-    step: int
-    """Optimizer steps done."""
-    training_key: str
-    """Hash of everything that shapes the stream and the updates: a checkpoint of other settings is never resumed."""
-
-
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, stamp: Mapping[str, Any]
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, training_key: str, stamp: Mapping[str, Any]
 ) -> Path:
-    """Write `folder/step-N` with trained weights, optimizer state, progress and stamp. Only the previous checkpoint is kept
-    too.
+    """Write `folder/step-N` with trained weights, optimizer state, number of steps done and stamp. Only the previous checkpoint
+    is kept too. `training_key` is a hash of everything that shapes the stream and the updates.
 
     Raises:
         FlanlabError: the disk is full. Earlier checkpoints are unchanged.
     """
-    path = folder / f"step-{progress.step:06d}"
+    path = folder / f"step-{step:06d}"
     temporary = folder / f".{path.name}.partial"
     state, scalars = _flatten(optimizer.state_dict()["state"])
     contents = {"trained": trained_tensors(model), "optimizer": state}
@@ -80,10 +69,10 @@ def save_checkpoint(
     def finish(files: dict[str, Any]) -> None:
         write_json(temporary / "flanlab.json", stamp)
         files["flanlab.json"] = _seal(temporary / "flanlab.json")
-        record = {"step": progress.step, "training_key": progress.training_key, "optimizer": scalars, "files": files}
+        record = {"step": step, "training_key": training_key, "optimizer": scalars, "files": files}
         write_json(temporary / "progress.json", {**record, "digest": _digest_of(record)})
         _seal(temporary / "progress.json")
-        earlier = [other for step, other in _checkpoints(folder) if step < progress.step]
+        earlier = [other for number, other in _checkpoints(folder) if number < step]
         if path.exists():
             shutil.rmtree(path)
         os.replace(temporary, path)
@@ -99,13 +88,13 @@ def save_checkpoint(
         if is_first():
             shutil.rmtree(temporary, ignore_errors=True)
         if is_full(error):
-            raise no_room(folder, f"Step {progress.step} could not be saved", size) from error
+            raise no_room(folder, f"Step {step} could not be saved", size) from error
         raise
     return path
 
 
-def load_latest(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, training_key: str) -> Progress | None:
-    """Restore model and optimizer from the newest intact checkpoint. Returns None if there is no checkpoint.
+def load_latest(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, training_key: str) -> int:
+    """Restore model and optimizer from the newest intact checkpoint. Returns how many steps are done; 0 without a checkpoint.
 
     A damaged one is skipped with a warning. The next checkpoint replaces it.
 
@@ -131,10 +120,10 @@ def load_latest(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
         for damage in damages:
             say(f"{damage} Resuming from the previous checkpoint, {path.name}.")
         _load(path, record, model, optimizer)
-        return Progress(record["step"], training_key)
+        return int(record["step"])
     if damages:
         raise FlanlabError(" ".join(damages), hint=f"Delete {folder}. Training then starts again.")
-    return None
+    return 0
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -6,10 +6,11 @@ divided.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,6 @@ from torch.nn import functional
 
 from flanlab.data.encoding import SeparateTextEncoder, TextEncoder
 from flanlab.data.mixture import EncodedExample
-from flanlab.data.packing import best_fit
 from flanlab.errors import FlanlabError
 from flanlab.models.encoder_decoder import logits_of, padded, visible_places
 from flanlab.models.packed_attention import PackedBatch, check_reach, pack_segments, packed_logits
@@ -29,22 +29,6 @@ Weights = Sequence[float] | None
 """The weight of each example of a batch; None: 1 each."""
 
 
-class Objective(Protocol):
-    """What the loop needs to know about a kind of model: how examples are divided into batches, and the loss of a batch."""
-
-    def batches(self, examples: Sequence[EncodedExample], tokens: int) -> list[list[EncodedExample]]:
-        """The examples in batches that compute at most `tokens` tokens each."""
-
-    def loss(self, model: nn.Module, examples: Sequence[EncodedExample], weights: Weights = None) -> Tensor:
-        """Sum of the cross-entropy of all target tokens of a batch (natural log), each times the weight of its example."""
-
-    def padding(self, examples: Sequence[EncodedExample]) -> int:
-        """Number of padding tokens of a batch."""
-
-    def check_reach(self, config: Any, examples: Sequence[EncodedExample]) -> None:
-        """Refuse examples that are longer than a model with this configuration reads."""
-
-
 @dataclass(frozen=True)
 class PackedObjective:
     """For a decoder-only model: the examples of a batch are in one row without padding, and do not see each other."""
@@ -53,22 +37,22 @@ class PackedObjective:
     """Virtual tokens before each prompt, if the model has a soft prompt."""
 
     def batches(self, examples: Sequence[EncodedExample], tokens: int) -> list[list[EncodedExample]]:
-        """Best-fit packing."""
+        """The examples in batches that compute at most `tokens` tokens each, by best-fit packing."""
         rows = best_fit([len(self.virtual) + example.length for example in examples], tokens)
         return [[examples[position] for position in row] for row in rows]
 
     def loss(self, model: nn.Module, examples: Sequence[EncodedExample], weights: Weights = None) -> Tensor:
-        """See `packed_loss`."""
+        """Sum of the cross-entropy of all target tokens of a batch (natural log), each times the weight of its example."""
         if self.virtual:
             examples = [replace(example, prompt=[*self.virtual, *example.prompt]) for example in examples]
         return packed_loss(model, examples, weights)
 
     def padding(self, examples: Sequence[EncodedExample]) -> int:
-        """There is none."""
+        """Number of padding tokens of a batch: none."""
         return 0
 
     def check_reach(self, config: Any, examples: Sequence[EncodedExample]) -> None:
-        """See `Objective`."""
+        """Refuse examples that are longer than a model with this configuration reads."""
         check_reach(config, max((len(self.virtual) + example.length for example in examples), default=0))
 
 
@@ -84,7 +68,7 @@ class PaddedObjective:
     """What the decoder reads before an answer."""
 
     def batches(self, examples: Sequence[EncodedExample], tokens: int) -> list[list[EncodedExample]]:
-        """Longest first, as many as fit when padded. The order depends only on the lengths."""
+        """The same: longest first, as many as fit when padded. The order depends only on the lengths."""
         found: list[list[EncodedExample]] = []
         prompt = target = 0
         for example in sorted(examples, key=lambda example: (-len(example.prompt), -len(example.target))):
@@ -102,7 +86,7 @@ class PaddedObjective:
         return found
 
     def loss(self, model: nn.Module, examples: Sequence[EncodedExample], weights: Weights = None) -> Tensor:
-        """See `Objective`.
+        """See `PackedObjective`.
 
         encoder   p p p p </s>
         decoder   <start> t0 t1           the target's last token, its end, is predicted but never read
@@ -139,7 +123,7 @@ class PaddedObjective:
         return sum(max(lengths) * len(lengths) - sum(lengths) for lengths in sides)
 
     def check_reach(self, config: Any, examples: Sequence[EncodedExample]) -> None:
-        """See `Objective`."""
+        """See `PackedObjective`."""
         # T5 has no such number: its positions are relative.
         reach = getattr(config, "max_position_embeddings", None)
         read = (max(len(one.prompt), len(self.answer_start) + len(one.target) - 1) for one in examples)
@@ -149,6 +133,40 @@ class PaddedObjective:
                 f"An example of {longest} tokens is longer than the {reach} that the model can read.",
                 hint=f"Set mixture.prompt_tokens and mixture.target_tokens to {reach - 1} or less.",
             )
+
+
+def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Positions of `lengths`, grouped into rows whose lengths add up to at most `capacity`.
+
+    Longest first, each into the fullest row that still has room (best-fit decreasing): at most 11/9 of the smallest possible
+    number of rows. The result depends only on the arguments.
+
+    Raises:
+        FlanlabError: an example is longer than a row.
+    """
+    rows: list[list[int]] = []
+    # (room left, row) in ascending order, so that bisection finds the fullest row with room enough.
+    room: list[tuple[int, int]] = []
+    for position in sorted(range(len(lengths)), key=lambda position: (-lengths[position], position)):
+        length = lengths[position]
+        if length > capacity:
+            raise FlanlabError(
+                f"An example of {length} tokens does not fit into a row of {capacity}.",
+                hint="Raise training.micro_batch_tokens, or lower mixture.prompt_tokens and target_tokens.",
+            )
+        found = bisect.bisect_left(room, (length, -1))
+        if found == len(room):
+            rows.append([])
+            left, row = capacity, len(rows) - 1
+        else:
+            left, row = room.pop(found)
+        rows[row].append(position)
+        bisect.insort(room, (left - length, row))
+    return rows
+
+
+Objective = PackedObjective | PaddedObjective
+"""What the loop needs to know about a kind of model: how examples are divided into batches, and the loss of a batch."""
 
 
 def objective_for(model: nn.Module, encoder: TextEncoder) -> Objective:

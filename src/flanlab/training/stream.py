@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 from torch.utils.data import DataLoader, Dataset
 
 from flanlab.data.encoding import TextEncoder
 from flanlab.data.mixture import EncodedExample, Mixture
-from flanlab.data.workers import settle_worker
 from flanlab.errors import FlanlabError
 
 _STEPS_AHEAD = 4
@@ -33,7 +33,7 @@ def steps_of_examples(
         sampler=range(first, last),
         num_workers=workers,
         prefetch_factor=_STEPS_AHEAD if workers else None,
-        worker_init_fn=_settle,
+        worker_init_fn=settle_worker,
     )
     for step in loader:
         if isinstance(step, FlanlabError):
@@ -46,10 +46,15 @@ def usual_workers(device: str) -> int:
     return min(8, max(1, (os.cpu_count() or 2) - 1)) if device == "cuda" else 0
 
 
-def _settle(number: int) -> None:
+def settle_worker(_: int) -> None:
+    """What a worker process does first: it leaves signals to the trainer, and uses one core."""
     # A launcher's signal reaches the whole process group. Only the trainer handles it: it saves, then ends the workers.
     os.setpgid(0, 0)
-    settle_worker(number)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # SIGTERM must end a worker. A forked one would inherit its parent's handler.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Threads of the tokenizers library do not survive a fork, and the workers already run in parallel.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 class _Steps(Dataset[list[EncodedExample] | FlanlabError]):

@@ -5,24 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from flanlab.errors import FlanlabError, one_line
 from flanlab.processes import is_first
 from flanlab.training.settings import Tracking
 
 
-class Tracker(Protocol):
-    """The methods of accelerate's trackers that are used here."""
-
-    def log(self, values: dict[str, Any], step: int) -> None:
-        """Show numbers of a step."""
-
-    def finish(self) -> None:
-        """Write what is left."""
-
-
-def open_tracker(kind: Tracking | None, folder: Path, settings: Mapping[str, Any]) -> Tracker | None:
+def open_tracker(kind: Tracking | None, folder: Path, settings: Mapping[str, Any]) -> Any:
     """A tracker for the run with this training folder; None if none is wanted, and in all processes except the first.
 
     Args:
@@ -55,7 +45,7 @@ def open_tracker(kind: Tracking | None, folder: Path, settings: Mapping[str, Any
             hint="Log in to it, or leave training.track out.",
         ) from error
     tracker.store_init_configuration({key: value for key, value in settings.items() if isinstance(value, str | int | float)})
-    return tracker  # type: ignore[no-any-return]
+    return tracker
 
 
 def check_tracker(kind: Tracking | None) -> None:

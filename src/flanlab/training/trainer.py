@@ -19,7 +19,7 @@ from flanlab.files import is_full
 from flanlab.models.loading import LoadedModel
 from flanlab.processes import from_first, is_first, owners, rank, world_size
 from flanlab.progress import meter, say
-from flanlab.training.checkpoints import Progress, load_latest, no_room, save_checkpoint
+from flanlab.training.checkpoints import load_latest, no_room, save_checkpoint
 from flanlab.training.dev_loss import DevExamples
 from flanlab.training.explosion import WINDOW, LossWatch
 from flanlab.training.interrupts import HeldInterrupts
@@ -76,8 +76,7 @@ def train(
     model = spread(model, settings)
     device = next(model.parameters()).device
     optimizer = make_optimizer(model, settings)
-    progress = load_latest(folder, model, optimizer, training_key) or Progress(0, training_key)
-    saved = progress.step
+    done = saved = load_latest(folder, model, optimizer, training_key)
     if saved:
         say(f"Resuming from step {saved} of {settings.steps}.")
     per_step = examples_per_step(mixture, loaded.encoder, settings)
@@ -101,7 +100,7 @@ def train(
                     loss, norm = train_step(model, optimizer, objective, shares, settings, learning_rate)
                     if not math.isfinite(loss) or not math.isfinite(norm):
                         _refuse(step, f"loss {loss}, gradient norm {norm}", examples)
-                    progress = Progress(step + 1, training_key)
+                    done = step + 1
                     # Measured from the end of the previous step, to include waiting for examples.
                     now = time.monotonic()
                     seconds, started = now - started, now
@@ -127,17 +126,17 @@ def train(
                     if watch.has_exploded(loss):
                         medians = f"was {watch.lowest:.3g} before, and is {watch.median:.3g}"
                         _refuse(step, f"the median loss of the last {WINDOW} steps {medians}", examples)
-                    if due and progress.step < settings.steps:
-                        save_checkpoint(folder, model, optimizer, progress, stamp)
-                        saved = progress.step
+                    if due and done < settings.steps:
+                        save_checkpoint(folder, model, optimizer, done, training_key, stamp)
+                        saved = done
                         last_saved = started = time.monotonic()
                     if stopped:
                         raise KeyboardInterrupt
         except KeyboardInterrupt:
             if interrupts.count < 2 or world_size() > 1:
-                if progress.step > saved:
-                    save_checkpoint(folder, model, optimizer, progress, stamp)
-                say(f"Saved after step {progress.step} of {settings.steps}. The same command resumes from there.")
+                if done > saved:
+                    save_checkpoint(folder, model, optimizer, done, training_key, stamp)
+                say(f"Saved after step {done} of {settings.steps}. The same command resumes from there.")
             raise
         except OSError as error:
             if is_full(error):
@@ -146,8 +145,8 @@ def train(
         finally:
             if tracker is not None:
                 tracker.finish()
-        if progress.step > saved:
-            save_checkpoint(folder, model, optimizer, progress, stamp)
+        if done > saved:
+            save_checkpoint(folder, model, optimizer, done, training_key, stamp)
     # Signals that were delayed while the last checkpoint was written.
     if add_up([interrupts.count], device)[0]:
         raise KeyboardInterrupt

@@ -14,7 +14,7 @@ from flanlab.data.rendering import render
 from flanlab.data.sources import Rows
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, plan_task
-from flanlab.evaluation.questions import ask
+from flanlab.evaluation.questions import ask, refuse_failed
 from flanlab.evaluation.setup import Setup
 from flanlab.models.answering import Model
 from flanlab.tasks.schema import Task
@@ -40,14 +40,6 @@ class Preview:
     prompt_tokens: int | None = None
     target_tokens: int | None = None
     fault: FlanlabError | None = None
-
-
-@dataclass(frozen=True)
-class Scored:
-    """One row, asked in the version before (None for a new template) and in the new one."""
-
-    before: Answered | None
-    after: Answered
 
 
 def previews(task: Task, number: int, rows: Rows, first: int, encoder: TextEncoder | None) -> list[Preview]:
@@ -91,14 +83,10 @@ def answers(model: Model, task: Task, number: int, rows: Rows, chosen: Sequence[
     own = PlannedTask(task, rows, [(row, number) for row in chosen])
     asked = [ask(Setup(model, settings), own, row, number) for row in chosen]
     replies = dict(model.answer(asked, settings.token_budget))
+    refuse_failed(task, asked, replies)
     found = []
     for place, one in enumerate(asked):
         reply, example = replies[place], one.example
-        if reply.failed:
-            raise FlanlabError(
-                f"{task.name}, row {example.row}: the model computes no number (NaN or infinity) for this question.",
-                hint="It is a fault of the model: check its weights.",
-            )
         prediction = {
             "template": number,
             "row": example.row,
@@ -112,8 +100,8 @@ def answers(model: Model, task: Task, number: int, rows: Rows, chosen: Sequence[
     return found
 
 
-def score_versions(model: Model, before: Task, task: Task, number: int, rows: Rows) -> list[Scored]:
-    """Ask the same rows in the version before and in the new one; before is `before`'s template of the same number.
+def score_versions(model: Model, before: Task, task: Task, number: int, rows: Rows) -> list[tuple[Answered | None, Answered]]:
+    """Ask the same rows in the version before (None for a new template) and in the new one, by templates of the same number.
 
     Raises:
         FlanlabError: an inverted template, or as `answers`.
@@ -128,7 +116,7 @@ def score_versions(model: Model, before: Task, task: Task, number: int, rows: Ro
     earlier: Sequence[Answered | None] = [None] * len(chosen)
     if number in before.forward_templates():
         earlier = answers(model, before, number, rows, chosen)
-    return [Scored(*pair) for pair in zip(earlier, after, strict=True)]
+    return list(zip(earlier, after, strict=True))
 
 
 def editor_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
@@ -192,18 +180,18 @@ def preview_part(workplace: Workplace, fields: Mapping[str, str]) -> str:
 
 def score_part(workplace: Workplace, fields: Mapping[str, str]) -> str:
     """What a model answers in the new version and in the one before."""
-    before = workplace.task(fields.get("task", ""))
-    task, number = edited(before, number_in(fields, "template"), fields)
+    earlier = workplace.task(fields.get("task", ""))
+    task, number = edited(earlier, number_in(fields, "template"), fields)
     split, rows = workplace.rows(task, fields.get("split", ""))
     with workplace.model(fields.get("model", "")) as model:
-        scored = score_versions(model, before, task, number, rows)
-    pairs = [(one.before.right, one.after.right) for one in scored if one.before is not None]
+        scored = score_versions(model, earlier, task, number, rows)
+    pairs = [(before.right, after.right) for before, after in scored if before is not None]
     return show(
         "editor_score",
         model=fields["model"],
         split=split,
         scored=scored,
-        right=sum(one.after.right for one in scored),
+        right=sum(after.right for _, after in scored),
         right_before=sum(before for before, _ in pairs) if pairs else None,
         better=sum(after and not before for before, after in pairs),
         worse=sum(before and not after for before, after in pairs),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -26,15 +25,6 @@ _LEVELS: Mapping[Level, str] = {
     "clusters": MEAN_OVER_CLUSTERS,
     "in_domain": "mean over in-domain tasks",
 }
-
-
-@dataclass(frozen=True)
-class HeatRow:
-    """A task's main metric through each template, 0 to 1; None where a template does not exist or was not asked."""
-
-    task: str
-    metric: str
-    cells: tuple[float | None, ...]
 
 
 def filtered_scores(
@@ -65,32 +55,23 @@ def is_chosen(results: Results, row: Score | Difference, metric: str) -> bool:
     return row.metric in (MAIN_METRIC, *headline_metrics(results.tasks.values()))
 
 
-def heat_map(results: Results, variant: str) -> tuple[list[int], list[HeatRow]]:
-    """Templates in columns, tasks in rows: a variant's score by each task's main metric."""
+def heat_map(results: Results, variant: str) -> tuple[list[int], list[tuple[str, str, list[float | None]]]]:
+    """Templates in columns; in rows each task with its main metric and a variant's scores by it, None where there is none."""
     columns = sorted({template for task in results.tasks.values() for template in task.templates})
     rows = []
     for name, task in results.tasks.items():
         by_template = [results.scored("task", name, task.main_metric, str(template)).get(variant) for template in columns]
-        rows.append(HeatRow(name, task.main_metric, tuple(None if score is None else score.mean for score in by_template)))
+        rows.append((name, task.main_metric, [None if score is None else score.mean for score in by_template]))
     return columns, rows
 
 
-@dataclass(frozen=True)
-class BeforeAfter:
-    """A difference with the two scores that it is of."""
-
-    difference: Difference
-    before: Score
-    after: Score
-
-
-def before_and_after(results: Results, metric: str = "") -> list[BeforeAfter]:
-    """The paired differences of a run or a comparison that are of a metric; see `is_chosen`."""
+def before_and_after(results: Results, metric: str = "") -> list[tuple[Difference, Score, Score]]:
+    """The paired differences of a run or a comparison by a metric (see `is_chosen`), each with the scores before and after."""
     rows = []
     for one in results.differences:
         if one.level == (_only_level(results) or one.level) and is_chosen(results, one, metric):
             scores = results.scored(one.level, one.name, one.metric)
-            rows.append(BeforeAfter(one, scores[one.before], scores[one.after]))
+            rows.append((one, scores[one.before], scores[one.after]))
     return rows
 
 
