@@ -12,7 +12,6 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from flanlab.data.joins import cuts_after_line_breaks
 from flanlab.data.special_tokens import SpecialTokens, as_text
 from flanlab.errors import FlanlabError, one_line
 
@@ -114,22 +113,14 @@ class Encoder(ABC):
     def _encode(self, questions: Sequence[tuple[str, Sequence[str]]], style: PromptStyle) -> list[EncodedQuestion]:
         # The space belongs to the answer, because most tokenizers make one token of a space and a word.
         glue = " " if style == "baseline" else ""
-        are_apart = [not glue and self._joins_cleanly(context, answers) for context, answers in questions]
-        texts = []
-        for apart, (context, answers) in zip(are_apart, questions, strict=True):
-            before = "\n" if apart else context + glue
-            texts.append([context, *(before + as_text(answer) for answer in answers)])
+        texts = [[context, *(context + glue + as_text(answer) for answer in answers)] for context, answers in questions]
         start, end = ([], self.turn_end) if style == "chat" else (self._start, self.end)
         encoded = []
-        for apart, tokens in zip(are_apart, self._tokens_of_each(texts), strict=True):
+        for tokens in self._tokens_of_each(texts):
             context_ids, *answer_ids = (start + ids for ids in tokens)
-            if apart:
-                boundary, answers_begin = len(context_ids), len(start) + len(self._line_break)
-            else:
-                # The model needs at least one token before the answer.
-                boundary = answers_begin = max(_common_prefix_length([context_ids, *answer_ids]), 1)
-            answers_ids = [[*ids[answers_begin:], end] for ids in answer_ids]
-            encoded.append(EncodedQuestion(context_ids[:boundary], answers_ids))
+            # The model needs at least one token before the answer.
+            boundary = max(_common_prefix_length([context_ids, *answer_ids]), 1)
+            encoded.append(EncodedQuestion(context_ids[:boundary], [[*ids[boundary:], end] for ids in answer_ids]))
         return encoded
 
     def _tokens_of_each(self, texts: Sequence[Sequence[str]]) -> list[list[list[int]]]:
@@ -154,16 +145,6 @@ class Encoder(ABC):
     @abstractmethod
     def _dialogue(self, prompt: str, exemplars: Sequence[tuple[str, str]]) -> str:
         """A prompt as a dialogue in which it is the model's turn, with exemplars as earlier turns."""
-
-    def _joins_cleanly(self, context: str, answers: Sequence[str]) -> bool:
-        """Whether the answers can be encoded separately from the context, after a line break."""
-        after_line_break = context.endswith("\n") and not context[-2:-1].isspace()
-        return after_line_break and bool(self._line_break) and not any(answer[:1].isspace() for answer in answers)
-
-    @property
-    @abstractmethod
-    def _line_break(self) -> list[int]:
-        """The tokens of a line break, if texts are always split after one; else none."""
 
     @abstractmethod
     def _tokens(self, texts: list[str]) -> list[list[int]]:
@@ -270,12 +251,6 @@ class TextEncoder(Encoder):
                 hint="Ask with the plain instruction instead, without --chat.",
             ) from error
 
-    @cached_property
-    def _line_break(self) -> list[int]:
-        """The tokens of a line break, if the tokenizer always splits after one; else none."""
-        is_known = self._backend is not None and cuts_after_line_breaks(self._backend.to_str())
-        return self._tokens(["\n"])[0] if is_known else []
-
     def _tokens(self, texts: list[str]) -> list[list[int]]:
         return self._special.tokens(texts)
 
@@ -337,7 +312,6 @@ class CharacterEncoder(Encoder):
     hash = "characters"
     newline_tokens = frozenset({ord("\n")})
     _start: list[int] = []  # noqa: RUF012
-    _line_break: list[int] = []  # noqa: RUF012
 
     def decode(self, ids: Sequence[int]) -> str:
         """The characters as text, without the end token."""
