@@ -154,8 +154,6 @@ def with_shots(folder: Path) -> Path:
 
 def test_what_a_side_was_trained_on_is_in_domain_and_has_no_part_in_averages(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", {"tuned": 5}, tasks=TASKS, in_domain=["product_reviews"])
-    change(run, lambda r: r["tasks"]["product_reviews"].update(seen="the model was trained on its train rows"))
-    change(run, lambda r: [one.update(seen=True) for one in r["scores"] if one["task"] == "product_reviews"])
     other = make_run(tmp_path / "other", {"instruction": 8}, tasks=TASKS, trained=False)
     found = compared(run, other)
     assert found.in_domain == ["product_reviews"]

@@ -146,8 +146,7 @@ def test_a_task_of_two_clusters_takes_both_out_of_training() -> None:
 
 
 def test_a_subtask_is_trained_on_where_it_took_part_itself() -> None:
-    source = {"files": "reviews.jsonl", "splits": {"train": "all", "test": "all"}}
-    whole = task("mine", SENTIMENT, source=None, subtasks={"easy": source, "hard": source})
+    whole = task_in_memory(name="mine", source=None, subtasks={"easy": _BASE.source, "hard": _BASE.source})
 
     def reason(trained: Task, subtask: str) -> str | None:
         facts = {"clusters": trained.clusters, "lineage": [trained.name], "subtasks": [*trained.subtasks]}

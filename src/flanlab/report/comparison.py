@@ -106,14 +106,20 @@ def verdict(results: Results) -> Iterable[str]:
     """The comparison in sentences that claim no more than the numbers."""
     rows, counts, total = _differences(results), outcomes(results), len(results.tasks)
     of = f"of {counted(total, 'task')}"
-    yield (
-        f"B is clearly better on {counts['better']} {of} and clearly worse on {counts['worse']}"
-        f" (95 % intervals that exclude zero); after Holm's correction over the {total}, better on {counts['better_holm']}"
-        f" and worse on {counts['worse_holm']}."
-    )
-    if unclear := total - counts["better"] - counts["worse"]:
-        where = "On all of them" if unclear == total else f"On the other {unclear}"
-        yield f"{where} no difference is clear, which does not make the two equal."
+    unclear = total - counts["better"] - counts["worse"]
+    if total == 1:
+        word = "better" if counts["better"] else "worse"
+        told = f"B is clearly {word} on the one task (its 95 % interval excludes zero)."
+        yield "No difference is clear, which does not make the two equal." if unclear else told
+    else:
+        yield (
+            f"B is clearly better on {counts['better']} {of} and clearly worse on {counts['worse']}"
+            f" (95 % intervals that exclude zero); after Holm's correction over the {total}, better on {counts['better_holm']}"
+            f" and worse on {counts['worse_holm']}."
+        )
+        if unclear:
+            where = "On all of them" if unclear == total else f"On the other {unclear}"
+            yield f"{where} no difference is clear, which does not make the two equal."
     if sizes := sorted(row.detectable for row in rows if not row.is_clear and row.detectable is not None):
         ends = dict.fromkeys((number(sizes[0]), number(sizes[-1])))
         on = "" if len(sizes) == 1 else " there, depending on the task"
