@@ -1,7 +1,7 @@
-"""Whether the Hugging Face Hub can be reached: tested once, in six seconds at most.
+"""Whether the Hugging Face Hub can be reached: tested once, in 4.5 seconds at most.
 
 Without this, the Hub's client tries each file six times, with doubling waits: half a minute and more for each name, and minutes
-behind a proxy that never answers. If the Hub accepts no connection in two seconds, or sends no answer in four more, its client
+behind a proxy that never answers. If the Hub accepts no connection in two seconds, or sends no answer in 2.5 more, its client
 is set to work offline, from its cache. After the first answer the network may be slow: no time limit of the client is changed.
 If an answer takes longer, set HF_HUB_ETAG_TIMEOUT, which the client reads too.
 """
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 _SECONDS = 2.0
 """How long connecting may take."""
-_ANSWER_SECONDS = 4.0
+_ANSWER_SECONDS = 2.5
 """How long the first answer may take, once connected."""
 _TIMEOUT_VARIABLE = "HF_HUB_ETAG_TIMEOUT"
 

@@ -19,8 +19,10 @@ from safetensors.torch import load_file
 
 from flanlab.errors import FlanlabError
 from flanlab.evaluation import predict as predict_module
+from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.experiments import run as module
+from flanlab.experiments.evaluate_model import evaluate_model
 from flanlab.experiments.recipe import Recipe, make_plan, read_recipe
 from flanlab.experiments.run import run_recipe, train_recipe
 from flanlab.experiments.stamp import make_stamp, training_key
@@ -29,8 +31,9 @@ from flanlab.models.loading import load_model
 from flanlab.report.html import write_report
 from flanlab.results.files import read_results
 from flanlab.results.predictions import read_predictions
-from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC
+from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC, Results
 from flanlab.tasks.loading import load_collection, load_task
+from flanlab.tasks.schema import Split
 from flanlab.training import precision, trainer
 from tests.tiny import recipe_content, write_recipe, write_tasks
 
@@ -522,7 +525,7 @@ def test_in_domain_tasks_are_scored_beside_zero_shot_ones(home: Path, tiny_folde
     results = run_recipe(write_recipe(home, content), tmp_path / "run")
     assert results.in_domain == ["counting"]
     assert list(results.averaged) == ["comments"], "means over zero-shot tasks leave in-domain ones out"
-    assert results.tasks["counting"].seen is None
+    assert results.tasks["counting"].mark == "in-domain"
     assert results.difference("in_domain", None, MAIN_METRIC) is not None
     alone = results.difference("task", "comments", results.tasks["comments"].main_metric)
     over_clusters = results.difference("clusters", None, MAIN_METRIC)
@@ -531,6 +534,20 @@ def test_in_domain_tasks_are_scored_beside_zero_shot_ones(home: Path, tiny_folde
     assert over_clusters.difference == pytest.approx(alone.difference)
     page = write_report(tmp_path / "run").read_text(encoding="utf-8")
     assert "in-domain" in page
+    assert results.main_scores("counting")["tuned"].seen
+    assert not results.main_scores("comments")["tuned"].seen
+
+    def evaluated(split: Split) -> Results:
+        tasks = load_collection(home / "tasks")
+        place, settings = tmp_path / split, EvaluationSettings(rows=2, split=split)
+        found = evaluate_model(str(tmp_path / "run" / "model"), tasks, settings, place, allow_seen=True)
+        assert found is not None
+        return found
+
+    asked = evaluated("test")
+    assert {name: task.mark for name, task in asked.tasks.items()} == {"comments": "", "counting": "in-domain"}, "as in the run"
+    assert "no zero-shot result" not in write_report(tmp_path / "test").read_text(encoding="utf-8")
+    assert evaluated("train").tasks["counting"].mark == "seen in training", "these very rows trained"
 
 
 def test_a_recipe_without_a_hold_out_scores_what_it_trains_on(home: Path, tiny_folder: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from flanlab.files import read_json, write_json, write_text
 from flanlab.results.files import write_results
 from flanlab.results.predictions import PREDICTION_SCHEMA
 from flanlab.results.schema import Hashes, Variant
+from flanlab.tasks.holdout import ON_ITS_ROWS
 from flanlab.tasks.loading import load_collections, select_tasks
 
 HOSTILE = '<script>alert("x")</script><img src="https://evil.example/x.png"> $x$ & \u202e {{ 7 * 7 }}'
@@ -95,7 +96,11 @@ def make_run(
                 part = pa.Table.from_pylist(predictions[variant][number::2], schema=PREDICTION_SCHEMA)
                 pq.write_table(part, place / f"shard-{number:05d}.parquet")
         hashes = Hashes(task=task.hash, rows="hash of the rows")
-        scored.append(score_task(task, predictions, hashes=hashes, in_domain=task.name in in_domain))
+        scored.append(
+            score_task(
+                task, predictions, hashes=hashes, **({"in_domain": True, "seen": ON_ITS_ROWS} if task.name in in_domain else {})
+            )
+        )
     trained_on = {"short_facts": "closed_book_qa", "everyday_goals": "commonsense"}
     variants = {
         variant: Variant(

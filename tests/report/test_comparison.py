@@ -120,6 +120,52 @@ def test_what_was_not_asked_alike_is_not_paired(folders: tuple[Path, Path], how:
     assert caught.value.hint
 
 
+def test_one_model_asked_in_two_ways(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    run = make_run(tmp_path / "ways", {"instruction": 3, "chat": 9}, tasks=TASKS, trained=False)
+
+    def same_model(results: dict[str, Any]) -> None:
+        for variant in results["variants"].values():
+            variant.update(identity="one", title="instruction prompt")
+        results["variants"]["chat"]["settings"].update(options="none")
+
+    change(run, same_model)
+    found = compared(run, f"{run}:chat")
+    assert [side.title for side in found.variants.values()] == [
+        "instruction prompt, options shuffled",
+        "instruction prompt, options none",
+    ]
+    told = "A and B are one model, asked in two ways: options (shuffled, none). Differences are between these ways."
+    assert told in verdict(found)
+    write_comparison(found, tmp_path / "page.html")
+    assert "some/model, instruction prompt, options none" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    change(run, lambda r: r["variants"]["chat"]["settings"].update(split="dev"))
+    with pytest.raises(FlanlabError, match="split: test in A, dev in B"):
+        compared(run, f"{run}:chat")
+    assert "Not only the model differs, but also shots (0, 4): the difference is of both together." in verdict(
+        compared(folders[0], with_shots(folders[1]))
+    )
+
+
+def with_shots(folder: Path) -> Path:
+    """An evaluation, changed to have been asked after four exemplars."""
+    change(folder, lambda r: asked(r).update(shots=4))
+    return folder
+
+
+def test_what_a_side_was_trained_on_is_in_domain_and_has_no_part_in_averages(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", {"tuned": 5}, tasks=TASKS, in_domain=["product_reviews"])
+    other = make_run(tmp_path / "other", {"instruction": 8}, tasks=TASKS, trained=False)
+    found = compared(run, other)
+    assert found.in_domain == ["product_reviews"]
+    assert found.clusters["sentiment"] == ["visitor_comments"]
+    assert "A was trained on train rows of product_reviews: its scores there are in-domain, not zero-shot." in verdict(found)
+    write_comparison(found, tmp_path / "page.html")
+    shown = " ".join(Page((tmp_path / "page.html").read_text(encoding="utf-8")).text.split())
+    assert "product_reviews Ranking accuracy in-domain for A" in shown
+    assert "mean over in-domain tasks" in shown
+    assert compared(other, other).in_domain == []
+
+
 def test_how_much_was_asked_may_differ(folders: tuple[Path, Path]) -> None:
     change(folders[1], lambda r: asked(r).update(rows=7, templates_per_row=2, token_budget=1))
     other = make_run(folders[0].parent / "more", {"instruction": 8}, tasks=TASKS[:2], trained=False)

@@ -190,6 +190,18 @@ def test_no_average_where_columns_have_other_tasks(run: Path, tmp_path: Path) ->
     assert next(iter(verdict(found))) == "2 columns from 2 folders: 3 tasks in 2 clusters, 1 of them in all columns."
 
 
+def test_in_domain_tasks_are_marked_and_have_no_part_in_averages(tmp_path: Path) -> None:
+    tasks = ("product_reviews", "everyday_french")
+    one, other = (make_run(tmp_path / name, {"tuned": 5}, tasks=tasks, in_domain=tasks[:1]) for name in ("one", "other"))
+    found = merged(one, other)
+    assert [entry.mark for entry in found.row("task", "product_reviews").values()] == ["in-domain"] * 2
+    assert found.no_average["sentiment"].endswith("A and B have product_reviews in-domain")
+    assert list(found.row("cluster", "translation")) == ["A", "B"]
+    assert any(
+        "A was trained on train rows of product_reviews: its scores there are in-domain" in one for one in verdict(found)
+    )
+
+
 def test_a_sweep_is_its_finished_cells(tmp_path: Path, evaluation: Path) -> None:
     rights = {"untuned": {"instruction": 3, "chat": 5}, "clusters-1": {"instruction": 7}, "clusters-2": None}
     sweep = make_sweep(tmp_path, rights)

@@ -106,7 +106,7 @@ def test_the_prompt_that_stands_for_a_side_is_named(done: Path) -> None:
 def test_what_a_model_has_seen_is_marked_wherever_its_scores_stand(done: Path) -> None:
     mark_seen(done.parent / "cells" / "cc", "product_reviews", "instruction")
     sweep = read_sweep(done)
-    assert "The model of “the cell clusters-2” has seen 1 task of these." in told(sweep.pairs[0])
+    assert "Scores of “the cell clusters-2” on 1 task of these are marked as seen." in told(sweep.pairs[0])
     page = write_sweep_page(sweep).read_text(encoding="utf-8")
     assert "product_reviews seen" in page
     assert "Scores marked as seen are not zero-shot" in page

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flanlab.tasks.clusters import Cluster, related_clusters
-from flanlab.tasks.holdout import HoldOut, HoldOutSplit, lineage, seen_reason
+from flanlab.tasks.holdout import ON_ITS_ROWS, HoldOut, HoldOutSplit, lineage, seen_reason
 from flanlab.tasks.schema import Task
 from tests.task_files import refusal, task_in_memory
 
@@ -143,6 +143,19 @@ def test_a_task_of_two_clusters_takes_both_out_of_training() -> None:
     assert names(split.test) == ["record"]
     assert names(split.train) == ["sst"]
     assert seen_reason(tasks[0], stamp(split)) is None
+
+
+def test_a_subtask_is_trained_on_where_it_took_part_itself() -> None:
+    whole = task_in_memory(name="mine", source=None, subtasks={"easy": _BASE.source, "hard": _BASE.source})
+
+    def reason(trained: Task, subtask: str) -> str | None:
+        facts = {"clusters": trained.clusters, "lineage": [trained.name], "subtasks": [*trained.subtasks]}
+        return seen_reason(whole.subtask(subtask), {"tasks": {trained.name: facts}})
+
+    assert reason(whole, "hard") == ON_ITS_ROWS
+    assert reason(whole.subtask("easy"), "easy") == ON_ITS_ROWS
+    assert reason(whole.without_subtask("hard"), "easy") == ON_ITS_ROWS
+    assert reason(whole.without_subtask("hard"), "hard") == "the model was trained on mine, of the cluster sentiment"
 
 
 def test_lineage_goes_through_any_number_of_steps_and_round_in_circles() -> None:

@@ -17,7 +17,7 @@ from flanlab.report.wording import count
 from flanlab.ui import results_tab
 from flanlab.ui.predictions import index_of, matching, read
 from flanlab.ui.workplace import Workplace, open_workplace
-from tests.report.synthetic import change, make_run
+from tests.report.synthetic import change, make_run, mark_seen
 
 TASK = "visitor_comments"
 METRICS = ["accuracy"]
@@ -54,6 +54,16 @@ def test_means_over_a_single_task_are_not_shown_again(run_folders: list[Path]) -
     assert {one.level for one in results_tab.filtered_scores(single)} == {"task"}
     assert {one.level for one in results_tab.filtered_scores(single, level="cluster")} == {"cluster"}
     assert {one.level for one, _, _ in results_tab.before_and_after(single)} == {"task"}
+
+
+def test_a_score_is_marked_as_a_report_marks_it(tmp_path: Path) -> None:
+    tasks = (TASK, "everyday_french")
+    folder = make_run(tmp_path / "run", {"tuned": 7}, tasks=tasks, in_domain=[TASK], trained=False)
+    mark_seen(folder, "everyday_french", "tuned")
+    page = results_tab.results_page(open_workplace([folder], [], ["sampler"], None, tmp_path), {})
+    assert page.count("<td>in-domain</td>") == 1
+    assert page.count("<td>seen in training</td>") == 1
+    assert "with tasks" not in page, "means over one task are left out"
 
 
 def test_the_heat_map_holds_each_templates_score(run_folders: list[Path]) -> None:

@@ -12,9 +12,9 @@ from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.scores import ScoredTask, build_results, score_predictions
 from flanlab.evaluation.sides import Side
 from flanlab.results.grids import Prediction
-from flanlab.results.schema import Difference, MetricFacts, Results, TaskFacts, Variant
+from flanlab.results.schema import IN_DOMAIN, Difference, MetricFacts, Results, TaskFacts, Variant
 from flanlab.results.statistics import holm
-from flanlab.settings import QUESTIONS, fields_affecting
+from flanlab.settings import PROMPT, QUESTIONS, fields_affecting
 
 SIDES = ("a", "b")
 _OF_BOTH = ("clusters", "description", "declared_metrics", "chance", "majority", "source", "hashes")
@@ -46,8 +46,10 @@ def compare_scored(scored: Sequence[ScoredTask], first: Side, second: Side, *, m
     """As `compare_sides`, of tasks that are scored already, with the variants `a` and `b`."""
     sides = dict(zip(SIDES, (first, second), strict=True))
     variants = {
-        name: side.variant.model_copy(update={"folder": str(side.folder), "variant": side.name, "run": side.results.name})
-        for name, side in sides.items()
+        name: side.variant.model_copy(
+            update={"folder": str(side.folder), "variant": side.name, "run": side.results.name, "title": title}
+        )
+        for (name, side), title in zip(sides.items(), _titles(first.variant, second.variant), strict=True)
     }
     results = build_results(
         scored,
@@ -107,6 +109,7 @@ def score_kept(
         main_metric=next(iter(metrics)),
         metrics=metrics,
         seen=first.seen(name) or second.seen(name),
+        in_domain={IN_DOMAIN} == {mark for side in (first, second) if (mark := side.results.mark(side.name, name))},
         **changes,
     )
     return score_predictions(name, found, kept, more)
@@ -159,36 +162,57 @@ def _corrected(results: Results) -> Results:
 
 
 def check_agreement(first: Side, second: Side) -> None:
-    """Refuse to pair what was not asked the same."""
+    """Refuse to pair what was not asked the same. One model may be asked in two ways: then the difference is of these."""
     common = [name for name in first.results.tasks if name in second.results.tasks]
     if not common:
         raise FlanlabError(
             f"{first.folder} and {second.folder} have no task in common.",
             hint="Evaluate both on the same tasks.",
         )
-    differences = settings_that_differ(first.variant, second.variant)
+    ours, theirs = first.variant, second.variant
+    alike = ["split"] if is_one_model(ours, theirs) else fields_affecting(EvaluationSettings, QUESTIONS)
+    differences = unlike(ours, theirs, *alike)
     for name in common:
         differences += _other_rows(name, first.results.tasks[name], second.results.tasks[name])
     if differences:
         raise FlanlabError(
             f"{first.folder} (A) and {second.folder} (B) were not asked the same:\n"
             + "\n".join(f"  {difference}" for difference in differences),
-            hint="Evaluate both with the same tasks, rows, seed and settings. To study a setting, give both values to one"
-            " evaluation (`--options shuffled,none`): its score table has them side by side."
+            hint="Evaluate both with the same tasks, rows, seed and settings. To study a setting, compare two evaluations of"
+            " one model, or two variants of one evaluation (`flan eval --options shuffled,none`)."
             + (
                 " Or compare the wordings: `flan compare --templates`." if "the task's file differs" in str(differences) else ""
             ),
         )
 
 
-def settings_that_differ(ours: Variant, theirs: Variant) -> list[str]:
-    """In what two variants were asked so differently that their scores are not comparable, in words."""
-    differences = [f"seed: {ours.seed} in A, {theirs.seed} in B"] if ours.seed != theirs.seed else []
-    for name in fields_affecting(EvaluationSettings, QUESTIONS):
-        left, right = ours.settings.get(name), theirs.settings.get(name)
-        if left != right:
-            differences.append(f"{name}: {left} in A, {right} in B")
-    return differences
+def unlike(ours: Variant, theirs: Variant, *settings: str) -> list[str]:
+    """What of the seed and these settings differs between two variants, in words."""
+    both = {"seed": (ours.seed, theirs.seed)}
+    both |= {name: (ours.settings.get(name), theirs.settings.get(name)) for name in settings}
+    return [f"{name}: {left} in A, {right} in B" for name, (left, right) in both.items() if left != right]
+
+
+def ways_of_asking(ours: Variant, theirs: Variant) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two variants were asked differently, and the prompt style: name to both values."""
+    names = fields_affecting(EvaluationSettings, QUESTIONS, PROMPT)
+    both = {name.replace("_", " "): (ours.settings.get(name), theirs.settings.get(name)) for name in names}
+    both = {"the prompt style": (ours.style, theirs.style), **both}
+    return {name: values for name, values in both.items() if values[0] != values[1]}
+
+
+def is_one_model(ours: Variant, theirs: Variant) -> bool:
+    """Whether two variants are known to be of the same model."""
+    return ours.identity is not None and ours.identity == theirs.identity
+
+
+def _titles(*sides: Variant) -> list[str]:
+    """Titles of the two sides; where these are the same, with the values of the settings that differ."""
+    titles = [side.title for side in sides]
+    if titles[0] == titles[1]:
+        for name, values in ways_of_asking(*sides).items():
+            titles = [f"{title}, {name} {value}" for title, value in zip(titles, values, strict=True)]
+    return titles
 
 
 def _other_rows(name: str, first: TaskFacts, second: TaskFacts) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from flanlab.evaluation.stage import predict_tasks
 from flanlab.results.grids import Prediction
 from flanlab.results.predictions import PREDICTIONS
 from flanlab.results.schema import Results, RowSource, Variant
+from flanlab.tasks.holdout import ON_ITS_ROWS
 from flanlab.tasks.schema import Split, Task
 
 
@@ -105,7 +106,6 @@ def score_tasks(
     folder: Path,
     *,
     seen: Mapping[str, str] | None = None,
-    in_domain: Collection[str] = (),
     kept: Kept | None = None,
     **facts: Any,
 ) -> Results:
@@ -116,8 +116,7 @@ def score_tasks(
         settings: with which; only `split`, `choose_template` and whether `templates_per_row` is adaptive decide anything here.
         variants: what is known of each variant.
         folder: of the run or the evaluation.
-        seen: task to the reason why its scores are not zero-shot.
-        in_domain: tasks that the tuned model was trained on, through other rows.
+        seen: task to the reason why its scores are not zero-shot: in-domain, if train rows trained and others are asked.
         kept: what stays of an earlier evaluation; its variants are among `variants`.
         **facts: `before` and `after` of `build_results`, and the other fields of `Results`.
 
@@ -139,8 +138,8 @@ def score_tasks(
                 dev=read(DEV_FOLDER, asked) if settings.choose_template else None,
                 source=_source(task, settings.split),
                 hashes=one.hashes,
-                seen=(seen or {}).get(task.name),
-                in_domain=task.name in in_domain,
+                seen=(why := (seen or {}).get(task.name)),
+                in_domain=why == ON_ITS_ROWS and settings.split != "train",
                 over_wordings=settings.templates_per_row == "adaptive",
             )
         )

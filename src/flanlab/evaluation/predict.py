@@ -54,7 +54,7 @@ def refuse_seen(
         raise FlanlabError(
             f"{model} has seen these tasks, so their scores would not be zero-shot:\n"
             + "\n".join(f"  {name}: {why}" for name, why in seen.items()),
-            hint=f"Evaluate other tasks. Or {way} to score these all the same: the results are then marked as seen.",
+            hint=f"Evaluate other tasks. Or {way} to score these all the same: their scores are then marked.",
         )
     return seen
 

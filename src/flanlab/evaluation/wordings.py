@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.comparison import SIDES, compare_scored, score_kept, settings_that_differ
+from flanlab.evaluation.comparison import SIDES, compare_scored, score_kept, unlike
 from flanlab.evaluation.metrics.declared import metrics_for
 from flanlab.evaluation.metrics.options import chosen_option
+from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.sides import Side, folder_and_variant, one_side, open_sides
 from flanlab.results.grids import Metric, Prediction
 from flanlab.results.schema import Flip, ShownAnswer, TaskFacts, TemplatePair, Wordings
 from flanlab.results.statistics import holm
-from flanlab.settings import flattened
+from flanlab.settings import QUESTIONS, fields_affecting, flattened
 
 _CHOOSES_ROWS = ("source.splits", "subtasks", "filter", "turns")
 """What of a task's file decides which row a number means; the rest of its source, the hash of the rows vouches for."""
@@ -71,7 +72,7 @@ def compare_wordings(first: Side, second: Side, *, margin: float | None = None) 
         FlanlabError: the rows, seed or settings differ, nothing differs in wording, or no row was asked through both.
     """
     names = _tasks(first, second)
-    settings = settings_that_differ(first.variant, second.variant)
+    settings = unlike(first.variant, second.variant, *fields_affecting(EvaluationSettings, QUESTIONS))
     rows = [told for name in names for told in _other_rows(name, first, second)]
     if settings or rows:
         raise FlanlabError(

@@ -104,7 +104,7 @@ def evaluate_model(
     clusters = {cluster.value for one in planned for cluster in one.task.clusters}
     notes = [
         *_notes(loaded, planned),
-        *(f"Seen: {one}, since {why}." for one, why in seen.items()),
+        *(f"Not zero-shot: {one}, since {why}." for one, why in seen.items()),
         *(f"{_SKIPPED} {name}. {reason}" for name, reason in skipped.items()),
         *(note for note in kept.notes if not note.startswith(_SKIPPED)),
     ]

@@ -98,14 +98,15 @@ def _results(results: Results | None) -> dict[str, Any]:
     shots = EvaluationSettings.model_validate(next(iter(results.variants.values())).settings).shot_count
     scores = [
         (
-            f"{name} (seen)" if task.seen else name,
+            f"{name} ({task.mark})" if task.mark else name,
             task.metrics[task.main_metric].title,
             *(_score(results.main_scores(name)[variant]) for variant in results.variants),
         )
         for name, task in results.tasks.items()
     ]
     titles = [variant.title for variant in results.variants.values()]
-    return {"results": results, "shots": f"{shots}-shot" if shots else "Zero-shot", "titles": titles, "scores": scores}
+    asked = f"{shots}-shot" if shots else "Without exemplars" if results.in_domain else "Zero-shot"
+    return {"results": results, "shots": asked, "titles": titles, "scores": scores}
 
 
 def _score(score: Score) -> str:

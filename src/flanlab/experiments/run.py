@@ -38,6 +38,7 @@ from flanlab.progress import say
 from flanlab.results.files import RESULTS_FILE, read_results, write_results
 from flanlab.results.schema import TUNED, Results, Variant, kept_variant
 from flanlab.settings import flattened
+from flanlab.tasks.holdout import ON_ITS_ROWS
 from flanlab.tasks.loading import own_versions
 from flanlab.tasks.schema import Task
 from flanlab.training.dev_loss import DevExamples
@@ -102,7 +103,8 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
         # Credited with the better of all ways to ask it after as many exemplars; the tuned one has its main way alone.
         before = [name for name, one in variants.items() if one.settings["shots"] == settings.shot_count]
         model = _tune(loaded, plan, stamp, folder, ready.dev)
-        seen = refuse_seen(plan.split.test, model.name, model.stamp, recipe.allows_seen, way=ALLOW_OVERLAP)
+        seen = dict.fromkeys((task.name for task in plan.split.in_domain), ON_ITS_ROWS)
+        seen |= refuse_seen(plan.split.test, model.name, model.stamp, recipe.allows_seen, way=ALLOW_OVERLAP)
         for arm in settings.arms():
             score(Setup(model, arm, recipe.seed, "instruction", *tuned_variant(arm, settings)), model=tuned)
         for step in plan.recipe.training.keep_steps:
@@ -122,7 +124,6 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
                 before=before,
                 after=TUNED,
                 seen=seen,
-                in_domain=[task.name for task in plan.split.in_domain],
                 name=recipe.name,
                 description=recipe.description,
                 hold_out=[cluster.value for cluster in plan.split.hold_out.clusters],

@@ -21,6 +21,7 @@ def make_stamp(plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
         task.name: {
             "clusters": [cluster.value for cluster in task.clusters],
             "lineage": sorted(ancestors[task.name]),
+            "subtasks": list(task.subtasks),
             "hash": task.hash,
             "templates": [template.hash for template in task.templates],
             "rows": plan.train_rows[task.name].source_hash,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from markupsafe import Markup
 
@@ -16,7 +16,7 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation.metrics.declared import metrics_for
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments.cells import SEED_MARK
-from flanlab.experiments.claims import Cells, ScoredCell, Verdict, variance_shares
+from flanlab.experiments.claims import Cells, ScoredCell, Verdict, VerdictName, variance_shares
 from flanlab.experiments.claims import claims as test_claims
 from flanlab.experiments.paper_claims import CLAIMS
 from flanlab.experiments.sweep_file import SWEEP_FILE, SweepFacts, read_sweep_facts
@@ -155,7 +155,8 @@ def write_claims(cells: Cells, found: Sequence[Verdict], folder: Path) -> Path:
 
 def summary(found: Sequence[Verdict]) -> str:
     """How many claims came out how, in a sentence."""
-    counts = {name: sum(one.verdict == name for one in found) for name in dict.fromkeys(one.verdict for one in found)}
+    names = sorted({one.verdict for one in found}, key=[*get_args(VerdictName)].index)
+    counts = {name: sum(one.verdict == name for one in found) for name in names}
     told = {"too small a sample": "undecided (too small a sample)"}
     return f"Of {len(found)} claims: {', '.join(f'{count} {told.get(name, name)}' for name, count in counts.items())}."
 

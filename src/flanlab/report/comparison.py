@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from flanlab.evaluation.comparison import SIDES
+from flanlab.evaluation.comparison import SIDES, is_one_model, ways_of_asking
 from flanlab.report.page import Block, Cell, Figure, Page, Row, Table, plain, text, write_page
 from flanlab.report.plots import difference_panel
 from flanlab.report.summary import numbers
@@ -25,7 +25,7 @@ from flanlab.report.wording import (
     unclear_told,
 )
 from flanlab.results.intervals import LEVEL
-from flanlab.results.schema import MAIN_METRIC, Difference, Results
+from flanlab.results.schema import MAIN_METRIC, Difference, Results, Variant
 
 
 def write_comparison(results: Results, path: Path) -> None:
@@ -33,6 +33,8 @@ def write_comparison(results: Results, path: Path) -> None:
     sides = results.variants
     tasks = [line_of(results, "task", name, task.main_metric, name) for name, task in results.tasks.items()]
     means = cluster_lines(results)
+    if 0 < len(results.in_domain) < len(results.tasks):
+        means.append(line_of(results, "in_domain", "", MAIN_METRIC, "mean over in-domain tasks"))
     shown = [*(replace(one, marks=[metric_title(results, one.metric), *one.marks]) for one in tasks), *means]
     drawn = {line.name: (one.difference, one.interval) for line in shown if (one := line.difference)}
     told = " ".join(f"{name}: {signed(value)}." for name, (value, _) in list(drawn.items())[-6:])
@@ -104,14 +106,20 @@ def verdict(results: Results) -> Iterable[str]:
     """The comparison in sentences that claim no more than the numbers."""
     rows, counts, total = _differences(results), outcomes(results), len(results.tasks)
     of = f"of {counted(total, 'task')}"
-    yield (
-        f"B is clearly better on {counts['better']} {of} and clearly worse on {counts['worse']}"
-        f" (95 % intervals that exclude zero); after Holm's correction over the {total}, better on {counts['better_holm']}"
-        f" and worse on {counts['worse_holm']}."
-    )
-    if unclear := total - counts["better"] - counts["worse"]:
-        where = "On all of them" if unclear == total else f"On the other {unclear}"
-        yield f"{where} no difference is clear, which does not make the two equal."
+    unclear = total - counts["better"] - counts["worse"]
+    if total == 1:
+        word = "better" if counts["better"] else "worse"
+        told = f"B is clearly {word} on the one task (its 95 % interval excludes zero)."
+        yield "No difference is clear, which does not make the two equal." if unclear else told
+    else:
+        yield (
+            f"B is clearly better on {counts['better']} {of} and clearly worse on {counts['worse']}"
+            f" (95 % intervals that exclude zero); after Holm's correction over the {total}, better on {counts['better_holm']}"
+            f" and worse on {counts['worse_holm']}."
+        )
+        if unclear:
+            where = "On all of them" if unclear == total else f"On the other {unclear}"
+            yield f"{where} no difference is clear, which does not make the two equal."
     if sizes := sorted(row.detectable for row in rows if not row.is_clear and row.detectable is not None):
         ends = dict.fromkeys((number(sizes[0]), number(sizes[-1])))
         on = "" if len(sizes) == 1 else " there, depending on the task"
@@ -120,12 +128,22 @@ def verdict(results: Results) -> Iterable[str]:
         same, margin = sum(row.is_equivalent for row in tested), number(tested[0].margin or 0)
         yield f"On {same} {of} the two are equivalent within {margin} points (two one-sided tests at 5 %)."
     over = results.difference("clusters", None, MAIN_METRIC)
-    if over is not None and total > 1:
-        clusters = results.members("clusters")
-        members = f"the {clusters} clusters" if clusters > 1 else "the tasks"
+    if over is not None and len(results.averaged) > 1:
+        clusters, kind = results.members("clusters"), "zero-shot " if 0 < len(results.in_domain) < total else ""
+        members = f"the {clusters} clusters" if clusters > 1 else f"the {kind}tasks"
         told = f"On average over {members}, B minus A is {signed(over.difference)} points of the main metric"
         yield f"{told} ({interval_told(over)}).{unclear_told(over)}"
+    a, b = (results.variants[side] for side in SIDES)
+    if (ways := listed(ways_told(a, b))) and is_one_model(a, b):
+        yield f"A and B are one model, asked in two ways: {ways}. Differences are between these ways."
+    elif ways:
+        yield f"Not only the model differs, but also {ways}: the difference is of both together."
     yield from cautions(results)
+
+
+def ways_told(a: Variant, b: Variant) -> list[str]:
+    """In what two variants were asked differently, with both values, those of A first."""
+    return [f"{name} ({left}, {right})" for name, (left, right) in ways_of_asking(a, b).items()]
 
 
 def cautions(results: Results) -> Iterable[str]:
@@ -134,7 +152,8 @@ def cautions(results: Results) -> Iterable[str]:
     if first and second and first != second:
         yield f"A was scored in {first} and B in {second}: rounding alone makes some answers differ."
     unknown = [side.upper() for side in SIDES if not results.variants[side].stamped]
-    yield from seen_told({side.upper(): results.seen_tasks(side) for side in SIDES}, unknown)
+    marks = {side.upper(): {name: results.tasks[name].mark for name in results.seen_tasks(side)} for side in SIDES}
+    yield from seen_told(marks, unknown)
 
 
 def outcomes(results: Results, metric: str = MAIN_METRIC) -> Counter[str]:

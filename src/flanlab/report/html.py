@@ -31,6 +31,7 @@ from flanlab.report.views import (
 from flanlab.report.wording import (
     PERCENT,
     all_metrics,
+    capital,
     cluster_title,
     counted,
     headline_metrics,
@@ -162,7 +163,7 @@ def _best_templates(results: Results) -> Iterable[Block]:
                 score = results.main_scores(name, BEST_ON_DEV)[variant]
                 cell = replace(score_cell(score), below=[Markup("mean over templates {}").format(mean), told])
             cells.append(cell)
-        marks = [metric_title(results, task.main_metric), "seen in training" if task.seen else ""]
+        marks = [metric_title(results, task.main_metric), task.mark]
         rows.append(Row(name, [*cells, *others.of(name)] if cells else [Cell(text="no dev split")], marks))
     columns = [*titles(results).values(), *others.columns]
     yield Table("Best template on dev, all tasks", columns, rows, "task", beside=len(others.columns))
@@ -176,7 +177,7 @@ def _templates(results: Results) -> Iterable[Block]:
         told += f"{'Cluster' if len(task.clusters) == 1 else 'Clusters'}: {clusters}; {counted(task.rows, 'row')},"
         told += f" {counted(len(task.templates), 'template')}"
         told += f"; {counted(task.shortened, 'prompt')} shortened to fit" if task.shortened else ""
-        told += f". Seen in training: {task.seen}." if task.seen else "."
+        told += f". {capital(task.mark)}: {task.seen}." if task.seen else "."
         kind = "fold open" if len(results.tasks) <= _FEW_TASKS else "fold"
         yield Group(name, [told, _template_table(results, name, task)], kind)
 

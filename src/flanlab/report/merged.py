@@ -52,6 +52,8 @@ class Entry(BaseModel):
     """The score of guessing; None where the metric is none that guessing has a level of, and for means."""
     seen: str | None
     """Why it is no zero-shot result."""
+    mark: str = ""
+    """How it is marked then: in-domain, or seen in training; of a mean, that some of its tasks are."""
     differs: list[str]
     """In what it was not asked as the first score of its row; the two are then not comparable."""
 
@@ -154,8 +156,8 @@ def verdict(merged: Merged) -> Iterable[str]:
             " settings; but for the kind of prompt, where columns are named by it."
         )
     rows = {name: merged.row("task", name) for name in merged.metrics}
-    seen = {letter: [name for name, row in rows.items() if letter in row and row[letter].seen] for letter in differs}
-    yield from seen_told(seen, [column.letter for column in merged.columns if not column.stamped])
+    marks = {letter: {name: row[letter].mark for name, row in rows.items() if letter in row} for letter in differs}
+    yield from seen_told(marks, [column.letter for column in merged.columns if not column.stamped])
     yield from merged.left_out
 
 
@@ -215,6 +217,7 @@ def _task(name: str, sides: Mapping[str, Side], first: Side) -> list[Entry]:
             best_on_dev=side.results.main_scores(name, BEST_ON_DEV).get(side.name),
             chance=task.chance if with_chance else None,
             seen=side.seen(name),
+            mark=side.results.mark(side.name, name),
             differs=_differs(name, side, first),
         )
         for letter, side in sides.items()
@@ -226,13 +229,19 @@ def _no_average(cluster: str, names: Sequence[str], sides: Mapping[str, Side]) -
     """Why the columns have no means over the same tasks; empty where they have: results tell the interval of no other mean."""
     others: list[str] = []
     lacking: dict[str, list[str]] = {}
+    in_domain: dict[str, list[str]] = {}
     for letter, side in sides.items():
-        own = {name for name, task in side.results.tasks.items() if task.clusters[0] == cluster}
-        if missing := [name for name in names if name not in own]:
+        own = set(side.results.clusters.get(cluster, ()))
+        if apart := [name for name in names if name in side.results.in_domain and name not in own]:
+            in_domain.setdefault(some(apart), []).append(letter)
+        elif missing := [name for name in names if name not in own]:
             lacking.setdefault(some(missing), []).append(letter)
         elif own != set(names):
             others.append(letter)
     told = [f"{listed(letters)} {'lacks' if len(letters) == 1 else 'lack'} {missing}" for missing, letters in lacking.items()]
+    told += [
+        f"{listed(letters)} {'has' if len(letters) == 1 else 'have'} {tasks} in-domain" for tasks, letters in in_domain.items()
+    ]
     if others:
         told.append(f"{listed(others)} {'counts' if len(others) == 1 else 'count'} further tasks to this cluster")
     return f"no average, since not all columns have the same tasks: {'; '.join(told)}" if told else ""
@@ -249,6 +258,7 @@ def _means(sides: Mapping[str, Side], tasks: Iterable[Sequence[Entry]], level: L
                 column=letter,
                 score=side.results.scored(level, name, MAIN_METRIC)[side.name],
                 seen="with seen tasks" if any(member.seen for member in members) else None,
+                mark=listed([f"with {mark} tasks" for mark in dict.fromkeys(member.mark for member in members) if mark]),
                 differs=list(dict.fromkeys(name for member in members for name in member.differs)),
             )
         )

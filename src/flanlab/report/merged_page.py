@@ -75,7 +75,7 @@ def score_table(merged: Merged, columns: Sequence[Column]) -> Table:
 def _cell(entry: Entry | None) -> Cell:
     if entry is None:
         return Cell(text="not asked")
-    marks = ["" if not entry.seen else "seen" if entry.score.level == "task" else entry.seen]
+    marks = [entry.mark]
     marks.append(f"≠ {', '.join(entry.differs)}" if entry.differs else "")
     best = entry.best_on_dev.mean if entry.best_on_dev else None
     cell = score_cell(entry.score, best, spread=False)

@@ -81,7 +81,9 @@ def summary(run: RunFiles) -> Iterable[str]:
     """What was done, then each headline metric before and after, or as it is."""
     results = run.results
     yield from _done(run)
-    if seen := [name for name, task in results.tasks.items() if task.seen]:
+    if results.in_domain:
+        yield f"Scored in-domain, on test rows of tasks that it was trained on: {some(results.in_domain)}."
+    if seen := [name for name, task in results.tasks.items() if task.seen and not task.in_domain]:
         yield f"This is no zero-shot result: the model was trained on {some(seen)}, or on something close to it."
     lines = headlines(results)
     if is_mixed(results):
@@ -124,8 +126,6 @@ def _done(run: RunFiles) -> Iterable[str]:
             f"{'One kind of task was' if len(held_out) == 1 else f'{len(held_out)} kinds of task were'} held out,"
             f" {listed(held_out)}: {some(results.averaged)}, the same rows before and after."
         )
-    if results.in_domain:
-        yield f"Scored in-domain, on test rows of tasks that it was trained on: {some(results.in_domain)}."
     if results.allowed_overlaps:
         overlaps = some(results.allowed_overlaps)
         yield f"Not all of that is new to it: it was trained on {overlaps}, which the hold-out would leave out."

@@ -16,7 +16,7 @@ from flanlab.experiments.sweep_file import SWEEP_FILE, CellFacts, SweepFacts, re
 from flanlab.report.comparison import outcomes
 from flanlab.report.wording import counted, interval_told, listed, signed
 from flanlab.results.files import read_results
-from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC, Difference, Level, Results, Score
+from flanlab.results.schema import BEST_ON_DEV, IN_DOMAIN, MAIN_METRIC, Difference, Level, Results, Score
 
 _TOLD_FAILURES = 3
 
@@ -77,9 +77,13 @@ class SweepCell:
     @property
     def seen_mark(self) -> str:
         """How its scores are marked; empty where it has seen no task."""
-        if not self.seen:
-            return ""
-        return "seen" if len(self.seen) == len(self.results.tasks) else f"{', '.join(self.seen)} seen"
+        word = self.seen_word
+        return word if not word or len(self.seen) == len(self.results.tasks) else f"{', '.join(self.seen)} {word}"
+
+    @property
+    def seen_word(self) -> str:
+        """The one word for all tasks that its model has seen; empty where there are none."""
+        return (IN_DOMAIN if set(self.seen) <= set(self.results.in_domain) else "seen") if self.seen else ""
 
 
 @dataclass(frozen=True)
@@ -185,7 +189,7 @@ def told(pair: Pair) -> str:
     if not counts["better"] and not counts["worse"]:
         outcome = f"no clear difference on any of {tasks}" if counts["tests"] > 1 else "no clear difference on the one task"
     seen = [
-        f" The model of “{cell.facts.title}” has seen {counted(len(cell.seen), 'task')} of these."
+        f" Scores of “{cell.facts.title}” on {counted(len(cell.seen), 'task')} of these are marked as {cell.seen_word}."
         for cell in (pair.after, pair.before)
         if cell.seen
     ]

@@ -204,15 +204,15 @@ def _cell_table(sweep: SweepRead) -> Table:
 def _task_table(sweep: SweepRead, panel: Panel, others: Beside) -> Table:
     columns: dict[tuple[str, str], str] = {}
     scores: dict[str, dict[tuple[str, str], Cell]] = {}
-    seen: set[tuple[str, str]] = set()
+    marks: dict[tuple[str, str], str] = {}
     for series, _, cell in _done(sweep, *panel.series):
         for variant, facts in cell.results.variants.items():
             key, best = (series.title, variant), cell.best_on_dev(variant)
             columns[key] = f"{series.title}, {facts.title}" if len(cell.results.variants) > 1 else series.title
-            seen |= {key} if cell.seen else set()
+            marks |= {key: cell.seen_word} if cell.seen else {}
             for task, score in cell.tasks(variant).items():
                 scores.setdefault(task, {})[key] = score_cell(score, best.get(("task", task)))
-    titles = [f"{title} (seen)" if key in seen else title for key, title in columns.items()]
+    titles = [f"{title} ({marks[key]})" if key in marks else title for key, title in columns.items()]
     rows = [Row(task, [*(found.get(key, Cell()) for key in columns), *others.of(task)]) for task, found in scores.items()]
     return Table(panel.title, [*titles, *others.columns], rows, "task", beside=len(others.columns))
 

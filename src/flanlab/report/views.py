@@ -88,12 +88,13 @@ def line_of(results: Results, level: Level, key: str, metric: str, title: str) -
 
 def _seen(results: Results, tasks: Mapping[str, TaskFacts], mean: bool) -> str:
     """How a line over these tasks is marked."""
+    in_domain = all(task.in_domain for task in tasks.values() if task.seen or task.in_domain)
     if is_comparison(results):
         by = seen_by(results, tasks)
-        return f"seen in training by {by}" if by else ""
-    if any(task.seen for task in tasks.values()):
-        return "with tasks seen in training" if mean else "seen in training"
-    return "in-domain" if not mean and any(task.in_domain for task in tasks.values()) else ""
+        return f"{'in-domain for' if in_domain else 'seen in training by'} {by}" if by else ""
+    if mean:
+        return "" if in_domain else "with tasks seen in training"
+    return "".join(task.mark for task in tasks.values())
 
 
 def metric_lines(results: Results, metric: str) -> list[Line]:

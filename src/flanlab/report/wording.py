@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from markupsafe import Markup
 
-from flanlab.results.schema import Difference, Results, TaskFacts, Variant
+from flanlab.results.schema import IN_DOMAIN, Difference, Results, TaskFacts, Variant
 
 CLASSIFICATION_METRICS = ("valid_answers", "exact_match", "accuracy")
 """What is told of a task with options: does it answer at all, is the answer right, is the right option ranked first."""
@@ -102,11 +102,14 @@ def some(names: Iterable[str]) -> str:
     return listed(names) if len(names) <= _FEW else f"{len(names)} tasks"
 
 
-def seen_told(seen: Mapping[str, Sequence[str]], unknown: Sequence[str]) -> Iterable[str]:
-    """A sentence for each side or column whose model has seen any of these tasks, and one on those that do not say."""
-    for name, tasks in seen.items():
-        if tasks:
-            yield f"{name} was trained on {some(tasks)}, or on something close: its scores there are not zero-shot."
+def seen_told(marks: Mapping[str, Mapping[str, str]], unknown: Sequence[str]) -> Iterable[str]:
+    """Sentences for each side or column on the tasks that its scores are marked on, and one on those that do not say."""
+    for name, marked in marks.items():
+        in_domain = [task for task, mark in marked.items() if mark == IN_DOMAIN]
+        if seen := [task for task, mark in marked.items() if mark and mark != IN_DOMAIN]:
+            yield f"{name} was trained on {some(seen)}, or on something close: its scores there are not zero-shot."
+        if in_domain:
+            yield f"{name} was trained on train rows of {some(in_domain)}: its scores there are in-domain, not zero-shot."
     if unknown:
         yield without_stamp(unknown)
 

@@ -11,10 +11,9 @@ from typing import Literal
 
 from markupsafe import Markup
 
-from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.sides import Side
 from flanlab.evaluation.wordings import compare_wordings, open_wordings
-from flanlab.report.comparison import cautions
+from flanlab.report.comparison import cautions, ways_told
 from flanlab.report.page import Block, Facts, Figure, Group, Page, Verbatim, text, write_page
 from flanlab.report.page import Table as PageTable
 from flanlab.report.plots import difference_panel
@@ -23,7 +22,6 @@ from flanlab.report.views import Line, difference_cell, table
 from flanlab.report.wording import capital, counted, headline_metrics, interval_told, listed, number, signed, unclear_told
 from flanlab.results.schema import Flip, TemplatePair, Wordings
 from flanlab.results.table import Table
-from flanlab.settings import PROMPT, fields_affecting
 
 SHOWN_FLIPS = 20
 """Rows of each direction that a page shows."""
@@ -179,11 +177,7 @@ def verdict(found: Wordings) -> Iterable[str]:
                 noun = "template" if len(templates) == 1 else "templates"
                 yield f"Only {side.upper()} has {noun} {listed([str(one) for one in templates])} of {name}."
     a, b = results.variants["a"], results.variants["b"]
-    both = {name: (a.settings.get(name), b.settings.get(name)) for name in fields_affecting(EvaluationSettings, PROMPT)}
-    both = {"the prompt style": (a.style, b.style)} | both
-    other = ["the model"] if a.identity != b.identity else []
-    other += [f"{name} ({left}, {right})" for name, (left, right) in both.items() if left != right]
-    if other:
+    if other := [*(["the model"] if a.identity != b.identity else []), *ways_told(a, b)]:
         yield f"Not only the wording differs, but also {listed(other)}: the difference is of both together."
     yield from cautions(results)
 

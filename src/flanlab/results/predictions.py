@@ -54,7 +54,7 @@ def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """
     # pyarrow's `read_table` would import pyarrow.dataset, which takes longer than reading.
     with reading(path, READ_AGAIN), pq.ParquetFile(path) as file:
-        return file.read(columns)
+        return file.read(columns, use_threads=False)
 
 
 def shard_paths(folder: Path) -> list[Path]:

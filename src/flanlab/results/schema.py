@@ -16,6 +16,9 @@ FORMAT: Final = 2
 TUNED = "tuned"
 """Name of the variant of a run's tuned model."""
 _KEPT = f"{TUNED}_step_"
+IN_DOMAIN = "in-domain"
+SEEN = "seen in training"
+"""How scores are marked that are not zero-shot: on other rows of a task whose train rows were trained on, or any other."""
 MAIN_METRIC = "main_metric"
 """In means over clusters: the main metric of each task, whichever that is."""
 MEAN = "mean"
@@ -212,11 +215,16 @@ class TaskFacts(_Frozen):
     best_on_dev: dict[str, BestTemplate] | None = None
     """By variant. Empty where the task has no dev split; None where it was not asked for."""
     in_domain: bool = False
-    """Whether the tuned model was trained on the task's train rows; these are other rows. Its scores are not zero-shot."""
+    """Whether the model was trained on the task's train rows, and these are other rows."""
     seen: str | None = None
-    """Why scores of a stamped model are not zero-shot: it was trained on the task or on what is close to it."""
+    """Why scores of a stamped model are not zero-shot: it was trained on the task, or on what is close to it."""
     unpaired: dict[str, int] = {}
     """In a comparison: predictions of each side that the other has no counterpart of."""
+
+    @property
+    def mark(self) -> str:
+        """How its scores are marked; empty where they are zero-shot, or nothing is known."""
+        return IN_DOMAIN if self.in_domain else SEEN if self.seen else ""
 
     @property
     def prompts(self) -> dict[int, str]:
@@ -318,7 +326,7 @@ class Results(_Frozen):
 
     @property
     def in_domain(self) -> list[str]:
-        """The tasks whose train rows the tuned model was trained on."""
+        """The tasks whose train rows the model was trained on, and that were asked by other rows."""
         return [name for name, task in self.tasks.items() if task.in_domain]
 
     @property
@@ -337,6 +345,10 @@ class Results(_Frozen):
     def seen_tasks(self, variant: str) -> list[str]:
         """The tasks on which a variant's score is marked as seen, by the main metric."""
         return [name for name in self.tasks if self.main_scores(name)[variant].seen]
+
+    def mark(self, variant: str, name: str) -> str:
+        """How a variant's score on a task is marked; empty where it is zero-shot, or where nothing is known."""
+        return self.tasks[name].mark if self.variants[variant].stamped else ""
 
     def seen(self, variant: str, name: str) -> str | None:
         """Why a variant's score on a task is not zero-shot; None where it is, or where nothing is known."""

@@ -14,6 +14,8 @@ from flanlab.tasks.clusters import Cluster, related_clusters
 from flanlab.tasks.schema import Split, Task
 
 OverlapPolicy = Literal["error", "remove", "allow"]
+ON_ITS_ROWS = "the model was trained on its train rows"
+"""Why a score on a task is not zero-shot. It is in-domain if other rows are asked."""
 
 
 class HoldOut(Settings):
@@ -187,12 +189,14 @@ def seen_reason(task: Task, stamp: Mapping[str, Any], ancestors: Iterable[str] =
     Args:
         task: the task to evaluate.
         ancestors: every data set that it derives from, as `lineage` finds with the tasks that are known now.
-        stamp: content of the model's `flanlab.json`. Its `tasks` maps each training task to its clusters and lineage. Its
+        stamp: content of the model's `flanlab.json`. Its `tasks` maps each training task to clusters, subtasks and lineage. Its
             `lineage` maps each held-out task to its lineage, including steps through tasks that were not used.
     """
     trained: Mapping[str, Any] = stamp["tasks"]
-    if task.name in trained:
-        return "the model was trained on its train rows"
+    own = trained.get(task.name) or trained.get(task.whole.name)
+    # A whole task may have been trained on without some of its subtasks; stamps of earlier versions do not say.
+    if own is not None and {*task.subtasks} <= {*own.get("subtasks", task.subtasks)}:
+        return ON_ITS_ROWS
     too_close = {related for cluster in task.clusters for related in related_clusters(cluster)}
     own_lineage = {task.name, *task.derived_from, *ancestors, *stamp.get("lineage", {}).get(task.name, ())}
     for name, facts in sorted(trained.items()):

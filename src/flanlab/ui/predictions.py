@@ -24,12 +24,10 @@ from flanlab.files import reading
 from flanlab.report.predictions import RankedOption, is_right, ranked_options, which_are_right
 from flanlab.report.run import Run
 from flanlab.results.grids import Prediction
-from flanlab.results.predictions import PREDICTION_SCHEMA, PREDICTIONS, READ_AGAIN, shard_paths
+from flanlab.results.predictions import PREDICTION_SCHEMA, PREDICTIONS, READ_AGAIN, read_shard, shard_paths
 
-_FILE = "__fragment_index"
-"""Pyarrow's name for the place of a row's file among all files."""
-_OUTCOME = ["template", "row", "options", "option_scores", "option_scores_without_end", "references", "generated", _FILE]
-"""What tells whether a prediction is right, and where it stands."""
+_OUTCOME = ["template", "row", "options", "references", "generated"]
+"""What tells, with an option's scores, whether a prediction is right."""
 _SEARCHED = ["prompt", "generated"]
 
 
@@ -103,13 +101,14 @@ def index_of(run: Run, variant: str, task: str) -> Index:
 @lru_cache(maxsize=32)
 def _index(files: tuple[tuple[str, int], ...], metrics: tuple[str, ...], end_token: bool) -> Index:
     paths = tuple(path for path, _ in files)
-    with _reading(paths):
-        table = _dataset(paths).to_table(columns=_OUTCOME)
-    if not end_token:
-        table = table.drop_columns("option_scores").rename_columns({"option_scores_without_end": "option_scores"})
+    columns = [*_OUTCOME, "option_scores" if end_token else "option_scores_without_end"]
+    # One by one: of many small files, a data set of pyarrow takes twice as long.
+    shards = [read_shard(Path(path), columns).select(columns).replace_schema_metadata(None) for path in paths]
+    # In one piece, or each operation would go through all pieces.
+    table = pa.concat_tables(shards).combine_chunks().rename_columns([*_OUTCOME, "option_scores"])
+    file_of = np.repeat(np.arange(len(shards), dtype=np.int32), [len(shard) for shard in shards])
     right = which_are_right(table, metrics)
-    file_of, templates, rows = (table[name].to_numpy() for name in (_FILE, "template", "row"))
-    return Index(paths, file_of, templates, rows, right, metrics, end_token)
+    return Index(paths, file_of, table["template"].to_numpy(), table["row"].to_numpy(), right, metrics, end_token)
 
 
 def matching(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 from flanlab.errors import FlanlabError
 from flanlab.report.run import Run, compare
 from flanlab.report.wording import MEAN_OVER_CLUSTERS, headline_metrics, metric_title
-from flanlab.results.schema import MAIN_METRIC, MEAN, Difference, Level, Results, Score
+from flanlab.results.schema import IN_DOMAIN, MAIN_METRIC, MEAN, SEEN, Difference, Level, Results, Score
 from flanlab.ui.pages import show
 from flanlab.ui.predictions import Index, index_of, matching, read
 from flanlab.ui.workplace import Workplace, number_in
@@ -31,19 +30,32 @@ def filtered_scores(
     results: Results, *, text: str = "", variant: str = "", metric: str = "", level: str = "", template: str = MEAN
 ) -> list[Score]:
     """Rows of the score table that pass every filter; `text` is searched in the names of tasks and clusters."""
-    wanted = {"variant": variant, "level": level or _only_level(results), "template": template}
+    wanted = {"variant": variant, "level": level, "template": template}
     return [
         score
         for score in results.scores
         if all(not value or getattr(score, name) == value for name, value in wanted.items())
+        and (level or metric == ALL or not _repeats(results, score))
         and is_chosen(results, score, metric)
         and text.lower() in f"{score.name or ''} {score.cluster or ''}".lower()
     ]
 
 
-def _only_level(results: Results) -> Level | Literal[""]:
-    """`task` for a single task, whose means over tasks and clusters would say the same again."""
-    return "task" if len(results.tasks) == 1 else ""
+def _repeats(results: Results, row: Score | Difference) -> bool:
+    """Whether a mean is over one task or one cluster, and so says the same again."""
+    over = {"cluster": results.clusters.get(row.name or "", ()), "tasks": results.averaged, "clusters": results.clusters}
+    return row.level != "task" and len(over.get(row.level, results.in_domain)) == 1
+
+
+def mark_of(results: Results, score: Score) -> str:
+    """How a score is marked that is not zero-shot."""
+    if not score.seen:
+        return ""
+    if score.level == "task":
+        return results.tasks[score.name or ""].mark
+    names = results.in_domain if score.level == "in_domain" else results.clusters.get(score.name or "", results.averaged)
+    marks = {results.tasks[name].mark for name in names} - {""}
+    return IN_DOMAIN if marks == {IN_DOMAIN} else f"with tasks {SEEN}"
 
 
 def is_chosen(results: Results, row: Score | Difference, metric: str) -> bool:
@@ -52,7 +64,8 @@ def is_chosen(results: Results, row: Score | Difference, metric: str) -> bool:
         return metric in (row.metric, ALL)
     if row.level == "task":
         return row.metric == results.tasks[row.name or ""].main_metric
-    return row.metric in (MAIN_METRIC, *headline_metrics(results.tasks.values()))
+    several = len({task.main_metric for task in results.tasks.values()}) > 1
+    return row.metric in (*([MAIN_METRIC] if several else []), *headline_metrics(results.tasks.values()))
 
 
 def heat_map(results: Results, variant: str) -> tuple[list[int], list[tuple[str, str, list[float | None]]]]:
@@ -69,7 +82,7 @@ def before_and_after(results: Results, metric: str = "") -> list[tuple[Differenc
     """The paired differences of a run or a comparison by a metric (see `is_chosen`), each with the scores before and after."""
     rows = []
     for one in results.differences:
-        if one.level == (_only_level(results) or one.level) and is_chosen(results, one, metric):
+        if not _repeats(results, one) and is_chosen(results, one, metric):
             scores = results.scored(one.level, one.name, one.metric)
             rows.append((one, scores[one.before], scores[one.after]))
     return rows
@@ -104,7 +117,7 @@ def results_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
         metrics=titles,
         levels=_LEVELS,
         templates=list(dict.fromkeys(score.template for score in results.scores)),
-        scores=filtered_scores(results, template=template, **filters),
+        scores=[(one, mark_of(results, one)) for one in filtered_scores(results, template=template, **filters)],
         heat_variant=variant,
         columns=columns,
         heat=heat,
