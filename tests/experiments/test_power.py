@@ -92,6 +92,12 @@ def test_without_a_pilot_defaults_by_metric_are_taken() -> None:
     assert "nothing is known of pearson" in unknown.note
 
 
+def test_where_no_difference_there_can_be_is_seen_none_is_told() -> None:
+    hopeless = fl.power(changed(rows=3)).where(task="product_reviews").rows()[0]
+    assert hopeless["detectable"] is None
+    assert hopeless["note"].endswith("no difference, however large, would be detected")
+
+
 def test_what_a_pilot_lacks_is_never_zero(tmp_path: Path) -> None:
     lacking = fl.power(RECIPE, pilot=make_run(tmp_path / "one", {"untuned_chat": 5, "tuned": 8}, tasks=HELD_OUT[:1]))
     assert [row["detectable"] is None for row in lacking] == [False, True, True]
