@@ -337,7 +337,8 @@ def power(
 
     Returns:
         Without `detect` a row for each task and one for the mean over clusters (`level` clusters): `level`, `task`, `cluster`,
-        `rows`, `templates`, `templates_per_row`, `seeds`, `detectable` (0 to 1; None where it cannot be estimated) and `note`.
+        `rows`, `templates`, `templates_per_row`, `seeds`, `detectable` (0 to 1; None where it cannot be estimated, or no
+        difference is large enough) and `note`.
         With `detect` a row for each aim (`average`, `every task`) and number of seeds: `aim`, `reached`, `seeds`, `rows`,
         `templates_per_row`, `seconds` on this machine, `detectable` and `note`. Where it is not reached, the row is that of the
         largest design.

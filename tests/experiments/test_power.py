@@ -15,7 +15,7 @@ import flanlab as fl
 from flanlab.cli.main import app
 from flanlab.errors import FlanlabError
 from flanlab.experiments.cost import Prices
-from flanlab.experiments.power import Asked, cheapest_designs, components_for, planned_differences
+from flanlab.experiments.power import Asked, cheapest_designs, components_for, detectable_table, planned_differences
 from flanlab.tasks.loading import find_task
 from tests.evaluation.test_paired import compared
 from tests.evaluation.test_results import random_predictions
@@ -73,7 +73,7 @@ def test_a_run_with_several_seeds_tells_what_seeds_add(tmp_path: Path) -> None:
     expected = {seeds: fl.power(RECIPE, pilot=one_by_one, seeds=seeds).column("detectable") for seeds in (1, 2)}
     copytree(other / "predictions" / "tuned", pilot / "seed-1" / "predictions" / "tuned")
     for seeds, values in expected.items():
-        assert None not in values
+        assert values[-1] is not None, "the mean, if no task by itself"
         assert fl.power(RECIPE, pilot=pilot, seeds=seeds).column("detectable") == values
 
 
@@ -90,6 +90,13 @@ def test_without_a_pilot_defaults_by_metric_are_taken() -> None:
     unknown = planned_differences([Asked(unknown_task, 4, 40, 40, 1, 40)], components_for([unknown_task], ()))[0]["stsb"]
     assert np.isnan(unknown.detectable)
     assert "nothing is known of pearson" in unknown.note
+
+
+def test_where_no_difference_there_can_be_is_seen_none_is_told() -> None:
+    task = find_task("sst2")
+    hopeless = detectable_table([Asked(task, 2, 6, 6, 2, 6)], components_for([task], ()), 1).rows()[0]
+    assert hopeless["detectable"] is None
+    assert hopeless["note"].endswith("no difference, however large, would be detected")
 
 
 def test_what_a_pilot_lacks_is_never_zero(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation.comparison import compare_sides
 from flanlab.evaluation.sides import open_side
 from flanlab.report.comparison import counts_told, outcomes, verdict, write_comparison
-from flanlab.report.views import seen_by
+from flanlab.report.views import difference_cell, seen_by
+from flanlab.report.wording import unclear_told
 from flanlab.results.schema import MAIN_METRIC, Difference, Results
 from tests.report.synthetic import HOSTILE, change, make_run, mark_seen
 from tests.report.test_report import Page
@@ -95,8 +96,19 @@ def test_one_task_without_a_clear_difference_says_what_would_have_been_seen(tmp_
     assert size is not None
     assert f"A difference of {100 * size:.1f} points would have been detected (80 % power)." in verdict(found)
     shown = CliRunner().invoke(app, ["compare", str(one), str(one), "--out", str(tmp_path / "page.html")]).output
-    assert f"{100 * size:.1f} detectable" in shown
-    assert f"{100 * size:.1f} detectable" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    for told in (f"{100 * size:.1f} detectable", f"rows: 0 better, 0 worse, {found.tasks[TASKS[0]].rows} equal"):
+        assert told in " ".join(shown.split())
+        assert told in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_where_no_difference_could_be_seen_it_is_said(tmp_path: Path) -> None:
+    one = make_run(tmp_path / "one", {"instruction": 8}, tasks=TASKS[:1], trained=False)
+    found = compared(one, one)
+    row = difference(found, TASKS[0]).model_copy(update={"detectable": None})
+    assert difference_cell(row).marks == ["nothing detectable"]
+    assert unclear_told(row) == " No difference, however large, would have been detected with 80 % power."
+    blind = Results.model_validate(found.model_dump() | {"differences": [row.model_dump()]})
+    assert "On 1 of 1 task no difference, however large, would have been detected." in verdict(blind)
 
 
 @pytest.mark.parametrize(

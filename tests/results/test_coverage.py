@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+
+from flanlab.results.statistics import ONE_TEMPLATE, caution, mean_note
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
 
@@ -68,3 +71,27 @@ def test_the_table_of_the_docs_has_every_cell_and_those_beyond_the_limits_are_ma
         chance = 3 * np.sqrt(0.05 * 0.95 / result.repetitions)
         if not benchmark_module.LOW - chance <= result.coverage <= benchmark_module.HIGH + chance:
             assert benchmark_module.mark_of(result) == "marked", result
+
+
+def test_the_table_of_the_docs_has_todays_marks(benchmark_module: ModuleType) -> None:
+    """What a design alone says; how near a score is to its bound is not in the table."""
+    results = benchmark_module.read(BENCHMARK.parents[1] / "docs" / "results" / "coverage.csv")
+    kinds = {kind.name: kind for kind in benchmark_module.KINDS}
+    for result in results:
+        shown = benchmark_module.shown_cells(result.templates, result.rows, result.design)
+        seeds = benchmark_module.SEEDS if "seeds" in result.quantity else 1
+        note = caution(shown, seeds, np.inf, correlation=kinds[result.metric].bounds[0] < 0)
+        note = mean_note([note] * 5) if "tasks" in result.quantity else note
+        if note not in ("", ONE_TEMPLATE):
+            assert result.marked == 1, result
+        elif result.metric != "accuracy_0.95":
+            assert result.marked < 0.5, result
+
+
+def test_a_mark_that_is_missing_is_found(benchmark_module: ModuleType) -> None:
+    """Doubtful are the cells that lie beyond the limits without a mark, and those of the fewest rows."""
+    beyond = benchmark_module.Result("f1", "all", 4, 300, "difference", 0.97, 1.0, None, 0.0, 1_000)
+    assert benchmark_module.is_doubtful(beyond)
+    assert not benchmark_module.is_doubtful(replace(beyond, marked=1.0))
+    assert not benchmark_module.is_doubtful(replace(beyond, coverage=0.95))
+    assert benchmark_module.is_doubtful(replace(beyond, coverage=0.95, rows=30))

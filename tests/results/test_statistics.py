@@ -10,7 +10,7 @@ from scipy import stats
 
 from flanlab.evaluation.metrics.metric import mean_metric
 from flanlab.results.grids import Metric, ScoreGrid
-from flanlab.results.intervals import Floats, critical, paired_binary_interval
+from flanlab.results.intervals import Floats, critical, detectable, paired_binary_interval
 from flanlab.results.layout import Variance, template_unit_variance, total
 from flanlab.results.statistics import (
     FEW_ROWS,
@@ -191,6 +191,13 @@ def test_equivalence_is_two_one_sided_tests() -> None:
         difference(grid_of(first), grid_of(second)).equivalence(0.0)
 
 
+def test_no_difference_there_can_be_is_called_detectable() -> None:
+    better_and_worse = np.array([np.ones(6), np.zeros(6)])
+    found = difference(grid_of(better_and_worse), grid_of(1 - better_and_worse))
+    assert detectable(found.standard_error, found.freedom) > 1
+    assert found.detectable == np.inf
+
+
 def test_wins_losses_and_ties_are_counted_by_row_over_templates() -> None:
     first = np.array([[1.0, 0.0, 1.0, 0.0, 1.0], [1.0, 0.0, 0.0, 1.0, 1.0]])
     second = np.array([[1.0, 1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0, 0.0]])
@@ -220,7 +227,7 @@ def test_only_what_both_were_asked_is_compared() -> None:
     found = difference(first, without)
     assert found.difference == pytest.approx(values[1][:2, :5].mean() - values[0][1:, 5:].mean())
     assert found.units == 5
-    assert "over the 5 rows or groups that both have, of 10" in found.note
+    assert found.note.startswith(f"over the 5 rows or groups that both have, of 10; {FEW_TEMPLATES}")
     nothing = difference(first, replace(without, units=tuple(range(20, 30))))
     assert np.isnan(nothing.difference)
     assert np.isnan(nothing.p_value)
@@ -290,9 +297,14 @@ def test_notes_say_where_simulation_finds_other_than_95_percent() -> None:
     correlated = estimate(replace(few, metric=replace(MEAN, bounds=(-1.0, 1.0))))
     assert correlated.note == mean_of([correlated] * 2).note == FEW_ROWS
     assert mean_of([correlated, estimate(few)]).note == ""
+    fewest = estimate(grid_of(values[:, :30], turns(10, 30)))
+    assert fewest.note == mean_of([fewest, correlated]).note == FEW_ROWS, "three rows for each template"
     assert estimate([grid_of(values)] * 3).note == FEW_SEEDS
     assert difference(grid_of(values), grid_of(values[::-1] ** 0.01)).note == NEAR_BOUND
-    assert estimate(grid_of(values[:1] ** 0.01)).note == f"{ONE_TEMPLATE}; {NEAR_BOUND}"
+    near = estimate(grid_of(values[:1] ** 0.01))
+    assert near.note == f"{ONE_TEMPLATE}; {NEAR_BOUND}"
+    assert mean_of([near, near]).note == NEAR_BOUND
+    assert mean_of([near, estimate(grid_of(values))]).note == ""
 
 
 def test_templates_that_happen_to_agree_are_no_certainty() -> None:

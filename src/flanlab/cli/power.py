@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -57,7 +58,7 @@ def _print_detectable(table: fl.Table) -> None:
     for row in table:
         name = row["task"] or MEAN_OVER_CLUSTERS
         design = [str(row[column] or "") for column in ("rows", "templates", "templates_per_row", "seeds")]
-        shown.add_row(name, *design, _points(row["detectable"]))
+        shown.add_row(name, *design, _points(row))
     result_console().print(shown)
     for note in dict.fromkeys(row["note"] for row in table if row["note"]):
         names = ", ".join(row["task"] or "the average" for row in table if row["note"] == note)
@@ -73,12 +74,14 @@ def _print_designs(table: fl.Table, wanted: float) -> None:
     for row in table:
         design = [str(row[column]) for column in ("seeds", "rows", "templates_per_row")]
         mark = "" if row["reached"] else "not reached: "
-        shown.add_row(row["aim"], *design, clock(row["seconds"]), mark + _points(row["detectable"]))
+        shown.add_row(row["aim"], *design, clock(row["seconds"]), mark + _points(row))
     result_console().print(shown)
     for note in dict.fromkeys(row["note"] for row in table if "cannot" in row["note"]):
         typer.echo(f"{note}.")
     typer.echo("Time is of training and both evaluations on this machine. One seed says nothing of another training.")
 
 
-def _points(value: float | None) -> str:
-    return "can't be estimated" if value is None else f"{100 * value:.1f}"
+def _points(row: Mapping[str, Any]) -> str:
+    if row["detectable"] is not None:
+        return f"{100 * row['detectable']:.1f}"
+    return "can't be estimated" if "cannot" in row["note"] else "none"

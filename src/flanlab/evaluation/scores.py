@@ -416,7 +416,7 @@ def _uncertainty(found: statistics.Uncertain) -> dict[str, Any]:
 
 
 def _known(number: float) -> float | None:
-    return None if math.isnan(number) else number
+    return number if math.isfinite(number) else None
 
 
 def _spread(grid: ScoreGrid, scores: Floats) -> dict[str, float]:

@@ -32,6 +32,7 @@ from flanlab.tasks.schema import Task
 DEFAULTS = "power.csv"
 """Measured components by task, with its main metric."""
 COLUMNS = ("template", "within", "row", "shared_template", "shared_within", "shared_row", "seed")
+NOTHING = "no difference, however large, would be detected"
 SHARES_OF = {"row": "within", "shared_template": "template", "shared_within": "within", "shared_row": "row", "seed": "within"}
 """What a pilot of one seed and one template a row does not tell, and what it is a share of."""
 SEED_COUNTS = (1, 3, 5)
@@ -187,14 +188,17 @@ def detects(asked: Sequence[Asked]) -> str:
     _, mean = planned_differences(asked, components_for([one.task for one in asked], ()))
     if np.isnan(mean.detectable):
         return f"a difference that {mean.note} (flan power --pilot)"
+    if np.isinf(mean.detectable):
+        return "no difference, however large (flan power tells more)"
     clusters = len({one.task.clusters[0] for one in asked})
     over = f" on average over {clusters} clusters" if clusters > 1 else " on average" if len(asked) > 1 else ""
     return f"a difference of about {100 * mean.detectable:.1f} points{over}, with 80 % power (flan power tells more)"
 
 
 def _told(found: Difference) -> dict[str, Any]:
-    known = not np.isnan(found.detectable)
-    return {"detectable": found.detectable if known else None, "note": found.note}
+    notes = (found.note, NOTHING if np.isinf(found.detectable) else "")
+    known = np.isfinite(found.detectable)
+    return {"detectable": found.detectable if known else None, "note": "; ".join(filter(None, notes))}
 
 
 def _seconds(asked: Sequence[Asked], seeds: int, prices: Prices) -> float:

@@ -122,8 +122,10 @@ def verdict(results: Results) -> Iterable[str]:
             yield f"{where} no difference is clear, which does not make the two equal."
     if sizes := sorted(row.detectable for row in rows if not row.is_clear and row.detectable is not None):
         ends = dict.fromkeys((number(sizes[0]), number(sizes[-1])))
-        on = "" if len(sizes) == 1 else " there, depending on the task"
+        on = " there, depending on the task" if len(ends) > 1 else " there" if len(sizes) > 1 else ""
         yield f"A difference of {' to '.join(ends)} points would have been detected{on} (80 % power)."
+    if nothing := sum(not row.is_clear and row.detectable is None for row in rows):
+        yield f"On {nothing} {of} no difference, however large, would have been detected."
     if tested := [row for row in rows if row.margin is not None]:
         same, margin = sum(row.is_equivalent for row in tested), number(tested[0].margin or 0)
         yield f"On {same} {of} the two are equivalent within {margin} points (two one-sided tests at 5 %)."

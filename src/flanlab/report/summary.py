@@ -148,8 +148,8 @@ def _sentence(results: Results, line: Line) -> str:
     if one.is_clear:
         told = f"{subject} {'rose' if one.low > 0 else 'fell'} from {first} to {second}{where} ({difference}){gloss}."
     else:
-        if one.detectable is not None:
-            difference += f"; {number(one.detectable)} points would have been detected with {_POWER} power"
+        size = "no difference, however large," if one.detectable is None else f"{number(one.detectable)} points"
+        difference += f"; {size} would have been detected with {_POWER} power"
         told = f"{subject}: no clear difference{where}: {first} before, {second} after ({difference}){gloss}."
     if line.chance is not None:
         stands = [_beside(score, line.chance) for score in (before, after)]

@@ -176,8 +176,14 @@ def difference_cell(one: Difference | None, more: Sequence[str] = ()) -> Cell:
     if one is None:
         return MISSING
     kind = "score clear" if one.is_clear else "score unclear"
-    marks = [] if one.is_clear or one.detectable is None else [f"{number(one.detectable)} detectable"]
-    return Cell(one.difference, signed, one.interval, marks=marks, below=[clear(one), *more], kind=kind)
+    size = "nothing" if one.detectable is None else number(one.detectable)
+    marks = [] if one.is_clear else [f"{size} detectable"]
+    return Cell(one.difference, signed, one.interval, marks=marks, below=[clear(one), *by_row(one), *more], kind=kind)
+
+
+def by_row(one: Difference | None) -> list[str]:
+    """On how many rows (or groups) a difference is for the better, for the worse, and none; empty where rows have no score."""
+    return [] if one is None or one.wins is None else [f"rows: {one.wins} better, {one.losses} worse, {one.ties} equal"]
 
 
 _MORE: Mapping[str, tuple[str, Callable[[Line], Cell]]] = {
@@ -251,7 +257,7 @@ def overview(results: Results) -> Table:
     for name, task in results.tasks.items():
         lines = [line_of(results, "task", name, metric, facts.title) for metric, facts in task.metrics.items()]
         asked = f"n {count(task.rows)}" + ("" if task.chance is None else f", guessing {number(task.chance)}")
-        told = [asked, *lines[0].marks]
+        told = [asked, *by_row(results.difference("task", name, task.main_metric)), *lines[0].marks]
         lines += [replace(one, name=f"wordings, {one.marks[0]}") for one in quantile_lines(results, name)]
         if scores := results.main_scores(name, BEST_ON_DEV):
             chosen = sorted({best.template for best in (task.best_on_dev or {}).values()})

@@ -134,8 +134,9 @@ def unclear_told(one: Difference) -> str:
     """What a difference that is not clear leaves open, each sentence after a space: how large a one would have been seen, and,
     where that was asked, whether the two are the same. Empty for a clear one, unless it is too small to matter."""
     told = ""
-    if not one.is_clear and one.detectable is not None:
-        told += f" A difference of {number(one.detectable)} points would have been detected with 80 % power."
+    if not one.is_clear:
+        size = "No difference, however large," if one.detectable is None else f"A difference of {number(one.detectable)} points"
+        told += f" {size} would have been detected with 80 % power."
     if one.margin is not None and one.p_equivalence is not None and (one.is_equivalent or not one.is_clear):
         shown = "equivalent" if one.is_equivalent else "not shown to be equivalent"
         told += f" The two are {shown} within {number(one.margin)} points (p = {probability(one.p_equivalence)})."

@@ -114,7 +114,8 @@ def planned(found: Components, shown: Floats, seeds: int = 1) -> Difference:
         seeds: models trained alike. Of one, nothing is said of other seeds.
 
     Returns:
-        A difference of zero; `detectable` is NaN where it cannot be estimated, and `note` says why.
+        A difference of zero; `detectable` is NaN where it cannot be estimated, and `note` says why; it is infinite
+        where none would be seen.
     """
     why = found.why if np.isnan(found.one.within) else _lacking(found, shown, seeds)
     if why:

@@ -125,7 +125,8 @@ class Difference(_Row):
     ties: int | None = None
     """Rows (or groups of rows) on which `after` is better, worse and equal, by their means over templates."""
     detectable: Number | None = None
-    """The smallest true difference that such data show to differ from zero with 80 % power; None where it is not known."""
+    """The smallest true difference that such data show to differ from zero with 80 % power; None where none would be
+    shown, however large."""
     margin: Number | None = None
     """How far apart the two may be and still count as the same; None where nobody asked."""
     p_equivalence: Number | None = None

@@ -31,7 +31,7 @@ ONE_UNIT = "cannot be estimated: too few rows"
 NO_VARIANCE = "no row differs: the interval is that of as many 0/1 scores"
 ONE_TEMPLATE = "one template: over rows alone"
 FEW_TEMPLATES = "two or three templates: very wide, often wider than need be"
-FEW_ROWS = "a correlation of fewer than ten rows for each template: wider than need be"
+FEW_ROWS = "so few rows for each template that the interval is wider than need be"
 FEW_SEEDS = "two to four seeds: wider than need be"
 NEAR_BOUND = "so few rows differ from the rest that the interval is wider than need be"
 _NAN = float("nan")
@@ -87,8 +87,12 @@ class Difference(Uncertain):
 
     @property
     def detectable(self) -> float:
-        """The smallest true difference that such data show to differ from zero with 80 % power; NaN without interval."""
-        return float(detectable(self.standard_error, self.freedom))
+        """The smallest true difference that such data show to differ from zero with 80 % power.
+
+        NaN without interval; infinite where it would be larger than any difference there can be.
+        """
+        size = float(detectable(self.standard_error, self.freedom))
+        return np.inf if size > self.bounds[1] else size
 
     def equivalence(self, margin: float) -> float:
         """p-value of two one-sided tests (Schuirmann 1987): below 0.05, the two are the same but for less than `margin`.
@@ -150,7 +154,7 @@ def difference(first: ScoreGrid | Sequence[ScoreGrid], second: ScoreGrid | Seque
     value = float(np.mean([after.mean() - before.mean() for before, after in zip(*cells, strict=True)]))
     variance = seed_variance(other - one, shown)
     nearest = min(_distance_to_bound(grid.mean(), grid) for grids in cells for grid in grids)
-    note = _left_out(firsts, seconds, shown) or caution(shown, len(one), nearest, correlation=bounds[0] < 0)
+    note = caution(shown, len(one), nearest, correlation=bounds[0] < 0)
     wins, losses, ties = _by_unit(cells[0][0], cells[1][0]) if len(one) == 1 else (None, None, None)
     if shown.size > 1 and _is_binary_through_one(one) and _is_binary_through_one(other):
         # Pseudo-values are 0 and 1 but for rounding, which must not break ties.
@@ -158,7 +162,8 @@ def difference(first: ScoreGrid | Sequence[ScoreGrid], second: ScoreGrid | Seque
         found = _paired_binary(int((gain > 0).sum()), int((gain < 0).sum()), variance, shown.shape[1], note)
     else:
         found = difference_of(value, variance, (low, high), shown.shape[1], note)
-    return replace(found, wins=wins, losses=losses, ties=ties)
+    note = "; ".join(filter(None, (_left_out(firsts, seconds, shown), found.note)))
+    return replace(found, wins=wins, losses=losses, ties=ties, note=note)
 
 
 def mean_over_clusters(found: Mapping[str, Difference], clusters: Mapping[str, str]) -> dict[str, Difference]:
@@ -377,8 +382,8 @@ def caution(shown: Floats, seeds: int, to_bound: float, *, correlation: bool) ->
         (templates == 1, ONE_TEMPLATE),
         (1 < seeds < 5, FEW_SEEDS),
         (1 < templates < 4, FEW_TEMPLATES),
-        (correlation and templates > 1 and shown.sum(axis=1).min() < 10, FEW_ROWS),
-        (units * to_bound <= 5, NEAR_BOUND),
+        (templates > 1 and shown.sum(axis=1).min() < (10 if correlation else 4), FEW_ROWS),
+        (units * to_bound <= 6, NEAR_BOUND),
     )
     return "; ".join(note for holds, note in cautions if holds)
 
@@ -386,7 +391,7 @@ def caution(shown: Floats, seeds: int, to_bound: float, *, correlation: bool) ->
 def mean_note(notes: Sequence[str]) -> str:
     """Of a mean over tasks: why it cannot be estimated; or what holds for every task and matters to means too."""
     cannot = next((note for note in notes if "cannot be estimated" in note), "")
-    return cannot or (FEW_ROWS if all(FEW_ROWS in note for note in notes) else "")
+    return cannot or "; ".join(one for one in (FEW_ROWS, NEAR_BOUND) if all(one in note for note in notes))
 
 
 def _left_out(firsts: Sequence[ScoreGrid], seconds: Sequence[ScoreGrid], shown: Floats) -> str:
