@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flanlab.training.loss import best_fit
+from flanlab.training.packing import best_fit
 from tests.task_files import refusal
 
 lengths_and_capacity = st.integers(1, 60).flatmap(

@@ -188,7 +188,7 @@ def check_agreement(first: Side, second: Side) -> None:
 
 def unlike(ours: Variant, theirs: Variant, *settings: str) -> list[str]:
     """What of the seed and these settings differs between two variants, in words."""
-    both = {"seed": (ours.seed, theirs.seed)}
+    both: dict[str, tuple[Any, Any]] = {"seed": (ours.seed, theirs.seed)}
     both |= {name: (ours.settings.get(name), theirs.settings.get(name)) for name in settings}
     return [f"{name}: {left} in A, {right} in B" for name, (left, right) in both.items() if left != right]
 
