@@ -109,7 +109,7 @@ def test_what_a_model_has_seen_is_marked_wherever_its_scores_stand(done: Path) -
     assert "Scores of “the cell clusters-2” on 1 task of these are marked as seen." in told(sweep.pairs[0])
     page = write_sweep_page(sweep).read_text(encoding="utf-8")
     assert "product_reviews seen" in page
-    assert "Scores marked as seen are not zero-shot" in page
+    assert "Scores marked as in-domain are not zero-shot" in page
     lines = list(csv.DictReader(io.StringIO((done / "scores.csv").read_text(encoding="utf-8"))))
     seen = {(line["cell"], line["task"]): line["seen"] for line in lines if line["of"] == "task"}
     assert seen.pop(("clusters-2", "product_reviews")) == "the model was trained on its train rows"
