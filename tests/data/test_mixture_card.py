@@ -10,7 +10,7 @@ import pytest
 from flanlab.data.encoding import TextEncoder
 from flanlab.data.mixture import EncodedExample, Mixture, MixtureSettings
 from flanlab.data.mixture_card import EXPORT_SCHEMA, describe_mixture, export_mixture
-from flanlab.progress import Meter
+from flanlab.progress import meter
 from flanlab.tasks.schema import Task
 from tests.task_files import generation_content, rows_in_memory, task_in_memory
 
@@ -77,7 +77,7 @@ def test_the_export_is_the_stream_in_order(
 ) -> None:
     monkeypatch.setattr("flanlab.data.mixture_card._EXAMPLES_PER_GROUP", group)
     path = tmp_path / "deep" / name
-    with Meter("export", 30) as bar:
+    with meter("export", 30) as bar:
         export_mixture(mixture, encoder, 30, path, bar)
     records = read_jsonl(path) if name.endswith("jsonl") else pq.read_table(path).to_pylist()
     assert [list(record) for record in records] == [EXPORT_SCHEMA.names] * len(records)
@@ -94,6 +94,6 @@ def test_the_export_is_the_stream_in_order(
 
 def test_an_export_that_fails_leaves_nothing_behind(mixture: Mixture, encoder: TextEncoder, tmp_path: Path) -> None:
     broken = Mixture(mixture.tasks, {name: [{}] * 5 for name in ("reviews", "capitals")}, mixture.settings, 0)  # type: ignore[dict-item]
-    with pytest.raises(Exception, match="undefined"), Meter("export", 30) as bar:
+    with pytest.raises(Exception, match="undefined"), meter("export", 30) as bar:
         export_mixture(broken, encoder, 30, tmp_path / "mix.jsonl", bar)
     assert list(tmp_path.iterdir()) == []

@@ -23,7 +23,7 @@ SECONDS_A_TOKEN = 1e-3
 
 @pytest.fixture(autouse=True)
 def _known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost, "_seconds", lambda _, questions, budget: SECONDS_A_TOKEN * sum(one.length for one in questions))
+    monkeypatch.setattr(cost, "_seconds", lambda _, questions, *_rest: SECONDS_A_TOKEN * sum(one.length for one in questions))
     monkeypatch.setattr(new_recipe, "this_device", lambda: "cpu")
 
 
