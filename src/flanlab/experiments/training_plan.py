@@ -19,7 +19,7 @@ from flanlab.training.estimate import Memory, estimate_training
 from flanlab.training.log import known_devices, peak_of
 from flanlab.training.precision import LEAST_GAIN, product_speed
 
-ASSUMED_SHARE = {"gpu": 0.35, "cpu": 0.6}
+ASSUMED_SHARE = {"gpu": 0.35, "float32": 0.6, "bfloat16": 0.4}
 """Share of the best speed that training reaches: of the peak in a GPU's data sheet, or of a plain matrix product on a CPU."""
 
 
@@ -111,7 +111,7 @@ def assumed_speed(device: str, compute_dtype: str = "auto") -> tuple[float, str]
     if device == "cpu":
         dtype = _number_type(compute_dtype)
         peak = product_speed(1024, 1024, getattr(torch, dtype))
-        share, of_what = ASSUMED_SHARE["cpu"], f"a matrix product in {dtype}, measured now"
+        share, of_what = ASSUMED_SHARE[dtype], f"a matrix product in {dtype}, measured now"
     elif (known := peak_of(device)) is not None:
         peak, share, of_what = known, ASSUMED_SHARE["gpu"], "the bfloat16 peak in its data sheet"
     else:
