@@ -16,7 +16,7 @@ import csv
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -409,7 +409,7 @@ def _result(
     one: Simulated,
     interval: Interval,
     p_values: Floats | None,
-    notes: Sequence[str],
+    notes: Iterable[str],
 ) -> Result:
     held = (interval.low <= one.truth + 1e-12) & (one.truth - 1e-12 <= interval.high)
     ideal = 2 * float(critical(np.inf)) * (one.value - one.truth).std()
