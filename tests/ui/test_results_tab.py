@@ -196,7 +196,7 @@ def test_a_damaged_file_of_predictions_is_named(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", {"tuned": 7}, trained=False)
     place = folder / "predictions" / "tuned" / TASK
     (place / "shard-00001.parquet").write_bytes(b"half a file")
-    with pytest.raises(FlanlabError, match=r"tuned/\w+: cannot be read: .*shard-00001.parquet"):
+    with pytest.raises(FlanlabError, match=r"tuned/\w+/shard-00001.parquet: cannot be read"):
         index_of(fl.open_run(folder), "tuned", TASK)
 
 
