@@ -428,7 +428,7 @@ def main() -> None:
     parser.add_argument("--templates", type=int, nargs="*", default=TEMPLATES)
     parser.add_argument("--metrics", nargs="*", default=[kind.name for kind in KINDS])
     parser.add_argument("--read", type=Path, help="print what a table says, and simulate nothing")
-    parser.add_argument("--again", type=Path, help="simulate the doubtful designs of a table anew, and replace their lines")
+    parser.add_argument("--again", type=Path, help="simulate the doubtful designs of a table again, and replace their lines")
     arguments = parser.parse_args()
     if arguments.read:
         report(read(arguments.read))

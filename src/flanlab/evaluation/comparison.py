@@ -109,7 +109,7 @@ def score_kept(
         main_metric=next(iter(metrics)),
         metrics=metrics,
         seen=first.seen(name) or second.seen(name),
-        in_domain={IN_DOMAIN} == {mark for side in (first, second) if (mark := side.results.mark(side.name, name))},
+        in_domain={IN_DOMAIN} == {mark for side in (first, second) if (mark := side.mark(name))},
         **changes,
     )
     return score_predictions(name, found, kept, more)

@@ -33,8 +33,12 @@ class Side:
         return self.results.variants[self.name]
 
     def seen(self, task: str) -> str | None:
-        """Why its score on a task is not zero-shot."""
-        return self.results.seen(self.name, task)
+        """Why its score on a task is not zero-shot; None where it is, or where nothing is known."""
+        return self.results.tasks[task].seen if self.variant.stamped else None
+
+    def mark(self, task: str) -> str:
+        """How its score on a task is marked; empty where it is zero-shot, or where nothing is known."""
+        return self.results.tasks[task].mark if self.variant.stamped else ""
 
     def predictions(self, task: str) -> list[Prediction]:
         """Its predictions of a task.

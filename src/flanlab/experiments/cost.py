@@ -53,18 +53,20 @@ class TokenCosts:
         assert isinstance(loaded, LoadedModel)
         # Writing a text takes many times as long as ranking options of as many tokens.
         for ranked in (True, False):
-            asked = [_sample(setup, one) for one in planned if one.task.is_classification == ranked]
-            counts = [len(one.pairs) for one in planned if one.task.is_classification == ranked]
+            own = [one for one in planned if one.task.is_classification == ranked]
+            if not own:
+                continue
+            asked = [_sample(setup, one) for one in own]
             at_once = _timed_questions(loaded)
             if settings.generate or not ranked:
                 # Each step of writing reads all weights, however few questions are answered together.
-                shards = sum(len(list(in_shards(one.pairs))) for one in planned if one.task.is_classification == ranked)
-                at_once = min(at_once, -(-sum(counts) // max(1, shards)))
+                shards = sum(len(list(in_shards(one.pairs))) for one in own)
+                at_once = min(at_once, -(-sum(len(one.pairs) for one in own) // max(1, shards)))
             key = (loaded.name, loaded.dtype, settings.generate, settings.pmi, ranked, at_once)
-            if asked and key not in self._known:
+            if key not in self._known:
                 self._known[key] = _timed(setup, loaded, [one for some in asked for one in some], at_once)
-            for count, some in zip(counts, asked, strict=True):
-                seconds += count * self._known[key] * _tokens(some) / len(some)
+            for one, some in zip(own, asked, strict=True):
+                seconds += len(one.pairs) * self._known[key] * _tokens(some) / len(some)
         return seconds / sum(len(one.pairs) for one in planned)
 
 

@@ -217,7 +217,7 @@ def _task(name: str, sides: Mapping[str, Side], first: Side) -> list[Entry]:
             best_on_dev=side.results.main_scores(name, BEST_ON_DEV).get(side.name),
             chance=task.chance if with_chance else None,
             seen=side.seen(name),
-            mark=side.results.mark(side.name, name),
+            mark=side.mark(name),
             differs=_differs(name, side, first),
         )
         for letter, side in sides.items()

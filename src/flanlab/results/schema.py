@@ -347,14 +347,6 @@ class Results(_Frozen):
         """The tasks on which a variant's score is marked as seen, by the main metric."""
         return [name for name in self.tasks if self.main_scores(name)[variant].seen]
 
-    def mark(self, variant: str, name: str) -> str:
-        """How a variant's score on a task is marked; empty where it is zero-shot, or where nothing is known."""
-        return self.tasks[name].mark if self.variants[variant].stamped else ""
-
-    def seen(self, variant: str, name: str) -> str | None:
-        """Why a variant's score on a task is not zero-shot; None where it is, or where nothing is known."""
-        return self.tasks[name].seen if self.variants[variant].stamped else None
-
     @cached_property
     def _index(self) -> dict[tuple[str, str | None, str, str], dict[str, Score]]:
         found: dict[tuple[str, str | None, str, str], dict[str, Score]] = {}

@@ -43,8 +43,10 @@ def filtered_scores(
 
 def _repeats(results: Results, row: Score | Difference) -> bool:
     """Whether a mean is over one task or one cluster, and so says the same again."""
+    if row.level == "task":
+        return False
     over = {"cluster": results.clusters.get(row.name or "", ()), "tasks": results.averaged, "clusters": results.clusters}
-    return row.level != "task" and len(over.get(row.level, results.in_domain)) == 1
+    return len(over.get(row.level, results.in_domain)) == 1
 
 
 def mark_of(results: Results, score: Score) -> str:
