@@ -190,6 +190,38 @@ def test_scale_draws_held_in_and_held_out_side_by_side(recipe: Recipe) -> None:
     ]
 
 
+def test_settings_are_changed_one_by_one_and_asked_the_same(recipe: Recipe) -> None:
+    base = changed(recipe, in_domain="all")
+    points = ["training.method=lora training.learning_rate=1e-3", "mixture.shots={0: 0.5", "2: 0.5}"]
+    ablation = ablate("settings", base, points)
+    found = cells(ablation)
+    names = ["untuned", "base", "method-lora-learning-rate-1e-3", "shots-0-0-5-2-0-5"]
+    assert list(found) == [f"{name}{end}" for name in names for end in ("", "-trained")]
+    assert {cell.scope for name, cell in found.items() if name.endswith("-trained")} == {"held_in"}
+    assert all(cell.recipe == base for cell in found.values())
+    lora, shots = (training.recipe for name in names[2:] if (training := found[name].training))
+    assert (lora.training.method, lora.training.learning_rate, lora.mixture) == ("lora", 1e-3, base.mixture)
+    assert (shots.mixture.shots, shots.training) == ({0: 0.5, 2: 0.5}, base.training)
+    assert ("base", names[2]) in {(pair.before, pair.after) for pair in ablation.comparisons}
+
+
+@pytest.mark.parametrize(
+    ("point", "expected"),
+    [
+        ("training.lr=3", "Did you mean `learning_rate`?"),
+        ("training.learning_rate", "changes no setting"),
+        ("evaluation.rows=3", "'evaluation.rows' changes no setting of `tasks`, `mixture` or `training`"),
+        ("training.learning_rate=[1", "'[1'"),
+        ("mixture.shots={0: 0.5, 2: 0.3}", "add up to 0.8"),
+    ],
+)
+def test_a_change_that_a_recipe_does_not_have_is_refused(point: str, expected: str, recipe: Recipe) -> None:
+    error = refusal(lambda: ablate("settings", recipe, [point]))
+    assert f"--points: {point!r}" in error.message
+    assert expected in error.message
+    assert "section.key=value" in refusal(lambda: ablate("settings", recipe)).hint
+
+
 def test_what_a_recipe_cannot_be_is_told_as_in_a_file(recipe: Recipe) -> None:
     told = refusal(lambda: changed(recipe, mixture={"templates_per_tasks": 2})).message
     assert "cannot be varied so: unknown field `mixture.templates_per_tasks`. Did you mean `templates_per_task`?" in told

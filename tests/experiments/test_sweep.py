@@ -110,7 +110,7 @@ def test_clusters_are_added_one_after_another(recipe: Recipe, tmp_path: Path) ->
 def test_every_ablation_can_be_planned(recipe: Recipe, tmp_path: Path, tiny_folder: Path) -> None:
     points = {"scale": [str(tiny_folder), str(tiny_folder)]}
     bases = {"figure-6": changed(recipe, tasks={"include": "all"})}
-    points["figure-6"] = ["1"]
+    points |= {"figure-6": ["1"], "settings": ["training.steps=1"]}
     for name in ablation_names():
         sweep = plan_sweep(name, bases.get(name, recipe), tmp_path / "out", points=points.get(name, ()))
         names = [cell.name for cell in sweep.facts.cells]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def ablate(
-    name: Annotated[str, typer.Argument(help="clusters, instructions, few-shot, holdouts, ...; an unknown name lists all.")],
+    name: Annotated[str, typer.Argument(help="clusters, few-shot, scale, settings, ...; an unknown name lists all.")],
     recipe: RecipeFile,
     out: Annotated[
         Path, typer.Option(callback=folder_to_write, help="Folder of all sweeps: what one of them has done, the others reuse.")
@@ -54,7 +54,7 @@ def ablate(
     accept_gemma_terms: AcceptGemmaTerms = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run one of the paper's ablations with RECIPE as its base, and write one page with the figure.
+    """Run one of the paper's ablations, or compare settings, with RECIPE as the base, and write one page with the figure.
 
     Example: flan ablate clusters recipes/ablation-base.yaml --points 1,3,6 --plan
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from flanlab.errors import FlanlabError
-from flanlab.experiments.recipe import Recipe
+from flanlab.experiments.recipe import HABITS, Recipe
 from flanlab.yaml_files import faults_in_words
 
 UNTUNED = "untuned"
@@ -101,7 +101,7 @@ def changed(recipe: Recipe, **sections: Any) -> Recipe:
         return Recipe.model_validate(content)
     except ValidationError as error:
         raise FlanlabError(
-            f"The recipe {recipe.name} cannot be varied so: {' '.join(faults_in_words(error, Recipe))}",
+            f"The recipe {recipe.name} cannot be varied so: {' '.join(faults_in_words(error, Recipe, HABITS))}",
             hint="Use another ablation, or a base recipe that suits this one.",
         ) from error
 

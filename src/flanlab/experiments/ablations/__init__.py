@@ -1,4 +1,4 @@
-"""The paper's ablations: each module makes the cells of one from a base recipe. A module put here is found by its name."""
+"""Ablations, the paper's and one of settings: a module makes the cells of each from a base recipe, and is found by its name."""
 
 from __future__ import annotations
 
