@@ -130,6 +130,9 @@ def test_equal_work_is_shared_between_cells_and_ablations(recipe: Recipe, tmp_pa
     assert clusters["clusters-3"] == instructions["full-full"] == few_shot["tuned-0-shot"] == templates["inverted"]
     assert clusters["untuned"] == instructions["untuned"] == few_shot["untuned-0-shot"]
     assert instructions["name-full"][0] == instructions["name-name"][0]
+    # All that tasks have is as good as no limit.
+    limits = plan_sweep("settings", recipe, tmp_path, points=["mixture.templates_per_task=10", "mixture.templates_per_task=1"])
+    assert chains(limits)["base"] == chains(limits)["templates-per-task-10"] != chains(limits)["templates-per-task-1"]
     assert few_shot["tuned-0-shot"][0] == few_shot["tuned-2-shot"][0]
     trainings = [chain[0] for cells in (clusters, instructions, templates) for chain in cells.values() if len(chain) > 1]
     # 3 of clusters; 2 more without instructions; 4 more of templates.

@@ -289,6 +289,9 @@ def _trained_alike(recipe: Recipe, plan: Plan, model: str) -> Recipe:
     alike = changed(
         with_tasks(recipe, names), name="trained", description="", model=model, tasks=_places(recipe), in_domain=None
     )
+    most = max((len(task.forward_templates()) for task in plan.split.train), default=0)
+    if (recipe.mixture.templates_per_task or 0) >= most:
+        alike = changed(alike, mixture={"templates_per_task": None})
     return alike.model_copy(update={"evaluation": EvaluationSettings(split=recipe.evaluation.split)})
 
 
