@@ -12,20 +12,25 @@ from typing import Any
 from pydantic import ValidationError
 
 from flanlab.data.encoding import PromptStyle
+from flanlab.data.mirror import MissingDataError
+from flanlab.data.mixture_card import describe_mixture, export_mixture
 from flanlab.data.reader import RowReader
+from flanlab.data.sources import NoRowsError
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.metrics.options import option_shares
 from flanlab.evaluation.planning import EvaluationSettings
+from flanlab.experiments.cost import run_prices
 from flanlab.experiments.evaluate_model import evaluate_model
-from flanlab.experiments.recipe import AnyRecipe, Recipe, as_recipe
+from flanlab.experiments.power import averaged, cheapest_designs, components_for, detectable_table
+from flanlab.experiments.recipe import AnyRecipe, Recipe, as_recipe, divide, make_mixture, make_plan, plan_rows, plan_test_tasks
 from flanlab.files import check_writable
 from flanlab.models.answering import Model, Question, refuse_unwrapped
 from flanlab.models.completions import Endpoint
-from flanlab.models.loading import LoadedModel, wrap_model
+from flanlab.models.loading import LoadedModel, load_encoder, wrap_model
 from flanlab.models.loading import load_model as load_named_model
 from flanlab.models.names import check_model_name
 from flanlab.processes import is_first, together
-from flanlab.progress import say
+from flanlab.progress import meter, say
 from flanlab.report.html import write_report
 from flanlab.report.run import Run
 from flanlab.results.table import Table
@@ -205,18 +210,8 @@ def run(
     content, folder, loaded = _given(recipe, out, model)
     # Training, which an evaluation does not need.
     from flanlab.experiments.run import run_recipe
-    from flanlab.experiments.run_seeds import run_seeds
 
-    rows = RowReader(mirror)
-    if loaded is None:
-        run_seeds(content, folder, rows, seeds=seeds)
-    elif seeds == 1:
-        run_recipe(content, folder, rows, loaded)
-    else:
-        raise FlanlabError(
-            "A model in memory can be trained with one seed only.",
-            hint="Save the model with save_pretrained, and give the folder's name.",
-        )
+    run_recipe(content, folder, RowReader(mirror), loaded, seeds=seeds)
     return _reported(folder) if is_first() else None
 
 
@@ -283,12 +278,6 @@ def mix(
         >>> card["planned_examples"], len(card["tasks"]) > 10
         (20, True)
     """
-    from flanlab.data.mirror import MissingDataError
-    from flanlab.data.mixture_card import describe_mixture, export_mixture
-    from flanlab.data.sources import NoRowsError
-    from flanlab.experiments.recipe import divide, make_mixture, plan_rows
-    from flanlab.models.loading import load_encoder
-    from flanlab.progress import meter
     from flanlab.training.trainer import examples_per_step
 
     target = None if out is None else Path(out)
@@ -352,9 +341,6 @@ def power(
         >>> table.columns[-2:], 0 < table.where(level="clusters").column("detectable")[0] < 1
         (['detectable', 'note'], True)
     """
-    from flanlab.experiments.cost import run_prices
-    from flanlab.experiments.power import averaged, cheapest_designs, components_for, detectable_table
-    from flanlab.experiments.recipe import make_plan, plan_test_tasks
     from flanlab.experiments.run import prompt_styles, scoring_model
 
     if seeds < 1 or (detect is not None and not 0 < detect < 1):

@@ -19,12 +19,10 @@ from safetensors.torch import load_file, save_file
 from flanlab.data.sources import Rows, load_rows
 from flanlab.errors import FlanlabError
 from flanlab.evaluation import predict as module
-from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, plan_task
-from flanlab.evaluation.predict import NEUTRAL_PROMPT, neutral_questions, predict_shard, refuse_seen, shards_of
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, Setup, plan_task
+from flanlab.evaluation.predict import NEUTRAL_PROMPT, neutral_questions, predict_shard, predict_tasks, refuse_seen, shards_of
 from flanlab.evaluation.scores import score_task
-from flanlab.evaluation.setup import Setup
 from flanlab.evaluation.sharding import Team
-from flanlab.evaluation.stage import predict_tasks
 from flanlab.models import loading
 from flanlab.models.answering import Question
 from flanlab.models.loading import LoadedModel, load_model

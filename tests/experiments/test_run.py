@@ -252,7 +252,7 @@ def test_finished_run_is_not_done_again(
     done: Path, home: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(shutil.copytree(done, tmp_path / "copy"))
-    monkeypatch.setattr(predict_module, "_predict_pairs", _never)
+    monkeypatch.setattr(predict_module, "predict_pairs", _never)
     monkeypatch.setattr(trainer, "train_step", _never)
     run_recipe(read(home, tiny_folder), folder)
     assert_same_run(done, folder)
@@ -311,7 +311,7 @@ def test_run_is_resumed_from_another_working_folder(
     monkeypatch.chdir(home)
     recipe = read_recipe(Path("recipe.yaml")).model_copy(update={"model": "same"})
     assert recipe.tasks.collections == ["tasks"]
-    monkeypatch.setattr(predict_module, "_predict_pairs", _never)
+    monkeypatch.setattr(predict_module, "predict_pairs", _never)
     monkeypatch.setattr(trainer, "train_step", _never)
     run_recipe(recipe, folder)
     assert read_results(folder).scores == read_results(done).scores

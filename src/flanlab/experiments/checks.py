@@ -18,8 +18,8 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation.evaluate import plan_dev_tasks
 from flanlab.evaluation.planning import PlannedTask
 from flanlab.evaluation.predict import refuse_seen
+from flanlab.experiments.folders import FINISHED_FILE, RECIPE_FILE, SECONDS_FILE, kept_model
 from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, divide, make_mixture, plan_rows, plan_test_tasks
-from flanlab.experiments.run_folder import FINISHED_FILE, RECIPE_FILE, SECONDS_FILE, kept_model
 from flanlab.files import check_writable, existing_part
 from flanlab.models.loading import LoadedModel, load_encoder
 from flanlab.models.names import check_model_name

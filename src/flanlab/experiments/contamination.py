@@ -28,8 +28,8 @@ from flanlab.evaluation.contamination import (
 )
 from flanlab.evaluation.evaluate import plan_tasks
 from flanlab.evaluation.planning import EvaluationSettings, task_as_asked
+from flanlab.experiments.folders import RECIPE_FILE
 from flanlab.experiments.recipe import Plan, make_mixture, make_plan, names_a_recipe, read_recipe
-from flanlab.experiments.run_folder import RECIPE_FILE
 from flanlab.files import new_file, write_json
 from flanlab.models.loading import load_encoder
 from flanlab.progress import meter, say

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flanlab.data.encoding import PromptStyle
-from flanlab.evaluation.planning import EvaluationSettings, PlannedTask
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, Setup
 from flanlab.evaluation.predict import NEUTRAL_PROMPT, in_shards, neutral_questions
 from flanlab.evaluation.questions import TaskQuestion, ask
-from flanlab.evaluation.setup import Setup
 from flanlab.experiments.recipe import Plan
 from flanlab.models.answering import Question
 from flanlab.models.loading import LoadedModel

@@ -16,16 +16,15 @@ from flanlab import __version__
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.planning import EvaluationSettings, PlannedTask
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, Setup
 from flanlab.evaluation.predict import refuse_seen
-from flanlab.evaluation.setup import Setup
 from flanlab.experiments.ablations import make_ablation
 from flanlab.experiments.cells import Cell, Training, changed, with_seeds, with_tasks
 from flanlab.experiments.cost import TokenCosts, count_questions
+from flanlab.experiments.folders import SWEEP_FILE, CellFacts, SweepFacts, is_done, state_of
 from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_mixture, make_plan, plan_test_tasks
 from flanlab.experiments.run import prompt_styles, scoring_model
 from flanlab.experiments.steps import Step, in_this_process
-from flanlab.experiments.sweep_file import SWEEP_FILE, CellFacts, SweepFacts, is_done, state_of
 from flanlab.files import alone_in, read_json, write_json
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.progress import clock, meter, say

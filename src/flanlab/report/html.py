@@ -8,14 +8,12 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from flanlab.report.classes import classification_blocks
-from flanlab.report.examples import example_sections, records_of
 from flanlab.report.page import Block, Cell, Figure, Group, Page, Row, Table, exact, plain, text, write_page
 from flanlab.report.plots import score_panel
+from flanlab.report.predictions import classification_blocks, example_sections, records_of
 from flanlab.report.published import Beside, figures, published
-from flanlab.report.reading import read_run
 from flanlab.report.summary import numbers, summary, verdict
-from flanlab.report.training import learning_blocks, mixture_blocks, note_blocks
+from flanlab.report.training import learning_blocks, mixture_blocks, note_blocks, read_run
 from flanlab.report.views import (
     cluster_lines,
     drawn,

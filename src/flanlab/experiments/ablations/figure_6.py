@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from flanlab.errors import FlanlabError
 from flanlab.experiments.ablations import clusters
-from flanlab.experiments.cells import Ablation, changed
-from flanlab.experiments.cluster_order import PAPER_ORDER
+from flanlab.experiments.cells import PAPER_ORDER, Ablation, changed
 from flanlab.experiments.recipe import Plan, divide
 from flanlab.tasks.clusters import Cluster
 
