@@ -110,11 +110,6 @@ class Source:
     names: list[str] = field(default_factory=list)
     places: list[tuple[str, ...]] = field(default_factory=list)
 
-    @property
-    def name(self) -> str:
-        """All its names."""
-        return _EQUAL.join(dict.fromkeys(self.names))
-
     def label(self, sources: Iterable[Source]) -> str:
         """The end of each of its places, as long as it takes to tell it from the others."""
         others = [place for other in sources for place in other.places if place not in self.places]
@@ -210,7 +205,7 @@ def _columns(sources: Sequence[Source], sides: Mapping[str, Side]) -> Iterable[C
             letter=letter,
             label=f"{label}, {variant.title}" if len(side.results.variants) > 1 else label,
             folder=source.folder,
-            name=source.name,
+            name=_EQUAL.join(dict.fromkeys(source.names)),
             variant=side.name,
             # Only a run says what was held out: an evaluation names there what it asked.
             held_out=side.results.hold_out if side.name.startswith(TUNED) else None,

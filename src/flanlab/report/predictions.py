@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +21,9 @@ from flanlab.evaluation.classification import calibration, calibration_error, co
 from flanlab.evaluation.metrics.answers import exact_match
 from flanlab.evaluation.metrics.declared import normal_form
 from flanlab.evaluation.metrics.options import accuracy, option_scores, option_shares, right_options
-from flanlab.evaluation.scores import read_counted
 from flanlab.report.page import Block, Cell, Facts, Group, Row, Table, Verbatim, exact, plain, text
 from flanlab.report.wording import count, number
 from flanlab.results.grids import Prediction
-from flanlab.results.predictions import PREDICTIONS, shard_paths
 from flanlab.results.schema import TUNED, Results
 
 _ANSWER = ["options", "option_scores", "references", "generated"]
@@ -97,32 +94,19 @@ def _ranked_right_first(predictions: pa.Table) -> NDArray[np.bool_]:
     return right
 
 
-def records_of(folder: Path, variant: str, task: str, results: Results) -> Sequence[Prediction]:
-    """A variant's predictions of a task, with scores as the results count them; empty where the folder holds none.
-
-    Raises:
-        FlanlabError: a file of predictions is damaged.
-    """
-    place = folder / PREDICTIONS / variant / task
-    if not shard_paths(place):
-        return []
-    return read_counted(place, results.variants[variant].end_token)
-
-
 def example_sections(results: Results, shown: str, records: Mapping[str, Sequence[Prediction]] | None) -> Iterable[Block]:
     """Examples of each task, by a variant; None: they may not be passed on."""
     if records is None:
         yield text("no_examples")
         return
-    if not any(records.values()):
+    if not records:
         yield "The folder holds no predictions to show."
         return
     whose = "the tuned model" if shown == TUNED else f"the model asked with the {results.variants[shown].title}"
     yield text("examples", whose=whose)
     for place, (name, predictions) in enumerate(records.items()):
-        if predictions:
-            blocks = list(example_blocks(predictions, results.tasks[name].declared_metrics))
-            yield Group(name, blocks, "fold open" if place == 0 else "fold")
+        blocks = list(example_blocks(predictions, results.tasks[name].declared_metrics))
+        yield Group(name, blocks, "fold open" if place == 0 else "fold")
 
 
 def example_blocks(records: Sequence[Prediction], metrics: Sequence[str]) -> Iterable[Block]:
@@ -189,7 +173,7 @@ def classification_blocks(results: Results, shown: str, records: Mapping[str, Se
     groups = [
         Group(name, list(_task_blocks(name, predictions)), "fold")
         for name, predictions in records.items()
-        if predictions and results.tasks[name].is_classification and predictions[0]["option_scores"]
+        if results.tasks[name].is_classification and predictions[0]["option_scores"]
     ]
     if groups:
         yield text("classes", title=results.variants[shown].title)
