@@ -13,8 +13,7 @@ from flanlab import api
 from flanlab.cli.main import app
 from flanlab.experiments.recipe import make_plan, plan_test_tasks, read_recipe
 from flanlab.files import read_json
-from flanlab.results.files import read_results
-from flanlab.results.predictions import read_predictions
+from flanlab.results.files import read_predictions, read_results
 from tests.tiny import recipe_content, tiny_folder, tiny_folders, write_recipe
 
 __all__ = ["tiny_folder", "tiny_folders"]

@@ -22,7 +22,7 @@ from flanlab.evaluation.planning import EvaluationSettings, Setup, plan_task
 from flanlab.evaluation.predict import predict_tasks
 from flanlab.evaluation.sharding import Team
 from flanlab.models.loading import LoadedModel
-from flanlab.results.predictions import read_predictions
+from flanlab.results.files import read_predictions
 from flanlab.tasks.schema import Task
 from tests.task_files import refusal
 from tests.tiny import stock_model, tiny_tasks

@@ -16,7 +16,7 @@ from flanlab.evaluation.scores import score_task
 from flanlab.evaluation.sharding import Team
 from flanlab.models.loading import LoadedModel
 from flanlab.progress import Meter
-from flanlab.results.predictions import read_predictions
+from flanlab.results.files import read_predictions
 from tests.tiny import tiny_tasks
 
 SETTINGS = EvaluationSettings(rows=8, new_tokens=5)

@@ -26,7 +26,7 @@ from flanlab.experiments.predict_rows import predict
 from flanlab.models.answering import Answer, Question
 from flanlab.models.completions import Endpoint
 from flanlab.models.loading import LoadedModel
-from flanlab.results.predictions import read_predictions
+from flanlab.results.files import read_predictions
 from flanlab.tasks.schema import Task
 from tests.completions_server import serve
 from tests.tiny import SENTIMENT_ROWS, stock_model, tiny_tasks, write_rows

@@ -29,8 +29,7 @@ from flanlab.experiments.stamp import make_stamp, training_key
 from flanlab.models import loading as loading_module
 from flanlab.models.loading import load_model
 from flanlab.report.html import write_report
-from flanlab.results.files import read_results
-from flanlab.results.predictions import read_predictions
+from flanlab.results.files import read_predictions, read_results
 from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC, Results
 from flanlab.tasks.loading import load_collection, load_task
 from flanlab.tasks.schema import Split

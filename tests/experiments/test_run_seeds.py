@@ -13,8 +13,7 @@ from flanlab.experiments.run import run_recipe
 from flanlab.files import write_json
 from flanlab.models.loading import load_model
 from flanlab.report.html import write_report
-from flanlab.results.files import read_results
-from flanlab.results.predictions import read_predictions
+from flanlab.results.files import read_predictions, read_results
 from tests.experiments.test_run import home, predictions_of, read
 
 __all__ = ["home"]

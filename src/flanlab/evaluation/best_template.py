@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from flanlab.evaluation.metrics.declared import metrics_for
 from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, Setup
+from flanlab.results.files import PREDICTIONS
 from flanlab.results.grids import Prediction, ScoreGrid, score_grid
-from flanlab.results.predictions import PREDICTIONS
 from flanlab.results.schema import BestTemplate
 from flanlab.tasks.schema import Task
 

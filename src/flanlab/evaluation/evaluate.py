@@ -21,9 +21,8 @@ from flanlab.evaluation.predict import predict_tasks, shards_of
 from flanlab.evaluation.scores import ScoredTask, build_results, read_counted, score_predictions, score_task
 from flanlab.evaluation.sharding import team_in
 from flanlab.evaluation.sides import Side
-from flanlab.results.files import read_results
+from flanlab.results.files import PREDICTIONS, read_results
 from flanlab.results.grids import Prediction
-from flanlab.results.predictions import PREDICTIONS
 from flanlab.results.schema import BEST_ON_DEV, BestTemplate, Results, RowSource, Score, Variant
 from flanlab.settings import METRICS, QUESTIONS, SAMPLE, fields_affecting
 from flanlab.settings import PREDICTIONS as PREDICTIONS_DEPEND_ON

@@ -13,20 +13,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flanlab.data.encoding import EncodedQuestion
 from flanlab.data.rendering import gold_value_of, group_of, open_row
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.metrics.declared import metrics_for
 from flanlab.evaluation.metrics.options import with_counted_scores
 from flanlab.evaluation.planning import PlannedTask, Setup
-from flanlab.evaluation.questions import ask, refuse_failed
+from flanlab.evaluation.questions import TaskQuestion, ask, refuse_failed
 from flanlab.evaluation.sharding import Team
 from flanlab.files import new_file
 from flanlab.models.answering import Answer, Question
 from flanlab.processes import owners
 from flanlab.progress import Meter, meter, say
+from flanlab.results.files import PREDICTION_SCHEMA, read_shard, shard_paths
 from flanlab.results.grids import score_grid
-from flanlab.results.predictions import PREDICTION_SCHEMA, read_shard, shard_paths
 from flanlab.settings import PREDICTIONS, affecting
 from flanlab.tasks.holdout import seen_reason
 from flanlab.tasks.loading import known_lineage
@@ -133,16 +132,14 @@ def prediction_key(setup: Setup, planned: PlannedTask) -> str:
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def neutral_questions(encoded: Iterable[EncodedQuestion]) -> list[Question]:
-    """What the model is asked for the scores of sets of options alone: one question for each set that has something new."""
-    questions = []
-    known: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
-    for one in encoded:
-        keys = {(tuple(one.prompt), tuple(option)): option for option in one.answers}
-        if new := [option for key, option in keys.items() if key not in known]:
-            questions.append(Question(one.prompt, new))
-            known.update(keys)
-    return questions
+def neutral_questions(setup: Setup, asked: Iterable[TaskQuestion]) -> dict[tuple[str, ...], Question]:
+    """What the model is asked for the scores of options alone, where the settings ask for PMI: one question for each set.
+
+    All options of a set together, since where the prompt ends may depend on all of them, as it does for the question itself.
+    """
+    sets = dict.fromkeys(one.example.options for one in asked if one.example.options and setup.settings.pmi)
+    encoded = {options: setup.model.encoder.encode(NEUTRAL_PROMPT, options, setup.style) for options in sets}
+    return {options: Question(one.prompt, one.answers) for options, one in encoded.items()}
 
 
 def predict_pairs(setup: Setup, planned: PlannedTask, pairs: Sequence[tuple[int, int]]) -> pa.Table:
@@ -154,27 +151,21 @@ def predict_pairs(setup: Setup, planned: PlannedTask, pairs: Sequence[tuple[int,
     model, settings, style = setup.model, setup.settings, setup.style
     asked = [ask(setup, planned, row, template) for row, template in pairs]
     # Of this shard alone: what earlier shards have learnt would make scores depend, in their last digits, on who computed them.
-    # All options of a set together, since where the prompt ends may depend on all of them, as it does for the question itself.
-    sets = dict.fromkeys(one.example.options for one in asked if one.example.options and settings.pmi)
-    neutral = {options: model.encoder.encode(NEUTRAL_PROMPT, options, style) for options in sets}
-    alone = neutral_questions(neutral.values())
-    answers: dict[int, Answer] = dict(model.answer([*asked, *alone], settings.token_budget))
-    refuse_failed(planned.task, [*asked, *alone], answers, " What was done before is kept.")
-    scores = {
-        (tuple(question.prompt), tuple(option)): pair
-        for place, question in enumerate(alone, len(asked))
-        for option, *pair in zip(question.options, answers[place].scores, answers[place].scores_without_end, strict=True)
-    }
+    neutral = neutral_questions(setup, asked)
+    questions = [*asked, *neutral.values()]
+    answers: dict[int, Answer] = dict(model.answer(questions, settings.token_budget))
+    refuse_failed(planned.task, questions, answers, " What was done before is kept.")
+    scores_alone = {options: answers[place] for place, options in enumerate(neutral, len(asked))}
+
+    def counted(answer: Answer) -> list[float]:
+        # An untuned model that continues a text has no reason to end right after its answer.
+        return answer.scores_without_end if style == "baseline" else answer.scores
+
     records = []
     for position, one in enumerate(asked):
         example, answer = one.example, answers[position]
-        row = open_row(planned.task, planned.rows[example.row], example.row)
-        # An untuned model that continues a text has no reason to end right after its answer.
-        counted = answer.scores_without_end if style == "baseline" else answer.scores
-        options = neutral[example.options].answers if example.options in neutral else []
-        found = [scores[tuple(neutral[example.options].prompt), tuple(option)] for option in options]
-        without_end = [score for _, score in found]
-        counted_alone = without_end if style == "baseline" else [score for score, _ in found]
+        row, alone = open_row(planned.task, planned.rows[example.row], example.row), scores_alone.get(example.options)
+        nothing = [] if settings.pmi else None
         records.append(
             {
                 "task": planned.task.name,
@@ -184,10 +175,10 @@ def predict_pairs(setup: Setup, planned: PlannedTask, pairs: Sequence[tuple[int,
                 "prompt": example.prompt,
                 "options": list(example.options),
                 "own_options": list(row.options),
-                "option_scores": counted,
+                "option_scores": counted(answer),
                 "option_scores_without_end": answer.scores_without_end,
-                "option_scores_alone": counted_alone if settings.pmi else None,
-                "option_scores_alone_without_end": without_end if settings.pmi else None,
+                "option_scores_alone": counted(alone) if alone else nothing,
+                "option_scores_alone_without_end": alone.scores_without_end if alone else nothing,
                 "option_tokens": answer.option_tokens,
                 "answer": example.answer,
                 "references": list(example.references),

@@ -19,10 +19,10 @@ from flanlab.evaluation.metrics.declared import levels, metrics_for, signatures
 from flanlab.evaluation.metrics.options import margin, with_counted_scores
 from flanlab.evaluation.planning import ZERO_ONE_METRICS
 from flanlab.results import statistics
+from flanlab.results.files import read_predictions
 from flanlab.results.grids import Metric, Prediction, ScoreGrid, groups_of, mean_metric, score_grid
 from flanlab.results.intervals import Floats
 from flanlab.results.item_response import quantiles_over_wordings
-from flanlab.results.predictions import read_predictions
 from flanlab.results.schema import (
     BEST_ON_DEV,
     MAIN_METRIC,

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.scores import build_results, read_counted, score_predictions
-from flanlab.results.files import read_results
+from flanlab.results.files import PREDICTIONS, read_results
 from flanlab.results.grids import Prediction
-from flanlab.results.predictions import PREDICTIONS
 from flanlab.results.schema import BEST_ON_DEV, TUNED, Results, Variant
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from flanlab.data.encoding import PromptStyle
 from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, Setup
-from flanlab.evaluation.predict import NEUTRAL_PROMPT, in_shards, neutral_questions
+from flanlab.evaluation.predict import in_shards, neutral_questions
 from flanlab.evaluation.questions import TaskQuestion, ask
 from flanlab.experiments.recipe import Plan
 from flanlab.models.answering import Question
@@ -81,10 +81,7 @@ def _tokens(asked: Sequence[TaskQuestion]) -> int:
 def _timed(setup: Setup, loaded: LoadedModel, asked: Sequence[TaskQuestion], at_once: int) -> float:
     """Seconds for each token of such questions, with what is asked beside them for accuracy by PMI."""
     asked = random.Random(0).sample(asked, min(_timed_questions(loaded), len(asked)))
-    questions: list[Question] = list(asked)
-    if setup.settings.pmi:
-        sets = dict.fromkeys(one.example.options for one in asked if one.example.options)
-        questions += neutral_questions(loaded.encoder.encode(NEUTRAL_PROMPT, options, setup.style) for options in sets)
+    questions = [*asked, *neutral_questions(setup, asked).values()]
     return _seconds(loaded, questions, setup.settings.token_budget, at_once) / _tokens(asked)
 
 

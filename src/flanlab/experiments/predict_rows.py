@@ -16,7 +16,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.rendering import render
@@ -28,7 +27,7 @@ from flanlab.evaluation.planning import EvaluationSettings, Setup
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.questions import evaluation_order
 from flanlab.experiments.evaluate_model import opened
-from flanlab.files import new_file, read_json, write_json
+from flanlab.files import alone_in, in_use, new_file, read_json, write_json
 from flanlab.models.answering import Model
 from flanlab.models.completions import Endpoint
 from flanlab.progress import meter, say
@@ -157,14 +156,12 @@ def _check_output(out: Path, rows: object) -> None:
 def _work_folder(out: Path) -> Iterator[Path]:
     """The folder for what is not finished; one process at a time may work there."""
     folder = out.with_name(f".{out.name}.unfinished")
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / "lock", timeout=0):
-            yield folder
-    except Timeout as error:
+    if in_use(folder):
         raise FlanlabError(
             f"{out}: another process is writing answers for it.", hint="Wait for that one, or name another file."
-        ) from error
+        )
+    with alone_in(folder):
+        yield folder
 
 
 def _ranking(model: Model, settings: EvaluationSettings, seed: int, style: PromptStyle, given: GivenTask) -> Setup:

@@ -38,7 +38,7 @@ from flanlab.report.wording import (
     metric_title,
     unknown_models,
 )
-from flanlab.results.predictions import PREDICTIONS, shard_paths
+from flanlab.results.files import PREDICTIONS, shard_paths
 from flanlab.results.schema import BEST_ON_DEV, MEAN, Results, TaskFacts
 
 REPORT_FILE = "report.html"

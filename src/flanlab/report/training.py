@@ -47,7 +47,6 @@ class MixtureCard(BaseModel):
 
     planned_examples: int
     measured_examples: int
-    cycle_length: int
     tasks: dict[str, MixtureTask]
 
 

@@ -17,10 +17,9 @@ from flanlab.evaluation.predict import predict_pairs
 from flanlab.models.answering import Model
 from flanlab.tasks.schema import Task
 from flanlab.ui.edits import edited, lies_in, metadata_of, save, without_template
-from flanlab.ui.pages import show
 from flanlab.ui.predictions import Answered, answered
 from flanlab.ui.tasks_tab import Rendered, chosen_row, rendered
-from flanlab.ui.workplace import Workplace, number_in, splits_of
+from flanlab.ui.workplace import Workplace, number_in, show, splits_of
 
 PREVIEWED_ROWS = 3
 LINTED_ROWS = 200

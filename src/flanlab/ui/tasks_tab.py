@@ -11,8 +11,7 @@ from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.facts import lineage_in_words, origin
 from flanlab.tasks.schema import Task
-from flanlab.ui.pages import show
-from flanlab.ui.workplace import Workplace, number_in, splits_of
+from flanlab.ui.workplace import Workplace, number_in, show, splits_of
 
 
 @dataclass(frozen=True)

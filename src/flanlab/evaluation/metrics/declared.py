@@ -11,6 +11,8 @@ import numpy as np
 from flanlab.evaluation.metrics.answers import (
     NormalForm,
     composed,
+    drop_f1,
+    drop_form,
     exact_match,
     most_common_form,
     normalize_answer,
@@ -20,7 +22,6 @@ from flanlab.evaluation.metrics.answers import (
     trivia_qa_form,
     valid_answer,
 )
-from flanlab.evaluation.metrics.drop import drop_f1, drop_form
 from flanlab.evaluation.metrics.numbers import PEARSON, SPEARMAN
 from flanlab.evaluation.metrics.options import (
     ANSWER_PROBABILITY,
