@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.mirror import MissingDataError
+from flanlab.data.mixture import Mixture
 from flanlab.data.mixture_card import describe_mixture, export_mixture
 from flanlab.data.reader import RowReader
 from flanlab.data.sources import NoRowsError
@@ -22,7 +23,7 @@ from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments.cost import run_prices
 from flanlab.experiments.evaluate_model import evaluate_model
 from flanlab.experiments.power import averaged, cheapest_designs, components_for, detectable_table
-from flanlab.experiments.recipe import AnyRecipe, Recipe, as_recipe, divide, make_mixture, make_plan, plan_rows, plan_test_tasks
+from flanlab.experiments.recipe import AnyRecipe, Recipe, as_recipe, divide, make_plan, plan_test_tasks, reach
 from flanlab.files import check_writable
 from flanlab.models.answering import Model, Question, refuse_unwrapped
 from flanlab.models.completions import Endpoint
@@ -288,15 +289,17 @@ def mix(
     content = as_recipe(recipe)
     check_model_name(content.model)
     skip = (NoRowsError, MissingDataError) if skip_missing else (NoRowsError,)
-    plan = plan_rows(content, divide(content), RowReader(mirror), skip)
-    for name, reason in plan.skipped.items():
+    split = divide(content)
+    rows, skipped = reach(split.train, "train", RowReader(mirror), skip)
+    for name, reason in skipped.items():
         say(f"Warning: {name} is left out. {reason}")
-    encoder = load_encoder(plan.recipe.model, say=say)
-    mixture = make_mixture(plan)
-    planned = examples or examples_per_step(mixture, encoder, plan.recipe.training) * plan.recipe.training.steps
+    encoder = load_encoder(content.model, say=say)
+    tasks = [task for task in split.train if task.name in rows]
+    mixture = Mixture(tasks, rows, content.mixture, content.training_seed)
+    planned = examples or examples_per_step(mixture, encoder, content.training) * content.training.steps
     with meter("Measuring the mixture", min(planned, mixture.cycle_length)) as bar:
         card: dict[str, Any] = describe_mixture(mixture, encoder, planned, bar)
-    card["left_out"] = dict(plan.split.left_out) | plan.skipped
+    card["left_out"] = dict(split.left_out) | skipped
     if target is not None:
         with meter(f"Writing {target}", planned) as bar:
             export_mixture(mixture, encoder, planned, target, bar)

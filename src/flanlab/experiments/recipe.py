@@ -120,8 +120,6 @@ class Plan(BaseModel):
     test_rows: dict[str, Rows]
     exemplar_rows: dict[str, Rows]
     """Train rows by `exemplar_source` of the tasks tested, where the recipe asks for exemplars."""
-    skipped: dict[str, str]
-    """Tasks that take no part because they have no rows: name to reason."""
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -171,43 +169,53 @@ def make_plan(recipe: Recipe, rows: RowReader | None = None) -> Plan:
     return plan_rows(recipe, divide(recipe), rows or RowReader())
 
 
-def plan_rows(recipe: Recipe, split: HoldOutSplit, rows: RowReader, skip: tuple[type[FlanlabError], ...] = ()) -> Plan:
-    """Read every row that a recipe needs.
-
-    Args:
-        recipe: what is planned.
-        split: its tasks, as `divide` finds them.
-        rows: where rows come from.
-        skip: errors of a task's rows (`MissingDataError`, `NoRowsError`) that leave out the task instead of being raised.
+def plan_rows(recipe: Recipe, split: HoldOutSplit, rows: RowReader) -> Plan:
+    """Read every row that a recipe needs; `split` has its tasks, as `divide` finds them.
 
     Raises:
-        MissingDataError: lists every task whose rows are not available, or all that could train are skipped.
+        MissingDataError: lists every task whose rows are not available.
     """
     tested = [*split.test, *split.in_domain]
     # Subtasks without train rows share those of their task.
     sources = {task.exemplar_source.name: task.exemplar_source for task in tested if any(recipe.evaluation.shot_counts)}
-    train_rows, untrained = _reach(split.train, "train", rows, skip)
-    test_rows, untested = _reach(tested, recipe.evaluation.split, rows, skip)
-    exemplar_rows, without_exemplars = _reach(list(sources.values()), "train", rows, skip)
-    if not train_rows:
-        raise _missing(untrained)
-
-    def there(tasks: Sequence[Task]) -> tuple[Task, ...]:
-        return tuple(task for task in tasks if task.name in test_rows and task.exemplar_source.name not in without_exemplars)
-
     return Plan(
         recipe=recipe,
-        split=dataclasses.replace(
-            split,
-            train=tuple(task for task in split.train if task.name in train_rows),
-            test=there(split.test),
-            in_domain=there(split.in_domain),
-        ),
-        train_rows=train_rows,
-        test_rows=test_rows,
-        exemplar_rows=exemplar_rows,
-        skipped=untrained | untested | without_exemplars,
+        split=split,
+        train_rows=reach(split.train, "train", rows)[0],
+        test_rows=reach(tested, recipe.evaluation.split, rows)[0],
+        exemplar_rows=reach(list(sources.values()), "train", rows)[0],
     )
+
+
+def reach(
+    tasks: Sequence[Task], split: Split, reader: RowReader, skip: tuple[type[FlanlabError], ...] = ()
+) -> tuple[dict[str, Rows], dict[str, str]]:
+    """The rows of each task, and why those that may be skipped have none.
+
+    Args:
+        tasks: the tasks.
+        split: of which rows are read.
+        reader: reads them.
+        skip: errors of a task's rows (`MissingDataError`, `NoRowsError`) that leave out the task instead of being raised.
+
+    Raises:
+        MissingDataError: lists every task whose rows are not available; all of them, if all are skipped.
+    """
+    rows: dict[str, Rows] = {}
+    missing: dict[str, str] = {}
+    skipped: dict[str, str] = {}
+    for task in tasks:
+        try:
+            rows[task.name] = reader.read(task, split)
+        except (MissingDataError, NoRowsError) as error:
+            (skipped if isinstance(error, skip) else missing)[task.name] = error.message
+    if missing := missing or ({} if rows else skipped):
+        raise MissingDataError(
+            "Rows are not available:\n" + "\n".join(f"  {reason}" for reason in missing.values()),
+            hint="Check the network or the --mirror, or leave these tasks out of the recipe:"
+            f" tasks.exclude: [{', '.join(missing)}]",
+        )
+    return rows, skipped
 
 
 def make_mixture(plan: Plan) -> Mixture:
@@ -268,28 +276,3 @@ def _in_domain(recipe: Recipe, split: HoldOutSplit) -> tuple[Task, ...]:
                 hint="Give the task files such a split, or use `flan train`, which only trains.",
             )
     return tuple(subtask for task in chosen for subtask in task.evaluated_subtasks(evaluated))
-
-
-def _reach(
-    tasks: Sequence[Task], split: Split, reader: RowReader, skip: tuple[type[FlanlabError], ...]
-) -> tuple[dict[str, Rows], dict[str, str]]:
-    """The rows of each task, and why those that may be skipped have none."""
-    rows: dict[str, Rows] = {}
-    missing: dict[str, str] = {}
-    skipped: dict[str, str] = {}
-    for task in tasks:
-        try:
-            rows[task.name] = reader.read(task, split)
-        except (MissingDataError, NoRowsError) as error:
-            (skipped if isinstance(error, skip) else missing)[task.name] = error.message
-    if missing:
-        raise _missing(missing)
-    return rows, skipped
-
-
-def _missing(reasons: Mapping[str, str]) -> MissingDataError:
-    return MissingDataError(
-        "Rows are not available:\n" + "\n".join(f"  {reason}" for reason in reasons.values()),
-        hint="Check the network or the --mirror, or leave these tasks out of the recipe:"
-        f" tasks.exclude: [{', '.join(reasons)}]",
-    )
