@@ -23,7 +23,7 @@ from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments.cost import run_prices
 from flanlab.experiments.evaluate_model import evaluate_model
 from flanlab.experiments.power import averaged, cheapest_designs, components_for, detectable_table
-from flanlab.experiments.recipe import AnyRecipe, Recipe, as_recipe, divide, make_plan, plan_test_tasks, reach
+from flanlab.experiments.recipe import AnyRecipe, Recipe, as_recipe, divide, make_plan, reach
 from flanlab.files import check_writable
 from flanlab.models.answering import Model, Question, refuse_unwrapped
 from flanlab.models.completions import Endpoint
@@ -351,16 +351,15 @@ def power(
             "`seeds` is at least 1, and `detect` lies between 0 and 1.", hint="Three points are 0.03 (--detect 3)."
         )
     plan = make_plan(as_recipe(recipe), RowReader(mirror))
-    planned = plan_test_tasks(plan)
-    asked = averaged(plan, planned)
+    asked = averaged(plan, plan.planned)
     places = [pilot] if isinstance(pilot, str | Path) else pilot
     known = components_for([one.task for one in asked], [str(place) for place in places])
     if detect is None:
         return detectable_table(asked, known, seeds)
     loaded = load_named_model(plan.recipe.model, say=say)
     scored = scoring_model(loaded, plan.recipe.evaluation.dtype)
-    styles = prompt_styles(loaded, [one.task for one in planned])
-    return cheapest_designs(asked, known, detect, run_prices(plan, loaded, scored, planned, styles))
+    styles = prompt_styles(loaded, [one.task for one in plan.planned])
+    return cheapest_designs(asked, known, detect, run_prices(plan, loaded, scored, plan.planned, styles))
 
 
 def changed_settings(settings: EvaluationSettings, changes: Mapping[str, Any]) -> EvaluationSettings:

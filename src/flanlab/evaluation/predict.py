@@ -165,7 +165,7 @@ def predict_pairs(setup: Setup, planned: PlannedTask, pairs: Sequence[tuple[int,
     for position, one in enumerate(asked):
         example, answer = one.example, answers[position]
         row, alone = open_row(planned.task, planned.rows[example.row], example.row), scores_alone.get(example.options)
-        nothing = [] if settings.pmi else None
+        nothing: list[float] | None = [] if settings.pmi else None
         records.append(
             {
                 "task": planned.task.name,

@@ -19,7 +19,7 @@ from flanlab.evaluation.evaluate import plan_dev_tasks
 from flanlab.evaluation.planning import PlannedTask
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.experiments.folders import FINISHED_FILE, RECIPE_FILE, SECONDS_FILE, kept_model
-from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, divide, make_mixture, plan_rows, plan_test_tasks
+from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, divide, make_mixture, plan_rows
 from flanlab.files import check_writable, existing_part
 from flanlab.models.loading import LoadedModel, load_encoder
 from flanlab.models.names import check_model_name
@@ -116,7 +116,7 @@ def prepare(
     encoder = load_encoder(recipe.model, say=say) if model is None else model.encoder
     dev = make_dev_examples(plan, encoder, rows)
     per_step = check_examples(plan, encoder, _config(recipe, model), dev)
-    planned = plan_test_tasks(plan) if evaluates else []
+    planned = plan.planned if evaluates else []
     return Prepared(plan, per_step, dev, planned, plan_dev_tasks(planned, recipe.evaluation, recipe.seed, rows))
 
 

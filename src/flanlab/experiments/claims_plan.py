@@ -25,7 +25,7 @@ from flanlab.experiments.claims import detectable_effect, over_clusters
 from flanlab.experiments.folders import is_done
 from flanlab.experiments.paper_claims import CLAIMS, Claim, Part
 from flanlab.experiments.power import Asked, asked_of, components_for
-from flanlab.experiments.recipe import AnyRecipe, Plan, as_recipe, plan_test_tasks, read_recipe
+from flanlab.experiments.recipe import AnyRecipe, Plan, as_recipe, read_recipe
 from flanlab.experiments.sweep import Planner
 from flanlab.files import write_text
 from flanlab.progress import say
@@ -200,7 +200,7 @@ def _design(claim: Claim, grid: Ablation, planner: Planner, pilot: Sequence[str]
     def asked(cell: str) -> list[Asked]:
         plan = planner.plan(recipes[cell])
         held_out = {task.name for task in plan.split.test}
-        return [asked_of(one) for one in plan_test_tasks(plan) if one.task.name in held_out]
+        return [asked_of(one) for one in plan.planned if one.task.name in held_out]
 
     parts = [(part, [asked(next(iter(weights))) for weights in part.sums]) for part in claim.parts(list(recipes))]
     known = components_for([one.task for _, sums in parts for tasks in sums for one in tasks], pilot)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from flanlab.data.mirror import MissingDataError
 from flanlab.data.mixture import Mixture, MixtureSettings
 from flanlab.data.reader import RowReader
 from flanlab.data.sources import NoRowsError, Rows
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, plan_task
+from flanlab.evaluation.evaluate import plan_tasks
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask
 from flanlab.settings import NOTHING, PLACE, QUESTIONS, SAMPLE, TRAINING, Settings
 from flanlab.tasks.holdout import HoldOut, HoldOutSplit
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, leave_out, load_collections, resolve_name, select_tasks
@@ -109,17 +111,20 @@ AnyRecipe = str | Path | Mapping[str, Any] | Recipe
 """A recipe's file, or `quickstart` for the packaged one; its content; or the recipe itself."""
 
 
-class Plan(BaseModel):
+@dataclass(frozen=True)
+class Plan:
     """A recipe with its tasks found and divided, and their rows."""
-
-    model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
 
     recipe: Recipe
     split: HoldOutSplit
-    train_rows: dict[str, Rows]
-    test_rows: dict[str, Rows]
-    exemplar_rows: dict[str, Rows]
-    """Train rows by `exemplar_source` of the tasks tested, where the recipe asks for exemplars."""
+    train_rows: Mapping[str, Rows]
+    reader: RowReader
+
+    @cached_property
+    def planned(self) -> list[PlannedTask]:
+        """What is evaluated of each held-out task, and of each trained one that is scored in-domain."""
+        tasks = [*self.split.test, *self.split.in_domain]
+        return plan_tasks(tasks, self.recipe.evaluation, self.recipe.seed, self.reader)
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -175,16 +180,13 @@ def plan_rows(recipe: Recipe, split: HoldOutSplit, rows: RowReader) -> Plan:
     Raises:
         MissingDataError: lists every task whose rows are not available.
     """
+    train_rows, _ = reach(split.train, "train", rows)
     tested = [*split.test, *split.in_domain]
+    reach(tested, recipe.evaluation.split, rows)
     # Subtasks without train rows share those of their task.
     sources = {task.exemplar_source.name: task.exemplar_source for task in tested if any(recipe.evaluation.shot_counts)}
-    return Plan(
-        recipe=recipe,
-        split=split,
-        train_rows=reach(split.train, "train", rows)[0],
-        test_rows=reach(tested, recipe.evaluation.split, rows)[0],
-        exemplar_rows=reach(list(sources.values()), "train", rows)[0],
-    )
+    reach(list(sources.values()), "train", rows)
+    return Plan(recipe, split, train_rows, rows)
 
 
 def reach(
@@ -223,15 +225,6 @@ def make_mixture(plan: Plan) -> Mixture:
     return Mixture(plan.split.train, plan.train_rows, plan.recipe.mixture, plan.recipe.training_seed)
 
 
-def plan_test_tasks(plan: Plan) -> list[PlannedTask]:
-    """What is evaluated of each held-out task, and of each trained one that is scored in-domain."""
-    recipe, exemplars = plan.recipe, plan.exemplar_rows
-    return [
-        plan_task(task, plan.test_rows[task.name], recipe.evaluation, recipe.seed, exemplars.get(task.exemplar_source.name))
-        for task in (*plan.split.test, *plan.split.in_domain)
-    ]
-
-
 def divide(recipe: Recipe) -> HoldOutSplit:
     """Find a recipe's tasks and divide them by its hold-out; rows are not needed.
 
@@ -256,7 +249,7 @@ def divide(recipe: Recipe) -> HoldOutSplit:
         )
     if not split.train:
         raise FlanlabError("The hold-out leaves no task to train on.", hint="Include more tasks, or hold out fewer clusters.")
-    return dataclasses.replace(split, in_domain=_in_domain(recipe, split))
+    return replace(split, in_domain=_in_domain(recipe, split))
 
 
 def _in_domain(recipe: Recipe, split: HoldOutSplit) -> tuple[Task, ...]:

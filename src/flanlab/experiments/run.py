@@ -31,7 +31,7 @@ from flanlab.experiments.checks import ANOTHER_FOLDER, Prepared, check_recipe, p
 from flanlab.experiments.cost import count_questions, run_prices
 from flanlab.experiments.folders import FINISHED_FILE, RECIPE_FILE, SECONDS_FILE, kept_model, seconds_of
 from flanlab.experiments.power import averaged, detects
-from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_mixture, make_plan, plan_test_tasks
+from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_mixture, make_plan
 from flanlab.experiments.stamp import make_stamp, training_facts, training_key
 from flanlab.files import new_folder, read_json, write_json, write_text
 from flanlab.models.built_in import BUILT_IN_MODELS
@@ -176,7 +176,7 @@ def _over_seeds(first: Results, recipe: Recipe, folder: Path, rows: RowReader, s
     """Train and ask the model again with further seeds, and write results over all trainings in place of the first one's."""
     # What `auto` came to is the same for all trainings. The learning curve is the first one's.
     same = recipe.with_training(**settled_earlier(folder), keep_steps=[])
-    settings, planned = recipe.evaluation, plan_test_tasks(make_plan(recipe, rows))
+    settings, planned = recipe.evaluation, make_plan(recipe, rows).planned
     others = [folder / f"seed-{number}" for number in range(1, seeds)]
     seconds = first.seconds or 0.0
     for number, other in enumerate(others, start=1):
@@ -212,7 +212,7 @@ def _begin(
         loaded = model or load_model(recipe.model, say=say)
     began = recipe.with_training(seed=recipe.training_seed, **from_first(lambda: settled_earlier(folder)))
     settled = began.model_copy(update={"training": settle(began.training, loaded.model)})
-    plan = ready.plan.model_copy(update={"recipe": settled})
+    plan = replace(ready.plan, recipe=settled)
     stamp = make_stamp(plan, loaded)
     from_first(lambda: _check_contents(folder, stamp))
     return replace(ready, plan=plan), loaded, stamp
@@ -320,6 +320,7 @@ def tuned_variant(arm: EvaluationSettings, settings: EvaluationSettings) -> tupl
 
 def _facts(plan: Plan, loaded: LoadedModel, scored: LoadedModel) -> dict[str, Any]:
     """Versions and hashes: what it takes to know whether two runs were the same."""
+    rows = {one.task.name: one.rows for one in plan.planned} | {**plan.train_rows}
     return {
         "flanlab": __version__,
         "python": platform.python_version(),
@@ -332,8 +333,7 @@ def _facts(plan: Plan, loaded: LoadedModel, scored: LoadedModel) -> dict[str, An
         "train_embeddings": plan.recipe.training.train_embeddings,
         "tasks": {
             task.name: {"task": task.hash, "rows": rows[task.name].source_hash}
-            for tasks, rows in ((plan.split.train, plan.train_rows), (plan.split.test, plan.test_rows))
-            for task in tasks
+            for task in (*plan.split.train, *plan.split.test)
         },
     }
 

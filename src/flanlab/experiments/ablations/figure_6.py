@@ -31,7 +31,7 @@ def ablation(plan: Plan, points: Sequence[str]) -> Ablation:
     held_out = {"clusters": [cluster.value for cluster in _HELD_OUT]}
     exclude = sorted({*plan.recipe.tasks.exclude, *left_out})
     recipe = changed(plan.recipe, hold_out=held_out, tasks={"exclude": exclude})
-    added = clusters.ablation(plan.model_copy(update={"recipe": recipe, "split": divide(recipe)}), points)
+    added = clusters.ablation(replace(plan, recipe=recipe, split=divide(recipe)), points)
     return replace(
         added,
         title="Number of training clusters, as in figure 6",
