@@ -351,7 +351,7 @@ def power(
             "`seeds` is at least 1, and `detect` lies between 0 and 1.", hint="Three points are 0.03 (--detect 3)."
         )
     plan = make_plan(as_recipe(recipe), RowReader(mirror))
-    asked = averaged(plan, plan.planned)
+    asked = averaged(plan)
     places = [pilot] if isinstance(pilot, str | Path) else pilot
     known = components_for([one.task for one in asked], [str(place) for place in places])
     if detect is None:
@@ -359,7 +359,7 @@ def power(
     loaded = load_named_model(plan.recipe.model, say=say)
     scored = scoring_model(loaded, plan.recipe.evaluation.dtype)
     styles = prompt_styles(loaded, [one.task for one in plan.planned])
-    return cheapest_designs(asked, known, detect, run_prices(plan, loaded, scored, plan.planned, styles))
+    return cheapest_designs(asked, known, detect, run_prices(plan, loaded, scored, styles))
 
 
 def changed_settings(settings: EvaluationSettings, changes: Mapping[str, Any]) -> EvaluationSettings:

@@ -39,7 +39,7 @@ def test_steps_fit_the_budget_by_the_estimate_of_a_run(tmp_path: Path, tiny_fold
     recipe = read_recipe(write(tmp_path, tiny_folder))
     assert recipe.name == "mine"
     plan, loaded = make_plan(recipe), load_model(str(tiny_folder), device="cpu")
-    seconds = run_prices(plan, loaded, loaded, plan.planned, ["instruction"]).training
+    seconds = run_prices(plan, loaded, loaded, ["instruction"]).training
     assert 0 < recipe.training.warmup_steps < recipe.training.steps
     assert seconds <= 120 < seconds * (recipe.training.steps + 1) / recipe.training.steps
     assert "about 2 min of training on this machine" in (tmp_path / "recipes" / "mine.yaml").read_text(encoding="utf-8")

@@ -117,17 +117,11 @@ class Prices:
     """In how many ways the untuned model is asked, by prompt style; the tuned one as many as `instruction` says."""
 
 
-def run_prices(
-    plan: Plan,
-    loaded: LoadedModel,
-    scored: LoadedModel,
-    planned: Sequence[PlannedTask],
-    styles: Sequence[PromptStyle],
-) -> Prices:
+def run_prices(plan: Plan, loaded: LoadedModel, scored: LoadedModel, styles: Sequence[PromptStyle]) -> Prices:
     """What a recipe's training costs with the model as `loaded`, and its questions with the model as it is `scored`."""
     recipe, costs = plan.recipe, TokenCosts()
     return Prices(
         costs.training(loaded, recipe.training) / world_size(),
-        costs.question(Setup(scored, recipe.evaluation, recipe.seed), planned) / world_size(),
+        costs.question(Setup(scored, recipe.evaluation, recipe.seed), plan.planned) / world_size(),
         {style: len(recipe.evaluation.arms(style)) for style in styles},
     )

@@ -17,7 +17,7 @@ from flanlab.data.mixture import Mixture, MixtureSettings
 from flanlab.data.reader import RowReader
 from flanlab.data.sources import NoRowsError, Rows
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.evaluate import plan_tasks
+from flanlab.evaluation.evaluate import plan_dev_tasks, plan_tasks
 from flanlab.evaluation.planning import EvaluationSettings, PlannedTask
 from flanlab.settings import NOTHING, PLACE, QUESTIONS, SAMPLE, TRAINING, Settings
 from flanlab.tasks.holdout import HoldOut, HoldOutSplit
@@ -125,6 +125,11 @@ class Plan:
         """What is evaluated of each held-out task, and of each trained one that is scored in-domain."""
         tasks = [*self.split.test, *self.split.in_domain]
         return plan_tasks(tasks, self.recipe.evaluation, self.recipe.seed, self.reader)
+
+    @cached_property
+    def dev_planned(self) -> list[PlannedTask]:
+        """The dev rows that templates are chosen by, where the recipe asks for that."""
+        return plan_dev_tasks(self.planned, self.recipe.evaluation, self.recipe.seed, self.reader)
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -93,7 +93,7 @@ def run_recipe(
 def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | None) -> Results:
     started = time.monotonic()
     ready, loaded, stamp = _begin(recipe, folder, rows, model, evaluates=True)
-    plan, planned, settings = ready.plan, ready.planned, recipe.evaluation
+    plan, planned, settings = ready.plan, ready.plan.planned, recipe.evaluation
     styles = prompt_styles(loaded, [one.task for one in planned])
     scored = scoring_model(loaded, settings.dtype)
 
@@ -111,7 +111,7 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
     variants: dict[str, Variant] = {}
     tuned = f"{loaded.name}, tuned"
 
-    def score(setup: Setup, dev_planned: Sequence[PlannedTask] = ready.dev_planned, **facts: str) -> None:
+    def score(setup: Setup, dev_planned: Sequence[PlannedTask] = plan.dev_planned, **facts: str) -> None:
         evaluate(setup, planned, dev_planned, folder)
         variants[setup.name] = setup.variant(**facts)
 
@@ -150,7 +150,7 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
                 hold_out=[cluster.value for cluster in plan.split.hold_out.clusters],
                 left_out=dict(plan.split.left_out),
                 allowed_overlaps=dict(plan.split.allowed),
-                notes=_notes(plan, loaded, planned),
+                notes=_notes(plan, loaded),
                 seconds=round(seconds(), 1),
             )
             write_results(results, folder)
@@ -345,7 +345,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _notes(plan: Plan, loaded: LoadedModel, planned: Sequence[PlannedTask]) -> list[str]:
+def _notes(plan: Plan, loaded: LoadedModel) -> list[str]:
     """What a reader must know to judge the numbers."""
     notes = own_versions([*plan.split.train, *plan.split.test])
     if built_in := BUILT_IN_MODELS.get(loaded.name):
@@ -354,7 +354,7 @@ def _notes(plan: Plan, loaded: LoadedModel, planned: Sequence[PlannedTask]) -> l
         notes.append("The untuned model has a chat template: it is probably instruction-tuned already.")
     if loaded.stamp is not None:
         notes.append(f"The model was tuned here before, on {len(loaded.stamp['tasks'])} tasks; see its flanlab.json.")
-    rows = ", ".join(f"{one.task.name} {len({row for row, _ in one.pairs})}" for one in planned)
+    rows = ", ".join(f"{one.task.name} {len({row for row, _ in one.pairs})}" for one in plan.planned)
     notes.append(f"Rows evaluated: {rows}. Intervals are 95 %, over rows and templates.")
     notes.append("The untuned model is credited with the better of its prompt styles, metric by metric.")
     for name, reason in plan.split.allowed.items():
@@ -364,12 +364,12 @@ def _notes(plan: Plan, loaded: LoadedModel, planned: Sequence[PlannedTask]) -> l
 
 def announce(ready: Prepared, loaded: LoadedModel, scored: LoadedModel, styles: Sequence[PromptStyle]) -> None:
     """Say what will be done and about how long it takes on this machine."""
-    plan, planned = ready.plan, ready.planned
+    plan = ready.plan
     training, settings = plan.recipe.training, plan.recipe.evaluation
-    prices = run_prices(plan, loaded, scored, planned, styles)
-    before = count_questions(planned, settings, styles)
-    before += count_questions(ready.dev_planned, settings, [style for style in styles if style != "baseline"])
-    questions = count_questions([*planned, *ready.dev_planned], settings, ["instruction"])
+    prices = run_prices(plan, loaded, scored, styles)
+    before = count_questions(plan.planned, settings, styles)
+    before += count_questions(plan.dev_planned, settings, [style for style in styles if style != "baseline"])
+    questions = count_questions([*plan.planned, *plan.dev_planned], settings, ["instruction"])
     held_out = ", ".join(cluster.label for cluster in plan.split.hold_out.clusters) or "nothing"
     test_seconds = (before + questions) * prices.question
     say(f"{plan.recipe.name}: {loaded.name} ({loaded.parameters / 1e6:.0f}M parameters) on {loaded.model.device}")
@@ -384,7 +384,7 @@ def announce(ready: Prepared, loaded: LoadedModel, scored: LoadedModel, styles: 
         if reason != "held out":
             say(f"  left out    {name}: {reason}")
     say(f"  evaluates   {before} questions before tuning ({', '.join(styles)} prompts) and {questions} after")
-    say(f"  detects     {detects(averaged(plan, planned))}")
+    say(f"  detects     {detects(averaged(plan))}")
     say(f"  takes       about {clock(prices.training)} to train and {clock(test_seconds)} to evaluate on this machine")
 
 
