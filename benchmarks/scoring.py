@@ -24,9 +24,8 @@ from flanlab.data.choices import permutation
 from flanlab.data.encoding import TextEncoder
 from flanlab.data.mirror import mirror_from_environment
 from flanlab.data.sources import load_rows
-from flanlab.evaluation.planning import EvaluationSettings, plan_task
+from flanlab.evaluation.planning import EvaluationSettings, Setup, plan_task
 from flanlab.evaluation.questions import ask
-from flanlab.evaluation.setup import Setup
 from flanlab.models.answering import Model
 from flanlab.models.built_in import SMOLLM2
 from flanlab.models.loading import load_encoder

@@ -32,8 +32,8 @@ from scipy import stats
 from flanlab.evaluation.metrics.declared import metrics_for
 from flanlab.evaluation.planning import balanced_turns
 from flanlab.evaluation.scores import Answers, answers_of
+from flanlab.results.files import read_predictions
 from flanlab.results.item_response import quantiles_over_wordings
-from flanlab.results.predictions import read_predictions
 from flanlab.results.schema import QUANTILES
 
 Floats = NDArray[np.float64]

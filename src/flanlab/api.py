@@ -12,20 +12,26 @@ from typing import Any
 from pydantic import ValidationError
 
 from flanlab.data.encoding import PromptStyle
+from flanlab.data.mirror import MissingDataError
+from flanlab.data.mixture import Mixture
+from flanlab.data.mixture_card import describe_mixture, export_mixture
 from flanlab.data.reader import RowReader
+from flanlab.data.sources import NoRowsError
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.metrics.options import option_shares
 from flanlab.evaluation.planning import EvaluationSettings
+from flanlab.experiments.cost import run_prices
 from flanlab.experiments.evaluate_model import evaluate_model
-from flanlab.experiments.recipe import AnyRecipe, Recipe, as_recipe
+from flanlab.experiments.power import averaged, cheapest_designs, components_for, detectable_table
+from flanlab.experiments.recipe import AnyRecipe, Recipe, as_recipe, divide, make_plan, reach
 from flanlab.files import check_writable
 from flanlab.models.answering import Model, Question, refuse_unwrapped
 from flanlab.models.completions import Endpoint
-from flanlab.models.loading import LoadedModel, wrap_model
+from flanlab.models.loading import LoadedModel, load_encoder, wrap_model
 from flanlab.models.loading import load_model as load_named_model
 from flanlab.models.names import check_model_name
 from flanlab.processes import is_first, together
-from flanlab.progress import say
+from flanlab.progress import meter, say
 from flanlab.report.html import write_report
 from flanlab.report.run import Run
 from flanlab.results.table import Table
@@ -205,18 +211,8 @@ def run(
     content, folder, loaded = _given(recipe, out, model)
     # Training, which an evaluation does not need.
     from flanlab.experiments.run import run_recipe
-    from flanlab.experiments.run_seeds import run_seeds
 
-    rows = RowReader(mirror)
-    if loaded is None:
-        run_seeds(content, folder, rows, seeds=seeds)
-    elif seeds == 1:
-        run_recipe(content, folder, rows, loaded)
-    else:
-        raise FlanlabError(
-            "A model in memory can be trained with one seed only.",
-            hint="Save the model with save_pretrained, and give the folder's name.",
-        )
+    run_recipe(content, folder, RowReader(mirror), loaded, seeds=seeds)
     return _reported(folder) if is_first() else None
 
 
@@ -283,12 +279,6 @@ def mix(
         >>> card["planned_examples"], len(card["tasks"]) > 10
         (20, True)
     """
-    from flanlab.data.mirror import MissingDataError
-    from flanlab.data.mixture_card import describe_mixture, export_mixture
-    from flanlab.data.sources import NoRowsError
-    from flanlab.experiments.recipe import divide, make_mixture, plan_rows
-    from flanlab.models.loading import load_encoder
-    from flanlab.progress import meter
     from flanlab.training.trainer import examples_per_step
 
     target = None if out is None else Path(out)
@@ -299,15 +289,17 @@ def mix(
     content = as_recipe(recipe)
     check_model_name(content.model)
     skip = (NoRowsError, MissingDataError) if skip_missing else (NoRowsError,)
-    plan = plan_rows(content, divide(content), RowReader(mirror), skip)
-    for name, reason in plan.skipped.items():
+    split = divide(content)
+    rows, skipped = reach(split.train, "train", RowReader(mirror), skip)
+    for name, reason in skipped.items():
         say(f"Warning: {name} is left out. {reason}")
-    encoder = load_encoder(plan.recipe.model, say=say)
-    mixture = make_mixture(plan)
-    planned = examples or examples_per_step(mixture, encoder, plan.recipe.training) * plan.recipe.training.steps
+    encoder = load_encoder(content.model, say=say)
+    tasks = [task for task in split.train if task.name in rows]
+    mixture = Mixture(tasks, rows, content.mixture, content.training_seed)
+    planned = examples or examples_per_step(mixture, encoder, content.training) * content.training.steps
     with meter("Measuring the mixture", min(planned, mixture.cycle_length)) as bar:
         card: dict[str, Any] = describe_mixture(mixture, encoder, planned, bar)
-    card["left_out"] = dict(plan.split.left_out) | plan.skipped
+    card["left_out"] = dict(split.left_out) | skipped
     if target is not None:
         with meter(f"Writing {target}", planned) as bar:
             export_mixture(mixture, encoder, planned, target, bar)
@@ -352,9 +344,6 @@ def power(
         >>> table.columns[-2:], 0 < table.where(level="clusters").column("detectable")[0] < 1
         (['detectable', 'note'], True)
     """
-    from flanlab.experiments.cost import run_prices
-    from flanlab.experiments.power import averaged, cheapest_designs, components_for, detectable_table
-    from flanlab.experiments.recipe import make_plan, plan_test_tasks
     from flanlab.experiments.run import prompt_styles, scoring_model
 
     if seeds < 1 or (detect is not None and not 0 < detect < 1):
@@ -362,16 +351,15 @@ def power(
             "`seeds` is at least 1, and `detect` lies between 0 and 1.", hint="Three points are 0.03 (--detect 3)."
         )
     plan = make_plan(as_recipe(recipe), RowReader(mirror))
-    planned = plan_test_tasks(plan)
-    asked = averaged(plan, planned)
+    asked = averaged(plan)
     places = [pilot] if isinstance(pilot, str | Path) else pilot
     known = components_for([one.task for one in asked], [str(place) for place in places])
     if detect is None:
         return detectable_table(asked, known, seeds)
     loaded = load_named_model(plan.recipe.model, say=say)
     scored = scoring_model(loaded, plan.recipe.evaluation.dtype)
-    styles = prompt_styles(loaded, [one.task for one in planned])
-    return cheapest_designs(asked, known, detect, run_prices(plan, loaded, scored, planned, styles))
+    styles = prompt_styles(loaded, [one.task for one in plan.planned])
+    return cheapest_designs(asked, known, detect, run_prices(plan, loaded, scored, styles))
 
 
 def changed_settings(settings: EvaluationSettings, changes: Mapping[str, Any]) -> EvaluationSettings:

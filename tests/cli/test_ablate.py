@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from flanlab.cli.main import app
 from flanlab.errors import FlanlabError
 from flanlab.experiments import steps
-from flanlab.experiments.sweep_file import read_sweep_facts
+from flanlab.experiments.folders import read_sweep_facts
 from tests.experiments.test_sweep import base_recipe
 from tests.tiny import tiny_folder, tiny_folders
 

@@ -11,10 +11,9 @@ from typer.testing import CliRunner
 
 from flanlab import api
 from flanlab.cli.main import app
-from flanlab.experiments.recipe import make_plan, plan_test_tasks, read_recipe
+from flanlab.experiments.recipe import make_plan, read_recipe
 from flanlab.files import read_json
-from flanlab.results.files import read_results
-from flanlab.results.predictions import read_predictions
+from flanlab.results.files import read_predictions, read_results
 from tests.tiny import recipe_content, tiny_folder, tiny_folders, write_recipe
 
 __all__ = ["tiny_folder", "tiny_folders"]
@@ -113,7 +112,7 @@ def test_recipe_asks_the_questions_of_its_run(home: Path, tiny_folder: Path) -> 
     result = flan_eval(home, tiny_folder, "--recipe", str(home / "recipe.yaml"), "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout) == read_json(home / "out" / "results.json")
-    [planned] = plan_test_tasks(make_plan(read_recipe(home / "recipe.yaml")))
+    [planned] = make_plan(read_recipe(home / "recipe.yaml")).planned
     rows = read_predictions(home / "out" / "predictions" / "instruction_1_shot" / "comments").to_pylist()
     assert [(row["row"], row["template"]) for row in rows] == planned.pairs
     assert not any("OPTIONS" in row["prompt"] for row in rows)

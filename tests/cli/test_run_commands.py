@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from flanlab import api
 from flanlab.cli.main import app
-from flanlab.experiments import run_seeds
+from flanlab.experiments import run
 from flanlab.experiments.recipe import Recipe
 
 
@@ -21,7 +21,7 @@ def carried_out(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, Path]]:
     def record(recipe: Recipe, folder: Path, *_: Any, **__: Any) -> None:
         calls.append((recipe, folder))
 
-    monkeypatch.setattr(run_seeds, "run_seeds", record)
+    monkeypatch.setattr(run, "run_recipe", record)
     monkeypatch.setattr(api, "is_first", lambda: False)  # there are no results to show
     return calls
 

@@ -16,9 +16,8 @@ from flanlab.data.encoding import TextEncoder
 from flanlab.data.mixture import EncodedExample, Mixture, MixtureSettings
 from flanlab.data.mixture_card import describe_mixture, export_mixture
 from flanlab.data.sources import Rows
-from flanlab.evaluation.planning import EvaluationSettings, PlannedTask
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, Setup
 from flanlab.evaluation.questions import ask
-from flanlab.evaluation.setup import Setup
 from flanlab.progress import meter
 from flanlab.tasks.schema import Task
 from tests.task_files import generation_content, rows_in_memory, task_in_memory

@@ -21,7 +21,7 @@ from flanlab.evaluation.contamination import (
     summarize,
 )
 from flanlab.evaluation.planning import EvaluationSettings
-from flanlab.results.predictions import PREDICTION_SCHEMA
+from flanlab.results.files import PREDICTION_SCHEMA
 from flanlab.tasks.schema import Task
 from tests.evaluation.test_results import prediction, write
 from tests.task_files import refusal, rows_in_memory, task_in_memory

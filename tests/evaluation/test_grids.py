@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flanlab.evaluation.metrics.metric import mean_metric
-from flanlab.results.grids import Metric, Prediction, score_grid
+from flanlab.results.grids import Metric, Prediction, mean_metric, score_grid
 from flanlab.results.intervals import Floats
 
 MEAN = mean_metric("value", "value", "The mean.", lambda prediction: float(prediction["value"]))

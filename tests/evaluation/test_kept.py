@@ -59,7 +59,7 @@ def test_variants_and_tasks_of_before_stay(
     def never(*args: Any) -> None:
         raise AssertionError("nothing is left to do")
 
-    monkeypatch.setattr(predict_module, "_predict_pairs", never)
+    monkeypatch.setattr(predict_module, "predict_pairs", never)
     again = evaluated(tiny, tasks[:1], tmp_path / "out")
     assert numbers(again) == numbers(whole)
     assert set(again.variants) == {"instruction", "chat"}

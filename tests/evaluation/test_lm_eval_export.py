@@ -18,12 +18,11 @@ from flanlab.data.sources import load_rows
 from flanlab.evaluation.lm_eval_export import NORMALIZATION, export_lm_eval
 from flanlab.evaluation.metrics.answers import exact_match, normalize_answer
 from flanlab.evaluation.metrics.options import accuracy
-from flanlab.evaluation.planning import EvaluationSettings, plan_task
-from flanlab.evaluation.setup import Setup
+from flanlab.evaluation.planning import EvaluationSettings, Setup, plan_task
+from flanlab.evaluation.predict import predict_tasks
 from flanlab.evaluation.sharding import Team
-from flanlab.evaluation.stage import predict_tasks
 from flanlab.models.loading import LoadedModel
-from flanlab.results.predictions import read_predictions
+from flanlab.results.files import read_predictions
 from flanlab.tasks.schema import Task
 from tests.task_files import refusal
 from tests.tiny import stock_model, tiny_tasks

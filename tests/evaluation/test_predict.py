@@ -19,16 +19,14 @@ from safetensors.torch import load_file, save_file
 from flanlab.data.sources import Rows, load_rows
 from flanlab.errors import FlanlabError
 from flanlab.evaluation import predict as module
-from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, plan_task
-from flanlab.evaluation.predict import NEUTRAL_PROMPT, neutral_questions, predict_shard, refuse_seen, shards_of
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, Setup, plan_task
+from flanlab.evaluation.predict import predict_shard, predict_tasks, refuse_seen, shards_of
 from flanlab.evaluation.scores import score_task
-from flanlab.evaluation.setup import Setup
 from flanlab.evaluation.sharding import Team
-from flanlab.evaluation.stage import predict_tasks
 from flanlab.models import loading
 from flanlab.models.answering import Question
 from flanlab.models.loading import LoadedModel, load_model
-from flanlab.results.predictions import PREDICTION_SCHEMA, read_predictions
+from flanlab.results.files import PREDICTION_SCHEMA, read_predictions
 from flanlab.tasks.loading import load_task
 from flanlab.tasks.schema import Task
 from tests.task_files import refusal
@@ -256,12 +254,6 @@ def test_options_alone_are_asked_once_for_a_part(
     rows = run(tiny, unit_of(tasks[0], without), tmp_path / "without", without)
     assert len(questions) == 18
     assert {row["option_scores_alone"] for row in rows} == {None}
-
-
-def test_a_row_with_options_of_its_own_asks_only_for_new_ones(tiny: LoadedModel) -> None:
-    sets = [("yes", "no"), ("no", "maybe"), ("maybe", "yes")]
-    encoded = [tiny.encoder.encode(NEUTRAL_PROMPT, options, "instruction") for options in sets]
-    assert [len(question.options) for question in neutral_questions(encoded)] == [2, 1]
 
 
 @pytest.mark.parametrize("options", ["fixed", "none"])

@@ -10,9 +10,8 @@ import pytest
 
 from flanlab.data.encoding import Encoder
 from flanlab.data.sources import load_rows
-from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, plan_task
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, Setup, plan_task
 from flanlab.evaluation.questions import TaskQuestion, ask
-from flanlab.evaluation.setup import Setup
 from flanlab.models.answering import Model
 from flanlab.tasks.schema import Split, Task
 from tests.tiny import tiny_tasks

@@ -13,7 +13,7 @@ import pytest
 
 from flanlab.evaluation.metrics.options import with_counted_scores
 from flanlab.evaluation.scores import ScoredTask, build_results, score_task
-from flanlab.results.predictions import PREDICTION_SCHEMA
+from flanlab.results.files import PREDICTION_SCHEMA
 from flanlab.results.schema import MAIN_METRIC, Level, Results, Score, Variant
 from flanlab.results.statistics import mean_of
 from flanlab.tasks.schema import Task

@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 
 from flanlab.data.sources import load_rows
-from flanlab.evaluation import predict, stage
-from flanlab.evaluation.planning import EvaluationSettings, plan_task
+from flanlab.evaluation import predict
+from flanlab.evaluation.planning import EvaluationSettings, Setup, plan_task
+from flanlab.evaluation.predict import RunningScores, predict_tasks
 from flanlab.evaluation.scores import score_task
-from flanlab.evaluation.setup import Setup
 from flanlab.evaluation.sharding import Team
-from flanlab.evaluation.stage import RunningScores, predict_tasks
 from flanlab.models.loading import LoadedModel
 from flanlab.progress import Meter
-from flanlab.results.predictions import read_predictions
+from flanlab.results.files import read_predictions
 from tests.tiny import tiny_tasks
 
 SETTINGS = EvaluationSettings(rows=8, new_tokens=5)
@@ -41,9 +40,9 @@ def test_scores_are_told_part_by_part_and_end_at_the_result(
             counted.append(amount)
             told.append(notes)
 
-    monkeypatch.setattr(stage, "meter", lambda *of: nullcontext(Listening(*of)))
+    monkeypatch.setattr(predict, "meter", lambda *of: nullcontext(Listening(*of)))
     said: list[str] = []
-    monkeypatch.setattr(stage, "say", said.append)
+    monkeypatch.setattr(predict, "say", said.append)
 
     def evaluate() -> None:
         told.clear()

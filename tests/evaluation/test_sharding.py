@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 WORKER = """
 import os, signal
 from flanlab.cli.main import main
-from flanlab.evaluation import predict, sharding, stage
+from flanlab.evaluation import predict, sharding, predict
 
 predict._QUESTIONS_PER_SHARD = predict._QUESTIONS_OF_FIRST_SHARD = 4
 sharding._SECONDS_BETWEEN_BEATS = 0.2

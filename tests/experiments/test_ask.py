@@ -19,7 +19,7 @@ from flanlab.experiments.ask import ask
 from flanlab.experiments.evaluate_model import evaluate_model
 from flanlab.models.answering import Question
 from flanlab.models.loading import LoadedModel
-from flanlab.results.predictions import read_predictions
+from flanlab.results.files import read_predictions
 from flanlab.tasks.schema import Task
 from tests.tiny import tiny_tasks
 

@@ -8,10 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flanlab.evaluation.metrics.metric import mean_metric
 from flanlab.experiments.claims import Cells, ScoredCell, Verdict, claims
 from flanlab.experiments.paper_claims import CLAIMS
-from flanlab.results.grids import ScoreGrid
+from flanlab.results.grids import ScoreGrid, mean_metric
 from flanlab.results.intervals import Floats
 from flanlab.results.statistics import contrast, difference, spread_difference, variance_parts
 

@@ -19,8 +19,7 @@ from flanlab.cli.main import app
 from flanlab.experiments.ablations import make_ablation
 from flanlab.experiments.cells import with_seeds
 from flanlab.experiments.claims import claims
-from flanlab.experiments.claims_plan import BASE_RECIPE, write_base_recipe
-from flanlab.experiments.claims_power import ClaimDesign
+from flanlab.experiments.claims_plan import BASE_RECIPE, ClaimDesign, write_base_recipe
 from flanlab.experiments.paper_claims import CLAIMS, Claim
 from flanlab.experiments.power import Asked
 from flanlab.experiments.recipe import make_plan, read_recipe

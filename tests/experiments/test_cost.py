@@ -12,9 +12,8 @@ import torch
 
 from flanlab.data.reader import RowReader
 from flanlab.evaluation.evaluate import plan_tasks
-from flanlab.evaluation.planning import EvaluationSettings, PlannedTask
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, Setup
 from flanlab.evaluation.questions import ask
-from flanlab.evaluation.setup import Setup
 from flanlab.experiments import cost, run
 from flanlab.experiments.cost import TokenCosts
 from flanlab.experiments.sweep import plan_sweep

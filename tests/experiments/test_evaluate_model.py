@@ -180,9 +180,9 @@ def test_best_template_is_chosen_on_dev_and_not_asked_for_twice(
         str(tiny_folder), [load_task(path), counting], settings, tmp_path / "out", styles=["instruction", "chat"]
     )
     asked: list[str] = []
-    real = predict._predict_pairs
+    real = predict.predict_pairs
     monkeypatch.setattr(
-        predict, "_predict_pairs", lambda setup, unit, *rest: asked.append(unit.task.name) or real(setup, unit, *rest)
+        predict, "predict_pairs", lambda setup, unit, *rest: asked.append(unit.task.name) or real(setup, unit, *rest)
     )
     found = evaluate_model(
         str(tiny_folder), [load_task(path), counting], chosen, tmp_path / "out", styles=["instruction", "chat"]

@@ -13,7 +13,7 @@ from flanlab.errors import FlanlabError
 from flanlab.experiments import cost, new_recipe
 from flanlab.experiments.cost import run_prices
 from flanlab.experiments.new_recipe import write_recipe
-from flanlab.experiments.recipe import make_plan, plan_test_tasks, read_recipe
+from flanlab.experiments.recipe import make_plan, read_recipe
 from flanlab.models.loading import load_model
 from flanlab.tasks.clusters import Cluster
 from tests.tiny import write_tasks
@@ -39,7 +39,7 @@ def test_steps_fit_the_budget_by_the_estimate_of_a_run(tmp_path: Path, tiny_fold
     recipe = read_recipe(write(tmp_path, tiny_folder))
     assert recipe.name == "mine"
     plan, loaded = make_plan(recipe), load_model(str(tiny_folder), device="cpu")
-    seconds = run_prices(plan, loaded, loaded, plan_test_tasks(plan), ["instruction"]).training
+    seconds = run_prices(plan, loaded, loaded, ["instruction"]).training
     assert 0 < recipe.training.warmup_steps < recipe.training.steps
     assert seconds <= 120 < seconds * (recipe.training.steps + 1) / recipe.training.steps
     assert "about 2 min of training on this machine" in (tmp_path / "recipes" / "mine.yaml").read_text(encoding="utf-8")

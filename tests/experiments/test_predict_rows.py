@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow.parquet as pq
 import pytest
@@ -24,7 +26,7 @@ from flanlab.experiments.predict_rows import predict
 from flanlab.models.answering import Answer, Question
 from flanlab.models.completions import Endpoint
 from flanlab.models.loading import LoadedModel
-from flanlab.results.predictions import read_predictions
+from flanlab.results.files import read_predictions
 from flanlab.tasks.schema import Task
 from tests.completions_server import serve
 from tests.tiny import SENTIMENT_ROWS, stock_model, tiny_tasks, write_rows
@@ -158,29 +160,29 @@ def test_a_killed_call_resumes_wherever_it_was(
     model = Counted(tiny.model, tiny.encoder, tiny.name, tiny.folder, tiny.stamp)
     out, work = tmp_path / "answers.csv", tmp_path / ".answers.csv.unfinished"
     with monkeypatch.context() as kept:
-        kept.setattr(module.shutil, "rmtree", lambda *_, **__: None)
+        kept.setattr(module, "shutil", Mock())
         predict(model, comments, MANY, out)
-    whole, answers = out.read_bytes(), (work / "answers.jsonl").read_bytes()
-    ends = [place + 1 for place, sign in enumerate(answers) if sign == ord("\n")]
-    assert len(ends) == 1 + len(MANY)
-    # Killed in the first line, after it, within a row, in the second and in the last block of rows, and when all was there.
-    for cut, left in ((9, 70), (ends[0], 70), (ends[20] - 3, 70), (ends[40] + 5, 38), (ends[64], 6), (len(answers), 0)):
+    whole, blocks = out.read_bytes(), sorted(work.glob("rows-*.json"))
+    assert [path.name for path in blocks] == ["rows-000000000.json", "rows-000000032.json", "rows-000000064.json"]
+    times = {path: path.stat().st_mtime_ns for path in blocks}
+    saved = shutil.copytree(work, tmp_path / "saved")
+    # Killed before the first block, after it, after the second, and when all was there; and with a block missing in between.
+    for there, left in (((), 70), ((0,), 38), ((0, 1), 6), ((0, 1, 2), 0), ((0, 2), 32)):
         out.unlink()
-        work.mkdir(exist_ok=True)
-        (work / "answers.jsonl").write_bytes(answers[:cut])
-        same = tmp_path / f"same-{cut}"
-        same.hardlink_to(work / "answers.jsonl")
+        shutil.rmtree(work, ignore_errors=True)
+        shutil.copytree(saved, work)
+        for place, path in enumerate(blocks):
+            if place not in there:
+                path.unlink()
         Counted.asked = 0
-        predict(model, comments, MANY, out)
+        with monkeypatch.context() as kept:
+            kept.setattr(module, "shutil", Mock())
+            predict(model, comments, MANY, out)
         assert out.read_bytes() == whole
         assert Counted.asked == left
-        assert not work.exists()
-        assert same.read_bytes() == answers, "the file goes on; a large one is not written again"
-    # A line that is no JSON, as after a crash of the machine, ends what is kept.
-    work.mkdir()
-    (work / "answers.jsonl").write_bytes(answers[: ends[40]] + b"\0\0\0\n" + answers[ends[41] :])
+        assert all(blocks[place].stat().st_mtime_ns == times[blocks[place]] for place in there), "what is there stays"
     predict(model, comments, MANY, out)
-    assert out.read_bytes() == whole
+    assert not work.exists()
 
 
 def test_answers_to_something_else_are_not_mixed(
@@ -188,7 +190,7 @@ def test_answers_to_something_else_are_not_mixed(
 ) -> None:
     out = tmp_path / "answers.csv"
     with monkeypatch.context() as kept:
-        kept.setattr(module.shutil, "rmtree", lambda *_, **__: None)
+        kept.setattr(module, "shutil", Mock())
         predict(tiny, comments, MANY[:3], out)
     for changes, what in (
         ({"rows": MANY[:4]}, "another input"),
@@ -219,7 +221,7 @@ def test_a_model_that_computes_no_number_is_told_and_nothing_is_lost(tiny: Loade
     with pytest.raises(FlanlabError, match=r"comments, row 35, template 1: the model computes no number"):
         predict(Overflows(*facts), comments, MANY, out)
     assert not out.exists()
-    assert (tmp_path / ".answers.csv.unfinished" / "answers.jsonl").read_bytes().count(b"\n") == 1 + 32
+    assert [path.name for path in (tmp_path / ".answers.csv.unfinished").glob("rows-*")] == ["rows-000000000.json"]
     sound = Counted(*facts)
     Counted.asked = 0
     predict(sound, comments, MANY, out)

@@ -119,7 +119,7 @@ def test_plan_divides_by_the_hold_out(tmp_path: Path) -> None:
     assert [task.name for task in plan.split.train] == ["counting"]
     assert [task.name for task in plan.split.test] == ["comments"]
     assert {name: len(rows) for name, rows in plan.train_rows.items()} == {"counting": 16}
-    assert {name: len(rows) for name, rows in plan.test_rows.items()} == {"comments": 10}
+    assert {one.task.name: len(one.rows) for one in plan.planned} == {"comments": 10}
 
 
 def test_include_and_exclude(tmp_path: Path) -> None:

@@ -29,8 +29,7 @@ from flanlab.experiments.stamp import make_stamp, training_key
 from flanlab.models import loading as loading_module
 from flanlab.models.loading import load_model
 from flanlab.report.html import write_report
-from flanlab.results.files import read_results
-from flanlab.results.predictions import read_predictions
+from flanlab.results.files import read_predictions, read_results
 from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC, Results
 from flanlab.tasks.loading import load_collection, load_task
 from flanlab.tasks.schema import Split
@@ -252,7 +251,7 @@ def test_finished_run_is_not_done_again(
     done: Path, home: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(shutil.copytree(done, tmp_path / "copy"))
-    monkeypatch.setattr(predict_module, "_predict_pairs", _never)
+    monkeypatch.setattr(predict_module, "predict_pairs", _never)
     monkeypatch.setattr(trainer, "train_step", _never)
     run_recipe(read(home, tiny_folder), folder)
     assert_same_run(done, folder)
@@ -311,7 +310,7 @@ def test_run_is_resumed_from_another_working_folder(
     monkeypatch.chdir(home)
     recipe = read_recipe(Path("recipe.yaml")).model_copy(update={"model": "same"})
     assert recipe.tasks.collections == ["tasks"]
-    monkeypatch.setattr(predict_module, "_predict_pairs", _never)
+    monkeypatch.setattr(predict_module, "predict_pairs", _never)
     monkeypatch.setattr(trainer, "train_step", _never)
     run_recipe(recipe, folder)
     assert read_results(folder).scores == read_results(done).scores

@@ -10,12 +10,10 @@ import pytest
 import flanlab as fl
 from flanlab.errors import FlanlabError
 from flanlab.experiments.run import run_recipe
-from flanlab.experiments.run_seeds import run_seeds
 from flanlab.files import write_json
 from flanlab.models.loading import load_model
 from flanlab.report.html import write_report
-from flanlab.results.files import read_results
-from flanlab.results.predictions import read_predictions
+from flanlab.results.files import read_predictions, read_results
 from tests.experiments.test_run import home, predictions_of, read
 
 __all__ = ["home"]
@@ -28,7 +26,7 @@ def test_several_seeds_are_trained_and_asked_the_same(method: str, home: Path, t
     alone = run_recipe(recipe, folder)
     # As if the second training had been stopped while its model was loaded.
     write_json(folder / "seed-1" / "seconds.json", {"seconds": 1.0})
-    run_seeds(recipe, folder, seeds=3)
+    run_recipe(recipe, folder, seeds=3)
     results = read_results(folder)
     tuned = [predictions_of(folder)["tuned"]]
     tuned += [read_predictions(folder / f"seed-{by}" / "predictions" / "tuned" / "comments").to_pylist() for by in (1, 2)]
@@ -51,7 +49,7 @@ def test_several_seeds_are_trained_and_asked_the_same(method: str, home: Path, t
     assert [path.name for path in (folder / "seed-1").iterdir() if path.name == "model"] == ["model"]
     # Nothing is done twice.
     weights = next((folder / "seed-1" / "model").glob("*.safetensors")).stat()
-    run_seeds(recipe, folder, seeds=3)
+    run_recipe(recipe, folder, seeds=3)
     assert read_results(folder).scores == results.scores
     assert next((folder / "seed-1" / "model").glob("*.safetensors")).stat() == weights
     write_report(folder)

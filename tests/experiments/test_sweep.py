@@ -16,12 +16,11 @@ from flanlab.errors import FlanlabError
 from flanlab.experiments import steps as steps_module
 from flanlab.experiments.ablations import ablation_names
 from flanlab.experiments.cells import changed
+from flanlab.experiments.folders import ERROR_FILE, is_done, read_sweep_facts, seconds_of, state_of
 from flanlab.experiments.on_ray import _outcome
 from flanlab.experiments.recipe import Recipe, make_plan, read_recipe
-from flanlab.experiments.run_folder import seconds_of
 from flanlab.experiments.steps import Step, carry_out, in_this_process
 from flanlab.experiments.sweep import Sweep, plan_sweep, run_sweep
-from flanlab.experiments.sweep_file import ERROR_FILE, is_done, read_sweep_facts, state_of
 from flanlab.files import alone_in
 from flanlab.results.files import read_results
 from flanlab.results.schema import Results

@@ -12,11 +12,10 @@ import pytest
 import yaml
 
 from flanlab.experiments import steps as steps_module
+from flanlab.experiments.folders import RECIPE_FILE, is_done
 from flanlab.experiments.recipe import Recipe
-from flanlab.experiments.run_folder import RECIPE_FILE
 from flanlab.experiments.steps import Step, carry_out
 from flanlab.experiments.sweep import Sweep, plan_sweep, run_sweep, sweep_folder
-from flanlab.experiments.sweep_file import is_done
 from flanlab.tasks.schema import Task
 from tests.experiments.test_sweep import base_recipe, chains, listed
 from tests.task_files import REVIEWS, refusal, task_content, write_rows, write_task_file

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from flanlab.cli.main import app
 from flanlab.experiments import steps as steps_module
+from flanlab.experiments.folders import ERROR_FILE, LOG_FILE
 from flanlab.experiments.sweep import plan_sweep
-from flanlab.experiments.sweep_file import ERROR_FILE, LOG_FILE
 from tests.experiments.test_sweep import base_recipe, carry_through, scores, states
 
 pytestmark = pytest.mark.slow

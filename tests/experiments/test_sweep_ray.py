@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from flanlab.errors import FlanlabError
+from flanlab.experiments.folders import LOG_FILE
 from flanlab.experiments.on_ray import on_ray
 from flanlab.experiments.steps import Step
 from flanlab.experiments.sweep import plan_sweep
-from flanlab.experiments.sweep_file import LOG_FILE
 from tests.experiments.test_sweep import base_recipe, carry_through, scores, states
 
 pytestmark = pytest.mark.slow

@@ -20,8 +20,8 @@ from flanlab.data.rendering import prepare_row, render
 from flanlab.data.sources import Rows, load_rows
 from flanlab.data.table_files import read_table
 from flanlab.experiments.recipe import read_recipe
-from flanlab.report.reading import read_run
-from flanlab.results.predictions import PREDICTION_SCHEMA, read_predictions
+from flanlab.report.training import read_run
+from flanlab.results.files import PREDICTION_SCHEMA, read_predictions
 from flanlab.results.schema import MEAN
 from flanlab.tasks.loading import load_task
 from flanlab.tasks.templating import compile_source

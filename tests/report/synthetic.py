@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.scores import build_results, score_task
 from flanlab.files import read_json, write_json, write_text
-from flanlab.results.files import write_results
-from flanlab.results.predictions import PREDICTION_SCHEMA
+from flanlab.results.files import PREDICTION_SCHEMA, write_results
 from flanlab.results.schema import Hashes, Variant
 from flanlab.tasks.holdout import ON_ITS_ROWS
 from flanlab.tasks.loading import load_collections, select_tasks

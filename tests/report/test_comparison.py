@@ -244,7 +244,7 @@ def test_seen_counts_for_the_variant_that_has_a_stamp(folders: tuple[Path, Path]
     mark_seen(folders[0], "product_reviews", "tuned")
     found = compared(*folders)
     assert (found.seen_tasks("a"), found.seen_tasks("b")) == (["product_reviews"], [])
-    assert (seen_by(found), seen_by(found, ["visitor_comments"])) == ("A", "")
+    assert (seen_by(found, found.tasks), seen_by(found, ["visitor_comments"])) == ("A", "")
     untuned = compared(f"{folders[0]}:untuned_chat", folders[1])
     assert untuned.seen_tasks("a") == []
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from flanlab.report.examples import example_blocks, spread
 from flanlab.report.page import Facts, Group
 from flanlab.report.plots import running_mean
-from flanlab.report.predictions import is_right
-from flanlab.report.reading import TrainingStep
+from flanlab.report.predictions import example_blocks, is_right, spread
+from flanlab.report.training import TrainingStep
 
 
 def records(templates: list[int], rows: int) -> list[dict[str, int]]:

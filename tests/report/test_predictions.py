@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from flanlab.report.predictions import is_right, ranked_options, which_are_right
-from flanlab.results.predictions import PREDICTION_SCHEMA
+from flanlab.results.files import PREDICTION_SCHEMA
 
 
 def ranking(options: list[str], scores: list[float], references: list[str]) -> dict[str, Any]:

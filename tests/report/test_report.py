@@ -14,9 +14,9 @@ import pytest
 
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.classification import calibration_error
-from flanlab.report.classes import classification_blocks
 from flanlab.report.html import write_report
 from flanlab.report.page import Group, Table
+from flanlab.report.predictions import classification_blocks
 from flanlab.report.run import Run
 from flanlab.results.files import read_results
 from flanlab.tasks.loading import load_collections, select_tasks

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from flanlab.progress import clock
-from flanlab.report.reading import read_run
 from flanlab.report.summary import summary
+from flanlab.report.training import read_run
 from flanlab.report.wording import number, parameters, signed
 from tests.report.synthetic import change, make_run, rows_of
 

@@ -43,10 +43,10 @@ def test_tasks_are_found_by_words_and_cluster(workplace: Workplace) -> None:
 def test_a_row_is_shown_through_all_templates(workplace: Workplace) -> None:
     task = workplace.task("visitor_comments")
     _, rows = workplace.rows(task)
-    shown = tasks_tab.through_all_templates(task, prepare_row(task, rows[3], 3))
-    assert [one.number for one in shown if one.number] == list(range(1, len(task.templates) + 1))
+    shown = tasks_tab.through_all_templates(task, rows, 3)
+    assert [one.template for one in shown if one.template] == list(range(1, len(task.templates) + 1))
     for one in shown:
-        example = task.render(row=3, template=one.number)
+        example = task.render(row=3, template=one.template)
         assert (one.prompt, one.target, one.fault) == (example.prompt, example.target, None)
 
 
@@ -54,7 +54,7 @@ def test_a_template_that_cannot_be_filled_in_says_so_beside_the_others(workplace
     whole = workplace.task("visitor_comments")
     task, _ = edits.edited(whole, 2, {"prompt": "{{ comment.nothing }}"})
     _, rows = workplace.rows(task)
-    faults = [one.fault is not None for one in tasks_tab.through_all_templates(task, prepare_row(task, rows[0], 0))]
+    faults = [one.fault is not None for one in tasks_tab.through_all_templates(task, rows, 0)]
     assert faults[:3] == [False, True, False]
 
 
@@ -146,7 +146,7 @@ def test_the_preview_renders_rows_counts_tokens_and_shows_findings(workplace: Wo
     first = shown[0]
     assert first.prompt == f"{rows[5]['comment']}\nDid the writer like it?\n\nOPTIONS:\n- no\n- yes"
     prompt, target = encoder.encode_pair(first.prompt, first.target)
-    assert (first.prompt_tokens, first.target_tokens) == (len(prompt), len(target))
+    assert first.tokens == [len(prompt), len(target)]
     assert editor_tab.findings(task, number, split, rows, None) == []
     silent, number = edits.edited(task, 1, {"prompt": "Did the writer like it?"})
     assert {one.template for one in editor_tab.findings(silent, number, split, rows, None)} == {number}

@@ -75,11 +75,11 @@ def ablate(
 
     say_loading()
     from flanlab.data.reader import RowReader
+    from flanlab.experiments.folders import with_states
     from flanlab.experiments.on_ray import on_ray
     from flanlab.experiments.recipe import read_recipe
     from flanlab.experiments.steps import in_this_process
     from flanlab.experiments.sweep import plan_sweep, run_sweep
-    from flanlab.experiments.sweep_file import with_states
     from flanlab.progress import say
     from flanlab.report.html import REPORT_FILE
     from flanlab.report.sweep import verdict

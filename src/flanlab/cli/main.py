@@ -21,7 +21,6 @@ from flanlab.cli import (
     mix,
     models,
     power,
-    predict,
     recipe,
     report,
     run,
@@ -49,7 +48,7 @@ app.command("mix")(mix.mix)
 app.command("train")(run.train)
 app.command("eval")(evaluate.evaluate)
 app.command("ask")(ask.ask)
-app.command("predict")(predict.predict)
+app.command("predict")(ask.predict)
 app.command("ablate")(ablate.ablate)
 app.command("claims")(claims.claims)
 app.command("power")(power.power)

@@ -94,7 +94,7 @@ def check(recipe: RecipeFile, out: Out = None, mirror: Mirror = None, accept_gem
     if ready is None:
         typer.echo("  rows       not read, because they come from the Hub; `flan mix` reads them")
     else:
-        train, test = (sum(map(len, rows.values())) for rows in (ready.plan.train_rows, ready.plan.test_rows))
+        train, test = sum(map(len, ready.plan.train_rows.values())), sum(len(one.rows) for one in ready.plan.planned)
         typer.echo(f"  rows       {train:,} train, {test:,} test")
 
 

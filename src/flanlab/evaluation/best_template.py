@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from flanlab.evaluation.metrics.declared import metrics_for
-from flanlab.evaluation.planning import EvaluationSettings, PlannedTask
-from flanlab.evaluation.setup import Setup
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, Setup
+from flanlab.results.files import PREDICTIONS
 from flanlab.results.grids import Prediction, ScoreGrid, score_grid
-from flanlab.results.predictions import PREDICTIONS
 from flanlab.results.schema import BestTemplate
 from flanlab.tasks.schema import Task
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from flanlab.data.rendering import BASELINE
@@ -171,7 +171,7 @@ def check_agreement(first: Side, second: Side) -> None:
         )
     ours, theirs = first.variant, second.variant
     alike = ["split"] if is_one_model(ours, theirs) else fields_affecting(EvaluationSettings, QUESTIONS)
-    differences = unlike(ours, theirs, *alike)
+    differences = unlike(ours, theirs, alike)
     for name in common:
         differences += _other_rows(name, first.results.tasks[name], second.results.tasks[name])
     if differences:
@@ -186,19 +186,24 @@ def check_agreement(first: Side, second: Side) -> None:
         )
 
 
-def unlike(ours: Variant, theirs: Variant, *settings: str) -> list[str]:
-    """What of the seed and these settings differs between two variants, in words."""
-    both: dict[str, tuple[Any, Any]] = {"seed": (ours.seed, theirs.seed)}
-    both |= {name: (ours.settings.get(name), theirs.settings.get(name)) for name in settings}
-    return [f"{name}: {left} in A, {right} in B" for name, (left, right) in both.items() if left != right]
+def asked_differently(ours: Variant, theirs: Variant, settings: Iterable[str]) -> dict[str, tuple[Any, Any]]:
+    """What of the seed and these settings differs between two variants: name to both values."""
+    both = {"seed": (ours.seed, theirs.seed)} | {
+        name: (ours.settings.get(name), theirs.settings.get(name)) for name in settings
+    }
+    return {name: values for name, values in both.items() if values[0] != values[1]}
+
+
+def unlike(ours: Variant, theirs: Variant, settings: Iterable[str]) -> list[str]:
+    """`asked_differently` in words."""
+    return [f"{name}: {left} in A, {right} in B" for name, (left, right) in asked_differently(ours, theirs, settings).items()]
 
 
 def ways_of_asking(ours: Variant, theirs: Variant) -> dict[str, tuple[Any, Any]]:
-    """The settings in which two variants were asked differently, and the prompt style: name to both values."""
-    names = fields_affecting(EvaluationSettings, QUESTIONS, PROMPT)
-    both = {name.replace("_", " "): (ours.settings.get(name), theirs.settings.get(name)) for name in names}
-    both = {"the prompt style": (ours.style, theirs.style), **both}
-    return {name: values for name, values in both.items() if values[0] != values[1]}
+    """The prompt style and the settings in which two variants were asked differently: name to both values."""
+    found = {"the prompt style": (ours.style, theirs.style)} if ours.style != theirs.style else {}
+    settings = asked_differently(ours, theirs, fields_affecting(EvaluationSettings, QUESTIONS, PROMPT))
+    return found | {name.replace("_", " "): values for name, values in settings.items()}
 
 
 def is_one_model(ours: Variant, theirs: Variant) -> bool:

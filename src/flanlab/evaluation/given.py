@@ -25,9 +25,8 @@ from flanlab.data.written_numbers import column_of
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.metrics.answers import normalize_answer, option_said
 from flanlab.evaluation.metrics.options import option_shares
-from flanlab.evaluation.planning import PlannedTask
+from flanlab.evaluation.planning import PlannedTask, Setup
 from flanlab.evaluation.questions import TaskQuestion, ask, refuse_failed
-from flanlab.evaluation.setup import Setup
 from flanlab.models.answering import Answer
 from flanlab.tasks.schema import Task
 from flanlab.tasks.templating import TemplatingError, variables_in

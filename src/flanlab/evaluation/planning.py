@@ -1,4 +1,4 @@
-"""What is evaluated of a task: which rows, through which templates, after how many exemplars."""
+"""What is evaluated of a task: which rows, through which templates, after how many exemplars; and by which model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from flanlab.data.rendering import BASELINE, PreparedRow, Truncation, gold_value
 from flanlab.data.sources import Rows
 from flanlab.data.wordings_by_rule import worded
 from flanlab.errors import FlanlabError
-from flanlab.results.schema import Hashes
+from flanlab.models.answering import Model
+from flanlab.results.schema import Hashes, Variant
 from flanlab.settings import METRICS, NOTHING, PROMPT, QUESTIONS, RESULTS, ROUNDING, SAMPLE, Settings
 from flanlab.tasks.phrasing import Phrasing, phrased
 from flanlab.tasks.schema import Split, Task
@@ -165,6 +166,39 @@ def variant_of(
         if arm.order != settings.order:
             name = f"{name}_options_{arm.order}"
     return name, title
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What decides, with a row and a template, a question and its answer. Its results stand under its name as a variant."""
+
+    model: Model
+    settings: EvaluationSettings
+    seed: int = 0
+    style: PromptStyle = "instruction"
+    name: str = ""
+    """Of the variant, in files."""
+    title: str = ""
+    """Of the variant, for people."""
+
+    def variant(self, **facts: Any) -> Variant:
+        """What results say of it; `facts` take the place of the model's own."""
+        stamp = self.model.stamp
+        found = {
+            "title": self.title,
+            "model": self.model.name,
+            "identity": self.model.identity,
+            "parameters": self.model.parameters,
+            "dtype": self.model.dtype,
+            "trained_in": (stamp or {}).get("recipe", {}).get("training", {}).get("compute_dtype"),
+            "stamped": stamp is not None,
+            "trained_on": None if stamp is None else {name: one["clusters"][0] for name, one in stamp["tasks"].items()},
+            "scoring": self.model.scoring,
+            "style": self.style,
+            "seed": self.seed,
+            "settings": self.settings.model_dump(mode="json"),
+        }
+        return Variant(**found | facts)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
-"""Predictions: every row of a task through its forward templates, each answer a row of Parquet."""
+"""Predictions by one process or several: every row of a task through its forward templates, each answer a row of Parquet."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flanlab.data.encoding import EncodedQuestion
 from flanlab.data.rendering import gold_value_of, group_of, open_row
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.planning import PlannedTask
-from flanlab.evaluation.questions import ask, refuse_failed
-from flanlab.evaluation.setup import Setup
+from flanlab.evaluation.metrics.declared import metrics_for
+from flanlab.evaluation.metrics.options import with_counted_scores
+from flanlab.evaluation.planning import PlannedTask, Setup
+from flanlab.evaluation.questions import TaskQuestion, ask, refuse_failed
+from flanlab.evaluation.sharding import Team
 from flanlab.files import new_file
 from flanlab.models.answering import Answer, Question
-from flanlab.results.predictions import PREDICTION_SCHEMA, shard_paths
+from flanlab.processes import owners
+from flanlab.progress import Meter, meter, say
+from flanlab.results.files import PREDICTION_SCHEMA, read_shard, shard_paths
+from flanlab.results.grids import score_grid
 from flanlab.settings import PREDICTIONS, affecting
 from flanlab.tasks.holdout import seen_reason
 from flanlab.tasks.loading import known_lineage
@@ -35,6 +40,9 @@ Answer Isn't Always Right")."""
 _QUESTIONS_PER_SHARD = 64
 _QUESTIONS_OF_FIRST_SHARD = 2
 """The first shards of a task are smaller, each twice as large as the one before, so that there is something to see at once."""
+_SECONDS_BETWEEN_LOOKS = 0.5
+_QUESTIONS_MEASURED = 4
+"""Of each shard, to estimate what it costs."""
 
 
 def refuse_seen(
@@ -100,7 +108,7 @@ def in_shards(asked: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
 
 def predict_shard(setup: Setup, shard: Shard) -> None:
     """Answer the questions of a shard and write its file."""
-    table = _predict_pairs(setup, shard.planned, shard.pairs)
+    table = predict_pairs(setup, shard.planned, shard.pairs)
     with new_file(shard.path) as temporary:
         pq.write_table(table.replace_schema_metadata({"key": shard.key}), temporary)
 
@@ -124,43 +132,40 @@ def prediction_key(setup: Setup, planned: PlannedTask) -> str:
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def neutral_questions(encoded: Iterable[EncodedQuestion]) -> list[Question]:
-    """What the model is asked for the scores of sets of options alone: one question for each set that has something new."""
-    questions = []
-    known: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
-    for one in encoded:
-        keys = {(tuple(one.prompt), tuple(option)): option for option in one.answers}
-        if new := [option for key, option in keys.items() if key not in known]:
-            questions.append(Question(one.prompt, new))
-            known.update(keys)
-    return questions
+def neutral_questions(setup: Setup, asked: Iterable[TaskQuestion]) -> dict[tuple[str, ...], Question]:
+    """What the model is asked for the scores of options alone, where the settings ask for PMI: one question for each set.
+
+    All options of a set together, since where the prompt ends may depend on all of them, as it does for the question itself.
+    """
+    sets = dict.fromkeys(one.example.options for one in asked if one.example.options and setup.settings.pmi)
+    encoded = {options: setup.model.encoder.encode(NEUTRAL_PROMPT, options, setup.style) for options in sets}
+    return {options: Question(one.prompt, one.answers) for options, one in encoded.items()}
 
 
-def _predict_pairs(setup: Setup, planned: PlannedTask, pairs: Sequence[tuple[int, int]]) -> pa.Table:
+def predict_pairs(setup: Setup, planned: PlannedTask, pairs: Sequence[tuple[int, int]]) -> pa.Table:
+    """Ask some (row, template) together. A table of PREDICTION_SCHEMA.
+
+    Raises:
+        FlanlabError: a row that cannot be asked, or a model that computes no number.
+    """
     model, settings, style = setup.model, setup.settings, setup.style
     asked = [ask(setup, planned, row, template) for row, template in pairs]
     # Of this shard alone: what earlier shards have learnt would make scores depend, in their last digits, on who computed them.
-    # All options of a set together, since where the prompt ends may depend on all of them, as it does for the question itself.
-    sets = dict.fromkeys(one.example.options for one in asked if one.example.options and settings.pmi)
-    neutral = {options: model.encoder.encode(NEUTRAL_PROMPT, options, style) for options in sets}
-    alone = neutral_questions(neutral.values())
-    answers: dict[int, Answer] = dict(model.answer([*asked, *alone], settings.token_budget))
-    refuse_failed(planned.task, [*asked, *alone], answers, " What was done before is kept.")
-    scores = {
-        (tuple(question.prompt), tuple(option)): pair
-        for place, question in enumerate(alone, len(asked))
-        for option, *pair in zip(question.options, answers[place].scores, answers[place].scores_without_end, strict=True)
-    }
+    neutral = neutral_questions(setup, asked)
+    questions = [*asked, *neutral.values()]
+    answers: dict[int, Answer] = dict(model.answer(questions, settings.token_budget))
+    refuse_failed(planned.task, questions, answers, " What was done before is kept.")
+    scores_alone = {options: answers[place] for place, options in enumerate(neutral, len(asked))}
+
+    def counted(answer: Answer) -> list[float]:
+        # An untuned model that continues a text has no reason to end right after its answer.
+        return answer.scores_without_end if style == "baseline" else answer.scores
+
     records = []
     for position, one in enumerate(asked):
         example, answer = one.example, answers[position]
-        row = open_row(planned.task, planned.rows[example.row], example.row)
-        # An untuned model that continues a text has no reason to end right after its answer.
-        counted = answer.scores_without_end if style == "baseline" else answer.scores
-        options = neutral[example.options].answers if example.options in neutral else []
-        found = [scores[tuple(neutral[example.options].prompt), tuple(option)] for option in options]
-        without_end = [score for _, score in found]
-        counted_alone = without_end if style == "baseline" else [score for score, _ in found]
+        row, alone = open_row(planned.task, planned.rows[example.row], example.row), scores_alone.get(example.options)
+        nothing: list[float] | None = [] if settings.pmi else None
         records.append(
             {
                 "task": planned.task.name,
@@ -170,10 +175,10 @@ def _predict_pairs(setup: Setup, planned: PlannedTask, pairs: Sequence[tuple[int
                 "prompt": example.prompt,
                 "options": list(example.options),
                 "own_options": list(row.options),
-                "option_scores": counted,
+                "option_scores": counted(answer),
                 "option_scores_without_end": answer.scores_without_end,
-                "option_scores_alone": counted_alone if settings.pmi else None,
-                "option_scores_alone_without_end": without_end if settings.pmi else None,
+                "option_scores_alone": counted(alone) if alone else nothing,
+                "option_scores_alone_without_end": alone.scores_without_end if alone else nothing,
                 "option_tokens": answer.option_tokens,
                 "answer": example.answer,
                 "references": list(example.references),
@@ -184,3 +189,84 @@ def _predict_pairs(setup: Setup, planned: PlannedTask, pairs: Sequence[tuple[int
             }
         )
     return pa.Table.from_pylist(records, schema=PREDICTION_SCHEMA)
+
+
+class RunningScores:
+    """How tasks stand: the main metric of each over the shards that are done, for people who wait and not for results.
+
+    It is the mean over shards, by what they hold. For a metric that is a mean over rows that is its score so far; for others
+    (correlations, BLEU) it comes close.
+    """
+
+    def __init__(self, end_token: bool) -> None:
+        self._end_token = end_token
+        self._sums: dict[str, tuple[float, float, int]] = {}
+
+    def take_in(self, shard: Shard) -> str:
+        """Take in a shard that is done; returns how its task stands by now, in words."""
+        task = shard.planned.task
+        predictions = with_counted_scores(read_shard(shard.path).to_pylist(), self._end_token)
+        metric = metrics_for(task.metrics, predictions)[0]
+        grid = score_grid(metric, predictions)
+        weights = grid.shown.sum(axis=1)  # a shard does not show all templates equally often
+        total, weight, questions = self._sums.get(task.name, (0.0, 0.0, 0))
+        total, weight = total + float(weights @ grid.by_template()), weight + float(weights.sum())
+        questions += len(predictions)
+        self._sums[task.name] = total, weight, questions
+        return f"{task.name}: {metric.title} {100 * total / weight:.1f} % after {questions}"
+
+
+def predict_tasks(setup: Setup, planned: Sequence[PlannedTask], folder: Path, team: Team, title: str) -> None:
+    """Predict every task into `folder/<task>`, and show how the tasks stand; shards that are there already are kept.
+
+    Of several processes each does its share, and returns when the others' shards are there too.
+
+    Raises:
+        FlanlabError: a row cannot be asked about, or another process is gone.
+    """
+    by_task = [shards_of(setup, one, folder / one.task.name) for one in planned]
+    shards = [shard for task_shards in by_task for shard in task_shards]
+    # Of all shards, done or not: a process that looks a moment later finds other shards done.
+    takers = [0] * len(shards)
+    if team.count > 1:
+        takers = owners([_estimated_tokens(setup, shard) for shard in shards], team.count)
+    missing = {shard: owner for shard, owner in zip(shards, takers, strict=True) if not shard.is_done}
+    running = RunningScores(setup.settings.end_token)
+    for task_shards in by_task if team.speaks else ():
+        if not missing.keys().isdisjoint(task_shards):
+            for shard in task_shards:
+                if shard not in missing:
+                    running.take_in(shard)
+    done = sum(len(shard.pairs) for shard in shards if shard not in missing)
+    with meter(title, sum(len(shard.pairs) for shard in shards), done) as bar:
+        for shard in [shard for shard, owner in missing.items() if owner == team.rank]:
+            predict_shard(setup, shard)
+            _take_in(missing, running, team, bar)
+        while missing:
+            # Looked at first: who ends between the two looks has left its shards.
+            gone = team.gone(set(missing.values()))
+            _take_in(missing, running, team, bar)
+            if lost := {owner: gone[owner] for owner in missing.values() if owner in gone}:
+                team.end_without(lost)
+            if missing:
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+    if team.speaks:
+        for one, task_shards in zip(planned, by_task, strict=True):
+            remove_stale_shards(folder / one.task.name, task_shards)
+
+
+def _take_in(missing: dict[Shard, int], running: RunningScores, team: Team, bar: Meter) -> None:
+    """Count the shards that have been done meanwhile, by this process or another, and show how their tasks stand."""
+    for shard in [shard for shard in missing if shard.is_done]:
+        del missing[shard]
+        note = running.take_in(shard) if team.speaks else ""
+        bar.advance(len(shard.pairs), note)
+        if missing and all(other.planned is not shard.planned for other in missing):
+            say(f"  {note}")  # the task is done; of the last one the bar has told
+
+
+def _estimated_tokens(setup: Setup, shard: Shard) -> float:
+    """About how many tokens a shard computes and generates."""
+    some = shard.pairs[:: max(1, len(shard.pairs) // _QUESTIONS_MEASURED)]
+    questions = [ask(setup, shard.planned, row, template) for row, template in some]
+    return sum(question.length + question.max_new_tokens for question in questions) / len(some) * len(shard.pairs)

@@ -15,8 +15,7 @@ from flanlab.data.rendering import (
     shorten_longest_field,
 )
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.planning import EvaluationSettings, PlannedTask
-from flanlab.evaluation.setup import Setup
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, Setup
 from flanlab.models.answering import Answer, Question
 from flanlab.tasks.schema import Task
 

@@ -15,16 +15,14 @@ from numpy.typing import NDArray
 from flanlab import __version__
 from flanlab.data.wordings_by_rule import Wording
 from flanlab.evaluation.best_template import best_on_dev
-from flanlab.evaluation.levels import levels
-from flanlab.evaluation.metrics.declared import metrics_for, signatures
-from flanlab.evaluation.metrics.metric import mean_metric
+from flanlab.evaluation.metrics.declared import levels, metrics_for, signatures
 from flanlab.evaluation.metrics.options import margin, with_counted_scores
 from flanlab.evaluation.planning import ZERO_ONE_METRICS
 from flanlab.results import statistics
-from flanlab.results.grids import Metric, Prediction, ScoreGrid, groups_of, score_grid
+from flanlab.results.files import read_predictions
+from flanlab.results.grids import Metric, Prediction, ScoreGrid, groups_of, mean_metric, score_grid
 from flanlab.results.intervals import Floats
 from flanlab.results.item_response import quantiles_over_wordings
-from flanlab.results.predictions import read_predictions
 from flanlab.results.schema import (
     BEST_ON_DEV,
     MAIN_METRIC,

@@ -12,8 +12,7 @@ from flanlab.data.encoding import CharacterEncoder, PromptStyle
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.given import GivenTask, ask_rows, counted_scores, given_task, table_of
 from flanlab.evaluation.metrics.options import option_shares
-from flanlab.evaluation.planning import EvaluationSettings
-from flanlab.evaluation.setup import Setup
+from flanlab.evaluation.planning import EvaluationSettings, Setup
 from flanlab.experiments.evaluate_model import CHARACTERS_PER_TOKEN, opened
 from flanlab.models.answering import Model, Question
 from flanlab.models.completions import Endpoint

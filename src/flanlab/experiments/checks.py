@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +14,9 @@ from flanlab.data.mirror import mirror_from_environment
 from flanlab.data.mixture import EncodedExample
 from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.evaluate import plan_dev_tasks
-from flanlab.evaluation.planning import PlannedTask
 from flanlab.evaluation.predict import refuse_seen
-from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, divide, make_mixture, plan_rows, plan_test_tasks
-from flanlab.experiments.run_folder import FINISHED_FILE, RECIPE_FILE, SECONDS_FILE, kept_model
+from flanlab.experiments.folders import FINISHED_FILE, RECIPE_FILE, SECONDS_FILE, kept_model
+from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, divide, make_mixture, plan_rows
 from flanlab.files import check_writable, existing_part
 from flanlab.models.loading import LoadedModel, load_encoder
 from flanlab.models.names import check_model_name
@@ -51,9 +48,6 @@ class Prepared:
     """Examples of a step."""
     dev: DevExamples
     """What the loss is measured on while training."""
-    planned: Sequence[PlannedTask]
-    dev_planned: Sequence[PlannedTask]
-    """Both are empty where nothing is evaluated."""
 
 
 def check_run(recipe: Recipe, folder: Path, rows: RowReader) -> tuple[HoldOutSplit, Prepared | None]:
@@ -116,8 +110,9 @@ def prepare(
     encoder = load_encoder(recipe.model, say=say) if model is None else model.encoder
     dev = make_dev_examples(plan, encoder, rows)
     per_step = check_examples(plan, encoder, _config(recipe, model), dev)
-    planned = plan_test_tasks(plan) if evaluates else []
-    return Prepared(plan, per_step, dev, planned, plan_dev_tasks(planned, recipe.evaluation, recipe.seed, rows))
+    if evaluates:
+        _ = plan.dev_planned  # refuses what cannot be asked
+    return Prepared(plan, per_step, dev)
 
 
 def are_near(split: HoldOutSplit, rows: RowReader) -> bool:

@@ -28,13 +28,12 @@ from flanlab.evaluation.contamination import (
 )
 from flanlab.evaluation.evaluate import plan_tasks
 from flanlab.evaluation.planning import EvaluationSettings, task_as_asked
+from flanlab.experiments.folders import RECIPE_FILE
 from flanlab.experiments.recipe import Plan, make_mixture, make_plan, names_a_recipe, read_recipe
-from flanlab.experiments.run_folder import RECIPE_FILE
 from flanlab.files import new_file, write_json
 from flanlab.models.loading import load_encoder
 from flanlab.progress import meter, say
-from flanlab.results.files import RESULTS_FILE, read_results
-from flanlab.results.predictions import read_predictions
+from flanlab.results.files import RESULTS_FILE, read_predictions, read_results
 from flanlab.tasks.loading import find_tasks
 from flanlab.tasks.schema import Task
 from flanlab.training.trainer import examples_per_step

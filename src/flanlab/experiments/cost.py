@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flanlab.data.encoding import PromptStyle
-from flanlab.evaluation.planning import EvaluationSettings, PlannedTask
-from flanlab.evaluation.predict import NEUTRAL_PROMPT, in_shards, neutral_questions
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, Setup
+from flanlab.evaluation.predict import in_shards, neutral_questions
 from flanlab.evaluation.questions import TaskQuestion, ask
-from flanlab.evaluation.setup import Setup
 from flanlab.experiments.recipe import Plan
 from flanlab.models.answering import Question
 from flanlab.models.loading import LoadedModel
@@ -82,10 +81,7 @@ def _tokens(asked: Sequence[TaskQuestion]) -> int:
 def _timed(setup: Setup, loaded: LoadedModel, asked: Sequence[TaskQuestion], at_once: int) -> float:
     """Seconds for each token of such questions, with what is asked beside them for accuracy by PMI."""
     asked = random.Random(0).sample(asked, min(_timed_questions(loaded), len(asked)))
-    questions: list[Question] = list(asked)
-    if setup.settings.pmi:
-        sets = dict.fromkeys(one.example.options for one in asked if one.example.options)
-        questions += neutral_questions(loaded.encoder.encode(NEUTRAL_PROMPT, options, setup.style) for options in sets)
+    questions = [*asked, *neutral_questions(setup, asked).values()]
     return _seconds(loaded, questions, setup.settings.token_budget, at_once) / _tokens(asked)
 
 
@@ -121,17 +117,11 @@ class Prices:
     """In how many ways the untuned model is asked, by prompt style; the tuned one as many as `instruction` says."""
 
 
-def run_prices(
-    plan: Plan,
-    loaded: LoadedModel,
-    scored: LoadedModel,
-    planned: Sequence[PlannedTask],
-    styles: Sequence[PromptStyle],
-) -> Prices:
+def run_prices(plan: Plan, loaded: LoadedModel, scored: LoadedModel, styles: Sequence[PromptStyle]) -> Prices:
     """What a recipe's training costs with the model as `loaded`, and its questions with the model as it is `scored`."""
     recipe, costs = plan.recipe, TokenCosts()
     return Prices(
         costs.training(loaded, recipe.training) / world_size(),
-        costs.question(Setup(scored, recipe.evaluation, recipe.seed), planned) / world_size(),
+        costs.question(Setup(scored, recipe.evaluation, recipe.seed), plan.planned) / world_size(),
         {style: len(recipe.evaluation.arms(style)) for style in styles},
     )

@@ -9,11 +9,9 @@ from pathlib import Path
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.evaluate import evaluate, plan_dev_tasks, plan_tasks, score_tasks, with_rows
-from flanlab.evaluation.kept import keep_earlier
-from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, variant_of
+from flanlab.evaluation.evaluate import evaluate, keep_earlier, plan_dev_tasks, plan_tasks, score_tasks, with_rows
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, Setup, variant_of
 from flanlab.evaluation.predict import refuse_seen
-from flanlab.evaluation.setup import Setup
 from flanlab.evaluation.sharding import team_in
 from flanlab.files import check_writable
 from flanlab.models.answering import Model, refuse_unwrapped

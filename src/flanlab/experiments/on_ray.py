@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from flanlab.errors import FlanlabError, one_line
+from flanlab.experiments.folders import LOG_FILE, is_done
 from flanlab.experiments.steps import Step, carry_out, leave_error
-from flanlab.experiments.sweep_file import LOG_FILE, is_done
 from flanlab.progress import console, say
 
 _RETRIES = 5

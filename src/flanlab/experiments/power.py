@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import itertools
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
@@ -69,10 +69,10 @@ def asked_of(own: PlannedTask) -> Asked:
     return Asked(task, len(task.forward_templates()), len(rows), groups, len(own.pairs) // len(rows), len(own.rows))
 
 
-def averaged(plan: Plan, tasks: Iterable[PlannedTask]) -> list[Asked]:
+def averaged(plan: Plan) -> list[Asked]:
     """The tasks that the averages of a run's results are over: those held out, or the trained ones if there are no others."""
     names = {task.name for task in plan.split.test or plan.split.in_domain}
-    return [asked_of(one) for one in tasks if one.task.name in names]
+    return [asked_of(one) for one in plan.planned if one.task.name in names]
 
 
 def planned_differences(

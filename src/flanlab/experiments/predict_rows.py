@@ -1,14 +1,12 @@
-"""A model's answers to a file of rows: row after row, and kept as they come, so that a killed command can be resumed.
+"""A model's answers to a file of rows: block after block, and kept as they come, so that a killed command can be resumed.
 
-Until all rows are answered, a folder beside the output (`.answers.csv.unfinished`) holds what there is: a file whose first
-line says what was asked, with a line of JSON for each row. Then the output is written, whole or not at all, and the folder
-is removed.
+Until all rows are answered, a folder beside the output (`.answers.csv.unfinished`) holds what there is: what was asked, and a
+file for each block of rows. Then the output is written, whole or not at all, and the folder is removed.
 """
 
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +16,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.rendering import render
@@ -26,12 +23,11 @@ from flanlab.data.table_files import read_table
 from flanlab.data.written_numbers import as_json
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.given import GivenTask, answer_row, ask_rows, given_task, table_of
-from flanlab.evaluation.planning import EvaluationSettings
+from flanlab.evaluation.planning import EvaluationSettings, Setup
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.questions import evaluation_order
-from flanlab.evaluation.setup import Setup
 from flanlab.experiments.evaluate_model import opened
-from flanlab.files import new_file
+from flanlab.files import alone_in, in_use, new_file, read_json, write_json
 from flanlab.models.answering import Model
 from flanlab.models.completions import Endpoint
 from flanlab.progress import meter, say
@@ -43,7 +39,7 @@ from flanlab.tasks.schema import Task
 _PROTOCOL = 1
 """Raise it when code here, in evaluation/given or in models/scoring changes what is answered."""
 _ROWS_AT_ONCE = 32
-"""Rows asked together. Resuming begins at a multiple of it, so that an answer is the same, to the last digit, after a kill."""
+"""Rows asked together, so that an answer is the same, to the last digit, after a kill."""
 OWN_COLUMNS = ("row", "prediction", "probability", "probabilities", "agreement", "gold")
 """What is written beside the columns of the input."""
 
@@ -105,13 +101,13 @@ def predict(
     given = _checked(asked, table, templates, settings, seed)
     if out is None:
         with tempfile.TemporaryDirectory() as place, opened(model, endpoint, settings, [style], Path(place)) as found:
-            answers = [answer for some in _answers(_ranking(*found, seed, style, given), given, 0) for answer in some]
+            setup, blocks = _ranking(*found, seed, style, given), range(0, table.num_rows, _ROWS_AT_ONCE)
+            answers = [answer for first in blocks for answer in _answers(setup, given, first)]
         return Table(_joined(table, answers))
     out = Path(out)
     _check_output(out, rows)
     with _work_folder(out) as folder, opened(model, endpoint, settings, [style], folder) as found:
-        setup = _ranking(*found, seed, style, given)
-        joined = _joined(table, _resumed_answers(folder / "answers.jsonl", setup, given))
+        joined = _joined(table, _resumed_answers(folder, _ranking(*found, seed, style, given), given))
         with new_file(out) as temporary:
             _WRITERS[out.suffix.lower()](joined, temporary)
         shutil.rmtree(folder, ignore_errors=True)
@@ -160,14 +156,12 @@ def _check_output(out: Path, rows: object) -> None:
 def _work_folder(out: Path) -> Iterator[Path]:
     """The folder for what is not finished; one process at a time may work there."""
     folder = out.with_name(f".{out.name}.unfinished")
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / "lock", timeout=0):
-            yield folder
-    except Timeout as error:
+    if in_use(folder):
         raise FlanlabError(
             f"{out}: another process is writing answers for it.", hint="Wait for that one, or name another file."
-        ) from error
+        )
+    with alone_in(folder):
+        yield folder
 
 
 def _ranking(model: Model, settings: EvaluationSettings, seed: int, style: PromptStyle, given: GivenTask) -> Setup:
@@ -177,35 +171,36 @@ def _ranking(model: Model, settings: EvaluationSettings, seed: int, style: Promp
     return Setup(model, settings, seed, style)
 
 
-def _answers(setup: Setup, given: GivenTask, start: int) -> Iterator[list[dict[str, Any]]]:
-    """The answers to the rows from `start` on; those that are asked together at a time."""
-    for first in range(start, len(given.rows), _ROWS_AT_ONCE):
-        rows = range(first, min(first + _ROWS_AT_ONCE, len(given.rows)))
-        answers = ask_rows(setup, given, rows)
-        yield [{"row": row, **answer_row(setup, given, row, one)} for row, one in zip(rows, answers, strict=True)]
+def _answers(setup: Setup, given: GivenTask, first: int) -> list[dict[str, Any]]:
+    """The answers to the block of rows that begins with this one."""
+    rows = range(first, min(first + _ROWS_AT_ONCE, len(given.rows)))
+    answers = ask_rows(setup, given, rows)
+    return [{"row": row, **answer_row(setup, given, row, one)} for row, one in zip(rows, answers, strict=True)]
 
 
-def _resumed_answers(path: Path, setup: Setup, given: GivenTask) -> list[dict[str, Any]]:
-    """The answers to all rows: those that the file holds, and the others, which are added to it as they come."""
+def _resumed_answers(folder: Path, setup: Setup, given: GivenTask) -> list[dict[str, Any]]:
+    """The answers to all rows: blocks that the folder holds, and the others, which are written there as they come."""
+    _refuse_other_answers(folder / "asked.json", setup, given)
     total = len(given.rows)
-    answers = _kept(path, _facts(setup, given), total)
-    if answers:
-        say(f"{len(answers)} of {total} rows are answered already.")
+    blocks = {first: folder / f"rows-{first:09d}.json" for first in range(0, total, _ROWS_AT_ONCE)}
+    answers = {first: read_json(path) for first, path in blocks.items() if path.is_file()}
+    done = sum(map(len, answers.values()))
+    if done:
+        say(f"{done} of {total} rows are answered already.")
     if setup.model.stamp is not None and any(given.gold(row) is not None for row in range(total)):
         for reason in refuse_seen([given.task], setup.model.name, setup.model.stamp, allow_seen=True).values():
             say(f"Accuracy on these rows is not zero-shot: {reason}.")
-    with path.open("ab") as file, meter(f"{setup.model.name} on {given.task.name}", total, len(answers)) as bar:
-        for some in _answers(setup, given, len(answers)):
-            file.write(b"".join(_line(answer) for answer in some))
-            file.flush()
-            answers += some
-            bar.advance(len(some))
-    return answers
+    with meter(f"{setup.model.name} on {given.task.name}", total, done) as bar:
+        for first in [one for one in blocks if one not in answers]:
+            answers[first] = _answers(setup, given, first)
+            write_json(blocks[first], answers[first])
+            bar.advance(len(answers[first]))
+    return [answer for first in blocks for answer in answers[first]]
 
 
-def _facts(setup: Setup, given: GivenTask) -> dict[str, Any]:
-    """What decides the answers."""
-    return {
+def _refuse_other_answers(path: Path, setup: Setup, given: GivenTask) -> None:
+    """Write down what decides the answers, or refuse a folder whose answers were decided by something else."""
+    facts = {
         "version of flanlab": _PROTOCOL,
         "model": setup.model.identity,
         "task file": given.task.hash,
@@ -214,46 +209,14 @@ def _facts(setup: Setup, given: GivenTask) -> dict[str, Any]:
         "prompt style": setup.style,
         "choice of settings": {**affecting(setup.settings, *PREDICTIONS, RESULTS), "seed": setup.seed},
     }
-
-
-def _kept(path: Path, facts: Mapping[str, Any], total: int) -> list[dict[str, Any]]:
-    """The answers in a file; what comes after them, such as a half-written line, is cut off."""
-    path.touch()
-    with path.open("r+b") as file:
-        was = _parsed(file.readline())
-        if was is None:
-            file.truncate(0)
-            file.seek(0)
-            file.write(_line(facts))
-            return []
-        if differs := [name for name in facts if was.get(name) != facts[name]]:
-            raise FlanlabError(
-                f"{path}: holds answers that were made with another {', another '.join(differs)}.",
-                hint="Repeat the command that they are from, name another output, or delete the folder to begin again.",
-            )
-        answers, ends = [], [file.tell()]
-        while answer := _parsed(file.readline()):
-            answers.append(answer)
-            ends.append(file.tell())
-        if len(answers) < total:
-            del answers[len(answers) // _ROWS_AT_ONCE * _ROWS_AT_ONCE :]
-        file.truncate(ends[len(answers)])
-    return answers
-
-
-def _line(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content, ensure_ascii=False).encode() + b"\n"
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    """What a line holds; nothing if it is damaged, None if it is half a line."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        content = json.loads(line)
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
+    if not path.exists():
+        write_json(path, facts)
+    was = read_json(path)
+    if differs := [name for name in facts if was.get(name) != facts[name]]:
+        raise FlanlabError(
+            f"{path}: holds answers that were made with another {', another '.join(differs)}.",
+            hint="Repeat the command that they are from, name another output, or delete the folder to begin again.",
+        )
 
 
 def _joined(table: pa.Table, answers: Sequence[Mapping[str, Any]]) -> pa.Table:

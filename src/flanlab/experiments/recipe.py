@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from flanlab.data.mirror import MissingDataError
 from flanlab.data.mixture import Mixture, MixtureSettings
 from flanlab.data.reader import RowReader
 from flanlab.data.sources import NoRowsError, Rows
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, plan_task
+from flanlab.evaluation.evaluate import plan_dev_tasks, plan_tasks
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask
 from flanlab.settings import NOTHING, PLACE, QUESTIONS, SAMPLE, TRAINING, Settings
 from flanlab.tasks.holdout import HoldOut, HoldOutSplit
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, leave_out, load_collections, resolve_name, select_tasks
@@ -109,19 +111,25 @@ AnyRecipe = str | Path | Mapping[str, Any] | Recipe
 """A recipe's file, or `quickstart` for the packaged one; its content; or the recipe itself."""
 
 
-class Plan(BaseModel):
+@dataclass(frozen=True)
+class Plan:
     """A recipe with its tasks found and divided, and their rows."""
-
-    model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
 
     recipe: Recipe
     split: HoldOutSplit
-    train_rows: dict[str, Rows]
-    test_rows: dict[str, Rows]
-    exemplar_rows: dict[str, Rows]
-    """Train rows by `exemplar_source` of the tasks tested, where the recipe asks for exemplars."""
-    skipped: dict[str, str]
-    """Tasks that take no part because they have no rows: name to reason."""
+    train_rows: Mapping[str, Rows]
+    reader: RowReader
+
+    @cached_property
+    def planned(self) -> list[PlannedTask]:
+        """What is evaluated of each held-out task, and of each trained one that is scored in-domain."""
+        tasks = [*self.split.test, *self.split.in_domain]
+        return plan_tasks(tasks, self.recipe.evaluation, self.recipe.seed, self.reader)
+
+    @cached_property
+    def dev_planned(self) -> list[PlannedTask]:
+        """The dev rows that templates are chosen by, where the recipe asks for that."""
+        return plan_dev_tasks(self.planned, self.recipe.evaluation, self.recipe.seed, self.reader)
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -171,57 +179,55 @@ def make_plan(recipe: Recipe, rows: RowReader | None = None) -> Plan:
     return plan_rows(recipe, divide(recipe), rows or RowReader())
 
 
-def plan_rows(recipe: Recipe, split: HoldOutSplit, rows: RowReader, skip: tuple[type[FlanlabError], ...] = ()) -> Plan:
-    """Read every row that a recipe needs.
+def plan_rows(recipe: Recipe, split: HoldOutSplit, rows: RowReader) -> Plan:
+    """Read every row that a recipe needs; `split` has its tasks, as `divide` finds them.
+
+    Raises:
+        MissingDataError: lists every task whose rows are not available.
+    """
+    train_rows, _ = reach(split.train, "train", rows)
+    tested = [*split.test, *split.in_domain]
+    reach(tested, recipe.evaluation.split, rows)
+    # Subtasks without train rows share those of their task.
+    sources = {task.exemplar_source.name: task.exemplar_source for task in tested if any(recipe.evaluation.shot_counts)}
+    reach(list(sources.values()), "train", rows)
+    return Plan(recipe, split, train_rows, rows)
+
+
+def reach(
+    tasks: Sequence[Task], split: Split, reader: RowReader, skip: tuple[type[FlanlabError], ...] = ()
+) -> tuple[dict[str, Rows], dict[str, str]]:
+    """The rows of each task, and why those that may be skipped have none.
 
     Args:
-        recipe: what is planned.
-        split: its tasks, as `divide` finds them.
-        rows: where rows come from.
+        tasks: the tasks.
+        split: of which rows are read.
+        reader: reads them.
         skip: errors of a task's rows (`MissingDataError`, `NoRowsError`) that leave out the task instead of being raised.
 
     Raises:
-        MissingDataError: lists every task whose rows are not available, or all that could train are skipped.
+        MissingDataError: lists every task whose rows are not available; all of them, if all are skipped.
     """
-    tested = [*split.test, *split.in_domain]
-    # Subtasks without train rows share those of their task.
-    sources = {task.exemplar_source.name: task.exemplar_source for task in tested if any(recipe.evaluation.shot_counts)}
-    train_rows, untrained = _reach(split.train, "train", rows, skip)
-    test_rows, untested = _reach(tested, recipe.evaluation.split, rows, skip)
-    exemplar_rows, without_exemplars = _reach(list(sources.values()), "train", rows, skip)
-    if not train_rows:
-        raise _missing(untrained)
-
-    def there(tasks: Sequence[Task]) -> tuple[Task, ...]:
-        return tuple(task for task in tasks if task.name in test_rows and task.exemplar_source.name not in without_exemplars)
-
-    return Plan(
-        recipe=recipe,
-        split=dataclasses.replace(
-            split,
-            train=tuple(task for task in split.train if task.name in train_rows),
-            test=there(split.test),
-            in_domain=there(split.in_domain),
-        ),
-        train_rows=train_rows,
-        test_rows=test_rows,
-        exemplar_rows=exemplar_rows,
-        skipped=untrained | untested | without_exemplars,
-    )
+    rows: dict[str, Rows] = {}
+    missing: dict[str, str] = {}
+    skipped: dict[str, str] = {}
+    for task in tasks:
+        try:
+            rows[task.name] = reader.read(task, split)
+        except (MissingDataError, NoRowsError) as error:
+            (skipped if isinstance(error, skip) else missing)[task.name] = error.message
+    if missing := missing or ({} if rows else skipped):
+        raise MissingDataError(
+            "Rows are not available:\n" + "\n".join(f"  {reason}" for reason in missing.values()),
+            hint="Check the network or the --mirror, or leave these tasks out of the recipe:"
+            f" tasks.exclude: [{', '.join(missing)}]",
+        )
+    return rows, skipped
 
 
 def make_mixture(plan: Plan) -> Mixture:
     """The training stream of a plan."""
     return Mixture(plan.split.train, plan.train_rows, plan.recipe.mixture, plan.recipe.training_seed)
-
-
-def plan_test_tasks(plan: Plan) -> list[PlannedTask]:
-    """What is evaluated of each held-out task, and of each trained one that is scored in-domain."""
-    recipe, exemplars = plan.recipe, plan.exemplar_rows
-    return [
-        plan_task(task, plan.test_rows[task.name], recipe.evaluation, recipe.seed, exemplars.get(task.exemplar_source.name))
-        for task in (*plan.split.test, *plan.split.in_domain)
-    ]
 
 
 def divide(recipe: Recipe) -> HoldOutSplit:
@@ -248,7 +254,7 @@ def divide(recipe: Recipe) -> HoldOutSplit:
         )
     if not split.train:
         raise FlanlabError("The hold-out leaves no task to train on.", hint="Include more tasks, or hold out fewer clusters.")
-    return dataclasses.replace(split, in_domain=_in_domain(recipe, split))
+    return replace(split, in_domain=_in_domain(recipe, split))
 
 
 def _in_domain(recipe: Recipe, split: HoldOutSplit) -> tuple[Task, ...]:
@@ -268,28 +274,3 @@ def _in_domain(recipe: Recipe, split: HoldOutSplit) -> tuple[Task, ...]:
                 hint="Give the task files such a split, or use `flan train`, which only trains.",
             )
     return tuple(subtask for task in chosen for subtask in task.evaluated_subtasks(evaluated))
-
-
-def _reach(
-    tasks: Sequence[Task], split: Split, reader: RowReader, skip: tuple[type[FlanlabError], ...]
-) -> tuple[dict[str, Rows], dict[str, str]]:
-    """The rows of each task, and why those that may be skipped have none."""
-    rows: dict[str, Rows] = {}
-    missing: dict[str, str] = {}
-    skipped: dict[str, str] = {}
-    for task in tasks:
-        try:
-            rows[task.name] = reader.read(task, split)
-        except (MissingDataError, NoRowsError) as error:
-            (skipped if isinstance(error, skip) else missing)[task.name] = error.message
-    if missing:
-        raise _missing(missing)
-    return rows, skipped
-
-
-def _missing(reasons: Mapping[str, str]) -> MissingDataError:
-    return MissingDataError(
-        "Rows are not available:\n" + "\n".join(f"  {reason}" for reason in reasons.values()),
-        hint="Check the network or the --mirror, or leave these tasks out of the recipe:"
-        f" tasks.exclude: [{', '.join(reasons)}]",
-    )

@@ -1,4 +1,7 @@
-"""A run: a recipe carried out in one folder. Untuned scores, tuning, tuned scores, results; each stage kept once done."""
+"""A run: a recipe carried out in one folder. Untuned scores, tuning, tuned scores, results; each stage kept once done.
+
+Or the same several times, each time trained with another seed.
+"""
 
 from __future__ import annotations
 
@@ -21,20 +24,21 @@ from flanlab.data.mixture_card import describe_mixture
 from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.evaluate import evaluate, score_tasks
-from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, variant_of
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, Setup, variant_of
 from flanlab.evaluation.predict import refuse_seen
-from flanlab.evaluation.setup import Setup
-from flanlab.experiments.announcement import announce, announce_training
+from flanlab.evaluation.sides import results_over_seeds, variance_told
 from flanlab.experiments.checks import ANOTHER_FOLDER, Prepared, check_recipe, prepare
-from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_mixture
-from flanlab.experiments.run_folder import FINISHED_FILE, RECIPE_FILE, SECONDS_FILE, kept_model, seconds_of
+from flanlab.experiments.cost import count_questions, run_prices
+from flanlab.experiments.folders import FINISHED_FILE, RECIPE_FILE, SECONDS_FILE, kept_model, seconds_of
+from flanlab.experiments.power import averaged, detects
+from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_mixture, make_plan
 from flanlab.experiments.stamp import make_stamp, training_facts, training_key
 from flanlab.files import new_folder, read_json, write_json, write_text
 from flanlab.models.built_in import BUILT_IN_MODELS
 from flanlab.models.loading import Dtype, LoadedModel, load_model
 from flanlab.models.sources import STAMP_FILE
 from flanlab.processes import first_before_others, from_first, is_first, together
-from flanlab.progress import say
+from flanlab.progress import clock, say
 from flanlab.results.files import RESULTS_FILE, read_results, write_results
 from flanlab.results.schema import TUNED, Results, Variant, kept_variant
 from flanlab.settings import flattened
@@ -44,7 +48,7 @@ from flanlab.tasks.schema import Task
 from flanlab.training.dev_loss import DevExamples
 from flanlab.training.methods import save_trained
 from flanlab.training.parallel import whole_weights
-from flanlab.training.precision import settle
+from flanlab.training.precision import settle, vocabulary_share
 from flanlab.training.trainer import train
 
 _SETTLED_FILE = "settled.json"
@@ -54,10 +58,20 @@ _DESCRIBED_EXAMPLES = 10_000
 """Head of the stream whose tokens a run counts before it begins; `flan mix` counts a whole cycle."""
 
 
-def run_recipe(recipe: Recipe, folder: Path, rows: RowReader | None = None, model: LoadedModel | None = None) -> Results:
+def run_recipe(
+    recipe: Recipe, folder: Path, rows: RowReader | None = None, model: LoadedModel | None = None, *, seeds: int = 1
+) -> Results:
     """Run a recipe in `folder`; a folder that holds part of it already is resumed.
 
     Several processes, as torchrun starts them, share the work; the first writes what is not a share of theirs.
+
+    Args:
+        recipe: the recipe.
+        folder: of the run.
+        rows: where rows come from.
+        model: a model in memory, in place of the recipe's. It is trained with one seed.
+        seeds: how often the model is trained, each time with another seed: again in `folder/seed-1` and so on. The untuned
+            model is asked once, and scores of the tuned one are over all trainings. A finished run is extended.
 
     Returns:
         The results, as they are written into the folder.
@@ -65,14 +79,21 @@ def run_recipe(recipe: Recipe, folder: Path, rows: RowReader | None = None, mode
     Raises:
         FlanlabError: the recipe cannot be carried out, or the folder holds a run of another recipe.
     """
+    if model is not None and seeds > 1:
+        raise FlanlabError(
+            "A model in memory can be trained with one seed only.",
+            hint="Save the model with save_pretrained, and give the folder's name.",
+        )
+    rows = rows or RowReader()
     with together():
-        return _run(recipe, folder, rows or RowReader(), model)
+        results = _run(recipe, folder, rows, model)
+    return results if seeds == 1 else _over_seeds(results, recipe, folder, rows, seeds)
 
 
 def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | None) -> Results:
     started = time.monotonic()
     ready, loaded, stamp = _begin(recipe, folder, rows, model, evaluates=True)
-    plan, planned, settings = ready.plan, ready.planned, recipe.evaluation
+    plan, planned, settings = ready.plan, ready.plan.planned, recipe.evaluation
     styles = prompt_styles(loaded, [one.task for one in planned])
     scored = scoring_model(loaded, settings.dtype)
 
@@ -90,7 +111,7 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
     variants: dict[str, Variant] = {}
     tuned = f"{loaded.name}, tuned"
 
-    def score(setup: Setup, dev_planned: Sequence[PlannedTask] = ready.dev_planned, **facts: str) -> None:
+    def score(setup: Setup, dev_planned: Sequence[PlannedTask] = plan.dev_planned, **facts: str) -> None:
         evaluate(setup, planned, dev_planned, folder)
         variants[setup.name] = setup.variant(**facts)
 
@@ -129,7 +150,7 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
                 hold_out=[cluster.value for cluster in plan.split.hold_out.clusters],
                 left_out=dict(plan.split.left_out),
                 allowed_overlaps=dict(plan.split.allowed),
-                notes=_notes(plan, loaded, planned),
+                notes=_notes(plan, loaded),
                 seconds=round(seconds(), 1),
             )
             write_results(results, folder)
@@ -151,6 +172,35 @@ def train_recipe(recipe: Recipe, folder: Path, rows: RowReader | None = None, mo
         return _tune(loaded, ready.plan, stamp, folder, ready.dev)
 
 
+def _over_seeds(first: Results, recipe: Recipe, folder: Path, rows: RowReader, seeds: int) -> Results:
+    """Train and ask the model again with further seeds, and write results over all trainings in place of the first one's."""
+    # What `auto` came to is the same for all trainings. The learning curve is the first one's.
+    same = recipe.with_training(**settled_earlier(folder), keep_steps=[])
+    settings, planned = recipe.evaluation, make_plan(recipe, rows).planned
+    others = [folder / f"seed-{number}" for number in range(1, seeds)]
+    seconds = first.seconds or 0.0
+    for number, other in enumerate(others, start=1):
+        say(f"Training {number + 1} of {seeds}, with the seed {recipe.training_seed + number}:")
+        with counted_seconds(other, time.monotonic()) as so_far:
+            model = train_recipe(same.reseeded(number), other, rows)
+            for arm in settings.arms():
+                evaluate(Setup(model, arm, recipe.seed, "instruction", *tuned_variant(arm, settings)), planned, [], other)
+            seconds += so_far()
+    if not is_first():
+        return first
+    untuned = [name for name, variant in first.variants.items() if variant.title.startswith("untuned")]
+    before = [name for name in untuned if first.variants[name].settings["shots"] == settings.shot_count]
+    found = results_over_seeds(folder, others, before=before, after=TUNED)
+    note = (
+        f"Scores of the tuned model are means over {seeds} trainings with the seeds {recipe.training_seed} to"
+        f" {recipe.training_seed + seeds - 1}. Of the variance of its mean, rows / templates / seeds contribute"
+        f" {variance_told(found, TUNED)}. Example predictions are of the first training."
+    )
+    found = found.model_copy(update={"notes": [*first.notes, note], "seconds": round(seconds, 1)})
+    write_results(found, folder)
+    return found
+
+
 def _begin(
     recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | None, *, evaluates: bool
 ) -> tuple[Prepared, LoadedModel, dict[str, Any]]:
@@ -162,7 +212,7 @@ def _begin(
         loaded = model or load_model(recipe.model, say=say)
     began = recipe.with_training(seed=recipe.training_seed, **from_first(lambda: settled_earlier(folder)))
     settled = began.model_copy(update={"training": settle(began.training, loaded.model)})
-    plan = ready.plan.model_copy(update={"recipe": settled})
+    plan = replace(ready.plan, recipe=settled)
     stamp = make_stamp(plan, loaded)
     from_first(lambda: _check_contents(folder, stamp))
     return replace(ready, plan=plan), loaded, stamp
@@ -241,10 +291,9 @@ def _tune(loaded: LoadedModel, plan: Plan, stamp: Mapping[str, Any], folder: Pat
 def _check_contents(folder: Path, stamp: Mapping[str, Any]) -> None:
     """Refuse to go on with a training that began with another model, other tasks or other rows."""
     path = folder / _SETTLED_FILE
-    began = read_json(path).get("trained_on") if path.exists() else None
-    if began is None or not any((folder / "training").glob("*")):
+    if not path.exists() or not any((folder / "training").glob("*")):
         return
-    old, new = flattened(began), flattened(training_facts(stamp))
+    old, new = flattened(read_json(path)["trained_on"]), flattened(training_facts(stamp))
     changes = [f"  {name}: {old.get(name)} -> {new.get(name)}" for name in {**old, **new} if old.get(name) != new.get(name)]
     if changes:
         raise FlanlabError(
@@ -271,6 +320,7 @@ def tuned_variant(arm: EvaluationSettings, settings: EvaluationSettings) -> tupl
 
 def _facts(plan: Plan, loaded: LoadedModel, scored: LoadedModel) -> dict[str, Any]:
     """Versions and hashes: what it takes to know whether two runs were the same."""
+    rows = {one.task.name: one.rows for one in plan.planned} | {**plan.train_rows}
     return {
         "flanlab": __version__,
         "python": platform.python_version(),
@@ -283,8 +333,7 @@ def _facts(plan: Plan, loaded: LoadedModel, scored: LoadedModel) -> dict[str, An
         "train_embeddings": plan.recipe.training.train_embeddings,
         "tasks": {
             task.name: {"task": task.hash, "rows": rows[task.name].source_hash}
-            for tasks, rows in ((plan.split.train, plan.train_rows), (plan.split.test, plan.test_rows))
-            for task in tasks
+            for task in (*plan.split.train, *plan.split.test)
         },
     }
 
@@ -296,7 +345,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _notes(plan: Plan, loaded: LoadedModel, planned: Sequence[PlannedTask]) -> list[str]:
+def _notes(plan: Plan, loaded: LoadedModel) -> list[str]:
     """What a reader must know to judge the numbers."""
     notes = own_versions([*plan.split.train, *plan.split.test])
     if built_in := BUILT_IN_MODELS.get(loaded.name):
@@ -305,12 +354,47 @@ def _notes(plan: Plan, loaded: LoadedModel, planned: Sequence[PlannedTask]) -> l
         notes.append("The untuned model has a chat template: it is probably instruction-tuned already.")
     if loaded.stamp is not None:
         notes.append(f"The model was tuned here before, on {len(loaded.stamp['tasks'])} tasks; see its flanlab.json.")
-    rows = ", ".join(f"{one.task.name} {len({row for row, _ in one.pairs})}" for one in planned)
+    rows = ", ".join(f"{one.task.name} {len({row for row, _ in one.pairs})}" for one in plan.planned)
     notes.append(f"Rows evaluated: {rows}. Intervals are 95 %, over rows and templates.")
     notes.append("The untuned model is credited with the better of its prompt styles, metric by metric.")
     for name, reason in plan.split.allowed.items():
         notes.append(f"Trained on {name} although it {reason}.")
     return notes
+
+
+def announce(ready: Prepared, loaded: LoadedModel, scored: LoadedModel, styles: Sequence[PromptStyle]) -> None:
+    """Say what will be done and about how long it takes on this machine."""
+    plan = ready.plan
+    training, settings = plan.recipe.training, plan.recipe.evaluation
+    prices = run_prices(plan, loaded, scored, styles)
+    before = count_questions(plan.planned, settings, styles)
+    before += count_questions(plan.dev_planned, settings, [style for style in styles if style != "baseline"])
+    questions = count_questions([*plan.planned, *plan.dev_planned], settings, ["instruction"])
+    held_out = ", ".join(cluster.label for cluster in plan.split.hold_out.clusters) or "nothing"
+    test_seconds = (before + questions) * prices.question
+    say(f"{plan.recipe.name}: {loaded.name} ({loaded.parameters / 1e6:.0f}M parameters) on {loaded.model.device}")
+    say(f"  held out    {held_out}" + (f": {', '.join(task.name for task in plan.split.test)}" if plan.split.test else ""))
+    if plan.split.in_domain:
+        say(f"  in-domain   {', '.join(task.name for task in plan.split.in_domain)}: test rows of tasks that are trained on")
+    clusters = {task.clusters[0] for task in plan.split.train}
+    say(f"  trains on   {len(plan.split.train)} tasks of {len(clusters)}{' other' if plan.split.test else ''} clusters")
+    say(f"              {ready.per_step * training.steps} examples in {training.steps} steps")
+    announce_training(plan, loaded)
+    for name, reason in plan.split.left_out.items():
+        if reason != "held out":
+            say(f"  left out    {name}: {reason}")
+    say(f"  evaluates   {before} questions before tuning ({', '.join(styles)} prompts) and {questions} after")
+    say(f"  detects     {detects(averaged(plan))}")
+    say(f"  takes       about {clock(prices.training)} to train and {clock(test_seconds)} to evaluate on this machine")
+
+
+def announce_training(plan: Plan, loaded: LoadedModel) -> None:
+    """Say what `auto` has come to: the numbers that training computes in, and whether it changes the embeddings."""
+    training = plan.recipe.training
+    say(f"  computes    in {training.compute_dtype} while training; weights, gradients and optimizer are float32")
+    if training.method == "full" and not training.train_embeddings:
+        share = vocabulary_share(loaded.model)
+        say(f"  keeps       the embeddings as they are: {share:.0%} of the parameters (training.train_embeddings)")
 
 
 @contextmanager

@@ -23,10 +23,9 @@ from flanlab.data.encoding import PromptStyle
 from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
 from flanlab.experiments.evaluate_model import evaluate_model
+from flanlab.experiments.folders import ERROR_FILE, LOG_FILE, RECIPE_FILE, error_of, is_done
 from flanlab.experiments.recipe import Recipe
 from flanlab.experiments.run import counted_seconds, recipe_text, train_recipe
-from flanlab.experiments.run_folder import RECIPE_FILE
-from flanlab.experiments.sweep_file import ERROR_FILE, LOG_FILE, error_of, is_done
 from flanlab.experiments.torchrun import end_with_launcher, launch
 from flanlab.files import alone_in, in_use, write_text
 from flanlab.processes import from_first, is_first, may_tell, together

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,15 @@ from flanlab import __version__
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.planning import EvaluationSettings, PlannedTask
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, Setup
 from flanlab.evaluation.predict import refuse_seen
-from flanlab.evaluation.setup import Setup
 from flanlab.experiments.ablations import make_ablation
 from flanlab.experiments.cells import Cell, Training, changed, with_seeds, with_tasks
 from flanlab.experiments.cost import TokenCosts, count_questions
-from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_mixture, make_plan, plan_test_tasks
+from flanlab.experiments.folders import SWEEP_FILE, CellFacts, SweepFacts, is_done, state_of
+from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_mixture, make_plan
 from flanlab.experiments.run import prompt_styles, scoring_model
 from flanlab.experiments.steps import Step, in_this_process
-from flanlab.experiments.sweep_file import SWEEP_FILE, CellFacts, SweepFacts, is_done, state_of
 from flanlab.files import alone_in, read_json, write_json
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.progress import clock, meter, say
@@ -135,7 +134,8 @@ def plan_sweep(
         for cell in chosen:
             cells[cell.name] = planner.steps(cell)
             bar.advance()
-    read = {task: found.source_hash for rows_of in (plan.train_rows, plan.test_rows) for task, found in rows_of.items()}
+    rows_read = {**plan.train_rows, **{one.task.name: one.rows for one in plan.planned}}
+    read = {task: found.source_hash for task, found in rows_read.items()}
     hashes = {task.name: task.hash for task in plan.split.tasks}
     shaping = affecting(recipe, TRAINING, *PREDICTIONS, RESULTS, ROUNDING)
     content = _key("sweep", recipe.model, shaping, hashes, read)
@@ -188,7 +188,7 @@ class Planner:
         text = recipe.model_dump_json(exclude={"name", "description", "model", "training", "mixture"})
         if text not in self._plans:
             self._plans[text] = make_plan(recipe, self._rows)
-        return self._plans[text].model_copy(update={"recipe": recipe})
+        return replace(self._plans[text], recipe=recipe)
 
     def steps(self, cell: Cell) -> list[Step]:
         """The steps of a cell. Equal steps of different cells are one."""
@@ -231,7 +231,7 @@ class Planner:
         recipe, plan = cell.recipe, self.plan(cell.recipe)
         loaded = self._model(recipe.model)
         tasks = plan.split.in_domain if cell.scope == "held_in" else plan.split.test
-        planned = [one for one in plan_test_tasks(plan) if one.task.name in {task.name for task in tasks}]
+        planned = [one for one in plan.planned if one.task.name in {task.name for task in tasks}]
         seen = cell.scope == "held_in" or recipe.hold_out.overlap == "allow"
         # What the first model has seen. What a cell itself trains on is marked in its results.
         refuse_seen(tasks, loaded.name, loaded.stamp, seen, way=ALLOW_OVERLAP)

@@ -18,8 +18,8 @@ from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments.cells import SEED_MARK
 from flanlab.experiments.claims import Cells, ScoredCell, Verdict, VerdictName, variance_shares
 from flanlab.experiments.claims import claims as test_claims
+from flanlab.experiments.folders import SWEEP_FILE, SweepFacts, read_sweep_facts
 from flanlab.experiments.paper_claims import CLAIMS
-from flanlab.experiments.sweep_file import SWEEP_FILE, SweepFacts, read_sweep_facts
 from flanlab.files import write_json
 from flanlab.report.page import Block, Cell, Figure, Page, Row, Table, Verbatim, plain, text, write_page
 from flanlab.report.plots import Drawing, difference_panel

@@ -8,14 +8,13 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from flanlab.report.classes import classification_blocks
-from flanlab.report.examples import example_sections, records_of
+from flanlab.evaluation.sides import Side
 from flanlab.report.page import Block, Cell, Figure, Group, Page, Row, Table, exact, plain, text, write_page
 from flanlab.report.plots import score_panel
+from flanlab.report.predictions import classification_blocks, example_sections
 from flanlab.report.published import Beside, figures, published
-from flanlab.report.reading import read_run
 from flanlab.report.summary import numbers, summary, verdict
-from flanlab.report.training import learning_blocks, mixture_blocks, note_blocks
+from flanlab.report.training import learning_blocks, mixture_blocks, note_blocks, read_run
 from flanlab.report.views import (
     cluster_lines,
     drawn,
@@ -39,6 +38,7 @@ from flanlab.report.wording import (
     metric_title,
     unknown_models,
 )
+from flanlab.results.files import PREDICTIONS, shard_paths
 from flanlab.results.schema import BEST_ON_DEV, MEAN, Results, TaskFacts
 
 REPORT_FILE = "report.html"
@@ -62,7 +62,9 @@ def write_report(folder: Path, *, examples: bool = True) -> Path:
     run = read_run(folder)
     results = run.results
     shown = results.main_variant
-    records = {name: records_of(folder, shown, name, results) for name in results.tasks}
+    side = Side(folder, shown, results)
+    there = [name for name in results.tasks if shard_paths(folder / PREDICTIONS / shown / name)]
+    records = {name: side.predictions(name) for name in there}
     sections = {
         "Task by task": _tasks(results),
         "Cluster by cluster": _clusters(results),

@@ -1,21 +1,33 @@
-"""Several folders side by side, from their results files alone: a column for each variant, a row for each task."""
+"""Several folders side by side, from their results files alone: a column for each variant, a row for each task.
+
+Folders are those of runs and evaluations, and of sweeps, which give each finished cell.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count, product
+from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from flanlab.errors import FlanlabError
+from flanlab.evaluation.comparison import asked_differently
 from flanlab.evaluation.planning import EvaluationSettings
-from flanlab.evaluation.sides import Side
-from flanlab.report.merged_sources import Source, open_sources
+from flanlab.evaluation.sides import Side, folder_and_variant, one_side, open_sides
+from flanlab.experiments.folders import CellFacts, SweepFacts, read_sweep_facts
+from flanlab.report.sweep import is_sweep
 from flanlab.report.wording import cluster_title, counted, listed, seen_told, some
 from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC, TUNED, Level, Score, TaskFacts
 from flanlab.settings import PROMPT, QUESTIONS, fields_affecting
+
+_EQUAL = " = "
+"""Between names of what is the same."""
 
 
 class Column(BaseModel):
@@ -84,6 +96,30 @@ class Merged(BaseModel):
         for entry in self.scores:
             found.setdefault((entry.score.level, entry.score.name), {})[entry.column] = entry
         return found
+
+
+@dataclass
+class Source:
+    """A side with the places it comes from, each the parts of a path that a cell's name ends.
+
+    Cells share equal work, within a sweep and between sweeps: such a side has several places, and is one column.
+    """
+
+    side: Side
+    folder: str
+    names: list[str] = field(default_factory=list)
+    places: list[tuple[str, ...]] = field(default_factory=list)
+
+    def label(self, sources: Iterable[Source]) -> str:
+        """The end of each of its places, as long as it takes to tell it from the others."""
+        others = [place for other in sources for place in other.places if place not in self.places]
+        ends = []
+        for place in self.places:
+            length = 1
+            while length < len(place) and any(other[-length:] == place[-length:] for other in others):
+                length += 1
+            ends.append("/".join(place[-length:]))
+        return _EQUAL.join(dict.fromkeys(ends))
 
 
 def merge(texts: Sequence[str]) -> Merged:
@@ -169,7 +205,7 @@ def _columns(sources: Sequence[Source], sides: Mapping[str, Side]) -> Iterable[C
             letter=letter,
             label=f"{label}, {variant.title}" if len(side.results.variants) > 1 else label,
             folder=source.folder,
-            name=source.name,
+            name=_EQUAL.join(dict.fromkeys(source.names)),
             variant=side.name,
             # Only a run says what was held out: an evaluation names there what it asked.
             held_out=side.results.hold_out if side.name.startswith(TUNED) else None,
@@ -180,15 +216,10 @@ def _columns(sources: Sequence[Source], sides: Mapping[str, Side]) -> Iterable[C
 
 def _asked_otherwise(side: Side, first: Side) -> dict[str, str]:
     """Seed and settings that differ, by name, with both values."""
-    ours, theirs = side.variant, first.variant
-    found = {} if ours.seed == theirs.seed else {"seed": f"{ours.seed}, in A {theirs.seed}"}
     # Which rows and templates were asked is compared task by task: a task may have no more.
-    for name in fields_affecting(EvaluationSettings, QUESTIONS, PROMPT):
-        here, there = ours.settings.get(name), theirs.settings.get(name)
-        if here != there:
-            said = ["not given" if value is None else value for value in (here, there)]
-            found[name.replace("_", " ")] = f"{said[0]}, in A {said[1]}"
-    return found
+    settings = fields_affecting(EvaluationSettings, QUESTIONS, PROMPT)
+    found = asked_differently(side.variant, first.variant, settings)
+    return {name.replace("_", " "): f"{here}, in A {there}" for name, (here, there) in found.items()}
 
 
 def _differs(name: str, side: Side, first: Side) -> list[str]:
@@ -227,24 +258,20 @@ def _task(name: str, sides: Mapping[str, Side], first: Side) -> list[Entry]:
 
 def _no_average(cluster: str, names: Sequence[str], sides: Mapping[str, Side]) -> str:
     """Why the columns have no means over the same tasks; empty where they have: results tell the interval of no other mean."""
-    others: list[str] = []
-    lacking: dict[str, list[str]] = {}
-    in_domain: dict[str, list[str]] = {}
+    told: dict[tuple[str, str, str], list[str]] = {}
     for letter, side in sides.items():
         own = set(side.results.clusters.get(cluster, ()))
-        if apart := [name for name in names if name in side.results.in_domain and name not in own]:
-            in_domain.setdefault(some(apart), []).append(letter)
-        elif missing := [name for name in names if name not in own]:
-            lacking.setdefault(some(missing), []).append(letter)
+        missing = [name for name in names if name not in own]
+        if apart := [name for name in missing if name in side.results.in_domain]:
+            told.setdefault(("has", "have", f"{some(apart)} in-domain"), []).append(letter)
+        elif missing:
+            told.setdefault(("lacks", "lack", some(missing)), []).append(letter)
         elif own != set(names):
-            others.append(letter)
-    told = [f"{listed(letters)} {'lacks' if len(letters) == 1 else 'lack'} {missing}" for missing, letters in lacking.items()]
-    told += [
-        f"{listed(letters)} {'has' if len(letters) == 1 else 'have'} {tasks} in-domain" for tasks, letters in in_domain.items()
+            told.setdefault(("counts", "count", "further tasks to this cluster"), []).append(letter)
+    reasons = [
+        f"{listed(letters)} {verb if len(letters) == 1 else verbs} {what}" for (verb, verbs, what), letters in told.items()
     ]
-    if others:
-        told.append(f"{listed(others)} {'counts' if len(others) == 1 else 'count'} further tasks to this cluster")
-    return f"no average, since not all columns have the same tasks: {'; '.join(told)}" if told else ""
+    return f"no average, since not all columns have the same tasks: {'; '.join(reasons)}" if told else ""
 
 
 def _means(sides: Mapping[str, Side], tasks: Iterable[Sequence[Entry]], level: Level, name: str | None) -> list[Entry]:
@@ -263,3 +290,48 @@ def _means(sides: Mapping[str, Side], tasks: Iterable[Sequence[Entry]], level: L
             )
         )
     return found
+
+
+def open_sources(texts: Sequence[str]) -> tuple[list[Source], list[str]]:
+    """Read folders: each variant of a run or an evaluation, and of every finished cell of a sweep.
+
+    Args:
+        texts: `folder`, for all its variants, or `folder:variant`.
+
+    Returns:
+        The sources, each side once; and a sentence for each sweep that has cells which are not done.
+
+    Raises:
+        FlanlabError: results are missing, damaged or too old, there is no such variant, or no cell of a sweep is done.
+    """
+    found: dict[tuple[Path, str], Source] = {}
+    left_out: list[str] = []
+    for folder, variant in map(folder_and_variant, texts):
+        sweep = read_sweep_facts(folder) if is_sweep(folder) else None
+        cells: list[CellFacts | None] = [None]
+        if sweep is not None:
+            cells = list(_done(folder, variant, sweep))
+            if missing := len(sweep.cells) - len(cells):
+                verb = "is" if missing == 1 else "are"
+                left_out.append(f"{counted(missing, 'cell')} of {len(sweep.cells)} in {folder} {verb} not done and left out.")
+        for cell in cells:
+            opened = open_sides(folder / cell.folder if cell else folder)
+            for side in [one_side(opened, variant)] if variant else opened.values():
+                shown = os.path.normpath(folder / cell.folder) if cell else str(folder)
+                source = found.setdefault((side.folder.resolve(), side.name), Source(side, shown))
+                source.names.append(f"{sweep.title}: {cell.title}" if sweep and cell else side.results.name)
+                source.places.append((*folder.resolve().parts[1:], *([cell.name] if cell else [])))
+    return list(found.values()), left_out
+
+
+def _done(folder: Path, variant: str, sweep: SweepFacts) -> list[CellFacts]:
+    """The finished cells of a sweep."""
+    if variant:
+        raise FlanlabError(
+            f"{folder}: is the folder of a sweep, whose cells have variants of their own.",
+            hint=f"Name it without :{variant}, or name a folder of one cell's results with it.",
+        )
+    done = [cell for cell in sweep.cells if cell.state == "done"]
+    if not done:
+        raise FlanlabError(f"{folder}: no cell of the sweep is done yet.", hint="Go on with `flan ablate`, or leave it out.")
+    return done

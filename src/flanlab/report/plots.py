@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
-from flanlab.report.reading import TrainingStep
 from flanlab.report.wording import count, number, signed
 from flanlab.results.schema import Score
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes._secondary_axes import SecondaryAxis
     from matplotlib.figure import Figure
 
+    from flanlab.report.training import TrainingStep
     from flanlab.report.views import Line
 
 # matplotlib knows no CSS: it draws in these colours, which stand for a variable each.

@@ -12,8 +12,7 @@ import pyarrow as pa
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.comparison import compare_sides
 from flanlab.evaluation.sides import open_side
-from flanlab.results.files import difference_table, read_results, score_table
-from flanlab.results.predictions import PREDICTIONS, read_predictions
+from flanlab.results.files import PREDICTIONS, difference_table, read_predictions, read_results, score_table
 from flanlab.results.schema import Results
 from flanlab.results.table import Table
 

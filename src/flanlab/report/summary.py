@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flanlab.report.page import Cell
-from flanlab.report.reading import RunFiles
+from flanlab.report.training import RunFiles
 from flanlab.report.views import Line, clear, headlines, is_mixed, line_of
 from flanlab.report.wording import (
     amount,

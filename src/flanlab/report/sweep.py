@@ -9,10 +9,9 @@ from statistics import fmean
 
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.comparison import compare_sides
-from flanlab.evaluation.seeds import results_over_seeds
-from flanlab.evaluation.sides import Side
+from flanlab.evaluation.sides import Side, results_over_seeds
 from flanlab.experiments.cells import SEED_MARK
-from flanlab.experiments.sweep_file import SWEEP_FILE, CellFacts, SweepFacts, read_sweep_facts
+from flanlab.experiments.folders import SWEEP_FILE, CellFacts, SweepFacts, read_sweep_facts
 from flanlab.report.comparison import outcomes
 from flanlab.report.wording import counted, interval_told, listed, signed
 from flanlab.results.files import read_results

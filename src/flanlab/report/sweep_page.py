@@ -11,10 +11,9 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
-from flanlab.evaluation.seeds import variance_told
+from flanlab.evaluation.sides import variance_told
 from flanlab.experiments.cells import SEED_MARK, Panel, Series
-from flanlab.experiments.run_folder import seconds_of
-from flanlab.experiments.sweep_file import LOG_FILE, CellFacts
+from flanlab.experiments.folders import LOG_FILE, CellFacts, seconds_of
 from flanlab.files import write_text
 from flanlab.progress import clock
 from flanlab.report.comparison import outcomes

@@ -1,21 +1,110 @@
-"""What a report tells of a run beside its scores: how it was trained, on what, by which recipe and versions."""
+"""What a report tells of a run beside its scores: how it was trained, on what, by which recipe and versions.
+
+The files of the run folder are read and checked first, so that the rest of the report need not doubt them.
+"""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, RootModel
+
+from flanlab.errors import FlanlabError
+from flanlab.files import read_json
 from flanlab.progress import clock
 from flanlab.report.page import Block, Cell, Facts, Figure, Group, Items, Key, Row, Table, Verbatim, exact, plain, text
 from flanlab.report.plots import Curve, dev_curves, learning_curve, line_panel, running_mean, window
-from flanlab.report.reading import MixtureCard, MixtureTask, RunFiles
 from flanlab.report.views import score_cell
 from flanlab.report.wording import cluster_title, count, counted, listed
-from flanlab.results.schema import MAIN_METRIC, MEAN, TUNED, Level, Results, Score, kept_step
+from flanlab.results.files import parse, read_results
+from flanlab.results.schema import MAIN_METRIC, MEAN, TUNED, Level, Number, Results, Score, kept_step
+from flanlab.settings import flattened
 
 _KINDS: Mapping[str, Sequence[Level]] = {"zero-shot": ("clusters", "tasks"), "in-domain": ("in_domain",)}
 """Means of each kind of tasks, the first that there is."""
+
+
+class MixtureTask(BaseModel):
+    """What training reads of one task."""
+
+    cluster: str
+    rows: int
+    epochs: Number
+    examples: int
+    tokens: int
+    target_tokens: int
+    shortened: int
+    dropped: dict[str, int]
+
+
+class MixtureCard(BaseModel):
+    """mixture.json."""
+
+    planned_examples: int
+    measured_examples: int
+    tasks: dict[str, MixtureTask]
+
+
+class TrainingStep(BaseModel):
+    """One line of training/log.jsonl; the loss is natural-log, per target token."""
+
+    step: int
+    loss: Number
+    examples: int
+    tokens: int
+    target_tokens: int
+    seconds: Number
+    dev_loss: dict[str, Number] = {}
+    """By cluster, of the dev rows of the training tasks; empty for a step after which none was measured."""
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a report is made from, except predictions; None or empty is what an evaluation alone does not have."""
+
+    folder: Path
+    results: Results
+    mixture: MixtureCard | None
+    facts: Mapping[str, Any]
+    recipe: str | None
+    steps: list[TrainingStep]
+
+
+def read_run(folder: Path) -> RunFiles:
+    """Read a run folder.
+
+    Raises:
+        FlanlabError: results.json is missing, or a file is damaged.
+    """
+    mixture, facts = folder / "mixture.json", folder / "run.json"
+    recipe = folder / "recipe.yaml"
+    return RunFiles(
+        folder,
+        read_results(folder),
+        parse(MixtureCard, mixture, read_json(mixture)) if mixture.exists() else None,
+        parse(RootModel[dict[str, Any]], facts, read_json(facts)).root if facts.exists() else {},
+        recipe.read_text(encoding="utf-8", errors="replace") if recipe.exists() else None,
+        _read_log(folder / "training" / "log.jsonl"),
+    )
+
+
+def _read_log(path: Path) -> list[TrainingStep]:
+    if not path.exists():
+        return []
+    steps = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            steps.append(TrainingStep.model_validate(json.loads(line)))
+        except ValueError as error:
+            raise FlanlabError(
+                f"{path}, line {number}: is damaged.", hint="Delete the file: the report then leaves the curve out."
+            ) from error
+    return steps
 
 
 def learning_blocks(run: RunFiles) -> Iterable[Block]:
@@ -132,7 +221,8 @@ def note_blocks(run: RunFiles) -> Iterable[Block]:
     told = "The column note of scores.parquet says which."
     if lines := [*results.notes, *(f"{counted(times, 'interval')}: {one}. {told}" for one, times in cautions.most_common())]:
         yield Items(lines)
-    facts = dict(_flattened({name: value for name, value in run.facts.items() if name != "tasks"}))
+    known = flattened({name: value for name, value in run.facts.items() if name != "tasks"})
+    facts = {name.replace(".", " "): "not installed" if value is None else str(value) for name, value in known.items()}
     if facts and results.seconds is not None:
         facts["time of the whole run"] = clock(results.seconds)
     if facts:
@@ -146,12 +236,3 @@ def note_blocks(run: RunFiles) -> Iterable[Block]:
         yield Group(f"Hashes of {counted(len(tasks), 'task')} and their rows", [Facts(hashes)], "fold")
     if run.recipe:
         yield Group("The recipe", [Verbatim(run.recipe)], "fold")
-
-
-def _flattened(facts: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    """Facts of run.json as name and value, nested names joined by spaces."""
-    for name, value in facts.items():
-        if isinstance(value, Mapping):
-            yield from _flattened(value, f"{prefix}{name} ")
-        else:
-            yield f"{prefix}{name}", "not installed" if value is None else str(value)

@@ -61,10 +61,9 @@ def titles(results: Results) -> dict[str, str]:
     return {name: variant.title for name, variant in results.variants.items()}
 
 
-def seen_by(results: Results, names: Iterable[str] | None = None) -> str:
-    """The sides of a comparison whose model has seen any of the tasks (all tasks, where none are named): A, or A and B."""
-    names = set(results.tasks if names is None else names)
-    return listed([side.upper() for side in results.variants if names & set(results.seen_tasks(side))])
+def seen_by(results: Results, tasks: Iterable[str]) -> str:
+    """The sides of a comparison whose model has seen any of these tasks: A, or A and B."""
+    return listed([side.upper() for side in results.variants if {*tasks} & {*results.seen_tasks(side)}])
 
 
 def line_of(results: Results, level: Level, key: str, metric: str, title: str) -> Line:

@@ -1,4 +1,7 @@
-"""The files of results: `results.json`, the one truth, and `scores.parquet`, its score table for other programs."""
+"""The files of results: `results.json`, the one truth; `scores.parquet`, its score table for other programs; and predictions.
+
+Predictions are saved as one row for each question, in Parquet files that are written whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
 from flanlab.errors import FlanlabError
-from flanlab.files import new_file, read_json, write_text
+from flanlab.files import new_file, read_json, reading, write_text
 from flanlab.results.schema import FORMAT, Difference, Results, Score
 from flanlab.yaml_files import faults_in_words
 
@@ -25,6 +28,37 @@ _FIRST_COLUMNS = ("task", "subtask", "cluster", "level", "variant", "metric")
 _ARROW_TYPES = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
 _ASKED_COLUMNS = ("title", "model", "identity", "parameters", "dtype", "stamped", "scoring", "style", "seed")
 """What is told of the variant in every row; its settings follow, a column each."""
+PREDICTIONS = "predictions"
+"""Folder of predictions within that of a run or an evaluation: `predictions/<variant>/<task>`."""
+PREDICTION_SCHEMA = pa.schema(
+    [
+        ("task", pa.string()),
+        ("template", pa.int32()),
+        ("row", pa.int32()),
+        ("group", pa.string()),
+        ("prompt", pa.string()),
+        ("options", pa.list_(pa.string())),
+        ("own_options", pa.list_(pa.string())),
+        ("option_scores", pa.list_(pa.float64())),
+        ("option_scores_without_end", pa.list_(pa.float64())),
+        ("option_scores_alone", pa.list_(pa.float64())),
+        ("option_scores_alone_without_end", pa.list_(pa.float64())),
+        ("option_tokens", pa.list_(pa.int32())),
+        ("answer", pa.int32()),
+        ("references", pa.list_(pa.string())),
+        ("exemplars", pa.list_(pa.int32())),
+        ("gold_value", pa.float64()),
+        ("generated", pa.string()),
+        ("shortened", pa.bool_()),
+    ]
+)
+"""One prediction. Scores are natural-log probabilities, options in the task's own order; `options` are in the template's
+words, `own_options` the same in the task's. Scores "alone" are after a prompt that asks nothing (`evaluation.predict`),
+null where the settings do without PMI. `option_tokens` counts end tokens. `answer` is the position of the right option that is
+trained on, null for generation; `references` are all right options, or all right texts; `exemplars` are train rows of
+`Task.exemplar_source`. `generated` is null where nothing was generated, `group` and `gold_value` where the task has none."""
+READ_AGAIN = "Delete the file and run the command that wrote it again: it computes just that shard."
+"""What to do about a damaged file."""
 
 
 def write_results(results: Results, folder: Path) -> None:
@@ -125,3 +159,36 @@ def _plain(value: Any) -> Any:
 def _lines(rows: Iterable[BaseModel]) -> str:
     texts = [f"  {json.dumps(row.model_dump(mode='json', exclude_none=True), ensure_ascii=False)}" for row in rows]
     return ",\n".join(texts) + "\n" if texts else ""
+
+
+def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """One file of predictions, or some of its columns.
+
+    Raises:
+        FlanlabError: the file is damaged.
+    """
+    # pyarrow's `read_table` would import pyarrow.dataset, which takes longer than reading.
+    with reading(path, READ_AGAIN), pq.ParquetFile(path) as file:
+        return file.read(columns, use_threads=False)
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The files of a task's predictions, in order; none if the folder is missing."""
+    return sorted(folder.glob("shard-*.parquet"))
+
+
+def read_predictions(folder: Path) -> pa.Table:
+    """All predictions of one task.
+
+    Raises:
+        FlanlabError: none are there, or a file is damaged.
+    """
+    shards = shard_paths(folder)
+    if not shards:
+        raise FlanlabError(f"{folder}: holds no predictions.", hint="Run the evaluation first.")
+    tables = [read_shard(shard).replace_schema_metadata(None) for shard in shards]
+    try:
+        return pa.concat_tables(tables)
+    except pa.ArrowException as error:
+        other = next(shard for shard, table in zip(shards, tables, strict=True) if not table.schema.equals(PREDICTION_SCHEMA))
+        raise FlanlabError(f"{other}: does not have the columns of predictions.", hint=READ_AGAIN) from error

@@ -1,4 +1,4 @@
-"""Scores of one task as a grid of templates and units, and each cell's contribution to the score.
+"""Metrics, and scores of one task as a grid of templates and units, with each cell's contribution to the score.
 
 For most metrics the statistics of rows add up: the score of one prediction, or counts, and a function of their sum. Kept this
 way, any resampling of rows is a weighted sum, so intervals need no prediction to be looked at again. Rows that belong together
@@ -43,6 +43,29 @@ class Metric:
             return self.combine(weights @ statistics)
         assert self.weighted is not None
         return self.weighted(weights, statistics)
+
+
+def summed_metric(
+    name: str,
+    title: str,
+    definition: str,
+    statistics: Callable[[Prediction], Sequence[float]],
+    combine: Callable[[Floats], Floats],
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> Metric:
+    """A metric whose rows' statistics add up; `combine` takes sums [..., k] to scores [...]."""
+    return Metric(name, title, definition, lambda unit: np.sum([statistics(row) for row in unit], axis=0), combine, bounds)
+
+
+def mean_metric(name: str, title: str, definition: str, score: Callable[[Prediction], float]) -> Metric:
+    """The mean of a score over rows."""
+    return summed_metric(name, title, definition, lambda row: (score(row), 1.0), lambda sums: ratio(sums[..., 0], sums[..., 1]))
+
+
+def ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """Element by element; 0 where the denominator is 0, as scikit-learn has it for a score that is not defined."""
+    result: Floats = np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+    return result
 
 
 @dataclass(frozen=True)

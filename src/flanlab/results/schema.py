@@ -212,7 +212,7 @@ class TaskFacts(_Frozen):
     hashes: Hashes | None = None
     content: dict[str, Any] = {}
     """What of the task's file shapes questions and answers (templates, fields, options, ...), as it was when they were asked;
-    empty in results of earlier versions."""
+    empty in a comparison."""
     best_on_dev: dict[str, BestTemplate] | None = None
     """By variant. Empty where the task has no dev split; None where it was not asked for."""
     in_domain: bool = False
@@ -229,7 +229,7 @@ class TaskFacts(_Frozen):
 
     @property
     def prompts(self) -> dict[int, str]:
-        """The templates' words by their numbers; empty in results of earlier versions."""
+        """The templates' words by their numbers; empty in a comparison."""
         return {number: template["prompt"] for number, template in enumerate(self.content.get("templates", ()), start=1)}
 
     @property

@@ -44,15 +44,14 @@ class Uncertain:
     """A number with its uncertainty, in the metric's unit.
 
     `low` and `high` bound the 95 % interval, `standard_error` has `freedom` degrees of freedom; all four are NaN where they
-    cannot be estimated, and `note` says why. `method` names the interval; `bounds` are the lowest and the highest there can be;
-    `units` counts the rows or groups. `variance` has the parts that means are made of.
+    cannot be estimated, and `note` says why. `bounds` are the lowest and the highest there can be; `units` counts the rows or
+    groups. `variance` has the parts that means are made of.
     """
 
     low: float = _NAN
     high: float = _NAN
     standard_error: float = _NAN
     freedom: float = _NAN
-    method: str = "none"
     bounds: tuple[float, float]
     units: int
     variance: Variance
@@ -313,9 +312,7 @@ def _bounded(mean: float, variance: Variance, bounds: tuple[float, float], units
     width = bounds[1] - bounds[0]
     share = min(max((mean - bounds[0]) / width, 0.0), 1.0)
     found = bounded_interval(share, whole / width**2, freedom, units)
-    return Estimate(
-        mean=mean, method="wilson", bounds=bounds, units=units, variance=variance, **_ends(found, note, width, bounds[0])
-    )
+    return Estimate(mean=mean, bounds=bounds, units=units, variance=variance, **_ends(found, note, width, bounds[0]))
 
 
 def _not_estimated(bounds: tuple[float, float], why: str) -> Difference:
@@ -332,7 +329,7 @@ def difference_of(value: float, variance: Variance, bounds: tuple[float, float],
     found = difference_interval(value / width, whole / width**2, freedom, units)
     ends = _ends(found, note, width)
     p_value = float(difference_p_value(value, ends["standard_error"], found.freedom))
-    return Difference(difference=value, p_value=p_value, method="t", bounds=bounds, units=units, variance=variance, **ends)
+    return Difference(difference=value, p_value=p_value, bounds=bounds, units=units, variance=variance, **ends)
 
 
 def _paired_binary(wins: int, losses: int, variance: Variance, units: int, note: str) -> Difference:
@@ -340,7 +337,6 @@ def _paired_binary(wins: int, losses: int, variance: Variance, units: int, note:
     return Difference(
         difference=(wins - losses) / units,
         p_value=float(paired_binary_p_value(wins, losses)),
-        method="tango",
         bounds=(-1.0, 1.0),
         units=units,
         variance=variance,

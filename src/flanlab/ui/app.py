@@ -25,8 +25,7 @@ from starlette.staticfiles import StaticFiles
 
 from flanlab.errors import FlanlabError, one_line
 from flanlab.ui import editor_tab, results_tab, tasks_tab, try_tab
-from flanlab.ui.pages import Page, show
-from flanlab.ui.workplace import Workplace, short
+from flanlab.ui.workplace import Page, Workplace, short, show
 
 HOST = "127.0.0.1"
 _MOST_BYTES = 8_000_000

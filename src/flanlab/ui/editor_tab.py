@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flanlab.data.encoding import TextEncoder
 from flanlab.data.lint import lint_task
 from flanlab.data.lint_sample import Finding
-from flanlab.data.rendering import render
 from flanlab.data.sources import Rows
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, plan_task
-from flanlab.evaluation.questions import ask, refuse_failed
-from flanlab.evaluation.setup import Setup
+from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, Setup, plan_task
+from flanlab.evaluation.predict import predict_pairs
 from flanlab.models.answering import Model
 from flanlab.tasks.schema import Task
 from flanlab.ui.edits import edited, lies_in, metadata_of, save, without_template
-from flanlab.ui.pages import show
 from flanlab.ui.predictions import Answered, answered
-from flanlab.ui.tasks_tab import chosen_row
-from flanlab.ui.workplace import Workplace, number_in, splits_of
+from flanlab.ui.tasks_tab import Rendered, chosen_row, rendered
+from flanlab.ui.workplace import Workplace, number_in, show, splits_of
 
 PREVIEWED_ROWS = 3
 LINTED_ROWS = 200
@@ -30,39 +27,19 @@ LINTED_ROWS = 200
 SCORED_ROWS = 20
 
 
-@dataclass(frozen=True)
-class Preview:
-    """One row through the template that is being written, or why it cannot be."""
-
-    row: int
-    prompt: str = ""
-    target: str = ""
-    prompt_tokens: int | None = None
-    target_tokens: int | None = None
-    fault: FlanlabError | None = None
-
-
-def previews(task: Task, number: int, rows: Rows, first: int, encoder: TextEncoder | None) -> list[Preview]:
-    """Some rows through one template, with OPTIONS in the task's own order; tokens are counted where there is an encoder.
+def previews(task: Task, number: int, rows: Rows, first: int, encoder: TextEncoder | None) -> list[Rendered]:
+    """Some rows through one template; tokens are counted where there is an encoder.
 
     Raises:
         FlanlabError: there is no row `first`.
     """
     chosen_row(task, rows, first)
-    shown = []
-    for index in range(first, min(first + PREVIEWED_ROWS, len(rows))):
-        try:
-            row = chosen_row(task, rows, index)
-            example = render(task, number, row, range(len(row.options)))
-        except FlanlabError as error:
-            shown.append(Preview(index, fault=error))
-            continue
-        tokens: tuple[int | None, int | None] = (None, None)
-        if encoder is not None:
-            prompt, target = encoder.encode_pair(example.prompt, example.target)
-            tokens = len(prompt), len(target)
-        shown.append(Preview(index, example.prompt, example.target, *tokens))
-    return shown
+    shown = [rendered(task, number, rows, index) for index in range(first, min(first + PREVIEWED_ROWS, len(rows)))]
+    if encoder is None:
+        return shown
+    return [
+        one if one.fault else replace(one, tokens=list(map(len, encoder.encode_pair(one.prompt, one.target)))) for one in shown
+    ]
 
 
 def findings(task: Task, number: int, split: str, rows: Rows, encoder: TextEncoder | None) -> list[Finding]:
@@ -80,24 +57,9 @@ def answers(model: Model, task: Task, number: int, rows: Rows, chosen: Sequence[
         FlanlabError: a row that cannot be rendered, or a model that computes no number.
     """
     settings = EvaluationSettings(pmi=False)
-    own = PlannedTask(task, rows, [(row, number) for row in chosen])
-    asked = [ask(Setup(model, settings), own, row, number) for row in chosen]
-    replies = dict(model.answer(asked, settings.token_budget))
-    refuse_failed(task, asked, replies)
-    found = []
-    for place, one in enumerate(asked):
-        reply, example = replies[place], one.example
-        prediction = {
-            "template": number,
-            "row": example.row,
-            "prompt": example.prompt,
-            "options": example.options,
-            "option_scores": reply.scores,
-            "references": example.references,
-            "generated": reply.text,
-        }
-        found.append(answered(prediction, task.metrics))
-    return found
+    pairs = [(row, number) for row in chosen]
+    found = predict_pairs(Setup(model, settings), PlannedTask(task, rows, pairs), pairs).to_pylist()
+    return [answered(prediction, task.metrics) for prediction in found]
 
 
 def score_versions(model: Model, before: Task, task: Task, number: int, rows: Rows) -> list[tuple[Answered | None, Answered]]:

@@ -23,8 +23,8 @@ from flanlab.evaluation.metrics.options import with_counted_scores
 from flanlab.files import reading
 from flanlab.report.predictions import RankedOption, is_right, ranked_options, which_are_right
 from flanlab.report.run import Run
+from flanlab.results.files import PREDICTION_SCHEMA, PREDICTIONS, READ_AGAIN, read_shard, shard_paths
 from flanlab.results.grids import Prediction
-from flanlab.results.predictions import PREDICTION_SCHEMA, PREDICTIONS, READ_AGAIN, read_shard, shard_paths
 
 _OUTCOME = ["template", "row", "options", "references", "generated"]
 """What tells, with an option's scores, whether a prediction is right."""

@@ -9,9 +9,8 @@ from flanlab.errors import FlanlabError
 from flanlab.report.run import Run, compare
 from flanlab.report.wording import MEAN_OVER_CLUSTERS, headline_metrics, metric_title
 from flanlab.results.schema import IN_DOMAIN, MAIN_METRIC, MEAN, SEEN, Difference, Level, Results, Score
-from flanlab.ui.pages import show
 from flanlab.ui.predictions import Index, index_of, matching, read
-from flanlab.ui.workplace import Workplace, number_in
+from flanlab.ui.workplace import Workplace, number_in, show
 
 PAGE = 20
 """Predictions on a page."""

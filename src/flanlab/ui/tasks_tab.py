@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flanlab.data.rendering import BASELINE, PreparedRow, prepare_row, render
@@ -11,19 +11,30 @@ from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.facts import lineage_in_words, origin
 from flanlab.tasks.schema import Task
-from flanlab.ui.pages import show
-from flanlab.ui.workplace import Workplace, number_in, splits_of
+from flanlab.ui.workplace import Workplace, number_in, show, splits_of
 
 
 @dataclass(frozen=True)
-class ShownTemplate:
-    """A row seen through a template, or why it cannot be."""
+class Rendered:
+    """A row seen through a template, with OPTIONS in the task's own order; or why it cannot be."""
 
-    number: int
-    title: str
+    row: int
+    template: int
     prompt: str = ""
     target: str = ""
     fault: FlanlabError | None = None
+    tokens: Sequence[int] = ()
+    """Of prompt and target, where they were counted."""
+
+
+def rendered(task: Task, template: int, rows: Rows, row: int) -> Rendered:
+    """One row through one template."""
+    try:
+        prepared = chosen_row(task, rows, row)
+        example = render(task, template, prepared, range(len(prepared.options)))
+    except FlanlabError as error:
+        return Rendered(row, template, fault=error)
+    return Rendered(row, template, example.prompt, example.target)
 
 
 def search(tasks: Iterable[Task], text: str = "", cluster: str = "") -> list[Task]:
@@ -37,19 +48,10 @@ def search(tasks: Iterable[Task], text: str = "", cluster: str = "") -> list[Tas
     return sorted(found, key=lambda task: (task.clusters[0], task.name))
 
 
-def through_all_templates(task: Task, row: PreparedRow) -> list[ShownTemplate]:
-    """A row through each template, and the baseline prompt; OPTIONS stand in the task's own order."""
-    numbered = [(number, f"Template {number}, {one.direction}") for number, one in enumerate(task.templates, start=1)]
-    if task.baseline is not None:
-        numbered.append((BASELINE, "Baseline, for untuned models"))
-    shown = []
-    for number, title in numbered:
-        try:
-            example = render(task, number, row, range(len(row.options)))
-            shown.append(ShownTemplate(number, title, example.prompt, example.target))
-        except FlanlabError as error:
-            shown.append(ShownTemplate(number, title, fault=error))
-    return shown
+def through_all_templates(task: Task, rows: Rows, row: int) -> list[Rendered]:
+    """A row through each template, and the baseline prompt if there is one."""
+    numbers = [*range(1, len(task.templates) + 1), *([] if task.baseline is None else [BASELINE])]
+    return [rendered(task, number, rows, row) for number in numbers]
 
 
 def chosen_row(task: Task, rows: Rows, number: int) -> PreparedRow:
@@ -93,9 +95,8 @@ def task_page(workplace: Workplace, fields: Mapping[str, str]) -> str:
     try:
         split, rows = workplace.rows(task, split)
         length = len(rows)
-        row = chosen_row(task, rows, number)
-        columns = {name: row.columns[name] for name in row.columns}
-        shown = through_all_templates(task, row)
+        columns = dict(chosen_row(task, rows, number).columns)
+        shown = through_all_templates(task, rows, number)
     except FlanlabError as error:  # what the task is can be told without its rows
         fault = error
     return show(

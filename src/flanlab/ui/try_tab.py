@@ -12,9 +12,8 @@ from flanlab.data.written_numbers import DECODER, as_json
 from flanlab.errors import FlanlabError
 from flanlab.tasks.schema import Task
 from flanlab.tasks.templating import variables_in
-from flanlab.ui.pages import show
 from flanlab.ui.tasks_tab import chosen_row
-from flanlab.ui.workplace import Workplace, number_in, splits_of
+from flanlab.ui.workplace import Workplace, number_in, show, splits_of
 
 if TYPE_CHECKING:
     from flanlab.experiments.ask import ModelAnswer

@@ -1,19 +1,27 @@
-"""What the tabs share: the tasks, runs and models that the app was started with."""
+"""What the tabs share: the tasks, runs and models that the app was started with, and pages from templates.
+
+Everything put into a page is escaped and shortened.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlencode
+
+from jinja2 import Environment
 
 from flanlab.data.encoding import TextEncoder
 from flanlab.data.reader import RowReader
 from flanlab.data.sources import Rows
 from flanlab.errors import FlanlabError
+from flanlab.report import wording
+from flanlab.report.page import environment
 from flanlab.report.run import Run, open_run
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, known_lineage, load_collections
 from flanlab.tasks.schema import SPLITS, Split, Task
@@ -181,3 +189,33 @@ def short(text: object, limit: int = SHOWN_CHARACTERS) -> str:
         return whole
     half = limit // 2
     return f"{whole[:half]} [... {len(whole) - 2 * half:,} characters more ...] {whole[-half:]}"
+
+
+Page = Callable[[Workplace, Mapping[str, str]], str]
+"""From the fields of a form to HTML; raises FlanlabError."""
+
+
+@cache
+def _environment() -> Environment:
+    found = environment(Path(__file__).parent / "templates")
+    for filter_ in (short, tail, wording.number, wording.signed, wording.count):
+        found.filters[filter_.__name__] = filter_
+    found.globals["link"] = link
+    return found
+
+
+def show(template: str, /, **facts: object) -> str:
+    """Fill in a page or a piece of one."""
+    return _environment().get_template(f"{template}.html.j2").render(**facts)
+
+
+def link(place: str, fields: Mapping[str, object] | None = None, **changes: object) -> str:
+    """An address with a query; fields that are empty are left out."""
+    query = {name: value for name, value in {**(fields or {}), **changes}.items() if value not in ("", None)}
+    return f"{place}?{urlencode(query)}" if query else place
+
+
+def tail(text: object, limit: int = 40) -> str:
+    """A text as it fits into a list of choices: of a long path, the end tells more than the beginning."""
+    whole = str(text)
+    return whole if len(whole) <= limit else f"…{whole[1 - limit :]}"

@@ -1,14 +1,20 @@
-"""From the metrics that a task declares to the metrics that are computed."""
+"""From the metrics that a task declares to the metrics that are computed, and what would be reached without understanding."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from flanlab.evaluation.metrics.answers import (
     NormalForm,
     composed,
+    drop_f1,
+    drop_form,
     exact_match,
+    most_common_form,
     normalize_answer,
     squad_f1,
     squad_form,
@@ -16,19 +22,19 @@ from flanlab.evaluation.metrics.answers import (
     trivia_qa_form,
     valid_answer,
 )
-from flanlab.evaluation.metrics.drop import drop_f1, drop_form
-from flanlab.evaluation.metrics.metric import mean_metric
 from flanlab.evaluation.metrics.numbers import PEARSON, SPEARMAN
 from flanlab.evaluation.metrics.options import (
     ANSWER_PROBABILITY,
     MULTIRC_EXACT_MATCH,
     MULTIRC_F1A,
+    POSITIVE,
     accuracy_metrics,
     chosen_as_text,
     matthews_metric,
+    right_options,
 )
 from flanlab.evaluation.metrics.texts import BLEU_METRIC, bleu_signature, edit_similarity, rouge_metrics, rouge_signature
-from flanlab.results.grids import Metric, Prediction
+from flanlab.results.grids import Metric, Prediction, groups_of, mean_metric
 
 _FORMS: dict[str, tuple[NormalForm, str]] = {
     "f1": (squad_form, "in SQuAD's normal form (no case, punctuation, articles)"),
@@ -38,6 +44,7 @@ _FORMS: dict[str, tuple[NormalForm, str]] = {
 }
 """A declared metric, and what is the same answer for exact match beside it."""
 _KEEPING_MEANING = (normalize_answer, "but for case, punctuation and articles; numbers and formulas keep their signs")
+_WITHOUT_CORRELATION = ("matthews", "pearson", "spearman")
 _VALID_ANSWERS = mean_metric(
     "valid_answers", "valid answers", "Share of generated answers that are one of the options, right or wrong.", valid_answer
 )
@@ -129,3 +136,47 @@ def _exact_match(names: Sequence[str], has_options: bool) -> Metric:
 def _of_chosen_option(metric: Metric) -> Metric:
     """A metric of texts as one of the options ranked first."""
     return replace(metric, statistics=lambda unit: metric.statistics([chosen_as_text(row) for row in unit]))
+
+
+def levels(declared: Sequence[str], metrics: Sequence[str], predictions: Sequence[Prediction]) -> dict[str, dict[str, float]]:
+    """For each metric where it makes sense, its score by chance and for the best single answer, over the rows evaluated.
+
+    Returns:
+        Metric to `chance` (options guessed with equal probability) and `majority` (one answer for all rows).
+    """
+    rows = {prediction["row"]: prediction for prediction in predictions}
+    found: dict[str, dict[str, float]] = {}
+    if next(iter(rows.values()))["options"]:
+        found = _option_levels(rows)
+    else:
+        form = normal_form(declared, has_options=False)
+        found["exact_match"] = {"majority": most_common_form(rows.values(), form) / len(rows)}
+    found |= {metric: {"chance": 0.0, "majority": 0.0} for metric in _WITHOUT_CORRELATION}
+    return {metric: found[metric] for metric in metrics if metric in found}
+
+
+def _option_levels(rows: Mapping[int, Prediction]) -> dict[str, dict[str, float]]:
+    right = {row: right_options(prediction) for row, prediction in rows.items()}
+    chances = {row: len(right[row]) / len(prediction["options"]) for row, prediction in rows.items()}
+    position_counts = Counter(position for positions in right.values() for position in positions)
+    accuracy = {
+        "chance": float(np.mean(list(chances.values()))),
+        "majority": max(position_counts.values()) / len(rows),
+    }
+    ways = ("accuracy", "accuracy_per_token", "accuracy_per_byte", "accuracy_pmi", "exact_match")
+    groups = [[row["row"] for row in group] for group in groups_of(rows.values()).values()]
+    # With a share p of positives, the counts that guessing leads one to expect give F1 = p / (p + 1/2), and the judgement
+    # "right" for all gives 2p / (1 + p).
+    positives = position_counts[POSITIVE] / len(rows)
+    return {
+        **dict.fromkeys(ways, accuracy),
+        "answer_probability": {"chance": accuracy["chance"]},
+        "multirc_f1a": {"chance": positives / (positives + 0.5), "majority": 2 * positives / (1 + positives)},
+        "multirc_exact_match": {
+            "chance": float(np.mean([np.prod([chances[row] for row in group]) for group in groups])),
+            "majority": max(
+                float(np.mean([all(position in right[row] for row in group) for group in groups]))
+                for position in position_counts
+            ),
+        },
+    }

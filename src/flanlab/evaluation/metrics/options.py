@@ -11,8 +11,7 @@ from typing import Literal
 import numpy as np
 
 from flanlab.data.rendering import BASELINE
-from flanlab.evaluation.metrics.metric import mean_metric, ratio, summed_metric
-from flanlab.results.grids import Metric, Prediction
+from flanlab.results.grids import Metric, Prediction, mean_metric, ratio, summed_metric
 from flanlab.results.intervals import Floats
 
 Normalization = Literal["sum", "token", "byte", "pmi"]

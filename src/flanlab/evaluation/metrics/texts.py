@@ -19,8 +19,7 @@ from sacrebleu import __version__ as sacrebleu_version
 from sacrebleu.metrics.bleu import BLEU
 
 from flanlab.evaluation.metrics.answers import composed
-from flanlab.evaluation.metrics.metric import mean_metric, summed_metric
-from flanlab.results.grids import Metric, Prediction
+from flanlab.results.grids import Metric, Prediction, mean_metric, summed_metric
 from flanlab.results.intervals import Floats
 
 _BLEU_ORDERS = 4

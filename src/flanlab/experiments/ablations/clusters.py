@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flanlab.experiments.cells import UNTUNED, Ablation, Comparison, Panel, Series, trained, untuned, whole_numbers
-from flanlab.experiments.cluster_order import training_clusters, training_on
+from flanlab.experiments.cells import (
+    UNTUNED,
+    Ablation,
+    Comparison,
+    Panel,
+    Series,
+    trained,
+    training_clusters,
+    training_on,
+    untuned,
+    whole_numbers,
+)
 from flanlab.experiments.recipe import Plan
 
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from flanlab.errors import FlanlabError
 from flanlab.experiments.ablations import clusters
-from flanlab.experiments.cells import Ablation, changed
-from flanlab.experiments.cluster_order import PAPER_ORDER
+from flanlab.experiments.cells import PAPER_ORDER, Ablation, changed
 from flanlab.experiments.recipe import Plan, divide
 from flanlab.tasks.clusters import Cluster
 
@@ -32,7 +31,7 @@ def ablation(plan: Plan, points: Sequence[str]) -> Ablation:
     held_out = {"clusters": [cluster.value for cluster in _HELD_OUT]}
     exclude = sorted({*plan.recipe.tasks.exclude, *left_out})
     recipe = changed(plan.recipe, hold_out=held_out, tasks={"exclude": exclude})
-    added = clusters.ablation(plan.model_copy(update={"recipe": recipe, "split": divide(recipe)}), points)
+    added = clusters.ablation(replace(plan, recipe=recipe, split=divide(recipe)), points)
     return replace(
         added,
         title="Number of training clusters, as in figure 6",

@@ -5,8 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flanlab.errors import FlanlabError
-from flanlab.experiments.cells import UNTUNED, Ablation, Cell, Comparison, Panel, Series, changed, trained, untuned
-from flanlab.experiments.cluster_order import some_of_each, training_clusters, training_on
+from flanlab.experiments.cells import (
+    UNTUNED,
+    Ablation,
+    Cell,
+    Comparison,
+    Panel,
+    Series,
+    changed,
+    some_of_each,
+    trained,
+    training_clusters,
+    training_on,
+    untuned,
+)
 from flanlab.experiments.recipe import Plan
 
 _TASKS, _TEMPLATES = (1, 2, 4), (1, 4, 10)

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flanlab.experiments.cells import UNTUNED, Ablation, Comparison, Panel, Series, trained, untuned, whole_numbers
-from flanlab.experiments.cluster_order import some_of_each, training_clusters, training_on
+from flanlab.experiments.cells import (
+    UNTUNED,
+    Ablation,
+    Comparison,
+    Panel,
+    Series,
+    some_of_each,
+    trained,
+    training_clusters,
+    training_on,
+    untuned,
+    whole_numbers,
+)
 from flanlab.experiments.recipe import Plan
 
 

@@ -1,4 +1,7 @@
-"""sweep.json: the cells of an ablation with their folders, and how it is drawn. What is done is seen in the folders alone."""
+"""Files of the folders of runs, steps and sweeps, for those who only look what is done, and how long it took.
+
+`sweep.json` holds the cells of an ablation with their folders, and how it is drawn. What is done is seen in the folders alone.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,30 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from flanlab.experiments.cells import Comparison, Panel
-from flanlab.experiments.run_folder import FINISHED_FILE
 from flanlab.files import in_use, read_json
 from flanlab.results.files import RESULTS_FILE, parse
 
+RECIPE_FILE = "recipe.yaml"
+FINISHED_FILE = "finished.json"
+"""In `training`: there once the tuned model is saved."""
+SECONDS_FILE = "seconds.json"
 State = Literal["waiting", "running", "done", "failed"]
 SWEEP_FILE = "sweep.json"
 ERROR_FILE = "error.txt"
 """In the folder of a step: why it failed. It is deleted when the step is tried again."""
 LOG_FILE = "log.txt"
 """In the folder of a step: what it printed, if it ran in processes of its own."""
+
+
+def seconds_of(folder: Path) -> float:
+    """How long the work in a folder took, over all sittings; 0 if it is not known."""
+    path = folder / SECONDS_FILE
+    return float(read_json(path)["seconds"]) if path.is_file() else 0.0
+
+
+def kept_model(folder: Path, step: int) -> Path:
+    """Folder of the model as it was after a step of `training.keep_steps`."""
+    return folder / "models" / f"step-{step}"
 
 
 class CellFacts(BaseModel):
