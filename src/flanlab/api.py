@@ -59,7 +59,7 @@ def load_model(model: Any, tokenizer: Any = None, *, device: str | None = None) 
         26400
     """
     if isinstance(model, str | Path):
-        return load_named_model(str(model), device=device, say=say)
+        return load_named_model(str(model), device=device)
     return wrap_model(model, tokenizer)
 
 
@@ -302,7 +302,7 @@ def mix(
     plan = plan_rows(content, divide(content), RowReader(mirror), skip)
     for name, reason in plan.skipped.items():
         say(f"Warning: {name} is left out. {reason}")
-    encoder = load_encoder(plan.recipe.model, say=say)
+    encoder = load_encoder(plan.recipe.model)
     mixture = make_mixture(plan)
     planned = examples or examples_per_step(mixture, encoder, plan.recipe.training) * plan.recipe.training.steps
     with meter("Measuring the mixture", min(planned, mixture.cycle_length)) as bar:
@@ -368,7 +368,7 @@ def power(
     known = components_for([one.task for one in asked], [str(place) for place in places])
     if detect is None:
         return detectable_table(asked, known, seeds)
-    loaded = load_named_model(plan.recipe.model, say=say)
+    loaded = load_named_model(plan.recipe.model)
     scored = scoring_model(loaded, plan.recipe.evaluation.dtype)
     styles = prompt_styles(loaded, [one.task for one in planned])
     return cheapest_designs(asked, known, detect, run_prices(plan, loaded, scored, planned, styles))
