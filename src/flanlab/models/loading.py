@@ -107,7 +107,6 @@ def load_model(
     *,
     device: str | None = None,
     dtype: Dtype = "auto",
-    revision: str | None = None,
 ) -> LoadedModel:
     """Load a language model: a built-in one, a folder (full weights or an adapter), a GGUF file, or a Hub id.
 
@@ -133,8 +132,8 @@ def load_model(
     stamp = read_stamp(folder) if folder else None
     rounded = dtype == "bfloat16" or (dtype == "auto" and device.startswith("cuda"))
     with explained(f"The model {name} could not be loaded", model_hint(name)):
-        model = _read_weights(source, revision, torch.bfloat16 if rounded else torch.float32)
-        tokenizer = _read_tokenizer(source, revision)
+        model = _read_weights(source, torch.bfloat16 if rounded else torch.float32)
+        tokenizer = _read_tokenizer(source)
     return _ready(model.to(device), tokenizer, name, folder, stamp)
 
 
@@ -223,7 +222,7 @@ def _without_private(content: Any) -> Any:
 def load_encoder(name: str) -> TextEncoder:
     """Only a model's tokenizer, for work that needs no weights."""
     with explained(f"The tokenizer of {name} could not be loaded", model_hint(name)):
-        tokenizer = _read_tokenizer(source_of(name), None)
+        tokenizer = _read_tokenizer(source_of(name))
     return _encoder(tokenizer, config_if_any(name), generation_config_if_any(name))
 
 
@@ -244,21 +243,21 @@ def _encoder(
     return SeparateTextEncoder(tokenizer, start, ends)
 
 
-def _read_tokenizer(source: str, revision: str | None) -> PreTrainedTokenizerBase:
+def _read_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or Hub id. For an adapter without one, its base's, as is usual with peft."""
     base = base_of(Path(source))
     if base is not None and not any((Path(source) / file).is_file() for file in _TOKENIZER_FILES):
-        return _read_tokenizer(source_of(base), None)
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+        return _read_tokenizer(source_of(base))
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     return tokenizer
 
 
-def _read_weights(source: str, revision: str | None, dtype: torch.dtype) -> Any:
+def _read_weights(source: str, dtype: torch.dtype) -> Any:
     """The model of a folder or Hub id. An adapter is merged into its base, which may be an adapter too."""
     base = base_of(Path(source))
     if base is None:
-        return _read_whole_model(source, revision, dtype)
-    model = _read_weights(source_of(base), revision, dtype)
+        return _read_whole_model(source, dtype)
+    model = _read_weights(source_of(base), dtype)
     if soft_prompt_of(model) is not None:
         raise FlanlabError(
             f"{source} is an adapter of {base}, which is a soft prompt.", hint="Use an adapter whose base is a whole model."
@@ -301,8 +300,8 @@ def _make_room(model: Any, adapter: Path) -> None:
         model.resize_token_embeddings(max(rows), mean_resizing=False)
 
 
-def _read_whole_model(source: str, revision: str | None, dtype: torch.dtype) -> Any:
-    config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+def _read_whole_model(source: str, dtype: torch.dtype) -> Any:
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     if config.is_encoder_decoder and type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
         raise FlanlabError(
             f"The model {source} ({config.model_type}) has an encoder and a decoder, but is not a text-to-text model.",
@@ -313,7 +312,6 @@ def _read_whole_model(source: str, revision: str | None, dtype: torch.dtype) -> 
         model_and_report: Any = kind.from_pretrained(
             source,
             output_loading_info=True,
-            revision=revision,
             dtype=dtype,
             **attention,
             use_safetensors=True,

@@ -43,13 +43,8 @@ class TokenAnswer:
     """The same without the end token."""
     generated: list[int]
     """Greedily generated tokens, without the stop token."""
-    unsound: bool = False
-    """Whether a token was generated from NaN logits."""
-
-    @property
-    def failed(self) -> bool:
-        """Whether something computed for this answer is NaN."""
-        return self.unsound or not all(map(math.isfinite, self.scores))
+    failed: bool
+    """Whether something computed for this answer is NaN or infinity: a score, or the logits that a token was generated from."""
 
 
 def answer_questions(
@@ -169,8 +164,9 @@ def token_answers(
     answers = []
     for number, (question, tokens) in enumerate(zip(questions, generated, strict=True)):
         own = [next(of_options) for _ in question.options]
-        without_end = [math.fsum(each[:-1]) for each in own]
-        answers.append(TokenAnswer([math.fsum(each) for each in own], without_end, tokens, number in unsound))
+        sums = [sum(each) for each in own]
+        failed = number in unsound or not all(map(math.isfinite, sums))
+        answers.append(TokenAnswer(sums, [sum(each[:-1]) for each in own], tokens, failed))
     return answers
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from flanlab.data.encoding import TextEncoder
 from flanlab.data.mixture import EncodedExample, Mixture, MixtureSettings
@@ -32,9 +33,9 @@ def steps_of_examples(
         FlanlabError: a row cannot be rendered. The error is the same from a worker as from this process.
     """
     loader: DataLoader[list[EncodedExample] | FlanlabError] = DataLoader(
-        _Steps(mixture, encoder, per_step),
+        range(first, last),  # type: ignore[arg-type]
         batch_size=None,
-        sampler=range(first, last),
+        collate_fn=partial(_examples_of, mixture, encoder, per_step),
         num_workers=workers,
         prefetch_factor=_STEPS_AHEAD if workers else None,
         worker_init_fn=settle_worker,
@@ -61,19 +62,13 @@ def settle_worker(_: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-class _Steps(Dataset[list[EncodedExample] | FlanlabError]):
-    def __init__(self, mixture: Mixture, encoder: TextEncoder, per_step: int) -> None:
-        self._mixture = mixture
-        self._encoder = encoder
-        self._per_step = per_step
-
-    def __getitem__(self, step: int) -> list[EncodedExample] | FlanlabError:
-        positions = range(step * self._per_step, (step + 1) * self._per_step)
-        try:
-            return [found for found in self._mixture.examples(positions, self._encoder) if isinstance(found, EncodedExample)]
-        except FlanlabError as error:
-            # Returned, because an exception of a worker would have its traceback as the message.
-            return error
+def _examples_of(mixture: Mixture, encoder: TextEncoder, per_step: int, step: int) -> list[EncodedExample] | FlanlabError:
+    positions = range(step * per_step, (step + 1) * per_step)
+    try:
+        return [found for found in mixture.examples(positions, encoder) if isinstance(found, EncodedExample)]
+    except FlanlabError as error:
+        # Returned, because an exception of a worker would have its traceback as the message.
+        return error
 
 
 def dev_examples(
