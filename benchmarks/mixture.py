@@ -90,7 +90,7 @@ def turn_in_own_process(turn: str, arguments: argparse.Namespace, folder: Path) 
     command = [sys.executable, __file__, *sys.argv[1:], "--turn", turn]
     caches = {"FLANLAB_CACHE": str(folder / "flanlab"), "HF_DATASETS_CACHE": str(folder / "datasets")}
     quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    model = base_source(arguments.model, say)
+    model = base_source(arguments.model)
     environment = {**os.environ, **caches, **quiet, "BENCHMARK_MODEL": model, "BENCHMARK_FOLDER": str(folder)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     peak = [0]

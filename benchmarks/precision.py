@@ -19,14 +19,13 @@ from flanlab.data.mirror import mirror_from_environment
 from flanlab.models import answering
 from flanlab.models.built_in import SMOLLM2
 from flanlab.models.loading import LoadedModel, load_model
-from flanlab.progress import say
 
 
 def main() -> None:
     arguments = parse_arguments()
     mirror: Path | None = arguments.mirror or mirror_from_environment()
     # On a GPU it would be loaded rounded.
-    loaded = load_model(arguments.model, device="cpu", say=say)
+    loaded = load_model(arguments.model, device="cpu")
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     tasks = chosen_tasks(mirror, arguments.tasks)
     asked = {task.name: make_questions(task, mirror, loaded.encoder, arguments.rows, arguments.templates) for task in tasks}

@@ -112,7 +112,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def write_inputs(folder: Path, model: str, mirror: Path | None) -> None:
     """Rows with their fields worked out, and templates of nothing but text and names, for all sides alike."""
-    AutoTokenizer.from_pretrained(base_source(model, say)).save_pretrained(folder / "tokenizer")
+    AutoTokenizer.from_pretrained(base_source(model)).save_pretrained(folder / "tokenizer")
     (folder / "mirror.json").write_text(json.dumps(str(mirror) if mirror else None))
     tasks = [task for task in chosen_tasks(mirror) if plain_templates(task)]
     # A part of a task, such as arc.easy, is a task of its own here.

@@ -56,7 +56,7 @@ Question = tuple[str, tuple[str, ...]]
 def main() -> None:
     arguments = parse_arguments()
     mirror: Path | None = arguments.mirror or mirror_from_environment()
-    folder = base_source(arguments.model, say)
+    folder = base_source(arguments.model)
     encoder = load_encoder(folder)
     asked = {
         task.name: make_questions(task, mirror, encoder, arguments.rows, arguments.templates)

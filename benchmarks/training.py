@@ -73,7 +73,7 @@ def main() -> None:
         print(json.dumps(run_turn(arguments.kind, arguments.model_folder, arguments.examples_file, arguments.dtype)))
         return
     mirror: Path | None = arguments.mirror or mirror_from_environment()
-    folder = base_source(arguments.model, say)
+    folder = base_source(arguments.model)
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "examples.json"
         path.write_text(json.dumps(make_examples(folder, mirror, arguments.examples)), encoding="utf-8")

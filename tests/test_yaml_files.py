@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
-from flanlab.yaml_files import read_yaml_model
+from flanlab.yaml_files import _Refusals, read_yaml_model
 from tests.task_files import is_fine_or_refused, refusal
 
 
@@ -31,7 +31,11 @@ def read(folder: Path, content: str | bytes) -> Thing:
     return read_yaml_model(path, Thing, "thing")
 
 
-@pytest.mark.parametrize("reader", [yaml.SafeLoader, getattr(yaml, "CSafeLoader", yaml.SafeLoader)])
+READERS = [type("_Loader", (_Refusals, base), {}) for base in (yaml.SafeLoader, getattr(yaml, "CSafeLoader", yaml.SafeLoader))]
+"""What reads a file with libyaml and without it."""
+
+
+@pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize(
     "content",
     [
@@ -46,7 +50,7 @@ def test_reads_what_editors_write(content: str, reader: type, tmp_path: Path, mo
     assert read(tmp_path, content) == Thing(title="é", parts=[Part(words=["a", "b"])])
 
 
-@pytest.mark.parametrize("reader", [yaml.SafeLoader, getattr(yaml, "CSafeLoader", yaml.SafeLoader)])
+@pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize(
     ("content", "line", "told"),
     [
@@ -111,7 +115,7 @@ def test_unreadable_paths_are_named(name: str, tmp_path: Path) -> None:
     assert str(tmp_path / name) in refusal(lambda: read_yaml_model(tmp_path / name, Thing, "thing")).message
 
 
-@pytest.mark.parametrize(("reader", "depth"), [(yaml.SafeLoader, 400), (getattr(yaml, "CSafeLoader", yaml.SafeLoader), 2000)])
+@pytest.mark.parametrize(("reader", "depth"), zip(READERS, (400, 2000), strict=True))
 @pytest.mark.parametrize(("opened", "closed"), [("[", ""), ("[", "]"), ("{a: ", "}")])
 def test_absurd_nesting_is_refused(
     opened: str, closed: str, reader: type, depth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -65,7 +65,7 @@ def load_model(model: Any, tokenizer: Any = None, *, device: str | None = None) 
         26400
     """
     if isinstance(model, str | Path):
-        return load_named_model(str(model), device=device, say=say)
+        return load_named_model(str(model), device=device)
     return wrap_model(model, tokenizer)
 
 
@@ -293,7 +293,7 @@ def mix(
     rows, skipped = reach(split.train, "train", RowReader(mirror), skip)
     for name, reason in skipped.items():
         say(f"Warning: {name} is left out. {reason}")
-    encoder = load_encoder(content.model, say=say)
+    encoder = load_encoder(content.model)
     tasks = [task for task in split.train if task.name in rows]
     mixture = Mixture(tasks, rows, content.mixture, content.training_seed)
     planned = examples or examples_per_step(mixture, encoder, content.training) * content.training.steps
@@ -356,7 +356,7 @@ def power(
     known = components_for([one.task for one in asked], [str(place) for place in places])
     if detect is None:
         return detectable_table(asked, known, seeds)
-    loaded = load_named_model(plan.recipe.model, say=say)
+    loaded = load_named_model(plan.recipe.model)
     scored = scoring_model(loaded, plan.recipe.evaluation.dtype)
     styles = prompt_styles(loaded, [one.task for one in plan.planned])
     return cheapest_designs(asked, known, detect, run_prices(plan, loaded, scored, styles))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class FlanlabError(Exception):
     """Bad input or an impossible request. `hint` says how to fix it. The command line prints both, and no traceback."""
@@ -19,3 +22,14 @@ def one_line(error: Exception, width: int = 300) -> str:
     """An error's message on one line, shortened to `width` characters, or the name of its class if it has no message."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+@contextmanager
+def explained(message: str, hint: str) -> Iterator[None]:
+    """Turn any error of another library into one that users see, with its own message after `message`."""
+    try:
+        yield
+    except FlanlabError:
+        raise
+    except Exception as error:  # a damaged file may raise any error
+        raise FlanlabError(f"{message}: {one_line(error, 400)}", hint=hint) from error

@@ -10,7 +10,7 @@ import platform
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,21 @@ def read_json(path: Path) -> Any:
         ) from error
     except ValueError as error:
         raise FlanlabError(f"{path}: is damaged ({error}).", hint="Delete the file and run the command again.") from error
+
+
+def decoded(path: Path, content: bytes, line: int = 1, *, first: bool = True) -> str:
+    """The text of a file, or of a part that begins in a line; `first` if it is the beginning, where a byte order mark may be.
+
+    Raises:
+        FlanlabError: names the line that is not UTF-8.
+    """
+    try:
+        return content.decode("utf-8-sig" if first else "utf-8")
+    except UnicodeDecodeError as error:
+        line += content.count(b"\n", 0, error.start)
+        raise FlanlabError(
+            f"{path}, line {line}: is not UTF-8.", hint="Save the file with UTF-8 encoding, for example with iconv."
+        ) from error
 
 
 @contextmanager
@@ -104,6 +119,14 @@ def alone_in(folder: Path) -> Iterator[None]:
     # The lock ends with the process that holds it, however it ends.
     with FileLock(folder / _LOCK_FILE):
         yield
+
+
+def made_once(folder: Path, make: Callable[[], None]) -> None:
+    """Make a folder of the cache if it is missing. Other processes that want it wait, and find it there."""
+    if not folder.is_dir():
+        with alone_in(cache_folder()):
+            if not folder.is_dir():
+                make()
 
 
 def in_use(folder: Path) -> bool:

@@ -95,7 +95,7 @@ def _failure(endpoint: str) -> str:
     to_answer = max(seconds, _ANSWER_SECONDS)
     who = f"the proxy {address[0]}:{address[1]}" if proxy else address[0]
     found: list[str] = []
-    connected, done = threading.Event(), threading.Event()
+    connected = threading.Event()
 
     def ask() -> None:
         try:
@@ -104,12 +104,13 @@ def _failure(endpoint: str) -> str:
             found.append(_no_answer(endpoint, to_answer, who))
         except OSError as error:
             found.append(f"no connection to {who}: {error.strerror or error}")
-        done.set()
 
     # In a thread, because looking up a host name has no time limit.
-    threading.Thread(target=ask, daemon=True).start()
-    if not done.wait(seconds) and connected.is_set():
-        done.wait(to_answer)
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(seconds)
+    if connected.is_set():
+        asking.join(to_answer)
     if found:
         return found[0]
     return f"no answer from {who}" if connected.is_set() else f"no connection to {who} in {seconds:g} s"

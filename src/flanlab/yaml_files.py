@@ -12,13 +12,45 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from flanlab.errors import FlanlabError
+from flanlab.files import decoded
 
 Model = TypeVar("Model", bound=BaseModel)
 
-# libyaml's reader if PyYAML has it: the same content, many times faster.
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MOST_FAULTS = 100
 _PRINTABLE = re.compile(r"[\t\r\x20-\x7e\x85\xa0-\ufffd\U00010000-\U0010ffff]*\Z")
+
+
+class _Refusals(yaml.constructor.SafeConstructor):
+    """Refuses what YAML accepts or reports without a line: a field given twice, a date that does not exist."""
+
+    place = ""
+    """The file, for errors."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        known: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in known:
+                raise FlanlabError(
+                    f"{self.place}, line {key.start_mark.line + 1}: the field `{key.value}` is given twice.",
+                    hint="Delete one of the two.",
+                )
+            known.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (yaml.YAMLError, FlanlabError, RecursionError):
+            raise
+        except Exception as error:  # PyYAML does not catch the errors of int(), date() and others
+            raise FlanlabError(
+                f"{self.place}, line {node.start_mark.line + 1}: YAML cannot read {node.value!r}: {error}.",
+                hint="Put it in quotes if it is text.",
+            ) from error
+
+
+# libyaml's reader if PyYAML has it: the same content, many times faster.
+_Loader: Any = type("_Loader", (_Refusals, getattr(yaml, "CSafeLoader", yaml.SafeLoader)), {})
 
 
 def read_yaml_model(path: Path, model: type[Model], what: str, habits: Mapping[str, str] | None = None) -> Model:
@@ -30,16 +62,13 @@ def read_yaml_model(path: Path, model: type[Model], what: str, habits: Mapping[s
         FlanlabError: unreadable file, bad YAML, or a field that is missing, unknown or wrong. The message lists all errors.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = decoded(path, path.read_bytes())
     except OSError as error:
         raise FlanlabError(f"{path}: cannot be read ({error.strerror}).", hint="Check the path.") from error
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise FlanlabError(f"{path}, line {line}: is not UTF-8.", hint=f"Save the {what} file with UTF-8 encoding.") from error
     try:
         loader = _Loader(text)
+        loader.place = str(path)
         tree = loader.get_single_node()
-        _check_nodes(path, tree)
         content = None if tree is None else loader.construct_document(tree)
     except yaml.reader.ReaderError as error:
         line = next(number for number, part in enumerate(text.split("\n"), start=1) if not _PRINTABLE.match(part))
@@ -71,40 +100,6 @@ def faults_in_words(error: ValidationError, model: type[BaseModel], habits: Mapp
     nowhere = yaml.compose("{}", Loader=_Loader)
     assert nowhere is not None
     return [_describe(fault, nowhere, model, habits)[1] for fault in _most_telling(error)]
-
-
-def _check_nodes(path: Path, tree: yaml.Node | None) -> None:
-    """Find what YAML accepts or reports without a line: a field given twice, a date that does not exist."""
-    constructor = yaml.SafeLoader("")
-    visited: set[int] = set()
-    nodes = [tree] if tree else []
-    while nodes:
-        node = nodes.pop()
-        if id(node) in visited:
-            continue
-        visited.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
-            nodes.extend(node.value)
-        elif isinstance(node, yaml.MappingNode):
-            known: set[str] = set()
-            for key, value in node.value:
-                if isinstance(key, yaml.ScalarNode) and key.value in known:
-                    raise FlanlabError(
-                        f"{path}, line {key.start_mark.line + 1}: the field `{key.value}` is given twice.",
-                        hint="Delete one of the two.",
-                    )
-                known.add(str(key.value))
-                nodes.extend((key, value))
-        elif isinstance(node, yaml.ScalarNode):
-            try:
-                constructor.construct_object(node)
-            except yaml.YAMLError:
-                raise
-            except Exception as error:  # PyYAML does not catch the errors of int(), date() and others
-                raise FlanlabError(
-                    f"{path}, line {node.start_mark.line + 1}: YAML cannot read {node.value!r}: {error}.",
-                    hint="Put it in quotes if it is text.",
-                ) from error
 
 
 def _most_telling(error: ValidationError) -> list[Any]:

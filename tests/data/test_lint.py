@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from flanlab.data.encoding import TextEncoder
 from flanlab.data.lint import Finding, TaskLint, lint_task
 from flanlab.data.lint_sample import unguarded_variables_in
+from flanlab.data.reader import rows_within_reach
 from flanlab.data.sources import Rows, load_rows
 from flanlab.tasks.loading import load_collection
 from flanlab.tasks.schema import Task
@@ -501,7 +502,9 @@ def test_sampler_is_sound(task: Task) -> None:
 @pytest.mark.skipif("FLANLAB_MIRROR" not in os.environ, reason="needs a mirror of the real rows in FLANLAB_MIRROR")
 @pytest.mark.parametrize("task", load_collection("library"), ids=lambda task: task.name)
 def test_library_has_no_errors(task: Task) -> None:
-    rows = {split: load_rows(task, split) for split in ("train", "dev", "test") if task.source.split_spec(split)}
+    rows, _ = rows_within_reach(task, None)
+    if not rows:
+        pytest.skip("the mirror has no rows of it")
     assert errors(lint_task(task, rows, None, rows_per_split=40)) == []
 
 

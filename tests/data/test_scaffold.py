@@ -15,8 +15,7 @@ from flanlab.data.arrow_types import readable
 from flanlab.data.lint import TaskLint, lint_task
 from flanlab.data.rendering import Example, prepare_row, render
 from flanlab.data.scaffold.columns import Column, reach, spoken
-from flanlab.data.scaffold.draft import Scaffold, scaffold_task
-from flanlab.data.scaffold.splits import guess_splits
+from flanlab.data.scaffold.draft import Scaffold, guess_splits, scaffold_task
 from flanlab.data.sources import load_rows
 from flanlab.data.table_files import read_table
 from flanlab.errors import FlanlabError

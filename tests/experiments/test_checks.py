@@ -117,7 +117,7 @@ def test_the_plan_refuses_what_training_refuses_and_no_model_is_loaded(
     do: Any, fault: Any, told: str, home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_module, "load_model", None)
-    monkeypatch.setattr("flanlab.training.tracking.find_spec", lambda name: None)
+    monkeypatch.setattr("flanlab.training.log.find_spec", lambda name: None)
     with pytest.raises(FlanlabError) as caught:
         do(fault(home, tiny_folder), home / "out", RowReader(home / "mirror"))
     assert told in caught.value.message

@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 from flanlab.cli.main import app
 from flanlab.errors import FlanlabError
 from flanlab.models import built_in
-from flanlab.models import gguf as gguf_module
 from flanlab.models.built_in import BUILT_IN_MODELS, GEMMA, SMOLLM2, Wheel, built_in_model_folder, cached_folder
 from flanlab.models.loading import load_model
 
@@ -68,10 +67,11 @@ def small_gemma(cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
     )
     monkeypatch.setitem(BUILT_IN_MODELS, GEMMA, small)
 
-    def convert(gguf: Path, target: Path) -> None:
-        (target / "model.safetensors").write_bytes(b"converted " + gguf.read_bytes())
+    def convert(gguf: Path, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"converted " + gguf.read_bytes())
 
-    monkeypatch.setattr(gguf_module, "_convert", convert)
+    monkeypatch.setattr("flanlab.models.built_in.convert_gguf", convert)
     wheels = {first.package: first_wheel, second.package: second_wheel, terms.package: terms_wheel}
     return _fake_pip(monkeypatch, wheels)
 

@@ -47,7 +47,7 @@ def client(served: Served, tmp_path: Path, **changes: Any) -> Completions:
 @pytest.mark.parametrize("fault", [fails(429), fails(500), fails(522), drops], ids=["429", "500", "522", "dropped"])
 def test_passing_failures_are_got_past(fault: Any, served: Served, tmp_path: Path, waits: list[float]) -> None:
     served.faults = [fault, fault, fault]
-    response = client(served, tmp_path).complete(PAYLOAD)
+    response = client(served, tmp_path).complete(PAYLOAD, dict)
     assert isinstance(response["choices"][0]["text"], str)
     assert len(served.asked) == 4
     assert [0.5 <= waits[0] <= 1, 1 <= waits[1] <= 2, 2 <= waits[2] <= 4] == [True] * 3
@@ -55,31 +55,31 @@ def test_passing_failures_are_got_past(fault: Any, served: Served, tmp_path: Pat
 
 def test_something_else_than_a_completion_is_tried_again(served: Served, tmp_path: Path, waits: list[float]) -> None:
     served.faults = [fails(200, "a page of a proxy")]
-    assert client(served, tmp_path).complete(PAYLOAD)["model"] == "tiny"
+    assert client(served, tmp_path).complete(PAYLOAD, dict)["model"] == "tiny"
     served.faults = [fails(200, "a page of a proxy")] * 8
     with pytest.raises(FlanlabError, match=r"not a completion: .*a page of a proxy"):
-        client(served, tmp_path).complete(PAYLOAD | {"max_tokens": 3})
+        client(served, tmp_path).complete(PAYLOAD | {"max_tokens": 3}, dict)
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_the_server_says_how_long_to_wait(form: str, served: Served, tmp_path: Path, waits: list[float]) -> None:
     header = "90" if form == "seconds" else format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
     served.faults = [fails(429, Retry_After=header)]
-    client(served, tmp_path).complete(PAYLOAD)
+    client(served, tmp_path).complete(PAYLOAD, dict)
     assert max(waits) == pytest.approx(90, abs=2)
 
 
 @pytest.mark.parametrize("header", ["soon", "-5", "nan", ""])
 def test_a_senseless_time_to_wait_is_passed_over(header: str, served: Served, tmp_path: Path, waits: list[float]) -> None:
     served.faults = [fails(429, Retry_After=header)]
-    client(served, tmp_path).complete(PAYLOAD)
+    client(served, tmp_path).complete(PAYLOAD, dict)
     assert max(waits) <= 1
 
 
 def test_lasting_failure_is_an_error(served: Served, tmp_path: Path, waits: list[float]) -> None:
     served.faults = [fails(503, "model is loading")] * 20
     with pytest.raises(RefusedError, match="answers 503: model is loading"):
-        client(served, tmp_path).complete(PAYLOAD)
+        client(served, tmp_path).complete(PAYLOAD, dict)
     assert len(served.asked) == 8
     assert max(waits) <= 60
 
@@ -88,7 +88,7 @@ def test_lasting_failure_is_an_error(served: Served, tmp_path: Path, waits: list
 def test_refusals_are_not_repeated(status: int, hint: str, served: Served, tmp_path: Path) -> None:
     served.faults = [fails(status, "no")]
     with pytest.raises(RefusedError, match=f"answers {status}: no") as caught:
-        client(served, tmp_path).complete(PAYLOAD)
+        client(served, tmp_path).complete(PAYLOAD, dict)
     assert hint in caught.value.hint
     assert len(served.asked) == 1
 
@@ -97,7 +97,7 @@ def test_redirects_are_not_followed(served: Served, tmp_path: Path) -> None:
     """Nobody but the server that is named gets the prompts, and the key."""
     served.faults = [fails(307, "moved", Location=f"{served.url}/elsewhere")]
     with pytest.raises(RefusedError, match="answers 307: moved") as caught:
-        client(served, tmp_path).complete(PAYLOAD)
+        client(served, tmp_path).complete(PAYLOAD, dict)
     assert f"without /completions: {served.url}/elsewhere" in caught.value.hint
     assert len(served.asked) == 1
 
@@ -134,16 +134,16 @@ def test_cut_and_endless_and_slow_replies_are_tried_again(
     monkeypatch.setattr(module, "_MOST_BYTES", 10_000)
     monkeypatch.setattr(module, "_LONGEST_REPLY", 0.5)
     served.faults = [fault]
-    assert client(served, tmp_path).complete(PAYLOAD)["model"] == "tiny"
+    assert client(served, tmp_path).complete(PAYLOAD, dict)["model"] == "tiny"
     served.faults = [fault] * 8
     with pytest.raises(FlanlabError, match=message):
-        client(served, tmp_path).complete(PAYLOAD | {"max_tokens": 3})
+        client(served, tmp_path).complete(PAYLOAD | {"max_tokens": 3}, dict)
 
 
 def test_unreachable_server(tmp_path: Path, waits: list[float]) -> None:
     nowhere = Completions(Endpoint("http://127.0.0.1:9/v1"), "tiny", tmp_path / "kept.sqlite")
     with pytest.raises(FlanlabError, match=r"127\.0\.0\.1:9/v1 could not be reached") as caught:
-        nowhere.complete(PAYLOAD)
+        nowhere.complete(PAYLOAD, dict)
     assert "server runs" in caught.value.hint
 
 
@@ -151,21 +151,21 @@ def test_rate_is_kept(served: Served, tmp_path: Path, waits: list[float]) -> Non
     """With the clock standing still, the n-th request waits n intervals."""
     slow = client(served, tmp_path, requests_per_minute=30)
     for number in range(4):
-        slow.complete(PAYLOAD | {"max_tokens": number + 1})
+        slow.complete(PAYLOAD | {"max_tokens": number + 1}, dict)
     assert waits == [2, 4, 6]
 
 
 def test_responses_are_kept_by_everything_that_shapes_them(served: Served, tmp_path: Path) -> None:
     first = client(served, tmp_path)
-    response = first.complete(PAYLOAD)
+    response = first.complete(PAYLOAD, dict)
     first.close()
     again = client(served, tmp_path)
-    assert again.complete(dict(reversed(PAYLOAD.items()))) == response
+    assert again.complete(dict(reversed(PAYLOAD.items())), dict) == response
     assert len(served.asked) == 1
-    again.complete(PAYLOAD | {"max_tokens": 1})
-    Completions(Endpoint(served.url), "other", tmp_path / "kept.sqlite").complete(PAYLOAD)
+    again.complete(PAYLOAD | {"max_tokens": 1}, dict)
+    Completions(Endpoint(served.url), "other", tmp_path / "kept.sqlite").complete(PAYLOAD, dict)
     elsewhere = Endpoint(served.url.replace("127.0.0.1", "localhost"))
-    Completions(elsewhere, "tiny", tmp_path / "kept.sqlite").complete(PAYLOAD)
+    Completions(elsewhere, "tiny", tmp_path / "kept.sqlite").complete(PAYLOAD, dict)
     assert len(served.asked) == 4
 
 
@@ -174,7 +174,7 @@ def test_what_is_asked_twice_at_once_is_sent_once(served: Served, tmp_path: Path
     monkeypatch.setattr(Completions, "_send", lambda self, *asked: time.sleep(0.2) or send(self, *asked))
     asked = client(served, tmp_path)
     with ThreadPoolExecutor(8) as pool:
-        replies = list(pool.map(asked.complete, [PAYLOAD, PAYLOAD | {"max_tokens": 3}] * 4))
+        replies = list(pool.map(lambda one: asked.complete(one, dict), [PAYLOAD, PAYLOAD | {"max_tokens": 3}] * 4))
     assert replies[0] == replies[2] != replies[1]
     assert len(served.asked) == 2
     assert not asked._under_way
@@ -190,14 +190,14 @@ def test_damaged_file_of_responses(served: Served, tmp_path: Path) -> None:
 def test_file_of_responses_damaged_within(served: Served, tmp_path: Path) -> None:
     """Its beginning is whole, as after a crash of the machine."""
     first = client(served, tmp_path)
-    first.complete(PAYLOAD)
+    first.complete(PAYLOAD, dict)
     first.close()
     file = sqlite3.connect(tmp_path / "kept.sqlite")
     file.execute("UPDATE responses SET response = x'00'")
     file.commit()
     file.close()
     with pytest.raises(FlanlabError, match=r"kept\.sqlite: the responses kept there cannot be read"):
-        client(served, tmp_path).complete(PAYLOAD)
+        client(served, tmp_path).complete(PAYLOAD, dict)
 
 
 def test_a_response_that_cannot_be_kept_is_no_damage(served: Served, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_a_response_that_cannot_be_kept_is_no_damage(served: Served, tmp_path: P
     full._kept.execute("PRAGMA max_page_count = 1")
     full._kept.execute("PRAGMA query_only = ON")
     with pytest.raises(FlanlabError, match="a response could not be saved") as caught:
-        full.complete(PAYLOAD)
+        full.complete(PAYLOAD, dict)
     assert "Delete" not in caught.value.hint
 
 
@@ -228,7 +228,7 @@ def test_stopped_requests_fail(served: Served, tmp_path: Path) -> None:
     stopped = client(served, tmp_path)
     stopped.stop()
     with pytest.raises(FlanlabError, match="stopped"):
-        stopped.complete(PAYLOAD)
+        stopped.complete(PAYLOAD, dict)
     assert served.asked == []
 
 
@@ -252,11 +252,11 @@ def test_key_goes_into_the_header_alone(
     caplog.set_level(1)
     monkeypatch.setenv(variable or "OPENAI_API_KEY", KEY)
     with_key = client(served, tmp_path, key_variable=variable)
-    with_key.complete(PAYLOAD)
+    with_key.complete(PAYLOAD, dict)
     assert served.headers[0]["Authorization"] == f"Bearer {KEY}"
     served.faults = [fails(401, f"Incorrect API key provided: {KEY}")]
     with pytest.raises(FlanlabError, match=r"provided: \[key\]") as caught:
-        with_key.complete(PAYLOAD | {"max_tokens": 1})
+        with_key.complete(PAYLOAD | {"max_tokens": 1}, dict)
     with_key.close()
     shown = "".join(traceback.format_exception(caught.value)) + caplog.text
     files = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
@@ -267,10 +267,10 @@ def test_key_goes_into_the_header_alone(
 def test_key_that_a_server_sends_back_is_not_kept(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     echoing = client(served, tmp_path)
-    response = echoing.complete({**PAYLOAD, "prompt": f"Is {KEY}", "echo": True})
+    response = echoing.complete({**PAYLOAD, "prompt": f"Is {KEY}", "echo": True}, dict)
     assert KEY not in str(response)
     echoing.close()
-    assert client(served, tmp_path).complete({**PAYLOAD, "prompt": f"Is {KEY}", "echo": True}) == response
+    assert client(served, tmp_path).complete({**PAYLOAD, "prompt": f"Is {KEY}", "echo": True}, dict) == response
 
 
 @pytest.mark.parametrize("key", [f"{KEY}\n{KEY}", f"{KEY} {KEY}", f"{KEY}\N{SNOWMAN}"])
@@ -283,7 +283,7 @@ def test_what_cannot_be_a_key_is_not_shown(key: str, served: Served, tmp_path: P
 
 def test_named_key_must_be_there(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    client(served, tmp_path).complete(PAYLOAD)
+    client(served, tmp_path).complete(PAYLOAD, dict)
     assert "Authorization" not in served.headers[0]
     with pytest.raises(FlanlabError, match="MY_KEY is not set"):
         client(served, tmp_path, key_variable="MY_KEY")

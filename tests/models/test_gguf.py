@@ -105,8 +105,8 @@ def test_a_file_is_converted_once_whatever_its_name(
     cache: Path, tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Path] = []
-    original = module._convert
-    monkeypatch.setattr(module, "_convert", lambda gguf, target: (calls.append(gguf), original(gguf, target)))
+    original = module.convert_gguf
+    monkeypatch.setattr(module, "convert_gguf", lambda gguf, target: (calls.append(gguf), original(gguf, target)))
     folder = module.gguf_model_folder(tiny_gguf)
     other = tiny_gguf.rename(tmp_path / "other.GGUF")
     assert module.gguf_model_folder(other) == folder
@@ -126,7 +126,7 @@ def test_weights_that_are_missing_are_not_made_up(cache: Path, tiny_folder: Path
     with pytest.raises(FlanlabError, match=r"00001-of-00002\.gguf lacks weights: model\.layers\.1\.") as caught:
         load_model(str(path))
     assert "merged" in caught.value.hint
-    assert not any((cache / "models").iterdir())
+    assert not list((cache / "models").glob("*"))
 
 
 def test_missing_gguf_file(tmp_path: Path) -> None:
@@ -140,4 +140,4 @@ def test_damaged_gguf_file(kept: int, cache: Path, tiny_gguf: Path) -> None:
     with pytest.raises(FlanlabError, match=r"tiny\.Q\.gguf: could not be read as a GGUF model") as caught:
         load_model(str(tiny_gguf))
     assert "--endpoint" in caught.value.hint
-    assert not any((cache / "models").iterdir())
+    assert not list((cache / "models").glob("*"))

@@ -13,7 +13,7 @@ from flanlab.models.attention_features import check_isolation
 from flanlab.models.loading import load_model
 from flanlab.models.packed_attention import ATTENTION_NAME, pack_segments, packed_attention, packed_logits
 from flanlab.models.scoring import answer_questions
-from flanlab.training.loss import PackedObjective, packed_loss
+from flanlab.training.loss import PackedObjective
 from flanlab.training.methods import make_optimizer, prepare_for_training
 from flanlab.training.trainer import share_out, train_step
 from tests.models.test_packed_attention import example
@@ -60,15 +60,17 @@ def test_training_loss_and_update_are_near_those_of_the_cpu(tiny_folder: Path) -
 
 def test_packed_loss_is_the_sum_of_separate_losses(tiny_folder: Path) -> None:
     model = prepare_for_training(load_model(str(tiny_folder)), make_settings())
-    together = packed_loss(model, EXAMPLES).item()
-    assert together == pytest.approx(sum(packed_loss(model, [one]).item() for one in EXAMPLES), rel=5e-3)
+    together = PackedObjective().loss(model, EXAMPLES).item()
+    assert together == pytest.approx(sum(PackedObjective().loss(model, [one]).item() for one in EXAMPLES), rel=5e-3)
 
 
 def test_compiled_layers_give_the_same_loss(tiny_folder: Path) -> None:
     plain = prepare_for_training(load_model(str(tiny_folder)), make_settings())
     compiled = prepare_for_training(load_model(str(tiny_folder)), make_settings(compile=True))
     for examples in (EXAMPLES, EXAMPLES[:2], EXAMPLES[2:]):
-        assert packed_loss(compiled, examples).item() == pytest.approx(packed_loss(plain, examples).item(), rel=5e-3)
+        assert PackedObjective().loss(compiled, examples).item() == pytest.approx(
+            PackedObjective().loss(plain, examples).item(), rel=5e-3
+        )
 
 
 def test_scores_do_not_depend_on_the_batch_and_are_near_float32(tiny_folder: Path) -> None:

@@ -23,7 +23,7 @@ from flanlab.models.packed_attention import (
     packed_attention,
     packed_logits,
 )
-from flanlab.training.loss import PackedObjective, packed_loss
+from flanlab.training.loss import PackedObjective
 from flanlab.training.settings import TrainingSettings
 from flanlab.training.trainer import share_out, train_step
 from tests.tiny import WINDOW, WINDOWED, stock_model
@@ -122,7 +122,7 @@ def test_packed_loss_and_gradients_are_those_of_separate_examples(
     expected.backward()
     packed = packed_model(windowed_folders[kind], dtype)
     # The loss itself is computed in float32, whatever the model's precision.
-    loss = packed_loss(packed, EXAMPLES)
+    loss = PackedObjective().loss(packed, EXAMPLES)
     loss.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     gradients = dict(packed.named_parameters())
@@ -139,7 +139,7 @@ def test_loss_leaves_prompt_tokens_out(tiny_folder: Path) -> None:
     logits = stock_model(tiny_folder)(input_ids=torch.tensor([one.prompt + one.target])).logits[0].log_softmax(-1)
     rows = torch.arange(len(one.prompt) - 1, len(one.prompt) + len(one.target) - 1)
     by_hand = -logits[rows, torch.tensor(one.target)].sum()
-    assert packed_loss(model, [one]).item() == pytest.approx(by_hand.item(), abs=1e-4)
+    assert PackedObjective().loss(model, [one]).item() == pytest.approx(by_hand.item(), abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS)

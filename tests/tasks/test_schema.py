@@ -76,7 +76,6 @@ def test_a_valid_generation_task() -> None:
         ({"source": {"files": {"train": "c"}, "obtain": "x"}}, "belong to a `hub` source"),
         ({"source": None}, "give either `source`, or `subtasks`"),
         ({"subtasks": {"a": {"files": {"train": "c"}}}}, "give either `source`, or `subtasks`"),
-        ({"parts": {"a": {"files": {"train": "c"}}}}, "the field `parts` is now called `subtasks`"),
         ({"derived_from": {"squad": " "}}, "give the evidence that the data set reuses"),
         ({"baseline": {"prompt": "{{ answer }}"}}, "baseline: a forward prompt may not contain the answer"),
         ({"baseline": {"prompt": "{{ txet }}"}}, "baseline: prompt uses txet, which is no field"),

@@ -17,8 +17,8 @@ from flanlab.data.mixture import Mixture, MixtureSettings
 from flanlab.data.sources import load_rows
 from flanlab.models.loading import LoadedModel
 from flanlab.tasks.loading import load_task
-from flanlab.training.dev_loss import dev_examples
 from flanlab.training.settings import TrainingSettings
+from flanlab.training.stream import dev_examples
 from flanlab.training.trainer import train
 from tests.tiny import tiny_tasks
 

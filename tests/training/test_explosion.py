@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from flanlab.training.explosion import WINDOW, LossWatch
+from flanlab.training.stopping import WINDOW, LossWatch
 
 
 def first_alarm(losses: list[float]) -> int | None:

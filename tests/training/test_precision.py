@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from flanlab.data.mixture import EncodedExample
 from flanlab.experiments.run import save_tuned
 from flanlab.models.loading import LoadedModel, load_model
-from flanlab.training.loss import PackedObjective, packed_loss
+from flanlab.training import precision
+from flanlab.training.loss import PackedObjective
 from flanlab.training.methods import make_optimizer, prepare_for_training
 from flanlab.training.precision import bfloat16_gain, settle, trains_embeddings, vocabulary_weights
 from flanlab.training.trainer import share_out, train_step
@@ -35,28 +36,32 @@ def train_from(tmp_path: Path) -> Any:
 
 @pytest.mark.parametrize(("gain", "chosen"), [(0.05, "float32"), (1.1, "float32"), (4.8, "bfloat16")])
 def test_auto_takes_bfloat16_only_where_it_is_really_faster(
-    gain: float, chosen: str, tiny: LoadedModel, capsys: pytest.CaptureFixture[str]
+    gain: float, chosen: str, tiny: LoadedModel, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settled = settle(make_settings(compute_dtype="auto"), tiny.model, lambda _: gain)
+    monkeypatch.setattr(precision, "bfloat16_gain", lambda _: gain)
+    settled = settle(make_settings(compute_dtype="auto"), tiny.model)
     assert settled.compute_dtype == chosen
     assert "Warning" not in capsys.readouterr().err
 
 
 def test_bfloat16_asked_for_on_a_slow_processor_is_taken_with_a_warning(
-    tiny: LoadedModel, capsys: pytest.CaptureFixture[str]
+    tiny: LoadedModel, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = make_settings(compute_dtype="bfloat16")
-    assert settle(settings, tiny.model, lambda _: 0.05).compute_dtype == "bfloat16"
+    monkeypatch.setattr(precision, "bfloat16_gain", lambda _: 0.05)
+    assert settle(settings, tiny.model).compute_dtype == "bfloat16"
     assert "bfloat16 is 20.0 times slower than float32 here" in capsys.readouterr().err
-    settle(settings, tiny.model, lambda _: 2.0)
+    monkeypatch.setattr(precision, "bfloat16_gain", lambda _: 2.0)
+    settle(settings, tiny.model)
     assert "slower" not in capsys.readouterr().err
 
 
-def test_float32_asked_for_is_not_measured(tiny: LoadedModel) -> None:
+def test_float32_asked_for_is_not_measured(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     def measure(_: nn.Module) -> float:
         raise AssertionError("measured")
 
-    assert settle(make_settings(compute_dtype="float32"), tiny.model, measure).compute_dtype == "float32"
+    monkeypatch.setattr(precision, "bfloat16_gain", measure)
+    assert settle(make_settings(compute_dtype="float32"), tiny.model).compute_dtype == "float32"
 
 
 def test_the_measurement_compares_two_speeds(tiny: LoadedModel) -> None:
@@ -106,7 +111,7 @@ def test_gradients_of_the_rest_are_those_of_whole_training(tiny_folder: Path, tm
         model = prepare_for_training(loaded, make_settings(train_embeddings=trains))
         example = make_mixture(tmp_path / "tasks").examples([0], loaded.encoder)[0]
         assert isinstance(example, EncodedExample)
-        packed_loss(model, [example]).backward()
+        PackedObjective().loss(model, [example]).backward()
         found[trains] = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
     assert set(found[True]) - set(found[False]) == {"model.embed_tokens.weight"}
     assert all(torch.equal(value, found[True][name]) for name, value in found[False].items())

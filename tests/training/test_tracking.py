@@ -10,7 +10,7 @@ import pytest
 
 from flanlab.errors import FlanlabError
 from flanlab.models.loading import LoadedModel
-from flanlab.training.tracking import open_tracker, tracked
+from flanlab.training.log import open_tracker, tracked
 from tests.training.stream import make_mixture, make_settings, train_tiny
 
 

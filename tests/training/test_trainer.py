@@ -19,9 +19,8 @@ from flanlab.errors import FlanlabError
 from flanlab.experiments.run import save_tuned
 from flanlab.models.loading import LoadedModel, load_model
 from flanlab.training import checkpoints, trainer
-from flanlab.training import loss as loss_module
 from flanlab.training.log import TrainingLog, operations_per_token, peak_of
-from flanlab.training.loss import PackedObjective, packed_loss
+from flanlab.training.loss import PackedObjective
 from flanlab.training.methods import make_optimizer, prepare_for_training
 from flanlab.training.trainer import examples_per_step
 from tests.tiny import stock_model
@@ -154,7 +153,7 @@ def test_ctrl_c_in_the_middle_of_an_update_saves_whole_steps(
 
 
 def test_second_ctrl_c_stops_at_once_and_saves_nothing(go: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    original = loss_module.packed_loss
+    original = PackedObjective.loss
     calls: list[int] = []
 
     def impatient(*args: Any) -> torch.Tensor:
@@ -164,7 +163,7 @@ def test_second_ctrl_c_stops_at_once_and_saves_nothing(go: Any, monkeypatch: pyt
             os.kill(os.getpid(), signal.SIGINT)
         return original(*args)
 
-    monkeypatch.setattr(loss_module, "packed_loss", impatient)
+    monkeypatch.setattr(PackedObjective, "loss", impatient)
     with pytest.raises(KeyboardInterrupt):
         go("stopped", checkpoint_minutes=1e6)
     assert len(calls) == 3
@@ -254,8 +253,8 @@ def test_non_finite_loss_stops_with_step_and_examples(
     def spoiled(*args: Any) -> tuple[float, float]:
         steps.append(1)
         if len(steps) == 3:
-            loss = loss_module.packed_loss
-            monkeypatch.setattr(loss_module, "packed_loss", lambda *given: loss(*given) * bad)
+            loss = PackedObjective.loss
+            monkeypatch.setattr(PackedObjective, "loss", lambda *given: loss(*given) * bad)
         return original(*args)
 
     monkeypatch.setattr(trainer, "train_step", spoiled)
@@ -364,8 +363,8 @@ def test_step_with_a_non_finite_loss_changes_no_weight(
     assert isinstance(found, EncodedExample)
     model = prepare_for_training(tiny, make_settings())
     before = [value.detach().clone() for value in model.parameters()]
-    original = loss_module.packed_loss
-    monkeypatch.setattr(loss_module, "packed_loss", lambda *given: original(*given) * float("nan"))
+    original = PackedObjective.loss
+    monkeypatch.setattr(PackedObjective, "loss", lambda *given: original(*given) * float("nan"))
     settings = make_settings()
     loss, _ = trainer.train_step(model, make_optimizer(model, settings), PackedObjective(), [[[found]]], settings, 0.1)
     assert loss != loss
@@ -425,7 +424,7 @@ def test_loss_on_dev_is_measured_now_and_then_and_changes_nothing(go: Any, tiny:
     for found in mixture.examples(range(5), tiny.encoder):
         assert isinstance(found, EncodedExample)
         with torch.inference_mode():
-            total += packed_loss(tiny.model, [found]).item()
+            total += PackedObjective().loss(tiny.model, [found]).item()
         count += len(found.target)
     assert log[-1]["dev_loss"]["miscellaneous"] == pytest.approx(total / count, rel=1e-5)
 

@@ -181,9 +181,8 @@ def _encoders(names: list[str]) -> dict[str, TextEncoder]:
         return {}
     # Seconds of imports, which linting without a model does not need.
     from flanlab.models.loading import load_encoder
-    from flanlab.progress import say
 
-    return {name: load_encoder(name, say=say) for name in names}
+    return {name: load_encoder(name) for name in names}
 
 
 @app.command("schema")

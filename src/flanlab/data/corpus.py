@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from flanlab.data.ngrams import Piece
-from flanlab.data.table_files import decoded, json_object, table_suffix
+from flanlab.data.table_files import json_object, table_suffix
 from flanlab.errors import FlanlabError
-from flanlab.files import reading
+from flanlab.files import decoded, reading
 from flanlab.progress import meter
 
 _Bytes = BufferedReader | gzip.GzipFile

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from flanlab.data.special_tokens import SpecialTokens, as_text
-from flanlab.errors import FlanlabError, one_line
+from flanlab.errors import FlanlabError, explained, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -236,20 +236,18 @@ class TextEncoder(Encoder):
         return self._special.shown(self._special.named(self._render(texts, answer_follows=True)))
 
     def _render(self, messages: Sequence[Mapping[str, str]], *, answer_follows: bool) -> str:
-        """A dialogue as transformers writes it with the chat template, but always with the same date."""
+        """A dialogue as transformers writes it with the chat template, but always with the same date.
+
+        `apply_chat_template` cannot be given a clock: it makes a text of any argument.
+        """
         from transformers.utils.chat_template_utils import _compile_jinja_template
 
         given = {"messages": list(messages), "add_generation_prompt": answer_follows, "strftime_now": CHAT_DATE.strftime}
         usual = {**self.tokenizer.special_tokens_map, "tools": None, "documents": None}
-        try:
+        hint = "Ask with the plain instruction instead, without --chat."
+        with explained("The model's chat template refuses the dialogue", hint):  # it is a program and may fail in any way
             template = _compile_jinja_template(self.tokenizer.get_chat_template())
             return str(template.render(**given, **{**usual, **self.chat_template_args}))
-        # A template is a program and may fail in any way.
-        except Exception as error:
-            raise FlanlabError(
-                f"The model's chat template refuses the dialogue: {one_line(error)}",
-                hint="Ask with the plain instruction instead, without --chat.",
-            ) from error
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
         return self._special.tokens(texts)

@@ -97,10 +97,7 @@ def lint_task(
         for (name, template), cases in failures.items()
         for index, error in cases[:1]
     ]
-    for rule in RULES:
-        for found in rule.check(sample):
-            level, name, hint = found.level or rule.level, found.rule or rule.name, found.hint or rule.hint
-            findings.append(Finding(level, name, found.message, hint, found.template, found.row))
+    findings += [finding for rule in RULES for finding in rule(sample)]
     findings = _told_once(findings, len(numbered_prompts(task)))
     findings.sort(key=lambda finding: (finding.level != "error", finding.rule, finding.template or 0))
     pairs = [pair for template_pairs in lengths.values() for pair in template_pairs]

@@ -67,7 +67,7 @@ class Sample:
 
 
 class Problem(NamedTuple):
-    """What a rule has found, and where. `level`, `rule` and `hint` are the rule's own unless they are given."""
+    """What a rule has found, and where."""
 
     message: str
     template: int | None = None
@@ -80,24 +80,19 @@ class Problem(NamedTuple):
 Check = Callable[[Sample], Iterator[Problem]]
 
 
-class Rule(NamedTuple):
-    """A check, and the level, name and hint of its findings."""
-
-    level: Level
-    name: str
-    hint: str
-    check: Check
-
-
-RULES: list[Rule] = []
+RULES: list[Callable[[Sample], Iterator[Finding]]] = []
 """All rules. Their modules declare them."""
 
 
 def rule(level: Level, name: str, hint: str) -> Callable[[Check], Check]:
-    """Declare a function to be the check of a rule."""
+    """Declare a function to be a rule, whose findings have this level, name and hint unless the problem has its own."""
 
     def declare(check: Check) -> Check:
-        RULES.append(Rule(level, name, hint, check))
+        def findings(sample: Sample) -> Iterator[Finding]:
+            for one in check(sample):
+                yield Finding(one.level or level, one.rule or name, one.message, one.hint or hint, one.template, one.row)
+
+        RULES.append(findings)
         return check
 
     return declare

@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flanlab.data.mirror import MissingDataError
-from flanlab.data.rendering import BASELINE, Example, prepare_row, render
 from flanlab.data.sources import Rows, load_rows
-from flanlab.errors import FlanlabError
 from flanlab.tasks.schema import SPLITS, Split, Task
 
 
@@ -59,22 +57,3 @@ def _why_missing(task: Task, split: Split, mirror: Path | None) -> str:
     except MissingDataError as error:
         return error.message
     return ""
-
-
-def example_of(
-    task: Task, row: int, template: int, *, split: Split | None = None, options: str = "fixed", mirror: str | Path | None = None
-) -> Example:
-    """One row through one template. See `Task.render`."""
-    chosen = next(filter(task.has_split, SPLITS)) if split is None else split
-    rows = load_rows(task, chosen, None if mirror is None else Path(mirror))
-    if not 0 <= row < len(rows):
-        raise FlanlabError(
-            f"{task.name}: the {chosen} split has rows 0 to {len(rows) - 1}, not {row}.", hint="Use one of these numbers."
-        )
-    if not (BASELINE <= template <= len(task.templates)):
-        raise FlanlabError(
-            f"{task.name} has templates 1 to {len(task.templates)}, not {template}.",
-            hint="Use one of these numbers, or 0 for the baseline prompt.",
-        )
-    prepared = prepare_row(task, rows[row], row)
-    return render(task, template, prepared, range(len(prepared.options)) if options == "fixed" else None)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from flanlab.data.arrow_types import readable
 from flanlab.data.written_numbers import DECODER, KeyTwiceError, column_of, number_column
 from flanlab.errors import FlanlabError, one_line
-from flanlab.files import reading
+from flanlab.files import decoded, reading
 from flanlab.progress import say
 
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
@@ -64,21 +64,6 @@ def read_table(path: Path) -> pa.Table:
     if twice:
         raise FlanlabError(f"{path}: the column {twice[0] or repr('')} occurs twice.", hint="Rename or remove one of the two.")
     return table
-
-
-def decoded(path: Path, content: bytes, line: int = 1, *, first: bool = True) -> str:
-    """The text of a file, or of a part that begins in a line; `first` if it is the beginning, where a byte order mark may be.
-
-    Raises:
-        FlanlabError: names the line that is not UTF-8.
-    """
-    try:
-        return content.decode("utf-8-sig" if first else "utf-8")
-    except UnicodeDecodeError as error:
-        line += content.count(b"\n", 0, error.start)
-        raise FlanlabError(
-            f"{path}, line {line}: is not UTF-8.", hint="Save the file with UTF-8 encoding, for example with iconv."
-        ) from error
 
 
 def _read_parquet(path: Path) -> pa.Table:

@@ -14,6 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from flanlab.tasks.templating import as_json
+
 _NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(\.[0-9]*)?|(\.[0-9]+))([eE][+-]?[0-9]+)?")
 _MOST_CHARACTERS = 400
 """Longer texts of digits stay text, because Python refuses to read very long ones as numbers."""
@@ -160,18 +162,6 @@ def _number_kinds(value: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[st
     elif isinstance(value, list):
         for part in value:
             yield from _number_kinds(part, (*place, "[]"))
-
-
-def as_json(value: Any, *, ensure_ascii: bool = False) -> str:
-    """A value as JSON with its numbers as they were written. What JSON does not know becomes a text."""
-    if isinstance(value, dict):
-        parts = ((json.dumps(str(name), ensure_ascii=ensure_ascii), part) for name, part in value.items())
-        return "{" + ", ".join(f"{name}: {as_json(part, ensure_ascii=ensure_ascii)}" for name, part in parts) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(as_json(part, ensure_ascii=ensure_ascii) for part in value) + "]"
-    if isinstance(value, _Written | Decimal):
-        return str(value)
-    return json.dumps(value, ensure_ascii=ensure_ascii, default=str)
 
 
 def with_floats(value: Any) -> Any:

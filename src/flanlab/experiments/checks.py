@@ -18,20 +18,19 @@ from flanlab.evaluation.predict import refuse_seen
 from flanlab.experiments.folders import FINISHED_FILE, RECIPE_FILE, SECONDS_FILE, kept_model
 from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, divide, make_mixture, plan_rows
 from flanlab.files import check_writable, existing_part
-from flanlab.models.loading import LoadedModel, load_encoder
+from flanlab.models.loading import LoadedModel, load_encoder, read_config
 from flanlab.models.names import check_model_name
-from flanlab.models.skeleton import read_config
 from flanlab.models.sources import read_stamp
 from flanlab.processes import is_first
 from flanlab.progress import say
 from flanlab.settings import PREDICTIONS, RESULTS, ROUNDING, TRAINING, changed_fields
 from flanlab.tasks.holdout import HoldOutSplit
-from flanlab.training.dev_loss import DevExamples, dev_examples
 from flanlab.training.estimate import saved_bytes
+from flanlab.training.log import check_tracker
 from flanlab.training.loss import Objective, PackedObjective, PaddedObjective
 from flanlab.training.methods import check_method
 from flanlab.training.settings import TrainingSettings
-from flanlab.training.tracking import check_tracker
+from flanlab.training.stream import DevExamples, dev_examples
 from flanlab.training.trainer import examples_per_step
 
 ANOTHER_FOLDER = "Name another folder with --out, or delete that one."
@@ -107,7 +106,7 @@ def prepare(
         FlanlabError: rows are not available, or examples are too long for the model or for a batch.
     """
     plan = plan_rows(recipe, split, rows)
-    encoder = load_encoder(recipe.model, say=say) if model is None else model.encoder
+    encoder = load_encoder(recipe.model) if model is None else model.encoder
     dev = make_dev_examples(plan, encoder, rows)
     per_step = check_examples(plan, encoder, _config(recipe, model), dev)
     if evaluates:
@@ -221,4 +220,4 @@ def _gigabytes(count: int) -> str:
 
 
 def _config(recipe: Recipe, model: LoadedModel | None) -> PreTrainedConfig:
-    return read_config(recipe.model, say) if model is None else model.model.config
+    return read_config(recipe.model) if model is None else model.model.config

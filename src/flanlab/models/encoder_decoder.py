@@ -12,10 +12,9 @@ Prompts and options are padded on the right, and padding is masked, so it change
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,7 +25,15 @@ from transformers.modeling_outputs import BaseModelOutput
 from flanlab.errors import FlanlabError
 from flanlab.models.answering import Question
 from flanlab.models.attention_features import refuse_no_numbers
-from flanlab.models.scoring import LOGIT_ROWS_PER_BATCH, TokenAnswer, answer_in_batches, goes_on, likeliest
+from flanlab.models.packed_attention import check_reach
+from flanlab.models.scoring import (
+    LOGIT_ROWS_PER_BATCH,
+    TokenAnswer,
+    answer_in_batches,
+    generate,
+    token_answers,
+    token_scores,
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ class _Context:
     keys and values of the prompt and of the tokens that the decoder has read.
     """
 
+    model: PreTrainedModel
     encoded: Tensor
     visible: Tensor
     cache: EncoderDecoderCache
@@ -51,7 +59,11 @@ class _Context:
             for number, layer in enumerate(layers):
                 copy.update(layer.keys[index], layer.values[index], number)
             copies.append(copy)
-        return _Context(self.encoded[index], self.visible[index], EncoderDecoderCache(*copies))
+        return replace(self, encoded=self.encoded[index], visible=self.visible[index], cache=EncoderDecoderCache(*copies))
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """Read a token for each row, int64 [rows]. Returns logits [rows, vocabulary]."""
+        return _decode(self, tokens[:, None], [[0]] * len(tokens))
 
 
 def answer_from_encoder(
@@ -86,40 +98,27 @@ def _answer_batch(
     context, logits = _read_prompts(model, answer_start, [question.prompt for question in questions])
     rows = [row for row, question in enumerate(questions) for _ in question.options]
     options = [option for question in questions for option in question.options]
-    scores = [[score] for score in _token_scores(logits, rows, [option[0] for option in options])]
+    scores = [[score] for score in token_scores(logits, rows, [option[0] for option in options])]
     for chunk in _chunks(options, context.encoded.shape[1], token_budget):
-        tokens_scores = _score_rest(model, context.select([rows[number] for number in chunk]), [options[n] for n in chunk])
+        tokens_scores = _score_rest(context.select([rows[number] for number in chunk]), [options[n] for n in chunk])
         for number, further in zip(chunk, tokens_scores, strict=True):
             scores[number].extend(further)
-    generated, unsound = _generate(model, context, questions, logits)
-    of_options = iter(scores)
-    answers = []
-    for number, (question, tokens) in enumerate(zip(questions, generated, strict=True)):
-        own = [next(of_options) for _ in question.options]
-        without_end = [math.fsum(each[:-1]) for each in own]
-        answers.append(TokenAnswer([math.fsum(each) for each in own], without_end, tokens, number in unsound))
-    return answers
+    everyone = list(range(len(questions)))
+    generated, unsound = generate(questions, logits, lambda some: context if some == everyone else context.select(some))
+    return token_answers(questions, scores, generated, unsound)
 
 
 def _read_prompts(
     model: PreTrainedModel, answer_start: Sequence[int], prompts: Sequence[Sequence[int]], filler: int = 0
 ) -> tuple[_Context, Tensor]:
     """The decoder's state, and the logits of each answer's first token, [prompts, vocabulary]."""
-    longest = max(map(len, prompts))
-    # T5 has no such number: its positions are relative.
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is not None and longest > positions:
-        raise FlanlabError(
-            f"A prompt of {longest} tokens is longer than the {positions} that the model can read.",
-            hint="Set prompt_tokens (evaluation.prompt_tokens in a recipe, --prompt-tokens of `flan eval`) to"
-            f" {positions} or less.",
-        )
+    check_reach(model.config, max(map(len, prompts)))
     ids = padded(prompts, model.device, filler)
     visible = visible_places(prompts, model.device)
     encoded = model.get_encoder()(input_ids=ids, attention_mask=visible).last_hidden_state
-    context = _Context(encoded, visible, EncoderDecoderCache(DynamicCache(), DynamicCache()))
+    context = _Context(model, encoded, visible, EncoderDecoderCache(DynamicCache(), DynamicCache()))
     start = torch.tensor([answer_start] * len(prompts), device=model.device)
-    return context, _decode(model, context, start, [[len(answer_start) - 1]] * len(prompts))
+    return context, _decode(context, start, [[len(answer_start) - 1]] * len(prompts))
 
 
 def padded(sequences: Sequence[Sequence[int]], device: torch.device, filler: int = 0) -> Tensor:
@@ -144,68 +143,30 @@ def _chunks(options: Sequence[Sequence[int]], prompt: int, token_budget: int) ->
         by_length = by_length[count:]
 
 
-def _score_rest(model: PreTrainedModel, context: _Context, options: Sequence[Sequence[int]]) -> list[list[float]]:
+def _score_rest(context: _Context, options: Sequence[Sequence[int]]) -> list[list[float]]:
     """Log-probability of each token of the options except the first. The context has a row for each option."""
     logits = _decode(
-        model,
         context,
         padded([option[:-1] for option in options], context.encoded.device),
         [range(len(option) - 1) for option in options],
     )
     targets = [token for option in options for token in option[1:]]
-    scores = iter(_token_scores(logits, range(len(targets)), targets))
+    scores = iter(token_scores(logits, range(len(targets)), targets))
     return [[next(scores) for _ in option[1:]] for option in options]
 
 
-def _token_scores(logits: Tensor, rows: Sequence[int], tokens: Sequence[int]) -> list[float]:
-    """Log-probability of each token, given the row of `logits` [rows, vocabulary] that is paired with it."""
-    logits = logits.float()
-    index = torch.tensor(rows, dtype=torch.long, device=logits.device)
-    targets = torch.tensor(tokens, dtype=torch.long, device=logits.device)
-    scores: list[float] = (logits[index, targets] - logits.logsumexp(dim=-1)[index]).double().tolist()
-    return scores
-
-
-def _generate(
-    model: PreTrainedModel, context: _Context, questions: Sequence[Question], logits: Tensor
-) -> tuple[list[list[int]], set[int]]:
-    """Greedy decoding. `logits` are those of the first token of each answer, [questions, vocabulary].
-
-    Also returns the questions whose logits were NaN.
-    """
-    generated: list[list[int]] = [[] for _ in questions]
-    alive = list(range(len(questions)))
-    tokens, sound = likeliest(logits)
-    unsound = {asked for asked in alive if questions[asked].max_new_tokens and not sound[asked]}
-    number = 1
-    while True:
-        current = tokens.tolist()
-        keep = [
-            place for place, asked in enumerate(alive) if goes_on(questions[asked], generated[asked], current[place], number)
-        ]
-        if not keep:
-            return generated, unsound
-        if len(keep) < len(alive):
-            alive = [alive[place] for place in keep]
-            context, tokens = context.select(keep), tokens[keep]
-        tokens, sound = likeliest(_decode(model, context, tokens[:, None], [[0]] * len(alive)))
-        unsound.update(asked for place, asked in enumerate(alive) if not sound[place])
-        number += 1
-
-
-def _decode(model: PreTrainedModel, context: _Context, tokens: Tensor, wanted: Sequence[Sequence[int]]) -> Tensor:
+def _decode(context: _Context, tokens: Tensor, wanted: Sequence[Sequence[int]]) -> Tensor:
     """Let the decoder read more tokens. Returns logits [places, vocabulary] at the wanted places of each row only.
 
     Args:
-        model: the model.
         context: the state; its cache grows by the tokens.
         tokens: int64 [rows, time].
         wanted: the wanted places of each row, 0 being its first token.
     """
     rows, time = tokens.shape
     chosen = torch.tensor([row * time + place for row, places in enumerate(wanted) for place in places], device=tokens.device)
-    with logits_of(model, chosen, (rows, time)):
-        output = model(
+    with logits_of(context.model, chosen, (rows, time)):
+        output = context.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=context.encoded),
             attention_mask=context.visible,
             decoder_input_ids=tokens,
@@ -214,7 +175,7 @@ def _decode(model: PreTrainedModel, context: _Context, tokens: Tensor, wanted: S
         )
     logits: Tensor = output.logits
     if logits.shape[:-1] != (1, len(chosen)):
-        raise _unfit(model)
+        raise _unfit(context.model)
     return logits[0]
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flanlab.errors import FlanlabError, one_line
-from flanlab.files import alone_in, cache_folder, new_folder
+from flanlab.errors import FlanlabError, explained
+from flanlab.files import cache_folder, made_once, new_folder
+from flanlab.progress import say
 
 
 def is_gguf(name: str) -> bool:
@@ -21,7 +21,7 @@ def is_gguf(name: str) -> bool:
     return name.lower().endswith(".gguf")
 
 
-def gguf_model_folder(path: Path, say: Callable[[str], None] = lambda _: None) -> Path:
+def gguf_model_folder(path: Path) -> Path:
     """Folder of the converted model of a GGUF file. A file with new content is converted first.
 
     Raises:
@@ -32,34 +32,22 @@ def gguf_model_folder(path: Path, say: Callable[[str], None] = lambda _: None) -
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     folder = cache_folder() / "models" / f"gguf-{digest[:16]}"
-    if not folder.is_dir():
-        with alone_in(cache_folder()):  # the others wait, and find it there
-            if not folder.is_dir():
-                _convert_any(path, folder, say)
+    made_once(folder, lambda: _convert_any(path, folder))
     return folder
 
 
-def _convert_any(path: Path, folder: Path, say: Callable[[str], None]) -> None:
+def _convert_any(path: Path, folder: Path) -> None:
     say(f"Converting {path.name} to safetensors (once) ...")
-    try:
+    hint = (
+        "The file must be complete, with an architecture and quantization that transformers reads from GGUF. Otherwise serve it"
+        " with llama.cpp's Python server and use --endpoint."
+    )
+    with explained(f"{path}: could not be read as a GGUF model", hint):
         convert_gguf(path, folder)
-    except FlanlabError:
-        raise
-    except Exception as error:  # the reader raises errors of many kinds
-        raise FlanlabError(
-            f"{path}: could not be read as a GGUF model: {one_line(error, 400)}",
-            hint="The file must be complete, with an architecture and quantization that transformers reads from GGUF."
-            " Otherwise serve it with llama.cpp's Python server and use --endpoint.",
-        ) from error
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """Write a GGUF file's model and tokenizer as a Hugging Face folder with float32 weights, completely or not at all."""
-    with new_folder(folder) as temporary:
-        _convert(gguf, temporary)
-
-
-def _convert(gguf: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -86,5 +74,6 @@ def _convert(gguf: Path, target: Path) -> None:
         plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(quantized.state_dict(), assign=True)
     plain.tie_weights()
-    plain.save_pretrained(target)
-    tokenizer.save_pretrained(target)
+    with new_folder(folder) as temporary:
+        plain.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)

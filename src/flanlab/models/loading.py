@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 import xxhash
 from safetensors import safe_open
+from torch import nn
 from transformers import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -27,16 +28,17 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from flanlab.data.encoding import SeparateTextEncoder, TextEncoder
-from flanlab.errors import FlanlabError, one_line
+from flanlab.errors import FlanlabError, explained, one_line
 from flanlab.models.answering import Answer, Question, Scoring
 from flanlab.models.attention_features import NOT_THROUGH_THE_INTERFACE, check_features, check_isolation, unsupported_attention
 from flanlab.models.encoder_decoder import answer_from_encoder, check_padding
 from flanlab.models.names import model_hint, names_a_folder, suggestion
 from flanlab.models.packed_attention import ATTENTION_NAME
-from flanlab.models.scoring import TokenAnswer, answer_questions
+from flanlab.models.scoring import answer_questions
 from flanlab.models.soft_prompt import add_soft_prompt, read_soft_prompt, soft_prompt_of, virtual_tokens
 from flanlab.models.sources import (
     base_of,
+    base_source,
     config_if_any,
     generation_config_if_any,
     is_prompt_tuned,
@@ -88,17 +90,16 @@ class LoadedModel:
 
     def answer(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, Answer]]:
         """Answer questions in batches of up to `token_budget` tokens. Yields (position, answer)."""
-        for position, answer in self._answers(questions, token_budget):
+        if isinstance(self.encoder, SeparateTextEncoder):
+            answers = answer_from_encoder(self.model, self.encoder.answer_start, questions, token_budget)
+        else:
+            virtual = virtual_tokens(self.model)
+            asked = [replace(question, prompt=[*virtual, *question.prompt]) for question in questions] if virtual else questions
+            answers = answer_questions(self.model, asked, token_budget)
+        for position, answer in answers:
             lengths = [len(option) for option in questions[position].options]
             text = self.encoder.decode(answer.generated).strip()
             yield position, Answer(answer.scores, answer.scores_without_end, lengths, text, answer.failed)
-
-    def _answers(self, questions: Sequence[Question], token_budget: int) -> Iterator[tuple[int, TokenAnswer]]:
-        if isinstance(self.encoder, SeparateTextEncoder):
-            return answer_from_encoder(self.model, self.encoder.answer_start, questions, token_budget)
-        if virtual := virtual_tokens(self.model):
-            questions = [replace(question, prompt=[*virtual, *question.prompt]) for question in questions]
-        return answer_questions(self.model, questions, token_budget)
 
 
 def load_model(
@@ -106,8 +107,6 @@ def load_model(
     *,
     device: str | None = None,
     dtype: Dtype = "auto",
-    revision: str | None = None,
-    say: Callable[[str], None] = lambda _: None,
 ) -> LoadedModel:
     """Load a language model: a built-in one, a folder (full weights or an adapter), a GGUF file, or a Hub id.
 
@@ -121,32 +120,21 @@ def load_model(
     """
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    source = source_of(name, say)
+    source = source_of(name)
     place = Path(source)
     folder = place if place.is_dir() else None
     if folder is None and names_a_folder(name):
         hint = f"Name a folder, a Hub id, or one of `flan models`.{suggestion(name)}"
         raise FlanlabError(f"There is no model folder at {name}.", hint=hint)
-    target_device = torch.device(device) if device else _own_device()
+    if device is None:
+        own = own_gpu()
+        device = "cpu" if own is None else f"cuda:{own}"
     stamp = read_stamp(folder) if folder else None
-    rounded = dtype == "bfloat16" or (dtype == "auto" and target_device.type == "cuda")
-    try:
-        model = _read_weights(source, revision, torch.bfloat16 if rounded else torch.float32, say)
-        tokenizer = _read_tokenizer(source, revision, say)
-    except FlanlabError:
-        raise
-    # A damaged configuration or tokenizer may raise any error in transformers.
-    except Exception as error:
-        raise FlanlabError(f"The model {name} could not be loaded: {one_line(error, 400)}", hint=model_hint(name)) from error
-    _check_vocabulary(name, model, tokenizer)
-    model = model.to(target_device).eval()
-    encoder = _encoder(tokenizer, model.config, model.generation_config)
-    if isinstance(encoder, SeparateTextEncoder):
-        check_padding(model, encoder.answer_start)
-    else:
-        check_features(model)
-        check_isolation(model)
-    return LoadedModel(model, encoder, name, folder, stamp)
+    rounded = dtype == "bfloat16" or (dtype == "auto" and device.startswith("cuda"))
+    with explained(f"The model {name} could not be loaded", model_hint(name)):
+        model = _read_weights(source, torch.bfloat16 if rounded else torch.float32)
+        tokenizer = _read_tokenizer(source)
+    return _ready(model.to(device), tokenizer, name, folder, stamp)
 
 
 def wrap_model(model: Any, tokenizer: Any) -> LoadedModel:
@@ -163,6 +151,13 @@ def wrap_model(model: Any, tokenizer: Any) -> LoadedModel:
             hint="Call load_model(model, tokenizer), or load_model(name) for a folder or a Hub id.",
         )
     name = str(getattr(model.config, "_name_or_path", "") or "a model in memory")
+    return _ready(model, tokenizer, name, None, None)
+
+
+def _ready(
+    model: Any, tokenizer: PreTrainedTokenizerBase, name: str, folder: Path | None, stamp: Mapping[str, Any] | None
+) -> LoadedModel:
+    """The model in evaluation mode and with packed attention, after all checks of what it computes."""
     _check_vocabulary(name, model, tokenizer)
     encoder = _encoder(tokenizer, model.config, model.generation_config)
     model = model.eval()
@@ -172,7 +167,7 @@ def wrap_model(model: Any, tokenizer: Any) -> LoadedModel:
         model.set_attn_implementation(ATTENTION_NAME)
         check_features(model)
         check_isolation(model)
-    return LoadedModel(model, encoder, name, None, None)
+    return LoadedModel(model, encoder, name, folder, stamp)
 
 
 def _check_vocabulary(name: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -224,24 +219,11 @@ def _without_private(content: Any) -> Any:
     return content
 
 
-def _own_device() -> torch.device:
-    """The GPU of this process, if there is one."""
-    number = own_gpu()
-    return torch.device("cpu") if number is None else torch.device("cuda", number)
-
-
-def load_encoder(name: str, *, say: Callable[[str], None] = lambda _: None) -> TextEncoder:
+def load_encoder(name: str) -> TextEncoder:
     """Only a model's tokenizer, for work that needs no weights."""
-    try:
-        tokenizer = _read_tokenizer(source_of(name, say), None, say)
-    except FlanlabError:
-        raise
-    except Exception as error:
-        raise FlanlabError(
-            f"The tokenizer of {name} could not be loaded: {one_line(error, 400)}",
-            hint=model_hint(name),
-        ) from error
-    return _encoder(tokenizer, config_if_any(name), generation_config_if_any(name, say))
+    with explained(f"The tokenizer of {name} could not be loaded", model_hint(name)):
+        tokenizer = _read_tokenizer(source_of(name))
+    return _encoder(tokenizer, config_if_any(name), generation_config_if_any(name))
 
 
 def _encoder(
@@ -261,21 +243,21 @@ def _encoder(
     return SeparateTextEncoder(tokenizer, start, ends)
 
 
-def _read_tokenizer(source: str, revision: str | None, say: Callable[[str], None]) -> PreTrainedTokenizerBase:
+def _read_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or Hub id. For an adapter without one, its base's, as is usual with peft."""
     base = base_of(Path(source))
     if base is not None and not any((Path(source) / file).is_file() for file in _TOKENIZER_FILES):
-        return _read_tokenizer(source_of(base, say), None, say)
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+        return _read_tokenizer(source_of(base))
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     return tokenizer
 
 
-def _read_weights(source: str, revision: str | None, dtype: torch.dtype, say: Callable[[str], None]) -> Any:
+def _read_weights(source: str, dtype: torch.dtype) -> Any:
     """The model of a folder or Hub id. An adapter is merged into its base, which may be an adapter too."""
     base = base_of(Path(source))
     if base is None:
-        return _read_whole_model(source, revision, dtype)
-    model = _read_weights(source_of(base, say), revision, dtype, say)
+        return _read_whole_model(source, dtype)
+    model = _read_weights(source_of(base), dtype)
     if soft_prompt_of(model) is not None:
         raise FlanlabError(
             f"{source} is an adapter of {base}, which is a soft prompt.", hint="Use an adapter whose base is a whole model."
@@ -286,7 +268,9 @@ def _read_weights(source: str, revision: str | None, dtype: torch.dtype, say: Ca
     from peft import PeftModel
     from peft.utils import get_peft_model_state_dict
 
-    file = _adapter_weights(source)
+    file = Path(source) / "adapter_model.safetensors"
+    if not file.is_file():
+        raise FlanlabError(f"There is no {file}.", hint="Save the adapter's weights as safetensors. Nothing else is read.")
     _make_room(model, file)
     adapted = PeftModel.from_pretrained(model, source)
     if adapted.active_peft_config.is_prompt_learning:
@@ -316,29 +300,18 @@ def _make_room(model: Any, adapter: Path) -> None:
         model.resize_token_embeddings(max(rows), mean_resizing=False)
 
 
-def _adapter_weights(source: str) -> Path:
-    path = Path(source) / "adapter_model.safetensors"
-    if not path.is_file():
-        raise FlanlabError(f"There is no {path}.", hint="Save the adapter's weights as safetensors. Nothing else is read.")
-    return path
-
-
-def _read_whole_model(source: str, revision: str | None, dtype: torch.dtype) -> Any:
-    config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-    kind: Any = AutoModelForCausalLM
-    attention: dict[str, str] = {"attn_implementation": ATTENTION_NAME}
-    if config.is_encoder_decoder:
-        if type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
-            raise FlanlabError(
-                f"The model {source} ({config.model_type}) has an encoder and a decoder, but is not a text-to-text model.",
-                hint="Name a causal language model, or an encoder-decoder model of the T5 or BART family.",
-            )
-        kind, attention = AutoModelForSeq2SeqLM, {}
+def _read_whole_model(source: str, dtype: torch.dtype) -> Any:
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    if config.is_encoder_decoder and type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+        raise FlanlabError(
+            f"The model {source} ({config.model_type}) has an encoder and a decoder, but is not a text-to-text model.",
+            hint="Name a causal language model, or an encoder-decoder model of the T5 or BART family.",
+        )
+    kind, attention = _class_of(config)
     try:
         model_and_report: Any = kind.from_pretrained(
             source,
             output_loading_info=True,
-            revision=revision,
             dtype=dtype,
             **attention,
             use_safetensors=True,
@@ -356,4 +329,47 @@ def _read_whole_model(source: str, revision: str | None, dtype: torch.dtype) -> 
             f"The model {source} lacks weights: {', '.join(sorted(report['missing_keys'])[:5])}.",
             hint="Download the model again. It must be a language model with all its weights.",
         )
+    return model
+
+
+def _class_of(config: PreTrainedConfig) -> tuple[Any, dict[str, str]]:
+    """The class of a model with this configuration, and the attention that it is made with."""
+    if config.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM, {}
+    return AutoModelForCausalLM, {"attn_implementation": ATTENTION_NAME}
+
+
+def read_config(name: str) -> PreTrainedConfig:
+    """A model's configuration; for an adapter, its base's.
+
+    Raises:
+        FlanlabError: it is not available.
+    """
+    hint = (
+        "Check that the Hub can be reached (and, for a gated model, that you accepted its terms and set HF_TOKEN), or name a"
+        " folder with the model's config.json."
+    )
+    with explained(f"The configuration of {name} is not available", hint):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(base_source(name), trust_remote_code=False)
+    return config
+
+
+def build_skeleton(name: str, config: PreTrainedConfig, dtype: torch.dtype) -> Any:
+    """A model with random or no weights, to estimate its cost. Call it where tensors have no content (on the meta device).
+
+    Raises:
+        FlanlabError: there is no language model with this configuration.
+    """
+    kind, attention = _class_of(config)
+    try:
+        model = kind.from_config(config, dtype=dtype, trust_remote_code=False, **attention)
+    except (ValueError, ImportError) as error:
+        raise FlanlabError(
+            f"The configuration of {name} is not one of a language model: {one_line(error)}",
+            hint="Name a causal or encoder-decoder language model.",
+        ) from error
+    if getattr(config, "scale_decoder_outputs", True) is False:
+        # T5 from version 1.1 has its own output layer. transformers only notices this when it reads the weights.
+        head = model.get_output_embeddings()
+        head.weight = nn.Parameter(torch.empty_like(head.weight))
     return model

@@ -130,18 +130,16 @@ class Place:
 
 def pack_segments(segments: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> PackedBatch:
     """Put (prompt, branches) token lists into one row. Branches may be empty. Each continues the prompt's positions."""
-    return _pack(segments, share=False)[0]
+    return pack_sharing(segments, share=False)[0]
 
 
-def pack_sharing(segments: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> tuple[PackedBatch, list[Place]]:
+def pack_sharing(
+    segments: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], *, share: bool = True
+) -> tuple[PackedBatch, list[Place]]:
     """Like `pack_segments`, but common beginnings of prompts and branches are stored once.
 
     A prompt shares only with the one before it, so they should be sorted by their tokens. Its last token is never shared.
     """
-    return _pack(segments, share=True)
-
-
-def _pack(segments: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], share: bool) -> tuple[PackedBatch, list[Place]]:
     ids: list[int] = []
     positions: list[int] = []
     layout: list[tuple[int, int, Tensor | None]] = []
@@ -394,17 +392,20 @@ def packed_forward(model: nn.Module, batch: PackedBatch, positions: Tensor | Non
 
 
 def check_reach(config: Any, longest: int) -> None:
-    """Refuse texts that are longer than the table of learned positions of a model with this configuration. Rotary models have
-    none.
+    """Refuse texts that are longer than a model with this configuration reads: one with a table of learned positions (GPT-2,
+    BART). Rotary and relative positions have no end. An encoder-decoder model reads prompt and answer apart.
 
     Raises:
-        FlanlabError: the text is too long. A model such as GPT-2 would end with an index error, on a GPU with an unclear one.
+        FlanlabError: the text is too long. The model would end with an index error, on a GPU with an unclear one.
     """
-    if getattr(config, "model_type", None) not in _LEARNED_POSITIONS or longest <= config.max_position_embeddings:
+    apart = getattr(config, "is_encoder_decoder", False)
+    limited = apart or getattr(config, "model_type", None) in _LEARNED_POSITIONS
+    reach = getattr(config, "max_position_embeddings", None)
+    if not limited or reach is None or longest <= reach:
         return
-    reach = config.max_position_embeddings
+    text, both = ("", "prompts and answers") if apart else (", its answer included,", "prompt and answer together")
     raise FlanlabError(
-        f"A text of {longest} tokens, its answer included, is longer than the {reach} that the model can read.",
-        hint=f"Keep prompt and answer together within {reach} tokens: with --prompt-tokens of `flan eval`, or in a recipe with"
-        " prompt_tokens and target_tokens (mixture) and prompt_tokens and new_tokens (evaluation).",
+        f"A text of {longest} tokens{text} is longer than the {reach} that the model can read.",
+        hint=f"Keep {both} within {reach} tokens: with --prompt-tokens of `flan eval`, or with mixture.prompt_tokens,"
+        " mixture.target_tokens, evaluation.prompt_tokens and evaluation.new_tokens in a recipe.",
     )

@@ -105,10 +105,10 @@ class RemoteModel:
         """Greedily generated text. If the answer is one line: the first line with text."""
         one_line = bool(question.line_breaks)
         payload = {"prompt": _sendable(question.prompt, self.encoder), "max_tokens": question.max_new_tokens, "temperature": 0}
-        text = _text(self.completions.complete(payload | {"stop": ["\n"]} if one_line else payload))
+        text = self.completions.complete(payload | {"stop": ["\n"]} if one_line else payload, _text)
         if one_line and not text.strip():
             # It began with a line break, at which the server stopped.
-            text = _text(self.completions.complete(payload))
+            text = self.completions.complete(payload, _text)
         return (text.strip().split("\n")[0] if one_line else text).strip()
 
 
@@ -144,13 +144,13 @@ def _why_not_ranked(completions: Completions, encoder: Encoder) -> str:
     prompt = _sendable(encoder.encode(_PROBE, [], "baseline").prompt, encoder)
     plain = {"prompt": prompt, "max_tokens": 1, "temperature": 0}
     try:
-        echoed = completions.complete(_echo_request(prompt), _PROBE_ATTEMPTS)
-        generated = completions.complete(plain | {"logprobs": 1}, _PROBE_ATTEMPTS)
+        echoed = completions.complete(_echo_request(prompt), dict, _PROBE_ATTEMPTS)
+        generated = completions.complete(plain | {"logprobs": 1}, dict, _PROBE_ATTEMPTS)
     except RefusedError as error:
         if error.status not in _UNABLE:
             raise
         try:
-            completions.complete(plain)
+            completions.complete(plain, dict)
         except RefusedError as other:
             if isinstance(prompt, list):
                 other.hint += " If it accepts no token ids, leave out --tokenizer."
@@ -202,7 +202,7 @@ def _score_ids(completions: Completions, question: Question) -> list[list[float]
     for option in question.options:
         sent = question.prompt + option
         read = partial(_counted_tokens, sent=len(sent), join=len(question.prompt))
-        scores.append(read(completions.complete(_echo_request(sent), check=read)))
+        scores.append(completions.complete(_echo_request(sent), read))
     return scores
 
 
@@ -230,7 +230,7 @@ def _score_text(completions: Completions, question: Question) -> list[list[float
     for option in question.options:
         text = CharacterEncoder().decode(question.prompt + option)
         read = partial(_placed_tokens, text=text, join=join)
-        placed = read(completions.complete(_echo_request(text), check=read))
+        placed = completions.complete(_echo_request(text), read)
         found.append([token for token in placed if token.start < len(text)])
     begin = min((token.start for tokens in found for token in tokens if token.stop > join), default=join)
     return [_numbers([token.value for token in tokens if token.start >= begin]) for tokens in found]

@@ -13,10 +13,11 @@ and share it.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -42,13 +43,8 @@ class TokenAnswer:
     """The same without the end token."""
     generated: list[int]
     """Greedily generated tokens, without the stop token."""
-    unsound: bool = False
-    """Whether a token was generated from NaN logits."""
-
-    @property
-    def failed(self) -> bool:
-        """Whether something computed for this answer is NaN."""
-        return self.unsound or not all(map(math.isfinite, self.scores))
+    failed: bool
+    """Whether something computed for this answer is NaN or infinity: a score, or the logits that a token was generated from."""
 
 
 def answer_questions(
@@ -138,31 +134,40 @@ def _answer_batch(model: PreTrainedModel, questions: Sequence[Question]) -> list
     logits, cache = packed_forward(model, packed, torch.tensor(positions, device=model.device), use_cache=generates)
     logits = logits.float()
     # Row r of the logits scores the tokens targets[r]: several where options begin to differ.
-    rows = torch.tensor([row for row, _ in targets], dtype=torch.long, device=logits.device)
-    tokens = torch.tensor([token for _, token in targets], dtype=torch.long, device=logits.device)
-    # Some rows at a time, because this copies the logits.
-    normalizer = torch.cat([some.logsumexp(dim=-1) for some in logits.split(64)])
-    token_scores = iter((logits[rows, tokens] - normalizer[rows]).double().tolist())
+    scores = iter(token_scores(logits, [row for row, _ in targets], [token for _, token in targets]))
     generated: list[list[int]] = [[] for _ in questions]
     unsound: set[int] = set()
     if generates:
         first = logits[torch.tensor(first_rows, device=logits.device)]
-        generated, unsound = _generate(model, cache, [place.prompt for place in places], questions, first)
+        prompts = [place.prompt for place in places]
+        generated, unsound = generate(questions, first, lambda some: _Prompts(model, cache, [prompts[one] for one in some]))
+    options = [option for question in questions for option in question.options]
+    return token_answers(questions, [[next(scores) for _ in option] for option in options], generated, unsound)
+
+
+def token_scores(logits: Tensor, rows: Sequence[int], tokens: Sequence[int]) -> list[float]:
+    """Log-probability of each token, given the row of `logits` [rows, vocabulary] that is paired with it."""
+    logits = logits.float()
+    index = torch.tensor(rows, dtype=torch.long, device=logits.device)
+    targets = torch.tensor(tokens, dtype=torch.long, device=logits.device)
+    # Some rows at a time, because this copies the logits.
+    normalizer = torch.cat([some.logsumexp(dim=-1) for some in logits.split(64)])
+    scores: list[float] = (logits[index, targets] - normalizer[index]).double().tolist()
+    return scores
+
+
+def token_answers(
+    questions: Sequence[Question], scores: Sequence[list[float]], generated: Sequence[list[int]], unsound: set[int]
+) -> list[TokenAnswer]:
+    """The answers from the scores of each option's tokens, all options one after the other, and the generated tokens."""
+    of_options = iter(scores)
     answers = []
-    for number, (question, tokens_generated) in enumerate(zip(questions, generated, strict=True)):
-        parts = [[next(token_scores) for _ in option] for option in question.options]
-        scores, without_end = [sum(part) for part in parts], [sum(part[:-1]) for part in parts]
-        answers.append(TokenAnswer(scores, without_end, tokens_generated, number in unsound))
+    for number, (question, tokens) in enumerate(zip(questions, generated, strict=True)):
+        own = [next(of_options) for _ in question.options]
+        sums = [sum(each) for each in own]
+        failed = number in unsound or not all(map(math.isfinite, sums))
+        answers.append(TokenAnswer(sums, [sum(each[:-1]) for each in own], tokens, failed))
     return answers
-
-
-def likeliest(logits: Tensor) -> tuple[Tensor, list[bool]]:
-    """The most likely token of each row of logits [rows, vocabulary], int64 [rows], and whether the row is free of NaN.
-
-    Greedy decoding of NaN would silently take an arbitrary token.
-    """
-    largest, tokens = logits.max(dim=-1)  # NaN if the row has one
-    return tokens, largest.isfinite().tolist()
 
 
 def _answer_positions(
@@ -188,54 +193,55 @@ def _answer_positions(
     return list(rows), first_rows, targets
 
 
-def _generate(
-    model: PreTrainedModel, cache: Any, prompts: Sequence[Spans], questions: Sequence[Question], logits: Tensor
-) -> tuple[list[list[int]], set[int]]:
-    """Greedy decoding from the prompts' keys and values.
+class Decoding(Protocol):
+    """Answers that are being generated: a row each, with the keys and values of all that was read."""
 
-    `logits` are those of the first token of each answer, [questions, vocabulary]. Also returns the questions whose logits were
-    NaN.
+    def select(self, rows: Sequence[int]) -> Decoding:
+        """The same with only these rows."""
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """Read the next token of each row, int64 [rows]. Returns the logits of the one after it, [rows, vocabulary]."""
+
+
+def generate(
+    questions: Sequence[Question], logits: Tensor, begin: Callable[[list[int]], Decoding]
+) -> tuple[list[list[int]], set[int]]:
+    """Greedy decoding of the questions that ask for it.
+
+    Args:
+        questions: those of a batch.
+        logits: of the first token of each answer, [questions, vocabulary].
+        begin: gives the state after the prompts of some of the questions, by their numbers.
+
+    Returns:
+        The tokens of each answer, and the questions whose logits were NaN, of which decoding would take an arbitrary token.
     """
     generated: list[list[int]] = [[] for _ in questions]
-    first, sound = likeliest(logits)
-    unsound = {number for number, one in enumerate(questions) if one.max_new_tokens and not sound[number]}
-    current = first.tolist()
-    alive = [number for number, question in enumerate(questions) if goes_on(question, generated[number], current[number], 1)]
-    if not alive:
-        return generated, unsound
-    lengths = torch.tensor([len(questions[number].prompt) for number in alive], device=first.device)
-    prompt_cache, visible = _gather_prompts(cache, [prompts[number] for number in alive], lengths)
-    tokens = first[torch.tensor(alive, device=first.device)]
-    step = 0
-    while alive:
-        visible = torch.cat([visible, visible.new_ones(len(alive), 1)], dim=1)
-        output = model(
-            input_ids=tokens[:, None],
-            position_ids=(lengths + step)[:, None],
-            attention_mask=visible[:, None, None, :],
-            past_key_values=prompt_cache,
-            use_cache=True,
-        )
-        step += 1
-        tokens, sound = likeliest(output.logits[:, -1])
-        unsound.update(number for place, number in enumerate(alive) if not sound[place])
-        current = tokens.tolist()
-        keep = [
-            place
-            for place, number in enumerate(alive)
-            if goes_on(questions[number], generated[number], current[place], step + 1)
+    unsound: set[int] = set()
+    alive = [number for number, question in enumerate(questions) if question.max_new_tokens]
+    logits = logits[alive]
+    state: Decoding | None = None
+    for count in itertools.count(1):
+        largest, tokens = logits.max(dim=-1)  # NaN if the row has one
+        unsound.update(number for number, sound in zip(alive, largest.isfinite().tolist(), strict=True) if not sound)
+        newest = zip(alive, tokens.tolist(), strict=True)
+        kept = [
+            row for row, (number, token) in enumerate(newest) if _goes_on(questions[number], generated[number], token, count)
         ]
-        if len(keep) < len(alive):
-            alive = [alive[place] for place in keep]
-            chosen = torch.tensor(keep, dtype=torch.long, device=first.device)
-            lengths, visible, tokens = lengths[chosen], visible[chosen], tokens[chosen]
-            prompt_cache.batch_select_indices(chosen)
+        if not kept:
+            break
+        if state is None:
+            state = begin([alive[row] for row in kept])
+        elif len(kept) < len(alive):
+            state = state.select(kept)
+        alive, tokens = [alive[row] for row in kept], tokens[kept]
+        logits = state.read(tokens)
     return generated, unsound
 
 
-def goes_on(question: Question, generated: list[int], token: int, number: int) -> bool:
+def _goes_on(question: Question, generated: list[int], token: int, number: int) -> bool:
     """Add the `number`th token of an answer. Returns whether the answer continues after it."""
-    if number > question.max_new_tokens or token in question.stop_tokens:
+    if token in question.stop_tokens:
         return False
     if token not in question.line_breaks:
         generated.append(token)
@@ -244,16 +250,40 @@ def goes_on(question: Question, generated: list[int], token: int, number: int) -
     return number < question.max_new_tokens
 
 
-def _gather_prompts(cache: Any, prompts: Sequence[Spans], lengths: Tensor) -> tuple[DynamicCache, Tensor]:
-    """Copy the prompts from a packed cache into a padded one. Also returns the mask, bool [questions, longest]."""
-    longest = int(lengths.max())
-    visible = torch.arange(longest, device=lengths.device)[None, :] < lengths[:, None]
-    tokens = [[token for start, length in spans for token in range(start, start + length)] for spans in prompts]
-    index = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in tokens], device=lengths.device)
-    gathered = DynamicCache()
-    for number, layer in enumerate(cache.layers):
-        # [1, heads, tokens, width] -> [questions, heads, longest prompt, width]
-        keys = layer.keys[0][:, index].transpose(0, 1).contiguous()
-        values = layer.values[0][:, index].transpose(0, 1).contiguous()
-        gathered.update(keys, values, number)
-    return gathered, visible
+class _Prompts:
+    """Decoding after some prompts of a packed row, whose keys and values are copied into a padded cache."""
+
+    def __init__(self, model: PreTrainedModel, packed: DynamicCache, prompts: Sequence[Spans]) -> None:
+        self._model = model
+        places = [[place for start, length in spans for place in range(start, start + length)] for spans in prompts]
+        longest = max(map(len, places))
+        index = torch.tensor([[*own, *[0] * (longest - len(own))] for own in places], device=model.device)
+        self._lengths = torch.tensor([len(own) for own in places], device=model.device)
+        """Tokens of each row so far, int64 [rows]."""
+        self._visible = torch.arange(longest, device=model.device) < self._lengths[:, None]
+        """Whether a place of the cache holds a token, bool [rows, places]."""
+        self._cache = DynamicCache()
+        layers: list[Any] = packed.layers
+        for number, layer in enumerate(layers):
+            # [1, heads, tokens, width] -> [rows, heads, longest prompt, width]
+            keys, values = (part[0][:, index].transpose(0, 1).contiguous() for part in (layer.keys, layer.values))
+            self._cache.update(keys, values, number)
+
+    def select(self, rows: Sequence[int]) -> _Prompts:
+        chosen = torch.tensor(rows, device=self._lengths.device)
+        self._lengths, self._visible = self._lengths[chosen], self._visible[chosen]
+        self._cache.batch_select_indices(chosen)
+        return self
+
+    def read(self, tokens: Tensor) -> Tensor:
+        self._visible = torch.cat([self._visible, self._visible.new_ones(len(tokens), 1)], dim=1)
+        output = self._model(
+            input_ids=tokens[:, None],
+            position_ids=self._lengths[:, None],
+            attention_mask=self._visible[:, None, None, :],
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        self._lengths = self._lengths + 1
+        logits: Tensor = output.logits[:, -1]
+        return logits

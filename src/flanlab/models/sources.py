@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ STAMP_FILE = "flanlab.json"
 """File next to the weights of each tuned model: what it was trained on, and what was held out."""
 
 
-def source_of(name: str, say: Callable[[str], None]) -> str:
+def source_of(name: str) -> str:
     """The name of a model for transformers: a folder in the cache for built-in models and GGUF files, else the name."""
     if name in BUILT_IN_MODELS:
-        return str(built_in_model_folder(name, say))
+        return str(built_in_model_folder(name))
     if is_gguf(name):
-        return str(gguf_model_folder(Path(name), say))
+        return str(gguf_model_folder(Path(name)))
     work_offline_if_unreachable(name)
     return name
 
@@ -95,19 +95,19 @@ def config_if_any(name: str) -> PreTrainedConfig | None:
     return config
 
 
-def generation_config_if_any(name: str, say: Callable[[str], None]) -> GenerationConfig | None:
+def generation_config_if_any(name: str) -> GenerationConfig | None:
     """A model's generation configuration, if its files have one."""
     try:
-        return GenerationConfig.from_pretrained(base_source(name, say))
+        return GenerationConfig.from_pretrained(base_source(name))
     except (OSError, ValueError):
         return None
 
 
-def base_source(name: str, say: Callable[[str], None] = lambda _: None) -> str:
+def base_source(name: str) -> str:
     """The name or folder of a model for transformers; for an adapter, of its whole base model."""
     while (base := base_of(Path(name))) is not None:
         name = base
-    return source_of(name, say)
+    return source_of(name)
 
 
 def read_stamp(folder: Path) -> Mapping[str, Any] | None:

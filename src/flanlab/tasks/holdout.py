@@ -73,50 +73,32 @@ class HoldOut(Settings):
         ancestors = lineage([*known, *tasks, *tested])
         if self.supervised:
             return self._supervised_split(tasks, test, tested, ancestors)
-        train: list[Task] = []
         left_out: dict[str, str] = {}
         conflicts: dict[str, str] = {}
-        allowed: dict[str, str] = {}
         asked_for = set(named)
         for task in tasks:
-            shared_clusters = sorted(set(task.clusters) & excluded_clusters)
-            if shared_clusters:
-                reason = self._cluster_reason(task, shared_clusters)
-                if task.name in asked_for:
-                    conflicts[task.name] = reason
-                else:
-                    left_out[task.name] = reason
-                continue
-            if not task.has_split("train"):
-                left_out[task.name] = "it has no train split"
-                continue
             overlaps = {other.name: shared for other in test if (shared := ancestors[task.name] & ancestors[other.name])}
-            if overlaps:
+            if shared_clusters := sorted(set(task.clusters) & excluded_clusters):
+                held_out = set(task.clusters) & set(self.clusters)
+                reason = "held out" if held_out else f"its cluster {shared_clusters[0]} is too close to the held-out clusters"
+                (conflicts if task.name in asked_for else left_out)[task.name] = reason
+            elif not task.has_split("train"):
+                left_out[task.name] = "it has no train split"
+            elif overlaps:
                 conflicts[task.name] = "; ".join(
                     f"shares {', '.join(sorted(shared))} with the held-out {name}" for name, shared in sorted(overlaps.items())
                 )
-            else:
-                train.append(task)
         if conflicts and self.overlap == "error":
             raise FlanlabError(
                 "Training tasks overlap with held-out tasks:\n"
                 + "\n".join(f"  {name}: {reason}" for name, reason in sorted(conflicts.items())),
                 hint="Set `hold_out.overlap: remove` in the recipe to leave them out, or `allow` to train on them anyway.",
             )
-        if self.overlap == "allow":
-            train = [task for task in tasks if task in train or task.name in conflicts]
-            allowed = conflicts
-        else:
+        allowed = conflicts if self.overlap == "allow" else {}
+        if not allowed:
             left_out |= conflicts
-        return HoldOutSplit(
-            self,
-            tuple(tasks),
-            tuple(train),
-            tuple(tested),
-            left_out=left_out,
-            allowed=allowed,
-            lineage=ancestors,
-        )
+        train = tuple(task for task in tasks if task.name not in left_out)
+        return HoldOutSplit(self, tuple(tasks), train, tuple(tested), left_out=left_out, allowed=allowed, lineage=ancestors)
 
     def _supervised_split(
         self, tasks: Sequence[Task], held_out: Sequence[Task], tested: Sequence[Task], ancestors: Mapping[str, frozenset[str]]
@@ -133,11 +115,6 @@ class HoldOut(Settings):
         return HoldOutSplit(
             self, tuple(tasks), tuple(train), tuple(tested), left_out=left_out, allowed=allowed, lineage=ancestors
         )
-
-    def _cluster_reason(self, task: Task, shared_clusters: Sequence[str]) -> str:
-        if set(task.clusters) & set(self.clusters):
-            return "held out"
-        return f"its cluster {shared_clusters[0]} is too close to the held-out clusters"
 
 
 @dataclass(frozen=True)

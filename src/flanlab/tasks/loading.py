@@ -58,9 +58,11 @@ def _built_in(collection: str) -> list[Task]:
 
 def load_collections(collections: Sequence[str | Path]) -> list[Task]:
     """The tasks of several collections together. A name may occur only once, but a folder's task replaces a built-in one."""
-    found = _sorted_unique(task for collection in collections for task in load_collection(collection))
-    _tell(found)
-    return found
+    return _told(_all_tasks(collections))
+
+
+def _all_tasks(collections: Sequence[str | Path]) -> list[Task]:
+    return _sorted_unique(task for collection in collections for task in load_collection(collection))
 
 
 def overriding(tasks: Iterable[Task]) -> list[Task]:
@@ -76,15 +78,17 @@ def own_versions(tasks: Iterable[Task]) -> list[str]:
     return [f"{name}: a task file of the user's own, not flanlab's task of this name." for name in names]
 
 
-def _tell(tasks: Iterable[Task]) -> None:
+def _told(tasks: list[Task]) -> list[Task]:
+    """The same tasks, after telling the user which of them replace flanlab's own."""
     for task in overriding(tasks):
-        _tell_once(task.whole.name, str(task.path))
+        _say_once(f"{task.whole.name}: {task.path} is used instead of flanlab's own task of this name.")
+    return tasks
 
 
 @cache
-def _tell_once(name: str, path: str) -> None:
+def _say_once(message: str) -> None:
     if is_first():
-        say(f"{name}: {path} is used instead of flanlab's own task of this name.")
+        say(message)
 
 
 def known_lineage(tasks: Iterable[Task]) -> dict[str, frozenset[str]]:
@@ -104,13 +108,9 @@ def load_named(collections: Sequence[str | Path], names: Sequence[str]) -> list[
     wholes = {name.partition(".")[0] for name in names}
     named = [path for path in paths if path.stem in wholes]
     # A task file has the name of its task.
-    if wholes.isdisjoint(cluster.value for cluster in Cluster) and wholes == {path.stem for path in named}:
-        tasks = _sorted_unique(map(load_task, named))
-    else:
-        tasks = _sorted_unique(task for collection in collections for task in load_collection(collection))
-    found = select_tasks(tasks, names)
-    _tell(found)
-    return found
+    are_tasks = wholes.isdisjoint(cluster.value for cluster in Cluster) and wholes == {path.stem for path in named}
+    tasks = _sorted_unique(map(load_task, named)) if are_tasks else _all_tasks(collections)
+    return _told(select_tasks(tasks, names))
 
 
 def find_task(name: str | Path, collections: Sequence[str | Path] | None = None) -> Task:
@@ -218,10 +218,7 @@ def select_tasks(tasks: Sequence[Task], names: Iterable[str]) -> list[Task]:
     Raises:
         FlanlabError: there is no such name, or several names start with it. The hint offers similar names.
     """
-    chosen: dict[str, Task] = {}
-    for name in names:
-        for task in _named(tasks, name):
-            chosen[task.name] = task
+    chosen = {task.name: task for name in names for task in _named(tasks, name)}
     # A whole task includes its subtasks.
     return [chosen[name] for name in sorted(chosen) if name.partition(".")[0] == name or name.partition(".")[0] not in chosen]
 

@@ -176,7 +176,7 @@ class Task(_Strict):
     )
     description: str = ""
     source: Source | None = None
-    # Earlier versions called them `parts`. Hashes still do, so that older predictions and checkpoints stay valid.
+    # Under this name they are part of the task's hash, so another one would make predictions and checkpoints useless.
     subtasks: dict[Name, Source] = Field(
         default_factory=dict,
         serialization_alias="parts",
@@ -239,13 +239,6 @@ class Task(_Strict):
             if not evidence.strip():
                 raise ValueError(f"give the evidence that the data set reuses {name}")
         return value
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_old_names(cls, content: Any) -> Any:
-        if isinstance(content, Mapping) and "parts" in content:
-            raise ValueError("the field `parts` is now called `subtasks`, and the column `part` is `subtask`: rename them")
-        return content
 
     @model_validator(mode="after")
     def _consistent(self) -> Task:
@@ -340,9 +333,22 @@ class Task(_Strict):
             True
         """
         # The one step up from here: reading rows and filling templates is the business of `data`.
-        from flanlab.data.reader import example_of
+        from flanlab.data.rendering import BASELINE, prepare_row, render
+        from flanlab.data.sources import load_rows
 
-        return example_of(self, row, template, split=split, options=options, mirror=mirror)
+        chosen = next(filter(self.has_split, SPLITS)) if split is None else split
+        rows = load_rows(self, chosen, None if mirror is None else Path(mirror))
+        if not 0 <= row < len(rows):
+            raise FlanlabError(
+                f"{self.name}: the {chosen} split has rows 0 to {len(rows) - 1}, not {row}.", hint="Use one of these numbers."
+            )
+        if not BASELINE <= template <= len(self.templates):
+            raise FlanlabError(
+                f"{self.name} has templates 1 to {len(self.templates)}, not {template}.",
+                hint="Use one of these numbers, or 0 for the baseline prompt.",
+            )
+        prepared = prepare_row(self, rows[row], row)
+        return render(self, template, prepared, range(len(prepared.options)) if options == "fixed" else None)
 
     def has_split(self, split: Split) -> bool:
         """Whether any source of the task names this split."""

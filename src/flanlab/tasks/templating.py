@@ -52,14 +52,17 @@ def printable(value: Any) -> Any:
     return value
 
 
-def _to_json(value: Any) -> str:
-    """jinja2's `tojson` for prompts instead of web pages: quotes, <, non-Latin scripts and numbers stay as they are."""
+def as_json(value: Any, *, ensure_ascii: bool = False) -> str:
+    """A value as JSON: quotes, <, non-Latin scripts and numbers stay as they are. What JSON does not know becomes a text."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_to_json(str(name))}: {_to_json(part)}" for name, part in value.items()) + "}"
+        parts = ((as_json(str(name), ensure_ascii=ensure_ascii), part) for name, part in value.items())
+        return "{" + ", ".join(f"{name}: {as_json(part, ensure_ascii=ensure_ascii)}" for name, part in parts) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_to_json, value)) + "]"
-    is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
-    return str(value) if is_number else json.dumps(value, ensure_ascii=False)
+        return "[" + ", ".join(as_json(part, ensure_ascii=ensure_ascii) for part in value) + "]"
+    # Numbers that are printed as they were written are of other types than plain ones.
+    if isinstance(value, int | float | Decimal) and type(value) not in (bool, float):
+        return str(value)
+    return json.dumps(value, ensure_ascii=ensure_ascii, default=str)
 
 
 def _as_lines(values: Any) -> str:
@@ -67,20 +70,18 @@ def _as_lines(values: Any) -> str:
 
     What is nested deeper is JSON. A value that is missing has no line.
     """
-    return "\n".join(line for value in values for line in _lines_of(value))
-
-
-def _lines_of(value: Any) -> list[str]:
-    if isinstance(value, Mapping):
-        return [f"{name}: {line}" for name, part in value.items() if (line := _on_a_line(part))]
-    if isinstance(value, list | tuple):
-        return [line for part in value if (line := _on_a_line(part))]
-    return [line] if (line := _on_a_line(value)) else []
+    lines = []
+    for value in values:
+        if isinstance(value, Mapping):
+            lines += [f"{name}: {line}" for name, part in value.items() if (line := _on_a_line(part))]
+        else:
+            lines += filter(None, map(_on_a_line, value if isinstance(value, list | tuple) else [value]))
+    return "\n".join(lines)
 
 
 def _on_a_line(value: Any) -> str:
     if isinstance(value, bool | Mapping | list | tuple):
-        return _to_json(value)
+        return as_json(value)
     is_missing = value is None or (isinstance(value, float) and math.isnan(value))
     return "" if is_missing else str(printable(value)).strip()
 
@@ -115,7 +116,7 @@ def _map(context: Context, values: Any, *arguments: Any, **named: Any) -> Iterab
 
 
 _ENVIRONMENT.filters["map"] = _map
-_ENVIRONMENT.filters["tojson"] = _to_json
+_ENVIRONMENT.filters["tojson"] = as_json
 _ENVIRONMENT.filters["as_lines"] = _as_lines
 
 # A sign right after or before the braces is whitespace control, not part of the expression.

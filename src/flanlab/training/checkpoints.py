@@ -1,11 +1,20 @@
 """Checkpoints: everything that is needed to resume training as if it had never stopped. Written completely or not at all.
 
     step-000400/trained.safetensors      the parameters that training changes
-                optimizer.safetensors    the optimizer's state; under FSDP both have one shard for each process
+                optimizer.safetensors    the optimizer's state; under FSDP both have one shard for each process (see below)
                 flanlab.json             the stamp
                 progress.json            where training is; size and digest of each file, and of itself
 
 The newest two are kept, so that one is left if the other is damaged.
+
+A tensor that is divided among processes (a DTensor of FSDP) is divided by rows of its first dimension. All processes have the
+same number of rows, except for the last ones, which may have fewer or none. Each process writes its own rows, and any number of
+processes can read them:
+
+    optimizer-00001-of-00002.safetensors   rows 0 to 4 of a tensor of 9
+    optimizer-00002-of-00002.safetensors   rows 5 to 8
+
+Other tensors are written by the first process only.
 """
 
 from __future__ import annotations
@@ -22,7 +31,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -31,7 +41,6 @@ from flanlab.files import is_full, write_json
 from flanlab.processes import all_do, everyone, from_first, is_first, rank, world_size
 from flanlab.progress import say
 from flanlab.training.parallel import is_sharded
-from flanlab.training.shards import ShardReader, divided_as, own_shard, write_shard
 
 _NAME = re.compile(r"step-(\d+)")
 
@@ -50,7 +59,7 @@ def save_checkpoint(
     state, scalars = _flatten(optimizer.state_dict()["state"])
     contents = {"trained": trained_tensors(model), "optimizer": state}
     divided = {stem: any(isinstance(tensor, DTensor) for tensor in tensors.values()) for stem, tensors in contents.items()}
-    own = {stem: own_shard(tensors) for stem, tensors in contents.items()}
+    own = {stem: _own_shard(tensors) for stem, tensors in contents.items()}
     size = sum(everyone(sum(tensor.nbytes for shard in own.values() for tensor in shard.values())))
 
     def begin() -> None:
@@ -63,7 +72,7 @@ def save_checkpoint(
         temporary.mkdir()
 
     def write() -> dict[str, Any]:
-        written = [write_shard(own[stem], divided[stem], temporary, stem) for stem in own]
+        written = [_write_shard(own[stem], divided[stem], temporary, stem) for stem in own]
         return {file.name: _seal(file) for file in written if file is not None}
 
     def finish(files: dict[str, Any]) -> None:
@@ -154,28 +163,23 @@ class _DamagedError(FlanlabError):
 def _seal(path: Path) -> dict[str, Any]:
     """Size and digest of a file. The file is flushed to the disk when this returns."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, _hash).hexdigest()
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
         os.fsync(file.fileno())
     return {"bytes": path.stat().st_size, "digest": digest}
-
-
-def _hash() -> Any:
-    return hashlib.blake2b(digest_size=16)
 
 
 def _check(path: Path, sealed: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     for name, seal in sealed:
         try:
-            found = (path / name).stat().st_size
-            if found != seal["bytes"]:
-                raise _damaged(path, f"{name} has {found} bytes of {seal['bytes']}")
-            with (path / name).open("rb") as file:
-                if hashlib.file_digest(file, _hash).hexdigest() != seal["digest"]:
-                    raise _damaged(path, f"{name} has changed since it was written")
+            found = _seal(path / name)
         except FileNotFoundError as error:
             raise _damaged(path, f"{name} is missing") from error
         except OSError as error:
             raise _damaged(path, f"{name}: {error.strerror}") from error
+        if found["bytes"] != seal["bytes"]:
+            raise _damaged(path, f"{name} has {found['bytes']} bytes of {seal['bytes']}")
+        if found != seal:
+            raise _damaged(path, f"{name} has changed since it was written")
 
 
 def _read_record(path: Path) -> dict[str, Any]:
@@ -199,13 +203,13 @@ def _damaged(path: Path, reason: str) -> _DamagedError:
 
 
 def _load(path: Path, record: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    trained = ShardReader([path / name for name in record["files"] if name.startswith("trained")])
+    trained = _ShardReader([path / name for name in record["files"] if name.startswith("trained")])
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name in trained.names():
             own = parameters[name].to_local() if isinstance(parameters[name], DTensor) else parameters[name]  # type: ignore[attr-defined]
             own.copy_(trained.read(name, parameters[name]))
-    reader = ShardReader([path / name for name in record["files"] if name.startswith("optimizer")])
+    reader = _ShardReader([path / name for name in record["files"] if name.startswith("optimizer")])
     ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for place in (*reader.names(), *record["optimizer"]):
@@ -214,7 +218,7 @@ def _load(path: Path, record: Mapping[str, Any], model: nn.Module, optimizer: to
         if place in record["optimizer"]:
             value: Any = record["optimizer"][place]
         else:
-            value = divided_as(reader.read(place, parameter).to(parameter.device), parameter)
+            value = _divided_as(reader.read(place, parameter).to(parameter.device), parameter)
         state.setdefault(int(index), {})[name] = value
     # Unchanged: `load_state_dict` would round the optimizer's float32 state to the type of bfloat16 weights.
     for number, entries in state.items():
@@ -237,3 +241,69 @@ def _flatten(state: Mapping[int, Mapping[str, Any]]) -> tuple[dict[str, Tensor],
             else:
                 scalars[place] = value
     return tensors, scalars
+
+
+def _own_shard(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The rows of `tensors` that this process writes."""
+    own = {}
+    for name, tensor in tensors.items():
+        local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        if isinstance(tensor, DTensor) or is_first():
+            own[name] = local.detach().contiguous()
+    return own
+
+
+def _write_shard(shard: Mapping[str, Tensor], divided: bool, folder: Path, stem: str) -> Path | None:
+    """Write the result of `_own_shard`. Returns None if this process has no file to write."""
+    if not divided and not is_first():
+        return None
+    ending = f"-{rank() + 1:05d}-of-{world_size():05d}" if divided else ""
+    path = folder / f"{stem}{ending}.safetensors"
+    save_file(dict(shard), path)
+    return path
+
+
+class _ShardReader:
+    """Reads tensors from any number of files of `_write_shard`. Files are opened, but only read when needed."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = [safe_open(path, "pt") for path in sorted(files)]
+        self._holders = {name: [file for file in self._files if name in file.keys()] for name in self.names()}  # noqa: SIM118
+
+    def names(self) -> list[str]:
+        """Names of all tensors."""
+        return sorted({name for file in self._files for name in file.keys()})  # noqa: SIM118
+
+    def read(self, name: str, like: Tensor) -> Tensor:
+        """A tensor, or, if `like` is divided among processes, this process's rows of it."""
+        first, *others = self._holders[name]
+        slices = [file.get_slice(name) for file in (first, *others)]
+        shapes = [piece.get_shape() for piece in slices]
+        if not shapes[0]:
+            whole: Tensor = first.get_tensor(name)
+            return whole
+        wanted = _own_rows(sum(shape[0] for shape in shapes), like)
+        pieces, start = [], 0
+        for piece, shape in zip(slices, shapes, strict=True):
+            low, high = (min(max(bound - start, 0), shape[0]) for bound in (wanted.start, wanted.stop))
+            if low < high:
+                pieces.append(piece[low:high])
+            start += shape[0]
+        if not pieces:
+            return torch.empty(0, *shapes[0][1:], dtype=first.get_tensor(name).dtype)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def _divided_as(local: Tensor, like: Tensor) -> Tensor:
+    """Put this process's rows into a tensor with the shape and division of `like`."""
+    if not isinstance(like, DTensor) or not local.dim():
+        return local
+    return DTensor.from_local(local, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride())
+
+
+def _own_rows(rows: int, like: Tensor) -> slice:
+    if not isinstance(like, DTensor):
+        return slice(0, rows)
+    size = -(-rows // like.device_mesh.size())
+    start = like.device_mesh.get_local_rank() * size
+    return slice(min(start, rows), min(start + size, rows))

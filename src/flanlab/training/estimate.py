@@ -9,7 +9,6 @@ in use at a time is counted there. So the count holds for any architecture and m
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -20,15 +19,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedConfig
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from flanlab.data.mixture import EncodedExample, MixtureSettings
 from flanlab.data.rendering import Example
+from flanlab.models.loading import build_skeleton, read_config
 from flanlab.models.packed_attention import attention_of_a_gpu
-from flanlab.models.skeleton import build_skeleton, read_config
-from flanlab.progress import say
 from flanlab.training.loss import Objective, PackedObjective, PaddedObjective
-from flanlab.training.methods import checkpoint_layers, make_trainable
+from flanlab.training.methods import checkpoint_layers, layers_of, make_trainable, trained
 from flanlab.training.precision import computing, keep_rounded_output
 from flanlab.training.settings import TrainingSettings
 
@@ -106,17 +103,17 @@ def estimate_training(
     """
     if settings.compute_dtype == "auto":
         settings = settings.model_copy(update={"compute_dtype": "bfloat16" if on_gpu else "float32"})
-    config = read_config(model, say)
+    config = read_config(model)
     # What is trained is float32 everywhere.
     dtype = torch.bfloat16 if on_gpu and settings.method != "full" else torch.float32
     with torch.device("meta"):
         whole = build_skeleton(model, config, dtype)
-        parts = _parts(whole)
+        parameters, per_token = _numel(whole), _parameters_per_token(whole, mixture)
         trainable = make_trainable(whole, settings).train()
-    layers = [_numel(layer) for layer in _layers(trainable)]
-    trained = [parameter.shape for parameter in trainable.parameters() if parameter.requires_grad]
-    trained_count = sum(shape.numel() for shape in trained)
-    checkpoint_bytes, model_bytes = _saved_bytes(parts.parameters, trained, settings)
+    layers = [_numel(layer) for layer in layers_of(trainable)]
+    shapes = [parameter.shape for parameter in trained(trainable)]
+    trained_count = sum(shape.numel() for shape in shapes)
+    checkpoint_bytes, model_bytes = _saved_bytes(parameters, shapes, settings)
     weights = sum(parameter.nbytes for parameter in trainable.parameters())
     sharded = processes if settings.parallel == "fsdp" else 1
     gradients = 4 * trained_count // sharded
@@ -133,20 +130,22 @@ def estimate_training(
             # A layer and the one after it, which is fetched ahead.
             gathered=0 if sharded == 1 else 2 * max(layers, default=0) * (2 if settings.compute_dtype == "bfloat16" else 4),
             gradients=gradients,
-            optimizer=sum(_state_bytes(shape, settings) for shape in trained) // sharded,
+            optimizer=sum(_state_bytes(shape, settings) for shape in shapes) // sharded,
             batch=batch,
             lost=int(batch * _LOST_ON_GPU if on_gpu else batch * _LOST_ON_CPU[settings.method] + gradients),
-            update=_update_bytes(trained, settings) // sharded,
+            # AdamW is one pass over the memory; Adafactor makes copies of a parameter while it is at it.
+            update=0 if settings.optimizer == "adamw" else 12 * max(shape.numel() for shape in shapes) // sharded,
             loading=0 if sharded == 1 else weights,
         )
 
+    tokens = settings.steps * settings.tokens_per_step
     return Estimate(
-        parameters=parts.parameters,
+        parameters=parameters,
         trained=trained_count,
         plain=memory(plain),
         checkpointed=memory(checkpointed),
-        tokens=settings.steps * settings.tokens_per_step,
-        operations=_operations(parts, settings, mixture),
+        tokens=tokens,
+        operations=_operations_per_parameter(settings) * per_token * tokens,
         checkpoint_bytes=checkpoint_bytes,
         model_bytes=model_bytes,
     )
@@ -162,13 +161,13 @@ def saved_bytes(model: str, config: PreTrainedConfig, settings: TrainingSettings
         whole = build_skeleton(model, config, torch.float32)
         parameters = _numel(whole)
         trainable = make_trainable(whole, settings)
-    trained = [parameter.shape for parameter in trainable.parameters() if parameter.requires_grad]
-    return _saved_bytes(parameters, trained, settings)
+    shapes = [parameter.shape for parameter in trained(trainable)]
+    return _saved_bytes(parameters, shapes, settings)
 
 
-def _saved_bytes(parameters: int, trained: list[torch.Size], settings: TrainingSettings) -> tuple[int, int]:
-    count = sum(shape.numel() for shape in trained)
-    state = sum(_state_bytes(shape, settings) for shape in trained)
+def _saved_bytes(parameters: int, shapes: list[torch.Size], settings: TrainingSettings) -> tuple[int, int]:
+    count = sum(shape.numel() for shape in shapes)
+    state = sum(_state_bytes(shape, settings) for shape in shapes)
     return 4 * count + state, 4 * (parameters if settings.method == "full" else count)
 
 
@@ -206,11 +205,7 @@ def _batch_bytes(model: nn.Module, inner: Any, settings: TrainingSettings, mixtu
     prompt, target, rows = _longest_batch(settings, mixture)
     examples = [EncodedExample(Example("", "", 1, 0, "", ""), [1] * prompt, [1] * target, False)] * rows
     objective: Objective = PaddedObjective((0,)) if inner.config.is_encoder_decoder else PackedObjective()
-    hooks = [
-        parameter.register_post_accumulate_grad_hook(_drop_gradient)
-        for parameter in model.parameters()
-        if parameter.requires_grad
-    ]
+    hooks = [parameter.register_post_accumulate_grad_hook(_drop_gradient) for parameter in trained(model)]
     memory = PeakMemory(model)
     with memory, computing(settings, torch.device("cpu")):
         keep_rounded_output(inner, settings)
@@ -235,49 +230,26 @@ def _longest_batch(settings: TrainingSettings, mixture: MixtureSettings) -> tupl
     return max(1, length - target), target, rows
 
 
-def _layers(model: nn.Module) -> Iterator[nn.Module]:
-    return (layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer))
-
-
 def _numel(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """Parameters of a model, by the tokens that they compute. The input embedding is looked up, not computed."""
-
-    parameters: int
-    """All there are; tied ones once."""
-    all_tokens: int
-    """Of a decoder-only model, without the output layer."""
-    prompts: int
-    """Of an encoder."""
-    targets: int
-    """Of a decoder beside an encoder, and of the output layer."""
-    tied: bool
-    """Whether the output layer is the input embedding."""
-
-
-def _parts(model: Any) -> _Parts:
+def _parameters_per_token(model: Any, mixture: MixtureSettings) -> float:
+    """With how many parameters a token is computed, on average. The input embedding is looked up, not computed."""
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    tied = embedding is head
-    parameters = _numel(model)
-    body = parameters - embedding.numel() - (0 if tied else head.numel())
-    if not model.config.is_encoder_decoder:
-        return _Parts(parameters, body, 0, head.numel(), tied)
-    encoder = sum(_numel(layer) for layer in _layers(model.get_encoder()))
-    return _Parts(parameters, 0, encoder, body - encoder + head.numel(), tied)
-
-
-def _operations(parts: _Parts, settings: TrainingSettings, mixture: MixtureSettings) -> float:
-    """6 N D (Kaplan et al. 2020, section 2.1): for each parameter and token 2 forward and 4 backward, of which 2 are for the
-    gradients of weights; those of frozen ones are few. Gradient checkpointing goes forward twice. Attention is not counted.
-    """
+    body = _numel(model) - embedding.numel() - (0 if embedding is head else head.numel())
     share = mixture.target_tokens / (mixture.prompt_tokens + mixture.target_tokens)
-    computed = parts.all_tokens + (1 - share) * parts.prompts + share * parts.targets
-    each = (6 if settings.method == "full" else 4) + (2 if settings.gradient_checkpointing else 0)
-    return float(each * computed * settings.steps * settings.tokens_per_step)
+    if not model.config.is_encoder_decoder:
+        return float(body + share * head.numel())
+    encoder = sum(_numel(layer) for layer in layers_of(model.get_encoder()))
+    return float((1 - share) * encoder + share * (body - encoder + head.numel()))
+
+
+def _operations_per_parameter(settings: TrainingSettings) -> int:
+    """Of each token (Kaplan et al. 2020, section 2.1): 2 forward and 4 backward, of which 2 are for the gradients of weights;
+    those of frozen ones are few. Gradient checkpointing goes forward twice. Attention is not counted.
+    """
+    return (6 if settings.method == "full" else 4) + (2 if settings.gradient_checkpointing else 0)
 
 
 def _state_bytes(shape: torch.Size, settings: TrainingSettings) -> int:
@@ -287,11 +259,6 @@ def _state_bytes(shape: torch.Size, settings: TrainingSettings) -> int:
     if len(shape) < 2:
         return 4 * shape.numel()
     return 4 * (shape[:-1].numel() + shape[:-2].numel() * shape[-1])
-
-
-def _update_bytes(trained: list[torch.Size], settings: TrainingSettings) -> int:
-    """AdamW is one pass over the memory; Adafactor makes copies of a parameter while it is at it."""
-    return 0 if settings.optimizer == "adamw" else 12 * max((shape.numel() for shape in trained), default=0)
 
 
 def _move_to_fake_tensors(model: nn.Module) -> None:

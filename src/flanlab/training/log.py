@@ -1,10 +1,11 @@
-"""The training log: one JSON line for each step, with the speed of the machine."""
+"""The training log: one JSON line for each step, with the speed of the machine; and trackers that show it as it grows."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import torch
 from torch import nn
 
 from flanlab.data.mixture import EncodedExample
-from flanlab.errors import FlanlabError
+from flanlab.errors import FlanlabError, one_line
 from flanlab.files import write_text
 from flanlab.processes import is_first, world_size
+from flanlab.training.settings import Tracking
 
 _PEAKS = {
     "GB200": 2.5e15,
@@ -36,17 +38,17 @@ _PEAKS = {
 
 
 class TrainingLog:
-    """The log of the first process, open for appending. Other processes write none."""
+    """The log of the first process, open for appending, and the tracker that shows it. Other processes have neither."""
 
-    def __init__(self, path: Path, steps_done: int) -> None:
-        """Drop the steps after the checkpoint from the log.
+    def __init__(self, path: Path, steps_done: int, tracker: Any = None) -> None:
+        """Drop the steps after the checkpoint from the log. `tracker` is one from `open_tracker`.
 
         Raises:
             FlanlabError: a line other than the last is damaged.
         """
         self.losses: list[float] = []
         """Losses of the steps that it had when it was opened."""
-        self._file = None
+        self._file, self._tracker = None, tracker
         if not is_first():
             return
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +62,8 @@ class TrainingLog:
         if self._file is not None:
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
+        if self._tracker is not None:
+            self._tracker.log(tracked(record), step=record["step"])
 
     def __enter__(self) -> TrainingLog:
         return self
@@ -67,6 +71,8 @@ class TrainingLog:
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
             self._file.close()
+        if self._tracker is not None:
+            self._tracker.finish()
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -151,3 +157,67 @@ def peak_of(device: str) -> float | None:
 def known_devices() -> list[str]:
     """Names of the devices with known speed."""
     return list(_PEAKS)
+
+
+def open_tracker(kind: Tracking | None, folder: Path, settings: Mapping[str, Any]) -> Any:
+    """accelerate's tracker for the run with this training folder; None if none is wanted, and in all processes but the first.
+
+    Args:
+        kind: which tracker.
+        folder: the training folder; TensorBoard's files go to `folder/tensorboard`.
+        settings: numbers and words that describe the run.
+
+    Raises:
+        FlanlabError: the tracker's package is not installed, or the tracker does not start.
+    """
+    if kind is None or not is_first():
+        return None
+    from accelerate import PartialState, tracking
+
+    # accelerate's log, which its trackers use, needs to know about the processes.
+    PartialState()
+    name = folder.resolve().parent.name
+    try:
+        tracker: Any = (
+            tracking.TensorBoardTracker("tensorboard", logging_dir=folder)
+            if kind == "tensorboard"
+            else {"trackio": tracking.TrackioTracker, "wandb": tracking.WandBTracker}[kind](name)
+        )
+        tracker.start()
+    except ImportError as error:
+        raise _not_installed(kind) from error
+    except Exception as error:
+        raise FlanlabError(
+            f"training.track: {kind} could not be started: {one_line(error)}",
+            hint="Log in to it, or leave training.track out.",
+        ) from error
+    tracker.store_init_configuration({key: value for key, value in settings.items() if isinstance(value, str | int | float)})
+    return tracker
+
+
+def check_tracker(kind: Tracking | None) -> None:
+    """Refuse a tracker whose package is not installed.
+
+    Raises:
+        FlanlabError: says how to install it.
+    """
+    if kind is not None and find_spec(kind) is None:
+        raise _not_installed(kind)
+
+
+def _not_installed(kind: Tracking) -> FlanlabError:
+    package = "'flanlab[tracking]'" if kind == "tensorboard" else kind
+    return FlanlabError(
+        f"training.track is {kind}, which is not installed.", hint=f"pip install {package}, or leave training.track out."
+    )
+
+
+def tracked(record: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a log line by name. Nested ones are named outer/inner."""
+    numbers: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            numbers |= {f"{name}/{inner}": number for inner, number in value.items()}
+        elif name != "step":
+            numbers[name] = value
+    return numbers

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from flanlab.data.encoding import SeparateTextEncoder, TextEncoder
 from flanlab.data.mixture import EncodedExample
 from flanlab.errors import FlanlabError
 from flanlab.models.encoder_decoder import logits_of, padded, visible_places
-from flanlab.models.packed_attention import PackedBatch, check_reach, pack_segments, packed_logits
+from flanlab.models.packed_attention import check_reach, pack_segments, packed_logits
 from flanlab.models.soft_prompt import virtual_tokens
 from flanlab.training.packing import best_fit
 from flanlab.training.settings import LossAverage
@@ -43,9 +43,17 @@ class PackedObjective:
 
     def loss(self, model: nn.Module, examples: Sequence[EncodedExample], weights: Weights = None) -> Tensor:
         """Sum of the cross-entropy of all target tokens of a batch (natural log), each times the weight of its example."""
-        if self.virtual:
-            examples = [replace(example, prompt=[*self.virtual, *example.prompt]) for example in examples]
-        return packed_loss(model, examples, weights)
+        self.check_reach(_config(model), examples)
+        device = next(model.parameters()).device
+        batch = pack_segments([([*self.virtual, *example.prompt], [example.target]) for example in examples]).to(device)
+        # The positions that predict a target token:
+        #   tokens    p p p t t | p p t
+        #   predicts  . . t t . | . t .
+        ends = [(start + length, len(one.target)) for (start, length, _), one in zip(batch.segments, examples, strict=True)]
+        positions = [place for end, count in ends for place in range(end - count - 1, end - 1)]
+        targets = [token for example in examples for token in example.target]
+        logits = packed_logits(model, batch, torch.tensor(positions, device=device))
+        return _cross_entropy(logits, torch.tensor(targets, device=device), examples, weights)
 
     def padding(self, examples: Sequence[EncodedExample]) -> int:
         """Number of padding tokens of a batch: none."""
@@ -124,15 +132,8 @@ class PaddedObjective:
 
     def check_reach(self, config: Any, examples: Sequence[EncodedExample]) -> None:
         """See `PackedObjective`."""
-        # T5 has no such number: its positions are relative.
-        reach = getattr(config, "max_position_embeddings", None)
         read = (max(len(one.prompt), len(self.answer_start) + len(one.target) - 1) for one in examples)
-        longest = max(read, default=0)
-        if reach is not None and longest > reach:
-            raise FlanlabError(
-                f"An example of {longest} tokens is longer than the {reach} that the model can read.",
-                hint=f"Set mixture.prompt_tokens and mixture.target_tokens to {reach - 1} or less.",
-            )
+        check_reach(config, max(read, default=0))
 
 
 Objective = PackedObjective | PaddedObjective
@@ -152,16 +153,6 @@ def example_weight(example: EncodedExample, average: LossAverage) -> float:
 
 
 _EXPONENTS = {"tokens": 0.0, "sqrt": 0.5, "examples": 1.0}
-
-
-def packed_loss(model: nn.Module, examples: Sequence[EncodedExample], weights: Weights = None) -> Tensor:
-    """Sum of the cross-entropy of all target tokens (natural log), the examples packed into one row."""
-    PackedObjective().check_reach(_config(model), examples)
-    device = next(model.parameters()).device
-    batch = pack_segments([(example.prompt, [example.target]) for example in examples]).to(device)
-    positions, targets = _target_positions(batch, examples)
-    logits = packed_logits(model, batch, positions.to(device))
-    return _cross_entropy(logits, targets.to(device), examples, weights)
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor, examples: Sequence[EncodedExample], weights: Weights) -> Tensor:
@@ -212,17 +203,3 @@ _PIECE = 2**22
 
 def _config(model: nn.Module) -> Any:
     return getattr(getattr(model, "module", model), "config", None)
-
-
-def _target_positions(batch: PackedBatch, examples: Sequence[EncodedExample]) -> tuple[Tensor, Tensor]:
-    """Positions that predict a target token, and those tokens:
-
-    tokens    p p p t t | p p t
-    predicts  . . t t . | . t .
-    """
-    positions: list[int] = []
-    targets: list[int] = []
-    for (start, length, _), example in zip(batch.segments, examples, strict=True):
-        positions.extend(range(start + len(example.prompt) - 1, start + length - 1))
-        targets.extend(example.target)
-    return torch.tensor(positions), torch.tensor(targets)

@@ -48,10 +48,19 @@ def prepare_for_training(loaded: LoadedModel, settings: TrainingSettings) -> nn.
         checkpoint_layers(loaded.model)
     if settings.compile:
         # Layer by layer: they are all the same, so the compiler works once.
-        for layer in model.modules():
-            if isinstance(layer, GradientCheckpointingLayer):
-                layer.compile(dynamic=True)
+        for layer in layers_of(model):
+            layer.compile(dynamic=True)
     return model
+
+
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that training changes."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The transformer layers of a model."""
+    return [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
 
 
 def make_trainable(model: Any, settings: TrainingSettings) -> nn.Module:
@@ -119,7 +128,7 @@ def without_dropout(model: nn.Module) -> None:
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
     """AdamW, or Adafactor as in the paper (Shazeer & Stern 2018, with an external learning rate)."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = trained(model)
     if settings.optimizer == "adamw":
         # One pass over the memory instead of many: six times as fast on a CPU.
         return torch.optim.AdamW(

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from flanlab.processes import is_first, world_size
+from flanlab.training.methods import layers_of, trained
 from flanlab.training.settings import TrainingSettings
 
 _BUCKET = 64 * 2**20
@@ -42,7 +42,7 @@ def spread(model: nn.Module, settings: TrainingSettings) -> nn.Module:
     # As in one process: weights and sums of gradients in float32, and everything between in bfloat16 if asked for.
     rounded = settings.compute_dtype == "bfloat16"
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if rounded else MixedPrecisionPolicy()
-    for part in [*(layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)), model]:
+    for part in [*layers_of(model), model]:
         sharded: Any = fully_shard(part, mesh=mesh, mp_policy=policy)
         # Plain sums: gloo has no other reductions.
         sharded.set_gradient_divide_factor(1.0)
@@ -53,11 +53,6 @@ def spread(model: nn.Module, settings: TrainingSettings) -> nn.Module:
 def is_sharded(model: nn.Module) -> bool:
     """Whether each process has only a shard of the model."""
     return isinstance(model, FSDPModule)
-
-
-def trained(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that training changes."""
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def add_up(numbers: Iterable[float], device: torch.device) -> list[float]:

@@ -6,7 +6,6 @@ Weights, their gradients and the optimizer's state are always float32.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -23,9 +22,7 @@ LEAST_GAIN = 1.3
 _MEASURED_TOKENS, _LARGEST_SIDE, _TIMES = 256, 1024, 3
 
 
-def settle(
-    settings: TrainingSettings, model: nn.Module, measure: Callable[[nn.Module], float] | None = None
-) -> TrainingSettings:
+def settle(settings: TrainingSettings, model: nn.Module) -> TrainingSettings:
     """The settings with each `auto` replaced by its value for this model on this machine.
 
     Prints a warning if bfloat16 is asked for on a processor that is slow at it. All processes must call this. The first one
@@ -34,7 +31,6 @@ def settle(
     Args:
         settings: a recipe's training settings.
         model: the loaded model, on its training device.
-        measure: gives the speed of bfloat16 divided by that of float32 on the model's device. Default: `bfloat16_gain`.
     """
     device = next(model.parameters()).device
     dtype: Any = settings.compute_dtype
@@ -42,7 +38,7 @@ def settle(
         if dtype == "auto":
             dtype = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     elif dtype != "float32":
-        gain = from_first(lambda: (measure or bfloat16_gain)(model))
+        gain = from_first(lambda: bfloat16_gain(model))
         if dtype == "bfloat16":
             _warn(gain)
         else:

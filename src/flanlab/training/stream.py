@@ -1,19 +1,24 @@
-"""The examples of each training step, rendered and encoded ahead of the model by worker processes."""
+"""The examples of each training step, rendered ahead of the model by worker processes; and those that are not trained on."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from flanlab.data.encoding import TextEncoder
-from flanlab.data.mixture import EncodedExample, Mixture
+from flanlab.data.mixture import EncodedExample, Mixture, MixtureSettings
+from flanlab.data.sources import Rows
 from flanlab.errors import FlanlabError
+from flanlab.tasks.schema import Task
 
 _STEPS_AHEAD = 4
 """Steps each worker keeps ready."""
+DevExamples = Mapping[str, Sequence[EncodedExample]]
+"""Examples of dev splits by cluster, whose loss is measured while a model trains."""
 
 
 def steps_of_examples(
@@ -28,9 +33,9 @@ def steps_of_examples(
         FlanlabError: a row cannot be rendered. The error is the same from a worker as from this process.
     """
     loader: DataLoader[list[EncodedExample] | FlanlabError] = DataLoader(
-        _Steps(mixture, encoder, per_step),
+        range(first, last),  # type: ignore[arg-type]
         batch_size=None,
-        sampler=range(first, last),
+        collate_fn=partial(_examples_of, mixture, encoder, per_step),
         num_workers=workers,
         prefetch_factor=_STEPS_AHEAD if workers else None,
         worker_init_fn=settle_worker,
@@ -57,16 +62,36 @@ def settle_worker(_: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-class _Steps(Dataset[list[EncodedExample] | FlanlabError]):
-    def __init__(self, mixture: Mixture, encoder: TextEncoder, per_step: int) -> None:
-        self._mixture = mixture
-        self._encoder = encoder
-        self._per_step = per_step
+def _examples_of(mixture: Mixture, encoder: TextEncoder, per_step: int, step: int) -> list[EncodedExample] | FlanlabError:
+    positions = range(step * per_step, (step + 1) * per_step)
+    try:
+        return [found for found in mixture.examples(positions, encoder) if isinstance(found, EncodedExample)]
+    except FlanlabError as error:
+        # Returned, because an exception of a worker would have its traceback as the message.
+        return error
 
-    def __getitem__(self, step: int) -> list[EncodedExample] | FlanlabError:
-        positions = range(step * self._per_step, (step + 1) * self._per_step)
-        try:
-            return [found for found in self._mixture.examples(positions, self._encoder) if isinstance(found, EncodedExample)]
-        except FlanlabError as error:
-            # Returned, because an exception of a worker would have its traceback as the message.
-            return error
+
+def dev_examples(
+    tasks: Sequence[Task],
+    rows: Mapping[str, Rows],
+    exemplar_rows: Mapping[str, Rows],
+    settings: MixtureSettings,
+    seed: int,
+    encoder: TextEncoder,
+    count: int,
+) -> dict[str, list[EncodedExample]]:
+    """The first `count` examples of each cluster's dev rows, mixed and rendered as in training. They are the same every time.
+
+    Args:
+        tasks: the training tasks. A task with several clusters counts for its first one.
+        rows: dev rows by task. A task without dev rows is left out.
+        exemplar_rows: train rows by task.
+    """
+    found: dict[str, list[EncodedExample]] = {}
+    with_rows = [task for task in tasks if task.name in rows and len(rows[task.name])]
+    for cluster in sorted({task.clusters[0] for task in with_rows}):
+        members = [task for task in with_rows if task.clusters[0] == cluster]
+        mixture = Mixture(members, rows, settings, seed, exemplar_rows)
+        examples = mixture.examples(range(min(count, mixture.cycle_length)), encoder)
+        found[cluster.value] = [example for example in examples if isinstance(example, EncodedExample)]
+    return {cluster: examples for cluster, examples in found.items() if examples}

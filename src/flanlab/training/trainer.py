@@ -20,18 +20,22 @@ from flanlab.models.loading import LoadedModel
 from flanlab.processes import from_first, is_first, owners, rank, world_size
 from flanlab.progress import meter, say
 from flanlab.training.checkpoints import load_latest, no_room, save_checkpoint
-from flanlab.training.dev_loss import DevExamples
-from flanlab.training.explosion import WINDOW, LossWatch
-from flanlab.training.interrupts import HeldInterrupts
-from flanlab.training.log import TrainingLog, notes_of, operations_per_token, peak_operations, step_record
+from flanlab.training.log import (
+    TrainingLog,
+    notes_of,
+    open_tracker,
+    operations_per_token,
+    peak_operations,
+    step_record,
+)
 from flanlab.training.loss import Objective, example_weight, objective_for
 from flanlab.training.memory import kept_memory
 from flanlab.training.methods import make_optimizer, prepare_for_training
 from flanlab.training.parallel import add_up, add_up_gradients, clip_gradients, is_sharded, spread
 from flanlab.training.precision import computing
 from flanlab.training.settings import TrainingSettings
-from flanlab.training.stream import steps_of_examples, usual_workers
-from flanlab.training.tracking import open_tracker, tracked
+from flanlab.training.stopping import WINDOW, HeldInterrupts, LossWatch
+from flanlab.training.stream import DevExamples, steps_of_examples, usual_workers
 
 Shares = list[list[list[EncodedExample]]]
 """A step's micro-batches, process by process."""
@@ -83,14 +87,21 @@ def train(
     workers = usual_workers(device.type) if settings.workers is None else settings.workers
     stream = steps_of_examples(mixture, loaded.encoder, per_step, saved, settings.steps, workers)
     peak, operations = peak_operations(device), operations_per_token(model)
-    tracker = open_tracker(settings.track, folder, settings.model_dump())
     last_saved = time.monotonic()
+
+    def save() -> None:
+        nonlocal saved, last_saved
+        if done > saved:
+            save_checkpoint(folder, model, optimizer, done, training_key, stamp)
+            saved, last_saved = done, time.monotonic()
+
     model.train()
     interrupts = HeldInterrupts()
     # Until the end of each save: a signal during a save would leave it incomplete.
     with kept_memory(device, large=bool(settings.train_embeddings)), interrupts:
         try:
-            with TrainingLog(folder / "log.jsonl", saved) as log, meter("Training", settings.steps, saved) as bar:
+            tracker = open_tracker(settings.track, folder, settings.model_dump())
+            with TrainingLog(folder / "log.jsonl", saved, tracker) as log, meter("Training", settings.steps, saved) as bar:
                 watch = LossWatch(from_first(lambda: log.losses))
                 started = time.monotonic()
                 for step, examples in enumerate(stream, start=saved):
@@ -105,20 +116,18 @@ def train(
                     now = time.monotonic()
                     seconds, started = now - started, now
                     padding = sum(objective.padding(batch) for share in shares for batch in share)
-                    record = step_record(step + 1, loss, norm, learning_rate, examples, padding, seconds, waited)
+                    record = step_record(done, loss, norm, learning_rate, examples, padding, seconds, waited)
                     if peak is not None:
                         record["mfu"] = round(operations * record["tokens"] / seconds / peak, 4)
-                    if dev and settings.dev_every and ((step + 1) % settings.dev_every == 0 or step + 1 in (1, settings.steps)):
+                    if dev and settings.dev_every and (done % settings.dev_every == 0 or done in (1, settings.steps)):
                         found = record["dev_loss"] = dev_losses(model, objective, dev, settings)
                         shown = ", ".join(f"{cluster} {value:.3f}" for cluster, value in found.items())
-                        say(f"Step {step + 1}, loss on dev: {shown}")
+                        say(f"Step {done}, loss on dev: {shown}")
                         started = time.monotonic()
                     log.write(record)
-                    if tracker is not None:
-                        tracker.log(tracked(record), step=step + 1)
                     bar.advance(1, notes_of(record, seconds))
-                    if keep is not None and step + 1 in settings.keep_steps:
-                        keep(model, step + 1)
+                    if keep is not None and done in settings.keep_steps:
+                        keep(model, done)
                         started = time.monotonic()
                     is_due = time.monotonic() - last_saved > settings.checkpoint_minutes * 60
                     # Signals and clocks differ between processes, but all processes must decide the same.
@@ -127,26 +136,20 @@ def train(
                         medians = f"was {watch.lowest:.3g} before, and is {watch.median:.3g}"
                         _refuse(step, f"the median loss of the last {WINDOW} steps {medians}", examples)
                     if due and done < settings.steps:
-                        save_checkpoint(folder, model, optimizer, done, training_key, stamp)
-                        saved = done
-                        last_saved = started = time.monotonic()
+                        save()
+                        started = time.monotonic()
                     if stopped:
                         raise KeyboardInterrupt
         except KeyboardInterrupt:
             if interrupts.count < 2 or world_size() > 1:
-                if done > saved:
-                    save_checkpoint(folder, model, optimizer, done, training_key, stamp)
+                save()
                 say(f"Saved after step {done} of {settings.steps}. The same command resumes from there.")
             raise
         except OSError as error:
             if is_full(error):
                 raise no_room(folder, "The training log could not be written") from error
             raise
-        finally:
-            if tracker is not None:
-                tracker.finish()
-        if done > saved:
-            save_checkpoint(folder, model, optimizer, done, training_key, stamp)
+        save()
     # Signals that were delayed while the last checkpoint was written.
     if add_up([interrupts.count], device)[0]:
         raise KeyboardInterrupt

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+import string
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 
-from flanlab.data.scaffold.choices import Choices, find_choices
-from flanlab.data.scaffold.columns import Column, is_list_of_texts, is_text, leaves, spoken
+from flanlab.data.rendering import OptionList
+from flanlab.data.scaffold.columns import SAMPLE_ROWS, Column, is_list_of_texts, is_text, leaves, spoken
+from flanlab.data.sources import Rows
 from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.schema import Metric
+from flanlab.tasks.templating import TemplatingError, compile_source
 
 # Names that columns with the answer go by, likeliest first; those of the second kind hold text more often than a label.
 _LABEL_NAMES = ["label", "class", "category", "sentiment", "star", "rating", "score", "gold", "intent", "topic", "polarity"]
@@ -26,6 +29,8 @@ MOST_CLASSES = 50
 """Different values up to which an answer of text is taken for a label."""
 MOST_NUMBERS = 20
 """The same for whole numbers."""
+_CHOICE_NAMES = ["choice", "option", "ending", "answer", "sol", "solution", "candidate", "alternative", "quiz"]
+_MOST_CHOICES = 20
 
 Ask = Callable[[Sequence[Column], Column | None], str]
 """Asks a person which of the columns is the answer, with the likeliest as a suggestion where there is one."""
@@ -70,7 +75,7 @@ def guess_answer(columns: Sequence[Column], wanted: str | None, cluster: Cluster
     column, reason = _answer_column(columns, wanted, ask)
     others = [other for other in columns if other is not column]
     most = MOST_NUMBERS if column.kind == "whole" else MOST_CLASSES
-    if choices := find_choices(column, others):
+    if choices := _find_choices(column, others):
         answer = _of_choices(column, choices)
     elif column.label_names or 2 <= _classes(column) <= most:
         answer = _of_labels(column, others)
@@ -223,7 +228,7 @@ def _words_of_labels(column: Column, others: Sequence[Column]) -> tuple[list[str
     return [], {}
 
 
-def _of_choices(column: Column, choices: Choices) -> Answer:
+def _of_choices(column: Column, choices: _Choices) -> Answer:
     return Answer(
         column,
         "choice",
@@ -295,3 +300,76 @@ def _noun(column: Column, general: str) -> str:
     name = spoken(column.name)
     says_it = re.search(r"[^\W\d_]", name) and len(name.split()) <= 2 and not set(_words(column)) & _GENERAL_NAMES
     return name if says_it else general
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """Options of each row: expressions without their braces, and the columns that hold them."""
+
+    options: str
+    answer: str
+    columns: Sequence[Column]
+
+
+def _find_choices(answer: Column, others: Sequence[Column]) -> _Choices | None:
+    """The options that a row's answer is one of, where other columns hold them.
+
+    Columns are known by name (`choices`, `ending0` and `ending1`, ...). The answer must then be a choice in each row, or the
+    place of one: from 0, from 1 or from A on, or as a mark that another list has.
+    """
+    if answer.kind not in ("text", "whole") or (answer.kind == "whole" and answer.distinct > _MOST_CHOICES):
+        return None
+    return next((found for found in _possible(answer, others) if _holds(answer, found)), None)
+
+
+def _possible(answer: Column, others: Sequence[Column]) -> Iterator[_Choices]:
+    x = answer.reach
+    side_by_side: dict[str, list[Column]] = {}
+    for other in others:
+        parts = re.fullmatch(r"(.*) (\d+|[a-h])", spoken(other.name))
+        if parts and other.kind == "text" and _is_choice(parts.group(1)):
+            side_by_side.setdefault(parts.group(1), []).append(other)
+        elif _is_choice(spoken(other.name)) and is_list_of_texts(other.cells.type):
+            yield from (_Choices(other.reach, way, [other]) for way in _ways(answer))
+        elif _is_choice(spoken(other.name)) and pa.types.is_struct(other.cells.type):
+            # Lists of texts and of their marks side by side, as ARC has them.
+            lists = [source for source, leaf in leaves(other.cells.type, other.reach) if is_list_of_texts(leaf)]
+            for texts, marks in (lists, lists[::-1]) if len(lists) == 2 else ():
+                yield _Choices(texts, f"{texts}[{marks}.index({x})]", [other])
+    for members in side_by_side.values():
+        options = f"[{', '.join(member.reach for member in members)}]"
+        yield from (_Choices(options, way, members) for way in _ways(answer) if len(members) > 1)
+
+
+def _is_choice(name: str) -> bool:
+    return name.rpartition(" ")[2].removesuffix("s") in _CHOICE_NAMES
+
+
+def _ways(answer: Column) -> Iterator[str]:
+    """Expressions that may give the right choice."""
+    x, letters = answer.reach, string.ascii_uppercase[:_MOST_CHOICES]
+    yield f"{x} | trim"
+    values = {str(value).upper() for value in answer.values} - {"-1"}
+    if values and values <= set(letters):
+        yield f"options['{letters[: letters.index(max(values)) + 1]}'.index({x} | trim | upper)]"
+    elif all(re.fullmatch(r"\d+(\.0)?", value) for value in values):
+        yield f"options[{x} | int]"
+        yield f"options[({x} | int) - 1]"
+
+
+def _holds(answer: Column, found: _Choices) -> bool:
+    """Whether the answer is one of the choices in each row that has both."""
+    cells = {column.name: column.cells.slice(0, SAMPLE_ROWS) for column in (answer, *found.columns)}
+    options_of, answer_of = (compile_source("{{ " + source + " }}") for source in (found.options, found.answer))
+    held = False
+    for row in Rows(pa.table(cells), range(min(len(answer), SAMPLE_ROWS)), ""):
+        if row[answer.name] is None or str(row[answer.name]).strip() in ("", "-1"):
+            continue
+        try:
+            if options := options_of(row):
+                if answer_of({"options": OptionList(options)}, row) not in options:
+                    return False
+                held = True
+        except TemplatingError:
+            return False
+    return held
