@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.best_template import stages_of
 from flanlab.evaluation.planning import EvaluationSettings, PlannedTask
@@ -43,7 +44,9 @@ class Kept:
         return replace(task, facts=task.facts.model_copy(update={"best_on_dev": chosen})).with_scores(scores)
 
 
-def keep_earlier(folder: Path, setups: Sequence[Setup], planned: Sequence[PlannedTask], dev: Sequence[PlannedTask]) -> Kept:
+def keep_earlier(
+    folder: Path, setups: Sequence[Setup], planned: Sequence[PlannedTask], dev: Sequence[PlannedTask], rows: RowReader
+) -> Kept:
     """Find which variants and tasks of the folder's results can stay beside those that were evaluated now.
 
     Results are a full table, every task by every variant. So an earlier variant stays if all tasks of now have its
@@ -54,6 +57,7 @@ def keep_earlier(folder: Path, setups: Sequence[Setup], planned: Sequence[Planne
         setups: the variants asked now.
         planned: the tasks asked now.
         dev: their dev rows, where templates are chosen.
+        rows: where the exemplars of earlier variants come from.
     """
     kept = Kept()
     try:
@@ -64,7 +68,7 @@ def keep_earlier(folder: Path, setups: Sequence[Setup], planned: Sequence[Planne
     for name, variant in old.variants.items():
         if name in now:
             continue
-        if why := _differs(variant, setups[0], _ALIKE) or _missing(variant, name, setups[0], planned, dev, folder):
+        if why := _differs(variant, setups[0], _ALIKE) or _missing(variant, name, setups[0], planned, dev, folder, rows):
             kept.dropped[name] = why
         else:
             kept.variants[name] = variant
@@ -102,9 +106,18 @@ def _missing(
     planned: Sequence[PlannedTask],
     dev: Sequence[PlannedTask],
     folder: Path,
+    rows: RowReader,
 ) -> str:
     """What an earlier variant has no predictions of; empty where it has all."""
     settings = EvaluationSettings.model_validate(variant.settings)
+    if settings.shot_count:
+        try:
+            planned, dev = (
+                [replace(one, exemplars=rows.read(one.task.exemplar_source, "train")) for one in asked]
+                for asked in (planned, dev)
+            )
+        except FlanlabError:
+            return "the train rows of its exemplars are not available"
     setup = Setup(like.model, settings, variant.seed, variant.style, name, variant.title)  # type: ignore[arg-type]
     missing = {
         own.task.name
