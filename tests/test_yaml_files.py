@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
@@ -23,6 +24,7 @@ class Thing(BaseModel):
     title: str
     parts: list[Part] = []
     sizes: dict[str, int] = {}
+    kind: Literal["small", "large"] = "small"
 
 
 def read(folder: Path, content: str | bytes) -> Thing:
@@ -62,7 +64,8 @@ def test_reads_what_editors_write(content: str, reader: type, tmp_path: Path, mo
         ("title: no\n", 1, 'put it in quotes, such as "no"'),
         ("title: 12\n", 1, 'put it in quotes, such as "12"'),
         ("title: 2020-01-01\n", 1, "`title`"),
-        ("title: a\nparts: [{size: big}]\n", 2, "`parts.1.size`"),
+        ("title: a\nparts: [{size: big}]\n", 2, "`parts.1.size` should be a valid integer, not 'big'."),
+        ("title: a\nkind: smal\n", 2, "`kind` should be 'small' or 'large', not 'smal'. Did you mean 'small'?"),
         ("title: a\nsizes:\n  one: x\n", 3, "`sizes.one`"),
         ("title: a\nsizes:\n  1: 1\n", 3, "the field name 1 is not text"),
         ("title: a\n1: b\n", 2, "the field name 1 is not text"),

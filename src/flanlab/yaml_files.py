@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,8 @@ from flanlab.files import decoded
 Model = TypeVar("Model", bound=BaseModel)
 
 _MOST_FAULTS = 100
+_EXPECTED = "Input should be"
+"""How pydantic begins to say what a value must be."""
 _PRINTABLE = re.compile(r"[\t\r\x20-\x7e\x85\xa0-\ufffd\U00010000-\U0010ffff]*\Z")
 
 
@@ -139,6 +142,11 @@ def _describe(fault: Any, tree: yaml.Node, model: type[BaseModel], habits: Mappi
         written = {True: "yes", False: "no"}[given] if isinstance(given, bool) else given
         return line, f'`{field}` is text, but YAML reads {given!r} here: put it in quotes, such as "{written}".'
     message = fault["msg"].removeprefix("Value error, ").rstrip(".")
+    if field and message.startswith(_EXPECTED) and isinstance(given, str | int | float):
+        expected = message.removeprefix(_EXPECTED).partition(", unable to")[0]
+        near = difflib.get_close_matches(str(given), re.findall("'(.*?)'", expected), n=1)
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        return line, f"`{field}` should be{expected}, not {reprlib.repr(given)}.{meant}"
     return line, f"`{field}`: {message}." if field else f"{message}."
 
 

@@ -73,11 +73,11 @@ def test_the_draft_is_written_again_with_another_answer(folder: Path, capsys: py
     assert "--answer" not in capsys.readouterr().out
 
 
-def test_a_person_on_a_terminal_chooses_the_answer_by_number(
+def test_a_person_on_a_terminal_chooses_the_answer(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "two.csv").write_text("text,first,second\n" + "".join(f"Dish {n}.,{n % 2},{n % 3}\n" for n in range(12)))
-    for answers, options in (("3\n", ["0", "1", "2"]), ("4\nno\n2\n", ["0", "1"])):
+    for answers, options in (("3\n", ["0", "1", "2"]), ("4\nno\n2\n", ["0", "1"]), ("first\n", ["0", "1"])):
         typed = io.StringIO(answers)
         monkeypatch.setattr(typed, "isatty", lambda: True)
         monkeypatch.setattr("sys.stdin", typed)

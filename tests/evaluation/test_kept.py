@@ -71,6 +71,16 @@ def test_variants_and_tasks_of_before_stay(
     assert "from an earlier evaluation" in capsys.readouterr().err
 
 
+def test_answers_after_exemplars_stay_where_none_are_asked_for_now(
+    tiny: LoadedModel, tasks: tuple[Task, Task], tmp_path: Path
+) -> None:
+    shots = SETTINGS.model_copy(update={"shots": (0, 2)})
+    whole = evaluated(tiny, tasks, tmp_path / "out", settings=shots)
+    again = evaluated(tiny, tasks[:1], tmp_path / "out")
+    assert set(again.variants) == {"instruction", "instruction_2_shot"}
+    assert numbers(again) == numbers(whole)
+
+
 def test_what_does_not_fit_is_named_and_left_out(
     tiny: LoadedModel, tasks: tuple[Task, Task], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -92,6 +92,10 @@ def another_run(home: Path, model: Path) -> Recipe:
     return read(home, model)
 
 
+def in_domain_but_held_out(home: Path, model: Path) -> Recipe:
+    return read(home, model).model_copy(update={"in_domain": ["Comments"]})
+
+
 def too_long(home: Path, model: Path) -> Recipe:
     return read(home, model, micro_batch_tokens=12)
 
@@ -104,6 +108,7 @@ FAULTS: list[tuple[Callable[[Path, Path], Recipe], str]] = [
     (no_rows, "does not have nobody/nothing"),
     (nothing_kept, "no row of the train split"),
     (another_run, "is not empty and holds no run"),
+    (in_domain_but_held_out, "in_domain names Comments, which is held out"),
     (too_long, "does not fit into a row of 12"),
 ]
 
@@ -139,7 +144,12 @@ def test_examples_too_long_for_an_encoder_decoder_model_are_told_before_it_is_lo
         do(read(home, model, micro_batch_tokens=128 if kind == "bart" else 12), home / "out", RowReader(home / "mirror"))
 
 
-@pytest.mark.parametrize("do", [run_recipe, check], ids=["run", "check"])
+def plan_run(recipe: Recipe, out: Path, rows: RowReader) -> object:
+    """As `flan run --plan` does."""
+    return plan_training(recipe, device="cpu", speed=1e9, out=out, mirror=rows.mirror, evaluates=True)
+
+
+@pytest.mark.parametrize("do", [run_recipe, check, plan_run], ids=["run", "check", "plan"])
 def test_a_base_model_that_has_seen_what_is_held_out_is_told_before_it_is_loaded(
     do: Any, home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,7 +171,7 @@ def test_dev_rows_that_are_all_too_long_are_no_missing_ones(home: Path, tiny_fol
     assert check(recipe, home / "out", RowReader())
 
 
-@pytest.mark.parametrize("do", [run_recipe, check], ids=["run", "check"])
+@pytest.mark.parametrize("do", [run_recipe, check, plan], ids=["run", "check", "plan"])
 def test_a_full_disk_is_told_before_anything_is_asked(
     do: Any, home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +181,7 @@ def test_a_full_disk_is_told_before_anything_is_asked(
         do(read(home, tiny_folder), home / "out", RowReader())
     assert "training.method: lora" in caught.value.hint
     assert not (home / "out").exists()
+    assert plan_training(read(home, tiny_folder), device="H100", out=home / "out"), "on another machine"
 
 
 def test_models_that_are_kept_need_room_too(home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,16 @@ def test_reads_with_defaults_and_folders_relative_to_the_recipe(tmp_path: Path, 
     assert recipe.seed == 0
 
 
+def test_a_model_beside_the_recipe_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models" / "own").mkdir(parents=True)
+    (tmp_path / "gemma-3-270m").mkdir()
+    for name, found in (("models/own", str(tmp_path / "models" / "own")), ("gemma-3-270m",) * 2, ("org/model",) * 2):
+        path = write(tmp_path, RECIPE.replace("model: some-model", f"model: {name}"))
+        for place, expected in (("/", found), (tmp_path, name)):
+            monkeypatch.chdir(place)
+            assert read_recipe(path if place == "/" else Path(path.name)).model == expected
+
+
 def test_a_collection_with_a_name_that_no_file_can_have(tmp_path: Path) -> None:
     recipe = read_recipe(write(tmp_path, RECIPE.replace("[tasks]", f"[{'long' * 200}]")))
     with pytest.raises(FlanlabError, match="There is no folder of tasks"):

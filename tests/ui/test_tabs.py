@@ -229,9 +229,9 @@ def test_metadata_is_changed_with_the_template_and_saved(workplace: Workplace) -
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("metrics", "acuracy", "`metrics.1`: Input should be 'accuracy'"),
+        ("metrics", "acuracy", "`metrics.1` should be 'accuracy'"),
         ("metrics", "", "the field `metrics` is missing"),
-        ("cluster", "nowhere", "`cluster`: Input should be"),
+        ("cluster", "nowhere", "`cluster` should be"),
         ("answer", "{{ label", "`answer`: not valid jinja2"),
         ("options", "only one", "`options`: "),
         ("fields", "comment {{ comment }}", "is no field"),

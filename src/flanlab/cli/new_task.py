@@ -88,11 +88,12 @@ def _ask_on_terminal() -> Ask | None:
         for number, column in enumerate(columns, start=1):
             example = " ".join(str(column.sample[0]).split())[:60] if column.sample else ""
             say(f"  {number}  {column.name}: {example}")
-        numbers = [str(number) for number in range(1, len(columns) + 1)]
-        default = numbers[columns.index(likely)] if likely is not None else ...
+        named = {str(number): column.name for number, column in enumerate(columns, start=1)}
+        default = str(columns.index(likely) + 1) if likely is not None else ...
         hint = "Choose a number, or name the column with --answer."
-        chosen = ask_person("Number of the answer", hint, default, choices=numbers, show_choices=False)
-        return columns[int(chosen) - 1].name
+        choices = [*named, *named.values()]
+        chosen = ask_person("Number or name of the answer", hint, default, choices=choices, show_choices=False)
+        return named.get(chosen, chosen)
 
     return ask
 

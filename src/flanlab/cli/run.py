@@ -53,7 +53,7 @@ def run(
     Example: flan run recipes/holdout-nli.yaml --mirror path/to/mirror
     """
     if plan:
-        _show_plan(recipe, out, as_json, mirror=mirror)
+        _show_plan(recipe, out, as_json, mirror=mirror, evaluates=True)
     else:
         _run(recipe, out, mirror, None, as_json, seeds)
 

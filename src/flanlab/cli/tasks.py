@@ -171,7 +171,8 @@ def lint_tasks(
         checked = [report for report in reports if report["checked"]]
         warnings = sum(finding["level"] == "warning" for report in checked for finding in report["findings"])
         out_of_reach = len(reports) - len(checked)
-        typer.echo(f"{len(checked)} tasks checked: {errors} errors, {warnings} warnings; {out_of_reach} without rows")
+        counted = f"{len(checked)} task{'' if len(checked) == 1 else 's'} checked"
+        typer.echo(f"{counted}: {errors} errors, {warnings} warnings; {out_of_reach} without rows")
     if errors:
         raise typer.Exit(1)
 

@@ -187,7 +187,9 @@ def _source(task: Task, split: Split) -> RowSource | None:
     return RowSource(hub=sources[0].hub, config=sources[0].config, split=sources[0].split_spec(split))
 
 
-def keep_earlier(folder: Path, setups: Sequence[Setup], planned: Sequence[PlannedTask], dev: Sequence[PlannedTask]) -> Kept:
+def keep_earlier(
+    folder: Path, setups: Sequence[Setup], planned: Sequence[PlannedTask], dev: Sequence[PlannedTask], rows: RowReader
+) -> Kept:
     """Find which variants and tasks of the folder's results can stay beside those that were evaluated now.
 
     Results are a full table, every task by every variant. So an earlier variant stays if all tasks of now have its
@@ -198,6 +200,7 @@ def keep_earlier(folder: Path, setups: Sequence[Setup], planned: Sequence[Planne
         setups: the variants asked now.
         planned: the tasks asked now.
         dev: their dev rows, where templates are chosen.
+        rows: where the exemplars of earlier variants come from.
     """
     kept = Kept()
     try:
@@ -208,7 +211,7 @@ def keep_earlier(folder: Path, setups: Sequence[Setup], planned: Sequence[Planne
     for name, variant in old.variants.items():
         if name in now:
             continue
-        if why := _differs(variant, setups[0], _ALIKE) or _missing(variant, name, setups[0], planned, dev, folder):
+        if why := _differs(variant, setups[0], _ALIKE) or _missing(variant, name, setups[0], planned, dev, folder, rows):
             kept.dropped[name] = why
         else:
             kept.variants[name] = variant
@@ -245,9 +248,18 @@ def _missing(
     planned: Sequence[PlannedTask],
     dev: Sequence[PlannedTask],
     folder: Path,
+    rows: RowReader,
 ) -> str:
     """What an earlier variant has no predictions of; empty where it has all."""
     settings = EvaluationSettings.model_validate(variant.settings)
+    if settings.shot_count:
+        try:
+            planned, dev = (
+                [replace(one, exemplars=rows.read(one.task.exemplar_source, "train")) for one in asked]
+                for asked in (planned, dev)
+            )
+        except FlanlabError:
+            return "the train rows of its exemplars are not available"
     setup = Setup(like.model, settings, variant.seed, variant.style, name, variant.title)  # type: ignore[arg-type]
     missing = {
         own.task.name

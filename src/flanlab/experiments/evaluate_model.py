@@ -92,7 +92,7 @@ def evaluate_model(
         return None
     named = named or {}
     variants = {setup.name: setup.variant(model=named.get("model", loaded.name)) for setup in setups}
-    kept = keep_earlier(folder, setups, planned, dev_planned)
+    kept = keep_earlier(folder, setups, planned, dev_planned, rows)
     if kept.variants or kept.tasks:
         stay = [*kept.variants, *(task.name for task in kept.tasks)]
         say(f"Also in the results, from an earlier evaluation in {folder}: {', '.join(stay)}.")

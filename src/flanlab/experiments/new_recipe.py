@@ -15,6 +15,7 @@ from flanlab.experiments.cost import TokenCosts
 from flanlab.experiments.recipe import Recipe
 from flanlab.experiments.training_plan import this_device
 from flanlab.files import check_writable, write_text
+from flanlab.models.built_in import BUILT_IN_MODELS
 from flanlab.models.loading import load_model
 from flanlab.progress import clock
 from flanlab.tasks.clusters import Cluster
@@ -91,11 +92,15 @@ def write_recipe(
 
 
 def _text(recipe: Recipe, folder: Path, time: str) -> str:
-    """The recipe's YAML. Folders of tasks are named relative to `folder`."""
-    collections = [
-        name if name in BUILT_IN_COLLECTIONS else Path(os.path.relpath(name, folder)).as_posix()
-        for name in recipe.tasks.collections
-    ]
+    """The recipe's YAML. Folders are named relative to `folder`."""
+
+    def from_there(name: str) -> str:
+        return Path(os.path.relpath(name, folder)).as_posix()
+
+    collections = [name if name in BUILT_IN_COLLECTIONS else from_there(name) for name in recipe.tasks.collections]
+    model = recipe.model
+    if model not in BUILT_IN_MODELS and not os.path.isabs(model) and os.path.exists(model):
+        model = from_there(model)
     training = recipe.training
     hold_out = ""
     if recipe.hold_out.clusters:
@@ -107,7 +112,7 @@ hold_out:
     return f"""\
 # Every field: docs/reference/recipe.md
 name: {_value(recipe.name)}
-model: {_value(recipe.model)}
+model: {_value(model)}
 tasks:
   collections: {_value(collections)}
   include: {_value(recipe.tasks.include)}

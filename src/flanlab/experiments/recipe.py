@@ -19,7 +19,9 @@ from flanlab.data.sources import NoRowsError, Rows
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.evaluate import plan_dev_tasks, plan_tasks
 from flanlab.evaluation.planning import EvaluationSettings, PlannedTask
+from flanlab.models.built_in import BUILT_IN_MODELS
 from flanlab.settings import NOTHING, PLACE, QUESTIONS, SAMPLE, TRAINING, Settings
+from flanlab.tasks.clusters import plain_name
 from flanlab.tasks.holdout import HoldOut, HoldOutSplit
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, leave_out, load_collections, resolve_name, select_tasks
 from flanlab.tasks.schema import Split, Task
@@ -75,7 +77,8 @@ class Recipe(Settings):
         0, description="Determines every random choice: rows, templates, order of options and examples."
     )
     model: Annotated[str, PLACE] = Field(
-        description="The model to tune: a built-in name (`flan models`), a folder, a GGUF file or a Hub id."
+        description="The model to tune: a built-in name (`flan models`), a folder or GGUF file (relative to the recipe), or a"
+        " Hub id."
     )
     tasks: TaskSelection = TaskSelection()
     hold_out: HoldOut = HoldOut()
@@ -133,7 +136,7 @@ class Plan:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read a recipe; `quickstart` is the packaged one. Folders of tasks are taken relative to the recipe.
+    """Read a recipe; `quickstart` is the packaged one. Folders of tasks and of the model are taken relative to the recipe.
 
     Raises:
         FlanlabError: names file, line and field of each fault.
@@ -141,8 +144,14 @@ def read_recipe(path: Path) -> Recipe:
     if str(path) == QUICKSTART and not path.exists():
         path = Path(str(resources.files("flanlab.experiments"))) / "quickstart.yaml"
     recipe = read_yaml_model(path, Recipe, "recipe", HABITS)
-    collections = [str(path.parent / name) if os.path.isdir(path.parent / name) else name for name in recipe.tasks.collections]
-    return recipe.model_copy(update={"tasks": recipe.tasks.model_copy(update={"collections": collections})})
+
+    def beside(name: str) -> str:
+        place = os.path.join(path.parent, name)
+        return place if path.parent != Path() and os.path.exists(place) else name
+
+    collections = [name if name in BUILT_IN_COLLECTIONS else beside(name) for name in recipe.tasks.collections]
+    model = recipe.model if recipe.model in BUILT_IN_MODELS else beside(recipe.model)
+    return recipe.model_copy(update={"model": model, "tasks": recipe.tasks.model_copy(update={"collections": collections})})
 
 
 def names_a_recipe(name: str | Path) -> bool:
@@ -261,7 +270,16 @@ def _in_domain(recipe: Recipe, split: HoldOutSplit) -> tuple[Task, ...]:
     """The trained tasks that are scored on test rows of their own, each subtask separately."""
     asked = recipe.in_domain if recipe.in_domain is not None else [] if split.test else "all"
     evaluated = recipe.evaluation.split
-    chosen = split.train if asked == "all" else select_tasks(split.train, asked)
+    if asked == "all":
+        chosen: Sequence[Task] = split.train
+    else:
+        held_out = {task.name for task in split.test}
+        if named := [name for name in asked if plain_name(name) in held_out]:
+            raise FlanlabError(
+                f"in_domain names {named[0]}, which is held out and does not train.",
+                hint="Leave it out of in_domain: its rows are scored zero-shot.",
+            )
+        chosen = select_tasks(split.train, asked)
     if without := [task.name for task in chosen if not task.evaluated_subtasks(evaluated)]:
         if asked != "all":
             raise FlanlabError(

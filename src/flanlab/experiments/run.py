@@ -376,8 +376,9 @@ def announce(ready: Prepared, loaded: LoadedModel, scored: LoadedModel, styles: 
     say(f"  held out    {held_out}" + (f": {', '.join(task.name for task in plan.split.test)}" if plan.split.test else ""))
     if plan.split.in_domain:
         say(f"  in-domain   {', '.join(task.name for task in plan.split.in_domain)}: test rows of tasks that are trained on")
-    clusters = {task.clusters[0] for task in plan.split.train}
-    say(f"  trains on   {len(plan.split.train)} tasks of {len(clusters)}{' other' if plan.split.test else ''} clusters")
+    tasks, clusters = len(plan.split.train), len({task.clusters[0] for task in plan.split.train})
+    other = "other " if plan.split.test else ""
+    say(f"  trains on   {tasks} task{'s' * (tasks > 1)} of {clusters} {other}cluster{'s' * (clusters > 1)}")
     say(f"              {ready.per_step * training.steps} examples in {training.steps} steps")
     announce_training(plan, loaded)
     for name, reason in plan.split.left_out.items():

@@ -10,7 +10,7 @@ import torch
 
 from flanlab.data.reader import RowReader
 from flanlab.errors import FlanlabError
-from flanlab.experiments.checks import are_near, check_examples, check_folder, check_recipe
+from flanlab.experiments.checks import are_near, check_examples, check_recipe
 from flanlab.experiments.recipe import AnyRecipe, Plan, as_recipe, plan_rows
 from flanlab.models.loading import load_encoder, read_config
 from flanlab.training.estimate import Memory, estimate_training
@@ -29,6 +29,7 @@ def plan_training(
     speed: float | None = None,
     out: str | Path | None = None,
     mirror: str | Path | None = None,
+    evaluates: bool = False,
 ) -> dict[str, Any]:
     """Parameters, memory by part, tokens, time and disk of a recipe's training.
 
@@ -40,8 +41,9 @@ def plan_training(
         device: `cpu`, or a GPU by (a part of) its name; this machine's, where not given.
         processes: how many train together.
         speed: operations a second that a process really reaches, where that is known.
-        out: folder of the run. If given, it is checked as `flan train` does.
+        out: folder of the run. If given, it and its disk are checked as `flan train` does, unless `device` is not here.
         mirror: as for `run`.
+        evaluates: also refuse what only `flan run` refuses: held-out tasks that the model has seen.
 
     Returns:
         A dict for JSON; bytes, seconds, counts.
@@ -57,9 +59,8 @@ def plan_training(
     """
     recipe, rows = as_recipe(recipe), RowReader(mirror)
     training = recipe.training
-    if out is not None:
-        check_folder(Path(out), recipe)
-    split = check_recipe(recipe)
+    is_here = device in (None, "cpu", this_device())
+    split = check_recipe(recipe, Path(out) if out is not None and is_here else None, evaluates=evaluates)
     examples = _examples(plan_rows(recipe, split, rows)) if are_near(split, rows) else None
     device = device or this_device()
     if device == "cpu":
