@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from flanlab.data.rendering import OptionList
 from flanlab.data.scaffold.columns import SAMPLE_ROWS, Column, is_list_of_texts, leaves, spoken
 from flanlab.data.sources import Rows
-from flanlab.tasks.templating import TemplatingError, compile_source
+from flanlab.tasks.printing import TemplatingError
+from flanlab.tasks.templating import compile_source
 
 _CHOICE_NAMES = ["choice", "option", "ending", "answer", "sol", "solution", "candidate", "alternative", "quiz"]
 _MOST_CHOICES = 20
@@ -83,7 +83,7 @@ def _holds(answer: Column, found: Choices) -> bool:
             continue
         try:
             if options := options_of(row):
-                if answer_of({"options": OptionList(options)}, row) not in options:
+                if answer_of({"options": list(options)}, row) not in options:
                     return False
                 held = True
         except TemplatingError:
