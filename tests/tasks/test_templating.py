@@ -203,6 +203,15 @@ def test_places_that_are_written_may_count_from_the_end() -> None:
     assert "'place' is undefined" in refusal(lambda: compile_source("{{ a[place] }}")(row)).message
 
 
+@pytest.mark.parametrize(
+    "source", ["a {{ self }}", "a {{ x.items }}", "{{ x.keys ~ '' }}", "{{ text.title | trim }}", "{{ range }}!"]
+)
+def test_methods_make_no_text(source: str) -> None:
+    row = {"x": {"items": "I", "keys": "K"}, "text": "sea"}
+    assert "which means something of its own in jinja2" in refusal(lambda: compile_source(source)(row)).message
+    assert compile_source("{{ x['items'] }} {{ x['keys'] }} {{ text.title() }}")(row) == "I K Sea"
+
+
 def test_a_decimal_prints_its_digits() -> None:
     row = {"a": Decimal("0E-10"), "b": Decimal("1.0E-7")}
     assert compile_source("{{ a }} {{ b ~ '' }} {{ [a] | join }} {{ {'b': [b]} | tojson }}")(row) == (

@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import Undefined, nodes, pass_context, pass_environment
 from jinja2.environment import Environment
 from jinja2.filters import do_float, do_int, make_attrgetter, sync_do_map
-from jinja2.runtime import Context
+from jinja2.runtime import Context, TemplateReference
 from jinja2.visitor import NodeTransformer
 
 from flanlab.errors import FlanlabError
@@ -57,6 +57,11 @@ def printable(value: Any) -> Any:
         )
     if isinstance(value, Decimal):
         return format(value, "f")
+    if isinstance(value, TemplateReference) or (callable(value) and not isinstance(value, Undefined)):
+        raise TemplatingError(
+            f"a value is {getattr(value, '__name__', 'self')}, which means something of its own in jinja2",
+            hint="Write row['self'] for a column of this name, and name['items'] for a part called items.",
+        )
     if isinstance(value, bytes | bytearray):
         raise TemplatingError(
             "a value is bytes that are not text in UTF-8",
