@@ -6,6 +6,7 @@ import difflib
 import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -126,7 +127,7 @@ def _is_union_arm(part: int | str) -> bool:
 
 def _describe(fault: Any, tree: yaml.Node, model: type[BaseModel], habits: Mapping[str, str] | None) -> tuple[int, str]:
     place = fault["loc"]
-    line = _line_of(tree, place)
+    line, node = _found_at(tree, place)
     field = ".".join(str(part + 1) if isinstance(part, int) else part for part in place)
     given = fault.get("input")
     if fault["type"] == "missing":
@@ -138,9 +139,9 @@ def _describe(fault: Any, tree: yaml.Node, model: type[BaseModel], habits: Mappi
         return line, f"`{field}` has fields of its own: write `name: value` lines below it ({', '.join(names)})."
     if fault["type"] == "invalid_key" or (fault["is_key"] and fault["type"] == "string_type"):
         return line, f"the field name {place[-1]!r} is not text: put it in quotes."
-    if fault["type"] == "string_type" and isinstance(given, bool | int | float):
-        written = {True: "yes", False: "no"}[given] if isinstance(given, bool) else given
-        return line, f'`{field}` is text, but YAML reads {given!r} here: put it in quotes, such as "{written}".'
+    if fault["type"] == "string_type" and isinstance(given, bool | int | float | date):
+        written = node.value if isinstance(node, yaml.ScalarNode) else given
+        return line, f'`{field}` is text, but YAML reads {given!s} here: put it in quotes, "{written}".'
     message = fault["msg"].removeprefix("Value error, ").rstrip(".")
     if field and message.startswith(_EXPECTED) and isinstance(given, str | int | float):
         expected = message.removeprefix(_EXPECTED).partition(", unable to")[0]
@@ -201,18 +202,18 @@ def _places(schema: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     return iter(dict.fromkeys(walk(schema, (), frozenset())))
 
 
-def _line_of(node: yaml.Node, place: tuple[int | str, ...]) -> int:
-    """Line (from 1) of the deepest part of `place` that the file has."""
+def _found_at(node: yaml.Node, place: tuple[int | str, ...]) -> tuple[int, yaml.Node | None]:
+    """Line (from 1) of the deepest part of `place` that the file has, and the node at `place`; None if it is not there."""
     line = node.start_mark.line + 1
     for part in place:
         if isinstance(node, yaml.MappingNode):
             pair = next((pair for pair in node.value if pair[0].value == str(part)), None)
             if pair is None:
-                return line
+                return line, None
             line, node = pair[0].start_mark.line + 1, pair[1]
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
             node = node.value[part]
             line = node.start_mark.line + 1
         else:
-            return line
-    return line
+            return line, None
+    return line, node

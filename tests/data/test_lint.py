@@ -238,10 +238,9 @@ def test_prompt_that_breaks_off(ending: str) -> None:
     [
         ("{{ title }}\n{{ text }}\nKind or not?", " ", "empty-field"),
         ("{{ title }}\n{{ text }}\nKind or not?", "NaN", "null-field"),
-        ("{{ title | upper }}\n{{ text }}\nKind or not?", None, "null-field"),
     ],
 )
-def test_empty_and_null_fields(prompt: str, title: str | None, rule: str) -> None:
+def test_empty_and_null_fields(prompt: str, title: str, rule: str) -> None:
     task = make_task(fields={"text": "{{ text }}", "title": "{{ title }}"}, templates=with_prompt(prompt))
     splits = change(change(sound_splits(), 1, title="A note"), 10, title=title)
     finding = only(lint(task, splits))
@@ -251,14 +250,14 @@ def test_empty_and_null_fields(prompt: str, title: str | None, rule: str) -> Non
 
 
 def test_null_that_keeps_a_row_from_rendering_is_told_once() -> None:
-    prompt = "{{ title }}\n{{ text }}\nKind or not?"
+    prompt = "{{ title | upper }}\n{{ text }}\nKind or not?"
     task = make_task(fields={"text": "{{ text }}", "title": "{{ title }}"}, templates=with_prompt(prompt))
     splits = change(change(sound_splits(), 1, title="A note"), 10, title=None)
     assert about(only(lint(task, splits))) == ("error", "not-renderable", 1)
 
 
 def test_null_that_became_a_word() -> None:
-    fields = {"text": "{{ text }}", "title": "{{ title }}, {{ place | trim }}"}
+    fields = {"text": "{{ text }}", "title": "{{ title }}, {{ place | string }}"}
     task = make_task(fields=fields, templates=with_prompt("{{ title }}\n{{ text }}\nKind or not?"))
     splits = change(change(sound_splits(), 1, title="A note", place="Bern"), 10, place=None)
     finding = only(lint(task, splits))
@@ -311,7 +310,8 @@ def test_lists_written_as_python_code() -> None:
         templates=with_prompt("{{ text }}\n{{ tags }}\nIs it {{ options | join(' or ') }}?"),
     )
     finding = only(lint(task, splits))
-    assert about(finding)[:2] == ("error", "python-code")
+    assert about(finding)[:2] == ("error", "not-renderable")
+    assert "printed as Python code (['old', 'new'])" in finding.message
 
 
 def test_answer_in_a_forward_prompt() -> None:

@@ -18,8 +18,8 @@ from flanlab.data.mirror import MIRROR_VARIABLE, MissingDataError
 from flanlab.data.rendering import prepare_row, render
 from flanlab.data.sources import CONVERSION, Rows, label_names, load_rows, load_splits
 from flanlab.tasks.loading import load_task
+from flanlab.tasks.printing import TemplatingError
 from flanlab.tasks.schema import Task
-from flanlab.tasks.templating import TemplatingError
 from tests.task_files import is_fine_or_refused, refusal, task_content, write_task_file
 
 MakeTask = Callable[..., Task]

@@ -214,7 +214,7 @@ def columns_of_other_writers() -> dict[str, tuple[pa.Array, list[Any]]]:
         "float32": (pa.array([0.1, None, 1e20], pa.float32()), [0.1, None, 1e20]),
         "hugeint": (pa.array([Decimal(3), None, Decimal(-1)], pa.decimal128(38, 0)), [3, None, -1]),
         "huge": (pa.array([Decimal(10**30), None, None], pa.decimal128(38, 0)), [Decimal(10**30), None, None]),
-        "decimal": (pa.array([Decimal("1.10"), None, None], pa.decimal128(9, 2)), [Decimal("1.10"), None, None]),
+        "decimal": (pa.array([Decimal("1.10"), None, None], pa.decimal128(9, 2)), [1.1, None, None]),
         "unsigned": (pa.array([1, None, 2**64 - 1], pa.uint64()), [1, None, 2**64 - 1]),
         "list": (pa.array([[b"a"], None, []], pa.large_list(pa.binary())), [["a"], None, []]),
         "fixed_list": (pa.array([["a", "b"], None, ["c", "d"]], pa.list_(pa.string(), 2)), [["a", "b"], None, ["c", "d"]]),
@@ -256,6 +256,17 @@ def test_the_types_that_other_writers_choose(
         column: values for column, (_, values) in columns.items()
     }
     assert (read.schema.metadata or {}).get(b"huggingface") == b"{}"
+
+
+def test_decimals_are_numbers_that_print_their_digits(tmp_path: Path) -> None:
+    cells = pa.array([Decimal("0.10"), Decimal("0E-10"), Decimal("1E-8"), Decimal(10**20)], pa.decimal128(38, 10))
+    pq.write_table(pa.table({"a": cells, "b": pa.array([Decimal(10**30)] * 4, pa.decimal128(38, 0))}), tmp_path / "a.parquet")
+    rows = read_table(tmp_path / "a.parquet").to_pylist()
+    printed = ["0.1000000000", "0.0000000000", "0.0000000100", "100000000000000000000.0000000000"]
+    assert [compile_source("{{ a }}!")(row) for row in rows] == [f"{text}!" for text in printed]
+    # As a filter of a task would ask.
+    assert [compile_source("{{ a == 0.1 }}")(row) for row in rows] == [True, False, False, False]
+    assert compile_source("{{ b }}!")(rows[0]) == f"1{'0' * 30}!"
 
 
 def test_members_of_one_name_are_refused(tmp_path: Path) -> None:

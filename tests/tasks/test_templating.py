@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flanlab.tasks.templating import TemplatingError, check_syntax, compile_source, is_expression, variables_in
+from flanlab.tasks.printing import TemplatingError
+from flanlab.tasks.templating import check_syntax, compile_source, is_expression, variables_in
 from tests.task_files import is_fine_or_refused, refusal
 
 ROW = {"text": "sea", "label": 1, "words": ["a", "b"], "nothing": None, "facts": {"name": "Ann"}}
@@ -130,6 +131,93 @@ def test_null_is_never_written_as_a_word() -> None:
     error = refusal(lambda: compile_source("Value: {{ nothing }}")(ROW))
     assert "null" in error.message
     assert compile_source("Value: {{ nothing or 'none given' }}")(ROW) == "Value: none given"
+
+
+@pytest.mark.parametrize(
+    "value", [None, float("nan"), b"sea", ["sea", "sky"], {"a": "sea"}, ["sea", None]], ids=lambda value: str(type(value))
+)
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ x }}!",
+        "{{ x | trim }}",
+        "{{ x | upper }}",
+        "{{ x | title }}",
+        "{{ x | replace('e', 'a') }}",
+        "{{ 'x' | replace('x', x) }}",
+        "{{ x | truncate(3) }}",
+        "{{ [x] | map('lower') | join(' ') }}",
+        "{{ [x] | map('replace', 'e', 'a') | list }}",
+        "{{ [x] | join(', ') }}",
+        "{{ [{'a': x}] | join(', ', attribute='a') }}",
+        "{{ 'Value: ' ~ x }}",
+        "{{ 'Value: %s' % x }}",
+        "{{ 'Value: %s and %s' % (1, x) }}",
+        "{{ '%s' | format(x) }}",
+    ],
+)
+def test_filters_and_operators_make_no_text_of_what_is_none(source: str, value: Any) -> None:
+    told = "missing" if value is None or value != value else "bytes" if isinstance(value, bytes) else "Python code"
+    assert told in refusal(lambda: compile_source(source)({"x": value})).message
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), b"sea"], ids=str)
+def test_str_format_makes_no_text_of_what_is_none(value: Any) -> None:
+    refusal(lambda: compile_source("{{ 'Value: {} {}'.format(1, x) }}")({"x": value}))
+    assert compile_source("{{ '{a[b]}'.format(a=x) }} {{ '%(b)s' % x }}")({"x": {"b": "sea"}}) == "sea sea"
+
+
+def test_a_label_as_text_may_be_missing_in_a_filter() -> None:
+    keep = compile_source("{{ label | string in ['0', '1'] }}")
+    assert [keep({"label": label}) for label in (0, "1", None, -1, "")] == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize("value", ["", None, "x", "1,000", float("nan"), [1]], ids=str)
+@pytest.mark.parametrize("name", ["int", "float"])
+def test_what_is_no_number_is_not_read_as_0(name: str, value: Any) -> None:
+    assert "is not a number" in refusal(lambda: compile_source(f"{{{{ x | {name} }}}}")({"x": value})).message
+    assert compile_source(f"{{{{ x | {name}(-1) }}}}")({"x": value}) == -1
+    assert compile_source(f"{{{{ x | {name}(default=-1) }}}}")({"x": value}) == -1
+
+
+def test_what_is_a_number_is_read_as_such() -> None:
+    assert compile_source("{{ ['7', ' 7 ', 7.9, '7.9', true, 7] | map('int') | list }}")({}) == [7, 7, 7, 7, 1, 7]
+    assert compile_source("{{ ['1e-3', 7] | map('float') | list }}")({}) == [0.001, 7.0]
+    assert compile_source("{{ '1f' | int(0, 16) }}")({}) == 31
+
+
+@pytest.mark.parametrize("label", [-1, 2, None, "0", 0.5])
+@pytest.mark.parametrize(
+    "source", ["{{ endings[label] }}", "{{ ['a', 'b'][label] }}", "{{ ('a', 'b')[label] }}", "{{ 'ab'[label] }}"]
+)
+def test_a_label_that_is_none_is_no_place_in_a_list(source: str, label: Any) -> None:
+    error = refusal(lambda: compile_source(source)({"endings": ["a", "b"], "label": label}))
+    assert f"[{label!r}] does not exist: labels go from 0 to 1" in error.message
+
+
+def test_places_that_are_written_may_count_from_the_end() -> None:
+    row = {"a": ["x", "y", "z"], "n": 2, "d": {-1: "none", "k": "v"}, "label": -1, "k": "k"}
+    source = "{{ a[-1] }}{{ a[-n] }}{{ a[n - 1] }}{{ a[-2:] | join }}{{ d[label] }}{{ d[k] }}{{ 'abc'[-1] }}{{ a[true] }}"
+    assert compile_source(source)(row) == "zyyyznonevcy"
+    assert compile_source("{{ a[n / 1] }}")(row) == "z"
+    assert "'place' is undefined" in refusal(lambda: compile_source("{{ a[place] }}")(row)).message
+
+
+@pytest.mark.parametrize(
+    "source", ["a {{ self }}", "a {{ x.items }}", "{{ x.keys ~ '' }}", "{{ text.title | trim }}", "{{ range }}!"]
+)
+def test_methods_make_no_text(source: str) -> None:
+    row = {"x": {"items": "I", "keys": "K"}, "text": "sea"}
+    assert "which means something of its own in jinja2" in refusal(lambda: compile_source(source)(row)).message
+    assert compile_source("{{ x['items'] }} {{ x['keys'] }} {{ text.title() }}")(row) == "I K Sea"
+
+
+def test_a_decimal_prints_its_digits() -> None:
+    row = {"a": Decimal("0E-10"), "b": Decimal("1.0E-7")}
+    assert compile_source("{{ a }} {{ b ~ '' }} {{ [a] | join }} {{ {'b': [b]} | tojson }}")(row) == (
+        '0.0000000000 0.00000010 0.0000000000 {"b": [0.00000010]}'
+    )
+    assert compile_source("{{ '%.2f' % b }} {{ '%.2f' | format(b) }}")(row) == "0.00 0.00"
 
 
 def test_a_decimal_is_a_number_in_json() -> None:

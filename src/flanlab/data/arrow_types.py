@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flanlab.data.written_numbers import WrittenType
 from flanlab.errors import FlanlabError
 
 
@@ -12,7 +13,7 @@ def readable(table: pa.Table) -> pa.Table:
     """The same table with texts as text and numbers as they are written.
 
     Text marked as binary (old Impala and Spark, ClickHouse, TensorFlow) is text if all of it is UTF-8. Views and categories
-    become plain text, and decimals without a fraction whole numbers. A 32-bit 0.1 is 0.1, not 0.10000000149011612.
+    become plain text, and decimals numbers that print their digits. A 32-bit 0.1 is 0.1, not 0.10000000149011612.
 
     Raises:
         FlanlabError: two members of a struct have the same name.
@@ -26,6 +27,9 @@ def readable(table: pa.Table) -> pa.Table:
             )
         if (kind := _plain(field.type, pa.float64())) != field.type:
             column = _converted(column, kind)
+        if pa.types.is_decimal(column.type):  # one of Python is not equal to the same fraction: 0.1 in a filter
+            digits = [None if cell is None else format(cell, "f") for cell in column.to_pylist()]
+            column = pa.chunked_array([pa.array(digits, pa.string()).cast(WrittenType())])
         fields.append(field.with_type(column.type))
         columns.append(column)
     return pa.Table.from_arrays(columns, schema=pa.schema(fields, table.schema.metadata))

@@ -5,7 +5,6 @@ A rule does not stop at the first error. It counts the rows concerned and names 
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from flanlab.data.lint_sample import (
     unguarded_variables_in,
 )
 from flanlab.data.rendering import Example, PreparedRow
+from flanlab.tasks.printing import is_missing
 from flanlab.tasks.schema import Task
 from flanlab.tasks.templating import variables_in
 
@@ -62,7 +62,7 @@ def fields_are_filled(sample: Sample) -> Iterator[Problem]:
 def _lack(task: Task, name: str, row: PreparedRow) -> str | None:
     """What is wrong with a field of a row, or None."""
     value = row.fields.get(name)
-    if _is_null(value):
+    if is_missing(value):
         return "is null"
     if value in ([], {}) or (isinstance(value, str) and not value.strip()):
         return "is empty"
@@ -74,13 +74,9 @@ def _lack(task: Task, name: str, row: PreparedRow) -> str | None:
             if word == "none":
                 # It may be a normal answer.
                 return f"is only the word {source!r} in the data"
-            if _is_null(source) or word in words:
+            if is_missing(source) or word in words:
                 return f"contains the word {words.pop()!r} for a missing value"
     return None
-
-
-def _is_null(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 @rule("error", "unfilled", "Write fields as {{ name }}, outside of quotes.")
@@ -106,18 +102,6 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for part in value:
             yield from _texts(part)
-
-
-@rule("error", "python-code", "Choose a part of the value, or write {{ name | join(', ') }} or {{ name | tojson }}.")
-def nothing_is_python_code(sample: Sample) -> Iterator[Problem]:
-    """No list, mapping or bytes are printed as Python code, such as `['a', 'b']` after `| trim`."""
-
-    def find(item: Shown) -> bool:
-        codes = [repr(value) for value in item.row.columns.values() if isinstance(value, list | dict | bytes)]
-        # Without texts in it, a list such as [1] looks as a person would write it.
-        return any("'" in code and (code in item.example.prompt or code in item.example.target) for code in codes)
-
-    return in_rows(sample, find, lambda _: "The text contains a list, a mapping or bytes as Python code")
 
 
 @rule(

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from jinja2 import Undefined
-
 from flanlab.errors import FlanlabError
+from flanlab.tasks.printing import TemplatingError, printable
 from flanlab.tasks.schema import Baseline, Options, Task, Template
-from flanlab.tasks.templating import TemplatingError, compile_source, printable
+from flanlab.tasks.templating import compile_source
 
 Truncation = Literal["end", "middle"]
 """Which part of its longest field a prompt loses if it is too long."""
@@ -199,7 +198,7 @@ def answers_of(task: Task, row: PreparedRow, where: str = "answer") -> tuple[str
 def _variables(row: PreparedRow) -> tuple[Mapping[str, Any], ...]:
     """What the expressions of answers and options may use."""
     own: tuple[Mapping[str, Any], ...] = (row.fields, row.columns)
-    return ({"options": OptionList(row.options)}, *own) if row.options else own
+    return ({"options": list(row.options)}, *own) if row.options else own
 
 
 def group_of(task: Task, row: PreparedRow) -> str | None:
@@ -276,20 +275,6 @@ _SHORTEST_FIELD = 40
 
 
 _THE_ANSWER: str = Template.model_fields["target"].default
-
-
-class OptionList(list[str]):
-    """Options for expressions: a label of -1 ("no label") is an error, not the last option."""
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, Undefined):
-            str(index)  # raises, and names what is undefined
-        if not isinstance(index, slice) and index not in range(len(self)):
-            raise TemplatingError(
-                f"options[{index!r}] does not exist: labels go from 0 to {len(self) - 1} here",
-                hint='Leave out rows without a label, for example with `filter: "{{ label >= 0 }}"`.',
-            )
-        return super().__getitem__(index)
 
 
 def _template(task: Task, number: int) -> Template | Baseline:

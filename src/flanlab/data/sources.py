@@ -24,8 +24,9 @@ from flanlab.data.written_numbers import WrittenType, column_of
 from flanlab.errors import FlanlabError, one_line
 from flanlab.files import cache_folder, new_file
 from flanlab.hub import may_have_rows, offline_hint, work_offline_if_unreachable
+from flanlab.tasks.printing import TemplatingError
 from flanlab.tasks.schema import Source, Split, Task
-from flanlab.tasks.templating import TemplatingError, compile_source
+from flanlab.tasks.templating import compile_source
 
 CONVERSION = "refs/convert/parquet"
 """Revision with the Hub's own Parquet copy of a data set that has a loading script."""

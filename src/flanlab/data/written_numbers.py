@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from flanlab.tasks.templating import as_json
+from flanlab.tasks.printing import as_json
 
 _NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(\.[0-9]*)?|(\.[0-9]+))([eE][+-]?[0-9]+)?")
 _MOST_CHARACTERS = 400

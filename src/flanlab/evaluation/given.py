@@ -28,8 +28,9 @@ from flanlab.evaluation.metrics.options import option_shares
 from flanlab.evaluation.planning import PlannedTask, Setup
 from flanlab.evaluation.questions import TaskQuestion, ask, refuse_failed
 from flanlab.models.answering import Answer
+from flanlab.tasks.printing import TemplatingError
 from flanlab.tasks.schema import Task
-from flanlab.tasks.templating import TemplatingError, variables_in
+from flanlab.tasks.templating import variables_in
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ from flanlab.progress import meter, say
 from flanlab.results.table import Table
 from flanlab.settings import PREDICTIONS, RESULTS, affecting
 from flanlab.tasks.loading import find_task
+from flanlab.tasks.printing import as_json
 from flanlab.tasks.schema import Task
-from flanlab.tasks.templating import as_json
 
 _PROTOCOL = 1
 """Raise it when code here, in evaluation/given or in models/scoring changes what is answered."""

@@ -8,13 +8,15 @@ in a prompt. Nested loops are not bounded.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Mapping, Sized
 from functools import wraps
 from typing import Any
 
 from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from flanlab.tasks.printing import printable
 
 _MOST = 1_000_000
 """Largest length that one operation may give a text or a list, and largest number of bits of a power."""
@@ -32,11 +34,18 @@ def _check_numbers(what: str, *values: Any) -> None:
         raise _refuse(what)
 
 
+def _check_format(text: str, *values: Any) -> None:
+    if _WIDE.search(text):
+        raise _refuse("the formatted text")
+    for value in values:
+        printable(value)
+
+
 def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def call(value: Any, *arguments: Any, **named: Any) -> Any:
-        if name == "format" and _WIDE.search(str(value)):
-            raise _refuse("the formatted text")
+        if name == "format":
+            _check_format(str(value), *arguments, *named.values())
         _check_numbers(f"the result of {name}", *(() if name == "format" else arguments), *named.values())
         return function(value, *arguments, **named)
 
@@ -61,8 +70,9 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             for many, times in ((left, right), (right, left)):
                 if isinstance(many, Sized) and isinstance(times, int) and len(many) * times > _MOST:
                     raise _refuse("the product")
-        if operator == "%" and isinstance(left, str) and _WIDE.search(left):
-            raise _refuse("the formatted text")
+        if operator == "%" and isinstance(left, str):
+            by_name = isinstance(right, Mapping) and "%(" in left
+            _check_format(left, *(right if isinstance(right, tuple) else right.values() if by_name else (right,)))
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Context, __obj: Any, *arguments: Any, **named: Any) -> Any:  # noqa: N805
@@ -74,6 +84,13 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """`str.format` in the sandbox, without wide fields."""
         wrapped = super().wrap_str_format(value)
-        if wrapped is not None and _WIDE.search(value.__self__):
-            raise _refuse("the formatted text")
-        return wrapped
+        if wrapped is None:
+            return None
+
+        def call(*arguments: Any, **named: Any) -> str:
+            # A format may choose a part of a mapping: {name[part]}.
+            given = [one for one in (*arguments, *named.values()) if not isinstance(one, Mapping)]
+            _check_format(value.__self__, *given)
+            return wrapped(*arguments, **named)
+
+        return call

@@ -3,90 +3,17 @@
 from __future__ import annotations
 
 import functools
-import json
-import math
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateSyntaxError, Undefined, UndefinedError, meta, nodes, pass_context
+from jinja2 import StrictUndefined, TemplateSyntaxError, Undefined, UndefinedError, meta, nodes
 from jinja2.exceptions import SecurityError
-from jinja2.filters import sync_do_map
 from jinja2.runtime import Context
 
-from flanlab.errors import FlanlabError
+from flanlab.tasks.printing import PLAIN, CheckedOperators, TemplatingError, printable, printing_filters
 from flanlab.tasks.sandbox import BoundedEnvironment
-
-
-class TemplatingError(FlanlabError):
-    """A template that cannot be parsed or rendered."""
-
-
-def printable(value: Any) -> Any:
-    """The value itself, if it can be printed: not null, and nothing that would be printed as Python code.
-
-    Raises:
-        TemplatingError: says what the value is instead.
-    """
-    if type(value) in _PLAIN and value is not None:
-        return value
-    if value is None:
-        raise TemplatingError(
-            "a value is missing (null) and would be printed as the word None",
-            hint="Write {{ name or '' }}, or leave such rows out with `filter`.",
-        )
-    if isinstance(value, bytes | bytearray):
-        raise TemplatingError(
-            "a value is bytes that are not text in UTF-8",
-            hint="Write the column as text, or leave it out of the template.",
-        )
-    if isinstance(value, list | tuple | dict | set | frozenset):
-        kind = "a mapping" if isinstance(value, dict) else "a list"
-        raise TemplatingError(
-            f"a value is {kind} and would be printed as Python code ({_shorten(repr(value), 60)})",
-            hint="Choose a part of it, such as {{ name[0] }} or {{ name.member }}, or write {{ name | join(', ') }}"
-            " or {{ name | tojson }}.",
-        )
-    return value
-
-
-def as_json(value: Any, *, ensure_ascii: bool = False) -> str:
-    """A value as JSON: quotes, <, non-Latin scripts and numbers stay as they are. What JSON does not know becomes a text."""
-    if isinstance(value, Mapping):
-        parts = ((as_json(str(name), ensure_ascii=ensure_ascii), part) for name, part in value.items())
-        return "{" + ", ".join(f"{name}: {as_json(part, ensure_ascii=ensure_ascii)}" for name, part in parts) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(as_json(part, ensure_ascii=ensure_ascii) for part in value) + "]"
-    # Numbers that are printed as they were written are of other types than plain ones.
-    if isinstance(value, int | float | Decimal) and type(value) not in (bool, float):
-        return str(value)
-    return json.dumps(value, ensure_ascii=ensure_ascii, default=str)
-
-
-def _as_lines(values: Any) -> str:
-    """Inputs without words around them: a line each, a list item by item, a mapping as `name: value` lines.
-
-    What is nested deeper is JSON. A value that is missing has no line.
-    """
-    lines = []
-    for value in values:
-        if isinstance(value, Mapping):
-            lines += [f"{name}: {line}" for name, part in value.items() if (line := _on_a_line(part))]
-        else:
-            lines += filter(None, map(_on_a_line, value if isinstance(value, list | tuple) else [value]))
-    return "\n".join(lines)
-
-
-def _on_a_line(value: Any) -> str:
-    if isinstance(value, bool | Mapping | list | tuple):
-        return as_json(value)
-    is_missing = value is None or (isinstance(value, float) and math.isnan(value))
-    return "" if is_missing else str(printable(value)).strip()
-
-
-_PLAIN = frozenset({str, int, float, bool, type(None)})
 
 _ENVIRONMENT = BoundedEnvironment(undefined=StrictUndefined, autoescape=False, finalize=printable)
 # The output of a template must depend on its row only.
@@ -104,24 +31,10 @@ class _Context(Context):
 
 
 _ENVIRONMENT.context_class = _Context
-
-
-@pass_context
-def _map(context: Context, values: Any, *arguments: Any, **named: Any) -> Iterable[Any]:
-    """jinja2's `map`, but faster for `replace`, which tasks use in long chains: jinja2 looks up the filter for each value."""
-    if arguments[:1] == ("replace",) and len(arguments) == 3 and not named:
-        old, new = map(str, arguments[1:])
-        return (str(value).replace(old, new) for value in values or ())
-    return sync_do_map(context, values, *arguments, **named)
-
-
-_ENVIRONMENT.filters["map"] = _map
-_ENVIRONMENT.filters["tojson"] = as_json
-_ENVIRONMENT.filters["as_lines"] = _as_lines
+_ENVIRONMENT.filters.update(printing_filters(_ENVIRONMENT.filters))
 
 # A sign right after or before the braces is whitespace control, not part of the expression.
 _SINGLE_EXPRESSION = re.compile(r"\A\s*\{\{[-+]?((?:(?!\}\}|\{\{).)*?)-?\}\}\s*\Z", re.DOTALL)
-
 
 Fill = Callable[[dict[str, Any]], Any]
 _ABSENT = object()
@@ -165,8 +78,8 @@ def compile_source(source: str) -> Compiled:
         TemplatingError: the source is not valid jinja2.
     """
     check_syntax(source)
-    tree = _ENVIRONMENT.parse(source)
     try:
+        tree = CheckedOperators().visit(_ENVIRONMENT.parse(source))
         names = tuple(meta.find_undeclared_variables(tree))
         parts = [part for output in tree.body for part in (output.nodes if isinstance(output, nodes.Output) else [output])]
         if is_expression(source):
@@ -251,7 +164,7 @@ def variables_in(source: str) -> frozenset[str]:
 
 def _settled(value: Any) -> Any:
     """The value itself, without undefined values. The result of `map` and others, which can be read once, becomes a list."""
-    if type(value) in _PLAIN:
+    if type(value) in PLAIN:
         return value
     if isinstance(value, Iterator):
         value = list(value)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from flanlab.data.rendering import PreparedRow
 from flanlab.data.written_numbers import DECODER
 from flanlab.errors import FlanlabError
+from flanlab.tasks.printing import as_json
 from flanlab.tasks.schema import Task
-from flanlab.tasks.templating import as_json, variables_in
+from flanlab.tasks.templating import variables_in
 from flanlab.ui.tasks_tab import chosen_row
 from flanlab.ui.workplace import Workplace, number_in, show, splits_of
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from flanlab.data.rendering import OptionList
 from flanlab.data.scaffold.columns import SAMPLE_ROWS, Column, is_list_of_texts, is_text, leaves, spoken
 from flanlab.data.sources import Rows
 from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
+from flanlab.tasks.printing import TemplatingError
 from flanlab.tasks.schema import Metric
-from flanlab.tasks.templating import TemplatingError, compile_source
+from flanlab.tasks.templating import compile_source
 
 # Names that columns with the answer go by, likeliest first; those of the second kind hold text more often than a label.
 _LABEL_NAMES = ["label", "class", "category", "sentiment", "star", "rating", "score", "gold", "intent", "topic", "polarity"]
@@ -367,7 +367,7 @@ def _holds(answer: Column, found: _Choices) -> bool:
             continue
         try:
             if options := options_of(row):
-                if answer_of({"options": OptionList(options)}, row) not in options:
+                if answer_of({"options": list(options)}, row) not in options:
                     return False
                 held = True
         except TemplatingError:

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 
 from flanlab.data.sources import label_names
 from flanlab.errors import FlanlabError
-from flanlab.tasks.templating import TemplatingError, compile_source
+from flanlab.tasks.printing import TemplatingError
+from flanlab.tasks.templating import compile_source
 
 Kind = Literal["text", "whole", "number", "truth", "nested", "other"]
 Value = str | int | float | bool
