@@ -32,7 +32,7 @@ from flanlab.progress import say
 from flanlab.results.intervals import POWER, Floats
 from flanlab.results.layout import UNKNOWN, Variance
 from flanlab.results.power import Components, planned, shown_in_turns
-from flanlab.results.statistics import Difference, difference_of
+from flanlab.results.statistics import FEWEST_TEMPLATES, Difference, difference_of
 from flanlab.results.table import Table
 
 BASE_RECIPE = "claims-base.yaml"
@@ -40,8 +40,6 @@ _COLUMNS = (
     *("claim", "smallest_effect", "detectable", "rows", "rows_needed", "seeds"),
     *("ablation", "command", "cells", "trainings", "questions", "seconds", "note"),
 )
-_FEWEST_TEMPLATES = 4
-"""As in `spread_difference`."""
 
 
 def plan_claims(
@@ -272,7 +270,7 @@ def _expected_spread(known: Components, shown: Floats) -> Difference:
     divided by the same number.
     """
     templates, one = len(shown), planned(known, shown)
-    if templates < _FEWEST_TEMPLATES or not shown.all():
+    if templates < FEWEST_TEMPLATES or not shown.all():
         why = "cannot be estimated: a spread over templates needs each row through all templates, four or more"
         return difference_of(0.0, UNKNOWN, one.bounds, shown.shape[1], why)
     none = np.zeros(())

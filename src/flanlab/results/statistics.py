@@ -35,7 +35,7 @@ FEW_ROWS = "so few rows for each template that the interval is wider than need b
 FEW_SEEDS = "two to four seeds: wider than need be"
 NEAR_BOUND = "so few rows differ from the rest that the interval is wider than need be"
 _NAN = float("nan")
-_FEWEST_TEMPLATES = 4
+FEWEST_TEMPLATES = 4
 """A spread over fewer has no useful standard error."""
 
 
@@ -256,8 +256,8 @@ def spread_difference(first: Sequence[ScoreGrid], second: Sequence[ScoreGrid]) -
     width = first[0].metric.bounds[1] - first[0].metric.bounds[0]
     bounds = (-width / 2, width / 2)
     cells = _common([first, second])
-    if cells is None or not cells[0][0].shown.all() or len(cells[0][0].templates) < _FEWEST_TEMPLATES:
-        return _not_estimated(bounds, f"fewer than {_FEWEST_TEMPLATES} templates were asked the same rows")
+    if cells is None or not cells[0][0].shown.all() or len(cells[0][0].templates) < FEWEST_TEMPLATES:
+        return _not_estimated(bounds, f"fewer than {FEWEST_TEMPLATES} templates were asked the same rows")
     scores = np.stack([np.mean([grid.by_template() for grid in grids], axis=0) for grids in cells])
     count = scores.shape[1]
     value = float(np.subtract(*scores.std(axis=1)[::-1]))
