@@ -71,7 +71,7 @@ def test_tasks_need_no_torch() -> None:
 
 
 def test_there_are_few_names_and_each_is_documented() -> None:
-    assert len(flanlab.__all__) <= 38
+    assert len(flanlab.__all__) <= 40
     assert {*flanlab._PLACES, "__version__"} == set(flanlab.__all__)
     for name in flanlab.__all__:
         assert getattr(flanlab, name).__doc__, name

@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flanlab.api import evaluate, load_model, mix, power, run, score, train
+    from flanlab.api import ablate, evaluate, load_model, mix, power, run, score, train
     from flanlab.data.mixture import MixtureSettings
     from flanlab.data.rendering import Example
     from flanlab.errors import FlanlabError
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from flanlab.models.loading import LoadedModel as Model
     from flanlab.report.claims import claims
     from flanlab.report.run import Comparison, Run, compare, open_run
+    from flanlab.report.sweep import SweepRead as Ablation
     from flanlab.report.wordings import compare_templates
     from flanlab.results.schema import Difference, Results, Score
     from flanlab.results.table import Table
@@ -44,10 +45,11 @@ if TYPE_CHECKING:
 
 _PLACES = {
     **dict.fromkeys(("load_task", "load_tasks"), "tasks.loading"),
-    **dict.fromkeys(("evaluate", "load_model", "mix", "power", "run", "score", "train"), "api"),
+    **dict.fromkeys(("ablate", "evaluate", "load_model", "mix", "power", "run", "score", "train"), "api"),
     **dict.fromkeys(("accuracy_by", "calibration", "confusion"), "evaluation.classification"),
     **dict.fromkeys(("Comparison", "Run", "compare", "open_run"), "report.run"),
     **dict.fromkeys(("Difference", "Results", "Score"), "results.schema"),
+    "Ablation": "report.sweep",
     "EvaluationSettings": "evaluation.planning",
     "MixtureSettings": "data.mixture",
     "TrainingSettings": "training.settings",
@@ -67,10 +69,11 @@ _PLACES = {
     "plan_training": "experiments.training_plan",
     "predict": "experiments.predict_rows",
 }
-_NAMES = {"Model": "LoadedModel", "load_task": "find_task", "load_tasks": "find_tasks"}
+_NAMES = {"Ablation": "SweepRead", "Model": "LoadedModel", "load_task": "find_task", "load_tasks": "find_tasks"}
 """Public names that differ from the names in their modules."""
 
 __all__ = [
+    "Ablation",
     "Comparison",
     "Difference",
     "Endpoint",
@@ -87,6 +90,7 @@ __all__ = [
     "Task",
     "TrainingSettings",
     "__version__",
+    "ablate",
     "accuracy_by",
     "ask",
     "calibration",

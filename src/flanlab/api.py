@@ -34,6 +34,7 @@ from flanlab.processes import is_first, together
 from flanlab.progress import meter, say
 from flanlab.report.html import write_report
 from flanlab.report.run import Run
+from flanlab.report.sweep import SweepRead
 from flanlab.results.table import Table
 from flanlab.tasks.loading import find_tasks
 from flanlab.tasks.schema import Task
@@ -247,6 +248,53 @@ def train(
     from flanlab.experiments.run import train_recipe
 
     return train_recipe(content, folder, RowReader(mirror), loaded)
+
+
+def ablate(
+    name: str,
+    recipe: AnyRecipe,
+    out: str | Path = "runs/ablations",
+    *,
+    points: Sequence[Any] = (),
+    only: Sequence[str] = (),
+    seeds: int = 1,
+    mirror: str | Path | None = None,
+) -> SweepRead:
+    """Run one of the paper's ablations, or compare settings of your own, with a recipe as the base. Write its page.
+
+    Args:
+        name: `clusters`, `few-shot`, `scale`, `settings` and others; an unknown name lists all (`docs/ablations.md`).
+        recipe: as for `run`: the base.
+        out: folder of all ablations. What one of them has done, the others reuse. After a stop, the same call resumes.
+        points: values of what the ablation varies, such as `[1, 3, 6]` clusters, or `["training.learning_rate=1e-5"]` for
+            `settings`. Default: the ablation's own.
+        only: patterns of the names of the cells to do now, such as `tuned-*`. Default: all cells.
+        seeds: how often each cell is trained, each time with another seed.
+        mirror: folder with copies of Hub data sets. Default: FLANLAB_MIRROR, or else the Hub.
+
+    Returns:
+        What is done of the ablation: `scores` and `differences` (tables), `verdict`, `failed` (errors of cells that failed;
+        the others are done) and `folder` (with `report.html`).
+
+    Raises:
+        FlanlabError: there is no such ablation or point, the recipe does not suit it, or rows or the model are not available.
+
+    Examples:
+        >>> import flanlab as fl
+        >>> done = fl.ablate("settings", example_recipe, folder, points=["training.learning_rate=1e-4"])
+        >>> done.differences.where(level="clusters").select("before", "after").rows()[0]
+        {'before': 'base', 'after': 'learning-rate-1e-4'}
+    """
+    from flanlab.experiments.sweep import plan_sweep, run_sweep
+    from flanlab.report.sweep_page import write_pages
+
+    chosen = [str(point) for point in points]
+    sweep = plan_sweep(name, as_recipe(recipe), Path(out), RowReader(mirror), points=chosen, only=only, seeds=seeds)
+    try:
+        run_sweep(sweep)
+    finally:
+        done = write_pages(sweep.folder)
+    return done
 
 
 def mix(

@@ -82,7 +82,6 @@ def ablate(
     from flanlab.experiments.sweep import plan_sweep, run_sweep
     from flanlab.progress import say
     from flanlab.report.html import REPORT_FILE
-    from flanlab.report.sweep import verdict
     from flanlab.report.sweep_page import write_pages
 
     chosen = list(filter(None, comma_separated([points or ""])))
@@ -106,7 +105,7 @@ def ablate(
     if as_json:
         typer.echo(found.facts.model_dump_json())
     else:
-        typer.echo("\n".join(verdict(found)))
+        typer.echo("\n".join(found.verdict))
         for cell in failed:
             # An unexpected error has its traceback in the folder.
             typer.echo(f"Failed: {cell.name}: {cell.error.partition(chr(10) * 2)[0]}", err=True)

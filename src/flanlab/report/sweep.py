@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
+
+import pyarrow as pa
 
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.comparison import compare_sides
@@ -13,9 +16,11 @@ from flanlab.evaluation.sides import Side, results_over_seeds
 from flanlab.experiments.cells import SEED_MARK
 from flanlab.experiments.folders import SWEEP_FILE, CellFacts, SweepFacts, read_sweep_facts
 from flanlab.report.comparison import outcomes
+from flanlab.report.views import score_facts
 from flanlab.report.wording import counted, interval_told, listed, signed
-from flanlab.results.files import read_results
-from flanlab.results.schema import BEST_ON_DEV, IN_DOMAIN, MAIN_METRIC, Difference, Level, Results, Score
+from flanlab.results.files import difference_table, read_results
+from flanlab.results.schema import BEST_ON_DEV, IN_DOMAIN, MAIN_METRIC, MEAN, Difference, Level, Results, Score
+from flanlab.results.table import Table
 
 _TOLD_FAILURES = 3
 
@@ -68,6 +73,17 @@ class SweepCell:
             found["clusters", None] = fmean(found["cluster", cluster] for cluster in self.results.clusters)
         return found
 
+    def rows(self) -> Iterable[dict[str, Any]]:
+        """Its main metrics as rows of a table: each variant's tasks, clusters, and the mean over clusters."""
+        facts = {"cell": self.facts.name, "title": self.facts.title, "state": self.facts.state}
+        best = {variant: self.best_on_dev(variant) for variant in self.results.variants}
+        for score in self.results.scores:
+            main = MAIN_METRIC if score.level != "task" else self.results.tasks[score.name or ""].main_metric
+            if score.template == MEAN and score.metric == main and score.level in ("task", "cluster", "clusters"):
+                seen = {"task": self.seen.get(score.name or "", ""), "clusters": self.seen_mark}.get(score.level, "")
+                beside = {"best_on_dev": best[score.variant].get((score.level, score.name)), "seen": seen}
+                yield {**facts, "variant": score.variant, **score_facts(score), **beside}
+
     @property
     def seen(self) -> dict[str, str]:
         """Tasks that its model has seen, with the reason: their scores are no zero-shot results."""
@@ -102,17 +118,52 @@ class Pair:
         return difference
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SweepRead:
-    """All that a sweep's page is made of."""
+    """An ablation as far as it is done: `flanlab.Ablation`, and what its page shows."""
 
     folder: Path
+    """Of the page, `report.html`."""
     facts: SweepFacts
     cells: Mapping[str, SweepCell]
     """Those that are done, by name, in order."""
     pairs: list[Pair]
     unpaired: list[str]
     """Why cells that are done cannot be compared, in sentences."""
+
+    @property
+    def scores(self) -> Table:
+        """The main metric of each done cell, by variant: a row for each task, each cluster and the mean over clusters (`of`).
+
+        Columns: `cell`, `title`, `state`, `variant`, `of`, `cluster`, `task`, `metric`, `score`, `low` and `high` (95 %
+        interval), `std_over_templates`, `best_on_dev` and `seen` (why its task is not zero-shot; empty where it is).
+        """
+        return Table.from_rows([row for cell in self.cells.values() for row in cell.rows()])
+
+    @property
+    def differences(self) -> Table:
+        """The comparisons of cells, with the columns of a run's differences; `before` and `after` are names of cells."""
+        tables = []
+        for pair in self.pairs:
+            found = difference_table(pair.found)
+            for name, cell in (("before", pair.before), ("after", pair.after)):
+                place = found.column_names.index(name)
+                found = found.set_column(place, name, pa.array([cell.facts.name] * len(found), pa.string()))
+            tables.append(found)
+        return Table(pa.concat_tables(tables) if tables else pa.table({}))
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """The error of each cell that failed, by name. The same call tries these cells again."""
+        return {cell.name: cell.error for cell in self.facts.cells if cell.state == "failed"}
+
+    @property
+    def verdict(self) -> Sequence[str]:
+        """What was found, in sentences that claim no more than the numbers."""
+        return list(verdict(self))
+
+    def __repr__(self) -> str:
+        return f"Ablation({str(self.folder)!r}, {len(self.cells)} of {len(self.facts.cells)} cells done)"
 
 
 def is_sweep(folder: Path) -> bool:

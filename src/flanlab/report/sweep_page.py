@@ -38,9 +38,9 @@ from flanlab.report.page import (
 from flanlab.report.plots import Curve, line_panel, score_panel
 from flanlab.report.published import Beside, figures
 from flanlab.report.sweep import SweepCell, SweepRead, read_sweep, told, verdict
-from flanlab.report.views import MEAN_OVER_TASKS, Line, difference_cell, score_cell, score_facts
+from flanlab.report.views import MEAN_OVER_TASKS, Line, difference_cell, score_cell
 from flanlab.report.wording import MEAN_OVER_CLUSTERS, cluster_title, listed
-from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC, MEAN, Score
+from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC, Score
 
 CSV_FILE = "scores.csv"
 
@@ -258,18 +258,7 @@ def _links(folder: Path, cell: CellFacts) -> Markup:
 
 
 def _csv(sweep: SweepRead) -> str:
-    """Every score: a line for each cell, variant, and task, cluster or mean."""
-    lines: list[dict[str, Any]] = []
-    for one in sweep.facts.cells:
-        facts = {"cell": one.name, "title": one.title, "state": one.state}
-        if (cell := sweep.cells.get(one.name)) is None:
-            lines.append(facts)
-            continue
-        best = {variant: cell.best_on_dev(variant) for variant in cell.results.variants}
-        for score in cell.results.scores:
-            main = MAIN_METRIC if score.level != "task" else cell.results.tasks[score.name or ""].main_metric
-            if score.template == MEAN and score.metric == main and score.level in ("task", "cluster", "clusters"):
-                seen = {"task": cell.seen.get(score.name or "", ""), "clusters": cell.seen_mark}.get(score.level, "")
-                beside = {"best_on_dev": best[score.variant].get((score.level, score.name)), "seen": seen}
-                lines.append({**facts, "variant": score.variant, **score_facts(score), **beside})
-    return csv_text(sorted(lines, key=len, reverse=True))
+    """Every score: a line for each cell, variant, and task, cluster or mean; and a line for each cell that is not done."""
+    waiting = [cell for cell in sweep.facts.cells if cell.name not in sweep.cells]
+    lines: list[dict[str, Any]] = sweep.scores.rows()
+    return csv_text([*lines, *({"cell": cell.name, "title": cell.title, "state": cell.state} for cell in waiting)])
