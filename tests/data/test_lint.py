@@ -310,7 +310,7 @@ def test_lists_written_as_python_code() -> None:
         templates=with_prompt("{{ text }}\n{{ tags }}\nIs it {{ options | join(' or ') }}?"),
     )
     finding = only(lint(task, splits))
-    assert about(finding)[:2] == ("error", "not-renderable")
+    assert about(finding)[:2] == ("error", "unreadable-row")
     assert "printed as Python code (['old', 'new'])" in finding.message
 
 
