@@ -56,7 +56,7 @@ def ablation(plan: Plan, points: Sequence[str]) -> Ablation:
         "Which of these settings learns more, and which loses less on tasks that it did not train on?",
         cells,
         panels,
-        [Comparison(f"{before}{end}", f"{after}{end}") for before, after in pairs for end in scopes],
+        [Comparison(f"{before}{end}", f"{after}{end}") for end in scopes for before, after in pairs],
         [
             "Each cell changes the base recipe in what its name says. All are asked the same questions.",
             "Choose a setting on dev rows (evaluation.split: dev) of other tasks than those that the result is about.",
