@@ -115,6 +115,8 @@ def estimate_training(
     trained_count = sum(shape.numel() for shape in shapes)
     checkpoint_bytes, model_bytes = _saved_bytes(parameters, shapes, settings)
     weights = sum(parameter.nbytes for parameter in trainable.parameters())
+    if settings.kl_weight:
+        weights += sum(parameter.nbytes for parameter in whole.parameters())
     sharded = processes if settings.parallel == "fsdp" else 1
     gradients = 4 * trained_count // sharded
     with FakeTensorMode(allow_non_fake_inputs=True), attention_of_a_gpu() if on_gpu else nullcontext():
@@ -204,12 +206,13 @@ def _batch_bytes(model: nn.Module, inner: Any, settings: TrainingSettings, mixtu
     """
     prompt, target, rows = _longest_batch(settings, mixture)
     examples = [EncodedExample(Example("", "", 1, 0, "", ""), [1] * prompt, [1] * target, False)] * rows
-    objective: Objective = PaddedObjective((0,)) if inner.config.is_encoder_decoder else PackedObjective()
+    untuned = inner if settings.kl_weight else None
+    objective: Objective = PaddedObjective((0,)) if inner.config.is_encoder_decoder else PackedObjective((), untuned)
     hooks = [parameter.register_post_accumulate_grad_hook(_drop_gradient) for parameter in trained(model)]
     memory = PeakMemory(model)
     with memory, computing(settings, torch.device("cpu")):
         keep_rounded_output(inner, settings)
-        loss = objective.loss(model, examples)
+        loss = objective.loss(model, examples, None, settings.kl_weight)
         with torch.autocast("cpu", enabled=False):
             loss.backward()
     for hook in hooks:

@@ -2,6 +2,9 @@
 
 A batch's loss is a weighted sum, which is divided by the weights of the whole step. So a step does not depend on how it is
 divided.
+
+A penalty may keep the model near the untuned one (`training.kl_weight`): the KL divergence between what both predict inside
+prompts, as in learning without forgetting (Li & Hoiem 2016). Targets are left out, since they are to be predicted differently.
 """
 
 from __future__ import annotations
@@ -35,14 +38,22 @@ class PackedObjective:
 
     virtual: tuple[int, ...] = ()
     """Virtual tokens before each prompt, if the model has a soft prompt."""
+    untuned: nn.Module | None = None
+    """The model before training, for the penalty."""
 
     def batches(self, examples: Sequence[EncodedExample], tokens: int) -> list[list[EncodedExample]]:
         """The examples in batches that compute at most `tokens` tokens each, by best-fit packing."""
         rows = best_fit([len(self.virtual) + example.length for example in examples], tokens)
         return [[examples[position] for position in row] for row in rows]
 
-    def loss(self, model: nn.Module, examples: Sequence[EncodedExample], weights: Weights = None) -> Tensor:
-        """Sum of the cross-entropy of all target tokens of a batch (natural log), each times the weight of its example."""
+    def loss(
+        self, model: nn.Module, examples: Sequence[EncodedExample], weights: Weights = None, kl_weight: float = 0.0
+    ) -> Tensor:
+        """Sum of the cross-entropy of all target tokens of a batch (natural log), each times the weight of its example.
+
+        With `kl_weight`, also the KL divergence from the untuned model's predictions at each token that `kl_tokens` counts,
+        times this weight.
+        """
         self.check_reach(_config(model), examples)
         device = next(model.parameters()).device
         batch = pack_segments([([*self.virtual, *example.prompt], [example.target]) for example in examples]).to(device)
@@ -51,9 +62,24 @@ class PackedObjective:
         #   predicts  . . t t . | . t .
         ends = [(start + length, len(one.target)) for (start, length, _), one in zip(batch.segments, examples, strict=True)]
         positions = [place for end, count in ends for place in range(end - count - 1, end - 1)]
-        targets = [token for example in examples for token in example.target]
-        logits = packed_logits(model, batch, torch.tensor(positions, device=device))
-        return _cross_entropy(logits, torch.tensor(targets, device=device), examples, weights)
+        targets = torch.tensor([token for example in examples for token in example.target], device=device)
+        if not kl_weight:
+            logits = packed_logits(model, batch, torch.tensor(positions, device=device))
+            return _cross_entropy(logits, targets, examples, weights)
+        assert self.untuned is not None
+        starts = [end - len(one.prompt) - len(one.target) for (end, _), one in zip(ends, examples, strict=True)]
+        inside = [
+            place
+            for start, one in zip(starts, examples, strict=True)
+            for place in range(start + _KL_STRIDE - 1, start + len(one.prompt), _KL_STRIDE)
+        ]
+        logits = packed_logits(model, batch, torch.tensor([*positions, *inside], device=device))
+        of_targets, of_prompts = logits.split([len(positions), len(inside)])
+        with torch.no_grad():
+            untuned = packed_logits(self.untuned, batch, torch.tensor(inside, device=device)).float().log_softmax(-1)
+        distance = functional.kl_div(of_prompts.float().log_softmax(-1), untuned, log_target=True, reduction="sum")
+        # A copy, because the gradient of the cross-entropy takes the place of its logits.
+        return _cross_entropy(of_targets.clone(), targets, examples, weights) + kl_weight * distance
 
     def padding(self, examples: Sequence[EncodedExample]) -> int:
         """Number of padding tokens of a batch: none."""
@@ -93,7 +119,9 @@ class PaddedObjective:
             found[-1].append(example)
         return found
 
-    def loss(self, model: nn.Module, examples: Sequence[EncodedExample], weights: Weights = None) -> Tensor:
+    def loss(
+        self, model: nn.Module, examples: Sequence[EncodedExample], weights: Weights = None, kl_weight: float = 0.0
+    ) -> Tensor:
         """See `PackedObjective`.
 
         encoder   p p p p </s>
@@ -136,15 +164,22 @@ class PaddedObjective:
         check_reach(config, max(read, default=0))
 
 
+def kl_tokens(example: EncodedExample) -> int:
+    """How many tokens of a prompt the penalty is computed at: every eighth, which costs an eighth as many logits."""
+    return len(example.prompt) // _KL_STRIDE
+
+
+_KL_STRIDE = 8
+
 Objective = PackedObjective | PaddedObjective
 """What the loop needs to know about a kind of model: how examples are divided into batches, and the loss of a batch."""
 
 
-def objective_for(model: nn.Module, encoder: TextEncoder) -> Objective:
-    """The objective for a model that is ready for training."""
+def objective_for(model: nn.Module, encoder: TextEncoder, untuned: nn.Module | None = None) -> Objective:
+    """The objective for a model that is ready for training, and the model as it was before, if a penalty needs it."""
     if isinstance(encoder, SeparateTextEncoder):
         return PaddedObjective(tuple(encoder.answer_start))
-    return PackedObjective(tuple(virtual_tokens(model)))
+    return PackedObjective(tuple(virtual_tokens(model)), untuned)
 
 
 def example_weight(example: EncodedExample, average: LossAverage) -> float:

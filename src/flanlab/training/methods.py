@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +34,11 @@ def check_method(model: str, settings: TrainingSettings) -> None:
             f"{model} is an encoder-decoder model. Soft prompts work only for decoder-only models.",
             hint="Set training.method to lora or full.",
         )
+    if settings.kl_weight and is_encoder_decoder(model):
+        raise FlanlabError(
+            f"{model} is an encoder-decoder model, which predicts no prompts. So kl_weight has no meaning.",
+            hint="Leave out training.kl_weight.",
+        )
 
 
 def prepare_for_training(loaded: LoadedModel, settings: TrainingSettings) -> nn.Module:
@@ -51,6 +57,15 @@ def prepare_for_training(loaded: LoadedModel, settings: TrainingSettings) -> nn.
         for layer in layers_of(model):
             layer.compile(dynamic=True)
     return model
+
+
+def untuned_copy(loaded: LoadedModel, settings: TrainingSettings) -> nn.Module | None:
+    """The model as it is before training, for the penalty of `settings.kl_weight`; None without it."""
+    if not settings.kl_weight:
+        return None
+    untuned: nn.Module = copy.deepcopy(loaded.model).requires_grad_(False).eval()
+    keep_rounded_output(untuned, settings)
+    return untuned
 
 
 def trained(model: nn.Module) -> list[nn.Parameter]:

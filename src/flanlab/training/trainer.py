@@ -28,9 +28,9 @@ from flanlab.training.log import (
     peak_operations,
     step_record,
 )
-from flanlab.training.loss import Objective, example_weight, objective_for
+from flanlab.training.loss import Objective, example_weight, kl_tokens, objective_for
 from flanlab.training.memory import kept_memory
-from flanlab.training.methods import make_optimizer, prepare_for_training
+from flanlab.training.methods import make_optimizer, prepare_for_training, untuned_copy
 from flanlab.training.parallel import add_up, add_up_gradients, clip_gradients, is_sharded, spread
 from flanlab.training.precision import computing
 from flanlab.training.settings import TrainingSettings
@@ -75,8 +75,9 @@ def train(
     Raises:
         FlanlabError: the loss is no longer a finite number, or a checkpoint does not belong to these settings.
     """
+    untuned = untuned_copy(loaded, settings)
     model = prepare_for_training(loaded, settings)
-    objective = objective_for(model, loaded.encoder)
+    objective = objective_for(model, loaded.encoder, untuned)
     model = spread(model, settings)
     device = next(model.parameters()).device
     optimizer = make_optimizer(model, settings)
@@ -165,7 +166,8 @@ def train_step(
     settings: TrainingSettings,
     learning_rate: float,
 ) -> tuple[float, float]:
-    """One update. Returns the mean loss (see `settings.loss_average`) and the gradient's norm before clipping.
+    """One update. Returns the mean loss (see `settings.loss_average`), with the mean penalty (`settings.kl_weight`), and the
+    gradient's norm before clipping.
 
     The loss of each micro-batch is divided by the weights of all target tokens of the whole step. So the update does not depend
     on how the step is divided into micro-batches and among processes. All processes get the whole step.
@@ -175,6 +177,8 @@ def train_step(
     total_weight = math.fsum(len(example.target) * example_weight(example, average) for example in everything)
     if not total_weight:
         return 0.0, 0.0
+    # The mean over its tokens, whatever divides the loss.
+    kl_weight = settings.kl_weight * total_weight / max(1, sum(map(kl_tokens, everything)))
     optimizer.zero_grad(set_to_none=True)
     losses = []
     device = next(model.parameters()).device
@@ -182,7 +186,7 @@ def train_step(
     with computing(settings, device):
         for batch, counts in own_batches(model, shares):
             weights = None if average == "tokens" else [example_weight(example, average) for example in batch]
-            loss = objective.loss(model, batch, weights) / total_weight * counts
+            loss = objective.loss(model, batch, weights, kl_weight) / total_weight * counts
             with torch.autocast(device.type, enabled=False):
                 loss.backward()
             losses.append(loss.detach())
