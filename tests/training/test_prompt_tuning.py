@@ -87,7 +87,7 @@ def test_scores_and_answers_are_pefts_own(kind: str, tiny_folders: dict[str, Pat
         Question(list(range(30, 60)), [[9, 0], [10, 11, 12, 0], [13, 0]], 5),
         Question([40], [], 3),
     ]
-    replies = dict(loaded._answers(questions, 4096))
+    replies = dict(loaded.answer(questions, 4096))
     reference = by_peft(tiny_folders[kind], tuned[kind])
     for position, question in enumerate(questions):
         for option, score in zip(question.options, replies[position].scores, strict=True):
@@ -101,7 +101,7 @@ def test_scores_and_answers_are_pefts_own(kind: str, tiny_folders: dict[str, Pat
         for _ in range(question.max_new_tokens):
             with torch.inference_mode():
                 text.append(int(reference(input_ids=torch.tensor([text])).logits[0, -1].argmax()))
-        assert replies[position].generated == text[len(question.prompt) :]
+        assert replies[position].text == loaded.encoder.decode(text[len(question.prompt) :]).strip()
 
 
 def test_tuning_moves_the_soft_prompt_alone(tiny_folder: Path, tuned: dict[str, Path]) -> None:
