@@ -59,21 +59,8 @@ class Encoder(ABC):
 
     @property
     @abstractmethod
-    def has_chat_template(self) -> bool:
-        """Whether there is a chat template."""
-
-    @property
-    @abstractmethod
     def hash(self) -> str:
         """Hash of the encoding: with the same hash, texts become the same tokens."""
-
-    @property
-    def takes_dialogues(self) -> bool:
-        """Whether a question can be asked in a dialogue: there is a chat template, and it accepts a single question."""
-        try:
-            return self.has_chat_template and bool(self._dialogue(_PROBE, ()))
-        except FlanlabError:
-            return False
 
     @property
     def turn_end(self) -> int:
@@ -183,6 +170,14 @@ class TextEncoder(Encoder):
     def has_chat_template(self) -> bool:
         """Whether the tokenizer has a chat template."""
         return bool(getattr(self.tokenizer, "chat_template", None))
+
+    @property
+    def takes_dialogues(self) -> bool:
+        """Whether a question can be asked in a dialogue: there is a chat template, and it accepts a single question."""
+        try:
+            return bool(self._dialogue(_PROBE, ()))
+        except FlanlabError:
+            return False
 
     @cached_property
     def turn_end(self) -> int:
@@ -306,7 +301,6 @@ class CharacterEncoder(Encoder):
     """
 
     end = -1
-    has_chat_template = False
     hash = "characters"
     newline_tokens = frozenset({ord("\n")})
     _start: list[int] = []  # noqa: RUF012

@@ -170,10 +170,6 @@ class Mixture:
         """Examples in one cycle."""
         return int(self._bounds[-1])
 
-    def rates(self) -> dict[str, float]:
-        """Share of each task among the examples."""
-        return {task.name: count / self.cycle_length for task, count in zip(self.tasks, self.cycle_counts, strict=True)}
-
     def addresses(self, positions: Sequence[int]) -> list[Address]:
         """Task, row and epoch at each of the positions."""
         cycles, slots = np.divmod(np.asarray(positions, dtype=np.int64), self.cycle_length)

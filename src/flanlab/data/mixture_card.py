@@ -56,19 +56,18 @@ def describe_mixture(
             exemplars[found.example.task][len(found.exemplars.rows)] += 1
         if bar:
             bar.advance()
-    rates = mixture.rates()
     tasks: dict[str, dict[str, Any]] = {
         task.name: {
             "cluster": task.clusters[0].value,
             "licence": task.licence,
             "rows": rows,
-            "rate": rates[task.name],
-            "epochs": rates[task.name] * planned / rows,
+            "rate": count / mixture.cycle_length,
+            "epochs": count / mixture.cycle_length * planned / rows,
             **{name: counts[task.name][name] for name in _SUMMED},
             "exemplars": _by_number(exemplars[task.name]),
             "dropped": dict(dropped[task.name]),
         }
-        for task, rows in zip(mixture.tasks, mixture.row_counts, strict=True)
+        for task, rows, count in zip(mixture.tasks, mixture.row_counts, mixture.cycle_counts, strict=True)
     }
     clusters: dict[str, Counter[str]] = {}
     for entry in tasks.values():

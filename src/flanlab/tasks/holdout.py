@@ -38,10 +38,6 @@ class HoldOut(Settings):
         description="Held-out tasks that train after all, and nothing beside them: supervised learning, to compare with.",
     )
 
-    def excluded_clusters(self) -> frozenset[Cluster]:
-        """The held-out clusters and those that are too close to them."""
-        return frozenset(related for cluster in self.clusters for related in related_clusters(cluster))
-
     def split(
         self,
         tasks: Sequence[Task],
@@ -66,9 +62,8 @@ class HoldOut(Settings):
         """
         test = [task for task in tasks if set(task.clusters) & set(self.clusters)]
         # A held-out task may belong to other clusters too. Training on any of them would make it seen.
-        excluded_clusters = self.excluded_clusters().union(
-            *(related_clusters(cluster) for task in test for cluster in task.clusters)
-        )
+        held_out = {*self.clusters, *(cluster for task in test for cluster in task.clusters)}
+        excluded = {related for cluster in held_out for related in related_clusters(cluster)}
         tested = [subtask for task in test for subtask in task.evaluated_subtasks(evaluated)]
         ancestors = lineage([*known, *tasks, *tested])
         if self.supervised:
@@ -78,9 +73,9 @@ class HoldOut(Settings):
         asked_for = set(named)
         for task in tasks:
             overlaps = {other.name: shared for other in test if (shared := ancestors[task.name] & ancestors[other.name])}
-            if shared_clusters := sorted(set(task.clusters) & excluded_clusters):
-                held_out = set(task.clusters) & set(self.clusters)
-                reason = "held out" if held_out else f"its cluster {shared_clusters[0]} is too close to the held-out clusters"
+            if close := sorted(set(task.clusters) & excluded):
+                is_test = set(task.clusters) & set(self.clusters)
+                reason = "held out" if is_test else f"its cluster {close[0]} is too close to the held-out clusters"
                 (conflicts if task.name in asked_for else left_out)[task.name] = reason
             elif not task.has_split("train"):
                 left_out[task.name] = "it has no train split"
