@@ -191,6 +191,11 @@ def test_no_difference_is_not_called_one(tmp_path: Path) -> None:
     assert "which includes zero" in first
 
 
+def test_a_single_column_of_scores_is_aligned_like_its_title(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, {"clusters-1": {"instruction": 5}})
+    assert 'colspan="1"' not in write_sweep_page(read_sweep(sweep)).read_text(encoding="utf-8")
+
+
 def test_the_page_opens_offline_and_offers_its_data(done: Path) -> None:
     page = write_sweep_page(read_sweep(done)).read_text(encoding="utf-8")
     assert not re.search(r'(?:src|href)="(?!\.\./|data:|#)', page)
