@@ -65,6 +65,9 @@ def test_an_existing_recipe_and_a_small_budget_are_refused(tmp_path: Path, tiny_
     with pytest.raises(FlanlabError, match="exists already"):
         write(tmp_path, tiny_folder)
     write(tmp_path, tiny_folder, force=True)
+    for minutes in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(FlanlabError, match="Training cannot take"):
+            write(tmp_path, tiny_folder, minutes=minutes, force=True)
 
 
 def test_the_command_takes_flags_and_needs_a_model(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,11 +87,11 @@ def test_the_command_takes_flags_and_needs_a_model(tmp_path: Path, tiny_folder: 
 def test_on_a_terminal_it_asks(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_tasks(tmp_path / "tasks")
-    answers = iter([str(tiny_folder), "all", "sentiment", "1"])
     monkeypatch.setattr("flanlab.cli.recipe.on_terminal", lambda: True)
-    monkeypatch.setattr("flanlab.cli.recipe.ask_person", lambda question, hint, default: next(answers))
-    done = CliRunner().invoke(app, ["recipe", "new", "--tasks", "tasks", "--out", "asked.yaml"])
+    typed = f"{tiny_folder}\nall\nsentiment\nsoon\n1\n"
+    done = CliRunner().invoke(app, ["recipe", "new", "--tasks", "tasks", "--out", "asked.yaml"], input=typed)
     assert done.exit_code == 0, done.output
+    assert "Please enter a number" in done.output
     recipe = read_recipe(Path("asked.yaml"))
     assert (recipe.model, recipe.tasks.include) == (str(tiny_folder), "all")
     assert recipe.hold_out.clusters == [Cluster.SENTIMENT]

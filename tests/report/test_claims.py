@@ -64,6 +64,7 @@ def test_the_command_prints_and_writes_what_it_found(root: Path) -> None:
     page = (root / "claims.html").read_text(encoding="utf-8")
     assert "Few-shot adds: supported" in page
     assert "+50.0" in page
+    assert "<span>--out</span>" in page, "an option is not broken"
     assert page.count("<svg") >= 2
     printed = json.loads(CliRunner().invoke(app, ["claims", str(root), "--json"]).stdout)
     found = {row["claim"]: row for row in printed["claims"]}

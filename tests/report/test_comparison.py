@@ -249,6 +249,14 @@ def test_seen_counts_for_the_variant_that_has_a_stamp(folders: tuple[Path, Path]
     assert untuned.seen_tasks("a") == []
 
 
+def test_the_title_names_a_model_once(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    change(folders[1], lambda r: (r.update(name="evaluation of one"), r["variants"]["instruction"].update(model="one")))
+    write_comparison(compared(*folders), tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "B: one, " in page
+    assert "(evaluation of one)" not in page
+
+
 def test_page_holds_the_numbers_and_obeys_nothing(folders: tuple[Path, Path], tmp_path: Path) -> None:
     change(folders[1], lambda r: (r.update(name=HOSTILE), r["variants"]["instruction"].update(model=HOSTILE)))
     mark_seen(folders[0], "product_reviews", "tuned")

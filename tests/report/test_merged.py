@@ -133,7 +133,7 @@ def test_seen_counts_for_the_variant_that_has_a_stamp(run: Path, evaluation: Pat
     found = merged(run, evaluation)
     seen = {letter: entry.seen for letter, entry in found.row("task", "product_reviews").items()}
     assert seen == {"A": None, "B": None, "C": "the model was trained on its train rows", "D": None}
-    assert found.row("cluster", "sentiment")["C"].seen == "with seen tasks"
+    assert found.row("cluster", "sentiment")["C"].seen == "some tasks seen in training"
     assert found.row("cluster", "translation")["C"].seen is None
     assert "C was trained on product_reviews, or on something close: its scores there are not zero-shot." in verdict(found)
 

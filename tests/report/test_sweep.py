@@ -16,6 +16,7 @@ import pytest
 
 from flanlab.errors import FlanlabError
 from flanlab.files import write_json, write_text
+from flanlab.report.page import Cell, Page, Row, Table, write_page
 from flanlab.report.sweep import is_sweep, read_sweep, told, verdict
 from flanlab.report.sweep_page import write_sweep_page
 from flanlab.results.schema import Results
@@ -189,6 +190,12 @@ def test_no_difference_is_not_called_one(tmp_path: Path) -> None:
     [first] = verdict(read_sweep(sweep))
     assert "no clear difference on any of 2 tasks" in first
     assert "which includes zero" in first
+
+
+def test_a_single_column_of_scores_is_aligned_like_its_title(tmp_path: Path) -> None:
+    scores = Table("scores", ["sentiment"], [Row("tuned", [Cell(text="one")])])
+    write_page(Page("ablation", "title", ["verdict"], {"Scores": [scores]}, ""), tmp_path / "page.html")
+    assert "colspan=" not in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_the_page_opens_offline_and_offers_its_data(done: Path) -> None:

@@ -76,14 +76,15 @@ def on_terminal() -> bool:
     return sys.stdin.isatty() and console.is_terminal
 
 
-def ask_person(question: str, hint: str, default: Any, **options: Any) -> str:
-    """What a person types; `hint` says what to give instead where the input ends."""
-    from rich.prompt import Prompt
+def ask_person(question: str, hint: str, default: Any, **options: Any) -> Any:
+    """What a person types: a number where the default is one. `hint` says what to give instead where the input ends."""
+    from rich.prompt import FloatPrompt, Prompt
 
     from flanlab.progress import console
 
     try:
-        return str(Prompt.ask(question, console=console, default=default, **options))
+        kind = FloatPrompt if isinstance(default, float) else Prompt
+        return kind.ask(question, console=console, default=default, **options)
     except EOFError:
         raise FlanlabError("There was no answer.", hint=hint) from None
 

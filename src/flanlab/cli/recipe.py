@@ -51,7 +51,7 @@ def new_recipe(
             model = ask_person("Model (a folder, a Hub id, or one of `flan models`)", hint, "smollm2-135m-instruct")
             names = names or ask_person("Tasks and clusters, with spaces between them", hint, "all").split()
             hold_out = hold_out or ask_person(f"Clusters to hold out ({', '.join(Cluster)})", hint, "none").split()
-        minutes = minutes or float(ask_person("Minutes of training", hint, "20"))
+        minutes = minutes or ask_person("Minutes of training", hint, 20.0)
     if model is None or minutes is None:
         raise typer.BadParameter("is needed to write a recipe.", param_hint="--model" if model is None else "--minutes")
     clusters = [cluster_named(name) for name in hold_out or () if name != "none"]

@@ -23,6 +23,7 @@ from flanlab.tasks.holdout import HoldOutSplit
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections, resolve_name, select_tasks
 
 _TOKENS_PER_STEP = {"cpu": 1024, "gpu": 8192}
+_MOST_MINUTES = 10**6
 _LEARNING_RATE = 1e-4
 
 
@@ -57,6 +58,8 @@ def write_recipe(
     """
     if path.exists() and not force:
         raise FlanlabError(f"{path} exists already.", hint="Write it again with --force, or name another with --out.")
+    if not 0 < minutes < _MOST_MINUTES:
+        raise FlanlabError(f"Training cannot take {minutes:g} minutes.", hint="Name a number of minutes above 0.")
     check_writable(path.parent)
     tasks = load_collections(collections)
     found = [resolve_name(tasks, name) for name in names]
@@ -80,7 +83,7 @@ def write_recipe(
     split = check_recipe(recipe)
     seconds = TokenCosts().training(load_model(model), recipe.training)
     steps = int(60 * minutes / seconds)
-    if not steps:
+    if steps < 1:
         raise FlanlabError(
             f"One step of {recipe.training.tokens_per_step:,} tokens takes about {clock(seconds)} here, longer than the budget"
             f" of {clock(60 * minutes)}.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -66,7 +67,7 @@ def command_for(verdict: Verdict, folder: Path) -> str:
         return ""
     name = verdict.ablation or verdict.claim.ablations[0]
     points = " --points SMALL_MODEL,LARGE_MODEL" if name == "scale" else ""
-    return f"flan ablate {name} RECIPE{points} --out {folder}"
+    return f"flan ablate {name} RECIPE{points} --out {shlex.quote(str(folder))}"
 
 
 def read_cells(folder: Path, recipe: str | None = None) -> Cells:
@@ -188,7 +189,8 @@ def _claim(found: Verdict, place: int, command: str) -> Iterable[Block]:
     yield told
     yield found.reason
     if command:
-        yield Verbatim(command)
+        # An option breaks at no hyphen, unless it is longer than the line.
+        yield Verbatim(Markup(" ").join(Markup("<span>{}</span>").format(word) for word in command.split(" ")))
     if drawings := [replace(drawing, name=f"claim-{place}") for drawing in _figures(found)]:
         yield Figure(drawings, text("claims_picture"))
 

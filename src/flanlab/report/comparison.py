@@ -43,9 +43,7 @@ def write_comparison(results: Results, path: Path) -> None:
     differences = table("Main metric, all tasks", shown, results, ["p_value", "p_holm", "rows"])
     page = Page(
         "comparison",
-        "\n".join(
-            f"{name.upper()}: {side.model.removesuffix(', tuned')}, {side.title} ({side.run})" for name, side in sides.items()
-        ),
+        "\n".join(f"{name.upper()}: {_title(side)}" for name, side in sides.items()),
         verdict(results),
         {
             "Differences": [differences, text("compared", family=counted(len(results.tasks), "test"))],
@@ -57,6 +55,11 @@ def write_comparison(results: Results, path: Path) -> None:
         picture=Figure([picture], text("compared_picture"), kind="single"),
     )
     write_page(page, path)
+
+
+def _title(side: Variant) -> str:
+    title = f"{side.model.removesuffix(', tuned')}, {side.title}"
+    return title if side.run == f"evaluation of {side.model}" else f"{title} ({side.run})"
 
 
 def counts_told(results: Results) -> str:

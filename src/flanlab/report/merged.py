@@ -280,12 +280,13 @@ def _means(sides: Mapping[str, Side], tasks: Iterable[Sequence[Entry]], level: L
     found = []
     for letter, side in sides.items():
         members = [entry for task in tasks for entry in task if entry.column == letter]
+        mark = listed([f"some tasks {mark}" for mark in dict.fromkeys(member.mark for member in members) if mark])
         found.append(
             Entry(
                 column=letter,
                 score=side.results.scored(level, name, MAIN_METRIC)[side.name],
-                seen="with seen tasks" if any(member.seen for member in members) else None,
-                mark=listed([f"with {mark} tasks" for mark in dict.fromkeys(member.mark for member in members) if mark]),
+                seen=mark or None,
+                mark=mark,
                 differs=list(dict.fromkeys(name for member in members for name in member.differs)),
             )
         )
