@@ -238,7 +238,7 @@ def test_a_model_that_computes_no_number_is_told_and_nothing_is_lost(tiny: Loade
             r"^2 of 4 rows cannot be asked: 1, 3 .*row 1, template 1, prompt: a value is missing(.|\n)*in this row: text"
             r"(.|\n)*Here `filter` does not apply",
         ),
-        ("text,label\nGood,1\nBad,2\n", r"row 1, answer: options\[2\] does not exist"),
+        ("text,label\nGood,1\nBad,2\n", r"row 1, answer: \[2\] does not exist"),
         ("text,prediction\nGood,x\n", "has a column `prediction`"),
     ],
 )

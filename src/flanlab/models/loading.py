@@ -127,7 +127,7 @@ def load_model(
     if folder is None and names_a_folder(name):
         hint = f"Name a folder, a Hub id, or one of `flan models`.{suggestion(name)}"
         raise FlanlabError(f"There is no model folder at {name}.", hint=hint)
-    target_device = torch.device(device) if device else _own_device()
+    target_device = _device(device)
     stamp = read_stamp(folder) if folder else None
     rounded = dtype == "bfloat16" or (dtype == "auto" and target_device.type == "cuda")
     try:
@@ -144,8 +144,7 @@ def load_model(
     if isinstance(encoder, SeparateTextEncoder):
         check_padding(model, encoder.answer_start)
     else:
-        check_features(model)
-        check_isolation(model)
+        _check_attention(model)
     return LoadedModel(model, encoder, name, folder, stamp)
 
 
@@ -163,6 +162,15 @@ def wrap_model(model: Any, tokenizer: Any) -> LoadedModel:
             hint="Call load_model(model, tokenizer), or load_model(name) for a folder or a Hub id.",
         )
     name = str(getattr(model.config, "_name_or_path", "") or "a model in memory")
+    if model.get_output_embeddings() is None:
+        raise FlanlabError(
+            f"{type(model).__name__} has no output layer that gives each token a probability.",
+            hint="Load it with AutoModelForCausalLM or AutoModelForSeq2SeqLM.",
+        )
+    if any(weight.is_meta for weight in model.parameters()):
+        raise FlanlabError(
+            f"{type(model).__name__} has weights without content (on the device `meta`).", hint="Load the weights first."
+        )
     _check_vocabulary(name, model, tokenizer)
     encoder = _encoder(tokenizer, model.config, model.generation_config)
     model = model.eval()
@@ -170,9 +178,18 @@ def wrap_model(model: Any, tokenizer: Any) -> LoadedModel:
         check_padding(model, encoder.answer_start)
     else:
         model.set_attn_implementation(ATTENTION_NAME)
+        _check_attention(model)
+    return LoadedModel(model, encoder, name, None, None)
+
+
+def _check_attention(model: PreTrainedModel) -> None:
+    try:
         check_features(model)
         check_isolation(model)
-    return LoadedModel(model, encoder, name, None, None)
+    except RuntimeError as error:  # such as layers of different number types
+        raise FlanlabError(
+            f"{type(model).__name__} cannot compute: {one_line(error)}", hint="Its weights need one number type and one device."
+        ) from error
 
 
 def _check_vocabulary(name: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -224,8 +241,16 @@ def _without_private(content: Any) -> Any:
     return content
 
 
-def _own_device() -> torch.device:
-    """The GPU of this process, if there is one."""
+def _device(name: str | None) -> torch.device:
+    """The named device; without a name the GPU of this process, if there is one."""
+    if name is not None:
+        try:
+            torch.zeros(1, device=name).tolist()
+        except Exception as error:  # torch has many kinds: no such name, not compiled in, no such number, meta
+            raise FlanlabError(
+                f"The device {name} cannot be used: {one_line(error, 150)}", hint="Use cpu, cuda or cuda:1, or leave it out."
+            ) from error
+        return torch.device(name)
     number = own_gpu()
     return torch.device("cpu") if number is None else torch.device("cuda", number)
 
