@@ -14,7 +14,10 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from inspect import isfunction
 from typing import TYPE_CHECKING, Any
+
+from flanlab.arguments import checked
 
 if TYPE_CHECKING:
     from flanlab.api import ablate, evaluate, load_model, mix, power, run, score, train
@@ -126,6 +129,8 @@ def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'flanlab' has no attribute {name!r}")
     found = getattr(import_module(f"flanlab.{_PLACES[name]}"), _NAMES.get(name, name))
+    if isfunction(found):
+        found = checked(found, name)
     globals()[name] = found
     return found
 

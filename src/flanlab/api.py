@@ -25,7 +25,7 @@ from flanlab.experiments.evaluate_model import evaluate_model
 from flanlab.experiments.power import averaged, cheapest_designs, components_for, detectable_table
 from flanlab.experiments.recipe import AnyRecipe, Recipe, as_recipe, divide, make_plan, reach
 from flanlab.files import check_writable
-from flanlab.models.answering import Model, Question, refuse_unwrapped
+from flanlab.models.answering import Model, Question, no_number, refuse_unwrapped
 from flanlab.models.completions import Endpoint
 from flanlab.models.loading import LoadedModel, load_encoder, wrap_model
 from flanlab.models.loading import load_model as load_named_model
@@ -66,6 +66,11 @@ def load_model(model: Any, tokenizer: Any = None, *, device: str | None = None) 
         26400
     """
     if isinstance(model, str | Path):
+        if tokenizer is not None:
+            raise FlanlabError(
+                "A model by name has its own tokenizer.",
+                hint="Leave the tokenizer out, or load the model with transformers and give both objects.",
+            )
         return load_named_model(str(model), device=device)
     return wrap_model(model, tokenizer)
 
@@ -95,11 +100,13 @@ def score(model: Model, prompt: str, options: Sequence[str], *, style: PromptSty
         >>> round(sum(table.column("probability")), 6)
         1.0
     """
-    if not options or isinstance(options, str):
+    if not options:
         raise FlanlabError("There are no options to score.", hint='Give a list of answers, such as ["yes", "no"].')
     refuse_unwrapped(model)
     encoded = model.encoder.encode(prompt, list(options), style)
     ((_, answer),) = model.answer([Question(encoded.prompt, encoded.answers)], 4096)
+    if answer.failed:
+        raise no_number("The model", "this prompt")
     if not answer.scores:
         raise FlanlabError(
             f"{model.name} gives no log-probabilities.", hint="Use `evaluate`, which compares generated answers."
@@ -160,6 +167,8 @@ def evaluate(
         >>> sorted(set(run.scores.column("task")) - {None})
         ['visitor_comments']
     """
+    if not styles:
+        raise FlanlabError("No prompt style is named.", hint="Use one or more of instruction, chat and baseline.")
     chosen = find_tasks(tasks, collections)
     settings = changed_settings(settings or EvaluationSettings(), changes)
     folder = Path(tempfile.mkdtemp(prefix="flanlab-") if out is None else out)

@@ -51,6 +51,16 @@ def test_columns_of_lists_and_missing_values(tmp_path: Path) -> None:
     assert [text for _, text in texts(path, "turns", "end")] == ["one\ntwo", "three"]
 
 
+def test_text_that_a_parquet_file_holds_as_binary(tmp_path: Path) -> None:
+    cells = [pa.array([b"sea", "s\u00fcd".encode()]), pa.array(["sea", None]).cast(pa.binary()).dictionary_encode()]
+    for number, column in enumerate(cells):
+        pq.write_table(pa.table({"text": column}), tmp_path / f"{number}.parquet")
+    assert texts(tmp_path / "0.parquet") == [("row 0", "sea"), ("row 1", "s\u00fcd")]
+    assert texts(tmp_path / "1.parquet") == [("row 0", "sea"), ("row 1", "")]
+    pq.write_table(pa.table({"text": pa.array([b"\xff"])}), tmp_path / "no.parquet")
+    assert "which is not text" in refusal(lambda: texts(tmp_path / "no.parquet")).message
+
+
 @pytest.mark.parametrize("suffix", [".txt", ".txt.gz"])
 @pytest.mark.parametrize("block", [1, 5, 1 << 16])
 def test_a_text_file_is_one_document_in_pieces_that_split_no_word(

@@ -24,6 +24,10 @@ from flanlab.data.ngrams import Found, Piece, ngram_hashes, search, words
         ("私は学生です。人々", ["私", "は", "学", "生", "です", "人", "々"]),
         ("우리는 배운다.", ["우리는", "배운다"]),
         (" \n\t ", []),
+        ("ประเทศไทย 2020 abc!", ["ป", "ระ", "เท", "ศ", "ไท", "ย", "2020", "abc"]),
+        ("ພາສາລາວ ແມ່ນ", ["ພາ", "ສາ", "ລາ", "ວ", "ແມ່", "ນ"]),
+        ("ភាសាខ្មែរ", ["ភា", "សា", "ខ្", "មែ", "រ"]),
+        ("မြန်မာဘာသာ", ["မြ", "န်", "မာ", "ဘာ", "သာ"]),
     ],
 )
 def test_words_are_lower_case_and_without_punctuation(text: str, expected: list[str]) -> None:

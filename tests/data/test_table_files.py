@@ -313,6 +313,11 @@ def test_the_shards_of_a_split_are_the_split(tmp_path: Path, make_task: MakeTask
     assert load_rows(make_task(source=HUB), "train", mirror).source_hash != first
 
 
+def test_shards_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    mirror = mirrored(tmp_path / "mirror", [f"train-{number}-of-11" for number in range(11)])
+    assert load_splits("owner/data", None, None, mirror)["train"]["label"].to_pylist() == sorted([*range(11)] * 2)
+
+
 @pytest.mark.parametrize(
     ("names", "told"),
     [

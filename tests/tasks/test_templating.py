@@ -193,6 +193,7 @@ def test_what_is_a_number_is_read_as_such() -> None:
 def test_a_label_that_is_none_is_no_place_in_a_list(source: str, label: Any) -> None:
     error = refusal(lambda: compile_source(source)({"endings": ["a", "b"], "label": label}))
     assert f"[{label!r}] does not exist: labels go from 0 to 1" in error.message
+    assert ("This label is text" in error.hint) == isinstance(label, str)
 
 
 def test_places_that_are_written_may_count_from_the_end() -> None:

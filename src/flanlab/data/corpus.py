@@ -8,8 +8,10 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flanlab.data.arrow_types import readable
 from flanlab.data.ngrams import Piece
 from flanlab.data.table_files import json_object, table_suffix
 from flanlab.errors import FlanlabError
@@ -114,7 +116,7 @@ def _parquet_pieces(path: Path, columns: Sequence[str]) -> Iterator[tuple[Piece,
         chosen = _chosen_columns(str(path), file.schema_arrow.names, columns)
         number = 0
         for batch in file.iter_batches(_ROWS_AT_ONCE, columns=chosen):
-            for record in batch.to_pylist():
+            for record in readable(pa.Table.from_batches([batch])).to_pylist():
                 where = f"row {number}"
                 number += 1
                 piece = Piece(str(path), where, _text_of(f"{path}, {where}", record, chosen))

@@ -97,4 +97,5 @@ def _splits_of(files: Sequence[Path]) -> dict[str, list[Path]]:
                 f" number {missing[0]:05} is missing.",
                 hint="Copy the missing files into the folder.",
             )
+        splits[split] = [path for _, path in sorted(zip(numbers, paths, strict=True))]  # by name, 10-of-12 is before 2-of-12
     return splits

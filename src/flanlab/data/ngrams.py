@@ -1,7 +1,8 @@
 """Find n-grams of words in a stream of text. Only the wanted n-grams are kept, and the text is read once.
 
 Words are as in GPT-3's analysis (Brown et al. 2020, appendix C): lower case, split at white space, without punctuation. Chinese
-characters are words of their own, because no spaces stand between Chinese and Japanese words. An n-gram is identified by a
+characters are words of their own, because no spaces stand between Chinese and Japanese words; so are, in Thai, Lao, Khmer and
+Burmese, a letter with the vowels and signs around it. An n-gram is identified by a
 64-bit hash, a polynomial in the hashes of its words. So all n-grams of a text are a few sums of arrays:
 
     word hashes   a    b    c    d               M: an odd number
@@ -36,17 +37,28 @@ _ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _PUNCTUATION = re.compile(
     "[" + re.escape("".join(c for c in map(chr, range(0x10000)) if unicodedata.category(c)[0] in "PS")) + "]+"
 )
-_CHINESE = re.compile("[\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+_CHINESE = "[\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+_SOUTHEAST_ASIAN = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+"""Thai and Lao, Burmese, Khmer."""
+_MARKS = "".join(
+    c
+    for c in map(chr, (*range(0xE00, 0xF00), *range(0x1000, 0x10A0), *range(0x1780, 0x1800)))
+    if unicodedata.category(c)[0] == "M"
+)
+_WITHOUT_SPACES = re.compile(
+    f"{_CHINESE}|[\u0e40-\u0e44\u0ec0-\u0ec4]*[{_SOUTHEAST_ASIAN}][{_MARKS}\u0e30\u0e32\u0e33\u0eb0\u0eb2\u0eb3]*"
+)
 
 
 def words(text: str) -> list[str]:
-    """The words of a text: lower case, split at white space and around each Chinese character, no punctuation and symbols."""
+    """The words of a text: lower case, split at white space and around characters of scripts without spaces, no punctuation and
+    symbols."""
     text = text.lower()
     if text.isascii():
         return text.translate(_ASCII_PUNCTUATION).split()
     # A letter and its accent may be one character or two.
     text = _PUNCTUATION.sub("", unicodedata.normalize("NFC", text))
-    return _CHINESE.sub(r" \g<0> ", text).split()
+    return _WITHOUT_SPACES.sub(r" \g<0> ", text).split()
 
 
 def ngram_hashes(sequence: Sequence[str], lengths: Iterable[int]) -> Iterator[tuple[int, Hashes]]:

@@ -185,7 +185,6 @@ def _read_source(task: Task, subtask: str | None, source: Source, split: Split, 
     specification = source.split_spec(split)
     assert specification is not None
     if source.files is not None:
-        assert task.path is not None
         files = source.files if isinstance(source.files, dict) else {"all": source.files}
         paths = {name: [task.path.parent / file] for name, file in files.items()}
     elif source.generator is not None:

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 # Unicode reserves these characters for internal use: they are never part of a text.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
-_NO_TEXT = re.compile(f"[{_OPEN}{_CLOSE}]")
+_NO_TEXT = re.compile(f"[{_OPEN}{_CLOSE}\ud800-\udfff]")
 _NAME = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
 _HIDDEN = re.compile(f"{_CLOSE}([0-9]+){_OPEN}")
 
 
 def as_text(text: str) -> str:
-    """The text without the two characters that mark names of special tokens."""
+    """The text without the two characters that mark names of special tokens, and without halves of characters (surrogates)."""
     return _NO_TEXT.sub("\ufffd", text)
 
 

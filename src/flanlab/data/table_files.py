@@ -60,10 +60,14 @@ def read_table(path: Path) -> pa.Table:
         else:
             compression = _COMPRESSED[packed[0]] if packed else None
             table = _TEXT[kind](path, decoded(path, pa.input_stream(str(path), compression=compression).read()))
-    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
-    if twice:
-        raise FlanlabError(f"{path}: the column {twice[0] or repr('')} occurs twice.", hint="Rename or remove one of the two.")
+    refuse_same_names(table, str(path))
     return table
+
+
+def refuse_same_names(table: pa.Table, what: str) -> None:
+    """Refuse a table with two columns of one name; `what` names it in the error."""
+    if twice := sorted({name for name in table.column_names if table.column_names.count(name) > 1}):
+        raise FlanlabError(f"{what}: the column {twice[0] or repr('')} occurs twice.", hint="Rename or remove one of the two.")
 
 
 def _read_parquet(path: Path) -> pa.Table:

@@ -17,9 +17,11 @@ import numpy as np
 
 from flanlab.data.table_files import read_table
 from flanlab.errors import FlanlabError
+from flanlab.evaluation.given import table_of
 from flanlab.evaluation.metrics.options import chosen_option, option_scores, option_shares, right_options
 from flanlab.results.intervals import bounded_interval
 from flanlab.results.table import Table
+from flanlab.tasks.printing import is_missing
 
 Predictions = str | Path | Iterable[Mapping[str, Any]]
 """Rows, or a file of them."""
@@ -202,7 +204,13 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def _judged(predictions: Predictions) -> list[_Judged]:
-    records = read_table(Path(predictions)).to_pylist() if isinstance(predictions, str | Path) else predictions
+    records: Iterable[Mapping[str, Any]]
+    if isinstance(predictions, str | Path):
+        records = read_table(Path(predictions)).to_pylist()
+    elif hasattr(predictions, "__arrow_c_stream__"):  # also a frame of pandas, which iterates over the names of its columns
+        records = table_of(predictions).to_pylist()
+    else:
+        records = predictions
     judged = [one for one in map(_judge, records) if one is not None]
     if not judged:
         raise FlanlabError(
@@ -220,13 +228,27 @@ def _judge(record: Mapping[str, Any]) -> _Judged | None:
             "These rows are no predictions: they have no `prediction`, `gold` and `probabilities`.",
             hint="Give what `predict` returns or has written, or predictions of an evaluation.",
         )
-    if record["gold"] is None:
+    gold, said, shares = (
+        None if is_missing(record[name]) else record[name] for name in ("gold", "prediction", "probabilities")
+    )
+    if gold is None:
         return None
-    shares = record["probabilities"]
-    if isinstance(shares, str):
-        shares = json.loads(shares)  # as a CSV file has it
-    said = record["prediction"]
-    return _Judged(str(record["gold"]), None if said is None else str(said), None if shares is None else dict(shares), record)
+    gold, said = str(gold), None if said is None else str(said)
+    if shares is not None:
+        try:
+            pairs = dict(json.loads(shares) if isinstance(shares, str) else shares)  # a CSV file has JSON
+            shares = {name: share for name, share in pairs.items() if share is not None}  # a frame has options of other rows
+        except (ValueError, TypeError) as error:
+            raise FlanlabError(
+                f"The probabilities {shares!r} are no mapping of options to numbers.", hint="Leave them as `predict` gave them."
+            ) from error
+        # A program that reads 0 as 0.0 or 01 as 1 would make each prediction wrong.
+        if strange := [one for one in (gold, said) if one is not None and one not in shares]:
+            raise FlanlabError(
+                f"{strange[0]!r} is none of the options that have probabilities: {', '.join(shares)}.",
+                hint="Read the columns `gold` and `prediction` as text.",
+            )
+    return _Judged(gold, said, shares, record)
 
 
 def _judge_evaluated(record: Mapping[str, Any]) -> _Judged:

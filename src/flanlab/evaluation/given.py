@@ -18,11 +18,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from flanlab.data.arrow_types import readable
 from flanlab.data.rendering import PreparedRow, answers_of, open_row
 from flanlab.data.sources import Rows
-from flanlab.data.table_files import UNREADABLE
+from flanlab.data.table_files import UNREADABLE, refuse_same_names
 from flanlab.data.written_numbers import column_of
-from flanlab.errors import FlanlabError
+from flanlab.errors import FlanlabError, one_line
 from flanlab.evaluation.metrics.answers import normalize_answer, option_said
 from flanlab.evaluation.metrics.options import option_shares
 from flanlab.evaluation.planning import PlannedTask, Setup
@@ -203,9 +204,17 @@ def table_of(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
         FlanlabError: no rows, rows that are no mappings, or a column with values of several types.
     """
     if hasattr(rows, "__arrow_c_stream__"):
-        table = pa.table(rows)
+        try:
+            table = pa.table(rows)
+        except (*UNREADABLE, BufferError) as error:  # two columns of one name, a column of several types, a series
+            raise FlanlabError(
+                f"The data frame cannot be read: {one_line(error)}",
+                hint="Give each column a name of its own, and values of one type.",
+            ) from error
         # What pandas calls an index is no column.
-        return table.select([name for name in table.column_names if not name.startswith("__index_level_")])
+        table = table.select([place for place, name in enumerate(table.column_names) if not name.startswith("__index_level_")])
+        refuse_same_names(table, "The data frame")
+        return readable(table)
     try:
         listed = [dict(row) for row in rows]
     except (TypeError, ValueError) as error:

@@ -16,7 +16,7 @@ from flanlab.data.rendering import (
 )
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, Setup
-from flanlab.models.answering import Answer, Question
+from flanlab.models.answering import Answer, Question, no_number
 from flanlab.tasks.schema import Task
 
 EXTRA_TOKENS = 4
@@ -113,7 +113,7 @@ def _ever_shorter(
 
 
 def refuse_failed(task: Task, questions: Sequence[Question], answers: Mapping[int, Answer], more: str = "") -> None:
-    """Refuse answers that mean nothing: the likeliest of options without a number would be an arbitrary one.
+    """Refuse answers that mean nothing.
 
     Args:
         task: that the questions are of.
@@ -129,8 +129,4 @@ def refuse_failed(task: Task, questions: Sequence[Question], answers: Mapping[in
         where = "options without their question (for accuracy by PMI)"
         if isinstance(question, TaskQuestion):
             where = f"row {question.example.row}, template {question.example.template}"
-        raise FlanlabError(
-            f"{task.name}, {where}: the model computes no number (NaN or infinity) for this question of"
-            f" {question.length} tokens.",
-            hint=f"It is a fault of the model: check its weights, or load it in float32 or bfloat16 if it overflows.{more}",
-        )
+        raise no_number(f"{task.name}, {where}: the model", f"this question of {question.length} tokens", more)

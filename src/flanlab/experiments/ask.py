@@ -14,7 +14,7 @@ from flanlab.evaluation.given import GivenTask, ask_rows, counted_scores, given_
 from flanlab.evaluation.metrics.options import option_shares
 from flanlab.evaluation.planning import EvaluationSettings, Setup
 from flanlab.experiments.evaluate_model import CHARACTERS_PER_TOKEN, opened
-from flanlab.models.answering import Model, Question
+from flanlab.models.answering import Model, Question, no_number
 from flanlab.models.completions import Endpoint
 from flanlab.tasks.loading import find_task
 from flanlab.tasks.schema import Task
@@ -134,8 +134,5 @@ def _ask_text(setup: Setup, question: str, history: Sequence[tuple[str, str]], n
         prompt = encoder.encode(question, [], style, kept).prompt
     [(_, answer)] = setup.model.answer([Question(prompt, [], new_tokens, encoder.ends)], 4096)
     if answer.failed:
-        raise FlanlabError(
-            "The model computes no number (NaN or infinity) for this question.",
-            hint="It is a fault of the model: check its weights, or load it in float32 or bfloat16 if it overflows.",
-        )
+        raise no_number("The model", "this question")
     return ModelAnswer(question, answer.text, turns_dropped=len(history) - len(kept))

@@ -65,6 +65,20 @@ class Answer:
     """Whether the model computed NaN or infinity, so the answer is meaningless."""
 
 
+def no_number(model: str, question: str, more: str = "") -> FlanlabError:
+    """The error for an answer that has failed: the likeliest of options without a number would be an arbitrary one.
+
+    Args:
+        model: what the error calls the model, and where it was asked.
+        question: what it calls the question.
+        more: what else to do about it.
+    """
+    return FlanlabError(
+        f"{model} computes no number (NaN or infinity) for {question}.",
+        hint=f"It is a fault of the model: check its weights, or load it in float32 or bfloat16 if it overflows.{more}",
+    )
+
+
 def refuse_unwrapped(model: object) -> None:
     """Refuse an object that cannot be asked, such as a transformers model without its tokenizer.
 

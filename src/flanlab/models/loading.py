@@ -126,9 +126,7 @@ def load_model(
     if folder is None and names_a_folder(name):
         hint = f"Name a folder, a Hub id, or one of `flan models`.{suggestion(name)}"
         raise FlanlabError(f"There is no model folder at {name}.", hint=hint)
-    if device is None:
-        own = own_gpu()
-        device = "cpu" if own is None else f"cuda:{own}"
+    device = _device(device)
     stamp = read_stamp(folder) if folder else None
     rounded = dtype == "bfloat16" or (dtype == "auto" and device.startswith("cuda"))
     with explained(f"The model {name} could not be loaded", model_hint(name)):
@@ -151,6 +149,15 @@ def wrap_model(model: Any, tokenizer: Any) -> LoadedModel:
             hint="Call load_model(model, tokenizer), or load_model(name) for a folder or a Hub id.",
         )
     name = str(getattr(model.config, "_name_or_path", "") or "a model in memory")
+    if model.get_output_embeddings() is None:
+        raise FlanlabError(
+            f"{type(model).__name__} has no output layer that gives each token a probability.",
+            hint="Load it with AutoModelForCausalLM or AutoModelForSeq2SeqLM.",
+        )
+    if any(weight.is_meta for weight in model.parameters()):
+        raise FlanlabError(
+            f"{type(model).__name__} has weights without content (on the device `meta`).", hint="Load the weights first."
+        )
     return _ready(model, tokenizer, name, None, None)
 
 
@@ -165,8 +172,14 @@ def _ready(
         check_padding(model, encoder.answer_start)
     else:
         model.set_attn_implementation(ATTENTION_NAME)
-        check_features(model)
-        check_isolation(model)
+        try:
+            check_features(model)
+            check_isolation(model)
+        except RuntimeError as error:  # such as layers of different number types
+            raise FlanlabError(
+                f"{type(model).__name__} cannot compute: {one_line(error)}",
+                hint="Its weights need one number type and one device.",
+            ) from error
     return LoadedModel(model, encoder, name, folder, stamp)
 
 
@@ -217,6 +230,20 @@ def _without_private(content: Any) -> Any:
     if isinstance(content, Mapping):
         return {str(name): _without_private(value) for name, value in content.items() if not str(name).startswith("_")}
     return content
+
+
+def _device(name: str | None) -> str:
+    """The named device; without a name the GPU of this process, if there is one."""
+    if name is None:
+        number = own_gpu()
+        return "cpu" if number is None else f"cuda:{number}"
+    try:
+        torch.zeros(1, device=name).tolist()
+    except Exception as error:  # torch has many kinds: no such name, not compiled in, no such number, meta
+        raise FlanlabError(
+            f"The device {name} cannot be used: {one_line(error, 150)}", hint="Use cpu, cuda or cuda:1, or leave it out."
+        ) from error
+    return name
 
 
 def load_encoder(name: str) -> TextEncoder:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
@@ -188,7 +189,32 @@ def read_predictions(folder: Path) -> pa.Table:
         raise FlanlabError(f"{folder}: holds no predictions.", hint="Run the evaluation first.")
     tables = [read_shard(shard).replace_schema_metadata(None) for shard in shards]
     try:
-        return pa.concat_tables(tables)
+        table = pa.concat_tables(tables)
     except pa.ArrowException as error:
         other = next(shard for shard, table in zip(shards, tables, strict=True) if not table.schema.equals(PREDICTION_SCHEMA))
         raise FlanlabError(f"{other}: does not have the columns of predictions.", hint=READ_AGAIN) from error
+    for shard, table_of_shard in zip(shards, tables, strict=True):
+        if fault := _fault(table_of_shard):
+            raise FlanlabError(f"{shard}: {fault}.", hint=READ_AGAIN)
+    asked = table.group_by(["row", "template"]).aggregate([([], "count_all")])
+    if asked.num_rows < table.num_rows:
+        twice = asked.filter(pc.greater(asked["count_all"], 1)).slice(0, 1).to_pylist()[0]
+        raise FlanlabError(
+            f"{folder}: has row {twice['row']} twice with template {twice['template']}.",
+            hint="Delete this folder and run the command that wrote it again.",
+        )
+    return table
+
+
+def _fault(table: pa.Table) -> str | None:
+    """What makes predictions meaningless, which no evaluation writes: another program has changed the file."""
+    for name in ("template", "row", "prompt", "options", "own_options", "option_scores", "references"):
+        if table[name].null_count:
+            return f"a value of {name} is missing"
+    for name in (name for name in table.column_names if name.startswith("option_scores")):
+        if not pc.all(pc.is_finite(pc.list_flatten(table[name])), min_count=0).as_py():
+            return f"a number of {name} is not finite"
+    place = table["answer"]
+    if pc.any(pc.or_(pc.less(place, 0), pc.greater_equal(place, pc.list_value_length(table["options"])))).as_py():
+        return "an answer is the position of no option"
+    return None

@@ -67,7 +67,7 @@ def _all_tasks(collections: Sequence[str | Path]) -> list[Task]:
 
 def overriding(tasks: Iterable[Task]) -> list[Task]:
     """The tasks that have the name of a built-in task and come from another file."""
-    own = [task for task in tasks if task.path is not None and not _is_built_in(task)]
+    own = [task for task in tasks if not _is_built_in(task)]
     names = {path.stem for collection in BUILT_IN_COLLECTIONS for path in _task_files(collection)} if own else set()
     return [task for task in own if task.whole.name in names]
 
@@ -113,7 +113,7 @@ def load_named(collections: Sequence[str | Path], names: Sequence[str]) -> list[
     return _told(select_tasks(tasks, names))
 
 
-def find_task(name: str | Path, collections: Sequence[str | Path] | None = None) -> Task:
+def find_task(name: str | Path | Task, collections: Sequence[str | Path] | None = None) -> Task:
     """Load one task: by name, subtask (`anli.r1`) or the path of its YAML file.
 
     Args:
@@ -163,6 +163,8 @@ def find_tasks(
             " `flan tasks new rows.parquet --cluster CLUSTER`.",
         )
     given = [names] if isinstance(names, str | Path | Task) else list(names)
+    if not given:
+        raise FlanlabError("No task is named.", hint="`flan tasks list` shows what there is.")
     found: list[Task] = []
     by_name: list[str] = []
     for one in given:
@@ -176,7 +178,13 @@ def find_tasks(
             by_name.append(one)
     if by_name:
         found += load_named(collections or BUILT_IN_COLLECTIONS, by_name)
-    return list({task.name: task for task in found}.values())
+    different = {task.name: task for task in found}
+    if other := next((task for task in found if task.hash != different[task.name].hash), None):
+        raise FlanlabError(
+            f"Two tasks that differ are called `{other.name}`.",
+            hint='Give one of them another name, for example with task.model_copy(update={"name": "another"}).',
+        )
+    return list(different.values())
 
 
 def _task_files(collection: str | Path) -> list[Path]:
@@ -207,7 +215,7 @@ def _sorted_unique(tasks: Iterable[Task]) -> list[Task]:
 
 
 def _is_built_in(task: Task) -> bool:
-    return task.path is not None and task.path.resolve().is_relative_to(_BUILT_IN_FOLDER)
+    return task.path.resolve().is_relative_to(_BUILT_IN_FOLDER)
 
 
 def select_tasks(tasks: Sequence[Task], names: Iterable[str]) -> list[Task]:

@@ -165,7 +165,9 @@ def _item(environment: Environment, values: Any, place: Any) -> Any:
     if isinstance(values, list | tuple | str) and place not in range(len(values)):
         raise TemplatingError(
             f"[{place!r}] does not exist: labels go from 0 to {len(values) - 1} here",
-            hint='Leave out rows without a label, for example with `filter: "{{ label >= 0 }}"`.',
+            hint="This label is text. Make a number of it with {{ label | int }}, or a place with {{ names.index(label) }}."
+            if isinstance(place, str)
+            else 'Leave out rows without a label, for example with `filter: "{{ label >= 0 }}"`.',
         )
     return environment.getitem(values, place)
 

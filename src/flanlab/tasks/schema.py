@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from flanlab.arguments import checked
 from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.templating import check_syntax, is_expression, variables_in
@@ -300,6 +301,7 @@ class Task(_Strict):
         sources.update(self.subtasks)
         return sources
 
+    @checked
     def render(
         self,
         row: int = 0,
@@ -400,9 +402,9 @@ class Task(_Strict):
         return self if self.has_split("train") else self.whole
 
     @property
-    def path(self) -> Path | None:
-        """The file the task was read from."""
-        return self._path
+    def path(self) -> Path:
+        """The file the task was read from. A task made in Python stands where its file would: its rows are relative to it."""
+        return self._path or Path(f"{self.whole.name}.yaml")
 
     @property
     def is_classification(self) -> bool:

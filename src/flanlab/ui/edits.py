@@ -164,11 +164,11 @@ def save(task: Task, name: str, folder: Path, known: Mapping[str, Task]) -> Task
 
 def lies_in(task: Task, folder: Path) -> bool:
     """Whether a task's file is in a folder."""
-    return task.path is not None and task.path.resolve().parent == folder
+    return task.path.resolve().parent == folder
 
 
-def _absolute(files: dict[str, str] | str, path: Path | None) -> dict[str, str] | str:
-    folder = Path() if path is None else path.parent.resolve()
+def _absolute(files: dict[str, str] | str, path: Path) -> dict[str, str] | str:
+    folder = path.parent.resolve()
     if isinstance(files, str):
         return str(folder / files)
     return {split: str(folder / file) for split, file in files.items()}

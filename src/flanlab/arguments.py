@@ -1,0 +1,83 @@
+"""Arguments of public functions, checked against their annotations, so that an odd one is an error that says so."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, wraps
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from flanlab.errors import FlanlabError
+
+_CHECKED_BY_THE_FUNCTION = ("Any", "Iterable", "Recipe", "Predictions")
+"""Words of annotations whose values a function checks by itself, and with better words."""
+
+
+def checked(function: Callable[..., Any], called: str = "") -> Callable[..., Any]:
+    """The function, whose arguments are made what its annotations say: any iterable a list, a number of numpy an int.
+
+    Args:
+        function: with annotations that are text.
+        called: what errors call it. Default: its own name.
+
+    Raises:
+        FlanlabError: an argument is something else.
+    """
+    signature = inspect.signature(function)
+
+    @cache
+    def adapters() -> dict[str, tuple[Any, bool]]:
+        from pydantic import PydanticSchemaGenerationError, TypeAdapter  # here, because importing flanlab must be quick
+
+        found = {}
+        for name, parameter in signature.parameters.items():
+            written = str(parameter.annotation)
+            if name == "self" or any(word in written for word in _CHECKED_BY_THE_FUNCTION):
+                continue
+            annotation = eval(written, function.__globals__)
+            try:
+                found[name] = TypeAdapter(annotation), _takes_sequence(annotation)
+            except PydanticSchemaGenerationError:  # a protocol, or a class of torch
+                continue
+        return found
+
+    @wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:
+        from pydantic import BaseModel, ValidationError
+
+        given = signature.bind(*arguments, **named)
+        for name, value in given.arguments.items():
+            if name not in adapters() or hasattr(value, "columns"):
+                continue
+            adapter, takes_sequence = adapters()[name]
+            if takes_sequence and isinstance(value, Iterable) and not isinstance(value, (*_NO_LISTS, BaseModel)):
+                value = list(value)
+            try:
+                given.arguments[name] = adapter.validate_python(value)
+            except (ValidationError, AttributeError) as error:  # the latter for a task that was changed to what it may not be
+                shown = repr(value)
+                raise FlanlabError(
+                    f"{called or function.__name__}: `{name}` is {shown if len(shown) <= 100 else shown[:99] + '…'}."
+                    f" {_what_is_wrong(error)}.",
+                    hint=f"Its type: {signature.parameters[name].annotation}.",
+                ) from error
+        return function(*given.args, **given.kwargs)
+
+    return call
+
+
+def _what_is_wrong(error: Any) -> str:
+    """The error of the alternative that the value comes closest to: that of what it contains, or of its own checks."""
+    if isinstance(error, AttributeError):
+        return str(error)
+    faults = error.errors()
+    nearest = max(faults, key=lambda fault: (fault["type"] == "value_error", len(fault["loc"])))
+    return str(nearest["msg"]).removeprefix("Value error, ")
+
+
+def _takes_sequence(annotation: Any) -> bool:
+    return get_origin(annotation) is Sequence or any(map(_takes_sequence, get_args(annotation)))
+
+
+_NO_LISTS = (str, bytes, Path, Sequence, dict)
