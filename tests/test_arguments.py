@@ -219,6 +219,12 @@ def test_predictions_that_another_program_has_changed(record: dict[str, Any], to
     assert told in refusal(lambda: fl.accuracy_by([record])).message
 
 
+def test_a_table_is_asked_for_values_of_its_columns_type() -> None:
+    table = fl.Table.from_rows([{"task": "rte", "rows": 2}])
+    assert len(table.where(task="rte", rows=2)) == len(table.where(rows=2.0)) == 1
+    assert "The column task has values of the type string, and 3 is none" in refusal(lambda: table.where(task=3)).message
+
+
 def test_the_checks_leave_a_function_as_it_is() -> None:
     assert fl.score.__name__ == "score"
     assert fl.score.__doc__

@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
+from flanlab.errors import FlanlabError
+
 _SHOWN_ROWS = 20
 _SHOWN_COLUMNS = 12
 _SHOWN_CHARACTERS = 40
@@ -46,11 +48,18 @@ class Table:
 
         Raises:
             KeyError: there is no such column.
+            FlanlabError: a value has another type than its column.
         """
         found = self.arrow
         for name, value in equal.items():
             column = found[name]
-            found = found.filter(pc.is_null(column) if value is None else pc.equal(column, pa.scalar(value)))
+            try:
+                found = found.filter(pc.is_null(column) if value is None else pc.equal(column, pa.scalar(value)))
+            except pa.ArrowException as error:
+                raise FlanlabError(
+                    f"The column {name} has values of the type {column.type}, and {value!r} is none.",
+                    hint="Give a value of this type, or None for an empty field.",
+                ) from error
         return Table(found)
 
     def select(self, *names: str) -> Table:
