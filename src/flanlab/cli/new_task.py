@@ -92,7 +92,7 @@ def _ask_on_terminal() -> Ask | None:
         default = str(columns.index(likely) + 1) if likely is not None else ...
         hint = "Choose a number, or name the column with --answer."
         choices = [*named, *named.values()]
-        chosen = ask_person("Number or name of the answer", hint, default, choices=choices, show_choices=False)
+        chosen: str = ask_person("Number or name of the answer", hint, default, choices=choices, show_choices=False)
         return named.get(chosen, chosen)
 
     return ask
