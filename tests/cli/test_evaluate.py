@@ -81,6 +81,14 @@ def test_recipe_gives_tasks_settings_and_seed(home: Path, tiny_folder: Path, mon
     assert other["settings"] == followed.evaluation.model_copy(update={"rows": 2, "shots": 0})
 
 
+@pytest.mark.parametrize("changes", [{"in_domain": "all"}, {"hold_out": {}}])
+def test_recipe_gives_the_tasks_that_are_scored_in_domain(
+    changes: dict[str, Any], home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_recipe(home, recipe_content(tiny_folder) | changes)
+    assert told(home, tiny_folder, monkeypatch, "--recipe", str(home / "recipe.yaml"))["tasks"] == ["comments", "counting"]
+
+
 def test_each_number_of_exemplars_and_each_way_to_show_options_is_a_variant(home: Path, tiny_folder: Path) -> None:
     arms = ["--shots", "0,2", "--options", "shuffled", "--options", "none", "--rows", "3"]
     result = flan_eval(home, tiny_folder, "comments", "--tasks", str(home / "tasks"), *arms)

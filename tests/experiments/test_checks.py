@@ -254,6 +254,11 @@ def test_missing_tasks_are_skipped_and_recorded(home: Path, tiny_folder: Path, c
         evaluate_model(str(tiny_folder), only, SETTINGS, home / "out", rows=rows, skip_missing=True)
 
 
+def test_an_evaluation_of_no_task_is_refused(home: Path, tiny_folder: Path) -> None:
+    with pytest.raises(FlanlabError, match="There is no task to evaluate"):
+        evaluate_model(str(tiny_folder), [], SETTINGS, home / "out")
+
+
 def test_a_mistyped_model_is_told_before_rows_are_read(home: Path) -> None:
     with pytest.raises(FlanlabError, match="There is no model folder at") as caught:
         evaluate_model(f"./{home.name}/smolm2-135m-instruct", tasks_with_a_far_one(home), SETTINGS, home / "out")

@@ -45,7 +45,7 @@ def evaluate(
     recipe: Annotated[
         Path | None,
         typer.Option(
-            help="Evaluate on the held-out tasks of this recipe, by its evaluation section and seed, as `flan run` does."
+            help="Evaluate on the tasks that `flan run` evaluates with this recipe, by its evaluation section and seed."
             " Options given beside it count instead of what it says."
         ),
     ] = None,
@@ -153,7 +153,8 @@ def evaluate(
     if recipe is not None:
         followed = read_recipe(recipe)
         settings, seed = followed.evaluation, followed.seed
-        chosen = list(divide(followed).test)
+        split = divide(followed)
+        chosen = [*split.test, *split.in_domain]
     changes: dict[str, Any] = {
         "rows": rows,
         "templates_per_row": _templates(templates_per_row),

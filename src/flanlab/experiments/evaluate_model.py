@@ -72,6 +72,8 @@ def evaluate_model(
     check_writable(folder)
     if endpoint is None and isinstance(model, str):
         check_model_name(model)
+    if not tasks:
+        raise FlanlabError("There is no task to evaluate.", hint="Name a task or a cluster.")
     rows = rows or RowReader()
     skipped: dict[str, str] = {}
     if skip_missing:
