@@ -122,7 +122,7 @@ def test_unreadable_paths_are_named(name: str, tmp_path: Path) -> None:
     assert str(tmp_path / name) in refusal(lambda: read_yaml_model(tmp_path / name, Thing, "thing")).message
 
 
-@pytest.mark.parametrize(("reader", "depth"), zip(READERS, (400, 2000), strict=True))
+@pytest.mark.parametrize(("reader", "depth"), [*zip(READERS, (400, 2000), strict=True)])
 @pytest.mark.parametrize(("opened", "closed"), [("[", ""), ("[", "]"), ("{a: ", "}")])
 def test_absurd_nesting_is_refused(
     opened: str, closed: str, reader: type, depth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
