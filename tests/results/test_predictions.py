@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from flanlab.results.predictions import PREDICTION_SCHEMA, read_predictions
 
+from flanlab.results.files import PREDICTION_SCHEMA, read_predictions
 from tests.task_files import refusal
 
 SCORES = ("option_scores", "option_scores_without_end", "option_scores_alone", "option_scores_alone_without_end")
