@@ -9,9 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import count, product
 from pathlib import Path
-from string import ascii_uppercase
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -22,7 +20,7 @@ from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.sides import Side, folder_and_variant, one_side, open_sides
 from flanlab.experiments.folders import CellFacts, SweepFacts, read_sweep_facts
 from flanlab.report.sweep import is_sweep
-from flanlab.report.wording import cluster_title, counted, listed, seen_told, some
+from flanlab.report.wording import cluster_title, column_letters, counted, listed, seen_told, some
 from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC, TUNED, Level, Score, TaskFacts
 from flanlab.settings import PROMPT, QUESTIONS, fields_affecting
 
@@ -133,8 +131,7 @@ def merge(texts: Sequence[str]) -> Merged:
         FlanlabError: results are missing, damaged or too old, there is no such variant, or no cell of a sweep is done.
     """
     sources, left_out = open_sources(texts)
-    letters = ("".join(of) for length in count(1) for of in product(ascii_uppercase, repeat=length))  # A to Z, AA, AB, ...
-    sides = {letter: source.side for letter, source in zip(letters, sources, strict=False)}
+    sides = {letter: source.side for letter, source in zip(column_letters(), sources, strict=False)}
     first: dict[str, Side] = {}
     for side in sides.values():
         for name in side.results.tasks:

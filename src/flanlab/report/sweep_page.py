@@ -35,11 +35,11 @@ from flanlab.report.page import (
     text,
     write_page,
 )
-from flanlab.report.plots import Curve, line_panel, score_panel
+from flanlab.report.plots import MARKERS, Curve, line_panel, score_panel
 from flanlab.report.published import Beside, figures
 from flanlab.report.sweep import SweepCell, SweepRead, read_sweep, told, verdict
 from flanlab.report.views import MEAN_OVER_TASKS, Line, difference_cell, score_cell
-from flanlab.report.wording import MEAN_OVER_CLUSTERS, cluster_title, listed
+from flanlab.report.wording import MEAN_OVER_CLUSTERS, cluster_title, column_letters, listed
 from flanlab.results.schema import BEST_ON_DEV, MAIN_METRIC, Score
 
 CSV_FILE = "scores.csv"
@@ -155,14 +155,19 @@ def _dots_figure(sweep: SweepRead, panel: Panel) -> Figure | None:
                 drawn.setdefault(title, {}).setdefault(row, {})[key] = score
             if not gathered or len({name.partition(".")[0] for name in names}) > 1:
                 means.setdefault(title, {})[key] = mean if gathered else cell.mean(cell.variant)
+    # Colours and markers come again after the last: then letters tell the cells apart.
+    many = len(titles) > len(MARKERS)
+    short = {key: letter if many else key for key, letter in zip(titles, column_letters(), strict=False)}
+    columns = {short[key]: title for key, title in titles.items()}
     drawings = []
     for title, rows in drawn.items():
         mean_of = MEAN_OVER_TASKS if gathered else MEAN_OVER_CLUSTERS
         last = {mean_of: means[title]} if title in means and (gathered or len(rows) > 1) else {}
-        lines = [Line(row, MAIN_METRIC, scores, None) for row, scores in (rows | last).items()]
+        lettered = {row: {short[key]: score for key, score in scores.items()} for row, scores in (rows | last).items()}
+        lines = [Line(row, MAIN_METRIC, scores, None) for row, scores in lettered.items()]
         about = f"{panel.title}, {title}, main metric" if gathered else f"{panel.title}, main metric"
-        drawings.append(score_panel(title, lines, titles, about, strong=[mean_of]))
-    keys = [Key(title) for title in titles.values()]
+        drawings.append(score_panel(title, lines, columns, about, strong=[mean_of], named=many))
+    keys = [Key(f"{key}: {title}" if many else title) for key, title in columns.items()]
     return Figure(drawings, text("sweep_picture"), keys, "" if gathered else "single") if drawings else None
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from string import ascii_uppercase
 
 from markupsafe import Markup
 
@@ -36,6 +38,11 @@ _EXPLANATIONS = {
     "rougeL": "Longest common sequence of words with a reference (F-measure), times 100.",
     "bleu": "Corpus BLEU of the generated text against the references (0 to 100).",
 }
+
+
+def column_letters() -> Iterator[str]:
+    """Names of columns: A to Z, AA, AB, ..."""
+    return ("".join(of) for length in itertools.count(1) for of in itertools.product(ascii_uppercase, repeat=length))
 
 
 def number(value: float) -> str:
