@@ -33,13 +33,13 @@ pytestmark = pytest.mark.slow
 WORKER = """
 import os, signal
 from flanlab.cli.main import main
-from flanlab.evaluation import predict, sharding, predict
+from flanlab.evaluation import predict, sharding
 
 predict._QUESTIONS_PER_SHARD = predict._QUESTIONS_OF_FIRST_SHARD = 4
 sharding._SECONDS_BETWEEN_BEATS = 0.2
 sharding._SILENCE_SECONDS = float(os.environ.get("SILENCE", 90))
 left = int(os.environ.get("STOP_AFTER", 1000))
-predict_shard = stage.predict_shard
+predict_shard = predict.predict_shard
 
 def counted(*arguments):
     global left
@@ -48,7 +48,7 @@ def counted(*arguments):
     left -= 1
     predict_shard(*arguments)
 
-stage.predict_shard = counted
+predict.predict_shard = counted
 main()
 """
 
