@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from flanlab.data.encoding import PromptStyle
 from flanlab.data.mirror import MissingDataError
@@ -38,7 +36,6 @@ from flanlab.report.sweep import SweepRead
 from flanlab.results.table import Table
 from flanlab.tasks.loading import find_tasks
 from flanlab.tasks.schema import Task
-from flanlab.yaml_files import faults_in_words
 
 Names = str | Path | Task | Sequence[str | Path | Task]
 """Tasks by name, cluster, YAML file or folder, or as objects. One or several."""
@@ -170,7 +167,7 @@ def evaluate(
     if not styles:
         raise FlanlabError("No prompt style is named.", hint="Use one or more of instruction, chat and baseline.")
     chosen = find_tasks(tasks, collections)
-    settings = changed_settings(settings or EvaluationSettings(), changes)
+    settings = (settings or EvaluationSettings()).changed(changes)
     folder = Path(tempfile.mkdtemp(prefix="flanlab-") if out is None else out)
     found = evaluate_model(
         str(model) if isinstance(model, Path) else model,
@@ -274,19 +271,17 @@ def ablate(
     Args:
         name: `clusters`, `few-shot`, `scale`, `settings` and others; an unknown name lists all (`docs/ablations.md`).
         recipe: as for `run`: the base.
-        out: folder of all ablations. What one of them has done, the others reuse. After a stop, the same call resumes.
-        points: values of what the ablation varies, such as `[1, 3, 6]` clusters, or `["training.learning_rate=1e-5"]` for
-            `settings`. Default: the ablation's own.
+        out: folder of all ablations. What one has done, the others reuse. After a stop, the same call resumes.
+        points: values of what the ablation varies, such as `[1, 3, 6]` clusters. Default: the ablation's own.
         only: patterns of the names of the cells to do now, such as `tuned-*`. Default: all cells.
         seeds: how often each cell is trained, each time with another seed.
-        mirror: folder with copies of Hub data sets. Default: FLANLAB_MIRROR, or else the Hub.
+        mirror: as for `run`.
 
     Returns:
-        What is done of the ablation: `scores` and `differences` (tables), `verdict`, `failed` (errors of cells that failed;
-        the others are done) and `folder` (with `report.html`).
+        What is done of it: `scores` and `differences` (tables), `verdict`, `failed` (the error of each failed cell), `folder`.
 
     Raises:
-        FlanlabError: there is no such ablation or point, the recipe does not suit it, or rows or the model are not available.
+        FlanlabError: no such ablation or point, an unsuitable recipe, or rows or the model are not available.
 
     Examples:
         >>> import flanlab as fl
@@ -417,22 +412,6 @@ def power(
     scored = scoring_model(loaded, plan.recipe.evaluation.dtype)
     styles = prompt_styles(loaded, [one.task for one in plan.planned])
     return cheapest_designs(asked, known, detect, run_prices(plan, loaded, scored, styles))
-
-
-def changed_settings(settings: EvaluationSettings, changes: Mapping[str, Any]) -> EvaluationSettings:
-    """Evaluation settings with changed values. None leaves a field unchanged.
-
-    Raises:
-        FlanlabError: there is no such field, or the value is invalid.
-    """
-    given = {name: value for name, value in changes.items() if value is not None}
-    try:
-        return EvaluationSettings(**(settings.model_dump() | given))
-    except ValidationError as error:
-        raise FlanlabError(
-            f"Evaluation settings: {' '.join(faults_in_words(error, EvaluationSettings))}",
-            hint=f"The fields are: {', '.join(EvaluationSettings.model_fields)}.",
-        ) from error
 
 
 def _given(

@@ -170,7 +170,7 @@ def evaluate(
         "shots": counts or None,
     }
     try:
-        settings = api.changed_settings(settings, changes)
+        settings = settings.changed(changes)
     except FlanlabError as error:
         raise typer.BadParameter(error.message) from error
     styles: list[PromptStyle] = ["instruction"]

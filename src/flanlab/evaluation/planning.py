@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from flanlab.data.choices import Key, permutation, short_permutation
 from flanlab.data.encoding import PromptStyle
@@ -23,6 +23,7 @@ from flanlab.results.schema import Hashes, Variant
 from flanlab.settings import METRICS, NOTHING, PROMPT, QUESTIONS, RESULTS, ROUNDING, SAMPLE, Settings
 from flanlab.tasks.phrasing import Phrasing, phrased
 from flanlab.tasks.schema import Split, Task
+from flanlab.yaml_files import faults_in_words
 
 Shots = Annotated[int, Field(ge=0, le=MOST_SHOTS)]
 
@@ -129,6 +130,21 @@ class EvaluationSettings(Settings):
     def shot_count(self) -> int:
         """The main number of exemplars; the only one of an arm."""
         return self.shot_counts[0]
+
+    def changed(self, changes: Mapping[str, Any]) -> Self:
+        """The same with other values of some fields. None leaves a field as it is.
+
+        Raises:
+            FlanlabError: there is no such field, or the value is invalid.
+        """
+        given = {name: value for name, value in changes.items() if value is not None}
+        try:
+            return type(self)(**(self.model_dump() | given))
+        except ValidationError as error:
+            raise FlanlabError(
+                f"Evaluation settings: {' '.join(faults_in_words(error, EvaluationSettings))}",
+                hint=f"The fields are: {', '.join(EvaluationSettings.model_fields)}.",
+            ) from error
 
     def arms(self, style: PromptStyle = "instruction") -> list[Self]:
         """These settings for each number of exemplars and each way to show options, one of each; the main ones first.
