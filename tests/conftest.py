@@ -14,10 +14,11 @@ from hypothesis import settings
 from transformers import PreTrainedTokenizerFast
 
 from flanlab.data.encoding import TextEncoder
+from flanlab.models.loading import load_model
 from flanlab.tasks.loading import load_task
 from flanlab.tasks.schema import Task
 from tests.task_files import REVIEWS, task_content, write_task_file
-from tests.tiny import make_tokenizer
+from tests.tiny import make_tokenizer, save_tiny
 
 # The same examples every time, however slow the machine is at the moment.
 settings.register_profile("flanlab", deadline=None, derandomize=True)
@@ -61,3 +62,15 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def encoder(tokenizer: PreTrainedTokenizerFast) -> TextEncoder:
     """Encodes with the small tokenizer."""
     return TextEncoder(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that can read the sampler's longest prompts."""
+    return save_tiny(tmp_path_factory.mktemp("model"), max_position_embeddings=2048)
+
+
+@pytest.fixture(scope="module")
+def model(model_folder: Path) -> Any:
+    """It, loaded."""
+    return load_model(str(model_folder), device="cpu")

@@ -16,21 +16,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import flanlab
 from flanlab.arguments import checked
 from tests.task_files import refusal, task_content, write_task_file
-from tests.tiny import make_config, save_tiny
+from tests.tiny import make_config
 
 fl: Any = flanlab  # because arguments are wrong on purpose
 
 SMALL: dict[str, Any] = {"rows": 2, "templates_per_row": 1, "generate": False, "pmi": False}
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("model"), max_position_embeddings=2048)
-
-
-@pytest.fixture(scope="module")
-def model(model_folder: Path) -> Any:
-    return fl.load_model(model_folder, device="cpu")
 
 
 OPTIONS = ["yes", "no", "yes, often"]

@@ -19,21 +19,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import flanlab
 import flanlab as fl
 from flanlab.errors import FlanlabError
-from tests.tiny import save_tiny
 
 FUNCTIONS = [name for name in flanlab.__all__ if name[0].islower() and name != "__version__"]
 SOURCE = Path(flanlab.__file__).parent
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model that can read the sampler's longest prompts."""
-    return save_tiny(tmp_path_factory.mktemp("model"), max_position_embeddings=2048)
-
-
-@pytest.fixture(scope="module")
-def model(model_folder: Path) -> Any:
-    return fl.load_model(model_folder, device="cpu")
 
 
 @pytest.fixture

@@ -180,7 +180,7 @@ class Planner:
         self._steps: dict[Path, Step] = {}
         self._plans: dict[str, Plan] = {}
         self._costs = TokenCosts()
-        self._model = cache(lambda name: load_model(name))
+        self._model = cache(load_model)
         self._scored = cache(lambda name, dtype: scoring_model(self._model(name), dtype))
 
     def plan(self, recipe: Recipe) -> Plan:
@@ -286,12 +286,17 @@ def _trained_alike(recipe: Recipe, plan: Plan, model: str) -> Recipe:
     which decides which tasks are tested.
     """
     names = {task.name for task in plan.split.train} | {task.name for task in plan.split.held_out}
-    alike = changed(
-        with_tasks(recipe, names), name="trained", description="", model=model, tasks=_places(recipe), in_domain=None
-    )
     most = max((len(task.forward_templates()) for task in plan.split.train), default=0)
-    if (recipe.mixture.templates_per_task or 0) >= most:
-        alike = changed(alike, mixture={"templates_per_task": None})
+    unlimited = {"templates_per_task": None} if (recipe.mixture.templates_per_task or 0) >= most else {}
+    alike = changed(
+        with_tasks(recipe, names),
+        name="trained",
+        description="",
+        model=model,
+        tasks=_places(recipe),
+        in_domain=None,
+        mixture=unlimited,
+    )
     return alike.model_copy(update={"evaluation": EvaluationSettings(split=recipe.evaluation.split)})
 
 

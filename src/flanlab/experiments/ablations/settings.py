@@ -49,8 +49,7 @@ def ablation(plan: Plan, points: Sequence[str]) -> Ablation:
         )
         for end in scopes
     ]
-    names = [name for name in trainings if name != "base"]
-    pairs = [("base", name) for name in names] + [("untuned", name) for name in trainings]
+    pairs = [("base", name) for name in trainings if name != "base"] + [("untuned", name) for name in trainings]
     return Ablation(
         "Settings",
         "Which of these settings learns more, and which loses less on tasks that it did not train on?",
