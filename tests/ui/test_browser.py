@@ -72,6 +72,7 @@ def test_tasks(seen: Seen) -> None:
     seen.open("/")
     page.fill("[name=q]", "visitor")
     page.click("button:text-is('Search')")
+    page.wait_for_load_state()
     assert page.locator("tbody tr").count() == 1
     seen.check("tasks")
     page.click("text=visitor_comments")
