@@ -51,8 +51,7 @@ class PackedObjective:
     ) -> Tensor:
         """Sum of the cross-entropy of all target tokens of a batch (natural log), each times the weight of its example.
 
-        With `kl_weight`, also the KL divergence from the untuned model's predictions at each token that `kl_tokens` counts,
-        times this weight.
+        With `kl_weight`, also the KL divergence from the untuned model's predictions at the `kl_places`, times this weight.
         """
         self.check_reach(_config(model), examples)
         device = next(model.parameters()).device
@@ -68,11 +67,7 @@ class PackedObjective:
             return _cross_entropy(logits, targets, examples, weights)
         assert self.untuned is not None
         starts = [end - len(one.prompt) - len(one.target) for (end, _), one in zip(ends, examples, strict=True)]
-        inside = [
-            place
-            for start, one in zip(starts, examples, strict=True)
-            for place in range(start + _KL_STRIDE - 1, start + len(one.prompt), _KL_STRIDE)
-        ]
+        inside = [start + place for start, one in zip(starts, examples, strict=True) for place in kl_places(one)]
         logits = packed_logits(model, batch, torch.tensor([*positions, *inside], device=device))
         of_targets, of_prompts = logits.split([len(positions), len(inside)])
         with torch.no_grad():
@@ -164,12 +159,10 @@ class PaddedObjective:
         check_reach(config, max(read, default=0))
 
 
-def kl_tokens(example: EncodedExample) -> int:
-    """How many tokens of a prompt the penalty is computed at: every eighth, which costs an eighth as many logits."""
-    return len(example.prompt) // _KL_STRIDE
+def kl_places(example: EncodedExample) -> range:
+    """The tokens of a prompt that the penalty is computed at: every eighth, which costs an eighth as many logits."""
+    return range(7, len(example.prompt), 8)
 
-
-_KL_STRIDE = 8
 
 Objective = PackedObjective | PaddedObjective
 """What the loop needs to know about a kind of model: how examples are divided into batches, and the loss of a batch."""

@@ -28,7 +28,7 @@ from flanlab.training.log import (
     peak_operations,
     step_record,
 )
-from flanlab.training.loss import Objective, example_weight, kl_tokens, objective_for
+from flanlab.training.loss import Objective, example_weight, kl_places, objective_for
 from flanlab.training.memory import kept_memory
 from flanlab.training.methods import make_optimizer, prepare_for_training, untuned_copy
 from flanlab.training.parallel import add_up, add_up_gradients, clip_gradients, is_sharded, spread
@@ -178,7 +178,7 @@ def train_step(
     if not total_weight:
         return 0.0, 0.0
     # The mean over its tokens, whatever divides the loss.
-    kl_weight = settings.kl_weight * total_weight / max(1, sum(map(kl_tokens, everything)))
+    kl_weight = settings.kl_weight * total_weight / max(1, sum(len(kl_places(one)) for one in everything))
     optimizer.zero_grad(set_to_none=True)
     losses = []
     device = next(model.parameters()).device
