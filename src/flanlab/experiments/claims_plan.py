@@ -57,8 +57,8 @@ def plan_claims(
     Args:
         recipe: the base recipe of the ablations, as for `run`. The commands name its file.
         models: further ones, each larger than the one before, for the claim on scale. The first of all is the recipe's.
-        seeds: trainings of each cell. With 1, nothing is said of other seeds.
-        power: chance, between 0 and 1, of detecting an effect of the size that is told.
+        seeds: trainings of each cell. With 1, the result does not cover other seeds.
+        power: chance, between 0 and 1, of detecting an effect of the returned size.
         pilot: as for `flanlab.power`; the variance of its difference stands for that of any two cells.
         out: folder of the sweeps. What is done there costs nothing.
         mirror: as for `run`.

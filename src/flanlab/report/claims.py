@@ -40,7 +40,7 @@ def claims(folder: str | Path, *, recipe: str | None = None) -> Rows:
 
     Args:
         folder: what `flan ablate --out` was given, or one sweep's folder.
-        recipe: name of the base recipe, where the folder has sweeps of several.
+        recipe: name of the base recipe, if the folder has sweeps of several.
 
     Returns:
         A row for each of nine claims: `claim`, `section`, `statement`, `comparison`, `verdict` (supported, contradicted,
