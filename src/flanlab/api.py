@@ -270,7 +270,7 @@ def ablate(
 
     Args:
         name: `clusters`, `few-shot`, `scale`, `settings` and others; an unknown name lists all (`docs/ablations.md`).
-        recipe: as for `run`: the base.
+        recipe: the base recipe, as for `run`.
         out: folder of all ablations. What one has done, the others reuse. After a stop, the same call resumes.
         points: values of what the ablation varies, such as `[1, 3, 6]` clusters. Default: the ablation's own.
         only: patterns of the names of the cells to do now, such as `tuned-*`. Default: all cells.
@@ -278,7 +278,7 @@ def ablate(
         mirror: as for `run`.
 
     Returns:
-        What is done of it: `scores` and `differences` (tables), `verdict`, `failed` (the error of each failed cell), `folder`.
+        The finished cells: `scores` and `differences` (tables), `verdict`, `failed` (the error of each failed cell), `folder`.
 
     Raises:
         FlanlabError: no such ablation or point, an unsuitable recipe, or rows or the model are not available.
@@ -368,15 +368,15 @@ def power(
 ) -> Table:
     """The smallest difference that a recipe's evaluation will detect with 80 % power, before anything is spent.
 
-    The two-way layout that makes the intervals is read backwards (`docs/statistics.md`): what rows, templates and seeds add to
-    a difference is taken from a pilot, and says how certain another design will be.
+    What rows, templates and seeds add to the variance of a difference is taken from a pilot, and gives the interval of another
+    design (`docs/statistics.md`).
 
     Args:
         recipe: as for `run`.
         pilot: folder of an earlier run with the same tasks; or `folder` or `folder:variant` of a model before and of one after,
             and of further ones after that were trained with other seeds. Default: figures measured with two small models.
-        seeds: trainings that the mean is over. With 1, nothing is said of other seeds.
-        detect: a difference between 0 and 1 (0.03: three points) for which the cheapest designs are sought instead.
+        seeds: number of trainings in the mean. With 1, the result does not cover other seeds.
+        detect: a difference between 0 and 1 (0.03: three points). If given, find the cheapest designs that detect it.
         mirror: as for `run`.
 
     Returns:

@@ -112,7 +112,7 @@ def test_a_file_is_read(some: list[dict[str, Any]], tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_judged_is_told() -> None:
-    with pytest.raises(FlanlabError, match="right answer beside it"):
+    with pytest.raises(FlanlabError, match="comes with its right answer"):
         confusion([judged(None, 0.5, 0.3, 0.2)])
     with pytest.raises(FlanlabError, match="are no predictions"):
         confusion([{"text": "Good"}])

@@ -134,8 +134,8 @@ def test_without_a_question_lines_are_answered_with_their_history(tiny_folder: P
     [
         (["--task", "rte", "premise"], "'premise' is not of the form NAME=VALUE"),
         (["--task", "rte", "a=1", "a=2"], "a is given twice"),
-        (["--template", "2"], "is needed beside --template"),
-        (["Hello", "--tokenizer", "x"], "is needed beside the options of remote models"),
+        (["--template", "2"], "is needed with --template"),
+        (["Hello", "--tokenizer", "x"], "is needed with the options of remote models"),
     ],
 )
 def test_wrong_use_is_told(arguments: list[str], message: str) -> None:

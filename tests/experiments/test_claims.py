@@ -96,7 +96,7 @@ def test_what_is_true_is_supported(true_claims: Cells) -> None:
 
 
 def test_what_is_false_is_contradicted() -> None:
-    """No effect at all, and rows enough to say so: a gain as large as the smallest worth calling one is excluded."""
+    """No effect at all, and rows enough to say so: a gain as large as the smallest that counts is excluded."""
     found = verdicts(study(as_the_paper_says(0.0), 3000))
     assert found.pop("templates matter little") == "supported"
     assert found.pop("few-shot shrinks the spread") in ("contradicted", "too small a sample")

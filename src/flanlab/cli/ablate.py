@@ -17,39 +17,38 @@ if TYPE_CHECKING:
 
 
 def ablate(
-    name: Annotated[str, typer.Argument(help="clusters, few-shot, scale, settings, ...; an unknown name lists all.")],
+    name: Annotated[str, typer.Argument(help="clusters, few-shot, scale, settings, ... An unknown name lists all.")],
     recipe: RecipeFile,
     out: Annotated[
-        Path, typer.Option(callback=folder_to_write, help="Folder of all sweeps: what one of them has done, the others reuse.")
+        Path, typer.Option(callback=folder_to_write, help="Folder of all sweeps. They reuse each other's work.")
     ] = Path("runs/ablations"),
     points: Annotated[
         str | None,
-        typer.Option(help="Other places of the grid than the usual ones, separated by commas, for example 1,3,6 clusters."),
+        typer.Option(help="What to vary over instead of the default, separated by commas: 1,3,6 clusters."),
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Do only cells with such names now, for example 'tuned-*'. Repeatable. What is done already stays."),
+        typer.Option(help="Run only the cells with such names, for example 'tuned-*'. May be repeated. Finished cells stay."),
     ] = None,
-    plan: Annotated[bool, typer.Option("--plan", "--dry-run", help="Print the cells and their cost, and do nothing.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", "--dry-run", help="Print the cells and their cost. Nothing is run.")] = False,
     engine: Annotated[Literal["local", "ray"], typer.Option(help="One cell after another, or on a Ray cluster.")] = "local",
     address: Annotated[
-        str | None, typer.Option(help="With ray: of the cluster, host:port or auto; else Ray is started on this machine.")
+        str | None,
+        typer.Option(help="With ray: the cluster's address, host:port or auto. Without it, Ray is started on this machine."),
     ] = None,
     cpus: Annotated[
         float | None,
-        typer.Option(min=0, help="With ray: CPU cores for each cell, all its processes together; one a process if not given."),
+        typer.Option(min=0, help="With ray: CPU cores for each cell. Default: one for each of its processes."),
     ] = None,
     gpus: Annotated[
         float | None,
-        typer.Option(min=0, help="With ray: GPUs for each cell, all its processes together; none if not given."),
+        typer.Option(min=0, help="With ray: GPUs for each cell. Default: none."),
     ] = None,
     processes: Annotated[
         int,
-        typer.Option(min=1, help="Processes that torchrun starts for each training and evaluation, one on each GPU if any."),
+        typer.Option(min=1, help="Processes that torchrun starts for each training and evaluation; on GPUs, one on each."),
     ] = 1,
-    seeds: Annotated[
-        int, typer.Option(min=1, help="Train each cell this many times, with a seed of its own each; `flan claims` uses them.")
-    ] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Train each cell this many times, each time with another seed.")] = 1,
     mirror: Mirror = None,
     accept_gemma_terms: AcceptGemmaTerms = False,
     as_json: AsJson = False,
@@ -61,7 +60,7 @@ def ablate(
     After a stop, the same command resumes. Exit status 1: some cells failed; the others are done.
     """
     if engine != "ray" and any(option is not None for option in (address, cpus, gpus)):
-        raise typer.BadParameter("is needed beside --address, --cpus and --gpus.", param_hint="--engine ray")
+        raise typer.BadParameter("is needed with --address, --cpus and --gpus.", param_hint="--engine ray")
     if gpus and gpus < processes and processes > 1:
         raise typer.BadParameter(f"is for a whole cell: its {processes} processes take one each.", param_hint="--gpus")
 

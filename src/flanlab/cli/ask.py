@@ -46,9 +46,9 @@ def ask(
         list[str] | None,
         typer.Argument(metavar="[QUESTION | NAME=VALUE ...]", help="A text; or with --task the values its prompt shows."),
     ] = None,
-    task: Annotated[str | None, typer.Option(help="A task, by name or file: its template is filled in.")] = None,
+    task: Annotated[str | None, typer.Option(help="A task whose template is filled in, by name or file.")] = None,
     template: Annotated[
-        int | None, typer.Option(min=1, help="Which of its templates; the first forward one if not given.")
+        int | None, typer.Option(min=1, help="Number of the task's template. Default: the first forward one.")
     ] = None,
     tasks: Collections = None,
     chat: Annotated[bool, typer.Option("--chat", help="Ask through the model's chat template.")] = False,
@@ -65,7 +65,7 @@ def ask(
     """
     server = endpoint_of(endpoint, tokenizer, api_key_variable=api_key_variable)
     if template is not None and task is None:
-        raise typer.BadParameter("is needed beside --template.", param_hint="--task")
+        raise typer.BadParameter("is needed with --template.", param_hint="--task")
     row = _values(words or []) if task is not None else {}
     if server is None:
         check_model_name(model)
@@ -163,14 +163,14 @@ def predict(
     task: Annotated[str, typer.Argument(help="A task, by name or file.")],
     input_file: Annotated[
         Path,
-        typer.Option("--input", help="Rows to be answered: a CSV, TSV, JSON, JSONL, Parquet or Arrow file.", dir_okay=False),
+        typer.Option("--input", help="File with the rows: CSV, TSV, JSON, JSONL, Parquet or Arrow file.", dir_okay=False),
     ],
     out: Annotated[Path, typer.Option(help="A .csv, .jsonl or .parquet file for the answers. The same command resumes.")],
     template: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NUMBERS",
-            help="Which templates vote, for example 1,3, or all. May be repeated. [default: the first forward one]",
+            help="Which templates vote, for example 1,3, or all. May be repeated. Default: the first forward one.",
         ),
     ] = None,
     by: Annotated[
@@ -186,7 +186,7 @@ def predict(
     accept_gemma_terms: AcceptGemmaTerms = False,
     as_json: AsJson = False,
 ) -> None:
-    """Answer every row of a file by a task's templates. Where rows have their own answers, also say how good the answers are.
+    """Answer every row of a file by a task's templates. If rows have right answers, also measure how good the predictions are.
 
     Example: flan predict runs/tickets/model tickets/urgency.yaml --input tickets.csv --out answers.csv
     """

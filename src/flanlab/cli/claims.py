@@ -18,24 +18,22 @@ if TYPE_CHECKING:
 
 
 def claims(
-    folder: Annotated[Path, typer.Argument(help="Folder of the sweeps, as `flan ablate --out` was given.")] = Path(
-        "runs/ablations"
-    ),
-    recipe: Annotated[str | None, typer.Option(help="Name of the base recipe, where there are sweeps of several.")] = None,
+    folder: Annotated[Path, typer.Argument(help="Folder of the sweeps: --out of `flan ablate`.")] = Path("runs/ablations"),
+    recipe: Annotated[str | None, typer.Option(help="Name of the base recipe, if there are sweeps of several.")] = None,
     plan: Annotated[
         list[str] | None,
         typer.Option(
             metavar="RECIPE|MODEL",
-            help="Run nothing: say what a test of all claims would cost, and which effects it could detect. Give it again with"
-            " larger models, for the claim on scale.",
+            help="Run nothing: print what a test of all claims would cost, and which effects it could detect. May be"
+            " repeated with larger models, for the claim on scale.",
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="With --plan: trainings of each cell.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="With --plan: number of trainings of each cell.")] = 1,
     power: Annotated[
         float,
-        typer.Option(min=50, max=99, metavar="PERCENT", help="With --plan: chance of detecting an effect as large as told."),
+        typer.Option(min=50, max=99, metavar="PERCENT", help="With --plan: chance of detecting an effect of the printed size."),
     ] = 80,
-    pilot: Annotated[list[str] | None, typer.Option(help="With --plan: what scores vary by, as for `flan power`.")] = None,
+    pilot: Annotated[list[str] | None, typer.Option(help="With --plan: an earlier run, as for `flan power`.")] = None,
     mirror: Mirror = None,
     accept_gemma_terms: AcceptGemmaTerms = False,
     as_json: AsJson = False,
@@ -60,7 +58,7 @@ def claims(
             _print_plan(table, power, bool(pilot))
         return
     if seeds != 1 or power != 80 or pilot:
-        raise typer.BadParameter("is needed beside --seeds, --power and --pilot.", param_hint="--plan")
+        raise typer.BadParameter("is needed with --seeds, --power and --pilot.", param_hint="--plan")
 
     from flanlab.experiments.claims import claims as test_claims
     from flanlab.report.claims import JSON_FILE, read_cells, summary, write_claims

@@ -26,13 +26,13 @@ def compare(
         bool,
         typer.Option(
             "--templates",
-            help="Compare wordings: two versions of a task file; or two templates, named FOLDER:TASK:TEMPLATE.",
+            help="Compare wordings: two versions of a task file, or two templates, named FOLDER:TASK:TEMPLATE.",
         ),
     ] = False,
     margin: Annotated[
-        float | None, typer.Option(min=0.01, help="Test whether the two are the same but for less than so many points.")
+        float | None, typer.Option(min=0.01, help="Also test whether the two differ by less than this many points.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(dir_okay=False, help="Write an HTML page.")] = None,
+    out: Annotated[Path | None, typer.Option(dir_okay=False, help="An HTML page to write.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare two folders on the questions both were asked, paired: B minus A, with intervals and corrected p-values.

@@ -17,8 +17,8 @@ def contamination(
     corpus: Annotated[
         list[Path],
         typer.Option(
-            help="What may hold them: a recipe (its mixture is read), a mixture that `flan mix --out` wrote, or any .txt,"
-            " .jsonl and .parquet (.gz too), files or folders. May be repeated."
+            help="Where to look: a recipe (its mixture is read), a file of `flan mix --out`, or .txt, .jsonl and"
+            " .parquet files (also .gz) or folders of them. May be repeated."
         ),
     ],
     out: Annotated[
@@ -26,27 +26,30 @@ def contamination(
         typer.Option(callback=folder_to_write, help="Folder for the table, the summary and the figure."),
     ],
     names: Annotated[
-        list[str] | None, typer.Argument(help="Tasks or clusters whose rows are looked for; with --predictions, all predicted.")
+        list[str] | None,
+        typer.Argument(
+            help="Tasks or clusters whose rows are searched. With --predictions: by default all that were predicted."
+        ),
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="A folder of `flan eval` or `flan run`: its rows, and its scores with and without them.")
+        Path | None,
+        typer.Option(help="A folder of `flan eval` or `flan run`: search its rows, and score with and without those found."),
     ] = None,
     column: Annotated[
         list[str] | None,
         typer.Option(
-            help="Column of text in .jsonl and .parquet. May be repeated. [default: prompt and target where both are there,"
-            " else text]"
+            help="Column of text in .jsonl and .parquet. May be repeated. Default: prompt and target if both exist, else text."
         ),
     ] = None,
     ngram: Annotated[
-        list[int] | None, typer.Option(min=1, help="Words of an n-gram. May be repeated. [default: 13 and 8]")
+        list[int] | None, typer.Option(min=1, help="Words of an n-gram. May be repeated. Default: 13 and 8.")
     ] = None,
-    frequent: Annotated[int, typer.Option(min=1, help="An n-gram in more places than this is ignored.")] = 10,
+    frequent: Annotated[int, typer.Option(min=1, help="Ignore n-grams that occur in more places than this.")] = 10,
     frequent_in: Annotated[
-        Literal["evaluation", "corpus", "nowhere"], typer.Option(help="Where places are counted; corpus: GPT-3's filtering.")
+        Literal["evaluation", "corpus", "nowhere"], typer.Option(help="Where places are counted. corpus is GPT-3's rule.")
     ] = "evaluation",
-    split: Annotated[Split | None, typer.Option(help="The split of these rows. [default: test]")] = None,
-    rows: Annotated[int | None, typer.Option(min=1, help="Rows of each task, chosen as by `flan eval`. [default: 200]")] = None,
+    split: Annotated[Split | None, typer.Option(help="The split of these rows. Default: test.")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Rows of each task, chosen as by `flan eval`. Default: 200.")] = None,
     tasks: Collections = None,
     mirror: Mirror = None,
     as_json: AsJson = False,

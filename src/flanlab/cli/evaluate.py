@@ -40,47 +40,47 @@ def evaluate(
     out: Annotated[Path, typer.Option(callback=folder_to_write, help="Folder for predictions, results and report.")],
     names: Annotated[list[str] | None, typer.Argument(help="Tasks or clusters to evaluate.")] = None,
     cluster: Annotated[
-        list[Cluster] | None, typer.Option(help="A cluster to evaluate, beside the tasks named. May be repeated.")
+        list[Cluster] | None, typer.Option(help="A cluster to evaluate, in addition to the names. May be repeated.")
     ] = None,
     recipe: Annotated[
         Path | None,
         typer.Option(
-            help="Evaluate on the tasks that `flan run` evaluates with this recipe, by its evaluation section and seed."
-            " Options given beside it count instead of what it says."
+            help="Ask what `flan run` asks with this recipe: its tasks, evaluation section and seed. Other options"
+            " take precedence over it."
         ),
     ] = None,
     tasks: Collections = None,
     mirror: Mirror = None,
     skip_missing: SkipMissing = False,
-    rows: Annotated[int | None, typer.Option(min=1, help="Rows of each task; 200 if not given.")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Number of rows of each task. Default: 200.")] = None,
     templates_per_row: Annotated[
         str | None,
         typer.Option(
             metavar="NUMBER|adaptive",
-            help="Templates each row is asked through, taking turns; adaptive: as many as the --answer-budget allows, and the"
-            " scores of all wordings are estimated. All templates if not given.",
+            help="Number of templates for each row, which take turns; adaptive: as many as --answer-budget allows, and the"
+            " scores of all wordings are estimated. Default: all.",
         ),
     ] = None,
     answer_budget: Annotated[
         float | None,
-        typer.Option(min=1, help="Answers to each row, on average, with --templates-per-row adaptive; 2 if not given."),
+        typer.Option(min=1, help="With --templates-per-row adaptive: mean number of answers to each row. Default: 2."),
     ] = None,
     wordings: Annotated[
         int | None, typer.Option(min=2, help="Make up to this many wordings of each task from its templates, by rule.")
     ] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Ask through the model's chat template too.")] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="Also ask through the model's chat template.")] = False,
     chat_template_arg: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Hand this to the chat template: enable_thinking=false. May be repeated."),
+        typer.Option(
+            metavar="NAME=VALUE", help="Argument of the chat template, such as enable_thinking=false. May be repeated."
+        ),
     ] = None,
     baseline: Annotated[
-        bool, typer.Option("--baseline", help="Ask with the tasks' baseline prompts too, as suits an untuned model.")
+        bool, typer.Option("--baseline", help="Also ask with the tasks' baseline prompts, which suit an untuned model.")
     ] = False,
     shots: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NUMBERS", help="Exemplars from the train split before each question, for example 0,4,16. May be repeated."
-        ),
+        typer.Option(metavar="NUMBERS", help="Number of exemplars before each question, for example 0,4,16. May be repeated."),
     ] = None,
     options: Annotated[
         list[str] | None,
@@ -89,22 +89,22 @@ def evaluate(
         ),
     ] = None,
     prompt_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longer prompts lose some of their longest field; 1024 if not given.")
+        int | None, typer.Option(min=1, help="Limit of a prompt: longer ones lose part of their longest field. Default: 1024.")
     ] = None,
-    truncate: Annotated[Truncation | None, typer.Option(help="What they lose of it; its end if not given.")] = None,
+    truncate: Annotated[Truncation | None, typer.Option(help="Which part of that field is lost. Default: end.")] = None,
     no_pmi: Annotated[
-        bool, typer.Option("--no-pmi", help="Skip accuracy by PMI, which asks about options without their question.")
+        bool, typer.Option("--no-pmi", help="Skip accuracy by PMI, which also scores options without their question.")
     ] = False,
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"] | None,
-        typer.Option(help="Numbers to compute in: float32 on a CPU and bfloat16 on a GPU if not given."),
+        typer.Option(help="Number type of the computation. Default: float32 on a CPU, bfloat16 on a GPU."),
     ] = None,
     choose_template: Annotated[
         bool,
         typer.Option("--choose-template", help="Also score the template that is best on at most 200 dev rows of each task."),
     ] = False,
     allow_seen: Annotated[
-        bool, typer.Option("--allow-seen", help="Score tasks the model was trained on; they are marked as seen.")
+        bool, typer.Option("--allow-seen", help="Score tasks that the model was trained on, and mark them as seen.")
     ] = False,
     endpoint: EndpointUrl = None,
     tokenizer: RemoteTokenizer = None,
@@ -113,28 +113,26 @@ def evaluate(
     api_key_variable: ApiKeyVariable = None,
     fail_under: Annotated[
         float | None,
-        typer.Option(min=-1, max=1, help="Exit with 1 where a task's score is below this (0 to 1), as a check of a build."),
+        typer.Option(min=-1, max=1, help="Exit with status 1 if a task's score is below this (0 to 1), to check a build."),
     ] = None,
-    metric: Annotated[
-        str | None, typer.Option(help="The metric that --fail-under means; each task's main metric if not given.")
-    ] = None,
+    metric: Annotated[str | None, typer.Option(help="The metric for --fail-under. Default: each task's main metric.")] = None,
     accept_gemma_terms: AcceptGemmaTerms = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score a model on the forward templates of tasks; refused where the model has seen them.
+    """Score a model on the forward templates of tasks. Tasks that the model has seen are refused.
 
     Example: flan eval sentiment --model runs/quickstart/model --tasks sampler --out runs/eval
     """
     server = endpoint_of(endpoint, tokenizer, requests_per_minute, parallel, api_key_variable)
     if metric is not None and fail_under is None:
-        raise typer.BadParameter("is needed beside --metric.", param_hint="--fail-under")
+        raise typer.BadParameter("is needed with --metric.", param_hint="--fail-under")
     if recipe is not None and (names or cluster or tasks):
-        raise typer.BadParameter("says itself which tasks are evaluated: name none beside it.", param_hint="--recipe")
+        raise typer.BadParameter("says which tasks are evaluated: do not name any.", param_hint="--recipe")
     if recipe is None and not (names or cluster):
         raise typer.BadParameter("Name tasks or clusters, or a --recipe.", param_hint="NAMES")
     if chat_template_arg and not chat:
         raise typer.BadParameter(
-            "is needed beside it: without it nothing is asked through the chat template.", param_hint="--chat"
+            "is needed with it: otherwise nothing is asked through the chat template.", param_hint="--chat"
         )
     counts = _counts(shots or [])
     if server is None:

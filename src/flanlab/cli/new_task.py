@@ -30,9 +30,9 @@ def new_task(
     ],
     cluster: Annotated[
         str,
-        typer.Option(metavar="CLUSTER", help=f"The kind of task it is: {', '.join(Cluster)}. miscellaneous, if none fits."),
+        typer.Option(metavar="CLUSTER", help=f"The kind of task it is: {', '.join(Cluster)}. miscellaneous if none fits."),
     ],
-    name: Annotated[str | None, typer.Option(help="Name of the task; by default after the file or data set.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the task. Default: from the file or data set.")] = None,
     answer: Annotated[
         str | None,
         typer.Option(help="The column with the answer. Without it the column is guessed; if that is not clear, you are asked."),
@@ -40,7 +40,7 @@ def new_task(
     config: Annotated[str | None, typer.Option(help="Configuration (subset) of the Hub data set.")] = None,
     revision: Annotated[str | None, typer.Option(help="Commit of the Hub data set.")] = None,
     out: Annotated[Path, typer.Option(callback=folder_to_write, help="Folder for the task file.")] = Path("my_tasks"),
-    force: Annotated[bool, typer.Option("--force", help="Write the draft again, over the file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing draft.")] = False,
     mirror: Mirror = None,
 ) -> None:
     """Write a first task file. What can be guessed from the rows is filled in, the rest is marked TODO.

@@ -25,12 +25,12 @@ EndpointUrl = Annotated[
     str | None, typer.Option("--endpoint", help="Ask the model of this OpenAI-compatible server instead: http://host:8000/v1.")
 ]
 RemoteTokenizer = Annotated[
-    str | None, typer.Option(help="Folder, GGUF file or Hub id of the remote model's tokenizer; else text is sent.")
+    str | None, typer.Option(help="Folder, GGUF file or Hub id of the remote model's tokenizer. Without it, text is sent.")
 ]
-RequestsPerMinute = Annotated[float | None, typer.Option(min=0.001, help="Most requests a minute.")]
-Parallel = Annotated[int | None, typer.Option(min=1, help="Most requests under way at once; 8 if not given.")]
+RequestsPerMinute = Annotated[float | None, typer.Option(min=0.001, help="Largest number of requests started in a minute.")]
+Parallel = Annotated[int | None, typer.Option(min=1, help="Largest number of requests at once. Default: 8.")]
 ApiKeyVariable = Annotated[
-    str | None, typer.Option(help="Environment variable that holds the server's key, if not OPENAI_API_KEY.")
+    str | None, typer.Option(help="Environment variable with the server's key. Default: OPENAI_API_KEY.")
 ]
 
 
@@ -119,7 +119,7 @@ def endpoint_of(
     """The server that the options of remote models name; None where they name none."""
     if url is None:
         if tokenizer or requests_per_minute or parallel or api_key_variable:
-            raise typer.BadParameter("is needed beside the options of remote models.", param_hint="--endpoint")
+            raise typer.BadParameter("is needed with the options of remote models.", param_hint="--endpoint")
         return None
     from flanlab.models.completions import Endpoint
 
@@ -133,7 +133,7 @@ Mirror = Annotated[
     ),
 ]
 SkipMissing = Annotated[
-    bool, typer.Option("--skip-missing", help="Leave out tasks whose rows are not available; they are named.")
+    bool, typer.Option("--skip-missing", help="Leave out tasks whose rows are not available, and name them.")
 ]
 Collections = Annotated[
     list[str] | None,

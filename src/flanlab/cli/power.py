@@ -17,20 +17,22 @@ def power(
     pilot: Annotated[
         list[str] | None,
         typer.Option(
-            help="An earlier run with the same tasks; or, given twice, FOLDER or FOLDER:VARIANT of a model before and of one"
-            " after (more often: after training with other seeds). Without it, figures measured with two small models.",
+            help="An earlier run with the same tasks. Or repeat it: FOLDER or FOLDER:VARIANT of a model before tuning, then of"
+            " one or more after (with other seeds). Default: figures measured with two small models.",
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings that the mean is over; 1 says nothing of other seeds.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of trainings in the mean. 1 says nothing about other seeds.")] = 1,
     detect: Annotated[
         float | None,
-        typer.Option(min=0.01, max=99, metavar="POINTS", help="Find the cheapest designs that detect so many points."),
+        typer.Option(
+            min=0.01, max=99, metavar="POINTS", help="Find the cheapest designs that detect a difference of this size."
+        ),
     ] = None,
     mirror: Mirror = None,
     accept_gemma_terms: AcceptGemmaTerms = False,
     as_json: AsJson = False,
 ) -> None:
-    """Tell the smallest difference that a recipe's evaluation will detect with 80 % power. Nothing is run.
+    """Print the smallest difference that a recipe's evaluation will detect with 80 % power. Nothing is run.
 
     Example: flan power recipes/holdout-nli.yaml --pilot runs/holdout-nli --detect 3
     """

@@ -41,7 +41,7 @@ def new_recipe(
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     accept_gemma_terms: AcceptGemmaTerms = False,
 ) -> None:
-    """Write a recipe whose training fits into some minutes. On a terminal, you are asked for what is not given.
+    """Write a recipe whose training fits into --minutes. On a terminal, the command asks for what is not given.
 
     Example: flan recipe new trec ag_news boolq --model smollm2-135m-instruct --hold-out NLI --minutes 20
     """

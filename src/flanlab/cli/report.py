@@ -17,22 +17,22 @@ def report(
         typer.Argument(help="Folders of `flan run`, `flan eval` or a sweep of `flan ablate`."),
     ],
     examples: Annotated[
-        bool, typer.Option(help="Show example predictions; leave them out where the data may not be passed on.")
+        bool, typer.Option(help="Show example predictions. Leave them out if the data must not be passed on.")
     ] = True,
     merge: Annotated[
         bool,
         typer.Option(
             "--merge",
-            help="Lay all folders side by side, a column for each variant or sweep's cell; FOLDER:VARIANT takes one variant.",
+            help="Put all folders side by side, a column for each variant or cell; FOLDER:VARIANT takes one variant.",
         ),
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(dir_okay=False, help="With --merge: write an HTML page, and a CSV file beside it."),
+        typer.Option(dir_okay=False, help="With --merge: an HTML page to write, with a CSV file of the same name."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write report.html into each folder of a run or of an ablation, from results files alone; or put all side by side.
+    """Write report.html into each folder of a run or of an ablation, from its results alone; or put all folders side by side.
 
     `flan compare` compares two of them question by question.
 
@@ -45,7 +45,7 @@ def report(
         _merge(runs, out, as_json)
         return
     if out is not None or as_json:
-        raise typer.BadParameter("is needed beside --out and --json.", param_hint="--merge")
+        raise typer.BadParameter("is needed with --out and --json.", param_hint="--merge")
 
     from flanlab.report.html import write_report
     from flanlab.report.sweep import is_sweep, read_sweep
@@ -61,7 +61,7 @@ def _merge(runs: list[str], out: Path | None, as_json: bool) -> None:
     from flanlab.report.merged_page import write_merged
 
     if out is not None and out.suffix.lower() == ".csv":
-        raise typer.BadParameter("names the page, such as all.html; the CSV file is written beside it.", param_hint="--out")
+        raise typer.BadParameter("names the page, such as all.html; the CSV file is written next to it.", param_hint="--out")
     merged = merge(runs)
     scores = write_merged(merged, out) if out is not None else None
     if as_json:

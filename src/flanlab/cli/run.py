@@ -79,7 +79,7 @@ def train(
         _show_plan(recipe, out, as_json, mirror=mirror, device=device, processes=processes, speed=flops)
         return
     if device is not None or processes != 1 or flops is not None or as_json:
-        raise typer.BadParameter("is needed beside --device, --processes, --flops and --json.", param_hint="--plan")
+        raise typer.BadParameter("is needed with --device, --processes, --flops and --json.", param_hint="--plan")
     say_loading()
     from flanlab.processes import is_first
 

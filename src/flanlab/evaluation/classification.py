@@ -44,7 +44,7 @@ class _Judged:
 
 
 def confusion(predictions: Predictions) -> Table:
-    """Count how often each class was taken for each.
+    """Count how often each class was predicted for each right answer.
 
     Returns:
         For each pair of classes `gold`, `prediction` (in the task's words and order; None for a generated text that is none of
@@ -104,7 +104,7 @@ def per_class(predictions: Predictions) -> Table:
 
 
 def calibration(predictions: Predictions, bins: int = 10) -> Table:
-    """The reliability curve: how often predictions are right, by how probable the model called them.
+    """The reliability curve: how often predictions are right, for each range of the probability that the model gave them.
 
     Args:
         predictions: with probabilities of options, which may differ from row to row.
@@ -168,7 +168,7 @@ def calibration_error(predictions: Predictions, bins: int = 10) -> float:
 
 
 def accuracy_by(predictions: Predictions, column: str | None = None) -> Table:
-    """Accuracy of each value of a column, such as a team or a language; of all rows together where none is named.
+    """Accuracy for each value of a column, such as a team or a language. Without a column: of all rows together.
 
     Returns:
         For each value, in the order of occurrence: `value` (None for all rows), `rows`, `accuracy`, and the ends `low` and
@@ -214,7 +214,7 @@ def _judged(predictions: Predictions) -> list[_Judged]:
     judged = [one for one in map(_judge, records) if one is not None]
     if not judged:
         raise FlanlabError(
-            "No prediction has its right answer beside it.", hint="Give rows with the task's answer to `predict`, or evaluate."
+            "No prediction comes with its right answer.", hint="Give rows with the task's answer to `predict`, or evaluate."
         )
     return judged
 

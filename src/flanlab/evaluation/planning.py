@@ -41,24 +41,24 @@ class EvaluationSettings(Settings):
     )
     templates_per_row: Annotated[Annotated[int, Field(gt=0)] | Literal["adaptive"] | None, SAMPLE] = Field(
         None,
-        description="Forward templates each row is shown through, taking turns; all, where not given. adaptive: as many as"
+        description="Number of forward templates for each row, which take turns; all by default. adaptive: as many as"
         " `answer_budget` allows, and what all would have scored is estimated.",
     )
     answer_budget: Annotated[float | None, SAMPLE] = Field(
-        None, ge=1, description="With adaptive templates_per_row: answers to each row, on average, such as 1.5; 2 if not given."
+        None, ge=1, description="With adaptive templates_per_row: mean number of answers to each row, such as 1.5. Default: 2."
     )
     wordings: Annotated[int | None, SAMPLE] = Field(
         None,
         gt=1,
-        description="Ask this many wordings of each task: its forward templates, and variants made from them by rule (order of"
-        " instruction and input, line breaks, style of OPTIONS), if the rules give so many.",
+        description="Ask up to this many wordings of each task: its forward templates, and variants made from them by rule"
+        " (order of instruction and input, line breaks, style of OPTIONS).",
     )
     options: Annotated[OptionOrder | tuple[OptionOrder, ...], QUESTIONS] = Field(
         "shuffled",
-        description="Order of the OPTIONS block: shuffled, fixed, or none shown; a list asks every question each way.",
+        description="Order of the OPTIONS block: shuffled, fixed, or none (not shown). A list asks every question each way.",
     )
     instructions: Annotated[Phrasing, QUESTIONS] = Field(
-        "full", description="full; or, for ablations, name (of task type and data set) or none before the bare inputs."
+        "full", description="full, or for ablations: none (only the inputs) or name (names of task type and data set first)."
     )
     end_token: Annotated[bool, QUESTIONS] = Field(
         True, description="Count an option's end token in its score, as it was trained."
@@ -66,16 +66,14 @@ class EvaluationSettings(Settings):
     generate: Annotated[bool, METRICS] = Field(True, description="Also generate an answer to each classification prompt.")
     pmi: Annotated[bool, METRICS] = Field(
         True,
-        description="Also score each option without its question, for accuracy by PMI. Costs nothing where options are fixed;"
-        " one short question a row where each row has its own.",
+        description="Also score each option without its question, for accuracy by PMI. One short question for all rows if"
+        " they have the same options, else one for each row.",
     )
     shots: Annotated[Shots | tuple[Shots, ...], PROMPT] = Field(
         0,
-        description="Exemplars from the train split before each question (section 4.4); a list asks with each number.",
+        description="Number of exemplars from the train split before a question (section 4.4). A list asks with each number.",
     )
-    shot_tokens: Annotated[int, PROMPT] = Field(
-        960, gt=0, description="Exemplars are shown while they and the question stay within this number."
-    )
+    shot_tokens: Annotated[int, PROMPT] = Field(960, gt=0, description="Limit of exemplars and question together.")
     prompt_tokens: Annotated[int, QUESTIONS] = Field(
         1024, gt=0, description="Limit of a prompt. Longer ones lose part of their longest field."
     )
@@ -85,21 +83,21 @@ class EvaluationSettings(Settings):
     new_tokens: Annotated[int, QUESTIONS] = Field(
         256,
         gt=0,
-        description="Most tokens of a generated free-text answer; a task whose longest reference is shorter gets half as much"
-        " again as that.",
+        description="Limit of a generated free-text answer. For a task with short references it is one and a half times the"
+        " longest of them.",
     )
     chat_template_args: Annotated[dict[str, bool | int | float | str], PROMPT] = Field(
         default_factory=dict,
-        description="Handed to the model's chat template, where it is asked through one: `enable_thinking: false`, say.",
+        description="Arguments of the model's chat template, such as `enable_thinking: false`.",
     )
     token_budget: Annotated[int, NOTHING] = Field(
-        4096, gt=0, description="Tokens computed at once; bounds memory, changes no result."
+        4096, gt=0, description="Largest number of tokens computed at once. It limits memory."
     )
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], ROUNDING] = Field(
-        "auto", description="Numbers that a model computes answers in; auto: float32 on a CPU, bfloat16 on a GPU."
+        "auto", description="Number type of the computation. auto: float32 on a CPU, bfloat16 on a GPU."
     )
     choose_template: Annotated[bool, RESULTS] = Field(
-        False, description="Also tell the score of the template that is best on the dev split (at most 200 rows of it)."
+        False, description="Also report the score of the template that is best on the dev split (at most 200 of its rows)."
     )
 
     @field_validator("options", "shots", mode="after")

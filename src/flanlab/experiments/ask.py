@@ -70,22 +70,22 @@ def ask(
     Prompt and options are encoded, ranked and generated exactly as in an evaluation.
 
     Args:
-        model: a name as for `load_model`, a model that it has given, or with `endpoint` a name that the server knows.
-        question: a text; or else give `task` and `row`.
-        task: whose template is filled in; a name, a YAML file or a task.
+        model: a name as for `load_model`, a model from it, or with `endpoint` a name that the server knows.
+        question: a text. Without it, give `task` and `row`.
+        task: the task whose template is filled in; a name, a YAML file or a task.
         row: the task's fields, or columns of its data, by name. The answer is not needed.
-        template: number of a forward template; the first, where not given.
-        history: earlier questions and answers, oldest first; turns of the dialogue with `chat`, else exemplars before the
-            question. Of a text alone.
+        template: number of a forward template. Default: the first.
+        history: earlier questions and answers, oldest first: turns of the dialogue with `chat`, else exemplars before the
+            question. Only for a text.
         chat: ask through the model's chat template.
         new_tokens: longest generated answer to a text, in tokens.
-        seed: decides the order of OPTIONS, as in `evaluate`.
-        collections: where names are looked up: `library`, `extra`, `sampler`, or folders; all three, where not given.
+        seed: determines the order of OPTIONS, as in `evaluate`.
+        collections: where to look up names: `library`, `extra`, `sampler`, or folders. Default: all three.
         endpoint: server that knows `model` by its name.
 
     Raises:
-        FlanlabError: neither text nor task, a field that is missing or not known, no such model, or one that computes no
-            number.
+        FlanlabError: neither text nor task, a field that is missing or not known, no such model, or a model that computes
+            NaN.
 
     Examples:
         >>> import flanlab as fl

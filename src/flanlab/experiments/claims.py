@@ -5,8 +5,8 @@ Each claim is made of parts; a part is a weighted sum of cells of one ablation, 
 cluster and over clusters. `claims` is a pure function of the cells' scores.
 
 A claim of a gain is decided by two one-sided tests: that the effect is above zero, and that it is below the smallest effect
-worth calling one. Supported: the first is significant, and the effect found is at least the smallest worth calling one.
-Contradicted: the second is significant; a clear gain too small to be worth calling one contradicts the claim, too. A claim that
+that counts. Supported: the first is significant, and the effect found is at least the smallest that counts. Contradicted: the
+second is significant, even if a smaller gain is clear. A claim that
 something matters little is decided by equivalence (Schuirmann 1987). All parts must hold, so a claim is as sure as its weakest
 part, and one part that fails contradicts it. A claim's p-value is twice the smaller of its two; Holm's correction is over all
 nine, whether they could be tested or not.

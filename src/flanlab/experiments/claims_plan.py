@@ -57,14 +57,14 @@ def plan_claims(
     Args:
         recipe: the base recipe of the ablations, as for `run`. The commands name its file.
         models: further ones, each larger than the one before, for the claim on scale. The first of all is the recipe's.
-        seeds: trainings of each cell. With 1, nothing is said of other seeds.
-        power: chance, between 0 and 1, of detecting an effect of the size that is told.
+        seeds: trainings of each cell. With 1, the result does not cover other seeds.
+        power: chance, between 0 and 1, of detecting an effect of the returned size.
         pilot: as for `flanlab.power`; the variance of its difference stands for that of any two cells.
         out: folder of the sweeps. What is done there costs nothing.
         mirror: as for `run`.
 
     Returns:
-        A row for each claim: `claim`, `smallest_effect` (worth calling one), `detectable` (0 to 1; None where it cannot be
+        A row for each claim: `claim`, `smallest_effect` (that counts), `detectable` (0 to 1; None where it cannot be
         estimated), `rows` (most of a task), `rows_needed` (that detect the smallest effect; None where all rows do not),
         `seeds`, `ablation` and its `command`; `cells`, `trainings`, `questions` and `seconds`, which are 0 where a claim above
         needs the same ablation, and leave out work that an ablation above does; and `note`.
@@ -232,7 +232,7 @@ class ClaimDesign:
         return float(np.max(values)), next((mean.note for mean in means if mean.note), "")
 
     def rows_needed(self) -> int | None:
-        """The fewest rows of each task that show the smallest effect worth calling one; None where all rows do not."""
+        """The fewest rows of each task that show the smallest effect that counts; None where all rows do not."""
 
         def detects(rows: int) -> bool:
             return self.detectable(rows)[0] <= self.claim.smallest

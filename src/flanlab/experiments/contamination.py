@@ -69,14 +69,14 @@ def check_contamination(
     """Look for evaluation rows in a corpus, and write a table of them and a summary into `folder`.
 
     Args:
-        tasks: whose rows are evaluated, as for `evaluate`. With `predictions`, those among them that were predicted; all that
-            were predicted, where none are named.
-        corpus: files and folders of text, and recipes (.yaml), which stand for all that their mixture trains on.
-        folder: for contamination.parquet and contamination.json; written when all is read, so nothing is there before.
+        tasks: the tasks whose rows are searched, as for `evaluate`. With `predictions`, those of them that were predicted; by
+            default all that were.
+        corpus: files and folders of text, and recipes (.yaml), of which the training examples are read.
+        folder: for contamination.parquet and contamination.json, which are written at the end.
         sizes: words of the n-grams.
         frequent: an n-gram in more places than this is ignored.
         frequent_in: where places are counted: `evaluation`, `corpus` (GPT-3's filtering) or `nowhere`.
-        columns: of text in .jsonl and .parquet; `prompt` and `target` where both are there, else `text`, where none are named.
+        columns: columns of text in .jsonl and .parquet. Default: `prompt` and `target` if both exist, else `text`.
         evaluation: split and number of rows, as of `flan eval`.
         predictions: a folder of `flan eval` or `flan run`: the rows are those that were predicted, and scores are given on
             all, clean and overlapping ones.

@@ -32,7 +32,7 @@ class Claim:
     section: str
     comparison: str
     smallest: float
-    """The smallest effect worth calling one; of a claim that something matters little the margin. 0 to 1."""
+    """The smallest effect that counts; of a claim that something matters little the margin. 0 to 1."""
     why: str
     """Why it is as large as that, from what the paper reports."""
     ablations: Sequence[str]

@@ -60,23 +60,23 @@ def predict(
     """Answer rows by a task's templates: rows with or without their own answers, by one template or a vote of several.
 
     Options are ranked exactly as `evaluate` ranks them (the same prompts, shuffled OPTIONS, log-probabilities with the end
-    token). The answers that rows give take no part in that. A text is generated until the model ends it, up to 256 tokens.
+    token). The rows' own answers do not affect this. A text is generated until the model ends it, up to 256 tokens.
 
     Args:
-        model: a name as for `load_model`, a model that it has given, or with `endpoint` a name that the server knows.
-        task: answers the rows; a name, a YAML file or a task.
+        model: a name as for `load_model`, a model from it, or with `endpoint` a name that the server knows.
+        task: the task whose templates are asked; a name, a YAML file or a task.
         rows: a file (.csv, .tsv, .json, .jsonl, .parquet, .arrow, .feather; text also as .gz or .zst), dicts, or a data frame
             of pandas or polars. A column for each column of the task's data, or field of the task, that the prompts show. Other
             columns are copied.
-        out: a .csv, .jsonl or .parquet file. Rows answered so far are kept beside it, and the same call resumes there. An
+        out: a .csv, .jsonl or .parquet file. Rows answered so far are kept next to it, and the same call resumes. An
             earlier file is replaced when all rows are answered.
-        templates: numbers of forward templates; the first forward one, where none are given. Of several, each option's
-            probability is the mean over templates; of generated texts, the one that most templates give counts.
+        templates: numbers of forward templates. Default: the first. With several, each option's probability is the mean over
+            templates; of generated texts, the most frequent one counts.
         chat: ask through the model's chat template.
-        seed: decides the order of OPTIONS, as in `evaluate`.
-        collections: where names are looked up: `library`, `extra`, `sampler`, or folders; all three, where not given.
+        seed: determines the order of OPTIONS, as in `evaluate`.
+        collections: where to look up names: `library`, `extra`, `sampler`, or folders. Default: all three.
         endpoint: server that knows `model` by its name.
-        settings: as for `evaluate`; what they say of rows, splits and exemplars means nothing here.
+        settings: as for `evaluate`; rows, splits and exemplars have no effect here.
 
     Returns:
         For each row its columns, and `row` (its number, from 0), `prediction`, `probability` and `probabilities` (0 to 1, of
@@ -85,7 +85,7 @@ def predict(
 
     Raises:
         FlanlabError: a column that the prompts show is missing, a row that cannot be asked, an output that cannot be written
-            or holds answers to something else, no such model, or one that computes no number.
+            or holds answers to something else, no such model, or a model that computes NaN.
 
     Examples:
         >>> import flanlab as fl

@@ -61,7 +61,7 @@ class TaskSelection(Settings):
         description="library, extra, sampler, or folders of your own (relative to the recipe).",
     )
     include: Annotated[Literal["all"] | list[str], TRAINING] = Field(
-        "all", description="Names of tasks and clusters, or all; a subtask as task.subtask."
+        "all", description="Names of tasks, subtasks (`anli.r1`) and clusters, or all."
     )
     exclude: Annotated[list[str], TRAINING] = Field(
         default_factory=list, description="Names of tasks, subtasks and clusters to leave out."
@@ -84,8 +84,8 @@ class Recipe(Settings):
     hold_out: HoldOut = HoldOut()
     in_domain: Annotated[Literal["all"] | list[str] | None, SAMPLE] = Field(
         None,
-        description="Trained tasks whose test rows are scored too: all, or names of tasks and clusters. Not given: all, if"
-        " nothing is held out; none otherwise.",
+        description="Trained tasks whose test rows are scored too: all, or names of tasks and clusters. Default: all if"
+        " nothing is held out, else none.",
     )
     mixture: MixtureSettings = MixtureSettings()
     training: TrainingSettings

@@ -38,9 +38,9 @@ def plan_training(
 
     Args:
         recipe: as for `run`.
-        device: `cpu`, or a GPU by (a part of) its name; this machine's, where not given.
+        device: `cpu`, or a GPU by (a part of) its name. Default: this machine's.
         processes: how many train together.
-        speed: operations a second that a process really reaches, where that is known.
+        speed: operations per second that a process really reaches, if known.
         out: folder of the run. If given, it and its disk are checked as `flan train` does, unless `device` is not here.
         mirror: as for `run`.
         evaluates: also refuse what only `flan run` refuses: held-out tasks that the model has seen.

@@ -40,12 +40,12 @@ def claims(folder: str | Path, *, recipe: str | None = None) -> Rows:
 
     Args:
         folder: what `flan ablate --out` was given, or one sweep's folder.
-        recipe: name of the base recipe, where the folder has sweeps of several.
+        recipe: name of the base recipe, if the folder has sweeps of several.
 
     Returns:
         A row for each of nine claims: `claim`, `section`, `statement`, `comparison`, `verdict` (supported, contradicted,
-        too small a sample, not tested, not comparable), `effect` with `low` and `high` (95 %), `smallest_effect` (worth
-        calling one), `detectable` (with 80 % power), `p_value`, `p_holm`, `tasks`, `seeds`, `ablation` and `reason`. Effects
+        too small a sample, not tested, not comparable), `effect` with `low` and `high` (95 %), `smallest_effect` (that
+        counts), `detectable` (with 80 % power), `p_value`, `p_holm`, `tasks`, `seeds`, `ablation` and `reason`. Effects
         are 0 to 1. A claim of several parts is shown by the one that decides.
 
     Raises:
@@ -180,7 +180,7 @@ def _claim(found: Verdict, place: int, command: str) -> Iterable[Block]:
     """What was compared, and what was found by cluster."""
     claim = found.claim
     told = f"{claim.statement} (Section {claim.section} of the paper.) Compared: {claim.comparison}."
-    told += f" The smallest effect worth calling one is {number(claim.smallest)} points: {claim.why}."
+    told += f" The smallest effect that counts is {number(claim.smallest)} points: {claim.why}."
     told += f" From the ablation {found.ablation}." if found.ablation else ""
     if found.seeds == 1:
         told += " Each cell was trained once: the interval does not tell how much another seed would change."

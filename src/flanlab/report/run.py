@@ -19,7 +19,7 @@ from flanlab.results.table import Table
 
 @dataclass(frozen=True)
 class Run:
-    """What `run` and `evaluate` leave in a folder: results, predictions, a report; and, of a run, the tuned model.
+    """The folder of `run` or `evaluate`: results, predictions, a report, and for a run the tuned model.
 
     Examples:
         >>> import flanlab as fl
@@ -61,7 +61,7 @@ class Run:
 
         Args:
             task: name of the task or subtask.
-            variant: one of `results.variants`; all of them, in a column `variant`, where not given.
+            variant: one of `results.variants`. Default: all of them, with a column `variant`.
 
         Raises:
             FlanlabError: there is no such task or variant.
@@ -83,7 +83,7 @@ class Run:
         """Write report.html into the folder.
 
         Args:
-            examples: show example predictions; leave them out where the data may not be passed on.
+            examples: show example predictions. Leave them out if the data must not be passed on.
 
         Returns:
             The file, which opens offline in any browser.

@@ -120,7 +120,7 @@ class Pair:
 
 @dataclass(frozen=True, repr=False)
 class SweepRead:
-    """An ablation as far as it is done: `flanlab.Ablation`, and what its page shows."""
+    """The finished cells of an ablation, and what its page shows (`flanlab.Ablation`)."""
 
     folder: Path
     """Of the page, `report.html`."""

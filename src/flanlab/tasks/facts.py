@@ -8,6 +8,13 @@ from typing import Any
 from flanlab.tasks.loading import known_lineage
 from flanlab.tasks.schema import Source, Task
 
+_COLUMNS = ("cluster", "task", "licence", "rows", "templates", "metrics", "lineage", "from")
+_COLLECTIONS = {
+    "library": " FLAN's data sets.",
+    "extra": " Further public data sets.",
+    "sampler": " Small data sets that were written for flanlab and come with it.",
+}
+
 
 def facts(task: Task, ancestors: Mapping[str, frozenset[str]]) -> dict[str, Any]:
     """A task's facts as JSON values; `ancestors` is `lineage` over all tasks."""
@@ -51,26 +58,24 @@ def markdown(collections: Mapping[str, Sequence[Task]]) -> str:
         "",
         "<!-- Made by `flan tasks list --markdown > docs/tasks.md`; a test compares the two. -->",
         "",
-        "This page lists all tasks of flanlab. `flan tasks show TASK` says more about one of them.",
+        "This page lists all tasks of flanlab. `flan tasks show TASK` says more about one of them, and",
+        "[Add a task](add-a-task.md) explains all fields.",
         "",
         "- **templates**: forward + inverted. *b* marks a baseline prompt.",
         "- **rows**: as published. Not all of them may be available to you.",
-        "- **lineage**: every data set that the task's rows or texts come from. The hold-out follows it. `flan tasks show`",
-        "  gives the evidence.",
-        "",
-        "[Add a task](add-a-task.md) explains all fields.",
+        "- **lineage**: every data set that the task's rows or texts come from. The hold-out follows it.",
     ]
     for title, tasks in collections.items():
-        lines += ["", f"## {title}", "", f"{len(tasks)} tasks.", ""]
-        lines += [
-            "| cluster | task | licence | rows | templates | metrics | lineage | from |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        lines += [_line(task, facts(task, ancestors)) for task in sorted(tasks, key=lambda task: (task.clusters[0], task.name))]
+        lines += ["", f"## {title}", "", f"{len(tasks)} tasks.{_COLLECTIONS.get(title, '')}", ""]
+        rows = [_cells(task, facts(task, ancestors)) for task in sorted(tasks, key=lambda task: (task.clusters[0], task.name))]
+        filled = [place for place in range(len(_COLUMNS)) if any(row[place] for row in rows)]
+        for row in [_COLUMNS, ["---"] * len(_COLUMNS), *rows]:
+            lines.append(f"| {' | '.join(row[place] for place in filled)} |")
     return "\n".join(lines) + "\n"
 
 
-def _line(task: Task, known: Mapping[str, Any]) -> str:
+def _cells(task: Task, known: Mapping[str, Any]) -> list[str]:
+    """One line of the table, in the order of the columns."""
     forward = len(known["forward_templates"])
     cells = [
         ", ".join(cluster.label for cluster in task.clusters),
@@ -80,6 +85,6 @@ def _line(task: Task, known: Mapping[str, Any]) -> str:
         f"{forward} + {known['templates'] - forward}{' *b*' if known['baseline'] else ''}",
         ", ".join(known["metrics"]),
         ", ".join(known["lineage"]),
-        "; ".join(dict.fromkeys(origin(source) for source in task.sources.values())),
+        "; ".join(dict.fromkeys(origin(source) for source in task.sources.values() if not source.files)),
     ]
-    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
+    return [" ".join(cell.split()).replace("|", "\\|") for cell in cells]

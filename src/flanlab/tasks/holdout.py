@@ -26,7 +26,7 @@ class HoldOut(Settings):
     """
 
     clusters: Annotated[list[Cluster], TRAINING] = Field(
-        default_factory=list, description="Clusters kept out of training; none, if not given: every task is trained on."
+        default_factory=list, description="Clusters kept out of training. None by default: every task is trained on."
     )
     overlap: Annotated[OverlapPolicy, TRAINING] = Field(
         "error",
@@ -35,7 +35,7 @@ class HoldOut(Settings):
     )
     supervised: Annotated[list[str], TRAINING] = Field(
         default_factory=list,
-        description="Held-out tasks that train after all, and nothing beside them: supervised learning, to compare with.",
+        description="Held-out tasks that are trained on, and nothing else: supervised learning, for comparison.",
     )
 
     def split(

@@ -118,7 +118,7 @@ def find_task(name: str | Path | Task, collections: Sequence[str | Path] | None 
 
     Args:
         name: as for `load_tasks`.
-        collections: where names are looked up: `library`, `extra`, `sampler`, or folders; all three, where not given.
+        collections: where to look up names: `library`, `extra`, `sampler`, or folders. Default: all three.
 
     Raises:
         FlanlabError: no such task, a faulty file, or the name of a cluster with several tasks.
@@ -146,7 +146,7 @@ def find_tasks(
     Args:
         names: one or several: a task's name, a subtask's (`anli.r1`), a cluster's; the path of a task file (it ends with .yaml
             or .yml) or of a folder (it contains a slash, or is a Path); or a task.
-        collections: where names are looked up; in all that is built in, where not given.
+        collections: where to look up names. Default: all built-in collections.
 
     Raises:
         FlanlabError: no such task, cluster, file or folder, or a faulty file.

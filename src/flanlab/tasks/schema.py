@@ -99,7 +99,8 @@ class Source(_Strict):
     config: str | None = Field(None, description="Configuration (subset) of the Hub data set.")
     revision: str | None = Field(None, description="Commit of the Hub data set.")
     files: dict[str, str] | str | None = Field(
-        None, description="JSONL, CSV or Parquet: one file (read as the split `all`), or split names with their files."
+        None,
+        description="One file (the split `all`), or split names with their files: Parquet, Arrow, JSON, JSONL, CSV or TSV.",
     )
     generator: str | None = Field(None, description="Name of an installed generator of rows, such as mathematics.")
     obtain: str | None = Field(
@@ -316,9 +317,9 @@ class Task(_Strict):
         Args:
             row: number of the row within its split, from 0.
             template: number of the template, from 1; 0 is the baseline prompt.
-            split: `train`, `dev` or `test`; the first that the task has, where not given.
+            split: `train`, `dev` or `test`. Default: the first that the task has.
             options: list the OPTIONS in the task's own order, or leave the block out.
-            mirror: folder that mirrors Hub data sets; else FLANLAB_MIRROR, else the Hub.
+            mirror: folder with copies of Hub data sets. Default: FLANLAB_MIRROR, or else the Hub.
 
         Returns:
             `prompt`, `target`, `options` (empty for generation) and `references`.
