@@ -6,13 +6,16 @@ gradient and activation of each micro-batch. docs/benchmarks.md says what that c
 Where the embeddings are not trained, blocks above 32 MiB are still returned: these are the logits, of another size in each
 micro-batch. The gaps that they leave do not fit the next ones, so memory would grow from step to step. Gradients of embeddings
 are larger, but all of one size, and to return them costs a third of the speed.
+
+Smaller blocks have other sizes in each step too, so gaps between them add up over hundreds of steps. Now and then they are
+returned, which costs their pages once.
 """
 
 from __future__ import annotations
 
 import ctypes
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -25,13 +28,16 @@ _USUAL_THRESHOLD, _USUAL_MMAP_MAX = 128 * 1024, 65536
 
 
 @contextmanager
-def kept_memory(device: torch.device, *, large: bool) -> Iterator[None]:
+def kept_memory(device: torch.device, *, large: bool) -> Iterator[Callable[[], object]]:
     """Keep freed memory for the next use; blocks above 32 MiB only if `large`. It is returned to the system at the end.
+
+    Yields:
+        A function that returns what is free now.
 
     Does nothing on a GPU, whose memory torch keeps itself, or with a C library other than glibc.
     """
     if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
-        yield
+        yield lambda: None
         return
     library = ctypes.CDLL(None)
     library.mallopt(_M_TRIM_THRESHOLD, -1)
@@ -40,7 +46,7 @@ def kept_memory(device: torch.device, *, large: bool) -> Iterator[None]:
     else:
         library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
     try:
-        yield
+        yield lambda: library.malloc_trim(0)
     finally:
         library.mallopt(_M_MMAP_MAX, _USUAL_MMAP_MAX)
         library.mallopt(_M_MMAP_THRESHOLD, _USUAL_THRESHOLD)

@@ -99,7 +99,7 @@ def train(
     model.train()
     interrupts = HeldInterrupts()
     # Until the end of each save: a signal during a save would leave it incomplete.
-    with kept_memory(device, large=bool(settings.train_embeddings)), interrupts:
+    with kept_memory(device, large=bool(settings.train_embeddings)) as return_memory, interrupts:
         try:
             tracker = open_tracker(settings.track, folder, settings.model_dump())
             with TrainingLog(folder / "log.jsonl", saved, tracker) as log, meter("Training", settings.steps, saved) as bar:
@@ -113,6 +113,8 @@ def train(
                     if not math.isfinite(loss) or not math.isfinite(norm):
                         _refuse(step, f"loss {loss}, gradient norm {norm}", examples)
                     done = step + 1
+                    if done % _STEPS_BETWEEN_RETURNS == 0:
+                        return_memory()
                     # Measured from the end of the previous step, to include waiting for examples.
                     now = time.monotonic()
                     seconds, started = now - started, now
@@ -156,6 +158,9 @@ def train(
         raise KeyboardInterrupt
     model.eval()
     return model
+
+
+_STEPS_BETWEEN_RETURNS = 32
 
 
 def train_step(
