@@ -10,7 +10,7 @@ import pytest
 
 from flanlab.data.reader import RowReader
 from flanlab.data.sources import Rows
-from flanlab.experiments.ablations import make_ablation
+from flanlab.experiments.ablations import ablation_names, make_ablation
 from flanlab.experiments.cells import Ablation, Cell, changed, with_seeds
 from flanlab.experiments.recipe import Plan, Recipe, divide, make_plan, read_recipe
 from flanlab.tasks.schema import Split, Task
@@ -50,6 +50,28 @@ def test_clusters_that_the_base_leaves_out_are_held_out_in_their_turn() -> None:
     assert {name for name in cells(ablate("holdouts", base)) if name.startswith("tuned-")} >= {
         "tuned-paraphrase", "tuned-natural-language-inference", "tuned-translation",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ablation_names())
+def test_a_base_that_scores_trained_tasks_suits_every_ablation(name: str) -> None:
+    """Cells may train on fewer tasks than the recipe names in `in_domain`, or hold them out."""
+    points = {"scale": ["small/model", "large/model"], "settings": ["tasks.exclude=[which_section]"]}
+    ablation = ablate(name, read_recipe(Path("quickstart")), points.get(name, []))
+    for cell in ablation.cells:
+        split = divide(cell.recipe)
+        assert split.in_domain if cell.scope == "held_in" else split.test
+        if cell.training is not None:
+            assert divide(cell.training.recipe).train
+
+
+def test_a_base_that_holds_out_nothing_is_for_settings_alone(recipe: Recipe) -> None:
+    base = changed(recipe, hold_out={"clusters": []})
+    error = refusal(lambda: ablate("clusters", base))
+    assert "`clusters` scores held-out tasks, and the recipe tiny holds out none" in error.message
+    assert "hold_out.clusters" in error.hint
+    found = cells(ablate("settings", base, ["training.steps=1"]))
+    assert list(found) == ["untuned-trained", "base-trained", "steps-1-trained"]
+    assert ablate("holdouts", base, ["sentiment"]).cells
 
 
 def test_a_base_that_trains_on_what_it_holds_out_is_refused(recipe: Recipe) -> None:
@@ -198,7 +220,9 @@ def test_settings_are_changed_one_by_one_and_asked_the_same(recipe: Recipe) -> N
     names = ["untuned", "base", "method-lora-learning-rate-1e-3", "shots-0-0-5-2-0-5"]
     assert list(found) == [f"{name}{end}" for name in names for end in ("", "-trained")]
     assert {cell.scope for name, cell in found.items() if name.endswith("-trained")} == {"held_in"}
-    assert all(cell.recipe == base for cell in found.values())
+    assert {cell.recipe.model_dump_json(exclude={"in_domain"}) for cell in found.values()} == {
+        base.model_dump_json(exclude={"in_domain"})
+    }
     lora, shots = (training.recipe for name in names[2:] if (training := found[name].training))
     assert (lora.training.method, lora.training.learning_rate, lora.mixture) == ("lora", 1e-3, base.mixture)
     assert (shots.mixture.shots, shots.training) == ({0: 0.5, 2: 0.5}, base.training)

@@ -291,6 +291,25 @@ def test_killed_lora_run_gives_equal_results(
     assert (tmp_path / "whole" / "model" / "adapter_model.safetensors").is_file()
 
 
+def test_an_adapter_finds_its_base_from_another_working_folder(
+    home: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    train_recipe(read(home, Path("base"), method="lora", lora_rank=4, steps=1), tmp_path / "run")
+    monkeypatch.chdir(home)
+    model = tmp_path / "run" / "model"
+    assert load_model(str(model), device="cpu").stamp is not None
+    assert json.loads((model / "adapter_config.json").read_text())["base_model_name_or_path"] == str(tmp_path / "base"), (
+        "for peft"
+    )
+    path = model / "flanlab.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model": "base"}))
+    with pytest.raises(FlanlabError, match=r"run/model is an adapter of the base model base, which could not be") as caught:
+        load_model(str(model), device="cpu")
+    assert f"its full path) or its Hub id into base_model of {path}" in caught.value.hint
+
+
 def test_another_recipe_in_the_same_folder_is_refused(done: Path, home: Path, tiny_folder: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in done.rglob("*")}
     with pytest.raises(FlanlabError, match=r"holds a run of another recipe:\n  training.steps: 4 -> 5") as caught:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from flanlab.settings import TRAINING, affecting
 def make_stamp(plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
     """Everything the evaluator needs to know to tell seen from unseen, and a reader to make the model again."""
     ancestors = plan.split.lineage
+    adapter = plan.recipe.training.method != "full"
     earlier: Mapping[str, Any] = loaded.stamp["tasks"] if loaded.stamp else {}
     tasks = {
         task.name: {
@@ -31,7 +33,8 @@ def make_stamp(plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
     }
     return {
         "flanlab": __version__,
-        "base_model": loaded.name,
+        # An adapter needs its base from any working folder.
+        "base_model": os.path.abspath(loaded.name) if adapter and os.path.exists(loaded.name) else loaded.name,
         "base_identity": loaded.identity,
         "hold_out": {
             "clusters": [cluster.value for cluster in plan.split.hold_out.clusters],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -37,6 +38,7 @@ from flanlab.models.packed_attention import ATTENTION_NAME
 from flanlab.models.scoring import answer_questions
 from flanlab.models.soft_prompt import add_soft_prompt, read_soft_prompt, soft_prompt_of, virtual_tokens
 from flanlab.models.sources import (
+    base_hint,
     base_of,
     base_source,
     config_if_any,
@@ -47,6 +49,9 @@ from flanlab.models.sources import (
     source_of,
 )
 from flanlab.processes import own_gpu
+
+# peft asks transformers for a property by its old name. No user can change that.
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
@@ -284,7 +289,8 @@ def _read_weights(source: str, dtype: torch.dtype) -> Any:
     base = base_of(Path(source))
     if base is None:
         return _read_whole_model(source, dtype)
-    model = _read_weights(source_of(base), dtype)
+    with explained(f"{source} is an adapter of the base model {base}, which could not be loaded", base_hint(Path(source))):
+        model = _read_weights(source_of(base), dtype)
     if soft_prompt_of(model) is not None:
         raise FlanlabError(
             f"{source} is an adapter of {base}, which is a soft prompt.", hint="Use an adapter whose base is a whole model."

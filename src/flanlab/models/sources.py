@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,14 @@ STAMP_FILE = "flanlab.json"
 
 
 def source_of(name: str) -> str:
-    """The name of a model for transformers: a folder in the cache for built-in models and GGUF files, else the name."""
+    """A folder's full path (of built-in models and GGUF files, in the cache); any other name as it is. For transformers."""
     if name in BUILT_IN_MODELS:
         return str(built_in_model_folder(name))
     if is_gguf(name):
         return str(gguf_model_folder(Path(name)))
+    if os.path.isdir(name):
+        # peft writes it into an adapter, which is used from other working folders too.
+        return os.path.abspath(name)
     work_offline_if_unreachable(name)
     return name
 
@@ -41,10 +45,17 @@ def base_of(folder: Path) -> str | None:
     if names_a_folder(base) and not Path(base).exists():
         raise FlanlabError(
             f"{folder} is an adapter of the base model {base}, but there is no such folder.",
-            hint=f"Write its folder or Hub id into base_model_name_or_path of {folder / 'adapter_config.json'}"
-            + (f", and into base_model of {folder / STAMP_FILE}." if stamp else "."),
+            hint=base_hint(folder),
         )
     return base
+
+
+def base_hint(folder: Path) -> str:
+    """Where to write the base model of an adapter."""
+    file, key = (
+        (STAMP_FILE, "base_model") if (folder / STAMP_FILE).is_file() else ("adapter_config.json", "base_model_name_or_path")
+    )
+    return f"Write the base model's folder (its full path) or its Hub id into {key} of {folder / file}."
 
 
 def kind_of_adapter(folder: Path) -> str:

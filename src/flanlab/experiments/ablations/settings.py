@@ -33,11 +33,12 @@ def ablation(plan: Plan, points: Sequence[str]) -> Ablation:
             trainings[name] = (change, Training(changed(base, **_sections(change))))
         except FlanlabError as error:
             raise FlanlabError(f"--points: {change!r}: {error.message}", hint=f"Write {_FORM}, such as {_EXAMPLE}.") from error
-    scopes: dict[str, Literal["held_out", "held_in"]] = {"": "held_out"}
+    scopes: dict[str, Literal["held_out", "held_in"]] = {"": "held_out"} if plan.split.test else {}
     if plan.split.in_domain:
         scopes["-trained"] = "held_in"
+    asked = changed(base, in_domain=[task.name for task in plan.split.in_domain])
     cells = [
-        Cell(f"{name}{end}", f"{title}, tasks trained on" if end else title, base, training, scope)
+        Cell(f"{name}{end}", f"{title}, tasks trained on" if end else title, asked, training, scope)
         for name, (title, training) in {"untuned": ("untuned", None), **trainings}.items()
         for end, scope in scopes.items()
     ]
