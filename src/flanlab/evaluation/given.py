@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from flanlab.data.arrow_types import readable
+from flanlab.data.arrow_types import readable, shortest
 from flanlab.data.rendering import PreparedRow, answers_of, open_row
 from flanlab.data.sources import Rows
 from flanlab.data.table_files import UNREADABLE, refuse_same_names
@@ -216,7 +217,7 @@ def table_of(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
         refuse_same_names(table, "The data frame")
         return readable(table)
     try:
-        listed = [dict(row) for row in rows]
+        listed = [{name: _without_numpy(value) for name, value in dict(row).items()} for row in rows]
     except (TypeError, ValueError) as error:
         raise FlanlabError(
             "Each row must be a dict of its columns.",
@@ -232,6 +233,15 @@ def table_of(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
             f"The rows do not go together: {error}",
             hint="Give a column values of one type in all rows; a missing value is None.",
         ) from error
+
+
+def _without_numpy(value: Any) -> Any:
+    """A value whose numbers are Python's: a column of 3 beside 2.5 keeps the 3, and a 32-bit 0.1 is 0.1."""
+    if isinstance(value, np.number | np.bool_):
+        return shortest(value) if isinstance(value, np.float32 | np.float16) else value.item()
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_without_numpy(part) for part in value]
+    return {name: _without_numpy(part) for name, part in value.items()} if isinstance(value, dict) else value
 
 
 def _digest(table: pa.Table) -> str:
