@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import flanlab
 from flanlab.arguments import checked
+from flanlab.evaluation.given import table_of
 from tests.task_files import refusal, task_content, write_task_file
 from tests.tiny import make_config
 
@@ -177,6 +179,20 @@ def test_frames_are_rows(frame: Any, model: Any) -> None:
 )
 def test_frames_that_are_no_rows(frame: Any, told: str, model: Any) -> None:
     assert told in refusal(lambda: fl.predict(model, "visitor_comments", frame)).message
+
+
+@pytest.mark.parametrize(
+    ("values", "printed"),
+    [
+        ([np.float32(0.1), np.float16(3.14)], ["0.1", "3.14"]),
+        ([np.int64(3), 2.5], ["3", "2.5"]),
+        ([Decimal("1.10"), Decimal("2.5")], ["1.10", "2.5"]),
+        ([[np.float32(0.1)], np.array([0.7], np.float32)], ["[0.1]", "[0.7]"]),
+    ],
+)
+def test_numbers_of_rows_are_printed_with_their_own_digits(values: list[Any], printed: list[str]) -> None:
+    cells = table_of([{"value": value} for value in values]).column("value").to_pylist()
+    assert [str(cell) for cell in cells] == printed
 
 
 def test_labels_of_pandas_that_are_fractions_because_some_are_missing(model: Any) -> None:

@@ -309,3 +309,10 @@ def test_right_answers_follow_a_templates_own_words() -> None:
         templates=[{"prompt": "Is it so? {{ text }}", "options": ["It is", "It is not", "Who knows"]}],
     )
     assert example(task, row={"text": "They left.", "right": ["no", "maybe"]}).references == ("It is not", "Who knows")
+
+
+def test_a_question_that_is_turned_into_its_opposite_has_one_right_answer() -> None:
+    turned = "{{ 'negative' if answer == 'positive' else 'positive' }}"
+    task = task_in_memory(templates=[{"prompt": "What is it not? {{ text }}", "target": turned}])
+    found = example(task)
+    assert (found.target, found.answer, found.references) == ("negative", 0, ("negative",))

@@ -11,6 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -204,6 +205,7 @@ def columns_of_other_writers() -> dict[str, tuple[pa.Array, list[Any]]]:
     """What Polars (views, categories), DuckDB (huge integers, decimals), Spark and ClickHouse (binary, fixed size) write."""
     texts = pa.array(["sea", None, "sky"])
     struct = pa.struct([("name", pa.binary()), ("scores", pa.list_(pa.float32()))])
+    floats = pa.struct([("a", pa.float16()), ("b", pa.float32()), ("c", pa.float64())])
     return {
         "binary": (texts.cast(pa.binary()), ["sea", None, "sky"]),
         "large_binary": (texts.cast(pa.large_binary()), ["sea", None, "sky"]),
@@ -212,6 +214,12 @@ def columns_of_other_writers() -> dict[str, tuple[pa.Array, list[Any]]]:
         "large_dictionary": (texts.cast(pa.large_string()).dictionary_encode(), ["sea", None, "sky"]),
         "fixed": (pa.array([b"ab\0\0", None, b"abcd"], pa.binary(4)), ["ab", None, "abcd"]),
         "float32": (pa.array([0.1, None, 1e20], pa.float32()), [0.1, None, 1e20]),
+        "float16": (pa.array([np.float16(0.1), None, np.float16(65504)], pa.float16()), [0.1, None, 65504.0]),
+        "list_of_float16": (pa.array([[np.float16(3.14)], None, []], pa.list_(pa.float16())), [[3.14], None, []]),
+        "struct_of_floats": (
+            pa.array([{"a": np.float16(0.1), "b": 0.1, "c": 0.1}, None, None], floats),
+            [{"a": 0.1, "b": 0.1, "c": 0.1}, None, None],
+        ),
         "hugeint": (pa.array([Decimal(3), None, Decimal(-1)], pa.decimal128(38, 0)), [3, None, -1]),
         "huge": (pa.array([Decimal(10**30), None, None], pa.decimal128(38, 0)), [Decimal(10**30), None, None]),
         "decimal": (pa.array([Decimal("1.10"), None, None], pa.decimal128(9, 2)), [1.1, None, None]),

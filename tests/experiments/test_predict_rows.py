@@ -18,7 +18,7 @@ import torch
 
 from flanlab.data.sources import load_rows
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.given import table_of
+from flanlab.evaluation.given import answer_row, given_task, table_of
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.experiments import predict_rows as module
 from flanlab.experiments.evaluate_model import evaluate_model
@@ -29,8 +29,10 @@ from flanlab.models.loading import LoadedModel
 from flanlab.results.files import read_predictions
 from flanlab.tasks.schema import Task
 from tests.completions_server import serve
+from tests.task_files import generation_content
 from tests.tiny import SENTIMENT_ROWS, stock_model, tiny_tasks, write_rows
 
+CLASSES = {"options": ["yes", "no"], "answer": "{{ options[0] }}", "references": None, "metrics": ["accuracy"]}
 MANY = [{"text": f"Comment {number}: the soup was {'good' if number % 3 else 'cold'}."} for number in range(70)]
 
 
@@ -129,6 +131,49 @@ def test_a_text_is_generated_to_its_end(tiny: LoadedModel, tiny_folder: Path, co
     assert (answer["probability"], answer["probabilities"], answer["gold"]) == (None, None, None)
     [known] = predict(tiny, counting, [{"number": 7, "next": "8"}], settings=settings)
     assert known == answer | {"gold": "8", "next": "8"}, "the row's answer shapes nothing"
+
+
+TRANSLATION = {
+    "fields": {"german": "{{ de }}", "english": "{{ en }}"},
+    "answer": "{{ english }}",
+    "templates": [
+        {"prompt": "Translate into English: {{ german }}"},
+        {"prompt": "Translate into German: {{ english }}", "target": "{{ german }}"},
+    ],
+}
+
+
+def gold_of(task: Task, row: dict[str, Any], text: str, template: int) -> str | None:
+    given = given_task(task, table_of([row]), [template])
+    gold: str | None = answer_row(Mock(), given, 0, [(Mock(), Answer([], [], [], text))])["gold"]
+    return gold
+
+
+def test_a_text_is_right_if_it_is_one_of_the_references_by_exact_match() -> None:
+    task = Task.model_validate(generation_content())
+    row = {"country": "Bolivia", "names": ["Sucre", "La Paz"]}
+    assert gold_of(task, row, "the la paz.", 1) == "the la paz."
+    assert gold_of(task, row, "Lima", 1) == "Sucre"
+
+
+def test_a_text_is_compared_with_what_its_template_asks_for() -> None:
+    task = Task.model_validate(generation_content(**TRANSLATION, references=None))
+    row = {"de": "Guten Tag", "en": "Good day"}
+    assert [gold_of(task, row, "?", template) for template in (1, 2)] == ["Good day", "Guten Tag"]
+    assert gold_of(task, {"en": "Good day"}, "Guten Tag", 2) is None, "the input is not the answer"
+
+
+@pytest.mark.parametrize(
+    ("changes", "templates"),
+    [
+        (TRANSLATION | {"references": None}, [1, 2]),
+        ({"fields": {}, "templates": [{"prompt": "No?", "target": "{{ options[0] }}"}]} | CLASSES, [1]),
+    ],
+)
+def test_answers_to_another_question_are_no_answers_of_the_task(changes: Any, templates: list[int], tiny: LoadedModel) -> None:
+    task = Task.model_validate(generation_content(**changes))
+    with pytest.raises(FlanlabError, match="has its own `target`, so what it asks for is not the task's answer"):
+        predict(tiny, task, [{"de": "Guten Tag", "en": "Good day"}], templates=templates)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])

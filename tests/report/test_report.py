@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from flanlab.errors import FlanlabError
-from flanlab.evaluation.classification import calibration_error
+from flanlab.evaluation.classification import calibration_error, confusion
 from flanlab.report.html import write_report
 from flanlab.report.page import Group, Table
 from flanlab.report.predictions import classification_blocks
@@ -265,6 +265,18 @@ def test_examples_can_be_left_out(folder: Path) -> None:
     page = page_of(folder, examples=False)
     assert "Question" not in page.text.replace("Questions", "")
     assert "left out of this copy" in page.text
+
+
+def test_predictions_of_a_run_are_judged_as_its_scores_are(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", RIGHT)
+
+    def right() -> int:
+        tables = [Run(folder).predictions(task, "tuned").rows() for task in ("product_reviews", "visitor_comments")]
+        return sum(row["count"] for table in tables for row in confusion(table) if row["gold"] == row["prediction"])
+
+    assert right() == 2 * 144
+    change(folder, lambda r: [variant["settings"].update(end_token=False) for variant in r["variants"].values()])
+    assert right() == 2 * 16
 
 
 def test_scores_without_end_tokens_are_used_where_the_results_were_made_so(tmp_path: Path) -> None:

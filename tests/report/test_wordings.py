@@ -14,7 +14,7 @@ import flanlab as fl
 from flanlab.cli.main import app
 from flanlab.errors import FlanlabError
 from flanlab.report.wordings import prompt_ends, word_diff
-from flanlab.results.schema import Wordings
+from flanlab.results.wordings import Wordings
 from tests.report.synthetic import HOSTILE, ROWS, change, make_run
 from tests.report.test_report import Page
 from tests.tiny import write_tasks

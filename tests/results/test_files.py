@@ -32,7 +32,9 @@ def some_results(**changes: Any) -> Results:
             ("2", 0.6, {}),
         )
     ]
-    scores.append(Score(**PLACE, metric="accuracy", variant="plain", template=BEST_ON_DEV, mean=0.6, rows=40))
+    scores.append(
+        Score(**PLACE, metric="accuracy", variant="plain", template=BEST_ON_DEV, mean=0.6, low=0.5, high=0.7, rows=40)
+    )
     metrics = {"accuracy": MetricFacts(title="accuracy", definition="Share of right answers.", chance=1 / 3)}
     task = TaskFacts(
         clusters=["natural_language_inference"], rows=40, templates=[1, 2], main_metric="accuracy", metrics=metrics
@@ -95,6 +97,21 @@ def test_another_format_is_refused(tmp_path: Path, number: int, hint: str) -> No
         (lambda found: found["tasks"]["anli.r1"].update(main_metric="bleu"), "bleu has no scores"),
         (lambda found: found["differences"][0].update(after="gone"), "compares what has no scores"),
         (lambda found: found.pop("variants"), "the field `variants` is missing"),
+        (lambda found: found["scores"][0].update(mean=50.0), "`scores.1.mean` should be less than or equal to 1"),
+        (lambda found: found["scores"][1].update(mean=-1.5), "`scores.2.mean` should be greater than or equal to -1"),
+        (lambda found: found["scores"][0].update(mean=0.7), "`scores.1`: the interval from 0.4 to 0.6 does not contain 0.7"),
+        (lambda found: found["scores"][0].update(low=0.6, high=0.4), "the interval from 0.6 to 0.4 does not contain 0.5"),
+        (lambda found: found["scores"][0].pop("low"), "`scores.1`: `low` and `high` are missing"),
+        (lambda found: found["scores"][0].update(rows=-1), "`scores.1.rows` should be greater than or equal to 0"),
+        (lambda found: found["scores"].append(found["scores"][1]), "scores: anli.r1, accuracy, plain, 1: is given twice"),
+        (lambda found: found["differences"].append(found["differences"][0]), "differences: anli.r1, accuracy: is given twice"),
+        (
+            lambda found: found["differences"][0].update(p_value=1.5),
+            "`differences.1.p_value` should be less than",
+        ),
+        (lambda found: found["differences"][0].update(difference=0.2), "from -0.1 to 0.1 does not contain 0.2"),
+        (lambda found: found["differences"][0].update(wins=-1), "`differences.1.wins` should be greater than or equal to 0"),
+        (lambda found: found["tasks"]["anli.r1"].update(rows=-40), "`tasks.anli.r1.rows` should be greater than or equal to 0"),
     ],
 )
 def test_damage_is_named(tmp_path: Path, change: Any, message: str) -> None:

@@ -225,6 +225,11 @@ def test_a_decimal_is_a_number_in_json() -> None:
     assert compile_source("{{ [price] | tojson }}")({"price": Decimal("1.10")}) == "[1.10]"
 
 
+def test_true_is_printed_as_jinja2_does_and_as_json_by_tojson() -> None:
+    assert compile_source("It is {{ value }}.")({"value": True}) == "It is True."
+    assert compile_source("It is {{ value | tojson }}.")({"value": True}) == "It is true."
+
+
 def test_nothing_random_can_be_written() -> None:
     source = "{{ words | join(' ') }} {{ text | upper }} {% for word in words %}{{ loop.index }}{% endfor %}"
     assert compile_source(source)(ROW) == "a b SEA 12"

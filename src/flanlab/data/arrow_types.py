@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -13,7 +16,8 @@ def readable(table: pa.Table) -> pa.Table:
     """The same table with texts as text and numbers as they are written.
 
     Text marked as binary (old Impala and Spark, ClickHouse, TensorFlow) is text if all of it is UTF-8. Views and categories
-    become plain text, and decimals numbers that print their digits. A 32-bit 0.1 is 0.1, not 0.10000000149011612.
+    become plain text, and decimals numbers that print their digits. A 32-bit 0.1 is 0.1, not 0.10000000149011612; a 16-bit one
+    too, and whole numbers of 16 bits keep all their digits.
 
     Raises:
         FlanlabError: two members of a struct have the same name.
@@ -36,7 +40,7 @@ def readable(table: pa.Table) -> pa.Table:
 
 
 def _plain(kind: pa.DataType, float32: pa.DataType) -> pa.DataType:
-    """The type that rows use for another type; `float32` is the one for 32-bit numbers."""
+    """The type that rows use for another type; `float32` is the one for numbers of 32 and 16 bits."""
     types = pa.types
     if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
         return _plain(kind.value_type, float32)
@@ -44,7 +48,7 @@ def _plain(kind: pa.DataType, float32: pa.DataType) -> pa.DataType:
         return _plain(kind.storage_type, float32)
     if types.is_string_view(kind) or _is_bytes(kind):
         return pa.large_string() if types.is_large_binary(kind) else pa.string()
-    if types.is_float32(kind):
+    if types.is_float32(kind) or types.is_float16(kind):
         return float32
     if types.is_decimal(kind) and kind.scale == 0:
         return pa.int64()
@@ -62,7 +66,8 @@ def _plain(kind: pa.DataType, float32: pa.DataType) -> pa.DataType:
 def _converted(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     """The column as another type, or unchanged if that is impossible: bytes that are not text, numbers that are too large."""
     try:
-        if "_view<" in str(column.type):  # which pyarrow 26 casts to lists without offsets
+        # pyarrow 26 casts views to lists without offsets, and 16-bit numbers to texts that are not the shortest.
+        if "_view<" in str(column.type) or "halffloat" in str(column.type):
             return _rebuilt(column, kind)
         if pa.types.is_run_end_encoded(column.type):
             column = pa.chunked_array([pc.run_end_decode(chunk) for chunk in column.chunks])
@@ -87,9 +92,36 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 def _rebuilt(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     try:
-        return pa.chunked_array([pa.array(column.to_pylist(), kind)])
+        return pa.chunked_array([pa.array([_shortest(value, column.type) for value in column.to_pylist()], kind)])
     except (pa.ArrowException, ValueError, TypeError):
         return column
+
+
+def _shortest(value: Any, kind: pa.DataType) -> Any:
+    """A value whose numbers of 32 and 16 bits have the fewest digits that read back as the same number."""
+    types = pa.types
+    if value is None:
+        return None
+    if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
+        return _shortest(value, kind.value_type)
+    if types.is_struct(kind):
+        return {field.name: _shortest(value[field.name], field.type) for field in kind}
+    if types.is_map(kind):
+        return [(key, _shortest(item, kind.item_type)) for key, item in value]
+    if types.is_nested(kind):
+        return [_shortest(part, kind.value_type) for part in value]
+    if types.is_float32(kind):
+        return shortest(np.float32(value))
+    return shortest(np.float16(value)) if types.is_float16(kind) else value
+
+
+def shortest(number: np.floating[Any]) -> float:
+    """The number with the fewest digits that reads back as the same one: 0.1, not 0.10000000149011612.
+
+    >>> shortest(np.float32(0.1)), shortest(np.float16(65504))
+    (0.1, 65504.0)
+    """
+    return float(number) if number.is_integer() else float(str(number))
 
 
 def _name_twice(kind: pa.DataType) -> str | None:

@@ -146,7 +146,7 @@ def render(task: Task, template_number: int, row: PreparedRow, option_order: Seq
         known["options"] = list(options)
     prompt = _evaluate_text(task, row.index, f"{where}, prompt", template.prompt, known, row.cut, row.fields)
     _refuse_empty(prompt, f"{place}: the prompt")
-    is_answer = template.target == _THE_ANSWER
+    is_answer = template.target == THE_ANSWER
     target = ""
     if row.answered:
         target = known["answer"]
@@ -163,7 +163,8 @@ def render(task: Task, template_number: int, row: PreparedRow, option_order: Seq
                 f"{place}: the target {target!r} is not one of the options {list(options)!r}.",
                 hint="Leave out the template's `target`, or give the template its own `options`.",
             )
-        position, references = options.index(target), tuple(dict.fromkeys((target, *right)))
+        # A template with its own target (a question turned into its opposite) has only that right option.
+        position, references = options.index(target), tuple(dict.fromkeys((target, *(right if target in right else ()))))
     elif row.answered and task.references is not None and is_answer:
         # A template with its own target (the other translation direction) has only that reference.
         references = _references(task, row, {"answer": target}, row.fields, row.columns) or references
@@ -274,7 +275,7 @@ _SHORTEST_FIELD = 40
 """Characters. An input that is cut to less than this does not represent the row."""
 
 
-_THE_ANSWER: str = Template.model_fields["target"].default
+THE_ANSWER: str = Template.model_fields["target"].default
 
 
 def _template(task: Task, number: int) -> Template | Baseline:

@@ -150,7 +150,7 @@ def _change_as_arrow(values: Iterable[Any]) -> bool:
             kinds.setdefault(place, set()).add(kind)
     if any(bool in found and len(found) > 1 for found in kinds.values()):
         raise TypeError("true and false are no numbers")  # Arrow would read them as 1.0 and 0.0
-    return any(len(found) > 1 or issubclass(next(iter(found)), _Written) for found in kinds.values())
+    return any(len(found) > 1 or issubclass(next(iter(found)), _Written | Decimal) for found in kinds.values())
 
 
 def _number_kinds(value: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], type]]:

@@ -12,19 +12,21 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from flanlab.data.arrow_types import readable
-from flanlab.data.rendering import PreparedRow, answers_of, open_row
+from flanlab.data.arrow_types import readable, shortest
+from flanlab.data.rendering import THE_ANSWER, PreparedRow, answers_of, open_row, render
 from flanlab.data.sources import Rows
 from flanlab.data.table_files import UNREADABLE, refuse_same_names
 from flanlab.data.written_numbers import column_of
 from flanlab.errors import FlanlabError, one_line
-from flanlab.evaluation.metrics.answers import normalize_answer, option_said
+from flanlab.evaluation.metrics.answers import exact_match, normalize_answer, option_said
+from flanlab.evaluation.metrics.declared import normal_form
 from flanlab.evaluation.metrics.options import option_shares
 from flanlab.evaluation.planning import PlannedTask, Setup
 from flanlab.evaluation.questions import TaskQuestion, ask, refuse_failed
@@ -65,7 +67,7 @@ class GivenTask(PlannedTask):
         return PreparedRow(self.task, row, columns, fields, answered=False)
 
     def gold(self, row: int) -> tuple[str, Sequence[str]] | None:
-        """The answer and all right options (for generation the answer alone), in the task's words; None where none is given.
+        """The answer and all that are right, in the task's words; None where none is given.
 
         Raises:
             FlanlabError: what is given is no answer to this task.
@@ -73,8 +75,12 @@ class GivenTask(PlannedTask):
         columns = self.rows[row]
         if not self._answer_columns <= self._given or all(columns[name] in (None, "") for name in self._answer_columns):
             return None
+        prepared = self.prepare(row)
         try:
-            return answers_of(self.task, self.prepare(row))
+            if self.task.is_classification:
+                return answers_of(self.task, prepared)
+            example = render(self.task, self.templates[0], replace(prepared, answered=True))
+            return example.target, example.references
         except FlanlabError as error:
             raise FlanlabError(
                 error.message,
@@ -151,8 +157,8 @@ class GivenTask(PlannedTask):
     @cached_property
     def _answer_columns(self) -> frozenset[str]:
         """Columns that tell the answer and nothing else: a prompt needs none of them."""
-        task = self.task
-        told = self._columns_of([source for source in (task.answer, task.references) if source is not None])
+        task, target = self.task, self.task.templates[self.templates[0] - 1].target
+        told = self._columns_of(filter(None, (task.answer, task.references if target == THE_ANSWER else target)))
         return frozenset(told - self._columns_of(self._prompts)) or frozenset(told)
 
     def _columns_of(self, sources: Iterable[str]) -> set[str]:
@@ -216,7 +222,7 @@ def table_of(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
         refuse_same_names(table, "The data frame")
         return readable(table)
     try:
-        listed = [dict(row) for row in rows]
+        listed = [{name: _without_numpy(value) for name, value in dict(row).items()} for row in rows]
     except (TypeError, ValueError) as error:
         raise FlanlabError(
             "Each row must be a dict of its columns.",
@@ -232,6 +238,15 @@ def table_of(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
             f"The rows do not go together: {error}",
             hint="Give a column values of one type in all rows; a missing value is None.",
         ) from error
+
+
+def _without_numpy(value: Any) -> Any:
+    """A value whose numbers are Python's: a column of 3 beside 2.5 keeps the 3, and a 32-bit 0.1 is 0.1."""
+    if isinstance(value, np.number | np.bool_):
+        return shortest(value) if isinstance(value, np.float32 | np.float16) else value.item()
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_without_numpy(part) for part in value]
+    return {name: _without_numpy(part) for name, part in value.items()} if isinstance(value, dict) else value
 
 
 def _digest(table: pa.Table) -> str:
@@ -270,8 +285,8 @@ def answer_row(setup: Setup, given: GivenTask, row: int, answers: Sequence[tuple
     Returns:
         `prediction`, in the task's own words (None where a generated text is none of the options), its `probability` and the
         `probabilities` of all options (None where nothing was ranked), `agreement`: the share of templates that alone would
-        say the same, and `gold`: the answer that the row itself gives (None where it gives none). Where several options are
-        right and the prediction is one of them, that one.
+        say the same, and `gold`: the answer that the row itself gives (None where it gives none). Where several answers are
+        right and the prediction is one of them, that one; of a text that is a right one by the task's `exact_match`, its words.
     """
     options = given.prepare(row).options
     shares = None
@@ -290,12 +305,16 @@ def answer_row(setup: Setup, given: GivenTask, row: int, answers: Sequence[tuple
         texts = [answer.text for _, answer in answers]
         prediction, agreement = _most_said(texts, [normalize_answer(text) for text in texts])
     gold = given.gold(row)
+    is_right = gold is not None and prediction in gold[1]
+    if gold is not None and not options:
+        judged = {"generated": prediction, "references": gold[1], "options": ()}
+        is_right = bool(exact_match(judged, normal_form(given.task.metrics, has_options=False)))
     return {
         "prediction": prediction,
         "probability": shares[prediction] if shares is not None and prediction is not None else None,
         "probabilities": shares,
         "agreement": agreement,
-        "gold": None if gold is None else prediction if prediction in gold[1] else gold[0],
+        "gold": prediction if is_right else None if gold is None else gold[0],
     }
 
 

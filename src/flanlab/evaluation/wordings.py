@@ -16,8 +16,9 @@ from flanlab.evaluation.metrics.options import chosen_option
 from flanlab.evaluation.planning import EvaluationSettings
 from flanlab.evaluation.sides import Side, folder_and_variant, one_side, open_sides
 from flanlab.results.grids import Metric, Prediction
-from flanlab.results.schema import Flip, ShownAnswer, TaskFacts, TemplatePair, Wordings
+from flanlab.results.schema import TaskFacts
 from flanlab.results.statistics import holm
+from flanlab.results.wordings import Flip, ShownAnswer, TemplatePair, Wordings
 from flanlab.settings import QUESTIONS, fields_affecting, flattened
 
 _CHOOSES_ROWS = ("source.splits", "subtasks", "filter", "turns")

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flanlab.data.encoding import PromptStyle
-from flanlab.data.rendering import render
+from flanlab.data.rendering import THE_ANSWER, render
 from flanlab.data.table_files import read_table
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.given import GivenTask, answer_row, ask_rows, given_task, table_of
@@ -36,7 +36,7 @@ from flanlab.tasks.loading import find_task
 from flanlab.tasks.printing import as_json
 from flanlab.tasks.schema import Task
 
-_PROTOCOL = 1
+_PROTOCOL = 2
 """Raise it when code here, in evaluation/given or in models/scoring changes what is answered."""
 _ROWS_AT_ONCE = 32
 """Rows asked together, so that an answer is the same, to the last digit, after a kill."""
@@ -81,7 +81,8 @@ def predict(
     Returns:
         For each row its columns, and `row` (its number, from 0), `prediction`, `probability` and `probabilities` (0 to 1, of
         all options; None for generated answers), `agreement` (share of templates that alone say the same) and `gold` (the
-        row's own answer; None where it has none).
+        row's own answer; None where it has none). `gold` equals `prediction` exactly where the prediction is right: of a text,
+        where it is one of the row's references by the task's `exact_match`.
 
     Raises:
         FlanlabError: a column that the prompts show is missing, a row that cannot be asked, an output that cannot be written
@@ -123,6 +124,13 @@ def _checked(task: Task, table: pa.Table, templates: Sequence[int], settings: Ev
             f"The input has a column `{clash[0]}`, and so has the output.", hint="Rename the column, or leave it out."
         )
     given = given_task(task, table, templates)
+    targets = {number: task.templates[number - 1].target for number in given.templates}
+    other = next((number for number, target in targets.items() if target != THE_ANSWER), None)
+    if other is not None and (task.is_classification or len(set(targets.values())) > 1):
+        raise FlanlabError(
+            f"{task.path}: template {other} of {task.name} has its own `target`, so what it asks for is not the task's answer.",
+            hint="Ask by this template alone." if not task.is_classification else "Ask by other templates.",
+        )
     faults: dict[int, FlanlabError] = {}
     for row, template in given.pairs:
         try:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.comparison import compare_sides
+from flanlab.evaluation.metrics.options import with_counted_scores
 from flanlab.evaluation.sides import open_side
 from flanlab.results.files import PREDICTIONS, difference_table, read_predictions, read_results, score_table
 from flanlab.results.schema import Results
@@ -59,6 +60,8 @@ class Run:
     def predictions(self, task: str, variant: str | None = None) -> Table:
         """One row for each question that was asked of a task: prompt, options and their log-probabilities, answer, references.
 
+        `option_scores` are those that the metrics judge by: without end tokens, where the settings do not count these.
+
         Args:
             task: name of the task or subtask.
             variant: one of `results.variants`. Default: all of them, with a column `variant`.
@@ -72,6 +75,8 @@ class Run:
         tables = []
         for name in [variant] if variant else list(self.results.variants):
             table = read_predictions(self.folder / PREDICTIONS / name / task)
+            if not self.results.variants[name].end_token:
+                table = pa.Table.from_pylist(with_counted_scores(table.to_pylist(), end_token=False), schema=table.schema)
             tables.append(table.add_column(0, "variant", pa.array([name] * len(table), pa.string())))
         return Table(pa.concat_tables(tables))
 

@@ -20,8 +20,8 @@ from flanlab.report.plots import difference_panel
 from flanlab.report.run import Run
 from flanlab.report.views import Line, difference_cell, table
 from flanlab.report.wording import capital, counted, headline_metrics, interval_told, listed, number, signed, unclear_told
-from flanlab.results.schema import Flip, TemplatePair, Wordings
 from flanlab.results.table import Table
+from flanlab.results.wordings import Flip, TemplatePair, Wordings
 
 SHOWN_FLIPS = 20
 """Rows of each direction that a page shows."""

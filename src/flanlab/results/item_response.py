@@ -77,7 +77,10 @@ def quantiles_over_wordings(
     draws, resampled = _draws(scores > 0.5, shown > 0, np.asarray(labels), margins)
     inner, outer = np.quantile(draws, shares, axis=1), np.quantile(resampled, shares, axis=1)
     low, high = np.quantile(outer, (0.025, 0.975), axis=1)
-    return [Quantile(*map(float, one)) for one in zip(shares, inner.mean(axis=1), low, high, strict=True)]
+    value = inner.mean(axis=1)
+    # Where nearly all draws are the same, their quantiles may leave out the mean.
+    ends = np.minimum(low, value), np.maximum(high, value)
+    return [Quantile(*map(float, one)) for one in zip(shares, value, *ends, strict=True)]
 
 
 def _draws(

@@ -6,6 +6,7 @@ Everything else (which models, which tasks, which metrics) stands once beside th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal, Self
@@ -29,6 +30,13 @@ QUANTILES: Final = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
 """In the column `template`: an estimated quantile over all templates, of which each row was shown a few."""
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
+_ROUNDING = 1e-9
+Rate = Annotated[float, Field(ge=-1 - _ROUNDING, le=1 + _ROUNDING, allow_inf_nan=False)]
+"""A score: 0 to 1, or -1 to 1 for correlations."""
+_Change = Annotated[float, Field(ge=-2 - _ROUNDING, le=2 + _ROUNDING, allow_inf_nan=False)]
+_Share = Annotated[float, Field(ge=0, le=1 + _ROUNDING, allow_inf_nan=False)]
+_Size = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
 Name = Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*$")]
 """Variants and tasks name folders of predictions: no such name leads out of the run's folder."""
 Level = Literal["task", "cluster", "tasks", "clusters", "in_domain"]
@@ -49,11 +57,24 @@ def kept_step(variant: str) -> int | None:
     return int(step) if step != variant and step.isdecimal() else None
 
 
-class _Frozen(BaseModel):
+def _check_order(low: float, value: float, high: float) -> None:
+    if not low - _ROUNDING <= value <= high + _ROUNDING:
+        raise ValueError(f"the interval from {low} to {high} does not contain {value}")
+
+
+def _refuse_twice(what: str, keys: list[tuple[str | None, ...]]) -> None:
+    if len(set(keys)) < len(keys):
+        level, name, *rest = next(key for key, count in Counter(keys).items() if count > 1)
+        raise ValueError(f"{what}: {', '.join(filter(None, (name or level, *rest)))}: is given twice")
+
+
+class Frozen(BaseModel):
+    """A part of results: unchangeable, without unknown fields."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Row(_Frozen):
+class _Row(Frozen):
     """What every row of a table says: what it is about, and by which metric."""
 
     level: Level
@@ -77,30 +98,38 @@ class Score(_Row):
     variant: Name
     template: str = MEAN
     """The number of a template, MEAN, BEST_ON_DEV or one of QUANTILES."""
-    mean: Number
-    low: Number | None = None
-    high: Number | None = None
+    mean: Rate
+    low: Rate | None = None
+    high: Rate | None = None
     """Ends of the 95 % interval, or the lowest and the highest possible score where none can be estimated (then `note` says
     why). None for a single template, of which no interval is computed."""
-    standard_error: Number | None = None
-    std: Number | None = None
-    min: Number | None = None
-    max: Number | None = None
+    standard_error: _Size | None = None
+    std: _Size | None = None
+    min: Rate | None = None
+    max: Rate | None = None
     """Spread over templates; None unless several templates were asked the same rows."""
-    rows: int
+    rows: Count
     """Rows scored."""
-    members: int | None = None
+    members: Count | None = None
     """Tasks or clusters that a mean is over."""
     seen: bool | None = None
     """Whether the model was trained on the task or on what is close to it; None where nothing is known of its training."""
     note: str = ""
     """What to know of the interval."""
-    seeds: int | None = None
+    seeds: Count | None = None
     """Models trained with different seeds that it is a mean over; None if there is one model."""
-    rows_share: Number | None = None
-    templates_share: Number | None = None
-    seeds_share: Number | None = None
+    rows_share: _Share | None = None
+    templates_share: _Share | None = None
+    seeds_share: _Share | None = None
     """Shares of the variance that rows, templates and seeds contribute; None unless there are several seeds."""
+
+    @model_validator(mode="after")
+    def _ends_are_in_order(self) -> Self:
+        if self.low is not None and self.high is not None:
+            _check_order(self.low, self.mean, self.high)
+        elif not self.template.isdecimal():
+            raise ValueError("`low` and `high` are missing: only the score of a single template has no interval")
+        return self
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -115,25 +144,30 @@ class Difference(_Row):
 
     before: Name
     after: Name
-    difference: Number
-    low: Number
-    high: Number
-    p_value: Number
-    standard_error: Number | None = None
-    wins: int | None = None
-    losses: int | None = None
-    ties: int | None = None
+    difference: _Change
+    low: _Change
+    high: _Change
+    p_value: _Share
+    standard_error: _Size | None = None
+    wins: Count | None = None
+    losses: Count | None = None
+    ties: Count | None = None
     """Rows (or groups of rows) on which `after` is better, worse and equal, by their means over templates."""
-    detectable: Number | None = None
+    detectable: _Size | None = None
     """The smallest true difference that such data show to differ from zero with 80 % power; None where none would be
     shown, however large."""
-    margin: Number | None = None
+    margin: _Size | None = None
     """How far apart the two may be and still count as the same; None where nobody asked."""
-    p_equivalence: Number | None = None
+    p_equivalence: _Share | None = None
     """Of two one-sided tests (Schuirmann 1987): below 0.05 the two differ by less than `margin`."""
     note: str = ""
-    p_holm: Number | None = None
+    p_holm: _Share | None = None
     """Corrected over the family of tests that it belongs to (Holm 1979); None where it belongs to none."""
+
+    @model_validator(mode="after")
+    def _ends_are_in_order(self) -> Self:
+        _check_order(self.low, self.difference, self.high)
+        return self
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -151,20 +185,20 @@ class Difference(_Row):
         return self.p_equivalence is not None and self.p_equivalence < 0.05
 
 
-class MetricFacts(_Frozen):
+class MetricFacts(Frozen):
     """What a metric of a task is."""
 
     title: str
     definition: str
     signature: str | None = None
     """How it was computed, for metrics that come in many kinds (BLEU, ROUGE)."""
-    chance: Number | None = None
+    chance: Rate | None = None
     """Its score for options guessed with equal probability."""
-    majority: Number | None = None
+    majority: Rate | None = None
     """Its score for the best single answer to all rows."""
 
 
-class RowSource(_Frozen):
+class RowSource(Frozen):
     """Where on the Hub a task's rows come from; `split` is a slicing expression."""
 
     hub: str
@@ -172,41 +206,41 @@ class RowSource(_Frozen):
     split: str | None
 
 
-class Hashes(_Frozen):
+class Hashes(Frozen):
     """Identity of the task's file and of the rows read."""
 
     task: str
     rows: str
 
 
-class BestTemplate(_Frozen):
+class BestTemplate(Frozen):
     """A variant's best template on dev rows; its score on the test rows is in the score table."""
 
     template: int
     metric: str
-    dev_score: Number
-    dev_rows: int
-    dev_scores: dict[str, Number] = {}
+    dev_score: Rate
+    dev_rows: Count
+    dev_scores: dict[str, Rate] = {}
 
 
-class TaskFacts(_Frozen):
+class TaskFacts(Frozen):
     """What was evaluated of a task or subtask."""
 
     clusters: list[str] = Field(min_length=1)
     description: str | None = ""
-    rows: int
-    groups: int | None = None
+    rows: Count
+    groups: Count | None = None
     """Groups of rows that belong together; None where each row stands alone."""
     templates: list[int]
     wordings: dict[str, str] = {}
     """Of templates made by rule: number to name."""
-    shortened: int = 0
+    shortened: Count = 0
     """Questions whose input was cut to fit."""
     main_metric: str
     declared_metrics: list[str] = []
     metrics: dict[str, MetricFacts]
-    chance: Number | None = None
-    majority: Number | None = None
+    chance: Rate | None = None
+    majority: Rate | None = None
     """Levels of ranking accuracy (or exact match, where nothing was ranked); None for a task without options."""
     source: RowSource | None = None
     hashes: Hashes | None = None
@@ -219,7 +253,7 @@ class TaskFacts(_Frozen):
     """Whether the model was trained on the task's train rows, and these are other rows."""
     seen: str | None = None
     """Why scores of a stamped model are not zero-shot: it was trained on the task, or on what is close to it."""
-    unpaired: dict[str, int] = {}
+    unpaired: dict[str, Count] = {}
     """In a comparison: predictions of each side that the other has no counterpart of."""
 
     @property
@@ -238,14 +272,14 @@ class TaskFacts(_Frozen):
         return self.chance is not None
 
 
-class Variant(_Frozen):
+class Variant(Frozen):
     """A model asked in one way."""
 
     title: str
     model: str
     identity: str | None = None
     """Hash of weights and tokenizer."""
-    parameters: int | None = None
+    parameters: Count | None = None
     dtype: str | None = None
     """Numbers that it was scored in."""
     trained_in: str | None = None
@@ -271,7 +305,7 @@ class Variant(_Frozen):
         return bool(self.settings.get("end_token", True))
 
 
-class Results(_Frozen):
+class Results(Frozen):
     """The content of results.json."""
 
     format: Literal[2] = 2
@@ -290,7 +324,7 @@ class Results(_Frozen):
     only: dict[str, list[str]] = {}
     """In a comparison: tasks that just one side has."""
     notes: list[str] = []
-    seconds: Number | None = None
+    seconds: _Size | None = None
 
     def scored(self, level: Level, name: str | None, metric: str, template: str = MEAN) -> Mapping[str, Score]:
         """Scores by variant; empty where there are none."""
@@ -363,6 +397,8 @@ class Results(_Frozen):
         for name, task in self.tasks.items():
             if not self.scored("task", name, task.main_metric):
                 raise ValueError(f"tasks.{name}.main_metric: {task.main_metric} has no scores")
+        _refuse_twice("scores", [(row.level, row.name, row.metric, row.variant, row.template) for row in self.scores])
+        _refuse_twice("differences", [(row.level, row.name, row.metric) for row in self.differences])
         for score in self.scores:
             if score.level == "task" and (score.name not in self.tasks or score.metric not in self.tasks[score.name].metrics):
                 raise ValueError(f"scores: {score.name}, {score.metric}: the task or its metric has no facts")
@@ -377,72 +413,3 @@ class Results(_Frozen):
             if not {row.before, row.after} <= set(self.scored(row.level, row.name, row.metric)):
                 raise ValueError(f"differences: {row.name or row.level}, {row.metric}: compares what has no scores")
         return self
-
-
-class ShownAnswer(_Frozen):
-    """What a model was asked in one wording, and answered."""
-
-    prompt: str
-    answer: str
-    """The option ranked first; the generated text, where nothing was ranked."""
-    score: Number
-    """Of this row by the pair's `flip_metric`."""
-
-
-class Flip(_Frozen):
-    """A row that scores otherwise in the other wording: right before and wrong now, say."""
-
-    row: int
-    a: ShownAnswer
-    b: ShownAnswer
-    references: list[str]
-    """Right answers, in the words of B."""
-
-
-class TemplatePair(_Frozen):
-    """One template of A against one of B, on the rows that were asked through both."""
-
-    task: Name
-    template_a: int
-    template_b: int
-    wording_a: str
-    wording_b: str
-    """The templates as the task files had them, with whatever else of the files differs (fields, options)."""
-    rows: int
-    main_metric: str
-    scores: list[Score]
-    """By metric and variant, over the rows in common."""
-    differences: list[Difference]
-    """B minus A by each metric. The interval is over rows, for these two wordings. `p_holm` is corrected over all pairs, by the
-    main metric."""
-    flip_metric: str
-    """Empty, with no flips, where a single row has no score (a correlation)."""
-    flips: list[Flip]
-    """First those that got worse, the largest change first; then those that got better."""
-
-    @property
-    def main(self) -> Difference:
-        """B minus A by the main metric."""
-        return next(row for row in self.differences if row.metric == self.main_metric)
-
-    @property
-    def worse(self) -> list[Flip]:
-        """The rows that B does worse: right before and wrong now, by a metric of right and wrong."""
-        return [flip for flip in self.flips if flip.b.score < flip.a.score]
-
-    @property
-    def better(self) -> list[Flip]:
-        """The rows that B does better."""
-        return [flip for flip in self.flips if flip.b.score > flip.a.score]
-
-
-class Wordings(_Frozen):
-    """What a comparison of wordings gives: two sets of wordings on the same rows."""
-
-    results: Results
-    """With the variants `a` and `b`: each task over all its pairs, with intervals over rows and templates."""
-    pairs: list[TemplatePair]
-    unchanged: dict[str, int] = {}
-    """Task to its number of templates that are the same in both, and are not compared."""
-    only: dict[str, dict[str, list[int]]] = {}
-    """Task to side to the templates that the other side has no counterpart of."""

@@ -39,7 +39,8 @@ def is_missing(value: Any) -> bool:
 def printable(value: Any) -> Any:
     """The value itself, if it can be printed: not missing, and nothing that would be printed as Python code.
 
-    A decimal is its digits, which Python would write as 0E-10.
+    A decimal is its digits, which Python would write as 0E-10. True and False stay as they are: jinja2 prints them so, and
+    templates that were written for it may compare with these words.
 
     Raises:
         TemplatingError: says what the value is instead.
