@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flanlab.cli.main import app
+from flanlab.cli.tables import print_results
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.comparison import compare_sides
 from flanlab.evaluation.sides import open_side
@@ -20,6 +21,8 @@ from flanlab.report.comparison import counts_told, outcomes, verdict, write_comp
 from flanlab.report.views import difference_cell, seen_by
 from flanlab.report.wording import unclear_told
 from flanlab.results.schema import MAIN_METRIC, Difference, Results
+from tests.evaluation.test_paired import compared as compared_predictions
+from tests.evaluation.test_results import prediction
 from tests.report.synthetic import HOSTILE, change, make_run, mark_seen
 from tests.report.test_report import Page
 
@@ -99,6 +102,25 @@ def test_one_task_without_a_clear_difference_says_what_would_have_been_seen(tmp_
     for told in (f"{100 * size:.1f} detectable", f"rows: 0 better, 0 worse, {found.tasks[TASKS[0]].rows} equal"):
         assert told in " ".join(shown.split())
         assert told in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_intervals_that_cannot_be_estimated_are_said_and_others_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The ends of a single row's interval are those of everything there could be, which would look like an estimate."""
+    first, second = ([prediction(row, 1, row % 2 == side) for row in range(20)] for side in range(2))
+    alone = compared_predictions(tmp_path / "one", first[:1], second[:1], split="test")
+    several = compared_predictions(tmp_path / "several", first, second, split="test")
+    pages = []
+    for results in (alone, several):
+        write_comparison(results, tmp_path / "page.html")
+        print_results(results)
+        told = " ".join(capsys.readouterr().out.split())
+        for place in (told, " ".join(verdict(results))):
+            assert ("intervals cannot be estimated: too few rows." in place) == (results is alone)
+        pages.append((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "be estimated: too few rows." in pages[0]
+    assert "intervals: one template: over rows alone." in pages[1]
 
 
 def test_where_no_difference_could_be_seen_it_is_said(tmp_path: Path) -> None:
