@@ -128,6 +128,8 @@ def test_where_no_difference_could_be_seen_it_is_said(tmp_path: Path) -> None:
     found = compared(one, one)
     row = difference(found, TASKS[0]).model_copy(update={"detectable": None})
     assert difference_cell(row).marks == ["nothing detectable"]
+    tested = [row.model_copy(update={"margin": 0.5, "p_equivalence": p_value}) for p_value in (0.04, 0.06)]
+    assert [difference_cell(one).marks[1:] for one in tested] == [["equivalent within 50.0"], []]
     assert unclear_told(row) == " No difference, however large, would have been detected with 80 % power."
     blind = Results.model_validate(found.model_dump() | {"differences": [row.model_dump()]})
     assert "On 1 of 1 task no difference, however large, would have been detected." in verdict(blind)
