@@ -460,15 +460,16 @@ def _place(result: Result) -> tuple[str, str, int, int, str]:
 
 def report(results: Sequence[Result]) -> None:
     """Print how many cells lie within the limits, and those beyond."""
-    print(f"{'':42} {'cells':>5} {'within':>6} {'lowest':>7} {'highest':>8} {'width':>6} {'alarms':>7}")
-    for group in (quantity_of, metric_and_design_of, mark_of):
+    print(f"{'':42} {'cells':>5} {'within':>6} {'lowest':>7} {'highest':>8} {'width':>6} {'alarms: mean':>13} {'highest':>8}")
+    for group in (quantity_of, metric_and_design_of, mark_of, lambda result: "all"):
         for name in dict.fromkeys(map(group, results)):
             chosen = [result for result in results if group(result) == name]
             covers = [result.coverage for result in chosen]
             alarms = [result.false_alarms for result in chosen if result.false_alarms is not None]
             print(
                 f"{name:42} {len(chosen):5} {sum(map(is_within, chosen)):6} {min(covers):7.1%} {max(covers):8.1%}"
-                f" {np.median([result.width for result in chosen]):6.2f}" + (f" {max(alarms):7.1%}" if alarms else "")
+                f" {np.median([result.width for result in chosen]):6.2f}"
+                + (f" {np.mean(alarms):13.1%} {max(alarms):8.1%}" if alarms else "")
             )
         print()
     print("beyond 93.5 % to 96.5 %:")

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flanlab.cli.main import app
+from flanlab.cli.tables import print_results
 from flanlab.errors import FlanlabError
 from flanlab.evaluation.comparison import compare_sides
 from flanlab.evaluation.sides import open_side
@@ -20,6 +21,8 @@ from flanlab.report.comparison import counts_told, outcomes, verdict, write_comp
 from flanlab.report.views import difference_cell, seen_by
 from flanlab.report.wording import unclear_told
 from flanlab.results.schema import MAIN_METRIC, Difference, Results
+from tests.evaluation.test_paired import compared as compared_predictions
+from tests.evaluation.test_results import prediction
 from tests.report.synthetic import HOSTILE, change, make_run, mark_seen
 from tests.report.test_report import Page
 
@@ -101,11 +104,32 @@ def test_one_task_without_a_clear_difference_says_what_would_have_been_seen(tmp_
         assert told in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
+def test_intervals_that_cannot_be_estimated_are_said_and_others_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The ends of a single row's interval are those of everything there could be, which would look like an estimate."""
+    first, second = ([prediction(row, 1, row % 2 == side) for row in range(20)] for side in range(2))
+    alone = compared_predictions(tmp_path / "one", first[:1], second[:1], split="test")
+    several = compared_predictions(tmp_path / "several", first, second, split="test")
+    pages = []
+    for results in (alone, several):
+        write_comparison(results, tmp_path / "page.html")
+        print_results(results)
+        told = " ".join(capsys.readouterr().out.split())
+        for place in (told, " ".join(verdict(results))):
+            assert ("intervals cannot be estimated: too few rows." in place) == (results is alone)
+        pages.append((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "be estimated: too few rows." in pages[0]
+    assert "intervals: one template: over rows alone." in pages[1]
+
+
 def test_where_no_difference_could_be_seen_it_is_said(tmp_path: Path) -> None:
     one = make_run(tmp_path / "one", {"instruction": 8}, tasks=TASKS[:1], trained=False)
     found = compared(one, one)
     row = difference(found, TASKS[0]).model_copy(update={"detectable": None})
     assert difference_cell(row).marks == ["nothing detectable"]
+    tested = [row.model_copy(update={"margin": 0.5, "p_equivalence": p_value}) for p_value in (0.04, 0.06)]
+    assert [difference_cell(one).marks[1:] for one in tested] == [["equivalent within 50.0"], []]
     assert unclear_told(row) == " No difference, however large, would have been detected with 80 % power."
     blind = Results.model_validate(found.model_dump() | {"differences": [row.model_dump()]})
     assert "On 1 of 1 task no difference, however large, would have been detected." in verdict(blind)

@@ -57,7 +57,6 @@ def test_every_kind_of_metric_knows_its_truth(benchmark_module: ModuleType) -> N
 
 
 def test_the_table_of_the_docs_has_every_cell_and_those_beyond_the_limits_are_marked(benchmark_module: ModuleType) -> None:
-    """But for what chance may do: three standard errors."""
     results = benchmark_module.read(BENCHMARK.parents[1] / "docs" / "results" / "coverage.csv")
     cells = {(kind.name, *design) for kind in benchmark_module.KINDS for design in benchmark_module.designs()}
     quantities = {result.quantity for result in results}
@@ -68,8 +67,7 @@ def test_the_table_of_the_docs_has_every_cell_and_those_beyond_the_limits_are_ma
     }
     for result in results:
         assert result.repetitions >= 1_000
-        chance = 3 * np.sqrt(0.05 * 0.95 / result.repetitions)
-        if not benchmark_module.LOW - chance <= result.coverage <= benchmark_module.HIGH + chance:
+        if not benchmark_module.is_within(result):
             assert benchmark_module.mark_of(result) == "marked", result
 
 

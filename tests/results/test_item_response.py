@@ -85,6 +85,24 @@ def test_full_tables_are_taken_as_they_are_and_still_have_an_interval() -> None:
     assert all(one.low < one.value < one.high for one in found)
 
 
+@pytest.mark.parametrize("right", [0.0, 1.0])
+@pytest.mark.parametrize("rows", [1, 40])
+@pytest.mark.parametrize("by_margins", [True, False])
+def test_answers_that_are_all_alike_are_no_certainty(right: float, rows: int, by_margins: bool) -> None:
+    """The interval of so many rows by Jeffreys, where every template is asked all of them; and no narrower where it is not."""
+    scores = np.full((3, rows), right)
+    margins = (2 * scores - 1) * np.random.default_rng(0).uniform(1, 2, scores.shape) if by_margins else None
+    width = 1 - stats.beta.ppf(0.025, rows + 0.5, 0.5)
+    for shown in (np.ones_like(scores), dealt(3, rows, 0)) if rows > 1 else (np.ones_like(scores),):
+        for one in quantiles_over_wordings(scores, shown, [0] * rows, SHARES, margins):
+            far = one.low if right else 1 - one.high
+            assert abs(one.value - right) < 0.05
+            assert one.low <= one.value <= one.high
+            assert far < 1 - 0.7 * width
+            if shown.all():
+                assert far == pytest.approx(1 - width, abs=0.3 * width)
+
+
 def test_nothing_is_estimated_of_one_template_or_of_other_scores() -> None:
     with pytest.raises(ValueError, match="single template"):
         quantiles_over_wordings(np.ones((1, 5)), np.ones((1, 5)), [0] * 5, SHARES)

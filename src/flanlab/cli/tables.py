@@ -89,7 +89,7 @@ def print_results(results: Results) -> None:
     """Tasks and means by metric: each variant, and the difference, with intervals, rows and the level of guessing."""
     from flanlab.report.summary import verdict
     from flanlab.report.views import overview
-    from flanlab.report.wording import unknown_models
+    from flanlab.report.wording import cannot, interval_notes, unknown_models
 
     print_table(overview(results))
     notes = ["  Scores times 100, with 95 % intervals."]
@@ -99,6 +99,7 @@ def print_results(results: Results) -> None:
         notes.append("  Best on dev: the template with the best main metric on dev rows, and its score on the test rows.")
     if any(results.over_wordings(name) for name in results.tasks):
         notes.append("  Wordings: quantiles of all templates' scores, estimated from a few answers to each row.")
+    notes += [f"  {one}" for one in filter(cannot, interval_notes(results))]
     print_lines(*notes, f"  {unknown_models(results.variants)}".rstrip(), verdict(results))
 
 

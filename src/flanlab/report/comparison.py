@@ -8,14 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from flanlab.evaluation.comparison import SIDES, is_one_model, ways_of_asking
-from flanlab.report.page import Block, Cell, Figure, Page, Row, Table, plain, text, write_page
+from flanlab.report.page import Block, Cell, Figure, Items, Page, Row, Table, plain, text, write_page
 from flanlab.report.plots import difference_panel
 from flanlab.report.summary import numbers
 from flanlab.report.views import cluster_lines, difference_cell, line_of, metric_group, table
 from flanlab.report.wording import (
     all_metrics,
+    cannot,
     count,
     counted,
+    interval_notes,
     interval_told,
     listed,
     metric_title,
@@ -103,6 +105,8 @@ def _compared(results: Results) -> Iterable[Block]:
         tasks.append(f"{name}: {counted(task.rows, 'row')}, {counted(len(task.templates), 'template')}{alone}")
     one = sides[SIDES[0]]
     yield f"Seed {one.seed}, {one.settings['split']} split. {'; '.join(tasks)}."
+    if notes := interval_notes(results):
+        yield Items(notes)
 
 
 def verdict(results: Results) -> Iterable[str]:
@@ -152,7 +156,8 @@ def ways_told(a: Variant, b: Variant) -> list[str]:
 
 
 def cautions(results: Results) -> Iterable[str]:
-    """What to know beside the numbers: different precisions, and what the models have seen."""
+    """What to know beside the numbers: intervals that there are not, different precisions, and what the models have seen."""
+    yield from filter(cannot, interval_notes(results))
     first, second = (results.variants[side].dtype for side in SIDES)
     if first and second and first != second:
         yield f"A was scored in {first} and B in {second}: rounding alone makes some answers differ."

@@ -6,7 +6,6 @@ The files of the run folder are read and checked first, so that the rest of the 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,9 @@ from flanlab.progress import clock
 from flanlab.report.page import Block, Cell, Facts, Figure, Group, Items, Key, Row, Table, Verbatim, exact, plain, text
 from flanlab.report.plots import Curve, dev_curves, learning_curve, line_panel, running_mean, window
 from flanlab.report.views import score_cell
-from flanlab.report.wording import cluster_title, count, counted, listed
+from flanlab.report.wording import cluster_title, count, counted, interval_notes, listed
 from flanlab.results.files import parse, read_results
-from flanlab.results.schema import MAIN_METRIC, MEAN, TUNED, Level, Number, Results, Score, kept_step
+from flanlab.results.schema import MAIN_METRIC, TUNED, Level, Number, Results, Score, kept_step
 from flanlab.settings import flattened
 
 _KINDS: Mapping[str, Sequence[Level]] = {"zero-shot": ("clusters", "tasks"), "in-domain": ("in_domain",)}
@@ -216,10 +215,8 @@ def _mixture_table(mixture: MixtureCard) -> Table:
 def note_blocks(run: RunFiles) -> Iterable[Block]:
     """What must be known of the numbers, versions and hashes, and the recipe."""
     results = run.results
-    notes = [row.note for row in results.scores if row.template == MEAN] + [row.note for row in results.differences]
-    cautions = Counter(caution for note in notes for caution in note.split("; ") if caution)
     told = "The column note of scores.parquet says which."
-    if lines := [*results.notes, *(f"{counted(times, 'interval')}: {one}. {told}" for one, times in cautions.most_common())]:
+    if lines := [*results.notes, *(f"{one} {told}" for one in interval_notes(results))]:
         yield Items(lines)
     known = flattened({name: value for name, value in run.facts.items() if name != "tasks"})
     facts = {name.replace(".", " "): "not installed" if value is None else str(value) for name, value in known.items()}

@@ -177,6 +177,7 @@ def difference_cell(one: Difference | None, more: Sequence[str] = ()) -> Cell:
     kind = "score clear" if one.is_clear else "score unclear"
     size = "nothing" if one.detectable is None else number(one.detectable)
     marks = [] if one.is_clear else [f"{size} detectable"]
+    marks += [f"equivalent within {number(one.margin)}"] if one.margin is not None and one.is_equivalent else []
     return Cell(one.difference, signed, one.interval, marks=marks, below=[clear(one), *by_row(one), *more], kind=kind)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from string import ascii_uppercase
 
 from markupsafe import Markup
 
-from flanlab.results.schema import IN_DOMAIN, Difference, Results, TaskFacts, Variant
+from flanlab.results.schema import IN_DOMAIN, MEAN, Difference, Results, TaskFacts, Variant
 
 CLASSIFICATION_METRICS = ("valid_answers", "exact_match", "accuracy")
 """What is told of a task with options: does it answer at all, is the answer right, is the right option ranked first."""
@@ -135,6 +136,18 @@ def probability(value: float) -> str:
 def interval_told(one: Difference) -> str:
     """The interval of a difference."""
     return f"95 % interval {signed(one.low)} to {signed(one.high)}{'' if one.is_clear else ', which includes zero'}"
+
+
+def interval_notes(results: Results) -> list[str]:
+    """What to know of the intervals, each with their number, the commonest first."""
+    notes = [row.note for row in results.scores if row.template == MEAN] + [row.note for row in results.differences]
+    found = Counter(one for note in notes for one in note.split("; ") if one)
+    return [f"{counted(times, 'interval')}{'' if cannot(one) else ':'} {one}." for one, times in found.most_common()]
+
+
+def cannot(note: str) -> bool:
+    """Whether a note says that there is no interval."""
+    return "cannot be estimated" in note
 
 
 def unclear_told(one: Difference) -> str:

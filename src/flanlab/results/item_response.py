@@ -130,7 +130,10 @@ def _draws(
             chance = np.sqrt(noise) * generator.standard_normal((templates, rows))
             whole = np.where(shown, right, by_template[:, labels] + by_row + chance > 0)
             found[:, step] = whole.mean(axis=1), whole @ generator.dirichlet(np.ones(rows))
-    return found[0], found[1]
+    # Rows that are all right, or all wrong, are no certainty of others: half a right and half a wrong one are added, which
+    # makes the interval of a single template Jeffreys' (Brown, Cai and DasGupta 2001, Statistical Science 16).
+    added = generator.beta(1, rows, (_DRAWS, 1))
+    return found[0], (1 - added) * found[1] + added * generator.beta(0.5, 0.5, (_DRAWS, 1))
 
 
 def _scaled(margins: Floats, at: NDArray[np.int_], cell: NDArray[np.int_], counts: NDArray[np.int_], templates: int) -> Floats:
