@@ -142,11 +142,11 @@ def test_a_shard_is_left_to_the_process_that_works_on_it(
     shard = predict.shards_of(setup, plan_task(task, load_rows(task, "test"), settings, 0), tmp_path / "out")[0]
     shard.path.parent.mkdir()
     with FileLock(shard.path.parent / ".shard-00000.lock"):
-        assert not predict._is_predicted_here(setup, shard)
+        assert not predict._predict_if_free(setup, shard)
         assert not shard.is_done
-    assert predict._is_predicted_here(setup, shard)
+    assert predict._predict_if_free(setup, shard)
     assert shard.is_done
-    assert not predict._is_predicted_here(setup, shard), "it is done"
+    assert not predict._predict_if_free(setup, shard), "it is done"
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -237,7 +237,7 @@ def predict_tasks(setup: Setup, planned: Sequence[PlannedTask], folder: Path, ti
     done = sum(len(shard.pairs) for shard in shards if shard not in missing)
     with meter(title, sum(len(shard.pairs) for shard in shards), done) as bar:
         while missing:
-            if not any(not shard.is_done and _is_predicted_here(setup, shard) for shard in missing):
+            if not any(_predict_if_free(setup, shard) for shard in missing):
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
             _take_in(missing, running, bar)
     if is_first():
@@ -245,8 +245,10 @@ def predict_tasks(setup: Setup, planned: Sequence[PlannedTask], folder: Path, ti
             remove_stale_shards(folder / one.task.name, task_shards)
 
 
-def _is_predicted_here(setup: Setup, shard: Shard) -> bool:
-    """Answer the questions of a shard, unless another process does so or has done so."""
+def _predict_if_free(setup: Setup, shard: Shard) -> bool:
+    """Answer the questions of a shard, unless another process does so or has done so. Returns whether it was free."""
+    if shard.is_done:  # looked at before the lock, too: the locks of finished work are removed
+        return False
     shard.path.parent.mkdir(parents=True, exist_ok=True)
     # The lock ends with the process that holds it, however it ends.
     alone = FileLock(shard.path.with_name(f".{shard.path.stem}.lock"), timeout=0) if world_size() > 1 else nullcontext()
