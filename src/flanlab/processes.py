@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -82,20 +82,6 @@ def own_gpu() -> int | None:
     # Kernels that are compiled at run time use the current device, not their inputs' device.
     torch.cuda.set_device(int(number))
     return int(number)
-
-
-def owners(costs: Sequence[float], count: int) -> list[int]:
-    """The process that does each piece of work: longest first, each to the process with the least work so far.
-
-    A pure function, so all processes compute the same result without communication. The longest share is at most 4/3 of the
-    shortest possible (Graham 1969).
-    """
-    load = [0.0] * count
-    owner = [0] * len(costs)
-    for place in sorted(range(len(costs)), key=lambda place: -costs[place]):
-        owner[place] = min(range(count), key=load.__getitem__)
-        load[owner[place]] += costs[place]
-    return owner
 
 
 def is_first() -> bool:
@@ -199,6 +185,23 @@ def may_tell() -> bool:
         return bool(_store.add("reported", 1) == 1)
     except RuntimeError:
         return True
+
+
+def end_with_others() -> None:
+    """Let SIGTERM, by which torchrun ends the rest where one process has died, end an evaluation with one message."""
+
+    def stop(*_: object) -> None:
+        if not is_first():
+            raise SystemExit(1)
+        raise FlanlabError(
+            "Stopped by SIGTERM, which torchrun sends where another process has died.",
+            hint="See what that one said last. What is done is kept: the same command resumes, with any number of processes.",
+        )
+
+    # `together` has a way of its own to end.
+    is_free = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if world_size() > 1 and is_free:
+        signal.signal(signal.SIGTERM, stop)
 
 
 class _FirstHasEndedError(RuntimeError):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -24,6 +26,11 @@ def count_up(config: str | None) -> dict[str, pa.Table]:
     return {"train": pa.table({"text": ["one", "two", "three"], "label": [0, 1, 0]})}
 
 
+def slow(config: str | None) -> dict[str, pa.Table]:
+    time.sleep(0.1)
+    return count_up("slow")
+
+
 def broken(config: str | None) -> dict[str, pa.Table]:
     raise FlanlabError("out of numbers")
 
@@ -31,7 +38,7 @@ def broken(config: str | None) -> dict[str, pa.Table]:
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FLANLAB_CACHE", str(tmp_path / "cache"))
-    entries = [EntryPoint(name, f"{__name__}:{name}", generators.GROUP) for name in ("count_up", "broken")]
+    entries = [EntryPoint(name, f"{__name__}:{name}", generators.GROUP) for name in ("count_up", "slow", "broken")]
     monkeypatch.setattr(generators, "entry_points", lambda group: entries if group == generators.GROUP else [])
     CALLS.clear()
 
@@ -48,6 +55,13 @@ def test_configurations_are_kept_apart() -> None:
     assert CALLS == ["a", None]
 
 
+def test_several_that_want_rows_at_once_generate_them_once() -> None:
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: generated_files("slow", None), range(3)))
+    assert found[0] == found[1] == found[2]
+    assert CALLS == ["slow"]
+
+
 def test_a_generator_that_fails_leaves_nothing_behind() -> None:
     for _ in range(2):
         with pytest.raises(FlanlabError, match="out of numbers"):
@@ -57,7 +71,7 @@ def test_a_generator_that_fails_leaves_nothing_behind() -> None:
 def test_what_is_not_installed_cannot_be_called() -> None:
     with pytest.raises(FlanlabError, match="no generator called `os:system`") as caught:
         generated_files("os:system", None)
-    assert "broken, count_up" in str(caught.value.hint)
+    assert "broken, count_up, slow" in str(caught.value.hint)
 
 
 def test_a_split_that_is_not_generated(make_task: Callable[..., Task]) -> None:

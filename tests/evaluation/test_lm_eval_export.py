@@ -20,7 +20,6 @@ from flanlab.evaluation.metrics.answers import exact_match, normalize_answer
 from flanlab.evaluation.metrics.options import accuracy
 from flanlab.evaluation.planning import EvaluationSettings, Setup, plan_task
 from flanlab.evaluation.predict import predict_tasks
-from flanlab.evaluation.sharding import Team
 from flanlab.models.loading import LoadedModel
 from flanlab.results.files import read_predictions
 from flanlab.tasks.schema import Task
@@ -39,7 +38,7 @@ def export(tasks: Sequence[Task], folder: Path, settings: EvaluationSettings = S
 def predictions(tasks: Sequence[Task], model: LoadedModel, folder: Path) -> dict[tuple[str, int, int], Mapping[str, Any]]:
     """Ours, by task, template and row."""
     units = [plan_task(task, load_rows(task, SETTINGS.split), SETTINGS, SEED) for task in tasks]
-    predict_tasks(Setup(model, SETTINGS, SEED), units, folder, Team(folder), "")
+    predict_tasks(Setup(model, SETTINGS, SEED), units, folder, "")
     found = {}
     for task in tasks:
         for record in read_predictions(folder / task.name).to_pylist():

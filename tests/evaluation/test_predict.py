@@ -22,7 +22,6 @@ from flanlab.evaluation import predict as module
 from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, Setup, plan_task
 from flanlab.evaluation.predict import predict_shard, predict_tasks, refuse_seen, shards_of
 from flanlab.evaluation.scores import score_task
-from flanlab.evaluation.sharding import Team
 from flanlab.models import loading
 from flanlab.models.answering import Question
 from flanlab.models.loading import LoadedModel, load_model
@@ -61,7 +60,7 @@ def unit_of(task: Task, settings: EvaluationSettings = SETTINGS, seed: int = 0) 
 def run(
     loaded: LoadedModel, unit: PlannedTask, folder: Path, settings: EvaluationSettings = SETTINGS, style: Any = "instruction"
 ) -> list[dict[str, Any]]:
-    predict_tasks(Setup(loaded, settings, 0, style), [unit], folder, Team(folder), "test")
+    predict_tasks(Setup(loaded, settings, 0, style), [unit], folder, "test")
     table = read_predictions(folder / unit.task.name)
     assert table.schema.equals(PREDICTION_SCHEMA)
     rows: list[dict[str, Any]] = table.to_pylist()
@@ -406,7 +405,7 @@ def test_whatever_shapes_predictions_makes_them_again(
         seed = 1
     else:
         settings = EvaluationSettings(**{**SETTINGS.model_dump(), "options": "none"})
-    predict_tasks(Setup(loaded, settings, seed, style), [unit], folder, Team(folder), "test")  # type: ignore[arg-type]
+    predict_tasks(Setup(loaded, settings, seed, style), [unit], folder, "test")  # type: ignore[arg-type]
     assert len(asked) == 18 + len(unit.pairs)
     assert read_predictions(folder / "comments").to_pylist() != first
 

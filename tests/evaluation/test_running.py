@@ -13,7 +13,6 @@ from flanlab.evaluation import predict
 from flanlab.evaluation.planning import EvaluationSettings, Setup, plan_task
 from flanlab.evaluation.predict import RunningScores, predict_tasks
 from flanlab.evaluation.scores import score_task
-from flanlab.evaluation.sharding import Team
 from flanlab.models.loading import LoadedModel
 from flanlab.progress import Meter
 from flanlab.results.files import read_predictions
@@ -47,7 +46,7 @@ def test_scores_are_told_part_by_part_and_end_at_the_result(
     def evaluate() -> None:
         told.clear()
         counted.clear()
-        predict_tasks(Setup(tiny, SETTINGS), units, tmp_path / "out", Team(tmp_path), "test")
+        predict_tasks(Setup(tiny, SETTINGS), units, tmp_path / "out", "test")
 
     evaluate()
     assert counted == [0, 5, 5, 5, 5, 4, 5, 5, 5, 1]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flanlab.training.packing import best_fit
+from flanlab.training.packing import best_fit, owners
 from tests.task_files import refusal
 
 lengths_and_capacity = st.integers(1, 60).flatmap(
@@ -78,3 +78,17 @@ def test_an_example_longer_than_a_row_is_refused() -> None:
     message = refusal(lambda: best_fit([3, 11], 10)).message
     assert "11 tokens" in message
     assert "10" in message
+
+
+@given(st.lists(st.floats(0, 1e6), max_size=60), st.integers(1, 9))
+def test_shares_are_balanced(costs: list[float], count: int) -> None:
+    owner = owners(costs, count)
+    assert owner == owners(costs, count)
+    loads = [sum(cost for cost, one in zip(costs, owner, strict=True) if one == rank) for rank in range(count)]
+    assert sum(loads) == pytest.approx(sum(costs))
+    # Nobody takes anything on who has more to do than another.
+    assert max(loads) - min(loads) <= max(costs, default=0) * (1 + 1e-9)
+
+
+def test_long_work_is_shared_out_first() -> None:
+    assert owners([1, 1, 1, 1, 4], 2) == [1, 1, 1, 1, 0]

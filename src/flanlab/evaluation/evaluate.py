@@ -19,7 +19,6 @@ from flanlab.evaluation.comparison import asked_differently
 from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, Setup, plan_task
 from flanlab.evaluation.predict import predict_tasks, shards_of
 from flanlab.evaluation.scores import ScoredTask, build_results, read_counted, score_predictions, score_task
-from flanlab.evaluation.sharding import team_in
 from flanlab.evaluation.sides import Side
 from flanlab.results.files import PREDICTIONS, read_results
 from flanlab.results.grids import Prediction
@@ -107,7 +106,7 @@ def evaluate(setup: Setup, planned: Sequence[PlannedTask], dev: Sequence[Planned
     for where, stage_setup, stage_tasks in stages_of(setup, planned, dev):
         if stage_tasks:
             stage_title = f"{title}, dev" if where == DEV_FOLDER else title
-            predict_tasks(stage_setup, stage_tasks, folder / where / setup.name, team_in(folder), stage_title)
+            predict_tasks(stage_setup, stage_tasks, folder / where / setup.name, stage_title)
 
 
 @dataclass

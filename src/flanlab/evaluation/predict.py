@@ -6,12 +6,14 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from flanlab.data.rendering import gold_value_of, group_of, open_row
 from flanlab.errors import FlanlabError
@@ -19,10 +21,9 @@ from flanlab.evaluation.metrics.declared import metrics_for
 from flanlab.evaluation.metrics.options import with_counted_scores
 from flanlab.evaluation.planning import PlannedTask, Setup
 from flanlab.evaluation.questions import TaskQuestion, ask, refuse_failed
-from flanlab.evaluation.sharding import Team
 from flanlab.files import new_file
 from flanlab.models.answering import Answer, Question
-from flanlab.processes import owners
+from flanlab.processes import is_first, world_size
 from flanlab.progress import Meter, meter, say
 from flanlab.results.files import PREDICTION_SCHEMA, read_shard, shard_paths
 from flanlab.results.grids import score_grid
@@ -41,8 +42,6 @@ _QUESTIONS_PER_SHARD = 64
 _QUESTIONS_OF_FIRST_SHARD = 2
 """The first shards of a task are smaller, each twice as large as the one before, so that there is something to see at once."""
 _SECONDS_BETWEEN_LOOKS = 0.5
-_QUESTIONS_MEASURED = 4
-"""Of each shard, to estimate what it costs."""
 
 
 def refuse_seen(
@@ -114,9 +113,9 @@ def predict_shard(setup: Setup, shard: Shard) -> None:
 
 
 def remove_stale_shards(folder: Path, shards: Sequence[Shard]) -> None:
-    """Remove what an evaluation of more questions has left in `folder`."""
-    for path in set(shard_paths(folder)) - {shard.path for shard in shards}:
-        path.unlink()
+    """Remove what an evaluation of more questions has left in `folder`, and the locks of several processes."""
+    for path in (set(shard_paths(folder)) - {shard.path for shard in shards}).union(folder.glob(".*.lock")):
+        path.unlink(missing_ok=True)
 
 
 def prediction_key(setup: Setup, planned: PlannedTask) -> str:
@@ -216,57 +215,58 @@ class RunningScores:
         return f"{task.name}: {metric.title} {100 * total / weight:.1f} % after {questions}"
 
 
-def predict_tasks(setup: Setup, planned: Sequence[PlannedTask], folder: Path, team: Team, title: str) -> None:
+def predict_tasks(setup: Setup, planned: Sequence[PlannedTask], folder: Path, title: str) -> None:
     """Predict every task into `folder/<task>`, and show how the tasks stand; shards that are there already are kept.
 
-    Of several processes each does its share, and returns when the others' shards are there too.
+    Of several processes each takes a shard that no other one works on, again and again, and returns when all shards are there.
+    What they have in common is the folder alone. So no collective times out while somebody works, and the shard of a process
+    that dies is done by another.
 
     Raises:
-        FlanlabError: a row cannot be asked about, or another process is gone.
+        FlanlabError: a row cannot be asked about.
     """
     by_task = [shards_of(setup, one, folder / one.task.name) for one in planned]
     shards = [shard for task_shards in by_task for shard in task_shards]
-    # Of all shards, done or not: a process that looks a moment later finds other shards done.
-    takers = [0] * len(shards)
-    if team.count > 1:
-        takers = owners([_estimated_tokens(setup, shard) for shard in shards], team.count)
-    missing = {shard: owner for shard, owner in zip(shards, takers, strict=True) if not shard.is_done}
+    missing = dict.fromkeys(shard for shard in shards if not shard.is_done)
     running = RunningScores(setup.settings.end_token)
-    for task_shards in by_task if team.speaks else ():
+    for task_shards in by_task if is_first() else ():
         if not missing.keys().isdisjoint(task_shards):
             for shard in task_shards:
                 if shard not in missing:
                     running.take_in(shard)
     done = sum(len(shard.pairs) for shard in shards if shard not in missing)
     with meter(title, sum(len(shard.pairs) for shard in shards), done) as bar:
-        for shard in [shard for shard, owner in missing.items() if owner == team.rank]:
-            predict_shard(setup, shard)
-            _take_in(missing, running, team, bar)
         while missing:
-            # Looked at first: who ends between the two looks has left its shards.
-            gone = team.gone(set(missing.values()))
-            _take_in(missing, running, team, bar)
-            if lost := {owner: gone[owner] for owner in missing.values() if owner in gone}:
-                team.end_without(lost)
-            if missing:
+            if not any(_predict_if_free(setup, shard) for shard in missing):
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
-    if team.speaks:
+            _take_in(missing, running, bar)
+    if is_first():
         for one, task_shards in zip(planned, by_task, strict=True):
             remove_stale_shards(folder / one.task.name, task_shards)
 
 
-def _take_in(missing: dict[Shard, int], running: RunningScores, team: Team, bar: Meter) -> None:
+def _predict_if_free(setup: Setup, shard: Shard) -> bool:
+    """Answer the questions of a shard, unless another process does so or has done so. Returns whether it was free."""
+    if shard.is_done:  # looked at before the lock, too: the locks of finished work are removed
+        return False
+    shard.path.parent.mkdir(parents=True, exist_ok=True)
+    # The lock ends with the process that holds it, however it ends.
+    alone = FileLock(shard.path.with_name(f".{shard.path.stem}.lock"), timeout=0) if world_size() > 1 else nullcontext()
+    try:
+        with alone:
+            if shard.is_done:
+                return False
+            predict_shard(setup, shard)
+    except Timeout:
+        return False
+    return True
+
+
+def _take_in(missing: dict[Shard, None], running: RunningScores, bar: Meter) -> None:
     """Count the shards that have been done meanwhile, by this process or another, and show how their tasks stand."""
     for shard in [shard for shard in missing if shard.is_done]:
         del missing[shard]
-        note = running.take_in(shard) if team.speaks else ""
+        note = running.take_in(shard) if is_first() else ""
         bar.advance(len(shard.pairs), note)
         if missing and all(other.planned is not shard.planned for other in missing):
             say(f"  {note}")  # the task is done; of the last one the bar has told
-
-
-def _estimated_tokens(setup: Setup, shard: Shard) -> float:
-    """About how many tokens a shard computes and generates."""
-    some = shard.pairs[:: max(1, len(shard.pairs) // _QUESTIONS_MEASURED)]
-    questions = [ask(setup, shard.planned, row, template) for row, template in some]
-    return sum(question.length + question.max_new_tokens for question in questions) / len(some) * len(shard.pairs)

@@ -12,7 +12,6 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation.evaluate import evaluate, keep_earlier, plan_dev_tasks, plan_tasks, score_tasks, with_rows
 from flanlab.evaluation.planning import EvaluationSettings, PlannedTask, Setup, variant_of
 from flanlab.evaluation.predict import refuse_seen
-from flanlab.evaluation.sharding import team_in
 from flanlab.files import check_writable
 from flanlab.models.answering import Model, refuse_unwrapped
 from flanlab.models.built_in import BUILT_IN_MODELS
@@ -21,6 +20,7 @@ from flanlab.models.gguf import is_gguf
 from flanlab.models.loading import load_model
 from flanlab.models.names import check_model_name
 from flanlab.models.remote import RemoteModel, open_remote_model
+from flanlab.processes import end_with_others, is_first, world_size
 from flanlab.progress import console, say
 from flanlab.results.files import write_results
 from flanlab.results.schema import Results
@@ -62,9 +62,9 @@ def evaluate_model(
     Returns:
         The results, as they are written into the folder; None in all processes but the first.
     """
-    team = team_in(folder)
-    console.quiet = console.quiet or not team.speaks
-    if endpoint is not None and team.count > 1:
+    end_with_others()
+    console.quiet = console.quiet or not is_first()
+    if endpoint is not None and world_size() > 1:
         raise FlanlabError(
             "An endpoint is asked by one process, which has many requests under way at once.",
             hint="Start `flan eval` without torchrun, and choose the number of requests with --parallel.",
@@ -90,7 +90,7 @@ def evaluate_model(
                 name, title = variant_of(style, f"{style} prompt", arm, settings, style, plain_shots=0)
                 setups.append(Setup(loaded, arm, seed, style, name, title))
                 evaluate(setups[-1], planned, dev_planned, folder)
-    if not team.speaks:
+    if not is_first():
         return None
     named = named or {}
     variants = {setup.name: setup.variant(model=named.get("model", loaded.name)) for setup in setups}

@@ -36,3 +36,17 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
         rows[row].append(position)
         bisect.insort(room, (left - length, row))
     return rows
+
+
+def owners(costs: Sequence[float], count: int) -> list[int]:
+    """The process that does each piece of work: longest first, each to the process with the least work so far.
+
+    A pure function, so all processes compute the same result without communication. The longest share is at most 4/3 of the
+    shortest possible (Graham 1969).
+    """
+    load = [0.0] * count
+    owner = [0] * len(costs)
+    for place in sorted(range(len(costs)), key=lambda place: -costs[place]):
+        owner[place] = min(range(count), key=load.__getitem__)
+        load[owner[place]] += costs[place]
+    return owner

@@ -17,7 +17,7 @@ from flanlab.data.mixture import EncodedExample, Mixture
 from flanlab.errors import FlanlabError
 from flanlab.files import is_full
 from flanlab.models.loading import LoadedModel
-from flanlab.processes import from_first, is_first, owners, rank, world_size
+from flanlab.processes import from_first, is_first, rank, world_size
 from flanlab.progress import meter, say
 from flanlab.training.checkpoints import load_latest, no_room, save_checkpoint
 from flanlab.training.log import (
@@ -31,6 +31,7 @@ from flanlab.training.log import (
 from flanlab.training.loss import Objective, example_weight, kl_places, objective_for
 from flanlab.training.memory import kept_memory
 from flanlab.training.methods import make_optimizer, prepare_for_training, untuned_copy
+from flanlab.training.packing import owners
 from flanlab.training.parallel import add_up, add_up_gradients, clip_gradients, is_sharded, spread
 from flanlab.training.precision import computing
 from flanlab.training.settings import TrainingSettings

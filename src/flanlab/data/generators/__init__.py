@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flanlab.errors import FlanlabError
-from flanlab.files import cache_folder, new_folder
+from flanlab.files import cache_folder, made_once, new_folder
 
 Generator = Callable[[str | None], Mapping[str, pa.Table]]
 """Makes all splits of a configuration, with the same rows every time."""
@@ -39,9 +39,12 @@ def generated_files(name: str, config: str | None) -> dict[str, Path]:
     distribution = f"{entry.dist.name} {entry.dist.version}" if entry.dist else ""
     version = hashlib.blake2b(f"{entry.value} {distribution}".encode(), digest_size=6).hexdigest()
     folder = cache_folder() / "generated" / f"{name}-{version}" / (config or "default")
-    if not folder.is_dir():
+
+    def make() -> None:
         tables: Mapping[str, pa.Table] = entry.load()(config)
         with new_folder(folder) as temporary:
             for split, table in tables.items():
                 pq.write_table(table, temporary / f"{split}.parquet")
+
+    made_once(folder, make)
     return {path.stem: path for path in sorted(folder.glob("*.parquet"))}
