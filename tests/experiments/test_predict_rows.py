@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 import shutil
@@ -262,15 +263,35 @@ def test_a_model_that_computes_no_number_is_told_and_nothing_is_lost(tiny: Loade
                 yield place, replace(reply, failed=True) if self.asked > 32 and place == 3 else reply
 
     out = tmp_path / "answers.csv"
+    out.write_text("of an earlier call", encoding="utf-8")
     facts = (tiny.model, tiny.encoder, tiny.name, tiny.folder, tiny.stamp)
     with pytest.raises(FlanlabError, match=r"comments, row 35, template 1: the model computes no number"):
         predict(Overflows(*facts), comments, MANY, out)
-    assert not out.exists()
+    assert out.read_text(encoding="utf-8") == "of an earlier call"
     assert [path.name for path in (tmp_path / ".answers.csv.unfinished").glob("rows-*")] == ["rows-000000000.json"]
     sound = Counted(*facts)
     Counted.asked = 0
     predict(sound, comments, MANY, out)
     assert Counted.asked == len(MANY) - 32
+    assert out.read_text(encoding="utf-8").startswith("row,text,")
+
+
+def test_an_output_that_cannot_be_written_out_leaves_the_earlier_one(
+    tiny: LoadedModel, comments: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_the_disk(joined: Any, path: Path) -> None:
+        path.write_text("row,te", encoding="utf-8")
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    out = tmp_path / "answers.csv"
+    out.write_text("of an earlier call", encoding="utf-8")
+    with monkeypatch.context() as full:
+        full.setattr(module, "_WRITERS", {".csv": fill_the_disk})
+        with pytest.raises(OSError, match="No space"):
+            predict(tiny, comments, MANY[:3], out)
+    assert out.read_text(encoding="utf-8") == "of an earlier call"
+    predict(tiny, comments, MANY[:3], out)
+    assert [path.name for path in tmp_path.glob("*answers*")] == ["answers.csv"]
 
 
 @pytest.mark.parametrize(
@@ -298,7 +319,14 @@ def test_rows_that_cannot_be_asked_are_told_before_a_model_is_loaded(
     assert not list(tmp_path.glob("*out.csv*"))
 
 
-@pytest.mark.parametrize(("out", "message"), [("out.txt", "cannot write files"), ("in.csv", "is the input")])
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("out.txt", "cannot write files"),
+        ("in.csv", "is the input"),
+        ("in.csv/out.csv", r"in\.csv cannot be written to: Not a directory"),
+    ],
+)
 def test_outputs_that_cannot_be_written_are_told(out: str, message: str, comments: Task, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("text\nGood\n", encoding="utf-8")
     with pytest.raises(FlanlabError, match=message):

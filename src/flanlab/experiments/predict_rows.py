@@ -26,7 +26,7 @@ from flanlab.evaluation.planning import EvaluationSettings, Setup
 from flanlab.evaluation.predict import refuse_seen
 from flanlab.evaluation.questions import evaluation_order
 from flanlab.experiments.evaluate_model import opened
-from flanlab.files import alone_in, in_use, new_file, read_json, write_json
+from flanlab.files import alone_in, check_writable, in_use, new_file, read_json, write_json
 from flanlab.models.answering import Model
 from flanlab.models.completions import Endpoint
 from flanlab.progress import meter, say
@@ -158,6 +158,7 @@ def _check_output(out: Path, rows: object) -> None:
         raise FlanlabError(f"{out}: is a folder.", hint="Name a file.")
     if isinstance(rows, str | Path) and out.resolve() == Path(rows).resolve():
         raise FlanlabError(f"{out}: is the input.", hint="Name another file for the answers.")
+    check_writable(out.parent)
 
 
 @contextmanager
