@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, wraps
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from types import SimpleNamespace
+from typing import Any, get_args, get_origin, get_type_hints
 
 from flanlab.errors import FlanlabError
 
@@ -30,12 +31,11 @@ def checked(function: Callable[..., Any], called: str = "") -> Callable[..., Any
     def adapters() -> dict[str, tuple[Any, bool]]:
         from pydantic import PydanticSchemaGenerationError, TypeAdapter  # here, because importing flanlab must be quick
 
+        written = {name: str(parameter.annotation) for name, parameter in signature.parameters.items() if name != "self"}
+        checked = {name: text for name, text in written.items() if not any(word in text for word in _CHECKED_BY_THE_FUNCTION)}
         found = {}
-        for name, parameter in signature.parameters.items():
-            written = str(parameter.annotation)
-            if name == "self" or any(word in written for word in _CHECKED_BY_THE_FUNCTION):
-                continue
-            annotation = eval(written, function.__globals__)
+        hints = get_type_hints(SimpleNamespace(__annotations__=checked), function.__globals__, include_extras=True)
+        for name, annotation in hints.items():
             try:
                 found[name] = TypeAdapter(annotation), _takes_sequence(annotation)
             except PydanticSchemaGenerationError:  # a protocol, or a class of torch

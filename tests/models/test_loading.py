@@ -6,17 +6,22 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers.models.llama import modeling_llama
 
+from flanlab.data.encoding import TextEncoder
 from flanlab.errors import FlanlabError
+from flanlab.models import loading
 from flanlab.models.answering import Question
 from flanlab.models.loading import load_encoder, load_model
+from flanlab.models.scoring import TokenAnswer, generate
 from flanlab.models.sources import STAMP_FILE, read_stamp
 from tests.tiny import make_tokenizer, save_tiny, stock_model
 
@@ -36,6 +41,28 @@ def test_loads_a_folder(tiny_folder: Path) -> None:
     assert not loaded.model.training
     # Tied embeddings count once.
     assert loaded.parameters == sum(value.numel() for value in load_file(tiny_folder / "model.safetensors").values())
+
+
+@pytest.mark.parametrize(("said", "text"), [("It is good.\n", "It is good."), ("(a)\n\n", "(a)"), ("yes", "yes")])
+def test_text_before_a_line_break_in_the_same_token_is_kept(
+    said: str, text: str, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in Llama 3's and Qwen's tokenizers, where ".\\n" is a token."""
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens([".\n", ")\n\n"])
+    model = replace(load_model(str(tiny_folder), device="cpu"), encoder=TextEncoder(tokenizer))
+    tokens = tokenizer(said)["input_ids"]
+    question = Question([1], [], 12, frozenset({0}), model.encoder.newline_tokens)
+
+    def decode_greedily(_: Any, questions: Any, __: int) -> Any:
+        logits = [torch.nn.functional.one_hot(torch.tensor([token]), len(tokenizer)).float() for token in [*tokens, 0]]
+        after: Any = Mock(read=Mock(side_effect=logits[1:]))
+        generated, _unsound = generate(questions, logits[0], lambda _: after)
+        yield 0, TokenAnswer([], [], generated[0], failed=False)
+
+    monkeypatch.setattr(loading, "answer_questions", decode_greedily)
+    ((_, answer),) = model.answer([question], 100)
+    assert answer.text == text
 
 
 def test_identity_follows_weights_and_tokenizer(copied: Path, tiny_folder: Path) -> None:

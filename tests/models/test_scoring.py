@@ -216,7 +216,7 @@ def test_generated_answer_is_the_first_line_with_text(budget: int, tiny_folder: 
         while text and text[0] in breaks:
             text.pop(0)
         ends = [place for place, token in enumerate(text) if token in breaks]
-        expected.append(text[: ends[0]] if ends else text)
+        expected.append(text[: ends[0] + 1] if ends else text)
     assert expected != said
     questions = [Question(q.prompt, q.options, q.max_new_tokens, q.stop_tokens, breaks) for q in free]
     assert [answer.generated for answer in answers_in_order(model, questions, budget)] == expected

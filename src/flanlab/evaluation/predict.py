@@ -128,6 +128,9 @@ def prediction_key(setup: Setup, planned: PlannedTask) -> str:
     exemplars = planned.exemplars.source_hash if planned.exemplars is not None and settings.shot_count else None
     hashes = (planned.task.hash, planned.rows.source_hash, exemplars)
     facts = [_PROTOCOL, setup.model.identity, *hashes, shaping, setup.seed, style]
+    encoder = setup.model.encoder
+    if any(encoder.decode([token]).strip() for token in encoder.newline_tokens):
+        facts.append("first lines keep the text of their last token")  # was not so in earlier versions
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 

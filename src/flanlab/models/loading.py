@@ -104,6 +104,8 @@ class LoadedModel:
         for position, answer in answers:
             lengths = [len(option) for option in questions[position].options]
             text = self.encoder.decode(answer.generated).strip()
+            if questions[position].line_breaks:
+                text = text.split("\n")[0].rstrip()
             yield position, Answer(answer.scores, answer.scores_without_end, lengths, text, answer.failed)
 
 

@@ -42,7 +42,7 @@ class TokenAnswer:
     scores_without_end: list[float]
     """The same without the end token."""
     generated: list[int]
-    """Greedily generated tokens, without the stop token."""
+    """Greedily generated tokens, without the stop token. The last one may be a line break that ends the answer."""
     failed: bool
     """Whether something computed for this answer is NaN or infinity: a score, or the logits that a token was generated from."""
 
@@ -243,9 +243,11 @@ def _goes_on(question: Question, generated: list[int], token: int, number: int) 
     """Add the `number`th token of an answer. Returns whether the answer continues after it."""
     if token in question.stop_tokens:
         return False
-    if token not in question.line_breaks:
-        generated.append(token)
-    elif generated:
+    if token in question.line_breaks and not generated:
+        return number < question.max_new_tokens
+    generated.append(token)
+    # It may be a token such as ".\n", whose text before the line break belongs to the answer.
+    if token in question.line_breaks:
         return False
     return number < question.max_new_tokens
 
