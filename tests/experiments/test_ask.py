@@ -132,7 +132,7 @@ def test_without_a_question_lines_are_answered_with_their_history(tiny_folder: P
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--task", "rte", "premise"], "'premise' is not of the form NAME=VALUE"),
+        (["--task", "rte", "=premise"], "'=premise' is not of the form NAME=VALUE"),
         (["--task", "rte", "a=1", "a=2"], "a is given twice"),
         (["--template", "2"], "is needed with --template"),
         (["Hello", "--tokenizer", "x"], "is needed with the options of remote models"),
@@ -142,3 +142,12 @@ def test_wrong_use_is_told(arguments: list[str], message: str) -> None:
     result = flan("no/such-model", *arguments)
     assert result.exit_code == 2
     assert message in " ".join(result.output.replace("│", " ").split())
+
+
+def test_a_text_beside_a_task_is_answered_with_the_names_of_its_fields(tmp_path: Path) -> None:
+    for words, text in ((["It rained."], "It rained."), (["premise=It", "rained", "all day"], "rained all day")):
+        result = flan(str(tmp_path), "--task", "rte", *words)
+        assert result.exit_code == 1
+        assert isinstance(result.exception, FlanlabError)
+        assert f"{text!r} stands beside the task rte" in result.exception.message
+        assert "hypothesis=TEXT premise=TEXT" in result.exception.hint

@@ -66,7 +66,8 @@ def ask(
     server = endpoint_of(endpoint, tokenizer, api_key_variable=api_key_variable)
     if template is not None and task is None:
         raise typer.BadParameter("is needed with --template.", param_hint="--task")
-    row = _values(words or []) if task is not None else {}
+    texts = [word for word in words or [] if task is None or "=" not in word]
+    row = {} if task is None else _values([word for word in words or [] if "=" in word])
     if server is None:
         check_model_name(model)
 
@@ -74,7 +75,7 @@ def ask(
     from flanlab.experiments.evaluate_model import opened
 
     if words or task is not None:
-        question = " ".join(words or []) if task is None else None
+        question = " ".join(texts) if texts else None
         answer = fl.ask(
             model,
             question,

@@ -110,17 +110,25 @@ class GivenTask(PlannedTask):
         Raises:
             FlanlabError: names what is missing, and what is there.
         """
-        missing = self._columns_of([*self._prompts, *self._option_source]) - self._given
-        # The field can be given in place of the column it is made of.
+        if names := self.lacking():
+            missing = self._lacking_columns
+            raise FlanlabError(
+                f"The prompts of {self.task.name} show what is not given: {', '.join(names)}.",
+                hint=f"Given: {', '.join(sorted(self._given)) or 'nothing'}. Add {', '.join(names)}"
+                + (f" (the data set's columns: {', '.join(sorted(missing))})." if set(names) - missing else "."),
+            )
+
+    def lacking(self) -> list[str]:
+        """Names of what the prompts show and is not given. A field can be given in place of the column it is made of."""
+        missing = self._lacking_columns
         names = {name for name in missing if not self.task.fields} | {
             name for name in self._shown_fields if self._columns_of([self.task.fields[name]]) & missing
         }
-        if missing:
-            raise FlanlabError(
-                f"The prompts of {self.task.name} show what is not given: {', '.join(sorted(names or missing))}.",
-                hint=f"Given: {', '.join(sorted(self._given)) or 'nothing'}. Add {', '.join(sorted(names or missing))}"
-                + (f" (the data set's columns: {', '.join(sorted(missing))})." if names - missing else "."),
-            )
+        return sorted(names or missing)
+
+    @property
+    def _lacking_columns(self) -> set[str]:
+        return self._columns_of([*self._prompts, *self._option_source]) - self._given
 
     @cached_property
     def _given(self) -> frozenset[str]:
@@ -176,7 +184,9 @@ _NO_COLUMNS = frozenset({"row", "options", "answer"})
 """Names that expressions have without a column."""
 
 
-def given_task(task: Task, table: pa.Table, templates: Sequence[int], *, only_known: bool = False) -> GivenTask:
+def given_task(
+    task: Task, table: pa.Table, templates: Sequence[int], *, only_known: bool = False, complete: bool = True
+) -> GivenTask:
     """A task with given rows.
 
     Args:
@@ -184,6 +194,7 @@ def given_task(task: Task, table: pa.Table, templates: Sequence[int], *, only_kn
         table: the rows; a column for each column of the task's data, or field of the task, that the prompts show.
         templates: numbers of forward templates; the first one where there are none.
         only_known: refuse columns that the task cannot use.
+        complete: refuse rows that lack what the prompts show.
 
     Raises:
         FlanlabError: something that the prompts show is missing, or no such template.
@@ -199,7 +210,8 @@ def given_task(task: Task, table: pa.Table, templates: Sequence[int], *, only_kn
     given = GivenTask(task, Rows(table, range(table.num_rows), _digest(table)), pairs, templates=chosen)
     if only_known:
         given.refuse_unknown()
-    given.refuse_missing()
+    if complete:
+        given.refuse_missing()
     return given
 
 

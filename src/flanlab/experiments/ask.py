@@ -93,16 +93,24 @@ def ask(
         >>> sorted(one.option for one in answer.options)
         ['negative', 'positive']
     """
-    if (question is None) == (task is None):
-        raise FlanlabError("There is no question, or there are two.", hint="Give a text, or a task with its row.")
-    if question is not None and (row or template is not None):
+    if question is None and task is None:
+        raise FlanlabError("There is no question.", hint="Give a text, or a task with its row.")
+    if task is None and (row or template is not None):
         raise FlanlabError("A text has no fields and no template.", hint="Name the task that they are of, or leave them out.")
     style: PromptStyle = "chat" if chat else "instruction"
     given = None
     if task is not None:
         # Looked at before a model is loaded.
         asked = task if isinstance(task, Task) else find_task(task, collections)
-        given = given_task(asked, table_of([row or {}]), [] if template is None else [template], only_known=True)
+        numbers = [] if template is None else [template]
+        if question is not None:
+            names = given_task(asked, table_of([{}]), numbers, complete=False).lacking()
+            raise FlanlabError(
+                f"{question!r} stands beside the task {asked.name}, but names none of its fields.",
+                hint=f"Give each by its name: {' '.join(f'{name}=TEXT' for name in names)} (in Python: row=). Put a text with"
+                " spaces in quotes. To ask a text of your own, leave the task out.",
+            )
+        given = given_task(asked, table_of([row or {}]), numbers, only_known=True)
     with (
         tempfile.TemporaryDirectory() as folder,
         opened(model, endpoint, EvaluationSettings(pmi=False), [style], Path(folder)) as (found, settings),
