@@ -26,11 +26,13 @@ ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SPACED = str.maketrans(dict.fromkeys(string.punctuation + "\u2018\u2019\u00b4`", " "))
 
 # Punctuation that says something else than its absence would: numbers keep their sign, point, and what stands between their
-# digits (1/2, 10:30, 3-1, but 3,000 is 3000); words keep + and # after them (C++, C#); and comparisons and sums stay (x < y).
+# digits (1/2, 10:30, 3-1, 1e-5, but 3,000 is 3000); words keep + and # after them (C++, C#), and capitals the - of a mark or a
+# blood group (A-, AB-); comparisons, sums and the sign of a variable stay (x < y, -x).
 _KEPT = "|".join(
     (
         r"(?<![\w.])-(?=[.]?\d)|(?<![\w.])[.](?=\d)|(?<=\d)[./:^-](?=\d)|(?<=\d)\*\*?(?=\d)",
         r"(?<=\d),(?!(?:\d{2,3},)*\d{3}(?!\d))(?=\d)",
+        r"(?<=\d[eE])-(?=\d)|(?<=\b[A-Z])-(?![\w-])|(?<=\bAB)-(?![\w-])|(?<![\w.)-])-(?=[^\W\d_](?![^\W_]))",
         r"(?<=[\w)])[<>=](?=[<>=]?\s?[\w(.-])|(?<=[\w)] )[<>=]|(?<=[\w)][<>=!])[<>=]|(?<=[\w)] [<>=!])[<>=]",
         r"!(?==)|[<>](?==?\s?\d)|(?<=[<>])=(?=\s?\d)",
         r"(?<=[\w+)])\+|(?<=\s)\+(?=\s)|(?<=[^\W\d_])#|(?<=[^\W_])\^(?=[\w(-])",
