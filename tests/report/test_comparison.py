@@ -116,8 +116,9 @@ def test_intervals_that_cannot_be_estimated_are_said_and_others_noted(
         write_comparison(results, tmp_path / "page.html")
         print_results(results)
         told = " ".join(capsys.readouterr().out.split())
+        cannot = f"{3 * len(results.metrics('task', 'comments'))} intervals cannot be estimated: too few rows."
         for place in (told, " ".join(verdict(results))):
-            assert ("intervals cannot be estimated: too few rows." in place) == (results is alone)
+            assert (cannot in place) == (results is alone), "of both sides and the difference, and not of means over one task"
         pages.append((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert "be estimated: too few rows." in pages[0]
     assert "intervals: one template: over rows alone." in pages[1]

@@ -9,7 +9,7 @@ from string import ascii_uppercase
 
 from markupsafe import Markup
 
-from flanlab.results.schema import IN_DOMAIN, MEAN, Difference, Results, TaskFacts, Variant
+from flanlab.results.schema import IN_DOMAIN, MEAN, Difference, Results, Score, TaskFacts, Variant
 
 CLASSIFICATION_METRICS = ("valid_answers", "exact_match", "accuracy")
 """What is told of a task with options: does it answer at all, is the answer right, is the right option ranked first."""
@@ -139,9 +139,10 @@ def interval_told(one: Difference) -> str:
 
 
 def interval_notes(results: Results) -> list[str]:
-    """What to know of the intervals, each with their number, the commonest first."""
-    notes = [row.note for row in results.scores if row.template == MEAN] + [row.note for row in results.differences]
-    found = Counter(one for note in notes for one in note.split("; ") if one)
+    """What to know of the intervals, each with their number, the commonest first. A mean over one task repeats it."""
+    rows: list[Score | Difference] = [*(row for row in results.scores if row.template == MEAN), *results.differences]
+    told = [row for row in rows if row.level == "task" or results.members(row.level, row.name, row.metric) > 1]
+    found = Counter(one for row in told for one in row.note.split("; ") if one)
     return [f"{counted(times, 'interval')}{'' if cannot(one) else ':'} {one}." for one, times in found.most_common()]
 
 
