@@ -68,7 +68,8 @@ def decoded(path: Path, content: bytes, line: int = 1, *, first: bool = True) ->
     except UnicodeDecodeError as error:
         line += content.count(b"\n", 0, error.start)
         raise FlanlabError(
-            f"{path}, line {line}: is not UTF-8.", hint="Save the file with UTF-8 encoding, for example with iconv."
+            f"{path}, line {line}: is not UTF-8.",
+            hint="Save the file as UTF-8. From Windows, for example: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW.",
         ) from error
 
 

@@ -83,7 +83,8 @@ def read_yaml_model(path: Path, model: type[Model], what: str, habits: Mapping[s
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise FlanlabError(
             f"{path}, line {line}: not valid YAML: {error.problem}.",
-            hint="Check indentation (spaces, no tabs) and quotes there. Put text that contains ': ' or quotes into a | block.",
+            hint="Check indentation (spaces, no tabs) and quotes there. Put a value that begins with {{ in quotes, and text"
+            " that contains ': ' or quotes into a | block.",
         ) from error
     if tree is None or not isinstance(content, dict):
         raise FlanlabError(

@@ -244,6 +244,14 @@ def test_lint_goes_on_past_a_task_whose_rows_fail(tmp_path: Path) -> None:
     assert two["rows_checked"]
 
 
+def test_lint_fails_for_a_file_of_rows_that_is_not_there(tmp_path: Path) -> None:
+    path = write_task_file(tmp_path, task_content(source={"files": "nowhere.jsonl", "splits": {"train": "all"}}))
+    result = flan("tasks", "lint", str(path))
+    assert result.returncode == 1
+    assert "nowhere.jsonl: there is no such file" in result.stdout.replace("\n", "")
+    assert "relative to the task file" in result.stdout
+
+
 def test_an_export_of_nothing_leaves_an_earlier_one(tmp_path: Path) -> None:
     (tmp_path / "tasks").mkdir()
     content = task_content(source={"files": {"train": "reviews.jsonl", "test": "nowhere.jsonl"}})

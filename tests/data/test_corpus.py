@@ -20,7 +20,9 @@ ROWS = [{"text": "first one", "label": 0}, {"text": "the second\none", "label": 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    if path.suffix == ".parquet":
+    if path.suffix == ".csv":
+        path.write_text("text;label\r\n" + "".join(f'"{row["text"]}";{row["label"]}\r\n' for row in rows), newline="")
+    elif path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
     else:
         path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
@@ -31,10 +33,12 @@ def texts(path: Path, *columns: str) -> list[tuple[str, str]]:
     return [(piece.place, piece.text) for piece in read_corpus([path], columns)]
 
 
-@pytest.mark.parametrize(("name", "places"), [("a.jsonl", (1, 2)), ("a.jsonl.gz", (1, 2)), ("a.parquet", (0, 1))])
+@pytest.mark.parametrize(
+    ("name", "places"), [("a.jsonl", (1, 2)), ("a.jsonl.gz", (1, 2)), ("a.parquet", (0, 1)), ("a.csv", (0, 1))]
+)
 def test_each_row_is_a_document(name: str, places: tuple[int, int], tmp_path: Path) -> None:
     path = write_rows(tmp_path / name, ROWS)
-    word = "row" if name == "a.parquet" else "line"
+    word = "row" if name in ("a.parquet", "a.csv") else "line"
     assert texts(path) == [(f"{word} {places[0]}", "first one"), (f"{word} {places[1]}", "the second\none")]
     assert not any(piece.continues for piece in read_corpus([path]))
 

@@ -145,6 +145,7 @@ def test_field_that_cannot_be_worked_out() -> None:
     assert rules == {"not-renderable"}
     finding = errors(lint(make_task(fields={"text": "{{ [text, text][label] }}"}), splits))[0]
     assert about(finding) == ("error", "unreadable-row", None)
+    assert "1 of 120 rows" in finding.message
     assert "field text" in finding.message
 
 
@@ -321,7 +322,7 @@ def test_answer_in_a_forward_prompt() -> None:
     )
     finding = only(lint(task))
     assert about(finding) == ("error", "gold-in-prompt", 1)
-    assert "100% more often" in finding.message
+    assert "100 points more often" in finding.message
 
 
 def test_answer_often_in_a_forward_prompt_is_a_warning() -> None:
@@ -342,7 +343,7 @@ def test_answer_within_a_longer_answer_is_not_shown() -> None:
         options=["not kind", "kind"],
         templates=with_prompt("{{ text }}\nMood: {{ mood }}\nSo?"),
     )
-    assert "100% more often" in only(lint(task)).message
+    assert "100 points more often" in only(lint(task)).message
 
 
 def per_row_task(prompt: str, options: str = "{{ choices }}", answer: str = "{{ choices[label] }}") -> Task:

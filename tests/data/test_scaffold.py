@@ -456,7 +456,7 @@ def test_a_file_is_cut_so_that_every_split_has_rows(draft: Any) -> None:
     ("content", "told"),
     [
         ("text,label\n", "no rows"),
-        ("text;label\ngood;1\nbad;0\n", "one column alone"),
+        ("text|label\ngood|1\nbad|0\n", "one column alone"),
         ("text\ngood\nbad\n", "one column alone"),
         ("id,label\n1,good\n2,bad\n3,bad\n", "no column could be an input"),
         ("text,label\nfine,good\nbad,good\nso so,good\n", "`label` would be the answer by its name, but"),

@@ -112,10 +112,19 @@ def test_damaged_files_are_named_with_the_line(name: str, content: bytes, told: 
     assert (name if "leaves no row" not in told else "reviews.yaml") in message
 
 
-def test_a_csv_with_semicolons_is_told_what_separates_columns(make_task: MakeTask) -> None:
-    fault = refusal(lambda: read(make_task, "a.csv", b"id;text;label\n1;Good, cheap;yes\n"))
+def test_a_csv_with_other_separators_is_told_what_separates_columns(make_task: MakeTask) -> None:
+    fault = refusal(lambda: read(make_task, "a.csv", b"id|text|label\n1|Good, cheap|yes\n"))
     assert "line 2: has 2 cells, but the header has 1" in fault.message
-    assert "Separate columns by commas" in fault.hint
+    assert "Separate columns by commas or semicolons" in fault.hint
+
+
+def test_a_csv_of_a_spreadsheet_has_semicolons_where_the_decimal_mark_is_a_comma(make_task: MakeTask) -> None:
+    rows = read(make_task, "a.csv", '\ufeffid;text;"price; net"\r\n1;"Größe; ""groß"", gut";2,5\r\n2;gut, billig;\r\n'.encode())
+    assert rows == [
+        {"id": 1, "text": 'Größe; "groß", gut', "price; net": "2,5"},
+        {"id": 2, "text": "gut, billig", "price; net": None},
+    ]
+    assert read(make_task, "b.csv", b"id,text;note\n1,good;cheap\n") == [{"id": 1, "text;note": "good;cheap"}]
 
 
 _PIECES = [b'{"a": 1}', b"\n", b"{", b"}", b'"', b"a", b":", b"1", b"null", b",", b"[", b"]", b"\xe9", b"\x00", b"\r"]

@@ -187,6 +187,17 @@ def test_card_without_results_lists_the_tasks(tiny_folder: Path, tmp_path: Path)
     assert "## Results" not in card
 
 
+def test_card_of_a_run_that_held_nothing_out(tiny_folder: Path, tmp_path: Path) -> None:
+    content = recipe_content(tiny_folder, steps=2) | {
+        "hold_out": {},
+        "tasks": {"collections": ["tasks"], "include": ["counting"]},
+    }
+    train_recipe(write_recipe(tmp_path, content), tmp_path / "run")
+    card = (export_model(tmp_path / "run", tmp_path / "out") / "README.md").read_text(encoding="utf-8")
+    assert "## What was held out\n\nNothing.\n\n" in card
+    assert "instruction-tuned on 1 task with" in card
+
+
 def test_export_replaces_only_an_export(done: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work", encoding="utf-8")

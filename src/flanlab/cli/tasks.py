@@ -12,7 +12,7 @@ from flanlab.cli import new_task
 from flanlab.cli.options import AsJson, Collections, Mirror, say_reading
 from flanlab.errors import FlanlabError
 from flanlab.tasks.facts import facts, lineage_in_words, markdown, origin
-from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, find_task, known_lineage, load_collections, load_named
+from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, find_task, find_tasks, known_lineage, load_collections
 from flanlab.tasks.schema import SPLITS, Source, Split, Task, json_schema
 
 if TYPE_CHECKING:
@@ -150,6 +150,8 @@ def lint_tasks(
         missing: list[str] = []
         try:
             rows_by_split, missing = rows_within_reach(task, mirror)
+            if not rows_by_split and any(source.files for source in task.sources.values()):
+                raise FlanlabError(missing[0], hint="A path of source.files is relative to the task file.")
         except FlanlabError as error:
             # The other tasks are still checked.
             report = TaskLint(task.name, [Finding("error", "rows", error.message, error.hint)], {})
@@ -226,4 +228,4 @@ def _source(source: Source) -> str:
 
 def _load(collections: list[str] | None, names: list[str] | None = None) -> list[Task]:
     collections = collections or list(BUILT_IN_COLLECTIONS)
-    return load_named(collections, names) if names else load_collections(collections)
+    return find_tasks(names, collections) if names else load_collections(collections)

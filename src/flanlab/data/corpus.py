@@ -1,9 +1,9 @@
-"""Read the text of a corpus on disk as a stream: .txt, .jsonl and .parquet; the first two also as .gz."""
+"""Read the text of a corpus on disk: .txt, .jsonl (both also as .gz) and .parquet as a stream, .csv and .tsv whole."""
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from flanlab.data.arrow_types import readable
 from flanlab.data.ngrams import Piece
-from flanlab.data.table_files import json_object, table_suffix
+from flanlab.data.table_files import json_object, read_table, table_suffix
 from flanlab.errors import FlanlabError
 from flanlab.files import decoded, reading
 from flanlab.progress import meter
@@ -25,7 +25,7 @@ _ROWS_AT_ONCE = 1_000
 _MIXTURE_COLUMNS = ("prompt", "target")
 """Columns of an exported mixture: together, the text that a model was trained on."""
 _TEXT_COLUMN = "text"
-SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
+SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet", ".csv", ".tsv")
 
 
 def corpus_files(paths: Sequence[Path]) -> list[Path]:
@@ -55,7 +55,7 @@ def read_corpus(files: Sequence[Path], columns: Sequence[str] = ()) -> Iterator[
 
     Args:
         files: as `corpus_files` gives them.
-        columns: text columns of JSONL and Parquet files, joined to one text. If empty: `prompt` and `target` if both exist
+        columns: text columns of files that are no .txt, joined to one text. If empty: `prompt` and `target` if both exist
             (an exported mixture), else `text`.
 
     Raises:
@@ -78,7 +78,15 @@ def _pieces(path: Path, columns: Sequence[str]) -> Iterator[tuple[Piece, int]]:
     suffix = table_suffix(path, SUFFIXES) or ""
     with reading(path, "Download the file again, or leave it out."):
         if suffix == ".parquet":
-            yield from _parquet_pieces(path, columns)
+            with pq.ParquetFile(path) as file:
+                chosen = _chosen_columns(str(path), file.schema_arrow.names, columns)
+                batches = file.iter_batches(_ROWS_AT_ONCE, columns=chosen)
+                yield from _row_pieces(path, chosen, batches, file.metadata.num_rows)
+            return
+        if suffix in (".csv", ".tsv"):
+            table = read_table(path)
+            chosen = _chosen_columns(str(path), table.column_names, columns)
+            yield from _row_pieces(path, chosen, table.select(chosen).to_batches(_ROWS_AT_ONCE), table.num_rows)
             return
         with path.open("rb") as raw, gzip.open(raw) if suffix.endswith(".gz") else raw as file:
             is_text = suffix.startswith(".txt")
@@ -110,17 +118,16 @@ def _json_pieces(path: Path, file: _Bytes, columns: Sequence[str]) -> Iterator[P
             yield Piece(str(path), f"line {number}", _text_of(place, record, _chosen_columns(place, list(record), columns)))
 
 
-def _parquet_pieces(path: Path, columns: Sequence[str]) -> Iterator[tuple[Piece, int]]:
+def _row_pieces(
+    path: Path, columns: Sequence[str], batches: Iterable[pa.RecordBatch], rows: int
+) -> Iterator[tuple[Piece, int]]:
     size = path.stat().st_size
-    with pq.ParquetFile(path) as file:
-        chosen = _chosen_columns(str(path), file.schema_arrow.names, columns)
-        number = 0
-        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=chosen):
-            for record in readable(pa.Table.from_batches([batch])).to_pylist():
-                where = f"row {number}"
-                number += 1
-                piece = Piece(str(path), where, _text_of(f"{path}, {where}", record, chosen))
-                yield piece, size * number // file.metadata.num_rows
+    number = 0
+    for batch in batches:
+        for record in readable(pa.Table.from_batches([batch])).to_pylist():
+            where = f"row {number}"
+            number += 1
+            yield Piece(str(path), where, _text_of(f"{path}, {where}", record, columns)), size * number // rows
 
 
 def _chosen_columns(where: str, there: Sequence[str], wanted: Sequence[str]) -> Sequence[str]:

@@ -92,8 +92,9 @@ def lint_task(
     answered = {split: _answered(task, split, split_rows) for split, split_rows in rows_by_split.items()}
     names = {column: names for split_rows in rows_by_split.values() for column, names in label_names(split_rows.table).items()}
     sample = Sample(task, rows, by_template, answered, lengths, merged, names)
+    tried = len(rows) + len(failures["unreadable-row", None])
     findings = [
-        Finding("error", name, f"{len(cases)} of {len(rows)} rows: {error.message}", error.hint, template, index)
+        Finding("error", name, f"{len(cases)} of {tried} rows: {error.message}", error.hint, template, index)
         for (name, template), cases in failures.items()
         for index, error in cases[:1]
     ]

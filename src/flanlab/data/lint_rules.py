@@ -132,7 +132,7 @@ def gold_is_hidden(sample: Sample) -> Iterator[Problem]:
         often = {key: counts_shown[key] / count for key, count in counts.items() if count >= 5}
         more = [often[option, True] - often[option, False] for option, right in often if right and (option, False) in often]
         if more and leaking and (excess := sum(more) / len(more)) > 0.4:
-            what = f"The prompt contains the right answer {excess:.0%} more often than a wrong one; it is there"
+            what = f"An option is in the prompt {100 * excess:.0f} points more often when it is right. The right one is there"
             yield problem_of(what, number, leaking, len(choices), level="error" if excess > 0.8 else None)
 
 
@@ -286,7 +286,7 @@ def gold_changes_place(sample: Sample) -> Iterator[Problem]:
             )
 
 
-@rule("warning", "train-row-in-test", "Remove them from one of the two splits with `filter` or source.splits.")
+@rule("warning", "train-row-in-test", "Remove repeated rows from the data, or change source.splits.")
 def train_and_test_differ(sample: Sample) -> Iterator[Problem]:
     """No row of the test split was trained on."""
     train = {item.inputs for item in sample.answered.get("train", ())}

@@ -49,7 +49,10 @@ def read_table(path: Path) -> pa.Table:
     """
     suffix = table_suffix(path)
     if suffix is None:
-        raise FlanlabError(f"{path}: this file type cannot be read.", hint=f"Use one of: {', '.join(TABLE_SUFFIXES)}.")
+        raise FlanlabError(
+            f"{path}: this file type cannot be read.",
+            hint=f"Use one of: {', '.join(TABLE_SUFFIXES)}. A spreadsheet program saves a sheet as CSV in UTF-8.",
+        )
     kind, *packed = re.findall(r"\.\w+", suffix)
     with reading(path, "Fix this error, or write the file again."):
         if kind in _BINARY:
@@ -111,6 +114,12 @@ def _read_tsv(path: Path, text: str) -> pa.Table:
     return _table(path, rows)
 
 
+def _separator(text: str) -> str:
+    """A comma, or a semicolon if the header has semicolons only: spreadsheets write them where the decimal mark is a comma."""
+    header = text.partition("\n")[0]
+    return ";" if ";" in header and "," not in header else ","
+
+
 def _quoted_rows(path: Path, text: str, delimiter: str) -> _Lines:
     """Rows whose cells may be quoted. Nothing is guessed, because a mark that is never closed could swallow rows."""
     csv.field_size_limit(sys.maxsize)
@@ -122,11 +131,11 @@ def _quoted_rows(path: Path, text: str, delimiter: str) -> _Lines:
         for cells in reader:
             if rows and cells and len(cells) != len(rows[0][1]):
                 header = rows[0][1]
-                other = next((mark for mark in ";\t|," if len(header) == 1 and mark != delimiter and mark in header[0]), None)
+                is_other = len(header) == 1 and any(mark in header[0] for mark in ";\t|," if mark != delimiter)
                 raise FlanlabError(
                     f"{path}, line {begins}: has {len(cells)} cells, but the header has {len(header)}.",
-                    hint="Separate columns by commas (by tabs in a .tsv file)."
-                    if other
+                    hint="Separate columns by commas or semicolons (by tabs in a .tsv file)."
+                    if is_other
                     else "Give each row as many cells as the header. Quote a cell that contains the separator.",
                 )
             if not is_told and any(_swallows_rows(cell, delimiter, len(cells)) for cell in cells):
@@ -244,7 +253,7 @@ _BINARY: Mapping[str, Callable[[Path], pa.Table]] = {".parquet": _read_parquet, 
 _TEXT: Mapping[str, Callable[[Path, str], pa.Table]] = {
     ".json": _read_json,
     ".jsonl": _read_json_lines,
-    ".csv": lambda path, text: _table(path, _quoted_rows(path, text, ",")),
+    ".csv": lambda path, text: _table(path, _quoted_rows(path, text, _separator(text))),
     ".tsv": _read_tsv,
 }
 

@@ -120,7 +120,7 @@ def check_contamination(
         evaluation = evaluation or EvaluationSettings()
         chosen = _planned(found, evaluation, reader)
     rows = [row for one in chosen for row in one.rows]
-    say(f"{len(rows)} rows of {len(chosen)} tasks are looked for")
+    say(f"{len(rows)} rows of {len(chosen)} task{'s' * (len(chosen) > 1)} are looked for")
     mixtures = (piece for path, plan in plans.items() for piece in _mixture_pieces(path, plan))
     table, read = find_overlaps(
         rows,

@@ -17,7 +17,7 @@ from flanlab.experiments.training_plan import this_device
 from flanlab.files import check_writable, write_text
 from flanlab.models.built_in import BUILT_IN_MODELS
 from flanlab.models.loading import load_model
-from flanlab.progress import clock
+from flanlab.progress import clock, say
 from flanlab.tasks.clusters import Cluster
 from flanlab.tasks.holdout import HoldOutSplit
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS, load_collections, resolve_name, select_tasks
@@ -81,6 +81,7 @@ def write_recipe(
     }
     recipe = Recipe.model_validate(content)
     split = check_recipe(recipe)
+    say(f"Timing {model} on this machine ...")
     seconds = TokenCosts().training(load_model(model), recipe.training)
     steps = int(60 * minutes / seconds)
     if steps < 1:

@@ -98,7 +98,7 @@ def _run(recipe: Recipe, folder: Path, rows: RowReader, model: LoadedModel | Non
     scored = scoring_model(loaded, settings.dtype)
 
     def begin() -> None:
-        announce(ready, loaded, scored, styles)
+        announce(ready, loaded, scored, styles, is_begun=(folder / "run.json").exists())
         _claim(folder, recipe, plan, stamp)
         write_json(folder / "run.json", _facts(plan, loaded, scored))
         planned = ready.per_step * recipe.training.steps
@@ -362,7 +362,9 @@ def _notes(plan: Plan, loaded: LoadedModel) -> list[str]:
     return notes
 
 
-def announce(ready: Prepared, loaded: LoadedModel, scored: LoadedModel, styles: Sequence[PromptStyle]) -> None:
+def announce(
+    ready: Prepared, loaded: LoadedModel, scored: LoadedModel, styles: Sequence[PromptStyle], *, is_begun: bool
+) -> None:
     """Say what will be done and about how long it takes on this machine."""
     plan = ready.plan
     training, settings = plan.recipe.training, plan.recipe.evaluation
@@ -386,7 +388,8 @@ def announce(ready: Prepared, loaded: LoadedModel, scored: LoadedModel, styles: 
             say(f"  left out    {name}: {reason}")
     say(f"  evaluates   {before} questions before tuning ({', '.join(styles)} prompts) and {questions} after")
     say(f"  detects     {detects(averaged(plan))}")
-    say(f"  takes       about {clock(prices.training)} to train and {clock(test_seconds)} to evaluate on this machine")
+    times = f"about {clock(prices.training)} to train and {clock(test_seconds)} to evaluate on this machine"
+    say(f"  takes       {times}{', without what is done already' if is_begun else ''}")
 
 
 def announce_training(plan: Plan, loaded: LoadedModel) -> None:

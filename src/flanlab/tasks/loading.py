@@ -273,7 +273,7 @@ def resolve_name(tasks: Sequence[Task], name: str) -> Task | Cluster:
     near = difflib.get_close_matches(plain, known, n=3)
     hint = f"Did you mean {' or '.join(near)}?" if near else "`flan tasks list` shows what there is."
     if all(map(_is_built_in, tasks)):
-        hint += " A task of your own: name its folder with --tasks (in Python: collections=)."
+        hint += " A task of your own: name its folder with --tasks (in Python: collections=; in a recipe: tasks.collections)."
     raise FlanlabError(f"There is no task or cluster called `{name}`.", hint=hint)
 
 

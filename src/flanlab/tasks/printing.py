@@ -52,7 +52,7 @@ def printable(value: Any) -> Any:
         name, word = ("null", "None") if value is None else ("NaN", "nan")
         raise TemplatingError(
             f"a value is missing ({name}) and would be printed as the word {word}",
-            hint="Write {{ name or '' }}, or leave such rows out with `filter`."
+            hint="Write {% if name %} ... {% endif %} around it, or {{ name or '' }}, or leave such rows out with `filter`."
             if value is None
             else "Leave such rows out with `filter`, for example with {{ name == name }}.",
         )

@@ -63,10 +63,10 @@ def scaffold_task(
     whole = joined(list(tables.values()), f"The splits {', '.join(tables)}")
     columns = describe_columns(tables, _with_plain_numbers(whole))
     if len(columns) == 1 and columns[0].kind != "nested":
-        separator = next((mark for mark in (";", "\t", "|") if mark in columns[0].name), None)
+        separator = next((mark for mark in ("\t", "|") if mark in columns[0].name), None)
         raise FlanlabError(
             f"There is one column alone, {columns[0].name!r}: a task needs an answer and something it is asked about.",
-            hint="Separate columns by commas (by tabs in a .tsv file)." if separator else "Add the other column.",
+            hint="Separate columns by commas or semicolons (by tabs in a .tsv file)." if separator else "Add the other column.",
         )
     found = guess_answer(columns, answer, cluster, ask)
     inputs = guess_inputs(columns, found)
