@@ -33,57 +33,64 @@ ZERO_ONE_METRICS = ("accuracy", "exact_match")
 
 
 class EvaluationSettings(Settings):
-    """What is evaluated, and how much of it."""
+    """What is evaluated, and how much of it.
 
-    split: Annotated[Split, QUESTIONS] = Field("test", description="The split whose rows are asked.")
+    `docs/reference/recipe.md` describes the fields.
+    """
+
+    split: Annotated[Split, QUESTIONS] = Field(default="test", description="The split whose rows are asked.")
     rows: Annotated[int, SAMPLE] = Field(
-        200, gt=0, description="Rows of each task; a random choice, the same for every model. Groups stay whole."
+        default=200, gt=0, description="Rows of each task; a random choice, the same for every model. Groups stay whole."
     )
     templates_per_row: Annotated[Annotated[int, Field(gt=0)] | Literal["adaptive"] | None, SAMPLE] = Field(
-        None,
+        default=None,
         description="Forward templates each row is shown through, taking turns; all, where not given. adaptive: as many as"
         " `answer_budget` allows, and what all would have scored is estimated.",
     )
     answer_budget: Annotated[float | None, SAMPLE] = Field(
-        None, ge=1, description="With adaptive templates_per_row: answers to each row, on average, such as 1.5; 2 if not given."
+        default=None,
+        ge=1,
+        description="With adaptive templates_per_row: answers to each row, on average, such as 1.5; 2 if not given.",
     )
     wordings: Annotated[int | None, SAMPLE] = Field(
-        None,
+        default=None,
         gt=1,
         description="Ask this many wordings of each task: its forward templates, and variants made from them by rule (order of"
         " instruction and input, line breaks, style of OPTIONS), if the rules give so many.",
     )
     options: Annotated[OptionOrder | tuple[OptionOrder, ...], QUESTIONS] = Field(
-        "shuffled",
+        default="shuffled",
         description="Order of the OPTIONS block: shuffled, fixed, or none shown; a list asks every question each way.",
     )
     instructions: Annotated[Phrasing, QUESTIONS] = Field(
-        "full", description="full; or, for ablations, name (of task type and data set) or none before the bare inputs."
+        default="full", description="full; or, for ablations, name (of task type and data set) or none before the bare inputs."
     )
     end_token: Annotated[bool, QUESTIONS] = Field(
-        True, description="Count an option's end token in its score, as it was trained."
+        default=True, description="Count an option's end token in its score, as it was trained."
     )
-    generate: Annotated[bool, METRICS] = Field(True, description="Also generate an answer to each classification prompt.")
+    generate: Annotated[bool, METRICS] = Field(
+        default=True, description="Also generate an answer to each classification prompt."
+    )
     pmi: Annotated[bool, METRICS] = Field(
-        True,
+        default=True,
         description="Also score each option without its question, for accuracy by PMI. Costs nothing where options are fixed;"
         " one short question a row where each row has its own.",
     )
     shots: Annotated[Shots | tuple[Shots, ...], PROMPT] = Field(
-        0,
+        default=0,
         description="Exemplars from the train split before each question (section 4.4); a list asks with each number.",
     )
     shot_tokens: Annotated[int, PROMPT] = Field(
-        960, gt=0, description="Exemplars are shown while they and the question stay within this number."
+        default=960, gt=0, description="Exemplars are shown while they and the question stay within this number."
     )
     prompt_tokens: Annotated[int, QUESTIONS] = Field(
-        1024, gt=0, description="Limit of a prompt. Longer ones lose part of their longest field."
+        default=1024, gt=0, description="Limit of a prompt. Longer ones lose part of their longest field."
     )
     truncate: Annotated[Truncation, QUESTIONS] = Field(
-        "end", description="What a field that is too long loses: its end, or its middle."
+        default="end", description="What a field that is too long loses: its end, or its middle."
     )
     new_tokens: Annotated[int, QUESTIONS] = Field(
-        256,
+        default=256,
         gt=0,
         description="Most tokens of a generated free-text answer; a task whose longest reference is shorter gets half as much"
         " again as that.",
@@ -93,13 +100,13 @@ class EvaluationSettings(Settings):
         description="Handed to the model's chat template, where it is asked through one: `enable_thinking: false`, say.",
     )
     token_budget: Annotated[int, NOTHING] = Field(
-        4096, gt=0, description="Tokens computed at once; bounds memory, changes no result."
+        default=4096, gt=0, description="Tokens computed at once; bounds memory, changes no result."
     )
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], ROUNDING] = Field(
-        "auto", description="Numbers that a model computes answers in; auto: float32 on a CPU, bfloat16 on a GPU."
+        default="auto", description="Numbers that a model computes answers in; auto: float32 on a CPU, bfloat16 on a GPU."
     )
     choose_template: Annotated[bool, RESULTS] = Field(
-        False, description="Also tell the score of the template that is best on the dev split (at most 200 rows of it)."
+        default=False, description="Also tell the score of the template that is best on the dev split (at most 200 rows of it)."
     )
 
     @field_validator("options", "shots", mode="after")
