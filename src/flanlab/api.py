@@ -25,7 +25,7 @@ from flanlab.experiments.recipe import AnyRecipe, Recipe, as_recipe, divide, mak
 from flanlab.files import check_writable
 from flanlab.models.answering import Model, Question, no_number, refuse_unwrapped
 from flanlab.models.completions import Endpoint
-from flanlab.models.loading import LoadedModel, load_encoder, wrap_model
+from flanlab.models.loading import LoadedModel, load_encoder, scoring_model, wrap_model
 from flanlab.models.loading import load_model as load_named_model
 from flanlab.models.names import check_model_name
 from flanlab.processes import is_first, together
@@ -46,7 +46,8 @@ def load_model(model: Any, tokenizer: Any = None, *, device: str | None = None) 
 
     Args:
         model: a Hub id, a folder (weights as safetensors, or an adapter), a GGUF file, a built-in name such as
-            `smollm2-135m-instruct`; or a transformers model.
+            `smollm2-135m-instruct`; or a transformers model. That one is changed: it is put into evaluation mode, and its
+            attention is replaced by flanlab's, which computes the same for packed sequences. It keeps its dtype and device.
         tokenizer: the tokenizer of a transformers model. Leave it out for a name.
         device: `cpu`, `cuda` or `cuda:1`. Default: a GPU if there is one. A model in memory stays where it is.
 
@@ -133,7 +134,7 @@ def evaluate(
     endpoint: Endpoint | None = None,
     settings: EvaluationSettings | None = None,
     **changes: Any,
-) -> Run | None:
+) -> Run:
     """Score a model on tasks: each chosen row through the forward templates, with intervals over rows and templates.
 
     Args:
@@ -153,7 +154,7 @@ def evaluate(
 
     Returns:
         The evaluation, with `scores`, `predictions` and `write_report`. If torchrun started several processes, they share the
-        work, and only the first gets the evaluation. The others get None.
+        work, and the first one writes the results. The others return before that, so read results in the first one only.
 
     Raises:
         FlanlabError: a name or setting is unknown, rows or model are not available, or the model was trained on a task.
@@ -181,7 +182,7 @@ def evaluate(
         skip_missing=skip_missing,
         endpoint=endpoint,
     )
-    return None if found is None else _reported(folder)
+    return Run(folder) if found is None else _reported(folder)
 
 
 def run(
@@ -191,7 +192,7 @@ def run(
     model: str | Path | LoadedModel | None = None,
     seeds: int = 1,
     mirror: str | Path | None = None,
-) -> Run | None:
+) -> Run:
     """Run a recipe: score the untuned model, tune it, score it again, and write the report.
 
     Args:
@@ -204,7 +205,7 @@ def run(
 
     Returns:
         The run, with `scores`, `differences`, `predictions`, `compare` and `write_report`. If torchrun started several
-        processes, they share the work, and only the first gets the run. The others get None.
+        processes, they share the work, and the first one writes the results, as for `evaluate`.
 
     Raises:
         FlanlabError: the recipe is invalid or cannot be run, or the folder has a run of another recipe.
@@ -220,7 +221,7 @@ def run(
     from flanlab.experiments.run import run_recipe
 
     run_recipe(content, folder, RowReader(mirror), loaded, seeds=seeds)
-    return _reported(folder) if is_first() else None
+    return _reported(folder) if is_first() else Run(folder)
 
 
 def train(
@@ -396,7 +397,7 @@ def power(
         >>> table.columns[-2:], 0 < table.where(level="clusters").column("detectable")[0] < 1
         (['detectable', 'note'], True)
     """
-    from flanlab.experiments.run import prompt_styles, scoring_model
+    from flanlab.experiments.run import prompt_styles
 
     if seeds < 1 or (detect is not None and not 0 < detect < 1):
         raise FlanlabError(

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, wraps
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
 
 from flanlab.errors import FlanlabError
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 _CHECKED_BY_THE_FUNCTION = ("Any", "Iterable", "Recipe", "Predictions")
 """Words of annotations whose values a function checks by itself, and with better words."""
 
 
-def checked(function: Callable[..., Any], called: str = "") -> Callable[..., Any]:
+def checked(function: Callable[Arguments, Result], called: str = "") -> Callable[Arguments, Result]:
     """The function, whose arguments are made what its annotations say: any iterable a list, a number of numpy an int.
 
     Args:
@@ -43,12 +46,15 @@ def checked(function: Callable[..., Any], called: str = "") -> Callable[..., Any
         return found
 
     @wraps(function)
-    def call(*arguments: Any, **named: Any) -> Any:
+    def call(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
         from pydantic import BaseModel, ValidationError
 
-        given = signature.bind(*arguments, **named)
+        try:
+            given = signature.bind(*arguments, **named)
+        except TypeError as error:
+            raise TypeError(f"{called or function.__name__}: {error}") from None
         for name, value in given.arguments.items():
-            if name not in adapters() or hasattr(value, "columns"):
+            if name not in adapters() or are_rows(value):
                 continue
             adapter, takes_sequence = adapters()[name]
             if takes_sequence and isinstance(value, Iterable) and not isinstance(value, (*_NO_LISTS, BaseModel)):
@@ -57,14 +63,23 @@ def checked(function: Callable[..., Any], called: str = "") -> Callable[..., Any
                 given.arguments[name] = adapter.validate_python(value)
             except (ValidationError, AttributeError) as error:  # the latter for a task that was changed to what it may not be
                 shown = repr(value)
+                hint = f"help(fl.{called or function.__name__}) describes the arguments."
+                if isinstance(error, AttributeError):
+                    hint = 'Change a template with `template.model_copy(update={"prompt": ...})`. A dict is none.'
                 raise FlanlabError(
                     f"{called or function.__name__}: `{name}` is {shown if len(shown) <= 100 else shown[:99] + '…'}."
                     f" {_what_is_wrong(error)}.",
-                    hint=f"Its type: {signature.parameters[name].annotation}.",
-                ) from error
+                    hint=hint,
+                ) from None
         return function(*given.args, **given.kwargs)
 
     return call
+
+
+def are_rows(value: Any) -> bool:
+    """Whether this is a data frame, or a list of dicts that are no tasks."""
+    first = value[0] if isinstance(value, list | tuple) and value else None
+    return hasattr(value, "columns") or (isinstance(first, Mapping) and "templates" not in first)
 
 
 def _what_is_wrong(error: Any) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
+from pathlib import Path
+
+_OWN = str(Path(__file__).parent)
 
 
 class FlanlabError(Exception):
-    """Bad input or an impossible request. `hint` says how to fix it. The command line prints both, and no traceback."""
+    """Bad input or an impossible request. `hint` says how to fix it. Both are printed, without flanlab's own traceback."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -16,6 +21,11 @@ class FlanlabError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  Hint: {self.hint}" if self.hint else self.message
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython prints: the line that called flanlab, and the message."""
+        callers = list(takewhile(lambda frame: not frame.filename.startswith(_OWN), traceback.extract_tb(self.__traceback__)))
+        return [*traceback.format_list(callers[-1:]), f"FlanlabError: {self}"]
 
 
 def one_line(error: Exception, width: int = 300) -> str:

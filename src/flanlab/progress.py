@@ -19,7 +19,14 @@ from rich.progress import (
 _SECONDS_BETWEEN_LINES = 15.0
 _SECONDS_TO_FIRST_LINE = 2.0
 
-console = Console(stderr=True, highlight=False)
+
+def _open_console() -> Console:
+    """The error stream; in a notebook its text output, without bars: rich would make each line an output of its own."""
+    plain = Console(stderr=True, highlight=False)
+    return Console(highlight=False, force_jupyter=False, force_terminal=False) if plain.is_jupyter else plain
+
+
+console = _open_console()
 """Output for everything that is not a command's result."""
 
 

@@ -5,7 +5,7 @@ A field of a settings class is marked like this: `rows: Annotated[int, SAMPLE] =
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -25,6 +25,9 @@ class Affects(Enum):
     PLACE = "where something is found; its hash says what it is"
     NOTHING = "no result"
 
+    def __repr__(self) -> str:
+        return self.name  # short, because `help` shows it in the signature of every settings class
+
 
 TRAINING, QUESTIONS, PROMPT, SAMPLE, METRICS, RESULTS, ROUNDING, PLACE, NOTHING = Affects
 
@@ -32,10 +35,21 @@ PREDICTIONS = (QUESTIONS, PROMPT, SAMPLE, METRICS)
 """What shapes a prediction."""
 
 
+def without_example(schema: dict[str, Any]) -> None:
+    """Leave the errors and examples of docstrings out of a JSON Schema, which editors show."""
+    schema["description"] = schema.get("description", "").partition("\n\nRaises:")[0]
+
+
 class Settings(BaseModel):
     """A section of a recipe. Each field is marked with what it affects, or is a section itself."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=without_example)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """What is not the default."""
+        for name, field in type(self).model_fields.items():
+            if (value := getattr(self, name)) != field.get_default(call_default_factory=True):
+                yield name, value
 
 
 def affects(kind: type[Settings], name: str) -> tuple[Affects, ...]:

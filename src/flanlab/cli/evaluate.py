@@ -144,6 +144,7 @@ def evaluate(
     from flanlab.data.encoding import PromptStyle
     from flanlab.evaluation.planning import EvaluationSettings
     from flanlab.experiments.recipe import divide, read_recipe
+    from flanlab.processes import is_first
     from flanlab.tasks.schema import Task
 
     settings, seed = EvaluationSettings(), 0
@@ -187,7 +188,7 @@ def evaluate(
         endpoint=server,
         settings=settings,
     )
-    if done is not None:
+    if is_first():
         present_results(done, as_json)
         if fail_under is not None:
             _refuse_below(done.results, fail_under, metric)

@@ -93,6 +93,7 @@ def _run(path: Path, out: Path | None, mirror: Path | None, model: str | None, a
     folder = run_folder(out, path)
     say_loading()
     from flanlab.cli.tables import present_results
+    from flanlab.processes import is_first
     from flanlab.progress import say
 
     try:
@@ -100,7 +101,7 @@ def _run(path: Path, out: Path | None, mirror: Path | None, model: str | None, a
     except KeyboardInterrupt:
         say(f"Stopped. What is done is kept in {folder}: the same command resumes it.")
         raise
-    if done is not None:
+    if is_first():
         present_results(done, as_json)
 
 

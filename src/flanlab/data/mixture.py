@@ -33,40 +33,46 @@ OptionOrder = Literal["shuffled", "fixed", "none"]
 
 
 class MixtureSettings(Settings):
-    """How tasks are mixed and rendered. The defaults are the paper's (section 2.4), except for the shuffled options."""
+    """How tasks are mixed and rendered. The defaults are the paper's (section 2.4), except for the shuffled options.
 
-    train_cap: Annotated[int, TRAINING] = Field(30_000, gt=0, description="Largest number of rows of a task that train.")
-    maximum: Annotated[int, TRAINING] = Field(
-        3_000, gt=0, description="Rows beyond this number do not increase a task's weight."
+    `docs/reference/recipe.md` describes the fields.
+    """
+
+    train_cap: Annotated[int, TRAINING] = Field(
+        default=30_000, gt=0, description="Largest number of rows of a task that train."
     )
-    temperature: Annotated[float, TRAINING] = Field(1.0, gt=0, description="Above 1, small tasks get more weight.")
+    maximum: Annotated[int, TRAINING] = Field(
+        default=3_000, gt=0, description="Rows beyond this number do not increase a task's weight."
+    )
+    temperature: Annotated[float, TRAINING] = Field(default=1.0, gt=0, description="Above 1, small tasks get more weight.")
     prompt_tokens: Annotated[int, TRAINING] = Field(
-        1024, gt=0, description="Limit of a prompt. Longer ones lose the end of their longest field."
+        default=1024, gt=0, description="Limit of a prompt. Longer ones lose the end of their longest field."
     )
     target_tokens: Annotated[int, TRAINING] = Field(
-        256, gt=0, description="Limit of a target. Examples with longer ones are left out."
+        default=256, gt=0, description="Limit of a target. Examples with longer ones are left out."
     )
     options: Annotated[OptionOrder | Literal["mixed"], TRAINING] = Field(
-        "shuffled",
+        default="shuffled",
         description="Order of the OPTIONS block: shuffled, fixed, or none (not shown). mixed: shown in a share of the examples,"
         " shuffled.",
     )
     options_share: Annotated[float, TRAINING] = Field(
-        0.5, ge=0, le=1, description="For options: mixed, the share of the examples that show OPTIONS."
+        default=0.5, ge=0, le=1, description="For options: mixed, the share of the examples that show OPTIONS."
     )
     shots: Annotated[dict[Annotated[int, Field(ge=0, le=MOST_SHOTS)], Annotated[float, Field(ge=0)]], TRAINING] = Field(
-        {0: 1.0},
+        default={0: 1.0},
         description="Share of the examples by number of exemplars from the train split, such as {0: 0.5, 4: 0.5}.",
     )
     shot_tokens: Annotated[int, TRAINING] = Field(
-        960, gt=0, description="Limit of exemplars and prompt together (section 4.4)."
+        default=960, gt=0, description="Limit of exemplars and prompt together (section 4.4)."
     )
-    inverted: Annotated[bool, TRAINING] = Field(True, description="Also train on inverted templates.")
+    inverted: Annotated[bool, TRAINING] = Field(default=True, description="Also train on inverted templates.")
     templates_per_task: Annotated[int | None, TRAINING] = Field(
-        None, gt=0, description="Number of forward templates of each task, chosen at random. All by default."
+        default=None, gt=0, description="Number of forward templates of each task, chosen at random. All by default."
     )
     instructions: Annotated[Phrasing, TRAINING] = Field(
-        "full", description="full, or for ablations: none (only the inputs) or name (names of task type and data set first)."
+        default="full",
+        description="full, or for ablations: none (only the inputs) or name (names of task type and data set first).",
     )
 
     @field_validator("shots")

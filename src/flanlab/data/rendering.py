@@ -9,8 +9,9 @@ from functools import cached_property
 from typing import Any, Literal
 
 from flanlab.errors import FlanlabError
+from flanlab.tasks.fields import Options
 from flanlab.tasks.printing import TemplatingError, printable
-from flanlab.tasks.schema import Baseline, Options, Task, Template
+from flanlab.tasks.schema import Baseline, Task, Template
 from flanlab.tasks.templating import compile_source
 
 Truncation = Literal["end", "middle"]

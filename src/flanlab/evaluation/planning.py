@@ -33,55 +33,63 @@ ZERO_ONE_METRICS = ("accuracy", "exact_match")
 
 
 class EvaluationSettings(Settings):
-    """What is evaluated, and how much of it."""
+    """What is evaluated, and how much of it.
 
-    split: Annotated[Split, QUESTIONS] = Field("test", description="The split whose rows are asked.")
+    `docs/reference/recipe.md` describes the fields.
+    """
+
+    split: Annotated[Split, QUESTIONS] = Field(default="test", description="The split whose rows are asked.")
     rows: Annotated[int, SAMPLE] = Field(
-        200, gt=0, description="Rows of each task; a random choice, the same for every model. Groups stay whole."
+        default=200, gt=0, description="Rows of each task; a random choice, the same for every model. Groups stay whole."
     )
     templates_per_row: Annotated[Annotated[int, Field(gt=0)] | Literal["adaptive"] | None, SAMPLE] = Field(
-        None,
+        default=None,
         description="Number of forward templates for each row, which take turns; all by default. adaptive: as many as"
         " `answer_budget` allows, and what all would have scored is estimated.",
     )
     answer_budget: Annotated[float | None, SAMPLE] = Field(
-        None, ge=1, description="With adaptive templates_per_row: mean number of answers to each row, such as 1.5. Default: 2."
+        default=None,
+        ge=1,
+        description="With adaptive templates_per_row: mean number of answers to each row, such as 1.5. Default: 2.",
     )
     wordings: Annotated[int | None, SAMPLE] = Field(
-        None,
+        default=None,
         gt=1,
         description="Ask up to this many wordings of each task: its forward templates, and variants made from them by rule"
         " (order of instruction and input, line breaks, style of OPTIONS).",
     )
     options: Annotated[OptionOrder | tuple[OptionOrder, ...], QUESTIONS] = Field(
-        "shuffled",
+        default="shuffled",
         description="Order of the OPTIONS block: shuffled, fixed, or none (not shown). A list asks every question each way.",
     )
     instructions: Annotated[Phrasing, QUESTIONS] = Field(
-        "full", description="full, or for ablations: none (only the inputs) or name (names of task type and data set first)."
+        default="full",
+        description="full, or for ablations: none (only the inputs) or name (names of task type and data set first).",
     )
     end_token: Annotated[bool, QUESTIONS] = Field(
-        True, description="Count an option's end token in its score, as it was trained."
+        default=True, description="Count an option's end token in its score, as it was trained."
     )
-    generate: Annotated[bool, METRICS] = Field(True, description="Also generate an answer to each classification prompt.")
+    generate: Annotated[bool, METRICS] = Field(
+        default=True, description="Also generate an answer to each classification prompt."
+    )
     pmi: Annotated[bool, METRICS] = Field(
-        True,
+        default=True,
         description="Also score each option without its question, for accuracy by PMI. One short question for all rows if"
         " they have the same options, else one for each row.",
     )
     shots: Annotated[Shots | tuple[Shots, ...], PROMPT] = Field(
-        0,
+        default=0,
         description="Number of exemplars from the train split before a question (section 4.4). A list asks with each number.",
     )
-    shot_tokens: Annotated[int, PROMPT] = Field(960, gt=0, description="Limit of exemplars and question together.")
+    shot_tokens: Annotated[int, PROMPT] = Field(default=960, gt=0, description="Limit of exemplars and question together.")
     prompt_tokens: Annotated[int, QUESTIONS] = Field(
-        1024, gt=0, description="Limit of a prompt. Longer ones lose part of their longest field."
+        default=1024, gt=0, description="Limit of a prompt. Longer ones lose part of their longest field."
     )
     truncate: Annotated[Truncation, QUESTIONS] = Field(
-        "end", description="What a field that is too long loses: its end, or its middle."
+        default="end", description="What a field that is too long loses: its end, or its middle."
     )
     new_tokens: Annotated[int, QUESTIONS] = Field(
-        256,
+        default=256,
         gt=0,
         description="Limit of a generated free-text answer. For a task with short references it is one and a half times the"
         " longest of them.",
@@ -91,13 +99,14 @@ class EvaluationSettings(Settings):
         description="Arguments of the model's chat template, such as `enable_thinking: false`.",
     )
     token_budget: Annotated[int, NOTHING] = Field(
-        4096, gt=0, description="Largest number of tokens computed at once. It limits memory."
+        default=4096, gt=0, description="Largest number of tokens computed at once. It limits memory."
     )
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], ROUNDING] = Field(
-        "auto", description="Number type of the computation. auto: float32 on a CPU, bfloat16 on a GPU."
+        default="auto", description="Number type of the computation. auto: float32 on a CPU, bfloat16 on a GPU."
     )
     choose_template: Annotated[bool, RESULTS] = Field(
-        False, description="Also report the score of the template that is best on the dev split (at most 200 of its rows)."
+        default=False,
+        description="Also report the score of the template that is best on the dev split (at most 200 of its rows).",
     )
 
     @field_validator("options", "shots", mode="after")

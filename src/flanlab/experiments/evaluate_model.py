@@ -17,7 +17,7 @@ from flanlab.models.answering import Model, refuse_unwrapped
 from flanlab.models.built_in import BUILT_IN_MODELS
 from flanlab.models.completions import Endpoint
 from flanlab.models.gguf import is_gguf
-from flanlab.models.loading import load_model
+from flanlab.models.loading import LoadedModel, load_model, scoring_model
 from flanlab.models.names import check_model_name
 from flanlab.models.remote import RemoteModel, open_remote_model
 from flanlab.processes import end_with_others, is_first, world_size
@@ -81,6 +81,11 @@ def evaluate_model(
         for name, reason in skipped.items():
             say(f"Skipped {name}: {reason}")
     planned = plan_tasks(tasks, settings, seed, rows)
+    if "baseline" in styles and (without := [one.task.name for one in planned if one.task.baseline is None]):
+        raise FlanlabError(
+            f"These tasks have no baseline prompt: {', '.join(without)}.",
+            hint="Leave the style `baseline` out, or give each task a `baseline`.",
+        )
     dev_planned = plan_dev_tasks(planned, settings, seed, rows)
     setups = []
     with opened(model, endpoint, settings, styles, folder) as (loaded, settings):
@@ -141,7 +146,7 @@ def opened(
     """
     if not isinstance(model, str | Path):
         refuse_unwrapped(model)
-        found = model
+        found = scoring_model(model, settings.dtype) if isinstance(model, LoadedModel) else model
     elif endpoint is None:
         found = load_model(str(model), dtype=settings.dtype)
         if settings.dtype == "bfloat16":

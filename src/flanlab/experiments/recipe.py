@@ -61,7 +61,7 @@ class TaskSelection(Settings):
         description="library, extra, sampler, or folders of your own (relative to the recipe).",
     )
     include: Annotated[Literal["all"] | list[str], TRAINING] = Field(
-        "all", description="Names of tasks, subtasks (`anli.r1`) and clusters, or all."
+        default="all", description="Names of tasks, subtasks (`anli.r1`) and clusters, or all."
     )
     exclude: Annotated[list[str], TRAINING] = Field(
         default_factory=list, description="Names of tasks, subtasks and clusters to leave out."
@@ -69,12 +69,24 @@ class TaskSelection(Settings):
 
 
 class Recipe(Settings):
-    """An experiment: a model, tasks, a hold-out, and how to mix, train and evaluate."""
+    """An experiment: a model, tasks, a hold-out, and how to mix, train and evaluate.
+
+    `docs/reference/recipe.md` lists the fields. What takes a Recipe also takes its content as a dict,
+    which is easier to change. It is checked in the same way.
+
+    Raises:
+        pydantic.ValidationError: a field is missing, unknown or wrong. The message lists all errors.
+
+    Examples:
+        >>> import flanlab as fl
+        >>> fl.Recipe.model_validate(example_recipe).training
+        TrainingSettings(steps=1, tokens_per_step=200, learning_rate=0.001)
+    """
 
     name: Annotated[str, NOTHING] = Field(description="What reports call the run.")
-    description: Annotated[str, NOTHING] = Field("", description="What the experiment asks, for readers of its report.")
+    description: Annotated[str, NOTHING] = Field(default="", description="What the experiment asks, for readers of its report.")
     seed: Annotated[int, TRAINING, SAMPLE, QUESTIONS] = Field(
-        0, description="Determines every random choice: rows, templates, order of options and examples."
+        default=0, description="Determines every random choice: rows, templates, order of options and examples."
     )
     model: Annotated[str, PLACE] = Field(
         description="The model to tune: a built-in name (`flan models`), a folder or GGUF file (relative to the recipe), or a"
@@ -83,7 +95,7 @@ class Recipe(Settings):
     tasks: TaskSelection = TaskSelection()
     hold_out: HoldOut = HoldOut()
     in_domain: Annotated[Literal["all"] | list[str] | None, SAMPLE] = Field(
-        None,
+        default=None,
         description="Trained tasks whose test rows are scored too: all, or names of tasks and clusters. Default: all if"
         " nothing is held out, else none.",
     )
@@ -165,10 +177,10 @@ def as_recipe(recipe: AnyRecipe) -> Recipe:
     Raises:
         FlanlabError: names each error.
     """
-    if isinstance(recipe, Recipe):
-        return recipe
     if isinstance(recipe, str | Path):
         return read_recipe(Path(recipe))
+    if isinstance(recipe, Recipe):
+        recipe = recipe.model_dump(warnings=False)  # `model_copy(update=...)` checks nothing
     try:
         return Recipe.model_validate(recipe)
     except ValidationError as error:

@@ -35,7 +35,7 @@ from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_mixture
 from flanlab.experiments.stamp import make_stamp, training_facts, training_key
 from flanlab.files import new_folder, read_json, write_json, write_text
 from flanlab.models.built_in import BUILT_IN_MODELS
-from flanlab.models.loading import Dtype, LoadedModel, load_model
+from flanlab.models.loading import LoadedModel, load_model, scoring_model
 from flanlab.models.sources import STAMP_FILE
 from flanlab.processes import first_before_others, from_first, is_first, together
 from flanlab.progress import clock, say
@@ -216,11 +216,6 @@ def _begin(
     stamp = make_stamp(plan, loaded)
     from_first(lambda: _check_contents(folder, stamp))
     return replace(ready, plan=plan), loaded, stamp
-
-
-def scoring_model(loaded: LoadedModel, dtype: Dtype) -> LoadedModel:
-    """The model in the numbers that it is scored in. Training begins from weights that are not rounded."""
-    return loaded if dtype in ("auto", loaded.dtype) else load_model(loaded.name, dtype=dtype)
 
 
 def settled_earlier(folder: Path) -> dict[str, Any]:

@@ -23,10 +23,10 @@ from flanlab.experiments.cells import Cell, Training, changed, with_seeds, with_
 from flanlab.experiments.cost import TokenCosts, count_questions
 from flanlab.experiments.folders import SWEEP_FILE, CellFacts, SweepFacts, is_done, state_of
 from flanlab.experiments.recipe import ALLOW_OVERLAP, Plan, Recipe, make_mixture, make_plan
-from flanlab.experiments.run import prompt_styles, scoring_model
+from flanlab.experiments.run import prompt_styles
 from flanlab.experiments.steps import Step, in_this_process
 from flanlab.files import alone_in, read_json, write_json
-from flanlab.models.loading import LoadedModel, load_model
+from flanlab.models.loading import LoadedModel, load_model, scoring_model
 from flanlab.progress import clock, meter, say
 from flanlab.settings import PREDICTIONS, RESULTS, ROUNDING, TRAINING, affecting
 from flanlab.tasks.loading import BUILT_IN_COLLECTIONS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import warnings
@@ -61,7 +62,10 @@ _EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight", "wte.weight", "embed_in.
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that is ready for scoring and training."""
+    """A model that is ready for scoring and training: made by `load_model`.
+
+    `model` is the transformers model, and `encoder.tokenizer` its tokenizer.
+    """
 
     model: PreTrainedModel = field(repr=False)
     encoder: TextEncoder = field(repr=False)
@@ -70,6 +74,8 @@ class LoadedModel:
     """Local folder, or None for a model from the Hub's cache."""
     stamp: Mapping[str, Any] | None = field(repr=False)
     """Content of flanlab.json; None for a model that was not tuned with flanlab."""
+    in_memory: bool = field(default=False, repr=False)
+    """Whether it was given as an object: then its name says nothing of its weights."""
 
     @cached_property
     def identity(self) -> str:
@@ -165,7 +171,23 @@ def wrap_model(model: Any, tokenizer: Any) -> LoadedModel:
         raise FlanlabError(
             f"{type(model).__name__} has weights without content (on the device `meta`).", hint="Load the weights first."
         )
-    return _ready(model, tokenizer, name, None, None)
+    return replace(_ready(model, tokenizer, name, None, None), in_memory=True)
+
+
+def scoring_model(loaded: LoadedModel, dtype: Dtype) -> LoadedModel:
+    """The model in the numbers that it is scored in. Training begins from weights that are not rounded.
+
+    Raises:
+        FlanlabError: the model is in memory in other numbers.
+    """
+    if dtype in ("auto", loaded.dtype):
+        return loaded
+    if loaded.in_memory:
+        raise FlanlabError(
+            f"The model is in memory in {loaded.dtype}, so it is not scored in {dtype}.",
+            hint=f"Leave `dtype` out, or load the model with transformers in torch.{dtype}.",
+        )
+    return load_model(loaded.name, device=str(loaded.model.device), dtype=dtype)
 
 
 def _ready(
@@ -397,7 +419,8 @@ def build_skeleton(name: str, config: PreTrainedConfig, dtype: torch.dtype) -> A
     """
     kind, attention = _class_of(config)
     try:
-        model = kind.from_config(config, dtype=dtype, trust_remote_code=False, **attention)
+        # A copy, because transformers writes the dtype into it, and the configuration is part of a model's identity.
+        model = kind.from_config(copy.deepcopy(config), dtype=dtype, trust_remote_code=False, **attention)
     except (ValueError, ImportError) as error:
         raise FlanlabError(
             f"The configuration of {name} is not one of a language model: {one_line(error)}",

@@ -20,7 +20,7 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation.classification import calibration, calibration_error, confusion, per_class
 from flanlab.evaluation.metrics.answers import exact_match
 from flanlab.evaluation.metrics.declared import normal_form
-from flanlab.evaluation.metrics.options import accuracy, option_scores, option_shares, right_options
+from flanlab.evaluation.metrics.options import accuracy, chosen_option, option_scores, option_shares, right_options
 from flanlab.report.page import Block, Cell, Facts, Group, Row, Table, Verbatim, exact, plain, text
 from flanlab.report.wording import count, number
 from flanlab.results.grids import Prediction
@@ -67,6 +67,13 @@ def is_right(prediction: Prediction, metrics: Sequence[str]) -> bool:
         return accuracy(prediction) == 1
     form = normal_form(metrics, bool(prediction["options"]))
     return prediction["generated"] is not None and exact_match(prediction, form) == 1
+
+
+def prediction_text(prediction: Prediction) -> str | None:
+    """The option ranked first; where nothing was ranked, the generated text."""
+    ranked = prediction["option_scores"]
+    said: str | None = prediction["options"][chosen_option(prediction)] if ranked else prediction["generated"]
+    return said
 
 
 def which_are_right(predictions: pa.Table, metrics: Sequence[str]) -> NDArray[np.bool_]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation.comparison import compare_sides
 from flanlab.evaluation.metrics.options import with_counted_scores
 from flanlab.evaluation.sides import open_side
+from flanlab.report.predictions import is_right, prediction_text
 from flanlab.results.files import PREDICTIONS, difference_table, read_predictions, read_results, score_table
 from flanlab.results.schema import Results
 from flanlab.results.table import Table
@@ -31,6 +32,15 @@ class Run:
     """
 
     folder: Path
+
+    def __repr__(self) -> str:
+        results = self.results
+        main = [
+            {"task": name, "variant": variant} | score.model_dump(include={"metric", "mean", "low", "high"})
+            for name in results.tasks
+            for variant, score in results.main_scores(name).items()
+        ]
+        return f"{results.name}, in {self.folder}\n{Table.from_rows(main)}"
 
     @cached_property
     def results(self) -> Results:
@@ -58,16 +68,30 @@ class Run:
         return folder if folder.is_dir() else None
 
     def predictions(self, task: str, variant: str | None = None) -> Table:
-        """One row for each question that was asked of a task: prompt, options and their log-probabilities, answer, references.
+        """One row for each question that was asked of a task.
 
         `option_scores` are those that the metrics judge by: without end tokens, where the settings do not count these.
 
         Args:
             task: name of the task or subtask.
-            variant: one of `results.variants`. Default: all of them, with a column `variant`.
+            variant: one of `results.variants`. Default: all of them.
+
+        Returns:
+            Columns: `variant`, `template` and `row` (its number within the split); `right`, whether `prediction` is a right
+            answer (free text: an exact match); `prediction`, the option ranked first, or the generated text if there are no
+            options; `references`, the right answers; `prompt`; `options` in this template's words, with `option_scores`
+            (natural logarithms); `answer`, the position of the right option; `generated`, what the model wrote; and others
+            (`docs/reference/results.md`).
 
         Raises:
             FlanlabError: there is no such task or variant.
+
+        Examples:
+            >>> import flanlab as fl
+            >>> run = fl.evaluate(example_model, "visitor_comments", rows=8, templates_per_row=1, out=folder)
+            >>> wrong = run.predictions("visitor_comments").where(right=False)
+            >>> wrong.select("prompt", "prediction", "references").columns
+            ['prompt', 'prediction', 'references']
         """
         for what, name, known in (("task", task, self.results.tasks), ("variant", variant, self.results.variants)):
             if name is not None and name not in known:
@@ -75,9 +99,13 @@ class Run:
         tables = []
         for name in [variant] if variant else list(self.results.variants):
             table = read_predictions(self.folder / PREDICTIONS / name / task)
-            if not self.results.variants[name].end_token:
-                table = pa.Table.from_pylist(with_counted_scores(table.to_pylist(), end_token=False), schema=table.schema)
-            tables.append(table.add_column(0, "variant", pa.array([name] * len(table), pa.string())))
+            asked = with_counted_scores(table.to_pylist(), self.results.variants[name].end_token)
+            table = pa.Table.from_pylist(asked, schema=table.schema)
+            metrics = self.results.tasks[task].declared_metrics
+            table = table.add_column(0, "variant", pa.array([name] * len(table), pa.string()))
+            table = table.add_column(4, "right", pa.array([is_right(one, metrics) for one in asked], pa.bool_()))
+            table = table.add_column(5, "prediction", pa.array(map(prediction_text, asked), pa.string()))
+            tables.append(table)
         return Table(pa.concat_tables(tables))
 
     def compare(self, other: Run | str | Path) -> Comparison:
@@ -105,8 +133,14 @@ class Run:
 class Comparison:
     """Two models on the questions that both were asked: B minus A."""
 
-    results: Results = field(repr=False)
+    results: Results
     """With the variants `a` and `b`."""
+
+    def __repr__(self) -> str:
+        found = [self.results.difference("task", name, task.main_metric) for name, task in self.results.tasks.items()]
+        shown = ["task", "subtask", "metric", "difference", "low", "high", "p_value", "p_holm"]
+        rows = [one.model_dump(include=set(shown)) for one in found if one is not None]
+        return "\n".join([*self.verdict, *([repr(Table.from_rows(rows).select(*shown))] if rows else [])])
 
     @property
     def scores(self) -> Table:

@@ -154,8 +154,7 @@ class Difference(_Row):
     ties: Count | None = None
     """Rows (or groups of rows) on which `after` is better, worse and equal, by their means over templates."""
     detectable: _Size | None = None
-    """The smallest true difference that such data show to differ from zero with 80 % power; None where none would be
-    shown, however large."""
+    """The smallest true difference that is detected with 80 % power; None where none would be, however large."""
     margin: _Size | None = None
     """How far apart the two may be and still count as the same; None where nobody asked."""
     p_equivalence: _Share | None = None
@@ -245,8 +244,7 @@ class TaskFacts(Frozen):
     source: RowSource | None = None
     hashes: Hashes | None = None
     content: dict[str, Any] = {}
-    """What of the task's file shapes questions and answers (templates, fields, options, ...), as it was when they were asked;
-    empty in a comparison."""
+    """What of the task's file shaped questions and answers (templates, fields, options, ...); empty in a comparison."""
     best_on_dev: dict[str, BestTemplate] | None = None
     """By variant. Empty where the task has no dev split; None where it was not asked for."""
     in_domain: bool = False
@@ -325,6 +323,11 @@ class Results(Frozen):
     """In a comparison: tasks that just one side has."""
     notes: list[str] = []
     seconds: _Size | None = None
+
+    def __repr__(self) -> str:
+        return f"Results of {self.name}: variants {', '.join(self.variants)}; tasks {', '.join(self.tasks)}"
+
+    __str__ = __repr__
 
     def scored(self, level: Level, name: str | None, metric: str, template: str = MEAN) -> Mapping[str, Score]:
         """Scores by variant; empty where there are none."""
@@ -405,10 +408,8 @@ class Results(Frozen):
         for (level, name_or_none, metric, template), by_variant in self._index.items():
             known = set(self.variants) if template == MEAN else set(by_variant)
             if not known <= set(by_variant) <= set(self.variants):
-                raise ValueError(
-                    f"scores: {name_or_none or level}, {metric}: expected {', '.join(self.variants)},"
-                    f" found {', '.join(by_variant)}"
-                )
+                where, there = name_or_none or level, ", ".join(by_variant)
+                raise ValueError(f"scores: {where}, {metric}: expected {', '.join(self.variants)}, found {there}")
         for row in self.differences:
             if not {row.before, row.after} <= set(self.scored(row.level, row.name, row.metric)):
                 raise ValueError(f"differences: {row.name or row.level}, {row.metric}: compares what has no scores")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +18,9 @@ _SHOWN_CHARACTERS = 40
 
 
 class Table:
-    """An Arrow table that can be read: it shows itself, gives its rows as dicts, and becomes a pandas or polars frame.
+    """An Arrow table that can be read: it shows itself, gives its rows as dicts, and becomes a frame.
+
+    `table.to_pandas()` is a pandas frame, `polars.DataFrame(table)` one of polars, `table.arrow` the Arrow table.
 
     >>> table = Table.from_rows([{"task": "rte", "mean": 0.5}, {"task": "cb", "mean": 0.25}])
     >>> table.where(task="cb").column("mean")
@@ -43,13 +46,20 @@ class Table:
         names: list[str] = self.arrow.column_names
         return names
 
+    def _refuse_unknown(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self.columns:
+                near = get_close_matches(name, self.columns, n=1)
+                meant = f"Did you mean `{near[0]}`? " if near else ""
+                raise FlanlabError(f"There is no column `{name}`.", hint=f"{meant}The columns are: {', '.join(self.columns)}.")
+
     def where(self, **equal: Any) -> Table:
         """The rows in which each of these columns has this value; None stands for an empty field.
 
         Raises:
-            KeyError: there is no such column.
-            FlanlabError: a value has another type than its column.
+            FlanlabError: there is no such column, or a value has another type than its column.
         """
+        self._refuse_unknown(equal)
         found = self.arrow
         for name, value in equal.items():
             column = found[name]
@@ -66,16 +76,18 @@ class Table:
         """Only these columns, in this order.
 
         Raises:
-            KeyError: there is no such column.
+            FlanlabError: there is no such column.
         """
+        self._refuse_unknown(names)
         return Table(self.arrow.select(list(names)))
 
     def column(self, name: str) -> list[Any]:
         """The values of one column.
 
         Raises:
-            KeyError: there is no such column.
+            FlanlabError: there is no such column.
         """
+        self._refuse_unknown([name])
         values: list[Any] = self.arrow[name].to_pylist()
         return values
 

@@ -29,7 +29,7 @@ class HoldOut(Settings):
         default_factory=list, description="Clusters kept out of training. None by default: every task is trained on."
     )
     overlap: Annotated[OverlapPolicy, TRAINING] = Field(
-        "error",
+        default="error",
         description="What to do with training tasks that share sources with held-out ones. error: refuse the recipe. remove:"
         " leave them out. allow: train on them; results are then marked as seen.",
     )

@@ -10,6 +10,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
+from flanlab.arguments import are_rows
 from flanlab.errors import FlanlabError
 from flanlab.processes import is_first
 from flanlab.progress import say
@@ -156,11 +157,11 @@ def find_tasks(
         >>> [task.name for task in fl.load_tasks("sentiment", ["sampler"])]
         ['product_reviews', 'visitor_comments']
     """
-    if hasattr(names, "__arrow_c_stream__"):
+    if are_rows(names):
         raise FlanlabError(
             "A table of rows is no task yet: it has no templates.",
-            hint='Write the rows to a file, such as table.to_parquet("rows.parquet"), and make a task file for it:'
-            " `flan tasks new rows.parquet --cluster CLUSTER`.",
+            hint='Write the rows to a file, such as table.to_parquet("rows.parquet"), and make a task of it: in Python (see'
+            " help(fl.Task)), or as a file with `flan tasks new rows.parquet --cluster CLUSTER`.",
         )
     given = [names] if isinstance(names, str | Path | Task) else list(names)
     if not given:

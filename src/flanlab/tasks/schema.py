@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
@@ -21,8 +20,10 @@ from pydantic import (
 
 from flanlab.arguments import checked
 from flanlab.errors import FlanlabError
+from flanlab.settings import without_example
 from flanlab.tasks.clusters import Cluster
-from flanlab.tasks.templating import check_syntax, is_expression, variables_in
+from flanlab.tasks.fields import Expression, Jinja, Options, as_the_answer, checked_options
+from flanlab.tasks.templating import check_syntax, variables_in
 
 if TYPE_CHECKING:
     from flanlab.data.rendering import Example
@@ -45,66 +46,28 @@ Metric = Literal[
     "bleu",
     "edit_similarity",
 ]
-Options = list[str] | str
-"""A list of answers, or one expression that gives a list for each row."""
-
-
-def _checked_jinja(value: str) -> str:
-    try:
-        check_syntax(value)
-    except FlanlabError as error:
-        raise ValueError(error.message) from error
-    if not value.strip():
-        raise ValueError("is empty")
-    return value
-
-
-def _checked_expression(value: str) -> str:
-    if not is_expression(value):
-        raise ValueError("write one expression with nothing around it, such as {{ label >= 0 }}")
-    return value
-
-
-def _checked_options(value: Options | None) -> Options | None:
-    if not isinstance(value, list):
-        return None if value is None else _checked_expression(_checked_jinja(value))
-    if len(value) < 2 or len(set(value)) != len(value):
-        raise ValueError("give at least two options, all different")
-    for option in value:
-        if not option.strip():
-            raise ValueError("an option is empty")
-        if option != option.strip():
-            raise ValueError(f"the option {option!r} begins or ends with blank space")
-    return value
-
-
-def _as_the_answer(target: str) -> str:
-    """Write a target that is only the answer, with any spacing, as `{{ answer }}`, which also allows all references."""
-    return "{{ answer }}" if re.fullmatch(r"\s*\{\{-?\s*answer\s*-?\}\}\s*", target) else target
-
-
-Jinja = Annotated[str, AfterValidator(_checked_jinja)]
-Expression = Annotated[str, AfterValidator(_checked_jinja), AfterValidator(_checked_expression)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=without_example)
 
 
 class Source(_Strict):
     """Where rows come from: the Hugging Face Hub (or a mirror folder of it), files next to the task file, or a generator."""
 
-    hub: str | None = Field(None, description="Hub id of the data set, such as nyu-mll/glue.")
-    formerly: str | None = Field(None, description="Earlier Hub id of the same rows, under which a mirror may have them.")
-    config: str | None = Field(None, description="Configuration (subset) of the Hub data set.")
-    revision: str | None = Field(None, description="Commit of the Hub data set.")
+    hub: str | None = Field(default=None, description="Hub id of the data set, such as nyu-mll/glue.")
+    formerly: str | None = Field(
+        default=None, description="Earlier Hub id of the same rows, under which a mirror may have them."
+    )
+    config: str | None = Field(default=None, description="Configuration (subset) of the Hub data set.")
+    revision: str | None = Field(default=None, description="Commit of the Hub data set.")
     files: dict[str, str] | str | None = Field(
-        None,
+        default=None,
         description="One file (the split `all`), or split names with their files: Parquet, Arrow, JSON, JSONL, CSV or TSV.",
     )
-    generator: str | None = Field(None, description="Name of an installed generator of rows, such as mathematics.")
+    generator: str | None = Field(default=None, description="Name of an installed generator of rows, such as mathematics.")
     obtain: str | None = Field(
-        None,
+        default=None,
         description="How to get the rows by hand if the Hub's copy cannot be loaded. They are then read from the mirror only.",
     )
     splits: dict[Split, str] = Field(
@@ -138,17 +101,17 @@ class _Prompt(_Strict):
     """Jinja sources of a prompt and of the target that follows it."""
 
     prompt: Jinja
-    target: Annotated[Jinja, AfterValidator(_as_the_answer)] = "{{ answer }}"
+    target: Annotated[Jinja, AfterValidator(as_the_answer)] = "{{ answer }}"
 
 
 class Template(_Prompt):
     """One natural-language instruction. It does not mention OPTIONS: the renderer adds that block."""
 
     direction: Literal["forward", "inverted"] = Field(
-        "forward", description="inverted: the prompt contains the answer and the target is an input (section 2.1)."
+        default="forward", description="inverted: the prompt contains the answer and the target is an input (section 2.1)."
     )
-    options: Annotated[list[str] | None, AfterValidator(_checked_options)] = Field(
-        None, description="Other words for the task's options in this template: same number, same order."
+    options: Annotated[list[str] | None, AfterValidator(checked_options)] = Field(
+        default=None, description="Other words for the task's options in this template: same number, same order."
     )
 
     def listed(self, options: Sequence[str]) -> str:
@@ -164,13 +127,40 @@ class Template(_Prompt):
 class Baseline(_Prompt):
     """A prompt without an instruction, for untuned models: a text that the answer continues, after one space."""
 
-    options: Annotated[Options | None, AfterValidator(_checked_options)] = Field(
-        None, description="Other words for the task's options: same number, same order."
+    options: Annotated[Options | None, AfterValidator(checked_options)] = Field(
+        default=None, description="Other words for the task's options: same number, same order."
     )
 
 
 class Task(_Strict):
-    """One data set with its templates."""
+    """One data set with its templates.
+
+    A task file has the same fields. `docs/add-a-task.md` explains each.
+    A task of your own is made from a file of rows. Relative paths start at the working folder.
+
+    Raises:
+        pydantic.ValidationError: a field is missing, unknown or wrong. The message lists all errors.
+
+    Examples:
+        >>> import flanlab as fl, pyarrow as pa, pyarrow.parquet as pq
+        >>> rows = [{"text": "Best dumplings in town.", "stars": 5}, {"text": "The soup was cold.", "stars": 1}]
+        >>> folder.mkdir()
+        >>> pq.write_table(pa.Table.from_pylist(rows), folder / "rows.parquet")  # or frame.to_parquet(...)
+        >>> task = fl.Task(
+        ...     name="reviews",
+        ...     cluster="sentiment",
+        ...     licence="CC0-1.0",
+        ...     source={"files": str(folder / "rows.parquet"), "splits": {"test": "all"}},
+        ...     options=["bad", "good"],
+        ...     answer="{{ options[1 if stars > 3 else 0] }}",
+        ...     metrics=["accuracy"],
+        ...     templates=[{"prompt": "{{ text }}\\nIs this review good or bad?"}],
+        ... )
+        >>> task
+        Task reviews (sentiment): 1 template, 2 options, accuracy
+        >>> task.render(row=1).target
+        'bad'
+    """
 
     name: Name
     cluster: Cluster | Annotated[list[Cluster], Field(min_length=1)] = Field(
@@ -195,29 +185,31 @@ class Task(_Strict):
         description="Data sets whose rows or texts this one reuses, each with the evidence. The hold-out follows them.",
     )
     turns: Expression | None = Field(
-        None,
+        default=None,
         description="Expression: how many examples a row holds, such as the turns of a dialogue. The row is used once for"
         " each of them. A column `turn` counts from 0.",
     )
-    filter: Expression | None = Field(None, description="Expression. Rows for which it is false are left out.")
+    filter: Expression | None = Field(default=None, description="Expression. Rows for which it is false are left out.")
     fields: dict[str, str] = Field(
         default_factory=dict,
         description="Names that templates may use, with their expressions. If empty: the columns under their own names.",
     )
-    options: Annotated[Options | None, AfterValidator(_checked_options)] = Field(
-        None, description="Classification only: the possible answers."
+    options: Annotated[Options | None, AfterValidator(checked_options)] = Field(
+        default=None, description="Classification only: the possible answers."
     )
     answer: Jinja
     references: Expression | None = Field(
-        None, description="Expression: all acceptable answers. With `options`: the options that are right."
+        default=None, description="Expression: all acceptable answers. With `options`: the options that are right."
     )
-    gold_value: Expression | None = Field(None, description="Expression: the number that a numeric answer is compared with.")
+    gold_value: Expression | None = Field(
+        default=None, description="Expression: the number that a numeric answer is compared with."
+    )
     group: Jinja | None = Field(
-        None, description="Text. Rows with the same text belong together: either all of them are evaluated or none."
+        default=None, description="Text. Rows with the same text belong together: either all of them are evaluated or none."
     )
     metrics: list[Metric] = Field(min_length=1)
     templates: list[Template] = Field(min_length=1)
-    baseline: Baseline | None = Field(None, description="A prompt without an instruction, for untuned models.")
+    baseline: Baseline | None = Field(default=None, description="A prompt without an instruction, for untuned models.")
 
     _path: Path | None = PrivateAttr(None)
     _whole: Task | None = PrivateAttr(None)
@@ -289,6 +281,15 @@ class Task(_Strict):
                 raise ValueError(
                     f"{where}: {side} uses {', '.join(sorted(unknown))}, which is no field (fields: {', '.join(self.fields)})"
                 )
+
+    def __repr__(self) -> str:
+        fixed = isinstance(self.options, list)
+        options = [] if self.options is None else [f"{len(self.options)} options" if fixed else "options by row"]
+        templates = f"{len(self.templates)} template{'' if len(self.templates) == 1 else 's'}"
+        clusters = ", ".join(cluster.value for cluster in self.clusters)
+        return f"Task {self.name} ({clusters}): {', '.join([templates, *options, *self.metrics])}"
+
+    __str__ = __repr__
 
     @property
     def clusters(self) -> tuple[Cluster, ...]:
