@@ -66,7 +66,8 @@ def new_recipe(
     recipe, split = write_recipe(out, model, names, clusters, minutes, collections=collections, force=force)
     trained = "1 task trains" if len(split.train) == 1 else f"{len(split.train)} tasks train"
     tested = f", held out: {len(split.test)}" if split.test else ""
-    typer.echo(f"Wrote {out}: {recipe.training.steps} steps, at most {clock(60 * minutes)} of training; {trained}{tested}.")
+    steps = recipe.training.steps
+    typer.echo(f"Wrote {out}: {steps} step{'s' * (steps > 1)}, at most {clock(60 * minutes)} of training; {trained}{tested}.")
     typer.echo(f"Next: flan recipe check {out}, then flan run {out}")
 
 

@@ -132,7 +132,7 @@ def _print_plan(plan: dict[str, Any]) -> None:
     examples = "examples are counted by `flan mix`, or with --mirror"
     if plan["examples"] is not None:
         examples = f"{plan['examples']:,} examples"
-    line("tokens", f"{plan['tokens']:,} in {plan['steps']:,} steps; {examples}")
+    line("tokens", f"{plan['tokens']:,} in {plan['steps']:,} step{'s' * (plan['steps'] > 1)}; {examples}")
     if plan["processes"] > 1:
         line("processes", f"{plan['processes']}, {plan['parallel']}")
     titles = ["plain", "gradient\ncheckpointing"]

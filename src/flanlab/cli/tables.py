@@ -107,11 +107,13 @@ def print_comparison(results: Results) -> None:
     """Two sides task by task: scores, the difference with its interval, p-values, and a summary."""
     from flanlab.report.comparison import counts_told, verdict
     from flanlab.report.views import overview
+    from flanlab.report.wording import counted
 
+    tests = counted(len(results.tasks), "test")
     print_sides(results)
     print_table(overview(results))
     print_lines(
-        f"  * the interval excludes zero. Holm's correction is over {len(results.tasks)} tests: the main metric of each task.",
+        f"  * the interval excludes zero. Holm's correction is over {tests}: the main metric of each task.",
         f"  {_DETECTABLE}",
         *(f"  Only {letter.upper()} has: {', '.join(only)}." for letter, only in results.only.items() if only),
         counts_told(results),

@@ -376,7 +376,7 @@ def announce(
     tasks, clusters = len(plan.split.train), len({task.clusters[0] for task in plan.split.train})
     other = "other " if plan.split.test else ""
     say(f"  trains on   {tasks} task{'s' * (tasks > 1)} of {clusters} {other}cluster{'s' * (clusters > 1)}")
-    say(f"              {ready.per_step * training.steps} examples in {training.steps} steps")
+    say(f"              {ready.per_step * training.steps} examples in {training.steps} step{'s' * (training.steps > 1)}")
     announce_training(plan, loaded)
     for name, reason in plan.split.left_out.items():
         if reason != "held out":
