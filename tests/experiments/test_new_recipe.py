@@ -74,8 +74,14 @@ def test_the_command_takes_flags_and_needs_a_model(tmp_path: Path, tiny_folder: 
     monkeypatch.chdir(tmp_path)
     write_tasks(tmp_path / "tasks")
     command = ["recipe", "new", "--tasks", "tasks", "--hold-out", "Sentiment", "--minutes", "1"]
-    without = CliRunner().invoke(app, command)
-    assert (without.exit_code, "--model" in without.output) == (2, True)
+    for given, lacking in ((command, "--model"), ([*command[:-2], "--model", str(tiny_folder)], "--minutes")):
+        without = CliRunner().invoke(app, given).exception
+        assert isinstance(without, FlanlabError)
+        assert f"Add {lacking}, for example" in without.hint
+    task = CliRunner().invoke(app, [*command, "--model", str(tiny_folder), "--hold-out", "comments"]).exception
+    assert isinstance(task, FlanlabError)
+    assert "comments is a task" in task.message
+    assert task.hint == "Write --hold-out sentiment."
     wrong = CliRunner().invoke(app, [*command, "--model", str(tiny_folder), "--hold-out", "sentimental"])
     assert (wrong.exit_code, "closed_book_qa" in wrong.output) == (2, True)
     done = CliRunner().invoke(app, [*command, "--model", str(tiny_folder), "--out", "mine.yaml"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -20,8 +22,10 @@ from flanlab.cli.options import (
     run_folder,
     say_loading,
 )
+from flanlab.errors import FlanlabError
 from flanlab.tasks.clusters import Cluster
-from flanlab.tasks.loading import load_collections, select_tasks
+from flanlab.tasks.loading import load_collections, resolve_name, select_tasks
+from flanlab.tasks.schema import Task
 
 app = typer.Typer(help="Recipes: an experiment in one YAML file.", no_args_is_help=True)
 
@@ -52,13 +56,18 @@ def new_recipe(
             names = names or ask_person("Tasks and clusters, with spaces between them", hint, "all").split()
             hold_out = hold_out or ask_person(f"Clusters to hold out ({', '.join(Cluster)})", hint, "none").split()
         minutes = minutes or ask_person("Minutes of training", hint, 20.0)
-    if model is None or minutes is None:
-        raise typer.BadParameter("is needed to write a recipe.", param_hint="--model" if model is None else "--minutes")
-    clusters = [cluster_named(name) for name in hold_out or () if name != "none"]
+    if model is None:
+        raise FlanlabError("A recipe needs a model to tune.", hint="Add --model, for example --model smollm2-135m-instruct.")
+    if minutes is None:
+        raise FlanlabError(
+            "How long may training take? The number of steps follows from it.", hint="Add --minutes, for example --minutes 20."
+        )
     names = [name for name in names or () if name != "all"]
 
     collections = tasks or ["library"]
-    select_tasks(load_collections(collections), names)  # a wrong name is found at once
+    known = load_collections(collections)
+    select_tasks(known, names)  # a wrong name is found at once
+    clusters = [_held_out(known, name) for name in hold_out or () if name != "none"]
     say_loading()
     from flanlab.experiments.new_recipe import write_recipe
     from flanlab.progress import clock
@@ -69,6 +78,19 @@ def new_recipe(
     steps = recipe.training.steps
     typer.echo(f"Wrote {out}: {steps} step{'s' * (steps > 1)}, at most {clock(60 * minutes)} of training; {trained}{tested}.")
     typer.echo(f"Next: flan recipe check {out}, then flan run {out}")
+
+
+def _held_out(tasks: Sequence[Task], name: str) -> Cluster:
+    """The cluster that `--hold-out` means. A task alone cannot be held out: the others of its cluster would make it seen."""
+    found: Task | Cluster | None = None
+    with contextlib.suppress(FlanlabError):
+        found = resolve_name(tasks, name)
+    if not isinstance(found, Task):
+        return cluster_named(name)
+    raise FlanlabError(
+        f"--hold-out: {name} is a task. Hold out its whole cluster: training on other tasks of it would make {name} seen.",
+        hint=f"Write {' '.join(f'--hold-out {cluster}' for cluster in found.clusters)}.",
+    )
 
 
 @app.command("check")
