@@ -39,6 +39,7 @@ def told(home: Path, model: Path, monkeypatch: pytest.MonkeyPatch, *arguments: s
         found.update(tasks=[task.name for task in tasks], settings=settings, **others)
 
     monkeypatch.setattr(api, "evaluate_model", listen)
+    monkeypatch.setattr("flanlab.cli.tables.present_results", lambda *_: None)
     result = flan_eval(home, model, *arguments)
     assert result.exit_code == 0, result.output
     return found

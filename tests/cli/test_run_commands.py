@@ -22,7 +22,8 @@ def carried_out(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, Path]]:
         calls.append((recipe, folder))
 
     monkeypatch.setattr(run, "run_recipe", record)
-    monkeypatch.setattr(api, "is_first", lambda: False)  # there are no results to show
+    monkeypatch.setattr(api, "is_first", lambda: False)  # there is no report to write
+    monkeypatch.setattr("flanlab.cli.tables.present_results", lambda *_: None)
     return calls
 
 
