@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -93,3 +97,38 @@ def test_a_port_in_use_is_told() -> None:
         with pytest.raises(FlanlabError, match="another program uses it") as raised:
             open_port(port)
     assert raised.value.hint == f"Try another one: --port {port + 1}"
+
+
+BUSY_APP = """
+import sys, threading
+from pathlib import Path
+from flanlab.ui import app
+from flanlab.ui.workplace import Workplace
+
+def answer(*_):
+    print("asked", flush=True)
+    threading.Event().wait(600)
+
+app._PAGES["/tasks"] = answer
+app.serve(Workplace({}, Path("nowhere")), 0, lambda line: print(line, flush=True))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_ctrl_c_ends_the_app_in_the_middle_of_an_answer(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", BUSY_APP], cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.stdout is not None
+            port = int(process.stdout.readline().split(":")[2].split()[0])
+            with socket.create_connection(("127.0.0.1", port)) as browser:
+                browser.sendall(f"GET /tasks HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+                assert process.stdout.readline() == "asked\n"
+                process.send_signal(signal.SIGINT)
+                _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 128 + signal.SIGINT
+    assert said == ""

@@ -153,6 +153,10 @@ def test_try(seen: Seen, workplace: Workplace, tiny_folders: dict[str, Path]) ->
     assert page.locator("#answer .card").first.locator(".asked").count() == 2
     assert page.input_value("[name=question]") == ""
     seen.check("try-text")
+    words = page.locator("#answer").evaluate(
+        "place => { place.ariaBusy = 'true'; const style = getComputedStyle(place, '::after'); return style.content }"
+    )
+    assert words == '"Working ..."', "also where earlier answers are shown"
     # Nothing of it is lost where the app or the browser stops.
     page.fill("[name=question]", "Not asked yet")
     page.route("**/try/answer", lambda route: route.abort())

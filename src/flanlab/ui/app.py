@@ -8,9 +8,12 @@ their host; and what changes something must come from the app's own pages.
 from __future__ import annotations
 
 import errno
+import os
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from urllib.parse import parse_qsl, urlsplit
 
 import uvicorn
@@ -30,6 +33,8 @@ from flanlab.ui.workplace import Page, Workplace, short, show
 HOST = "127.0.0.1"
 _MOST_BYTES = 8_000_000
 """Of a form."""
+_SECONDS_TO_END = 2
+"""After Ctrl-C: enough to save a task, too short for a model's answer."""
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
     " form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -131,6 +136,16 @@ def open_port(port: int) -> socket.socket:
     return opened
 
 
+class _Server(uvicorn.Server):
+    """Ends soon after Ctrl-C. A thread in which a model answers cannot be stopped, and uvicorn would wait for it."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        last = threading.Timer(_SECONDS_TO_END, os._exit, [128 + sig])
+        last.daemon = True  # where nothing was being asked, the process ends before
+        last.start()
+
+
 def serve(workplace: Workplace, port: int, say: Callable[[str], None]) -> None:
     """Serve the app on this computer's own address until Ctrl-C.
 
@@ -140,4 +155,4 @@ def serve(workplace: Workplace, port: int, say: Callable[[str], None]) -> None:
     opened = open_port(port)
     address = f"http://{HOST}:{opened.getsockname()[1]}"
     say(f"flanlab runs at {address} (stop it with Ctrl-C)")
-    uvicorn.Server(uvicorn.Config(make_app(workplace), log_level="warning")).run(sockets=[opened])
+    _Server(uvicorn.Config(make_app(workplace), log_level="warning")).run(sockets=[opened])
