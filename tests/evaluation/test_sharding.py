@@ -106,7 +106,8 @@ def test_any_number_of_processes_makes_the_same_predictions_whoever_dies(
     (first, printed, told), (second, *quiet) = two(command(tasks, tmp_path / "two", tiny_folder), {}, {})
     assert (first, second) == (0, 0), (told, quiet)
     assert "Report:" in printed
-    assert "46/46" in told, "it counts the other's questions too"
+    # It says nothing if the other has answered all questions before it looks.
+    assert "46/46" in told or "prompt" not in told, "it counts the other's questions too"
     assert quiet == ["", ""]
     assert contents(tmp_path / "two") == whole
     assert read_json(tmp_path / "two" / "results.json") == read_json(tmp_path / "one" / "results.json")
