@@ -1,4 +1,4 @@
-"""How long commands take to their first output, to their end, and (`flan eval`, `flan run`) to their first saved answers.
+"""How long commands take to their first output, to their end, and (`eval`, `quickstart`) to their first saved answers.
 
     python benchmarks/startup.py --mirror DIR        # DIR: a mirror with glue/rte
 
@@ -54,7 +54,7 @@ def measure(command: list[str], folder: Path, *, until: str) -> dict[str, tuple[
         process.terminate()
     output += process.stdout.read()
     watching.join()
-    if process.wait() and until == "end":
+    if process.wait() and until not in times:
         sys.exit(f"{shlex.join(command)} failed:\n{output.decode(errors='replace')}")
     return times
 
@@ -113,17 +113,17 @@ def main() -> None:
             ),
             ("first output", ["claims", "--plan", "quickstart"]),
             ("first output", ["ui", str(scored)]),
-            ("first answers", ["run", "quickstart", "--model", given.model, "--out", str(folder / "run")]),
+            ("first answers", ["quickstart", "--model", given.model, "--out", str(folder / "run")]),
         ]
         print(f"| command | {', s | '.join(f'{one}, clock, s | processor' for one in COLUMNS)}, s |")
         print("|---" * (1 + 2 * len(COLUMNS)) + "|")
         for until, arguments in commands:
             name = " ".join(arguments[: 2 if arguments[0] in ("tasks", "recipe", "export") else 1])
             if given.only in (None, name) or (name == "eval" and given.only in ("report", "compare")):
-                answers = folder / "run" if name == "run" else scored
+                answers = folder / "run" if name == "quickstart" else scored
                 times = measure(
                     [sys.executable, "-m", "flanlab", *arguments],
-                    answers if name in ("eval", "run") else folder / "none",
+                    answers if name in ("eval", "quickstart") else folder / "none",
                     until=until,
                 )
                 cells = [f"{times[one][0]:.1f} | {times[one][1]:.1f}" if one in times else " | " for one in COLUMNS]
