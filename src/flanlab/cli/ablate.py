@@ -121,7 +121,7 @@ def _print_plan(sweep: Sweep) -> None:
     from flanlab.report.wording import counted
 
     columns = ("cell", "trains on\n(examples)", "evaluated on\n(questions)", "takes\nabout", "state")
-    table = compact_table(f"{sweep.facts.title}: {len(sweep.cells)} cell{'s' if len(sweep.cells) > 1 else ''}", *columns)
+    table = compact_table(f"{sweep.facts.title}: {counted(len(sweep.cells), 'cell')}", *columns)
     for row in sweep.plan():
         examples, seconds = f"{row['examples']:,}" if row["examples"] else "", clock(row["seconds"]) if row["seconds"] else ""
         table.add_row(row["cell"], examples, f"{row['questions']:,}", seconds, row["state"])

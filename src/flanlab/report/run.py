@@ -13,7 +13,7 @@ from flanlab.errors import FlanlabError
 from flanlab.evaluation.comparison import compare_sides
 from flanlab.evaluation.metrics.options import with_counted_scores
 from flanlab.evaluation.sides import open_side
-from flanlab.report.predictions import is_right, prediction_text
+from flanlab.report.predictions import prediction_text, which_are_right
 from flanlab.results.files import PREDICTIONS, difference_table, read_predictions, read_results, score_table
 from flanlab.results.schema import Results
 from flanlab.results.table import Table
@@ -99,13 +99,13 @@ class Run:
         tables = []
         for name in [variant] if variant else list(self.results.variants):
             table = read_predictions(self.folder / PREDICTIONS / name / task)
-            asked = with_counted_scores(table.to_pylist(), self.results.variants[name].end_token)
-            table = pa.Table.from_pylist(asked, schema=table.schema)
-            metrics = self.results.tasks[task].declared_metrics
+            if not self.results.variants[name].end_token:
+                table = pa.Table.from_pylist(with_counted_scores(table.to_pylist(), end_token=False), schema=table.schema)
+            right = which_are_right(table, self.results.tasks[task].declared_metrics)
+            said = map(prediction_text, table.select(["option_scores", "options", "generated"]).to_pylist())
             table = table.add_column(0, "variant", pa.array([name] * len(table), pa.string()))
-            table = table.add_column(4, "right", pa.array([is_right(one, metrics) for one in asked], pa.bool_()))
-            table = table.add_column(5, "prediction", pa.array(map(prediction_text, asked), pa.string()))
-            tables.append(table)
+            table = table.add_column(4, "right", pa.array(right))
+            tables.append(table.add_column(5, "prediction", pa.array(said, pa.string())))
         return Table(pa.concat_tables(tables))
 
     def compare(self, other: Run | str | Path) -> Comparison:
