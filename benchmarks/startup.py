@@ -81,7 +81,7 @@ def main() -> None:
             ("end", ["tasks", "schema"]),
             (
                 "end",
-                ["tasks", "new", str(table), "--cluster", "sentiment", "--name", "ours", "--out", str(folder / "ours.yaml")],
+                ["tasks", "new", str(table), "--cluster", "sentiment", "--name", "ours", "--out", str(folder)],
             ),
             ("end", ["recipe", "schema"]),
             (
